@@ -1,0 +1,18 @@
+"""Opens model.onnx with ONNX Runtime on the CPU."""
+
+import os
+
+import onnxruntime
+
+
+def open_session(directory, output, precision, threads):
+    """Return run(inputs by name) -> output array. The precision lies in the graph."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take the cores from the other instances and from the server itself.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        os.path.join(directory, "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda inputs: session.run([output], inputs)[0]

@@ -1,0 +1,91 @@
+"""How close served outputs are to the FP32 reference. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.errors import ConfigMismatch
+from optimizer.model_spec import AccuracyLimits
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Agreement of served outputs with the reference.
+
+    Attributes:
+        argmax_agreement: share of positions whose largest value along the last axis is the same
+            one, 0 to 1. A position that is not finite disagrees.
+        mean_cosine, min_cosine: cosine similarity of whole samples, -1 to 1; 0 for a sample that
+            is not finite.
+        max_abs_error: largest absolute difference; infinite when any served value is not finite.
+        samples: samples compared.
+    """
+
+    argmax_agreement: float
+    mean_cosine: float
+    min_cosine: float
+    max_abs_error: float
+    samples: int
+
+
+def compare(reference: NDArray[Any], served: NDArray[Any]) -> Accuracy:
+    """Compare outputs of equal shape [samples, ...], samples >= 1; `reference` is finite.
+
+    Raises:
+        ConfigMismatch: when `served` has another shape.
+    """
+    if served.shape != reference.shape:
+        raise ConfigMismatch(
+            f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
+        )
+    expected, got = np.asarray(reference, np.float64), np.asarray(served, np.float64)
+    finite = np.isfinite(got)
+    known = np.where(finite, got, 0.0)
+    cosine = _cosine(_rows(expected), _rows(known)) * _rows(finite).all(axis=1)
+    same = (expected.argmax(axis=-1) == known.argmax(axis=-1)) & finite.all(axis=-1)
+    return Accuracy(
+        argmax_agreement=float(same.mean()),
+        mean_cosine=float(cosine.mean()),
+        min_cosine=float(cosine.min()),
+        max_abs_error=float(np.abs(expected - known).max()) if finite.all() else math.inf,
+        samples=len(reference),
+    )
+
+
+def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
+    """Say which limits `accuracy` misses; empty when it meets all of them."""
+    found = []
+    if not math.isfinite(accuracy.max_abs_error):
+        found.append("outputs hold NaN or infinity")
+    if accuracy.argmax_agreement < limits.min_argmax_agreement:
+        found.append(
+            f"argmax agreement must be at least {limits.min_argmax_agreement:g},"
+            f" got {accuracy.argmax_agreement:.4f}"
+        )
+    if accuracy.mean_cosine < limits.min_cosine:
+        found.append(
+            f"mean cosine must be at least {limits.min_cosine:g}, got {accuracy.mean_cosine:.6f}"
+        )
+    if limits.max_abs_error is not None and accuracy.max_abs_error > limits.max_abs_error:
+        found.append(
+            f"absolute error must be at most {limits.max_abs_error:g},"
+            f" got {accuracy.max_abs_error:.4g}"
+        )
+    return found
+
+
+def _rows(values: NDArray[Any]) -> NDArray[Any]:
+    return values.reshape(len(values), -1)
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine of the rows, shape [rows]; two rows of zeros are alike, one is unlike any other."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosine = np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0)
+    return np.where(both_zero, 1.0, cosine)

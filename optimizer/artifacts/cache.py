@@ -1,0 +1,160 @@
+"""A directory of things built once, each named by the digest of everything that decides it.
+
+    ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took
+    ROOT/DIGEST/files/...           what was built
+    ROOT/.building-HOST-PID-RANDOM  a build under way, or the remains of one that was killed
+
+An entry appears by one rename, after everything in it has reached the disk: it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from optimizer.errors import storage_errors
+
+Key = Mapping[str, object]
+"""Everything that decides the content of an entry, as JSON values."""
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """Files that were built.
+
+    Attributes:
+        path: directory that holds them and nothing else; read only by convention.
+        sha256: digest over the names and digests of all files.
+        seconds: that the build took, including what it had to build first.
+        built: whether this call built them; False when they were there already.
+    """
+
+    path: Path
+    sha256: str
+    seconds: float
+    built: bool
+
+
+class ArtifactCache:
+    """Builds what is missing; safe against kills and against other processes building the same.
+
+    Args:
+        root: directory of the entries; made where it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get_or_build(self, key: Key, build: Callable[[Path], None]) -> CacheEntry:
+        """Return the entry of `key`, after `build(directory)` has filled it where it is missing.
+
+        Raises:
+            StorageError: when the cache cannot be written.
+        """
+        final = self.root / key_digest(key)
+        with storage_errors(self.root):
+            built = not (final / "manifest.json").exists()
+            if built:
+                self._build(key, build, final)
+            return _read(final, built=built)
+
+    def _build(self, key: Key, build: Callable[[Path], None], final: Path) -> None:
+        self._remove_remains()
+        fresh = self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        (fresh / "files").mkdir(parents=True)
+        try:
+            started = time.monotonic()
+            build(fresh / "files")
+            _write_manifest(fresh, key, time.monotonic() - started)
+            _publish(fresh, final)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _remove_remains(self) -> None:
+        for path in self.root.glob(f"{_prefix()}*"):
+            if not _alive(int(path.name.rsplit("-", 2)[1])):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def key_digest(key: Key) -> str:
+    """Sha256 of the canonical JSON of `key`, as hex digits."""
+    text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+FileState = tuple[int, int, int]
+
+
+def file_state(path: Path) -> FileState:
+    """Inode, size in bytes and time of change in ns: another one means another content."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file's content, as hex digits; gigabytes are read once, not for every key."""
+    return _digest(path, file_state(path))
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, _state: FileState) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prefix() -> str:
+    # A cache may be shared between machines, and a process id means nothing on another one.
+    return f".building-{socket.gethostname()}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read(final: Path, *, built: bool) -> CacheEntry:
+    manifest = json.loads((final / "manifest.json").read_text())
+    sha256 = key_digest(manifest["files"])
+    return CacheEntry(final / "files", sha256, manifest["build_seconds"], built)
+
+
+def _write_manifest(fresh: Path, key: Key, seconds: float) -> None:
+    root = fresh / "files"
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    digests = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
+    manifest = {"key": key, "files": digests, "build_seconds": round(seconds, 3)}
+    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+
+def _publish(fresh: Path, final: Path) -> None:
+    for path in [*fresh.rglob("*"), fresh]:
+        _sync(path)
+    try:
+        fresh.rename(final)
+    except OSError:
+        # Another process was first; its entry has the same key, so it will do.
+        if not final.is_dir():
+            raise
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

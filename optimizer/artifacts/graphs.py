@@ -1,0 +1,73 @@
+"""The ONNX graphs of one model, one for each precision: made once, shared by runtimes."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Key, key_digest
+from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
+from optimizer.artifacts.precision import to_fp16, to_int8
+from optimizer.artifacts.sources import source_of
+from optimizer.artifacts.versions import versions
+from optimizer.model_spec import ModelSpec
+
+GraphKind = Literal["fp32", "fp16", "int8_s8s8", "int8_u8s8"]
+"""INT8: signed or unsigned activations, then signed weights; see `precision.to_int8`."""
+
+
+class PrecisionGraphs:
+    """Graphs of one model, each in a cache entry with model.onnx and its external data, if any.
+
+    Keys follow from the model alone, so whatever is cached is found without building its parents.
+    """
+
+    def __init__(self, model: ModelSpec, cache: ArtifactCache) -> None:
+        self.cache = cache
+        self.source = source_of(model)
+        self._model = model
+
+    @cached_property
+    def inputs(self) -> ModelInputs:
+        """Calibration and evaluation inputs of the model."""
+        return model_inputs(self._model)
+
+    @cached_property
+    def model_key(self) -> Key:
+        """What decides the exported model: source, tensors, and the length it is traced with."""
+        payloads = self._model.payloads
+        return {
+            "source": self.source.fingerprint(),
+            "inputs": [[t.name, t.data_type, t.shape] for t in payloads.tensors],
+            "longest": payloads.lengths.longest,
+            "output": self._model.output,
+        }
+
+    def key(self, kind: GraphKind) -> Key:
+        """What decides the graph's content."""
+        if kind == "fp32":
+            return {"kind": "graph", "precision": kind, **self.model_key}
+        key: dict[str, object] = {
+            "kind": "graph",
+            "precision": kind,
+            "from": key_digest(self.key("fp32")),
+            "libraries": versions("onnx", "onnxruntime"),
+        }
+        if kind != "fp16":
+            key["calibration"] = rows_digest(self.inputs.calibration)
+        return key
+
+    def entry(self, kind: GraphKind) -> CacheEntry:
+        """The graph's files, built where they are missing."""
+        return self.cache.get_or_build(self.key(kind), partial(self._write, kind))
+
+    def _write(self, kind: GraphKind, into: Path) -> None:
+        if kind == "fp32":
+            self.source.export_onnx(into)
+            return
+        fp32 = self.entry("fp32").path
+        if kind == "fp16":
+            to_fp16(fp32, into)
+        else:
+            to_int8(fp32, into, self.inputs.calibration, signed=kind == "int8_s8s8")

@@ -1,0 +1,48 @@
+"""What the workshop and its child say to each other: a job one way, its reply the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.errors import BuildFailure, OptimizerError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to be done, which can be pickled.
+
+    Attributes:
+        label: names it in messages.
+    """
+
+    label: str
+    work: Callable[[ArtifactCache], object]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a job: its value, or the type and the message of its error."""
+
+    value: object = None
+    error: tuple[type[OptimizerError], str] | None = None
+
+
+def answer(job: Job, cache: ArtifactCache) -> Reply:
+    """Do one job. Tracebacks stay in the log; a foreign error becomes a BuildFailure."""
+    _log.info("%s: begin", job.label)
+    try:
+        value = job.work(cache)
+    except OptimizerError as error:
+        _log.exception("%s", job.label)
+        return Reply(error=(type(error), str(error)))
+    except Exception as error:  # noqa: BLE001 - whatever a library raises costs one artefact only
+        _log.exception("%s", job.label)
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return Reply(error=(BuildFailure, f"{job.label}: {type(error).__name__}: {reason}"))
+    _log.info("%s: done", job.label)
+    return Reply(value)

@@ -1,0 +1,147 @@
+"""Models given as an ONNX file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.artifacts.cache import FileState, file_digest, file_state
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.model_spec import ModelSpec, OnnxSource
+from optimizer.serving_config import Precision
+from optimizer.workload import NUMPY_TYPES, Tensors, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A `ModelSource`: an ONNX file and the external data beside it."""
+
+    model: ModelSpec
+    source: OnnxSource
+
+    def fingerprint(self) -> dict[str, object]:
+        """See `ModelSource`. Raises UsageError for a file that is missing or is not ONNX."""
+        with _readable(self.source.path):
+            names = _external_files(self.source.path, file_state(self.source.path))
+            return {"onnx": [file_digest(self._beside(n)) for n in (self.source.path.name, *names)]}
+
+    def export_onnx(self, into: Path) -> None:
+        """See `ModelSource`. Copies, so that a later change of the source cannot reach the cache.
+
+        Raises:
+            UsageError: when the graph does not fit the model's payloads or output.
+        """
+        with _readable(self.source.path):
+            header = _header(self.source.path)
+            names = _external_files(self.source.path, file_state(self.source.path))
+        _check_inputs(header, self.model.payloads.tensors)
+        _check_output(header, self.model.output)
+        shutil.copyfile(self.source.path, into / "model.onnx")
+        for name in names:
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._beside(name), target)
+
+    def export_torch(self, into: Path, precision: Precision) -> None:
+        """Raise BuildFailure: there is no way from ONNX to torch."""
+        raise BuildFailure(
+            f"{self.model.name}: runtime pytorch needs a transformers source,"
+            f" it cannot be made from {self.source.path}"
+        )
+
+    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
+        """See `ModelSource`."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(self.source.path, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run([self.model.output], r)[0] for r in requests])
+
+    def _beside(self, name: str) -> Path:
+        """Path of an external file; it may not lead out of the model's directory."""
+        directory = self.source.path.parent.resolve()
+        path = (directory / name).resolve()
+        if not path.is_relative_to(directory):
+            raise UsageError(
+                f"{self.source.path}: external data must lie beside the file, got {name!r}"
+            )
+        if not path.is_file():
+            raise UsageError(f"{self.source.path}: external data {name!r} is missing")
+        return path
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    # protobuf's DecodeError moves between versions of the package.
+    except Exception as error:
+        raise UsageError(f"{path}: must be a readable ONNX file: {error}") from error
+
+
+def _header(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    return onnx.load(path, load_external_data=False)
+
+
+@lru_cache
+def _external_files(path: Path, _state: FileState) -> tuple[str, ...]:
+    locations = {
+        entry.value
+        for tensor in _header(path).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(sorted(locations))
+
+
+def _check_inputs(header: onnx.ModelProto, specs: Iterable[TensorSpec]) -> None:
+    weights = {tensor.name for tensor in header.graph.initializer}
+    inputs = {value.name: value for value in header.graph.input if value.name not in weights}
+    given = {spec.name: spec for spec in specs}
+    if inputs.keys() != given.keys():
+        raise UsageError(
+            f"the ONNX graph has the inputs {', '.join(sorted(inputs))};"
+            f" the payloads give {', '.join(sorted(given))}"
+        )
+    for name, spec in given.items():
+        _check_input(inputs[name], spec)
+
+
+def _check_input(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype != NUMPY_TYPES[spec.data_type]:
+        raise UsageError(f"{spec.name}: the ONNX graph takes {dtype}, got {spec.data_type}")
+    sizes = [axis.dim_value or None for axis in tensor.shape.dim]
+    if sizes[:1] != [None]:
+        raise UsageError(f"{spec.name}: the first axis must be a dynamic batch, got {sizes[:1]}")
+    fits = len(sizes) == len(spec.shape) + 1 and all(
+        own is None or own == asked for own, asked in zip(sizes[1:], spec.shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"{spec.name}: the ONNX graph takes {sizes} (None is any size),"
+            f" got {[None, *spec.shape]}"
+        )
+
+
+def _check_output(header: onnx.ModelProto, name: str) -> None:
+    names = [value.name for value in header.graph.output]
+    if name not in names:
+        raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")

@@ -1,0 +1,87 @@
+"""The workshop's two jobs. They run in its child process; see `optimizer.artifacts.workshop`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.artifacts.builders import BUILDERS
+from optimizer.artifacts.cache import ArtifactCache, key_digest
+from optimizer.artifacts.datasets import rows_digest
+from optimizer.artifacts.graphs import PrecisionGraphs
+from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
+from optimizer.artifacts.versions import versions
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.model_spec import ModelSpec
+from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec
+from optimizer.workload import DataType
+
+_TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
+"""Triton's names of the ONNX element types that a model may answer with."""
+
+
+def prepare_model(model: ModelSpec, cache: ArtifactCache) -> PreparedModel:
+    """Export the model and ask it for its FP32 outputs on the evaluation inputs."""
+    graphs = PrecisionGraphs(model, cache)
+    graph = graphs.entry("fp32")
+    key = {
+        "kind": "reference",
+        "graph": key_digest(graphs.key("fp32")),
+        "evaluation": rows_digest(graphs.inputs.evaluation),
+        "libraries": versions("onnxruntime"),
+    }
+
+    def build(into: Path) -> None:
+        output = _output_spec(graph.path / "model.onnx", model.output)
+        (into / "output.json").write_text(json.dumps(asdict(output)))
+        outputs = graphs.source.reference(graphs.inputs.evaluation)
+        if not np.isfinite(outputs).all():
+            raise BuildFailure(f"{model.name}: its FP32 outputs hold NaN or infinity")
+        np.save(into / "reference.npy", outputs)
+
+    reference = cache.get_or_build(key, build)
+    output = json.loads((reference.path / "output.json").read_text())
+    return PreparedModel(
+        name=model.name,
+        fp32_graph=graph.path / "model.onnx",
+        output=OutputSpec(output["name"], output["data_type"], tuple(output["shape"])),
+        evaluation=graphs.inputs.evaluation,
+        reference=np.load(reference.path / "reference.npy"),
+        built=graph.built or reference.built,
+        seconds=graph.seconds + reference.seconds,
+    )
+
+
+def build_artifact(spec: ArtifactSpec, model: ModelSpec, cache: ArtifactCache) -> ModelArtifact:
+    """Make the files of `spec`, one of the artefacts of `model`."""
+    if spec.precision not in PRECISIONS_OF[spec.runtime]:
+        raise BuildFailure(f"{spec.label}: {spec.runtime} has no way to serve {spec.precision}")
+    if spec.profile is not None or spec.options:
+        raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
+    builder = BUILDERS[spec.runtime]
+    entry = builder.entry(spec.precision, PrecisionGraphs(model, cache))
+    return ModelArtifact(
+        spec=spec,
+        path=entry.path,
+        sha256=entry.sha256,
+        builder=f"{builder.package} {versions(builder.package)[builder.package]}",
+        build_seconds=entry.seconds,
+        cached=not entry.built,
+    )
+
+
+def _output_spec(graph: Path, name: str) -> OutputSpec:
+    import onnx
+
+    header = onnx.load(graph, load_external_data=False)
+    tensor = next(v.type.tensor_type for v in header.graph.output if v.name == name)
+    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    if onnx_type not in _TRITON_TYPES:
+        raise UsageError(
+            f"output {name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
+        )
+    sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
+    return OutputSpec(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

@@ -1,0 +1,40 @@
+"""Where a model comes from: one seam, and which implementation a source value means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from optimizer.artifacts.onnx_model import OnnxModel
+from optimizer.artifacts.transformers_model import TransformersModel
+from optimizer.model_spec import ModelSpec, TransformersSource
+from optimizer.serving_config import Precision
+from optimizer.workload import Tensors
+
+
+class ModelSource(Protocol):
+    """A model that can be named, exported and asked for its FP32 outputs."""
+
+    def fingerprint(self) -> dict[str, object]:
+        """Everything that decides what is exported, as JSON values; cheap, loads no library."""
+
+    def export_onnx(self, into: Path) -> None:
+        """Write `into`/model.onnx in FP32 with dynamic batch and length axes.
+
+        Weights that do not fit in one file lie beside it.
+        """
+
+    def export_torch(self, into: Path, precision: Precision) -> None:
+        """Write `into`/model.pt2, a `torch.export` program with the same axes and FP32 output."""
+
+    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
+        """FP32 outputs for requests of equal shape, shape [len(requests), ...]."""
+
+
+def source_of(model: ModelSpec) -> ModelSource:
+    """The implementation for `model.source`."""
+    if isinstance(model.source, TransformersSource):
+        return TransformersModel(model, model.source)
+    return OnnxModel(model, model.source)

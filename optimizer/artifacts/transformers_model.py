@@ -1,0 +1,213 @@
+"""Models of the `transformers` package; the room of torch and transformers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.artifacts.cache import file_digest
+from optimizer.artifacts.versions import versions
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.model_spec import ModelSpec, TransformersSource
+from optimizer.serving_config import Precision
+from optimizer.workload import LengthDistribution, Tensors, stack
+
+if TYPE_CHECKING:
+    import torch
+
+ONNX_OPSET = 20
+INLINE_LIMIT_BYTES = 2_000_000_000
+"""Weights above this go beside the ONNX file: a protobuf message ends at 2 GiB."""
+
+_HUB_TIMEOUT_S = 10.0
+_TORCH_NAMES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class TransformersModel:
+    """A `ModelSource`: a checkpoint (directory or hub name), or seeded random weights."""
+
+    model: ModelSpec
+    source: TransformersSource
+
+    def fingerprint(self) -> dict[str, object]:
+        """See `ModelSource`. Raises BuildFailure when a hub name cannot be resolved."""
+        return {
+            "class": self.source.class_name,
+            "config": json.loads(self.source.config),
+            "seed": self.source.seed,
+            "weights": self._weights(),
+            "opset": ONNX_OPSET,
+            "libraries": versions("torch", "transformers", "onnx", "onnxscript"),
+        }
+
+    def export_onnx(self, into: Path) -> None:
+        """See `ModelSource`."""
+        import torch
+
+        program = torch.onnx.export(
+            self._program("fp32"),
+            dynamo=True,
+            input_names=[spec.name for spec in self.model.payloads.tensors],
+            output_names=[self.model.output],
+            opset_version=ONNX_OPSET,
+            verbose=False,
+        )
+        assert program is not None
+        weights = program.model.graph.initializers.values()
+        size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
+        program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
+
+    def export_torch(self, into: Path, precision: Precision) -> None:
+        """See `ModelSource`."""
+        import torch
+
+        torch.export.save(self._program(precision), into / "model.pt2")
+
+    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
+        """See `ModelSource`."""
+        import torch
+
+        module = self._module("fp32")
+        with torch.inference_mode():
+            outputs = [module(**_tensors(request)).numpy() for request in requests]
+        return np.concatenate(outputs)
+
+    def _program(self, precision: Precision) -> torch.export.ExportedProgram:
+        import torch
+
+        dynamic = torch.export.Dim.DYNAMIC
+        axes = {
+            spec.name: {0: dynamic}
+            | {axis: dynamic for axis, size in enumerate(spec.shape, 1) if size is None}
+            for spec in self.model.payloads.tensors
+        }
+        with torch.no_grad():
+            return torch.export.export(
+                self._module(precision),
+                (),
+                kwargs=_tensors(self._example()),
+                dynamic_shapes=axes,
+                strict=False,
+            )
+
+    def _example(self) -> Tensors:
+        """A batch to trace with; torch takes an axis of size 1 for a constant, so none has it."""
+        longest = max(self.model.payloads.lengths.longest, 2)
+        payloads = replace(self.model.payloads, lengths=LengthDistribution((longest,), (1.0,)))
+        return stack(payloads.sample(2, np.random.default_rng(0)))
+
+    def _module(self, precision: Precision) -> torch.nn.Module:
+        import torch
+
+        dtype = getattr(torch, _TORCH_NAMES[precision])
+        names = [spec.name for spec in self.model.payloads.tensors]
+        return _one_output(self._load().to(dtype), dtype, names, self.model.output).eval()
+
+    def _load(self) -> torch.nn.Module:
+        import torch
+        import transformers
+
+        architecture = getattr(transformers, self.source.class_name, None)
+        if architecture is None:
+            raise UsageError(f"transformers has no class {self.source.class_name!r}")
+        config = json.loads(self.source.config)
+        torch.manual_seed(self.source.seed)
+        if self.source.checkpoint is not None:
+            module = self._from_checkpoint(architecture, config)
+        elif getattr(architecture, "config_class", None) is None:
+            raise UsageError(
+                f"{self.source.class_name} chooses its architecture from a checkpoint;"
+                " random weights need the architecture's own class"
+            )
+        else:
+            module = architecture(architecture.config_class(**config))
+        loaded: torch.nn.Module = module.float()
+        return loaded
+
+    def _from_checkpoint(self, architecture: Any, config: dict[str, Any]) -> Any:
+        import torch
+
+        try:
+            return architecture.from_pretrained(
+                self.source.checkpoint, revision=self._revision, dtype=torch.float32, **config
+            )
+        # OSError, ValueError and the errors of several HTTP libraries, depending on what is wrong.
+        except Exception as error:
+            raise self._unusable(error) from error
+
+    def _weights(self) -> object:
+        if self.source.checkpoint is None:
+            return "random"
+        directory = Path(self.source.checkpoint)
+        if not directory.is_dir():
+            return {"hub": self.source.checkpoint, "revision": self._revision}
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        return {path.relative_to(directory).as_posix(): file_digest(path) for path in files}
+
+    @cached_property
+    def _revision(self) -> str:
+        """Commit of a hub checkpoint: the downloaded one, else the newest; "main" of a directory.
+
+        Naming the commit also keeps `from_pretrained` from asking the hub for what is downloaded.
+        """
+        from huggingface_hub import HfApi, try_to_load_from_cache
+
+        name = str(self.source.checkpoint)
+        if Path(name).is_dir():
+            return "main"
+        try:
+            downloaded = try_to_load_from_cache(name, "config.json")
+            if isinstance(downloaded, str):
+                return Path(downloaded).parent.name
+            return str(HfApi().model_info(name, timeout=_HUB_TIMEOUT_S).sha)
+        except Exception as error:  # an HTTP library's own tree of errors
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> BuildFailure:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        return BuildFailure(
+            f"checkpoint {self.source.checkpoint!r} is no directory that transformers can load and"
+            f" cannot be had from the hub: {reason}"
+        )
+
+
+def _tensors(request: Tensors) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(values) for name, values in request.items()}
+
+
+def _one_output(
+    model: torch.nn.Module, dtype: torch.dtype, names: list[str], output: str
+) -> torch.nn.Module:
+    """Wrap `model`: keyword tensors of the payload's types in, one tensor out, FP32 if floating."""
+    import torch
+
+    def forward(**inputs: torch.Tensor) -> torch.Tensor:
+        cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs.items()}
+        result = _pick(model(**cast), output)
+        return result.float() if result.is_floating_point() else result
+
+    # torch.export takes the names of the inputs from the signature, and cannot bind **inputs.
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.Signature([inspect.Parameter(name, keyword) for name in names])
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    wrapper = torch.nn.Module()
+    wrapper.model = model
+    wrapper.forward = forward
+    return wrapper
+
+
+def _pick(outputs: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in outputs:
+        raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return outputs[name]

@@ -1,0 +1,67 @@
+"""The command line: one file for each command, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from optimizer import __version__
+from optimizer.cli.init import init
+from optimizer.cli.run import run
+from optimizer.errors import OptimizerError
+
+INTERRUPTED = 130
+
+
+class _Interrupted(BaseException):
+    """A signal asked this process to end."""
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    # A second signal ends at once: the parts that are left running end with their parent.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise _Interrupted(signal.Signals(number).name)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="optimizer")
+def commands() -> None:
+    """Find the cheapest way to serve a model on NVIDIA Triton within a latency limit."""
+
+
+commands.add_command(run)
+commands.add_command(init)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its code.
+
+    0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
+    something; 4 the run could not go on; 130 interrupted, resumable.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except _Interrupted as signalled:
+        click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except OptimizerError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code

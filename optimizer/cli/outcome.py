@@ -1,0 +1,112 @@
+"""What a person sees when a study has ended: the trials, the winner, and where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from optimizer.cli.watchers import trial_text
+from optimizer.serving_config import describe
+from optimizer.wiring import RunResult
+
+
+def show_outcome(console: Console, result: RunResult) -> None:
+    """Print the end of a study."""
+    summary = result.summary
+    if result.was_finished:
+        console.print(f"study {summary['study']} is finished: {summary['ended']}")
+        console.print("more: --trials N with a larger N goes on; --study NAME begins another")
+    console.print(_trials(result))
+    if summary["best"] is None:
+        console.print(
+            "nothing met the limits: raise limit.latency_ms, or widen parameters", style="yellow"
+        )
+    else:
+        console.print(_comparison(summary))
+        _say_what_it_means(console, summary)
+    _say_where(console, result)
+
+
+def _trials(result: RunResult) -> Table:
+    table = Table(title="Trials", title_justify="left")
+    for name in ("trial", "configuration", "outcome", "found"):
+        table.add_column(name, overflow="fold")
+    for record in result.directory.trials.read_all().values():
+        table.add_row(
+            str(record.number),
+            describe(record.config.models[0]),
+            record.outcome,
+            trial_text(record),
+        )
+    return table
+
+
+def _comparison(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Confirmed by measuring again", title_justify="left")
+    table.add_column("")
+    best, baseline = summary["best"], summary["baseline"]
+    columns = [("baseline", baseline)] if baseline is not None else []
+    columns += [("best", best)]
+    columns += [("equal cost", entry) for entry in summary["equal_cost"][1:]]
+    for name, _ in columns:
+        table.add_column(name, overflow="fold")
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "configuration": lambda e: e["description"],
+        "capacity, requests/s": lambda e: f"{e['capacity_per_second']:.0f}",
+        "p50 / p95 / p99 at capacity, ms": lambda e: " / ".join(
+            f"{e['latency_ms'][p]:.1f}" for p in ("p50", "p95", "p99")
+        ),
+        "p95 at the demand per replica, ms": lambda e: f"{e['latency_ms_at_demand_p95']:.1f}",
+        "$ per million at capacity": lambda e: f"{e['usd_per_million_at_capacity']:.4f}",
+        "$ per million at demand": lambda e: f"{e['usd_per_million_at_demand']:.4f}",
+        "replicas": lambda e: str(e["replicas"]),
+        "fleet, $ per hour": lambda e: f"{e['fleet_usd_per_hour']:.3f}",
+    }
+    for name, of in rows.items():
+        table.add_row(name, *(of(entry) for _, entry in columns))
+    return table
+
+
+def _say_what_it_means(console: Console, summary: Mapping[str, Any]) -> None:
+    best, baseline = summary["best"], summary["baseline"]
+    if baseline is not None:
+        share = best["usd_per_million_at_capacity"] / baseline["usd_per_million_at_capacity"]
+        console.print(
+            f"the best serves a million requests for {share:.0%} of what the baseline takes",
+            style="green",
+        )
+    price = summary["price"]
+    console.print(
+        f"price: {price['instance_type']} ${price['usd_per_hour']} an hour "
+        f"({price['source']}, {price['as_of']}); the whole instance is charged",
+        highlight=False,
+    )
+    if summary["accuracy_evidence"] == "synthetic":
+        console.print(
+            "accuracy was judged on generated inputs: give evaluation data before you trust "
+            "a lower precision",
+            style="yellow",
+        )
+
+
+def _say_where(console: Console, result: RunResult) -> None:
+    summary, root = result.summary, result.directory.root
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in summary["trials"].items())
+    console.print(
+        f"{counts}; {summary['wall_seconds']:.0f} s in all, "
+        f"{summary['measuring_seconds']:.0f} s measuring, "
+        f"{summary['building_seconds']:.0f} s building, "
+        f"{summary['overhead_seconds_per_trial_median']:.1f} s else per trial (median)",
+        highlight=False,
+    )
+    for name, path in (
+        ("summary", result.directory.summary),
+        ("model repository", result.directory.best),
+        ("trials", result.directory.trials.folder),
+        ("logs", root / "logs"),
+    ):
+        if path.exists():
+            console.print(f"{name}: {path}", soft_wrap=True, highlight=False, markup=False)

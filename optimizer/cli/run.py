@@ -1,0 +1,94 @@
+"""`run`: start or resume a study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from optimizer.cli.outcome import show_outcome
+from optimizer.cli.watchers import watching
+from optimizer.search.optuna_study import SAMPLERS
+from optimizer.shipped import shipped
+from optimizer.space_schema import duration_seconds
+from optimizer.wiring import RunRequest, default_cache, run_study
+
+
+class _Duration(click.ParamType[float]):
+    """A duration such as 8h as seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return duration_seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _STUDY_NAME.fullmatch(value):
+        raise click.BadParameter(f"must be letters, digits, - and _, at most 64; got {value!r}")
+    return value
+
+
+@click.command()
+@click.argument("space", type=click.Path(path_type=Path), required=False)
+@click.option("--study", callback=_study_name, help="Name of the study; the space file's own.")
+@click.option("--trials", type=click.IntRange(min=1), help="Configurations to measure.")
+@click.option("--timeout", type=_Duration(), help="End the search after, say, 8h.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
+@click.option(
+    "--sampler", type=click.Choice(list(SAMPLERS)), default="gp", show_default=True,
+    help="What proposes configurations.",
+)  # fmt: skip
+@click.option("--storage", help="URL of a study database; a journal file in results/ without.")
+@click.option(
+    "--warm-start", callback=_study_name, metavar="STUDY",
+    help="Take over from another study what still holds.",
+)  # fmt: skip
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder of the studies.",
+)  # fmt: skip
+@click.option(
+    "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
+    help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
+)  # fmt: skip
+def run(
+    space: Path | None,
+    study: str | None,
+    trials: int | None,
+    timeout: float | None,
+    seed: int,
+    sampler: str,
+    storage: str | None,
+    warm_start: str | None,
+    results: Path,
+    cache: Path | None,
+) -> int:
+    """Search SPACE (a YAML file; the quickstart without one), or go on where it stopped."""
+    request = RunRequest(
+        space=space or shipped("search_spaces") / "quickstart.yaml",
+        results=results,
+        cache=(cache or default_cache()).absolute(),
+        study=study,
+        trials=trials,
+        timeout_seconds=timeout,
+        seed=seed,
+        sampler=sampler,
+        storage=storage,
+        warm_start=warm_start,
+    )
+    console = Console()
+    with watching(console) as watch:
+        result = run_study(request, watch)
+    show_outcome(console, result)
+    return 0 if result.summary["best"] is not None else 1

@@ -1,0 +1,143 @@
+"""Every error this package raises on purpose.
+
+    OptimizerError                 exit code 4 unless a branch below says otherwise
+    ├── UsageError                 2   a mistake in what was given
+    │   ├── SpaceFileError             the space file: every mistake at once, with key and line
+    │   ├── SpaceChangedError          the study was started with another space or machine
+    │   └── StudyBusyError             another process is running this study
+    ├── RequirementError           3   the machine lacks something; the message says what to install
+    ├── RunError                   4   the run could not go on
+    │   ├── StorageError               results or study storage cannot be written (disk full, lost)
+    │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
+    └── TrialFailure               -   one configuration could not be measured: outcome `failed`
+        ├── BuildFailure               an artefact could not be built
+        ├── ServerFailure              the server did not start, or died
+        ├── ModelLoadFailure           the server refused or could not load the model
+        ├── ConfigMismatch             the server runs something else than it was asked to
+        └── LoadTestFailure            requests failed, or the load client did
+
+Foreign exceptions are turned into these where they enter: in the room of the library that raises
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class OptimizerError(Exception):
+    """Base of all errors that are shown as one message, without a traceback."""
+
+    exit_code = 4
+
+
+class UsageError(OptimizerError):
+    """A mistake in what the user gave."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a space file: where it is, which rule it breaks, and the value found."""
+
+    key: str
+    rule: str
+    value: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        got = f", got {self.value}" if self.value is not None else ""
+        return f"{place}{self.key}: {self.rule}{got}"
+
+
+class SpaceFileError(UsageError):
+    """A space file that cannot be used; carries every mistake found."""
+
+    def __init__(self, path: Path | str, mistakes: Sequence[Mistake]) -> None:
+        self.path = path
+        self.mistakes = tuple(sorted(mistakes, key=lambda m: (m.line or 0, m.key)))
+        count = len(self.mistakes)
+        title = f"{path}: {count} mistake{'s' if count != 1 else ''}"
+        super().__init__("\n".join([title, *(f"  {m}" for m in self.mistakes)]))
+
+
+class SpaceChangedError(UsageError):
+    """A study is resumed with another space or on another machine."""
+
+
+class StudyBusyError(UsageError):
+    """Another process holds the study."""
+
+
+class RequirementError(OptimizerError):
+    """The machine lacks something that must be installed first."""
+
+    exit_code = 3
+
+
+class RunError(OptimizerError):
+    """The run could not go on."""
+
+
+class StorageError(RunError):
+    """Results or study storage could not be written."""
+
+
+class EverythingFailedError(RunError):
+    """Too many failures in a row, the baseline among them."""
+
+
+class TrialFailure(OptimizerError):
+    """One configuration could not be measured.
+
+    Attributes:
+        transient: whether the same configuration may succeed when tried again.
+        out_of_memory: whether memory ran out, which bans every larger configuration too.
+    """
+
+    transient = False
+
+    def __init__(self, message: str, *, transient: bool | None = None, out_of_memory: bool = False):
+        super().__init__(message)
+        if transient is not None:
+            self.transient = transient
+        self.out_of_memory = out_of_memory
+
+
+class BuildFailure(TrialFailure):
+    """An artefact could not be built."""
+
+
+class ServerFailure(TrialFailure):
+    """The server did not start, or died."""
+
+    transient = True
+
+
+class ModelLoadFailure(TrialFailure):
+    """The server could not load a model."""
+
+
+class ConfigMismatch(TrialFailure):
+    """The server runs something else than it was asked to."""
+
+
+class LoadTestFailure(TrialFailure):
+    """The load test could not give a figure."""
+
+    transient = True
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` raised while writing below `path` into a `StorageError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise StorageError(f"cannot write {where}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""Handing a configuration out: directories that a production repository takes as they are."""

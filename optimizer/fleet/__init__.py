@@ -1,0 +1,1 @@
+"""What instances cost, and how many of them a demand needs."""

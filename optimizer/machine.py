@@ -1,0 +1,113 @@
+"""The machine that trials run on: what it is, and how its cores are divided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+_MIN_CORES_TO_SEPARATE = 4
+"""With fewer cores a core of its own for the client would cost the server too much."""
+
+_CPU_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_bf16",
+    "amx_int8",
+)
+_PACKAGES = ("nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient", "numpy")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a trial runs. GPU indices in a ServingConfig are positions in `gpu_uuids`.
+
+    Attributes:
+        cores: CPU cores of the server.
+        client_cores: CPU cores of the load client; the server's own where there are too few.
+    """
+
+    cores: tuple[int, ...]
+    client_cores: tuple[int, ...]
+    gpu_uuids: tuple[str, ...] = ()
+
+    @property
+    def separated(self) -> bool:
+        """Whether server and client keep to their own cores."""
+        return not set(self.cores) & set(self.client_cores)
+
+
+def local_slot() -> Slot:
+    """The whole machine as one slot, less the client's cores where there are enough."""
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    if len(cores) < _MIN_CORES_TO_SEPARATE:
+        return Slot(cores, cores)
+    client = max(1, len(cores) // 8)
+    return Slot(cores[:-client], cores[-client:])
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What measurements depend on. Two machines that differ here are never mixed in a study."""
+
+    cpu: str
+    cores: int
+    memory_gib: int
+    cpu_features: tuple[str, ...]
+    packages: tuple[tuple[str, str], ...]
+    python: str
+    system: str
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that name the machine in records."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        features = ", ".join(self.cpu_features) or "no vector extensions"
+        return f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB ({features})"
+
+
+def this_machine() -> Machine:
+    """Fingerprint of the machine this process runs on."""
+    cpu, flags = _cpu()
+    return Machine(
+        cpu=cpu,
+        cores=len(os.sched_getaffinity(0)),
+        memory_gib=round(psutil.virtual_memory().total / 2**30),
+        cpu_features=tuple(f for f in _CPU_FEATURES if f in flags),
+        packages=tuple((name, v) for name in _PACKAGES if (v := _version(name))),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """Model name and feature flags, from /proc/cpuinfo where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in pairs}
+    return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,85 @@
+"""Which model is served, where it comes from and how its accuracy is judged. Pure values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from optimizer.workload import Payloads
+
+AccuracyEvidence = Literal["task", "dataset", "synthetic"]
+"""What an accuracy figure rests on: a task metric, a user's data, or generated inputs."""
+
+
+@dataclass(frozen=True)
+class TransformersSource:
+    """A `transformers` model: a checkpoint, or an architecture with seeded random weights.
+
+    Attributes:
+        class_name: class of the `transformers` package, such as "BertForSequenceClassification".
+        checkpoint: directory or hub name; None for random weights.
+        config: keyword arguments of the architecture's configuration, as JSON text.
+        seed: of the random weights.
+    """
+
+    class_name: str
+    checkpoint: str | None = None
+    config: str = "{}"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class OnnxSource:
+    """An ONNX file; external data lies beside it. Its first axis is the batch."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Inputs for calibration or evaluation.
+
+    Attributes:
+        file: .npz with one array per input tensor, shape [samples, ...]; None generates inputs
+            from the workload's own distribution.
+        samples: how many are used.
+        seed: of the generated ones.
+    """
+
+    file: Path | None
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class AccuracyLimits:
+    """What a served artefact must reach against the FP32 reference on held-out inputs.
+
+    Attributes:
+        min_argmax_agreement: share of samples whose largest output is the same one, 0 to 1.
+        min_cosine: smallest mean cosine similarity of the outputs, -1 to 1.
+        max_abs_error: largest absolute difference of any output; None does not judge it.
+    """
+
+    min_argmax_agreement: float
+    min_cosine: float
+    max_abs_error: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of the space file. `output` names the tensor that it answers with."""
+
+    name: str
+    source: TransformersSource | OnnxSource
+    payloads: Payloads
+    calibration: DataSet
+    evaluation: DataSet
+    accuracy: AccuracyLimits
+    output: str = "logits"
+
+    @property
+    def accuracy_evidence(self) -> AccuracyEvidence:
+        """What this model's accuracy figures rest on."""
+        return "dataset" if self.evaluation.file is not None else "synthetic"

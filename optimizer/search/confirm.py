@@ -1,0 +1,168 @@
+"""The confirm phase: the winner, its closest rivals and the baseline are measured anew, in turn.
+
+The best of many noisy figures is too good on average, so only what is measured here is reported.
+Each round measures every finalist at the load of the demand per replica and at its capacity; a
+finalist that misses the limit at its capacity steps down until it meets it, and one that no longer
+does gives way to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optimizer.cost import Candidate, equal_cost_set, replicas_for, tie_break_key
+from optimizer.measurement import LoadLevel, Measurement
+from optimizer.search.evaluator import Evaluator
+from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.search.history import History, scored
+from optimizer.search.loop import Setting
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig, describe
+from optimizer.trial_record import TrialRecord
+
+ROUNDS = 2
+_FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the confirm phase found.
+
+    Attributes:
+        baseline: None where the baseline met the limits at no load.
+        best: the equal-cost set, best first; empty when nothing could be confirmed.
+    """
+
+    baseline: Candidate | None
+    best: tuple[Candidate, ...]
+
+
+class ConfirmPhase:
+    """Measures the finalists of a study again."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        directory: StudyDirectory,
+        setting: Setting,
+        watch: Watcher,
+    ) -> None:
+        self._evaluator = evaluator
+        self._directory = directory
+        self._setting = setting
+        self._watch = watch
+        self._records = dict(directory.confirmations.read_all())
+
+    def run(self, history: History, baseline: ServingConfig) -> Confirmed:
+        """Confirm the best of `history`, and the baseline for comparison.
+
+        Raises:
+            StorageError: when a record cannot be written.
+        """
+        queue = ranked(history.ok)
+        finalists, queue = queue[:_FINALISTS], queue[_FINALISTS:]
+        known = next((r for r in history.ok if r.config == baseline), None)
+        entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
+        self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
+        for _ in range(ROUNDS):
+            for record in entrants:
+                self._measure(record)
+        confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
+        while not confirmed and queue:
+            record, *queue = queue
+            self._watch(Note(f"no finalist held; next is {describe(record.config.models[0])}"))
+            for _ in range(ROUNDS):
+                self._measure(record)
+            confirmed = [c for c in [self._candidate(record)] if c is not None]
+        return Confirmed(
+            baseline=self._candidate(known) if known is not None else None,
+            best=tuple(equal_cost_set(confirmed)),
+        )
+
+    def _of(self, config: ServingConfig) -> list[TrialRecord]:
+        return [record for record in self._records.values() if record.config == config]
+
+    def _measure(self, record: TrialRecord) -> None:
+        """One more round of one finalist, unless an earlier run has measured enough of them."""
+        measurement, done = record.measurement, len(self._of(record.config))
+        if measurement is None or done >= ROUNDS:
+            return
+        number = max(self._records, default=-1) + 1
+        self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
+        evaluation = self._evaluator.confirm(
+            record.config, self._setting.slot, measurement.load_factor, self._per_replica
+        )
+        again = replace(
+            record,
+            number=number,
+            outcome=evaluation.outcome,
+            reason=evaluation.reason,
+            measurement=evaluation.measurement,
+            score=None,
+            failure=evaluation.failure,
+            seconds=evaluation.seconds,
+        )
+        self._directory.confirmations.write(again)
+        self._records[number] = again
+        self._watch(TrialEnded(again, None))
+
+    def _per_replica(self, load_factor: float) -> float:
+        """Load of one of the replicas that serve the demand, each with this capacity."""
+        demand = self._setting.demand
+        whole = demand.requests_per_second
+        replicas = replicas_for(demand, load_factor * whole)
+        return min(load_factor, (1 + demand.headroom) / replicas)
+
+    def _candidate(self, record: TrialRecord) -> Candidate | None:
+        """What all rounds together certify; None when one of them failed."""
+        rounds = self._of(record.config)
+        measured = [r.measurement for r in rounds if r.outcome == "ok" and r.measurement]
+        if not measured or len(measured) < len(rounds):
+            return None
+        together = merged(measured)
+        score = scored(together, self._setting.price, self._setting.demand)
+        if score is None:
+            return None
+        return Candidate(record.config, together, score, _p95_at_lowest_load(together))
+
+
+def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Records that met the limits in the order of the recommendation, best first."""
+    return sorted(records, key=_rank)
+
+
+def _rank(record: TrialRecord) -> tuple[float, ...]:
+    assert record.measurement is not None, "a record that met the limits was measured"
+    assert record.score is not None, "a record that met the limits has a cost"
+    p95 = _p95_at_lowest_load(record.measurement)
+    candidate = Candidate(record.config, record.measurement, record.score, p95)
+    return (record.score.fleet_usd_per_hour, *tie_break_key(candidate), record.number)
+
+
+def merged(rounds: Sequence[Measurement]) -> Measurement:
+    """The rounds of one configuration as one measurement: the capacity that every round held."""
+    least = min(rounds, key=lambda m: m.load_factor)
+    return replace(
+        least,
+        levels=tuple(level for m in rounds for level in m.levels),
+        load_factor_low=min(m.load_factor_low for m in rounds),
+        load_factor_high=least.load_factor_high,
+        ended=f"held in {len(rounds)} rounds",
+    )
+
+
+def levels_near(measurement: Measurement, load_factor: float) -> list[LoadLevel]:
+    """The open-loop levels at a load factor, within a thousandth."""
+    return [
+        level
+        for level in measurement.levels
+        if level.kind == "open_loop" and abs(level.load_factor / load_factor - 1) < 1e-3
+    ]
+
+
+def _p95_at_lowest_load(measurement: Measurement) -> float:
+    """Worst 95th percentile at the lowest load that was measured: the demand per replica."""
+    open_loop = [level for level in measurement.levels if level.kind == "open_loop"]
+    lowest = min(level.load_factor for level in open_loop)
+    return max(s.latency_ms(95) for x in levels_near(measurement, lowest) for s in x.streams)

@@ -1,0 +1,90 @@
+"""What a run tells whoever watches. The run never waits for, or learns from, a watcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizer.measurement import LoadLevel
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import TrialRecord
+
+Phase = Literal["prepare", "search", "confirm"]
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase begins; `steps` is how many things it has to do, at most."""
+
+    phase: Phase
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """Something begins that takes a while, such as "build bert/openvino/int8"."""
+
+    doing: str
+
+
+@dataclass(frozen=True)
+class ArtifactReady:
+    """An artefact passed the accuracy gate, or left the space for `dropped`."""
+
+    label: str
+    detail: str
+    dropped: bool
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A configuration is about to be measured; `of` is the budget."""
+
+    number: int
+    measured: int
+    of: int
+    config: ServingConfig
+
+
+@dataclass(frozen=True)
+class LevelStarted:
+    """A load level begins; the offered rate is None at saturation."""
+
+    offered_per_second: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LevelEnded:
+    """A load level was measured."""
+
+    level: LoadLevel
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A record was written and told."""
+
+    record: TrialRecord
+    incumbent: TrialRecord | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person should know and that changes nothing."""
+
+    text: str
+
+
+Event = (
+    PhaseStarted
+    | StepStarted
+    | ArtifactReady
+    | TrialStarted
+    | LevelStarted
+    | LevelEnded
+    | TrialEnded
+    | Note
+)
+Watcher = Callable[[Event], None]

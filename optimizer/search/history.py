@@ -1,0 +1,113 @@
+"""What a study has found so far, and what follows from it for the next trial. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from optimizer.cost import Demand, Price, Score, score
+from optimizer.measurement import Measurement
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import Outcome, TrialRecord
+
+MAX_ATTEMPTS = 2
+"""A transient failure is tried once more."""
+
+_BOUND_MARGIN = 0.95
+"""What is less than 5 % below the bound is measured to the end: so much may be noise."""
+
+
+class History:
+    """The records of a study by number, and the questions that the search asks of them."""
+
+    def __init__(self, records: Mapping[int, TrialRecord]) -> None:
+        self._records = dict(records)
+
+    def add(self, record: TrialRecord) -> None:
+        """Take in one more record."""
+        self._records[record.number] = record
+
+    @property
+    def records(self) -> Sequence[TrialRecord]:
+        """All records in the order of their numbers."""
+        return [self._records[number] for number in sorted(self._records)]
+
+    @property
+    def measured_here(self) -> int:
+        """How many records were measured by this study, not carried over from another."""
+        return sum(record.origin is None for record in self._records.values())
+
+    @property
+    def ok(self) -> Sequence[TrialRecord]:
+        """The records that met the limits."""
+        return [record for record in self.records if record.outcome == "ok"]
+
+    def counts(self) -> dict[Outcome, int]:
+        """How many records ended in each outcome."""
+        counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
+        for record in self.records:
+            counts[record.outcome] += 1
+        return counts
+
+    @property
+    def incumbent(self) -> TrialRecord | None:
+        """The cheapest record at capacity, None while nothing met the limits."""
+        priced = [(r.score.usd_per_million_at_capacity, r.number) for r in self.ok if r.score]
+        return self._records[min(priced)[1]] if priced else None
+
+    def attempts(self, config: ServingConfig) -> int:
+        """How often this configuration was tried."""
+        return sum(record.config == config for record in self.records)
+
+    def decided(self, config: ServingConfig) -> TrialRecord | None:
+        """The record that makes measuring `config` needless, None where it must be measured.
+
+        Its own, unless it failed in a way that may pass and is tried once more; or that of a
+        smaller one of the same artefact which ran out of memory.
+        """
+        own = [record for record in self.records if record.config == config]
+        for record in reversed(own):
+            transient = record.failure is not None and record.failure.transient
+            if not transient or len(own) >= MAX_ATTEMPTS:
+                return record
+        return next((record for record in self.records if _outgrows(config, record)), None)
+
+    def failures_in_a_row(self) -> int:
+        """How many of the last records failed, back to the last that did not."""
+        count = 0
+        for record in reversed(self.records):
+            if record.outcome != "failed":
+                return count
+            count += 1
+        return count
+
+
+def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:
+    """Whether `config` is at least as large as one that ran out of memory."""
+    if record.failure is None or not record.failure.out_of_memory:
+        return False
+    return all(
+        large.artifact == small.artifact
+        and large.instance_count >= small.instance_count
+        and large.max_batch_size >= small.max_batch_size
+        for large, small in zip(config.models, record.config.models, strict=True)
+    )
+
+
+def bound_load_factor(incumbent: TrialRecord | None, demand: Demand) -> float | None:
+    """The load below which a configuration is worse than the incumbent, whatever else it is.
+
+    That is where it would need one more replica than the incumbent: as long as the fleets cost the
+    same, the other rules of the recommendation may still prefer it.
+    """
+    if incumbent is None or incumbent.score is None:
+        return None
+    return _BOUND_MARGIN * (1 + demand.headroom) / incumbent.score.replicas
+
+
+def scored(measurement: Measurement, price: Price, demand: Demand) -> Score | None:
+    """The cost of a measured capacity; None where no load met the limits."""
+    if measurement.load_factor <= 0:
+        return None
+    return score(
+        measurement.capacity_per_second, measurement.capacity_low_per_second, price, demand
+    )

@@ -1,0 +1,286 @@
+"""The Optuna study: storage, sampler, ask and tell. Optuna is used nowhere else.
+
+Optuna sees one distribution per parameter that has a choice: numbers in even steps as they are,
+other numbers by their position in the list (name ends in ".position"), everything else as a
+category. A proposal is moved to the nearest valid point, so that what Optuna models is the cost of
+the point that its proposal stands for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from optimizer.errors import StorageError, UsageError, storage_errors
+from optimizer.search_space import Parameter, Position, SearchSpace, label
+from optimizer.trial_record import TrialRecord
+
+_STARTUP_TRIALS = 6
+
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "gp": lambda seed: GPSampler(
+        seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
+    ),
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the study wants measured.
+
+    Attributes:
+        number: Optuna's trial number.
+        params: as Optuna knows them.
+        position: the valid point that they stand for.
+    """
+
+    number: int
+    params: tuple[tuple[str, int | float | str], ...]
+    position: Position
+
+
+class OptunaStudy:
+    """Asks for proposals and tells results.
+
+    Proposals depend only on the seed, the trial number and what was told: every proposal is made
+    by a new sampler whose seed comes from the two.
+
+    Args:
+        storage: URL of a database; None keeps a journal file.
+
+    Raises:
+        StorageError: when the storage cannot be opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        journal: Path,
+        storage: str | None,
+        space: SearchSpace,
+        sampler: str,
+        seed: int,
+    ) -> None:
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._space = space
+        self._seed = seed
+        self._make_sampler = SAMPLERS[sampler]
+        self._searched = [(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1]
+        self._distributions = {_name(p): _distribution(p) for _, p in self._searched}
+        self._asked: dict[int, Trial] = {}
+        with _storage_failures(storage or str(journal)):
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=_open_storage(journal, storage),
+                direction="minimize",
+                load_if_exists=True,
+            )
+            self._study.set_metric_names(["usd_per_million_at_capacity"])
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether a point waits to be proposed."""
+        return any(trial.state == TrialState.WAITING for trial in self._trials())
+
+    def enqueue(self, position: Position) -> None:
+        """Have this point proposed before the sampler's own."""
+        with _storage_failures("study"):
+            self._study.enqueue_trial(self.params(position))
+
+    def ask(self) -> Proposal:
+        """The next proposal. Raises StorageError."""
+        number = len(self._trials())
+        with _storage_failures("study"):
+            self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
+            trial = self._study.ask(self._distributions)
+        self._asked[trial.number] = trial
+        position = self._space.nearest(self._positions(trial.params))
+        assert position is not None, "nothing was excluded and a space is never empty"
+        config = self._space.config(position)
+        with _storage_failures("study"):
+            trial.set_user_attr("config", config.digest)
+            for parameter, at in zip(self._space.parameters, position, strict=True):
+                trial.set_user_attr(parameter.key, label(parameter.values[at]))
+        return Proposal(trial.number, tuple(trial.params.items()), position)
+
+    def tell(self, record: TrialRecord, number: int | None = None) -> None:
+        """Tell the result of a proposal.
+
+        Args:
+            number: the trial that it is told for, where that is not the record's own: a repeat
+                is told what was measured before.
+        """
+        told = record.number if number is None else number
+        with _storage_failures("study"):
+            if told not in self._asked:
+                trial_id = self._trials()[told]._trial_id
+                self._asked[told] = Trial(self._study, trial_id)
+            trial = self._asked.pop(told)
+            trial.set_user_attr("outcome", record.outcome)
+            trial.set_user_attr("reason", record.reason)
+            if number is not None:
+                trial.set_user_attr("repeat_of", record.number)
+            if record.told_value is None:
+                self._study.tell(trial, state=TrialState.FAIL)
+                return
+            for key, value in record.constraints:
+                trial.set_constraint(key, value)
+            self._study.tell(trial, record.told_value)
+
+    def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
+        """Bring the study up to the records, after a run that was cut off or a lost storage.
+
+        What was recorded and not told is told; a trial that was running is failed and its point
+        queued again; records of trials that the storage lacks are added.
+        """
+        known = self._trials()
+        for number in range(len(known), max(records, default=-1) + 1):
+            # A gap was a repeat, of which no record is kept; numbers must stay what they were.
+            self._add(records.get(number))
+        for trial in known:
+            if trial.state != TrialState.RUNNING:
+                continue
+            if trial.number in records:
+                self.tell(records[trial.number])
+                continue
+            with _storage_failures("study"):
+                running = Trial(self._study, trial._trial_id)
+                running.set_user_attr("outcome", "failed")
+                running.set_user_attr("reason", "interrupted; its point is queued again")
+                self._study.tell(running, state=TrialState.FAIL)
+                self._study.enqueue_trial(trial.params)
+
+    def params(self, position: Position) -> dict[str, int | str]:
+        """A point as Optuna's parameters."""
+        return {_name(p): _to_optuna(p, position[n]) for n, p in self._searched}
+
+    def _add(self, record: TrialRecord | None) -> None:
+        position = self._space.position_of(record.config) if record is not None else None
+        with _storage_failures("study"):
+            if record is None or record.told_value is None or position is None:
+                reason = record.reason if record is not None else "a repeat"
+                self._study.add_trial(
+                    create_trial(state=TrialState.FAIL, user_attrs={"reason": reason})
+                )
+                return
+            self._study.add_trial(
+                create_trial(
+                    value=record.told_value,
+                    params=dict(self.params(position)),
+                    distributions=self._distributions,
+                    constraints=dict(record.constraints),
+                    user_attrs={"outcome": record.outcome, "reason": record.reason},
+                )
+            )
+
+    def _trials(self) -> list[FrozenTrial]:
+        with _storage_failures("study"):
+            return self._study.get_trials(deepcopy=False)
+
+    def _positions(self, params: Mapping[str, object]) -> list[int]:
+        positions = [0] * len(self._space.parameters)
+        for n, parameter in self._searched:
+            positions[n] = _from_optuna(parameter, params[_name(parameter)])
+        return positions
+
+
+def _even_step(parameter: Parameter) -> int | None:
+    """The step between the values where it is the same everywhere, None otherwise."""
+    if not parameter.ordinal:
+        return None
+    values = [int(v) for v in parameter.values if isinstance(v, int)]
+    steps = {b - a for a, b in pairwise(values)}
+    return steps.pop() if len(steps) == 1 else None
+
+
+def _name(parameter: Parameter) -> str:
+    by_position = parameter.ordinal and _even_step(parameter) is None
+    return f"{parameter.key}.position" if by_position else parameter.key
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if (step := _even_step(parameter)) is not None:
+        low, high = parameter.values[0], parameter.values[-1]
+        return IntDistribution(int(low), int(high), step=step)  # type: ignore[arg-type]
+    if parameter.ordinal:
+        return IntDistribution(0, len(parameter.values) - 1)
+    return CategoricalDistribution([label(v) for v in parameter.values])
+
+
+def _to_optuna(parameter: Parameter, position: int) -> int | str:
+    by_position = parameter.ordinal and _even_step(parameter) is None
+    return position if by_position else label(parameter.values[position])
+
+
+def _from_optuna(parameter: Parameter, value: object) -> int:
+    if parameter.ordinal and _even_step(parameter) is None:
+        assert isinstance(value, int)
+        return value
+    return [label(v) for v in parameter.values].index(value)  # type: ignore[arg-type]
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
+
+
+def _open_storage(journal: Path, url: str | None) -> BaseStorage:
+    if url is not None:
+        return RDBStorage(url)
+    with storage_errors(journal):
+        _mend(journal)
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _mend(journal: Path) -> None:
+    """Undo what a killed writer may leave: its lock, and a last line that is not whole.
+
+    The caller holds the study's lock, so nobody else writes.
+    """
+    for leftover in journal.parent.glob(f"{journal.name}.lock*"):
+        leftover.unlink()
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StorageError(
+                f"{journal}, line {number} is damaged; move the file away and start again: "
+                "the study is rebuilt from its records"
+            ) from error
+
+
+@contextlib.contextmanager
+def _storage_failures(where: str):  # type: ignore[no-untyped-def]
+    """Errors of Optuna's storages as `StorageError`; its experimental warnings stay inside."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageError(f"study storage {where}: {error.__cause__ or error}") from error
+    except OSError as error:
+        raise StorageError(f"study storage {where}: {error.strerror or error}") from error
+    except ModuleNotFoundError as error:
+        raise UsageError(f"study storage or sampler needs the package {error.name}") from error

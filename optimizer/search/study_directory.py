@@ -1,0 +1,131 @@
+"""results/<study>/: where everything about a study is kept, and how it is written.
+
+A file is written under a temporary name, flushed to disk and renamed, so that it is either whole
+or not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from optimizer.errors import StorageError, StudyBusyError, UsageError, storage_errors
+from optimizer.trial_record import SCHEMA_VERSION, TrialRecord
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises StorageError."""
+    fresh = path.with_name(f".{path.name}.new")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON for programs and people, whole or not at all. Raises StorageError."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+class StudyDirectory:
+    """The files of one study.
+
+    Args:
+        root: results/<study>; made on first use.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = root / "study.journal"
+        self.space = root / "space.json"
+        self.prepared = root / "prepared.json"
+        self.summary = root / "summary.json"
+        self.best = root / "best"
+        self.baseline = root / "baseline"
+        self.repository = root / "server" / "repository"
+        self.server_log = root / "logs" / "server.log"
+        self.build_log = root / "logs" / "build.log"
+        self.trials = _Records(root / "trials")
+        self.confirmations = _Records(root / "confirmations")
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.root.name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study: one process at a time may run it. The lock ends with the process.
+
+        Raises:
+            UsageError: when the directory cannot be made or written.
+            StudyBusyError: when another process holds it.
+        """
+        path = self.root / "lock"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            raise UsageError(
+                f"results cannot be written to {self.root}: {error.strerror}"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise StudyBusyError(
+                    f"study {self.name} is being run by process {holder}"
+                ) from None
+            with storage_errors(path):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+            yield
+
+    def read_json(self, path: Path) -> Any:
+        """Read one of the study's own JSON files. Raises StorageError when it is damaged."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
+
+
+class _Records:
+    """A folder of TrialRecords, one JSON file each, named by their number."""
+
+    _json = TypeAdapter(TrialRecord)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, record: TrialRecord) -> None:
+        """Keep a record. Raises StorageError."""
+        text = self._json.dump_json(record, indent=2).decode()
+        write_text(self.folder / f"{record.number:05}.json", text + "\n")
+
+    def read_all(self) -> Mapping[int, TrialRecord]:
+        """All records by number. Raises StorageError, naming the file, when one is damaged."""
+        found = {}
+        for path in sorted(self.folder.glob("[0-9]*.json")):
+            try:
+                record = self._json.validate_json(path.read_bytes())
+            except (OSError, ValidationError) as error:
+                raise StorageError(f"cannot read record {path}: {error}") from error
+            if record.schema_version != SCHEMA_VERSION:
+                raise StorageError(
+                    f"{path}: schema version must be {SCHEMA_VERSION}, got {record.schema_version}"
+                )
+            found[record.number] = record
+        return found

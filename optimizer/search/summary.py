@@ -1,0 +1,90 @@
+"""summary.json: what a study came to, for programs. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from optimizer.cost import Candidate
+from optimizer.measurement import Measurement
+from optimizer.search.confirm import Confirmed, levels_near
+from optimizer.search.history import History
+from optimizer.search.loop import SearchEnd
+from optimizer.search.prepare import Prepared
+from optimizer.serving_config import describe
+from optimizer.space_file import Space
+from optimizer.trial_record import TrialRecord
+
+SCHEMA_VERSION = 1
+
+
+def summarise(
+    space: Space,
+    ended: SearchEnd,
+    history: History,
+    confirmed: Confirmed,
+    confirmations: Sequence[TrialRecord],
+    prepared: Prepared,
+) -> dict[str, Any]:
+    """What a study came to, in plain JSON values.
+
+    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed.
+    """
+    records = history.records
+    found = bool(confirmed.best)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": space.study,
+        "outcome": "found" if found else "nothing met the limits",
+        "ended": ended.reason,
+        "space_exhausted": ended.exhausted,
+        "trials": history.counts(),
+        "baseline": _entry(confirmed.baseline),
+        "best": _entry(confirmed.best[0] if found else None),
+        "equal_cost": [_entry(candidate) for candidate in confirmed.best],
+        "price": asdict(space.price),
+        "demand_per_second": space.demand.requests_per_second,
+        "headroom": space.demand.headroom,
+        "accuracy_evidence": space.model.accuracy_evidence,
+        "artifacts": [
+            {
+                "artifact": item.spec.label,
+                "accuracy": asdict(item.accuracy) if item.accuracy is not None else None,
+                "dropped": item.dropped,
+            }
+            for item in prepared.gated
+        ],
+        "measuring_seconds": sum(r.seconds.measuring for r in [*records, *confirmations]),
+        "building_seconds": prepared.building_seconds,
+        "overhead_seconds_per_trial_median": (
+            statistics.median(record.seconds.overhead for record in records) if records else 0.0
+        ),
+    }
+
+
+def _entry(candidate: Candidate | None) -> dict[str, Any] | None:
+    if candidate is None:
+        return None
+    measurement, score = candidate.measurement, candidate.score
+    return {
+        "description": describe(candidate.config.models[0]),
+        "config": asdict(candidate.config),
+        "capacity_per_second": measurement.capacity_per_second,
+        "latency_ms": _latency(measurement),
+        "latency_ms_at_demand_p95": candidate.p95_ms_at_demand,
+        "usd_per_million_at_capacity": score.usd_per_million_at_capacity,
+        "usd_per_million_at_demand": score.usd_per_million_at_demand,
+        "replicas": score.replicas,
+        "fleet_usd_per_hour": score.fleet_usd_per_hour,
+    }
+
+
+def _latency(measurement: Measurement) -> dict[str, float]:
+    """Worst percentiles over the rounds at the capacity, in ms."""
+    levels = levels_near(measurement, measurement.load_factor)
+    return {
+        f"p{percentile}": max(s.latency_ms(percentile) for x in levels for s in x.streams)
+        for percentile in (50, 95, 99)
+    }

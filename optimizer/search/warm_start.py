@@ -1,0 +1,70 @@
+"""What a study may take over from another one, and what a resumed study must agree with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.search.history import scored
+from optimizer.search_space import SearchSpace
+from optimizer.trial_record import TrialRecord
+
+_FREE = (
+    ("price",),
+    ("parameters",),
+    ("conditions",),
+    ("traffic", "demand_per_second"),
+    ("traffic", "headroom"),
+    ("measurement", "confirm_seconds"),
+)
+"""Settings that a measurement does not depend on, beside each model's accuracy limits."""
+
+
+def differences(
+    old: Any, new: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key, "was A, is B") for every setting in which two contents of a space file differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(set(old) | set(new)):
+            yield from differences(old.get(key), new.get(key), (*path, str(key)))
+    elif old != new:
+        yield path, f"{'.'.join(path)}: was {old}, is {new}"
+
+
+def blocking_differences(old: Any, new: Any) -> list[str]:
+    """Differences that make the measurements of one space worthless in the other."""
+    return [
+        text
+        for path, text in differences(old, new)
+        if not any(path[: len(free)] == free for free in _FREE) and "accuracy" not in path[2:3]
+    ]
+
+
+def carried_over(
+    records: Sequence[TrialRecord], origin: str, space: SearchSpace, price: Price, demand: Demand
+) -> list[TrialRecord]:
+    """The records that hold in `space`, numbered from 0 and priced anew.
+
+    Failures are left to be tried again, and what was only bounded is left out: the bound came from
+    another price and demand.
+    """
+    kept: list[TrialRecord] = []
+    for record in records:
+        if record.outcome not in ("ok", "infeasible") or record.measurement is None:
+            continue
+        if space.position_of(record.config) is None:
+            continue
+        saturated = record.measurement.levels[0].achieved_per_second
+        rate = record.measurement.capacity_per_second or saturated
+        kept.append(
+            replace(
+                record,
+                number=len(kept),
+                score=scored(record.measurement, price, demand),
+                told_value=usd_per_million(price.usd_per_hour, rate),
+                origin=record.origin or origin,
+            )
+        )
+    return kept

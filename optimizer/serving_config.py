@@ -1,0 +1,143 @@
+"""What Triton is asked to serve: one point of the search, as frozen values.
+
+Pure: no clock, no files, no processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Runtime = Literal["onnxruntime", "openvino", "pytorch"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Kind = Literal["KIND_CPU", "KIND_GPU"]
+
+PRECISIONS_OF: dict[Runtime, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "pytorch": ("fp32", "bf16", "fp16"),
+}
+"""Precisions that each runtime has a way to serve."""
+
+PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
+"""Higher keeps more of the reference's accuracy; used to break ties of equal cost."""
+
+
+@dataclass(frozen=True)
+class ArtifactSpec:
+    """Which model file is needed.
+
+    Attributes:
+        model: name of the model, as in the space file.
+        runtime: library that executes the graph.
+        backend: Triton backend that hosts it; "python" hosts a runtime in model.py.
+        precision: number format of weights and arithmetic.
+        profile: optimisation profile of an ahead-of-time engine, None where the runtime needs none.
+        options: further build options as sorted (name, value) pairs.
+    """
+
+    model: str
+    runtime: Runtime
+    backend: str
+    precision: Precision
+    profile: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Short name for people, such as "bert/openvino/int8"."""
+        return f"{self.model}/{self.runtime}/{self.precision}"
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Triton's dynamic batcher. Empty `preferred_batch_sizes` means [max_batch_size] to Triton."""
+
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+
+
+@dataclass(frozen=True)
+class InstanceGroup:
+    """`count` copies of the model; `logical_gpus` index into the slot, never physical devices.
+
+    Attributes:
+        threads: intra-op threads of each instance.
+    """
+
+    kind: Kind = "KIND_CPU"
+    count: int = 1
+    logical_gpus: tuple[int, ...] = ()
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class ModelServing:
+    """How one model is served.
+
+    Attributes:
+        max_batch_size: largest batch the server may execute; 1 where `batching` is None.
+        batching: None runs every request alone.
+        padding: lengths (tokens) a request is padded up to, ascending; the shortest that holds it
+            is taken. Empty means the longest length of the workload.
+        warmup_batch_sizes: batches executed once per instance while the model loads.
+    """
+
+    name: str
+    artifact: ArtifactSpec
+    max_batch_size: int = 1
+    batching: Batching | None = None
+    groups: tuple[InstanceGroup, ...] = (InstanceGroup(),)
+    padding: tuple[int, ...] = ()
+    cache: bool = False
+    warmup_batch_sizes: tuple[int, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def instance_count(self) -> int:
+        """Instances over all groups."""
+        return sum(group.count for group in self.groups)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Command-line options of the server; a change of these restarts it."""
+
+    backend_config: tuple[tuple[str, str, str], ...] = ()
+    """(backend, setting, value) triples for --backend-config."""
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """One point of the search: the models, how they are joined, and the server's options."""
+
+    models: tuple[ModelServing, ...]
+    graph: str | None = None
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+    @property
+    def digest(self) -> str:
+        """Name of the measurements of this configuration: 16 hex digits of its content."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(model: ModelServing) -> str:
+    """One line for people, such as "openvino int8, batch <= 16, delay 100 us, 2 x 1 threads"."""
+    parts = [f"{model.artifact.runtime} {model.artifact.precision}"]
+    if model.batching is None:
+        parts.append("no batching")
+    else:
+        preferred = model.batching.preferred_batch_sizes
+        parts.append(f"batch <= {model.max_batch_size}")
+        if preferred:
+            parts.append("preferred " + "/".join(map(str, preferred)))
+        parts.append(f"delay {model.batching.max_queue_delay_us} us")
+    parts += [
+        f"{g.count} x {g.threads} thread{'s' if g.threads != 1 else ''}" for g in model.groups
+    ]
+    if model.padding:
+        parts.append("padded to " + "/".join(map(str, model.padding)))
+    return ", ".join(parts)

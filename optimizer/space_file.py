@@ -1,0 +1,209 @@
+"""The YAML file that a person writes, and the values that it stands for.
+
+Every mistake is reported at once, with its key and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from optimizer.cost import Demand, Price
+from optimizer.errors import Mistake, SpaceFileError
+from optimizer.model_spec import ModelSpec
+from optimizer.search_space import EmptySpaceError, SearchSpace
+from optimizer.space_schema import SpaceSection
+from optimizer.workload import LatencyLimit, Stream, Workload
+
+
+@dataclass(frozen=True)
+class MeasurementSettings:
+    """Seconds that load levels last: saturation, check, warm-up before each, confirmation."""
+
+    saturation_seconds: float
+    check_seconds: float
+    warmup_seconds: float
+    confirm_seconds: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The search ends after `trials` measured configurations or `wall_clock_seconds`."""
+
+    trials: int
+    wall_clock_seconds: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that a space file says, as values.
+
+    Attributes:
+        content: the file's settings with defaults filled in, less study name and budget: what a
+            study cannot be resumed without.
+    """
+
+    study: str
+    model: ModelSpec
+    workload: Workload
+    price: Price
+    demand: Demand
+    search_space: SearchSpace
+    measurement: MeasurementSettings
+    budget: Budget
+    content: Mapping[str, Any]
+
+
+def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
+    """Read a space file.
+
+    Args:
+        path: the YAML file; paths in it are relative to its folder.
+        prices: price list by instance type.
+        cores: CPU cores of the slot that trials run on.
+
+    Raises:
+        SpaceFileError: with every mistake found.
+    """
+    document = _read_yaml(path)
+    try:
+        section = SpaceSection.model_validate(
+            document, context={"folder": path.parent, "prices": prices}
+        )
+    except ValidationError as error:
+        raise SpaceFileError(path, [_mistake(e, document) for e in error.errors()]) from error
+    space = _to_value(section, path.parent, prices, cores)
+    mistakes = list(_space_mistakes(space.search_space, document))
+    if mistakes:
+        raise SpaceFileError(path, mistakes)
+    return space
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        document = YAML(typ="rt").load(path)
+    except OSError as error:
+        raise SpaceFileError(
+            path, [Mistake("file", f"must be readable ({error.strerror})")]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SpaceFileError(path, [Mistake("file", "must be UTF-8 text")]) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else None
+        rule = " ".join(str(error.problem).split())
+        raise SpaceFileError(path, [Mistake("YAML", rule, line=line)]) from error
+    except YAMLError as error:
+        raise SpaceFileError(path, [Mistake("YAML", " ".join(str(error).split()))]) from error
+    if not isinstance(document, Mapping):
+        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", repr(document))])
+    return document
+
+
+def _mistake(error: Mapping[str, Any], document: Any) -> Mistake:
+    """A pydantic error as a mistake with key, rule, value and line."""
+    context = error.get("ctx") or {}
+    below = [part for part in str(context.get("key", "")).split(".") if part]
+    location = _existing(document, [*error["loc"], *below])
+    rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
+    if error["type"] == "extra_forbidden":
+        rule = "unknown key"
+    elif error["type"] == "missing":
+        rule = "is required"
+    elif value is None:
+        rule = rule.replace("Input should be", "must be")
+        value = _short(error["input"])
+    key = ".".join(str(part) for part in location) or "file"
+    return Mistake(key, rule, value, _line(document, location))
+
+
+def _existing(document: Any, location: Sequence[Any]) -> list[Any]:
+    """The location as keys of the document: pydantic adds parts for union members, dropped here."""
+    found: list[Any] = []
+    node = document
+    for n, part in enumerate(location):
+        in_map = isinstance(node, Mapping) and part in node
+        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_map or in_list:
+            node = node[part]
+            found.append(part)
+        elif n == len(location) - 1 and isinstance(node, Mapping):
+            found.append(part)
+    return found
+
+
+def _line(document: Any, location: Sequence[Any]) -> int | None:
+    """1-based line of the deepest part of the location that stands in the file."""
+    line, node = None, document
+    for part in location:
+        try:
+            is_map = isinstance(node, Mapping)
+            position = node.lc.key(part) if is_map else node.lc.item(part)
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+        line, node = position[0] + 1, node[part]
+    return line
+
+
+def _short(value: object) -> str:
+    text = repr(value if isinstance(value, str | int | float | bool | None) else _plain(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(value: object) -> object:
+    """Ruamel's containers as built-in ones, so that messages show what was written."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
+    """What is wrong with the points of a space whose every section is right."""
+    try:
+        wrong = list(space.check_conditions())
+        if not wrong:
+            len(space)
+    except EmptySpaceError as error:
+        yield Mistake("parameters", str(error), None, _line(document, ["parameters"]))
+        return
+    for condition_error in wrong:
+        rule, text = condition_error.args
+        at = [str(c) for c in document["conditions"]].index(text)
+        line = _line(document, ["conditions", at])
+        yield Mistake(f"conditions.{at}", str(rule), repr(text), line)
+
+
+def _to_value(
+    section: SpaceSection, folder: Path, prices: Mapping[str, Price], cores: int
+) -> Space:
+    ((name, model_section),) = section.models.items()
+    model = model_section.to_value(name, folder)
+    traffic = section.traffic
+    stream = Stream(
+        name=name,
+        target=name,
+        arrivals=traffic.arrivals,
+        payloads=model.payloads,
+        limit=LatencyLimit(section.limit.percentile, section.limit.latency_ms),
+        demand_per_second=traffic.demand_per_second,
+    )
+    return Space(
+        study=section.study,
+        model=model,
+        workload=Workload((stream,)),
+        price=section.price.to_value(prices),
+        demand=Demand(traffic.demand_per_second, traffic.headroom),
+        search_space=SearchSpace(
+            section.parameters.to_values(name), tuple(section.conditions), cores
+        ),
+        measurement=MeasurementSettings(**section.measurement.model_dump()),
+        budget=Budget(section.budget.trials, section.budget.wall_clock),
+        content=section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"}),
+    )

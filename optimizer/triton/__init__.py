@@ -1,0 +1,1 @@
+"""Triton: configuration files, model repositories, servers, and the client that controls them."""

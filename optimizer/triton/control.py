@@ -1,0 +1,219 @@
+"""The one client that controls a running server: load, unload, configuration, statistics, answers.
+
+A launcher only starts and stops; everything that is asked of a running server is asked here, the
+same way for every launcher. Errors of the client library end here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
+from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.triton.model_config import differences
+from optimizer.workload import Tensors
+
+_CALL_SECONDS = 10.0
+_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate memory", "memoryerror")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens, as host:port."""
+
+    grpc: str
+    http: str
+    metrics: str
+
+
+class ServerControl:
+    """Controls the server at an endpoint; a context manager that closes its connection."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
+
+    def __enter__(self) -> ServerControl:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def ready(self) -> bool:
+        """Whether the server answers and is ready."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=1.0))
+        except InferenceServerException:
+            return False
+
+    def load(
+        self, model: str, asked: model_config_pb2.ModelConfig, timeout_seconds: float
+    ) -> model_config_pb2.ModelConfig:
+        """Load a model, or load it anew, and hold what runs against what was asked.
+
+        Returns:
+            The configuration that the server runs.
+
+        Raises:
+            ModelLoadFailure: refused, failed, or not done in time (a Python model whose process
+                cannot start is never reported by Triton).
+            ConfigMismatch: the server runs something else.
+            ServerFailure: the server is gone.
+        """
+        try:
+            self._client.load_model(model, client_timeout=timeout_seconds)
+        except InferenceServerException as error:
+            raise _load_failure(model, error, timeout_seconds) from error
+        running = self.config(model)
+        wrong = differences(asked, running)
+        if wrong:
+            raise ConfigMismatch(f"{model}: " + "; ".join(wrong))
+        return running
+
+    def unload(self, model: str, wait_seconds: float = 0.0) -> None:
+        """Unload a model; with `wait_seconds`, return when it is gone or the time is up."""
+        with _server_errors(f"unload {model}"):
+            self._client.unload_model(model, client_timeout=_CALL_SECONDS)
+        end = time.monotonic() + wait_seconds
+        while time.monotonic() < end and model in self.models_present():
+            time.sleep(0.02)
+
+    def models_present(self) -> tuple[str, ...]:
+        """Models that are loaded, loading or not yet gone."""
+        with _server_errors("list models"):
+            index = self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
+        return tuple(m.name for m in index.models if m.state in ("READY", "LOADING", "UNLOADING"))
+
+    def config(self, model: str) -> model_config_pb2.ModelConfig:
+        """The configuration that the server runs."""
+        with _server_errors(f"read the configuration of {model}"):
+            answer = self._client.get_model_config(model, client_timeout=_CALL_SECONDS)
+        return answer.config
+
+    def statistics(self, model: str) -> service_pb2.ModelStatistics:
+        """The server's counters of a model, summed since it was loaded."""
+        with _server_errors(f"read the statistics of {model}"):
+            answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
+        return answer.model_stats[0]
+
+    def infer(
+        self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
+    ) -> NDArray[np.float64]:
+        """Answers to requests that are sent together, so that the server may batch them.
+
+        Returns:
+            Shape [requests, ...]: the output of each, in their order.
+
+        Raises:
+            LoadTestFailure: when a request is not answered.
+        """
+        answers: list[object] = [None] * len(requests)
+
+        def keep(at: int, result: object, error: object) -> None:
+            answers[at] = error if error is not None else result
+
+        for at, tensors in enumerate(requests):
+            self._client.async_infer(
+                model,
+                _inputs(tensors),
+                callback=partial(keep, at),
+                client_timeout=timeout_seconds,
+            )
+        end = time.monotonic() + timeout_seconds + 1.0
+        while any(answer is None for answer in answers) and time.monotonic() < end:
+            time.sleep(0.002)
+        results = [answer for answer in answers if isinstance(answer, triton_grpc.InferResult)]
+        if len(results) < len(answers):
+            errors = [str(answer) for answer in answers if isinstance(answer, Exception)]
+            raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
+        joined: NDArray[np.float64] = np.concatenate([r.as_numpy(output) for r in results])
+        return joined.astype(np.float64)
+
+
+def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
+    inputs = []
+    for name, array in tensors.items():
+        item = triton_grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        item.set_data_from_numpy(array)
+        inputs.append(item)
+    return inputs
+
+
+def prepared_request(model: str, tensors: Tensors) -> bytes:
+    """One request as the bytes that go over gRPC, serialised once for many sendings."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+    return bytes(request.SerializeToString())
+
+
+def server_split(
+    before: service_pb2.ModelStatistics, after: service_pb2.ModelStatistics
+) -> ServerSplit:
+    """What the server's counters say of the requests between two readings."""
+    requests = after.inference_stats.success.count - before.inference_stats.success.count
+
+    def mean_ms(part: str) -> float:
+        nanoseconds = (
+            getattr(after.inference_stats, part).ns - getattr(before.inference_stats, part).ns
+        )
+        return float(nanoseconds / 1e6 / max(requests, 1))
+
+    earlier = {b.batch_size: b.compute_infer for b in before.batch_stats}
+    points = []
+    for batch in after.batch_stats:
+        known = earlier.get(batch.batch_size)
+        count = batch.compute_infer.count - (known.count if known is not None else 0)
+        spent = batch.compute_infer.ns - (known.ns if known is not None else 0)
+        if count > 0:
+            points.append(BatchPoint(int(batch.batch_size), int(count), spent / 1e6 / count))
+    return ServerSplit(
+        model=after.name,
+        requests=int(requests),
+        queue_ms=mean_ms("queue"),
+        compute_input_ms=mean_ms("compute_input"),
+        compute_infer_ms=mean_ms("compute_infer"),
+        compute_output_ms=mean_ms("compute_output"),
+        batches=tuple(sorted(points, key=lambda point: point.batch_size)),
+    )
+
+
+@contextmanager
+def _server_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except InferenceServerException as error:
+        raise ServerFailure(f"cannot {doing}: {_message(error)}") from error
+
+
+def _load_failure(
+    model: str, error: InferenceServerException, timeout_seconds: float
+) -> ModelLoadFailure | ServerFailure:
+    status = str(error.status() or "")
+    if "UNAVAILABLE" in status:
+        return ServerFailure(f"the server went away while it loaded {model}: {_message(error)}")
+    if "DEADLINE_EXCEEDED" in status:
+        return ModelLoadFailure(
+            f"{model} was not loaded within {timeout_seconds:g} s", transient=True
+        )
+    text = _message(error)
+    memory = any(sign in text.lower() for sign in _OUT_OF_MEMORY)
+    return ModelLoadFailure(f"the server could not load {model}: {text}", out_of_memory=memory)
+
+
+def _message(error: InferenceServerException) -> str:
+    return " ".join(str(error.message()).split())

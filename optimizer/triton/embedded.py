@@ -1,0 +1,117 @@
+"""The tritonserver inside the nvidia-pytriton package: no container, no root, CPU only.
+
+What pip cannot install is found out before anything starts, and named with the command for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.errors import RequirementError, storage_errors
+
+_INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class EmbeddedRuntime:
+    """A tritonserver that this machine can start.
+
+    Attributes:
+        binary: the server.
+        backend_files: library, stub and Python module of the Python backend.
+        environment: variables that the server's Python models need.
+    """
+
+    binary: Path
+    backend_files: tuple[Path, ...]
+    environment: tuple[tuple[str, str], ...]
+
+    def lay_out(self, directory: Path) -> Path:
+        """Make a directory for --backend-directory and return it.
+
+        Triton looks for the stub beside the backend's library; the package keeps the two apart,
+        so links join them without touching the installed package. Raises StorageError.
+        """
+        backend = directory / "python"
+        with storage_errors(backend):
+            shutil.rmtree(directory, ignore_errors=True)
+            backend.mkdir(parents=True)
+            for file in self.backend_files:
+                (backend / file.name).symlink_to(file)
+        return directory
+
+
+def find_embedded_runtime() -> EmbeddedRuntime:
+    """Find the server and see that the processes of its Python models can start.
+
+    Raises:
+        RequirementError: when the package, its stub for this Python, or libpython is missing.
+    """
+    package = _package_folder()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = package / "python_backend_stubs" / version / _STUB
+    if not stub.is_file():
+        have = ", ".join(sorted(p.name for p in stub.parent.parent.iterdir()))
+        raise RequirementError(
+            f"the embedded Triton has no Python backend for Python {version} (it has {have}); "
+            "run with one of these"
+        )
+    environment = _environment()
+    _check_stub(stub, version, environment)
+    library = package / "backends" / "python"
+    return EmbeddedRuntime(
+        binary=package / "bin" / "tritonserver",
+        backend_files=(stub, *sorted(f for f in library.iterdir() if f.is_file())),
+        environment=tuple(environment.items()),
+    )
+
+
+def _package_folder() -> Path:
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        raise RequirementError(
+            f"the embedded Triton runs on Linux x86-64, this is {sys.platform} {os.uname().machine}"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise RequirementError(f"the embedded Triton is not installed: {_INSTALL}")
+    return Path(spec.origin).parent / "tritonserver"
+
+
+def _environment() -> dict[str, str]:
+    """The stub finds site-packages through the `python3` on PATH, and libpython on the loader's."""
+    libraries = [sysconfig.get_config_var("LIBDIR") or "", os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    }
+
+
+def _check_stub(stub: Path, version: str, environment: dict[str, str]) -> None:
+    """Run the stub without arguments: it says how it is used, unless the loader lacks a library."""
+    done = subprocess.run(
+        [stub],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    missing = re.search(r"(\S+): cannot open shared object file", done.stdout + done.stderr)
+    if missing is None:
+        return
+    library = missing[1]
+    remedy = (
+        f"apt-get install libpython{version} (as root), or use an interpreter that has its own"
+        if library.startswith("libpython")
+        else f"install the package that has {library}"
+    )
+    raise RequirementError(f"Triton's Python backend needs {library}: {remedy}")

@@ -1,0 +1,131 @@
+"""config.pbtxt: from a `ModelServing` to Triton's ModelConfig message, and back for comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.serving_config import ModelServing
+from optimizer.workload import DataType, Payloads, padded_length
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """The tensor that a model answers with; -1 in the shape (without batch) is a free dimension."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+
+
+def model_config(
+    model: ModelServing, payloads: Payloads, output: OutputTensor, template: Path
+) -> model_config_pb2.ModelConfig:
+    """The message that has Triton serve `model` as asked.
+
+    Args:
+        template: config.pbtxt that holds what is the same for every model of the backend.
+
+    Raises:
+        ValueError: when the template is no ModelConfig; names the file and the place in it.
+    """
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(template.read_text(), config)
+    except text_format.ParseError as error:
+        raise ValueError(f"{template} is no Triton model configuration: {error}") from error
+    config.name = model.name
+    config.max_batch_size = model.max_batch_size
+    _add_tensors(config, payloads, output)
+    for group in model.groups:
+        config.instance_group.add(
+            kind=model_config_pb2.ModelInstanceGroup.Kind.Value(group.kind),
+            count=group.count,
+            gpus=group.logical_gpus,
+        )
+    _add_batching(config, model)
+    config.response_cache.enable = model.cache
+    _add_warmup(config, model, payloads)
+    settings = {
+        "runtime": model.artifact.runtime,
+        "precision": model.artifact.precision,
+        "intra_op_threads": str(model.groups[0].threads),
+        **dict(model.parameters),
+    }
+    for name, value in settings.items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _add_tensors(
+    config: model_config_pb2.ModelConfig, payloads: Payloads, output: OutputTensor
+) -> None:
+    for tensor in payloads.tensors:
+        dims = [-1 if n is None else n for n in tensor.shape]
+        config.input.add(name=tensor.name, data_type=_type(tensor.data_type), dims=dims)
+    config.output.add(name=output.name, data_type=_type(output.data_type), dims=output.shape)
+
+
+def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> None:
+    if model.batching is None:
+        return
+    config.dynamic_batching.SetInParent()
+    config.dynamic_batching.preferred_batch_size.extend(model.batching.preferred_batch_sizes)
+    config.dynamic_batching.max_queue_delay_microseconds = model.batching.max_queue_delay_us
+
+
+def _add_warmup(
+    config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
+) -> None:
+    """Execute zeros of the longest length, so that the first request is not the slowest."""
+    length = padded_length(payloads.lengths.longest, model.padding, payloads.lengths)
+    for size in model.warmup_batch_sizes:
+        warmup = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
+        for tensor in payloads.tensors:
+            entry = warmup.inputs[tensor.name]
+            entry.data_type = _type(tensor.data_type)
+            entry.dims.extend(length if n is None else n for n in tensor.shape)
+            entry.zero_data = True
+
+
+def _type(name: DataType) -> model_config_pb2.DataType:
+    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+
+
+def to_text(config: model_config_pb2.ModelConfig) -> str:
+    """The message as config.pbtxt."""
+    return str(text_format.MessageToString(config))
+
+
+def differences(
+    asked: model_config_pb2.ModelConfig, running: model_config_pb2.ModelConfig
+) -> list[str]:
+    """Lines "field: asked A, the server runs B" for everything asked for that is not so.
+
+    The server fills in defaults of its own; these count only where something was asked. A batcher
+    that nobody asked for is a difference.
+    """
+    wanted = json_format.MessageToDict(asked, preserving_proto_field_name=True)
+    found = json_format.MessageToDict(running, preserving_proto_field_name=True)
+    batcher = wanted.get("dynamic_batching")
+    if batcher is not None and "preferred_batch_size" not in batcher:
+        # Triton reads "no preference" as a preference for the largest batch.
+        batcher["preferred_batch_size"] = [asked.max_batch_size]
+    lines = list(_missing(wanted, found, ""))
+    if batcher is None and "dynamic_batching" in found:
+        lines.append(f"dynamic_batching: asked none, the server runs {found['dynamic_batching']}")
+    return lines
+
+
+def _missing(asked: Any, found: Any, path: str) -> list[str]:
+    if isinstance(asked, dict) and isinstance(found, dict):
+        parts = [(f"{path}.{k}" if path else k, v, found.get(k)) for k, v in asked.items()]
+        return [line for key, a, f in parts for line in _missing(a, f, key)]
+    if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
+        pairs = zip(asked, found, strict=True)
+        return [line for n, (a, f) in enumerate(pairs) for line in _missing(a, f, f"{path}[{n}]")]
+    return [] if asked == found else [f"{path}: asked {asked}, the server runs {found}"]

@@ -1,0 +1,74 @@
+"""Model repositories on disk: NAME/config.pbtxt and NAME/1/ with the model file and model.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.errors import storage_errors
+from optimizer.serving_config import ModelServing
+from optimizer.triton.model_config import OutputTensor, model_config, to_text
+from optimizer.workload import Payloads
+
+Place = Callable[[Path, Path], object]
+"""Puts a file at a second path: by symbolic link for a trial, by copy for what is handed out."""
+
+
+def link(source: Path, target: Path) -> None:
+    """Place a file by a symbolic link: gigabytes of weights are not copied for a trial."""
+    target.symlink_to(source.resolve())
+
+
+class ModelRepository:
+    """A directory that tritonserver serves, written from templates.
+
+    Args:
+        root: the repository; made where it is missing.
+        templates: folder with one folder per backend.
+        place: how model files get there.
+    """
+
+    def __init__(self, root: Path, templates: Path, place: Place = link) -> None:
+        self.root = root
+        self._templates = templates
+        self._place = place
+
+    def write(
+        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+    ) -> model_config_pb2.ModelConfig:
+        """Write one model, replacing it as a whole where it is there already.
+
+        Args:
+            artifact: directory of the files that version 1 holds.
+
+        Returns:
+            The configuration that was written.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        template = self._templates / model.artifact.backend
+        config = model_config(model, payloads, output, template / "config.pbtxt")
+        final, fresh = self.root / model.name, self.root / f".{model.name}.new"
+        with storage_errors(final):
+            shutil.rmtree(fresh, ignore_errors=True)
+            version = fresh / "1"
+            version.mkdir(parents=True)
+            (fresh / "config.pbtxt").write_text(to_text(config))
+            shutil.copyfile(template / "model.py", version / "model.py")
+            session = template / f"{model.artifact.runtime}_session.py"
+            shutil.copyfile(session, version / "session.py")
+            for file in sorted(artifact.iterdir()):
+                self._place(file, version / file.name)
+            shutil.rmtree(final, ignore_errors=True)
+            fresh.rename(final)
+        return config
+
+
+def read_config(path: Path) -> model_config_pb2.ModelConfig:
+    """Read a config.pbtxt. Raises google.protobuf.text_format.ParseError for anything else."""
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())

@@ -1,0 +1,133 @@
+"""One server kept running over many configurations, restarted only when it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.errors import ModelLoadFailure, ServerFailure, TrialFailure
+from optimizer.machine import Slot
+from optimizer.serving_config import ServerOptions, ServingConfig
+from optimizer.triton.control import ServerControl
+from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
+from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.repository import ModelRepository
+from optimizer.workload import Payloads
+
+_LOAD_SECONDS = 120.0
+_MEMORY_GROWTH_BYTES = 512 * 2**20
+"""A server that holds this much more than when it was new does not give memory back."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model needs beside its configuration: its files, its inputs, its output."""
+
+    artifact: Path
+    payloads: Payloads
+    output: OutputTensor
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that serves one configuration now."""
+
+    server: RunningServer
+    control: ServerControl
+
+
+class ServingSession:
+    """Serves configurations one after the other; a context manager that stops the server.
+
+    The server is restarted when its options change, after a failure, or when it keeps memory of
+    models that are gone; otherwise models are unloaded and loaded.
+    """
+
+    def __init__(self, launcher: ServerLauncher, repository: ModelRepository, slot: Slot) -> None:
+        self._launcher = launcher
+        self._repository = repository
+        self._slot = slot
+        self._running: Served | None = None
+        self._options: ServerOptions | None = None
+        self._memory_when_new: int | None = None
+        self._loaded: tuple[str, ...] = ()
+
+    def __enter__(self) -> ServingSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> Served:
+        """Have exactly the models of `config` served, each as asked.
+
+        Args:
+            files: what each model needs beside its configuration, by name.
+
+        Raises:
+            TrialFailure: the server is stopped then, since after a failed load it may keep memory.
+        """
+        try:
+            served = self._server(config.server)
+            for model in config.models:
+                needed = files[model.name]
+                asked = self._repository.write(
+                    model, needed.artifact, needed.payloads, needed.output
+                )
+                served.control.load(model.name, asked, _LOAD_SECONDS)
+                self._loaded = (*self._loaded, model.name)
+            return served
+        except TrialFailure as error:
+            raise self.failure(error) from error
+
+    def retire(self) -> None:
+        """Unload what is served, without waiting; the next `serve` waits where it must."""
+        if self._running is None:
+            return
+        try:
+            for model in self._loaded:
+                self._running.control.unload(model)
+            self._loaded = ()
+        except ServerFailure:
+            self.stop()
+
+    def failure(self, error: TrialFailure) -> TrialFailure:
+        """Stop the server after `error` and return the failure that explains it best.
+
+        When the server has died, its end is the reason and not the broken connection.
+        """
+        reason = self._running.server.ended() if self._running is not None else None
+        log = self._running.server.log_since_start() if self._running is not None else ""
+        self.stop()
+        if reason is not None and not isinstance(error, ServerFailure | ModelLoadFailure):
+            return ServerFailure(reason)
+        if reason is not None:
+            return ServerFailure(f"{error}; {reason}")
+        if isinstance(error, ModelLoadFailure) and error.transient:
+            text = f"{error}; {last_errors(log)}"
+            return ModelLoadFailure(text, transient=True, out_of_memory=error.out_of_memory)
+        return error
+
+    def stop(self) -> None:
+        """Stop the server; nothing of it is left."""
+        running, self._running, self._loaded = self._running, None, ()
+        if running is not None:
+            running.control.close()
+            running.server.stop()
+
+    def _server(self, options: ServerOptions) -> Served:
+        if self._running is not None and self._must_restart(self._running, options):
+            self.stop()
+        if self._running is None:
+            server = self._launcher.start(options, self._slot)
+            self._running = Served(server, ServerControl(server.endpoint))
+            self._options = options
+            self._memory_when_new = server.memory_bytes()
+        return self._running
+
+    def _must_restart(self, running: Served, options: ServerOptions) -> bool:
+        if options != self._options or running.server.ended() is not None:
+            return True
+        now, new = running.server.memory_bytes(), self._memory_when_new
+        return now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES

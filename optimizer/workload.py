@@ -1,0 +1,145 @@
+"""What is asked of the server: request streams, their tensors and their lengths.
+
+Pure: arrays come from a generator that the caller seeds; nothing here reads a clock or a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[np.generic]]
+"""Input tensors of one request by name; each has shape [1, *shape]."""
+
+DataType = Literal["INT32", "INT64", "FP32"]
+NUMPY_TYPES: dict[DataType, type[np.generic]] = {
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP32": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input of the model and the values that requests carry in it.
+
+    Attributes:
+        data_type: Triton's name of the element type.
+        shape: dimensions without the batch; None stands for the request's length.
+        minimum, maximum: inclusive bounds of the values drawn.
+        pad: value that fills the positions beyond the request's own length.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int | None, ...]
+    minimum: float
+    maximum: float
+    pad: float = 0.0
+
+
+@dataclass(frozen=True)
+class LengthDistribution:
+    """How long requests are, in tokens: `lengths[i]` with probability `weights[i]`."""
+
+    lengths: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def longest(self) -> int:
+        """Largest length that occurs, in tokens."""
+        return max(self.lengths)
+
+    def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw `count` lengths, shape [count]."""
+        weights = np.asarray(self.weights, dtype=float)
+        return rng.choice(np.asarray(self.lengths), size=count, p=weights / weights.sum())
+
+
+@dataclass(frozen=True)
+class Payloads:
+    """The population that a stream's requests are drawn from."""
+
+    tensors: tuple[TensorSpec, ...]
+    lengths: LengthDistribution
+
+    def sample(
+        self, count: int, rng: np.random.Generator, padding: tuple[int, ...] = ()
+    ) -> list[Tensors]:
+        """Draw `count` requests of batch 1, padded as `ModelServing.padding` says."""
+        return [
+            self._request(int(length), padded_length(int(length), padding, self.lengths), rng)
+            for length in self.lengths.sample(count, rng)
+        ]
+
+    def _request(self, length: int, padded: int, rng: np.random.Generator) -> Tensors:
+        return {spec.name: _draw(spec, length, padded, rng) for spec in self.tensors}
+
+
+def _draw(
+    spec: TensorSpec, length: int, padded: int, rng: np.random.Generator
+) -> NDArray[np.generic]:
+    dtype = NUMPY_TYPES[spec.data_type]
+    own = [1, *(length if n is None else n for n in spec.shape)]
+    values: NDArray[np.generic]
+    if np.issubdtype(dtype, np.integer):
+        values = rng.integers(int(spec.minimum), int(spec.maximum), size=own, endpoint=True)
+    else:
+        values = rng.uniform(spec.minimum, spec.maximum, size=own)
+    missing = [(0, 0), *((0, padded - length if n is None else 0) for n in spec.shape)]
+    return np.pad(values.astype(dtype), missing, constant_values=spec.pad)
+
+
+def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribution) -> int:
+    """Length that a request of `length` tokens is sent with.
+
+    Triton merges only requests of equal shape, so fewer distinct lengths make larger batches and
+    more padding. Lengths above every bucket go to the workload's longest.
+    """
+    return next((bucket for bucket in sorted(padding) if bucket >= length), lengths.longest)
+
+
+def stack(requests: list[Tensors]) -> Tensors:
+    """Join requests of equal shapes into one batch, shape [len(requests), ...] each."""
+    return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """`percentile` (50 to 99.9) of the latency must not exceed `latency_ms`."""
+
+    percentile: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Requests of one kind to one model.
+
+    Attributes:
+        target: name of the model that is asked.
+        arrivals: name of the arrival process, see `optimizer.load.arrivals`.
+        demand_per_second: requests a second that the whole fleet must serve.
+    """
+
+    name: str
+    target: str
+    arrivals: str
+    payloads: Payloads
+    limit: LatencyLimit
+    demand_per_second: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Everything that is asked of the fleet; load factor 1.0 is all of it on one replica."""
+
+    streams: tuple[Stream, ...]
+
+    @property
+    def demand_per_second(self) -> float:
+        """Requests a second over all streams."""
+        return sum(stream.demand_per_second for stream in self.streams)

@@ -1,0 +1,45 @@
+"""What holds for every arrival process."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.load.arrivals import ARRIVALS, Arrivals
+
+rates = st.floats(0.1, 2_000)
+durations = st.floats(0.01, 20)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(params=sorted(ARRIVALS), scope="module")
+def arrivals(request: pytest.FixtureRequest) -> Arrivals:
+    return ARRIVALS[request.param]
+
+
+@given(rate=rates, duration=durations, seed=seeds)
+def test_times_ascend_within_the_duration(
+    arrivals: Arrivals, rate: float, duration: float, seed: int
+) -> None:
+    due = arrivals.due_seconds(rate, duration, np.random.default_rng(seed))
+    assert due.dtype == np.float64
+    assert due.ndim == 1
+    assert np.all(np.diff(due) >= 0)
+    assert np.all((due >= 0) & (due < duration))
+
+
+@given(rate=rates, seed=seeds)
+def test_the_mean_rate_is_the_one_asked_for(arrivals: Arrivals, rate: float, seed: int) -> None:
+    expected = 10_000
+    due = arrivals.due_seconds(rate, expected / rate, np.random.default_rng(seed))
+    assert abs(len(due) - expected) <= 6 * np.sqrt(expected)
+
+
+@given(rate=rates, duration=durations, seed=seeds)
+def test_the_seed_decides_the_times(
+    arrivals: Arrivals, rate: float, duration: float, seed: int
+) -> None:
+    first, second = (
+        arrivals.due_seconds(rate, duration, np.random.default_rng(seed)) for _ in range(2)
+    )
+    assert np.array_equal(first, second)

@@ -1,0 +1,154 @@
+"""Hypothesis strategies for the core values."""
+
+from __future__ import annotations
+
+import string
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from optimizer.cost import Score
+from optimizer.measurement import (
+    BatchPoint,
+    LoadLevel,
+    Measurement,
+    Percentile,
+    ServerSplit,
+    StreamLevel,
+)
+from optimizer.serving_config import (
+    PRECISIONS_OF,
+    ArtifactSpec,
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
+from optimizer.trial_record import Failure, Seconds, TrialRecord
+
+T = TypeVar("T")
+
+names = st.text(string.ascii_lowercase + string.digits + "_-", min_size=1, max_size=12)
+texts = st.text(max_size=20)
+counts = st.integers(min_value=0, max_value=2**53)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+"""Finite: what is not known is None, for JSON has no infinity."""
+
+
+def tuples(values: st.SearchStrategy[T], longest: int = 3) -> st.SearchStrategy[tuple[T, ...]]:
+    return st.lists(values, max_size=longest).map(tuple)
+
+
+artifact_specs = st.sampled_from(sorted(PRECISIONS_OF)).flatmap(
+    lambda runtime: st.builds(
+        ArtifactSpec,
+        model=names,
+        runtime=st.just(runtime),
+        backend=names,
+        precision=st.sampled_from(PRECISIONS_OF[runtime]),
+        profile=st.none() | names,
+        options=tuples(st.tuples(names, texts)),
+    )
+)
+batchings = st.builds(
+    Batching,
+    preferred_batch_sizes=tuples(st.integers(1, 128)),
+    max_queue_delay_us=st.integers(0, 10**6),
+)
+instance_groups = st.builds(
+    InstanceGroup,
+    count=st.integers(1, 8),
+    logical_gpus=tuples(st.integers(0, 7)),
+    threads=st.integers(1, 64),
+)
+models = st.builds(
+    ModelServing,
+    name=names,
+    artifact=artifact_specs,
+    max_batch_size=st.integers(1, 128),
+    batching=st.none() | batchings,
+    groups=tuples(instance_groups),
+    padding=tuples(st.integers(1, 512)),
+    warmup_batch_sizes=tuples(st.integers(1, 128)),
+    parameters=tuples(st.tuples(names, texts)),
+)
+serving_configs = st.builds(
+    ServingConfig,
+    models=tuples(models),
+    graph=st.none() | names,
+    server=st.builds(ServerOptions, backend_config=tuples(st.tuples(names, names, texts))),
+)
+percentiles = st.builds(
+    Percentile,
+    percentile=st.floats(0, 100),
+    value_ms=numbers,
+    low_ms=numbers,
+    high_ms=st.none() | numbers,
+    samples=counts,
+)
+stream_levels = st.builds(
+    StreamLevel,
+    name=names,
+    offered_per_second=numbers,
+    achieved_per_second=numbers,
+    sent=counts,
+    completed=counts,
+    errors=counts,
+    first_error=st.none() | texts,
+    mean_ms=numbers,
+    latencies=tuples(percentiles),
+    limit_percentile=st.floats(50, 99.9),
+    limit_ms=numbers,
+)
+server_splits = st.builds(
+    ServerSplit,
+    model=names,
+    requests=counts,
+    queue_ms=numbers,
+    compute_input_ms=numbers,
+    compute_infer_ms=numbers,
+    compute_output_ms=numbers,
+    batches=tuples(st.builds(BatchPoint, batch_size=counts, executions=counts, compute_ms=numbers)),
+)
+load_levels = st.builds(
+    LoadLevel,
+    load_factor=numbers,
+    seconds=numbers,
+    streams=tuples(stream_levels, 2),
+    server=tuples(server_splits, 2),
+    client_lag_ms=numbers,
+    server_cpu_seconds=st.none() | numbers,
+)
+measurements = st.builds(
+    Measurement,
+    levels=tuples(load_levels, 2),
+    load_factor=numbers,
+    load_factor_low=numbers,
+    load_factor_high=st.none() | numbers,
+    demand_per_second=numbers,
+    ended=texts,
+)
+trial_records = st.builds(
+    TrialRecord,
+    number=counts,
+    params=tuples(st.tuples(names, st.integers() | numbers | texts)),
+    config=serving_configs,
+    reason=texts,
+    machine=names,
+    measurement=st.none() | measurements,
+    score=st.none()
+    | st.builds(
+        Score,
+        usd_per_million_at_capacity=numbers,
+        replicas=counts,
+        fleet_usd_per_hour=numbers,
+        usd_per_million_at_demand=numbers,
+    ),
+    told_value=st.none() | numbers,
+    constraints=tuples(st.tuples(names, numbers)),
+    failure=st.none() | st.builds(Failure, kind=names, transient=st.booleans()),
+    seconds=st.builds(Seconds, building=numbers, measuring=numbers, serving=numbers, total=numbers),
+    attempt=st.integers(1, 2),
+    origin=st.none() | names,
+)

@@ -1,0 +1,286 @@
+"""Studies without a server: a small space, made-up measurements, a function as the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.machine import Slot
+from optimizer.measurement import LevelKind, LoadLevel, Measurement, Percentile, StreamLevel
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import Event
+from optimizer.search.history import History, scored
+from optimizer.search.loop import SearchEnd, SearchLoop, Setting
+from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search_space import SearchSpace, Value, parameters_in_order
+from optimizer.serving_config import ServingConfig
+from optimizer.space_file import Budget
+from optimizer.trial_record import Failure, Seconds, TrialRecord
+
+# At 100 requests a second a million takes 10,000 s, which cost a dollar.
+PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")
+DEMAND = Demand(500.0)
+LIMIT_MS = 100.0
+SETTING = Setting(PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here")
+
+VALUES: Mapping[str, Sequence[Value]] = {
+    "runtime": ("pytorch", "openvino"),
+    "precision": ("fp32", "int8"),
+    "batching": (False, True),
+    "max_batch_size": (4, 8, 16),
+    "preferred_batch_sizes": ("none",),
+    "max_queue_delay_us": (0, 500),
+    "instance_count": (1, 2),
+    "intra_op_threads": (1, 2),
+    "padding": ("max",),
+}
+
+
+def small_space(
+    *, cores: int = 2, conditions: tuple[str, ...] = (), **values: Sequence[Value]
+) -> SearchSpace:
+    """63 points; any list of values can be replaced by name."""
+    return SearchSpace(parameters_in_order("bert", {**VALUES, **values}), conditions, cores)
+
+
+def four_points() -> SearchSpace:
+    """One runtime in two precisions, with one or two instances and no batching."""
+    return small_space(
+        runtime=("openvino",),
+        batching=(False,),
+        max_batch_size=(4,),
+        max_queue_delay_us=(0,),
+        intra_op_threads=(1,),
+    )
+
+
+def level(
+    load_factor: float,
+    p95_ms: float = 50.0,
+    *,
+    demand: float = DEMAND.requests_per_second,
+    kind: LevelKind = "open_loop",
+) -> LoadLevel:
+    """One stream; p50 is half of p95 and p99 a fifth above it."""
+    rate = load_factor * demand
+    shares = {50.0: 0.5, 95.0: 1.0, 99.0: 1.2}
+    stream = StreamLevel(
+        name="bert",
+        offered_per_second=rate,
+        achieved_per_second=rate,
+        sent=1000,
+        completed=1000,
+        errors=0,
+        first_error=None,
+        mean_ms=p95_ms / 2,
+        latencies=tuple(
+            Percentile(p, share * p95_ms, share * p95_ms, share * p95_ms, 1000)
+            for p, share in shares.items()
+        ),
+        limit_percentile=95.0,
+        limit_ms=LIMIT_MS,
+    )
+    return LoadLevel(kind, load_factor, 1.0, (stream,), (), client_lag_ms=0.0)
+
+
+def measured(
+    capacity: float,
+    p95_ms: float = 50.0,
+    *,
+    demand: float = DEMAND.requests_per_second,
+    high: float | None = None,
+) -> Measurement:
+    """A capacity (requests/s) next to saturation; `high` bounds it from above."""
+    factor = capacity / demand
+    levels = (
+        level(1.05 * factor, demand=demand, kind="saturation"),
+        level(factor, p95_ms, demand=demand),
+    )
+    upper = (high if high is not None else capacity) / demand
+    return Measurement(levels, factor, factor, upper, demand, "met the limits")
+
+
+SECONDS = Seconds(measuring=2.0, serving=1.0)
+
+
+def ok(capacity: float, p95_ms: float = 50.0) -> Evaluation:
+    measurement = measured(capacity, p95_ms)
+    return Evaluation(
+        "ok",
+        measurement.ended,
+        measurement,
+        excess=p95_ms / LIMIT_MS - 1,
+        saturation_per_second=1.05 * capacity,
+        seconds=SECONDS,
+    )
+
+
+def infeasible(saturation: float, p95_ms: float = 150.0) -> Evaluation:
+    demand = DEMAND.requests_per_second
+    floor = 0.05 * saturation / demand
+    levels = (level(saturation / demand, kind="saturation"), level(floor, p95_ms))
+    measurement = Measurement(levels, 0.0, 0.0, floor, demand, "over the limit at the floor")
+    return Evaluation(
+        "infeasible",
+        measurement.ended,
+        measurement,
+        excess=p95_ms / LIMIT_MS - 1,
+        saturation_per_second=saturation,
+        seconds=SECONDS,
+    )
+
+
+def bounded(saturation: float) -> Evaluation:
+    demand = DEMAND.requests_per_second
+    factor = saturation / demand
+    levels = (level(factor, kind="saturation"),)
+    measurement = Measurement(levels, 0.0, 0.0, factor, demand, "saturates below the bound")
+    return Evaluation(
+        "bounded",
+        measurement.ended,
+        measurement,
+        excess=0.0,
+        saturation_per_second=saturation,
+        seconds=SECONDS,
+    )
+
+
+def failed(
+    reason: str = "it broke", *, transient: bool = False, out_of_memory: bool = False
+) -> Evaluation:
+    kind = "LoadTestFailure" if transient else "ModelLoadFailure"
+    return Evaluation("failed", reason, failure=Failure(kind, transient, out_of_memory))
+
+
+def capacity_of(config: ServingConfig) -> float:
+    """A made-up truth: INT8, OpenVINO, larger batches and more threads serve more."""
+    (model,) = config.models
+    speed = {"fp32": 40.0, "fp16": 50.0, "bf16": 60.0, "int8": 90.0}[model.artifact.precision]
+    runtime = {"pytorch": 1.0, "onnxruntime": 1.3, "openvino": 1.6}[model.artifact.runtime]
+    threads = sum(group.count * group.threads for group in model.groups)
+    delay = model.batching.max_queue_delay_us if model.batching is not None else 0
+    return speed * runtime * model.max_batch_size**0.3 * threads**0.7 * (1 - delay / 1e5)
+
+
+def as_fast_as_it_is(config: ServingConfig) -> Evaluation:
+    return ok(capacity_of(config))
+
+
+@dataclass
+class FakeEvaluator:
+    """Answers with functions of the configuration; keeps what it was asked.
+
+    `held` gets the configuration, the load factor asked for, and how often it was asked before.
+    """
+
+    answer: Callable[[ServingConfig], Evaluation] = as_fast_as_it_is
+    held: Callable[[ServingConfig, float, int], Evaluation] = lambda config, load, _: ok(
+        load * DEMAND.requests_per_second
+    )
+    evaluated: list[ServingConfig] = field(default_factory=list)
+    bounds: list[float | None] = field(default_factory=list)
+    confirmed: list[ServingConfig] = field(default_factory=list)
+    loads: list[tuple[float, float]] = field(default_factory=list)
+
+    def evaluate(self, config: ServingConfig, slot: Slot, worse_below: float | None) -> Evaluation:
+        assert slot == SETTING.slot
+        self.evaluated.append(config)
+        self.bounds.append(worse_below)
+        return self.answer(config)
+
+    def confirm(
+        self,
+        config: ServingConfig,
+        slot: Slot,
+        capacity: float,
+        at_demand: Callable[[float], float],
+    ) -> Evaluation:
+        assert slot == SETTING.slot
+        before = self.confirmed.count(config)
+        self.confirmed.append(config)
+        self.loads.append((capacity, at_demand(capacity)))
+        return self.held(config, capacity, before)
+
+
+def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:
+    """The record that the search would write."""
+    measurement = evaluation.measurement
+    cost = None
+    if evaluation.outcome == "ok" and measurement is not None:
+        cost = scored(measurement, PRICE, DEMAND)
+    told, constraints = None, ()
+    if measurement is not None:
+        rate = measurement.capacity_per_second or evaluation.saturation_per_second or 0.0
+        told = usd_per_million(PRICE.usd_per_hour, rate)
+        constraints = (("latency.bert", evaluation.excess or 0.0),)
+    return TrialRecord(
+        number=number,
+        params=(),
+        config=config,
+        outcome=evaluation.outcome,
+        reason=evaluation.reason,
+        machine=SETTING.machine,
+        measurement=measurement,
+        score=cost,
+        told_value=told,
+        constraints=constraints,
+        failure=evaluation.failure,
+        seconds=replace(evaluation.seconds, total=4.0),
+    )
+
+
+def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:
+    """Trials in this order, numbered from 0."""
+    return History({n: record_of(n, *pair) for n, pair in enumerate(pairs)})
+
+
+def open_study(
+    folder: Path, space: SearchSpace, *, sampler: str = "random", seed: int = 0
+) -> OptunaStudy:
+    """The study whose journal lies in `folder`."""
+    journal = StudyDirectory(folder).journal
+    return OptunaStudy("test", journal, None, space, sampler, seed)
+
+
+@dataclass
+class Search:
+    """A study in a folder that can be run, left and run again."""
+
+    folder: Path
+    space: SearchSpace
+    evaluator: FakeEvaluator
+    events: list[Event] = field(default_factory=list)
+    sampler: str = "random"
+
+    @property
+    def directory(self) -> StudyDirectory:
+        return StudyDirectory(self.folder)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self.directory.trials.read_all().values())
+
+    def opened(self) -> tuple[OptunaStudy, History]:
+        """What a new process finds in the folder."""
+        records = self.directory.trials.read_all()
+        study = open_study(self.folder, self.space, sampler=self.sampler)
+        study.reconcile(records)
+        return study, History(records)
+
+    def loop(self, study: OptunaStudy, history: History) -> SearchLoop:
+        return SearchLoop(
+            study,
+            self.space,
+            self.evaluator,
+            self.directory,
+            history,
+            SETTING,
+            self.events.append,
+        )
+
+    def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
+        """Start, or go on as a new process would."""
+        return self.loop(*self.opened()).run(Budget(trials, wall_clock_seconds))

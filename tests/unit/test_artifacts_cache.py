@@ -1,0 +1,100 @@
+"""The artefact cache: an entry is whole or absent, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer.artifacts.cache import ArtifactCache, key_digest
+from optimizer.errors import BuildFailure, StorageError
+
+KEY = {"kind": "test", "number": 1}
+
+
+def write_two(into: Path) -> None:
+    (into / "a").write_text("one")
+    (into / "sub").mkdir()
+    (into / "sub" / "b").write_text("two")
+
+
+def never(into: Path) -> None:
+    raise AssertionError(f"{into} must not be built")
+
+
+def test_builds_once(tmp_path: Path) -> None:
+    first = ArtifactCache(tmp_path / "cache").get_or_build(KEY, write_two)
+    second = ArtifactCache(tmp_path / "cache").get_or_build(dict(reversed(KEY.items())), never)
+    assert first.built
+    assert not second.built
+    assert (second.path / "sub" / "b").read_text() == "two"
+    assert (first.path, first.sha256, first.seconds) == (
+        second.path,
+        second.sha256,
+        second.seconds,
+    )
+
+
+def test_content_decides_the_sha256(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    same = cache.get_or_build({"number": 2}, write_two)
+    other = cache.get_or_build({"number": 3}, lambda into: (into / "a").touch())
+    assert cache.get_or_build(KEY, write_two).sha256 == same.sha256 != other.sha256
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(into: Path) -> None:
+        (into / "half").write_text("x")
+        raise BuildFailure("no")
+
+    with pytest.raises(BuildFailure):
+        ArtifactCache(tmp_path).get_or_build(KEY, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_that_another_process_finished_first_is_used(tmp_path: Path) -> None:
+    def overtaken(into: Path) -> None:
+        ArtifactCache(tmp_path).get_or_build(KEY, write_two)
+        (into / "late").touch()
+
+    entry = ArtifactCache(tmp_path).get_or_build(KEY, overtaken)
+    assert not (entry.path / "late").exists()
+    assert (entry.path / "a").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [key_digest(KEY)]
+
+
+def test_a_killed_build_leaves_no_entry_and_its_remains_go_at_the_next_build(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import sys, time
+from pathlib import Path
+from optimizer.artifacts.cache import ArtifactCache
+def build(into):
+    (into / "half").write_text("x")
+    print("building", flush=True)
+    time.sleep(600)
+ArtifactCache(Path({str(tmp_path)!r})).get_or_build({KEY!r}, build)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"building\n"
+        alive = ArtifactCache(tmp_path).get_or_build({"number": 2}, write_two)
+        assert [p for p in tmp_path.iterdir() if p.name.startswith(".")], "removed a live build"
+        child.send_signal(signal.SIGKILL)
+    assert ArtifactCache(tmp_path).get_or_build(KEY, write_two).built
+    assert {p.name for p in tmp_path.iterdir()} == {key_digest(KEY), alive.path.parent.name}
+
+
+def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    root = tmp_path / "file"
+    root.touch()
+    with pytest.raises(StorageError, match=str(root)):
+        ArtifactCache(root).get_or_build(KEY, write_two)

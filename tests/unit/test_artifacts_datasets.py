@@ -1,0 +1,154 @@
+"""Calibration and evaluation inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optimizer.artifacts.datasets import model_inputs, read_rows, row_digest
+from optimizer.errors import UsageError
+from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
+from optimizer.workload import LengthDistribution, Payloads, TensorSpec
+
+PAYLOADS = Payloads(
+    tensors=(
+        TensorSpec("ids", "INT64", (None,), minimum=5, maximum=99),
+        TensorSpec("mask", "INT64", (None,), minimum=1, maximum=1),
+        TensorSpec("score", "FP32", (3,), minimum=-1, maximum=1),
+    ),
+    lengths=LengthDistribution((4, 8), (0.5, 0.5)),
+)
+Arrays = dict[str, Any]
+
+
+def model(calibration: DataSet, evaluation: DataSet, payloads: Payloads = PAYLOADS) -> ModelSpec:
+    source = OnnxSource(Path("unused.onnx"))
+    return ModelSpec("m", source, payloads, calibration, evaluation, AccuracyLimits(0.9, 0.9))
+
+
+def good(rows: int = 6, seed: int = 0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    return {
+        "ids": rng.integers(5, 100, (rows, 8)),
+        "mask": np.ones((rows, 8), np.int64),
+        "score": rng.uniform(-1, 1, (rows, 3)),
+    }
+
+
+def save(path: Path, arrays: Arrays) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_generated_sets_have_no_row_in_common_even_with_one_seed() -> None:
+    one = model(DataSet(None, 20, seed=7), DataSet(None, 30, seed=7))
+    first, again = model_inputs(one), model_inputs(one)
+    calibration, evaluation = map(set, (map(row_digest, rows) for rows in vars(first).values()))
+    assert (len(first.calibration), len(first.evaluation)) == (20, 30)
+    assert not calibration & evaluation
+    assert [row_digest(r) for r in again.evaluation] == [row_digest(r) for r in first.evaluation]
+    assert first.evaluation[0]["ids"].shape == (1, 8)
+
+
+def test_draws_stay_clear_of_what_is_taken() -> None:
+    few = Payloads(
+        (TensorSpec("x", "INT32", (1,), minimum=0, maximum=19),), LengthDistribution((1,), (1.0,))
+    )
+    inputs = model_inputs(model(DataSet(None, 10, 0), DataSet(None, 10, 0), few))
+    taken = {int(row["x"][0, 0]) for row in inputs.calibration}
+    assert not taken & {int(row["x"][0, 0]) for row in inputs.evaluation}
+
+
+def test_too_small_a_population_is_said() -> None:
+    one = Payloads(
+        (TensorSpec("x", "INT32", (1,), minimum=3, maximum=3),), LengthDistribution((1,), (1.0,))
+    )
+    with pytest.raises(UsageError, match="too few different values for 2 samples"):
+        model_inputs(model(DataSet(None, 2, 0), DataSet(None, 2, 0), one))
+
+
+def test_a_file_gives_its_first_rows_in_the_tensors_types(tmp_path: Path) -> None:
+    arrays = good()
+    rows = read_rows(save(tmp_path / "d.npz", arrays), 4, PAYLOADS)
+    assert len(rows) == 4
+    np.testing.assert_array_equal(rows[3]["ids"], arrays["ids"][3:4])
+    assert rows[0]["score"].dtype == np.float32
+
+
+def test_rows_shared_by_two_files_are_counted(tmp_path: Path) -> None:
+    first, second = good(seed=0), good(seed=1)
+    for name in second:
+        second[name][:2] = first[name][3:5]
+    calibration = DataSet(save(tmp_path / "c.npz", first), 6, 0)
+    evaluation = DataSet(save(tmp_path / "e.npz", second), 6, 0)
+    with pytest.raises(UsageError, match=r"e\.npz: 2 of 6 rows are used for calibration and"):
+        model_inputs(model(calibration, evaluation))
+
+
+def test_drawn_calibration_stays_clear_of_an_evaluation_file(tmp_path: Path) -> None:
+    ten = Payloads(
+        (TensorSpec("x", "INT32", (1,), minimum=0, maximum=9),), LengthDistribution((1,), (1.0,))
+    )
+    file = save(tmp_path / "e.npz", {"x": np.arange(9)[:, None]})
+    inputs = model_inputs(model(DataSet(None, 3, 0), DataSet(file, 9, 0), ten))
+    assert [int(row["x"][0, 0]) for row in inputs.calibration] == [9, 9, 9]
+
+
+def change(name: str, values: Any) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: arrays | {name: values}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda a: {n: v for n, v in a.items() if n != "mask"}, "mask: is missing"),
+        (change("x", np.zeros(6)), "x: is not an input; the inputs are ids, mask, score"),
+        (change("score", np.zeros((6, 2))), r"score: must have shape \[rows, 3\], got \[6, 2\]"),
+        (change("ids", np.zeros(6)), r"ids: must have shape \[rows, length\], got \[6\]"),
+        (change("ids", np.full((2, 8), 9)), "ids: must have at least 4 rows, got 2"),
+        (change("ids", np.full((6, 9), 9)), r"ids: must be 1 to 8 long \(longest request\), got"),
+        (change("mask", np.ones((6, 7), int)), r"lengths: .*, got ids \[8\], mask \[7\]"),
+        (change("ids", np.zeros((6, 8))), "ids: must hold integers, got float64"),
+        (change("score", np.zeros((6, 3), int)), "score: must hold floating-point numbers"),
+        (
+            change("ids", np.full((6, 8), 100)),
+            "ids: must be 5 to 99, or 0 as padding, got 100 in row 0",
+        ),
+        (change("score", np.full((6, 3), np.nan)), "score: must be -1 to 1, .* got nan in row 0"),
+    ],
+)
+def test_mistakes_name_the_tensor_the_rule_and_the_value(
+    tmp_path: Path, edit: Callable[[Arrays], Arrays], message: str
+) -> None:
+    path = save(tmp_path / "d.npz", edit(good()))
+    with pytest.raises(UsageError, match=message) as caught:
+        read_rows(path, 4, PAYLOADS)
+    assert str(caught.value).startswith(f"{path} cannot be used:")
+
+
+def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    path = save(tmp_path / "d.npz", {"ids": np.zeros((6, 8))})
+    with pytest.raises(UsageError) as caught:
+        read_rows(path, 4, PAYLOADS)
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an archive"])
+def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "d.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"must be a readable \.npz file"):
+        read_rows(path, 1, PAYLOADS)
+
+
+def test_a_single_array_and_pickled_objects_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    save(tmp_path / "pickled.npz", {"ids": np.array([{}], object)})
+    for name, message in [("one.npy", "got one bare array"), ("pickled.npz", "plain arrays")]:
+        with pytest.raises(UsageError, match=message):
+            read_rows(tmp_path / name, 1, PAYLOADS)

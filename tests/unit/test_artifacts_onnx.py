@@ -1,0 +1,154 @@
+"""Models that come as ONNX files, with and without external data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.production import build_artifact, prepare_model
+from optimizer.artifacts.products import OutputSpec
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
+from optimizer.serving_config import ArtifactSpec
+from optimizer.workload import LengthDistribution, Payloads, TensorSpec, stack
+
+WIDTH = 64
+
+
+def write_graph(
+    path: Path,
+    *,
+    batch: int | str = "batch",
+    external: bool = False,
+    operator: str = "MatMul",
+    seed: int = 0,
+) -> Path:
+    """y = x [batch, WIDTH] times constant weights [WIDTH, WIDTH]."""
+    weights = np.random.default_rng(seed).normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, WIDTH])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    location = "weights.bin"
+    onnx.save(made, path, save_as_external_data=external, location=location, size_threshold=0)
+    return path
+
+
+def model(path: Path, output: str = "y", **tensor: object) -> ModelSpec:
+    spec = TensorSpec("x", "FP32", (WIDTH,), minimum=-1, maximum=1)
+    payloads = Payloads((replace(spec, **tensor),), LengthDistribution((1,), (1.0,)))  # type: ignore[arg-type]
+    data = DataSet(None, 12, 0)
+    source = OnnxSource(path)
+    return ModelSpec("product", source, payloads, data, data, AccuracyLimits(1, 1), output)
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8_s8s8", "int8_u8s8"])
+def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx", external=external))
+    cache = ArtifactCache(tmp_path / "cache")
+    prepared = prepare_model(spec, cache)
+    assert prepared.output == OutputSpec("y", "FP32", (WIDTH,))
+    entry = PrecisionGraphs(spec, cache).entry(kind)
+    files = {path.name for path in entry.path.iterdir()}
+    assert (len(files) == 2) == external
+    assert "model.onnx" in files
+    session = onnxruntime.InferenceSession(entry.path / "model.onnx")
+    served = session.run(None, stack(prepared.evaluation))[0]
+    assert served.dtype == np.float32
+    tolerance = 1e-5 if kind == "fp32" else 0.01 if kind == "fp16" else 0.3
+    assert compare(prepared.reference, served).max_abs_error < tolerance
+
+
+def test_openvino_reads_external_data(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx", external=True))
+    cache = ArtifactCache(tmp_path / "cache")
+    artifact = build_artifact(ArtifactSpec("product", "openvino", "python", "fp32"), spec, cache)
+    assert {path.name for path in artifact.path.iterdir()} == {"model.xml", "model.bin"}
+    assert (artifact.path / "model.bin").stat().st_size >= WIDTH * WIDTH * 4
+
+
+def test_the_content_names_the_model(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path / "cache")
+    spec = model(write_graph(tmp_path / "m.onnx", external=True))
+    assert prepare_model(spec, cache).built
+    (tmp_path / "moved").mkdir()
+    moved = model(write_graph(tmp_path / "moved" / "m.onnx", external=True))
+    assert not prepare_model(moved, cache).built
+    (tmp_path / "other").mkdir()
+    write_graph(tmp_path / "other" / "m.onnx", external=True, seed=1)
+    # The graph's own file stays the same: only the external data changes.
+    (tmp_path / "other" / "weights.bin").replace(tmp_path / "weights.bin")
+    assert prepare_model(spec, cache).built
+
+
+def test_pytorch_cannot_be_made_from_onnx(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx"))
+    with pytest.raises(BuildFailure, match="runtime pytorch needs a transformers source"):
+        build_artifact(
+            ArtifactSpec("product", "pytorch", "python", "fp32"), spec, ArtifactCache(tmp_path)
+        )
+
+
+def test_int8_without_anything_to_quantise_is_no_int8(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx", operator="Gemm"))
+    with pytest.raises(BuildFailure, match="no MatMul with constant weights"):
+        PrecisionGraphs(spec, ArtifactCache(tmp_path / "cache")).entry("int8_u8s8")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "output", "message"),
+    [
+        ({"name": "z"}, "y", "has the inputs x; the payloads give z"),
+        ({"data_type": "INT64"}, "y", "x: the ONNX graph takes float32, got INT64"),
+        ({"shape": (None,)}, "y", r"x: the ONNX graph takes \[None, 64\] .* got \[None, None\]"),
+        ({"shape": (8, 8)}, "y", r"x: the ONNX graph takes \[None, 64\]"),
+        ({}, "logits", "has no output 'logits'; it has y"),
+    ],
+)
+def test_a_graph_that_does_not_fit(
+    tmp_path: Path, tensor: dict[str, object], output: str, message: str
+) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx"), output, **tensor)
+    with pytest.raises(UsageError, match=message):
+        prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+
+
+def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx", batch=1))
+    with pytest.raises(UsageError, match=r"must be a dynamic batch, got \[1\]"):
+        prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path / "cache")
+    (tmp_path / "text.onnx").write_text("not a graph")
+    for name in ("absent.onnx", "text.onnx"):
+        with pytest.raises(UsageError, match=f"{name}: must be a readable ONNX file"):
+            prepare_model(model(tmp_path / name), cache)
+    path = write_graph(tmp_path / "m.onnx", external=True)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(UsageError, match=r"external data 'weights\.bin' is missing"):
+        prepare_model(model(path), cache)
+
+
+def test_external_data_may_not_lie_elsewhere(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx", external=True)
+    header = onnx.load(path, load_external_data=False)
+    header.graph.initializer[0].external_data[0].value = "../weights.bin"
+    onnx.save(header, path)
+    with pytest.raises(UsageError, match="must lie beside the file"):
+        prepare_model(model(path), ArtifactCache(tmp_path / "cache"))

@@ -1,0 +1,333 @@
+"""The workshop: real builds of a tiny BERT in its child process, and what becomes of bad ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from optimizer.artifacts import transformers_model
+from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
+from optimizer.artifacts.workshop import Workshop
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
+from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
+from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec
+
+VOCABULARY = 100
+LONGEST = 16
+CONFIG = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": VOCABULARY,
+    "num_labels": 3,
+    # Larger than usual: the outputs of so small a model would hardly differ.
+    "initializer_range": 0.2,
+}
+MODEL = ModelSpec(
+    name="tiny",
+    source=TransformersSource("BertForSequenceClassification", config=json.dumps(CONFIG)),
+    payloads=Payloads(
+        (
+            TensorSpec("input_ids", "INT64", (None,), minimum=5, maximum=VOCABULARY - 1),
+            TensorSpec("attention_mask", "INT64", (None,), minimum=1, maximum=1),
+        ),
+        LengthDistribution((6, LONGEST), (0.5, 0.5)),
+    ),
+    calibration=DataSet(None, 16, 0),
+    evaluation=DataSet(None, 8, 0),
+    accuracy=AccuracyLimits(0.9, 0.9),
+)
+PAIRS = [(runtime, precision) for runtime, all_ in PRECISIONS_OF.items() for precision in all_]
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.98}
+
+Run = Callable[[Tensors], NDArray[Any]]
+
+
+def artifact(runtime: Runtime, precision: Precision) -> ArtifactSpec:
+    return ArtifactSpec(MODEL.name, runtime, "python", precision)
+
+
+@pytest.fixture(scope="module")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def workshop(cache_root: Path) -> Iterator[Workshop]:
+    with Workshop(cache_root, cache_root.parent / "workshop.log", threads=2) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def prepared(workshop: Workshop) -> PreparedModel:
+    return workshop.prepare_model(MODEL)
+
+
+def load_onnxruntime(directory: Path, precision: Precision) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    return lambda request: session.run(["logits"], request)[0]
+
+
+def load_openvino(directory: Path, precision: Precision) -> Run:
+    import openvino
+
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    compiled = openvino.Core().compile_model(directory / "model.xml", "CPU", hint)
+    return lambda request: compiled(request)["logits"]
+
+
+def load_pytorch(directory: Path, precision: Precision) -> Run:
+    import torch
+
+    module = torch.export.load(directory / "model.pt2").module()
+
+    def run(request: Tensors) -> NDArray[Any]:
+        tensors = {name: torch.from_numpy(values) for name, values in request.items()}
+        with torch.inference_mode():
+            served: NDArray[Any] = module(**tensors).numpy()
+        return served
+
+    return run
+
+
+LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "pytorch": load_pytorch}
+
+
+def request(batch: int, length: int) -> Tensors:
+    """A batch whose last row is half padding."""
+    rng = np.random.default_rng([batch, length])
+    mask = np.ones((batch, length), np.int64)
+    mask[-1, length // 2 :] = 0
+    return {"input_ids": rng.integers(5, VOCABULARY, (batch, length)), "attention_mask": mask}
+
+
+def test_prepared_model(prepared: PreparedModel) -> None:
+    assert prepared.output == OutputSpec("logits", "FP32", (3,))
+    assert len(prepared.evaluation) == 8
+    assert prepared.reference.shape == (8, 3)
+    assert prepared.evaluation[0]["input_ids"].shape == (1, LONGEST)
+    run = load_onnxruntime(prepared.fp32_graph.parent, "fp32")
+    served = np.concatenate([run(row) for row in prepared.evaluation])
+    assert compare(prepared.reference, served).max_abs_error < 1e-4
+
+
+@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
+def test_every_artifact_serves_all_batches_and_lengths(
+    workshop: Workshop, prepared: PreparedModel, runtime: Runtime, precision: Precision
+) -> None:
+    made = workshop.build(artifact(runtime, precision), MODEL)
+    run = LOADERS[runtime](made.path, precision)
+    reference = load_onnxruntime(prepared.fp32_graph.parent, "fp32")
+    for batch, length in [(1, 7), (1, LONGEST), (5, 7), (5, LONGEST)]:
+        served = run(request(batch, length))
+        assert served.dtype == np.float32
+        accuracy = compare(reference(request(batch, length)), served)
+        assert accuracy.min_cosine >= MIN_COSINE[precision], (batch, length, accuracy)
+
+
+def test_openvino_calculates_with_int8(workshop: Workshop) -> None:
+    import openvino
+
+    made = workshop.build(artifact("openvino", "int8"), MODEL)
+    compiled = openvino.Core().compile_model(made.path / "model.xml", "CPU")
+    precisions = [
+        info["runtimePrecision"].astype(str)
+        for info in (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
+        if info["layerType"].astype(str) == "FullyConnected"
+    ]
+    # Six products of weights in each of two layers; pooler and classifier are not MatMul nodes.
+    assert precisions.count("i8") == 12, precisions
+
+
+def test_what_is_cached_is_found_without_torch(
+    workshop: Workshop, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [workshop.build(artifact(*pair), MODEL) for pair in PAIRS]
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    log = tmp_path / "log"
+    with Workshop(cache_root, log, threads=1) as fresh:
+        assert not fresh.prepare_model(MODEL).built
+        again = [fresh.build(artifact(*pair), MODEL) for pair in PAIRS]
+    assert all(made.cached for made in again)
+    assert again == [replace(made, cached=True) for made in first]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in log.read_text().splitlines()}
+    assert "numpy" in imported
+    assert not imported & {"torch", "transformers", "onnx", "onnxruntime", "openvino"}
+
+
+def test_artifacts_say_what_they_are(workshop: Workshop) -> None:
+    from importlib.metadata import version
+
+    made = workshop.build(artifact("openvino", "bf16"), MODEL)
+    assert isinstance(made, ModelArtifact)
+    assert made.spec == artifact("openvino", "bf16")
+    assert made.builder == f"openvino {version('openvino')}"
+    assert made.path == workshop.build(artifact("openvino", "fp32"), MODEL).path
+    assert len(made.sha256) == 64
+    assert made.build_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"output": "scores"}, UsageError, "no output 'scores'; it has logits"),
+        (
+            {"source": TransformersSource("NoSuchModel")},
+            UsageError,
+            "transformers has no class 'NoSuchModel'",
+        ),
+        (
+            {"source": TransformersSource("AutoModel")},
+            UsageError,
+            "AutoModel chooses its architecture from a checkpoint",
+        ),
+        (
+            {
+                "payloads": replace(
+                    MODEL.payloads, tensors=(TensorSpec("x", "INT64", (None,), 1, 1),)
+                )
+            },
+            BuildFailure,
+            "^tiny: ValueError: You must specify exactly one of input_ids",
+        ),
+    ],
+)
+def test_models_that_cannot_be_exported(
+    workshop: Workshop,
+    changes: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(kind, match=message):
+        workshop.prepare_model(replace(MODEL, **changes))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hub_checkpoint_that_is_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = TransformersSource("BertModel", checkpoint="nobody/no-such-model")
+    with (
+        Workshop(tmp_path / "cache", tmp_path / "log", threads=1) as shop,
+        pytest.raises(BuildFailure, match=r"checkpoint 'nobody/no-such-model' .* from the hub"),
+    ):
+        shop.prepare_model(replace(MODEL, source=source))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch and transformers, which are imported here
+def test_a_checkpoint_directory_gives_its_own_weights(
+    workshop: Workshop, prepared: PreparedModel, tmp_path: Path
+) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**CONFIG)
+    # Stored in 16 bits: the reference must be FP32 all the same.
+    transformers.BertForSequenceClassification(config).bfloat16().save_pretrained(tmp_path)
+    source = TransformersSource("BertForSequenceClassification", checkpoint=str(tmp_path))
+    loaded = workshop.prepare_model(replace(MODEL, source=source))
+    assert loaded.reference.dtype == np.float32
+    assert compare(prepared.reference, loaded.reference).min_cosine > 0.999
+    assert not np.array_equal(loaded.reference, loaded.reference.astype(np.float16))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch and its exporter, which run here for once
+def test_weights_too_large_for_one_file_lie_beside_it(
+    prepared: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[GraphKind] = ["fp32", "fp16", "int8_s8s8", "int8_u8s8"]
+    monkeypatch.setattr(transformers_model, "INLINE_LIMIT_BYTES", 1000)
+    graphs = PrecisionGraphs(MODEL, ArtifactCache(tmp_path))
+    for kind in kinds:
+        directory = graphs.entry(kind).path
+        assert {path.name for path in directory.iterdir()} == {"model.onnx", "model.onnx.data"}
+        served = load_onnxruntime(directory, "fp32")(prepared.evaluation[0])
+        assert compare(prepared.reference[:1], served).min_cosine > 0.98
+
+
+def building_pid(cache: Path) -> int:
+    """Process that is building something in `cache`, awaited."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in cache.glob(".building-*"):
+            return int(path.name.rsplit("-", 2)[1])
+        time.sleep(0.01)
+    raise AssertionError("nothing was built")
+
+
+def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    killer = threading.Thread(target=lambda: os.kill(building_pid(cache), signal.SIGKILL))
+    with Workshop(cache, tmp_path / "log", threads=1) as shop:
+        killer.start()
+        with pytest.raises(BuildFailure, match=r"tiny: the build was killed by SIGKILL; see .*log"):
+            shop.prepare_model(MODEL)
+        killer.join()
+        assert [path.name[:10] for path in cache.iterdir()] == [".building-"]
+        with pytest.raises(UsageError, match="no class"):
+            shop.prepare_model(replace(MODEL, source=TransformersSource("NoSuchModel")))
+        assert list(cache.iterdir()) == []
+
+
+def test_a_build_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with (
+        Workshop(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as shop,
+        pytest.raises(BuildFailure, match=r"tiny: not built after 0\.05 s"),
+    ):
+        shop.prepare_model(MODEL)
+
+
+def test_closing_twice_is_fine_and_does_not_start_anything(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path / "cache", tmp_path / "log", threads=1)
+    shop.close()
+    shop.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from {Path(__file__).stem} import MODEL, Workshop
+Workshop(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(MODEL)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment) as parent:
+        child = building_pid(tmp_path / "cache")
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while running(child):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Whether the process lives; an orphan that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,40 @@
+"""Whether a load that was found is held, on the simulated server."""
+
+from dataclasses import replace
+
+import pytest
+
+from optimizer.load.capacity import CapacityResult
+from optimizer.load.holding import hold_load
+from optimizer.load.plan import OpenLoop
+from tests.unit.test_load_capacity import PROTOCOL, SERVERS, SimulatedServer, workload
+
+
+def hold(server: SimulatedServer, capacity: float) -> CapacityResult:
+    return hold_load(server, server.work, PROTOCOL, capacity, at_demand=lambda load: load / 2)
+
+
+def test_a_load_within_the_capacity_is_held() -> None:
+    server = replace(SERVERS["M/D/4, tight"], plans=[])
+    result = hold(server, 0.7)
+    assert result.verdict == "ok"
+    assert result.measurement.load_factor == 0.7
+    assert [plan.load for plan in server.plans] == [OpenLoop(0.7), OpenLoop(0.35)]
+    assert result.excess == result.measurement.levels[0].excess
+
+
+def test_a_load_just_above_the_capacity_steps_down() -> None:
+    server = replace(SERVERS["M/D/4, tight"], plans=[])
+    result = hold(server, 0.9)
+    assert result.verdict == "ok"
+    assert result.measurement.load_factor < 0.9
+    assert result.measurement.load_factor_high == pytest.approx(
+        result.measurement.levels[-3].load_factor
+    )
+    assert result.measurement.load_factor_low == result.measurement.load_factor
+
+
+def test_a_limit_that_is_missed_all_the_way_down_is_infeasible() -> None:
+    result = hold(SimulatedServer(workload(8)), 0.3)
+    assert result.verdict == "infeasible"
+    assert result.measurement.load_factor == 0

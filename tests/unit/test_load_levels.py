@@ -1,0 +1,128 @@
+"""From what became of every request to a measured level."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.errors import LoadTestFailure
+from optimizer.load.exchange import Replies
+from optimizer.load.levels import SLICES, load_level
+from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
+from optimizer.measurement import LoadLevel
+from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream
+
+PLAN = LevelPlan(OpenLoop(0.5), warmup_seconds=1, seconds=4, timeout_seconds=3)
+
+
+def stream(name: str = "main", demand_per_second: float = 10.0) -> Stream:
+    payloads = Payloads((), LengthDistribution((32,), (1.0,)))
+    return Stream(name, "bert", "poisson", payloads, LatencyLimit(90, 100), demand_per_second)
+
+
+def replies(
+    due: list[float],
+    latencies: list[float],
+    errors: dict[int, str] | None = None,
+    lag: float = 0.0,
+    streams: list[int] | None = None,
+) -> Replies:
+    times = np.array(due)
+    return Replies(
+        streams=np.array(streams or [0] * len(due)),
+        due_seconds=times,
+        sent_seconds=times + lag,
+        done_seconds=times + np.array(latencies),
+        errors=errors or {},
+    )
+
+
+def measure(seen: Replies, plan: LevelPlan = PLAN) -> LoadLevel:
+    return load_level(plan, [stream()], seen)
+
+
+def test_only_requests_due_in_the_window_are_counted() -> None:
+    level = measure(replies([0.5, 1.0, 2.0, 4.9, 5.0], [9.0, 0.01, 0.02, 0.03, 9.0]))
+    [only] = level.streams
+    assert only.sent == 3
+    assert only.offered_per_second == 3 / 4
+    assert only.mean_ms == pytest.approx(20)
+    assert level.seconds == 4
+    assert level.load_factor == 0.5
+    assert level.kind == "open_loop"
+
+
+def test_the_rate_achieved_counts_replies_in_the_window_whenever_they_were_due() -> None:
+    level = measure(replies([0.9, 2.0, 4.9], [0.2, 0.1, 0.2]))
+    assert level.achieved_per_second == 2 / 4
+    assert level.completed_per_slice == (1, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_latency_counts_from_the_due_time_and_lag_is_reported() -> None:
+    level = measure(replies([1.0, 2.0], [0.05, 0.05], lag=0.01))
+    assert level.streams[0].latency_ms(50) == pytest.approx(50)
+    assert level.client_lag_ms == pytest.approx(10)
+
+
+def test_failed_requests_count_with_the_timeout_and_the_first_message_is_kept() -> None:
+    seen = replies([0.5, 2.0, 3.0, 4.0], [0.001] * 4, {0: "warm-up", 2: "second", 3: "third"})
+    [only] = measure(seen).streams
+    assert (only.sent, only.completed, only.errors) == (3, 1, 2)
+    assert only.first_error == "second"
+    assert only.latency_ms(99) == 3_000
+    assert only.achieved_per_second == 1 / 4
+
+
+def test_the_limits_own_percentile_is_among_those_kept() -> None:
+    [only] = measure(replies([1.0, 2.0], [0.05, 0.2])).streams
+    assert [item.percentile for item in only.latencies] == [50, 90, 95, 99]
+    assert only.excess == pytest.approx(1.0)
+
+
+def test_saturation_is_a_load_factor_over_all_streams() -> None:
+    plan = LevelPlan(ClosedLoop(2), warmup_seconds=0, seconds=1, timeout_seconds=1)
+    streams = [stream("a", 30.0), stream("b", 10.0)]
+    seen = replies([0.1, 0.2, 0.3, 0.4], [0.1] * 4, streams=[0, 0, 0, 1])
+    level = load_level(plan, streams, seen)
+    assert level.kind == "saturation"
+    assert [item.achieved_per_second for item in level.streams] == [3, 1]
+    assert level.load_factor == 4 / 40
+
+
+def test_a_server_that_refused_everything_is_a_failure_with_its_message() -> None:
+    seen = replies([0.1, 0.2], [0.0, 0.0], {0: "first", 1: "UNAVAILABLE: refused"})
+    gone = Replies(
+        seen.streams,
+        seen.due_seconds,
+        seen.sent_seconds,
+        seen.done_seconds,
+        seen.errors,
+        refused_at_seconds=1.1,
+    )
+    with pytest.raises(LoadTestFailure, match=r"1\.1 s into a level: UNAVAILABLE: refused"):
+        measure(gone)
+
+
+def test_a_stream_without_a_request_is_a_failure_that_names_it() -> None:
+    with pytest.raises(LoadTestFailure, match="stream 'main': no request was due in 4 s"):
+        measure(replies([0.5], [0.1]))
+
+
+def test_a_hung_server_is_named_where_it_left_nothing_to_measure() -> None:
+    seen = replies([0.0], [3.0], {0: "DEADLINE_EXCEEDED: too late"})
+    with pytest.raises(LoadTestFailure, match="one before failed: DEADLINE_EXCEEDED"):
+        measure(seen)
+
+
+@given(st.lists(st.tuples(st.floats(0, 4.99), st.floats(0, 3), st.booleans()), min_size=1))
+def test_every_request_is_either_good_or_an_error(
+    requests: list[tuple[float, float, bool]],
+) -> None:
+    requests = [*sorted(requests), (4.995, 0.1, True)]
+    errors = {index: "failed" for index, (_, _, good) in enumerate(requests) if not good}
+    level = measure(replies([r[0] for r in requests], [r[1] for r in requests], errors))
+    [only] = level.streams
+    assert only.sent == only.completed + only.errors
+    assert (only.first_error is None) == (only.errors == 0)
+    assert len(level.completed_per_slice) == SLICES
+    assert all(p.value_ms <= 3_000 for p in only.latencies)
