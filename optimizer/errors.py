@@ -139,5 +139,6 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
+        # Of a copy or a rename, the second file is the one that is written.
+        where = error.filename2 or error.filename or path
         raise StorageError(f"cannot write {where}: {error.strerror or error}") from error

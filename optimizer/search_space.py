@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -249,17 +249,7 @@ class SearchSpace:
         return len(self.points)
 
 
-_NAMES: tuple[ParameterName, ...] = (
-    "runtime",
-    "precision",
-    "batching",
-    "max_batch_size",
-    "preferred_batch_sizes",
-    "max_queue_delay_us",
-    "instance_count",
-    "intra_op_threads",
-    "padding",
-)
+_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
 _POSITIONS = [f"#{name}" for name in _NAMES]
 _EFFECTIVE = [f"={name}" for name in _NAMES]
 
@@ -286,8 +276,8 @@ def _with_effective_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _preferred_fit(rows: pd.DataFrame) -> pd.Series[bool]:
-    pairs = zip(rows.sizes, rows.max_batch_size, strict=True)
-    fits = [all(0 < size <= largest for size in sizes) for sizes, largest in pairs]
+    found = zip(rows["=batching"], rows.sizes, rows.max_batch_size, strict=True)
+    fits = [not on or all(0 < size <= largest for size in sizes) for on, sizes, largest in found]
     return pd.Series(fits, index=rows.index, dtype=bool)
 
 

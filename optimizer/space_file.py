@@ -5,12 +5,13 @@ Every mistake is reported at once, with its key and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -18,7 +19,7 @@ from optimizer.cost import Demand, Price
 from optimizer.errors import Mistake, SpaceFileError
 from optimizer.model_spec import ModelSpec
 from optimizer.search_space import EmptySpaceError, SearchSpace
-from optimizer.space_schema import SpaceSection
+from optimizer.space_schema import ParametersSection, SpaceSection
 from optimizer.workload import LatencyLimit, Stream, Workload
 
 
@@ -77,7 +78,9 @@ def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
             document, context={"folder": path.parent, "prices": prices}
         )
     except ValidationError as error:
-        raise SpaceFileError(path, [_mistake(e, document) for e in error.errors()]) from error
+        mistakes = _one_for_each_value(_mistake(e, document) for e in error.errors())
+        mistakes += _mistakes_beside_others(document, cores)
+        raise SpaceFileError(path, mistakes) from error
     space = _to_value(section, path.parent, prices, cores)
     mistakes = list(_space_mistakes(space.search_space, document))
     if mistakes:
@@ -109,32 +112,50 @@ def _mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     """A pydantic error as a mistake with key, rule, value and line."""
     context = error.get("ctx") or {}
     below = [part for part in str(context.get("key", "")).split(".") if part]
-    location = _existing(document, [*error["loc"], *below])
+    location = _existing(document, error["loc"], error["type"] == "missing")
+    location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
         rule = "unknown key"
     elif error["type"] == "missing":
         rule = "is required"
     elif value is None:
-        rule = rule.replace("Input should be", "must be")
+        rule = re.sub(r"^\w+ should ", "must ", rule)
         value = _short(error["input"])
     key = ".".join(str(part) for part in location) or "file"
     return Mistake(key, rule, value, _line(document, location))
 
 
-def _existing(document: Any, location: Sequence[Any]) -> list[Any]:
-    """The location as keys of the document: pydantic adds parts for union members, dropped here."""
+def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:
+    """The location as keys of the document: pydantic adds parts for union members, dropped here.
+
+    Args:
+        absent_last: whether the last part is a key that is not there.
+    """
     found: list[Any] = []
     node = document
     for n, part in enumerate(location):
-        in_map = isinstance(node, Mapping) and part in node
-        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
-        if in_map or in_list:
-            node = node[part]
-            found.append(part)
-        elif n == len(location) - 1 and isinstance(node, Mapping):
-            found.append(part)
+        # Text where a key or an index was joined to others by dots, or is a number in YAML.
+        at = int(part) if isinstance(part, str) and part.isdecimal() else part
+        if isinstance(node, Mapping) and (part in node or at in node):
+            at = part if part in node else at
+        elif not (isinstance(node, list) and isinstance(at, int) and at < len(node)):
+            if absent_last and n == len(location) - 1 and isinstance(node, Mapping):
+                found.append(part)
+            continue
+        node = node[at]
+        found.append(at)
     return found
+
+
+def _one_for_each_value(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """Join what the members of a union say of the same value: any of them would do."""
+    joined: dict[tuple[str, str | None], Mistake] = {}
+    for mistake in mistakes:
+        known = joined.get((mistake.key, mistake.value))
+        rule = f"{known.rule}, or {mistake.rule}" if known is not None else mistake.rule
+        joined[mistake.key, mistake.value] = replace(mistake, rule=rule)
+    return list(joined.values())
 
 
 def _line(document: Any, location: Sequence[Any]) -> int | None:
@@ -144,9 +165,9 @@ def _line(document: Any, location: Sequence[Any]) -> int | None:
         try:
             is_map = isinstance(node, Mapping)
             position = node.lc.key(part) if is_map else node.lc.item(part)
+            line, node = position[0] + 1, node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
-            break
-        line, node = position[0] + 1, node[part]
+            break  # an empty map has no positions at all
     return line
 
 
@@ -162,6 +183,18 @@ def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return value
+
+
+def _mistakes_beside_others(document: Any, cores: int) -> Iterator[Mistake]:
+    """Those of the points, where the sections that they come from are right."""
+    conditions = document.get("conditions", [])
+    try:
+        parameters = ParametersSection.model_validate(document.get("parameters"))
+        conditions = TypeAdapter(list[str]).validate_python(conditions)
+    except ValidationError:
+        return
+    space = SearchSpace(parameters.to_values("model"), tuple(conditions), cores)
+    yield from _space_mistakes(space, document)
 
 
 def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:

@@ -20,31 +20,38 @@ from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
 from optimizer.machine import Machine, Slot, local_slot, this_machine
+from optimizer.model_spec import TransformersSource
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop, Setting
-from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.optuna_study import SAMPLER_PACKAGES, OptunaStudy
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
-from optimizer.serving_config import ModelServing
+from optimizer.search_space import SearchSpace
+from optimizer.serving_config import ModelServing, Runtime
 from optimizer.shipped import shipped
-from optimizer.space_file import Budget, MeasurementSettings, Space, load_space
+from optimizer.space_file import Budget, Space, load_space
 from optimizer.trial_record import TrialRecord
 from optimizer.triton.embedded import EmbeddedRuntime, find_embedded_runtime
 from optimizer.triton.launcher import EmbeddedLauncher
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
 
-_RUNTIME_PACKAGES = {
-    "onnxruntime": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "pytorch": ("torch",),
+_RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "pytorch": "torch",
 }
-_BUILD_PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
+_TIMEOUT_LIMITS = 5
+_SHORTEST_TIMEOUT_SECONDS = 2.0
+"""A request that takes longer than this many latency limits, and this long, is given up."""
+
+_GRAPH_PACKAGES = {"onnx", "onnxruntime"}
+_EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 
 
 @dataclass(frozen=True)
@@ -101,10 +108,12 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
     runtime = find_embedded_runtime()
-    _require_packages(space)
+    _require_packages(space, request.sampler)
+    machine = this_machine()
     directory = StudyDirectory(request.results.absolute() / space.study)
+    if request.warm_start is not None and not directory.trials.read_all():
+        _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
-        machine = this_machine()
         _hold_to_what_was_begun(directory, space, machine)
         if (summary := _finished(directory, space.budget)) is not None:
             return RunResult(directory, summary, was_finished=True)
@@ -120,10 +129,12 @@ def _with_request(space: Space, request: RunRequest) -> Space:
     return replace(space, study=request.study or space.study, budget=budget)
 
 
-def _require_packages(space: Space) -> None:
+def _require_packages(space: Space, sampler: str) -> None:
     """Say what is missing now, not when the first artefact is built."""
-    runtimes = {spec.runtime for spec in space.search_space.artifacts}
-    wanted = {*_BUILD_PACKAGES, *(p for r in runtimes for p in _RUNTIME_PACKAGES[r])}
+    wanted = {*_GRAPH_PACKAGES, *SAMPLER_PACKAGES[sampler]}
+    wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
+    if isinstance(space.model.source, TransformersSource):
+        wanted |= _EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
     if missing:
         raise RequirementError(
@@ -146,6 +157,21 @@ def _hold_to_what_was_begun(directory: StudyDirectory, space: Space, machine: Ma
             f"go on with what it was begun with, or begin another that takes over what still "
             f"holds: --study NEW --warm-start {directory.name}"
         )
+
+
+def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Machine) -> None:
+    """A study is taken over only where its measurements would come out the same."""
+    other = StudyDirectory(results.absolute() / name)
+    if not other.space.exists():
+        raise UsageError(f"--warm-start: there is no study {name} in {results}")
+    begun = other.read_json(other.space)
+    blocking = [
+        *blocking_differences(begun["space"], space.content),
+        *(text for _, text in differences(begun["machine"], _plain(machine), ("machine",))),
+    ]
+    if blocking:
+        lines = "\n".join(f"  {text}" for text in blocking)
+        raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
 
 
 def _plain(machine: Machine) -> dict[str, Any]:
@@ -196,32 +222,43 @@ class _Study:
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
         self._introduce()
+        # A storage that cannot be opened is known now, and not after everything is built.
+        self._open_study(self._space.search_space).close()
         with self._session() as session:
             prepared = self._prepare(session)
             history = self._take_over(prepared)
-            study = self._open_study(prepared, history)
-            with LoadClient(self._slot.client_cores) as client:
+            with (
+                self._open_study(prepared.space) as study,
+                LoadClient(self._slot.client_cores) as client,
+            ):
+                study.reconcile({record.number: record for record in history.records})
                 evaluator = LiveEvaluator(
                     session,
                     client,
                     self._space.workload,
                     prepared.files,
-                    _protocols(self._space.measurement),
+                    _protocols(self._space),
                     np.random.default_rng(self._request.seed),
                     self._watch,
                 )
-                ended = SearchLoop(
-                    study,
-                    prepared.space,
-                    evaluator,
-                    self._directory,
-                    history,
-                    self._setting,
-                    self._watch,
-                ).run(self._space.budget)
+                ended = self._search(study, evaluator, history, prepared)
                 confirmed = self._confirm(evaluator, history, prepared)
         self._hand_out(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
+
+    def _search(
+        self, study: OptunaStudy, evaluator: LiveEvaluator, history: History, prepared: Prepared
+    ) -> SearchEnd:
+        loop = SearchLoop(
+            study,
+            prepared.space,
+            evaluator,
+            self._directory,
+            history,
+            self._setting,
+            self._watch,
+        )
+        return loop.run(self._space.budget)
 
     def _introduce(self) -> None:
         slot, machine = self._slot, self._machine
@@ -265,31 +302,18 @@ class _Study:
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._request.results.absolute() / name)
-        if not other.space.exists():
-            raise UsageError(f"--warm-start: there is no study {name} in {self._request.results}")
-        now = {"space": self._space.content, "machine": _plain(self._machine)}
-        begun = other.read_json(other.space)
-        blocking = [
-            *blocking_differences(begun["space"], now["space"]),
-            *(text for _, text in differences(begun["machine"], now["machine"], ("machine",))),
-        ]
-        if blocking:
-            lines = "\n".join(f"  {text}" for text in blocking)
-            raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
         records = list(other.trials.read_all().values())
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
-    def _open_study(self, prepared: Prepared, history: History) -> OptunaStudy:
-        study = OptunaStudy(
+    def _open_study(self, space: SearchSpace) -> OptunaStudy:
+        return OptunaStudy(
             self._space.study,
             self._directory.journal,
             self._request.storage,
-            prepared.space,
+            space,
             self._request.sampler,
             self._request.seed,
         )
-        study.reconcile({record.number: record for record in history.records})
-        return study
 
     def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
         phase = ConfirmPhase(evaluator, self._directory, self._setting, self._watch)
@@ -330,10 +354,13 @@ class _Study:
         return summary
 
 
-def _protocols(settings: MeasurementSettings) -> Protocols:
+def _protocols(space: Space) -> Protocols:
+    settings = space.measurement
+    limit_seconds = max(stream.limit.latency_ms for stream in space.workload.streams) / 1000
     search = CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,
         check_seconds=settings.check_seconds,
         warmup_seconds=settings.warmup_seconds,
+        check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * limit_seconds),
     )
     return Protocols(search, replace(search, check_seconds=settings.confirm_seconds))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import signal
 import sys
 from types import FrameType
@@ -15,6 +18,7 @@ from optimizer.cli.run import run
 from optimizer.errors import OptimizerError
 
 INTERRUPTED = 130
+_TERMINAL_IS_GONE = errno.EIO
 
 
 class _Interrupted(BaseException):
@@ -48,7 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     something; 4 the run could not go on; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        # A hang-up that is ignored already was meant to be: nohup.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     sys.exit(_exit_code(arguments))
 
 
@@ -57,7 +63,14 @@ def _exit_code(arguments: list[str] | None) -> int:
         result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except _Interrupted as signalled:
-        click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
+        with contextlib.suppress(OSError):
+            click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != _TERMINAL_IS_GONE:
+            raise
+        # Whoever read our output has gone; what Python still holds back must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from optimizer.cli.watchers import trial_text
 from optimizer.serving_config import describe
@@ -39,7 +40,7 @@ def _trials(result: RunResult) -> Table:
             str(record.number),
             describe(record.config.models[0]),
             record.outcome,
-            trial_text(record),
+            Text(trial_text(record)),
         )
     return table
 
@@ -83,6 +84,7 @@ def _say_what_it_means(console: Console, summary: Mapping[str, Any]) -> None:
         f"price: {price['instance_type']} ${price['usd_per_hour']} an hour "
         f"({price['source']}, {price['as_of']}); the whole instance is charged",
         highlight=False,
+        markup=False,
     )
     if summary["accuracy_evidence"] == "synthetic":
         console.print(
@@ -104,7 +106,7 @@ def _say_where(console: Console, result: RunResult) -> None:
     )
     for name, path in (
         ("summary", result.directory.summary),
-        ("model repository", result.directory.best),
+        *([("model repository", result.directory.best)] if summary["best"] is not None else []),
         ("trials", result.directory.trials.folder),
         ("logs", root / "logs"),
     ):

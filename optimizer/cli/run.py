@@ -27,7 +27,7 @@ class _Duration(click.ParamType[float]):
         try:
             return duration_seconds(str(value))
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(f"{error}; got {value!r}", param, ctx)
 
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -37,6 +37,13 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     if value is not None and not _STUDY_NAME.fullmatch(value):
         raise click.BadParameter(f"must be letters, digits, - and _, at most 64; got {value!r}")
     return value
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """A run that nobody reads is interrupted; rich would exit with 1, "nothing was found"."""
+        # Without the errno, by which click would know it and exit with 1 as well.
+        raise BrokenPipeError("nobody reads the output any more")
 
 
 @click.command()
@@ -87,7 +94,7 @@ def run(
         storage=storage,
         warm_start=warm_start,
     )
-    console = Console()
+    console = _Console()
     with watching(console) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)

@@ -31,16 +31,24 @@ def write_bundle(target: Path, templates: Path, model: ModelServing, files: Mode
     with storage_errors(target):
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        repository = ModelRepository(fresh, templates, place=shutil.copyfile)
-        repository.write(model, files.artifact, files.payloads, files.output)
-        requirements = _requirements(model.artifact.runtime)
-        (fresh / "requirements.txt").write_text(requirements)
-        (fresh / "README.md").write_text(_readme(model, requirements))
+        try:
+            _write(fresh, templates, model, files)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
         if target.exists():
             target.rename(old)
         fresh.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, templates: Path, model: ModelServing, files: ModelFiles) -> None:
+    folder.mkdir(parents=True)
+    repository = ModelRepository(folder, templates, place=shutil.copyfile)
+    repository.write(model, files.artifact, files.payloads, files.output)
+    requirements = _requirements(model.artifact.runtime)
+    (folder / "requirements.txt").write_text(requirements)
+    (folder / "README.md").write_text(_readme(model, requirements))
 
 
 def _requirements(runtime: Runtime) -> str:

@@ -37,6 +37,9 @@ class CapacityProtocol:
     """How long levels take and how closely the capacity is located.
 
     Attributes:
+        saturation_timeout_seconds: how long a request may take while the server is saturated.
+        check_timeout_seconds: how long it may take otherwise. Some times the latency limit is
+            enough: what is later than that has missed it, and waiting for it only takes time.
         check_requests: an open-loop level lasts until so many are due, if that is affordable.
         resolution: bisection ends when the bracket is narrower than this share of saturation.
     """
@@ -44,7 +47,8 @@ class CapacityProtocol:
     saturation_seconds: float = 8.0
     check_seconds: float = 8.0
     warmup_seconds: float = 1.0
-    timeout_seconds: float = 10.0
+    saturation_timeout_seconds: float = 30.0
+    check_timeout_seconds: float = 10.0
     check_requests: int = 200
     resolution: float = 0.05
 
@@ -91,7 +95,7 @@ def find_capacity(
             capacity in any case.
 
     Raises:
-        LoadTestFailure: when every request of a level failed.
+        LoadTestFailure: when every request failed, under saturation or at the floor load.
     """
     return CapacitySearch(run, workload, protocol).find(concurrency, worse_below)
 
@@ -122,7 +126,10 @@ class CapacitySearch:
 
     def _saturate(self, concurrency: int) -> tuple[float, float]:
         """Saturation's load factor and its upper bound."""
-        level = self._level(ClosedLoop(concurrency), self._protocol.saturation_seconds)
+        protocol = self._protocol
+        load, timeout = ClosedLoop(concurrency), protocol.saturation_timeout_seconds
+        level = self._level(load, protocol.saturation_seconds, timeout)
+        _refuse_if_all_failed(level)
         counts = level.completed_per_slice
         _, _, high_per_second = rate_interval(counts, level.seconds / len(counts))
         return level.load_factor, high_per_second / self._demand
@@ -145,20 +152,16 @@ class CapacitySearch:
         return self.ok(passed, failed, f"at {failed * self._demand:.1f}/s: {why}")
 
     def passes(self, load_factor: float) -> bool:
-        """Run an open-loop level. Raises LoadTestFailure when every request of it failed."""
+        """Run an open-loop level and say whether it is held."""
         protocol = self._protocol
         wanted = protocol.check_requests / (load_factor * self._demand)
         longest = protocol.check_seconds * _LONGEST_CHECK
         seconds = max(protocol.check_seconds, min(wanted, longest))
-        return why_missed(self._level(OpenLoop(load_factor), seconds)) is None
+        level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds)
+        return why_missed(level) is None
 
-    def _level(self, load: ClosedLoop | OpenLoop, seconds: float) -> LoadLevel:
-        protocol = self._protocol
-        level = self._run(
-            LevelPlan(load, protocol.warmup_seconds, seconds, protocol.timeout_seconds)
-        )
-        if level.errors == _sent(level):
-            raise LoadTestFailure(f"every request failed: {_first_error(level)}")
+    def _level(self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float) -> LoadLevel:
+        level = self._run(LevelPlan(load, self._protocol.warmup_seconds, seconds, timeout))
         self._levels.append(level)
         return level
 
@@ -170,8 +173,13 @@ class CapacitySearch:
         return CapacityResult("ok", measurement, _excess(level))
 
     def infeasible(self, floor: float) -> CapacityResult:
-        """Give up after the last level, at the load factor `floor`, did not pass."""
+        """Give up after the last level, at the load factor `floor`, did not pass.
+
+        Raises:
+            LoadTestFailure: when nothing at all was answered at that load.
+        """
         level = self._levels[-1]
+        _refuse_if_all_failed(level)
         ended = f"even at {floor * self._demand:.1f}/s: {why_missed(level)}"
         return CapacityResult("infeasible", self._measurement(0.0, floor, ended), _excess(level))
 
@@ -191,6 +199,11 @@ class CapacitySearch:
             demand_per_second=self._demand,
             ended=ended,
         )
+
+
+def _refuse_if_all_failed(level: LoadLevel) -> None:
+    if level.errors == _sent(level):
+        raise LoadTestFailure(f"every request failed: {_first_error(level)}")
 
 
 def why_missed(level: LoadLevel) -> str | None:

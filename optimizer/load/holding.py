@@ -29,7 +29,7 @@ def hold_load(
             that.
 
     Raises:
-        LoadTestFailure: when every request of a level failed.
+        LoadTestFailure: when every request failed at the last load.
     """
     levels = CapacitySearch(run, workload, protocol)
     missed: float | None = None

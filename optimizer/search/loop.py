@@ -13,7 +13,7 @@ from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted
 from optimizer.search.history import History, bound_load_factor, scored
 from optimizer.search.optuna_study import OptunaStudy, Proposal
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.search_space import SearchSpace
+from optimizer.search_space import Position, SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Budget
 from optimizer.trial_record import Seconds, TrialRecord
@@ -157,18 +157,15 @@ class SearchLoop:
 
     def _enqueue_something_new(self) -> bool:
         """Queue the unmeasured point nearest to the incumbent; False when there is none."""
-        decided = {
-            position
-            for row in range(len(self._space))
-            if self._history.decided(self._space.config(position := self._space.at(row)))
-        }
         incumbent = self._history.incumbent
         around = self._space.position_of(incumbent.config) if incumbent is not None else None
-        fresh = self._space.nearest(around or self._space.baseline, excluding=decided)
-        if fresh is None:
-            return False
-        self._study.enqueue(fresh)
-        return True
+        decided = set[Position]()
+        while fresh := self._space.nearest(around or self._space.baseline, excluding=decided):
+            if self._history.decided(self._space.config(fresh)) is None:
+                self._study.enqueue(fresh)
+                return True
+            decided.add(fresh)
+        return False
 
     def _check_baseline(self, last: TrialRecord) -> None:
         """Try the baseline again: if it fails too, the machine is at fault and not the points."""

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.search_space import Parameter, Position, SearchSpace, label
@@ -38,6 +39,13 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS),
     "random": lambda seed: RandomSampler(seed=seed),
 }
+
+SAMPLER_PACKAGES: Mapping[str, frozenset[str]] = {
+    "gp": frozenset({"torch", "scipy"}),
+    "tpe": frozenset(),
+    "random": frozenset(),
+}
+"""What a sampler imports beside Optuna itself."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Proposal:
 
 
 class OptunaStudy:
-    """Asks for proposals and tells results.
+    """Asks for proposals and tells results; a context manager that closes the storage.
 
     Proposals depend only on the seed, the trial number and what was told: every proposal is made
     by a new sampler whose seed comes from the two.
@@ -84,14 +92,27 @@ class OptunaStudy:
         self._searched = [(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1]
         self._distributions = {_name(p): _distribution(p) for _, p in self._searched}
         self._asked: dict[int, Trial] = {}
-        with _storage_failures(storage or str(journal)):
+        with _storage_failures():
+            self._storage = _open_storage(journal, storage)
             self._study = optuna.create_study(
                 study_name=name,
-                storage=_open_storage(journal, storage),
+                storage=self._storage,
                 direction="minimize",
                 load_if_exists=True,
             )
             self._study.set_metric_names(["usd_per_million_at_capacity"])
+
+    def __enter__(self) -> OptunaStudy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to a database."""
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     @property
     def has_queue(self) -> bool:
@@ -100,20 +121,20 @@ class OptunaStudy:
 
     def enqueue(self, position: Position) -> None:
         """Have this point proposed before the sampler's own."""
-        with _storage_failures("study"):
+        with _storage_failures():
             self._study.enqueue_trial(self.params(position))
 
     def ask(self) -> Proposal:
         """The next proposal. Raises StorageError."""
         number = len(self._trials())
-        with _storage_failures("study"):
+        with _storage_failures():
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
             trial = self._study.ask(self._distributions)
         self._asked[trial.number] = trial
         position = self._space.nearest(self._positions(trial.params))
         assert position is not None, "nothing was excluded and a space is never empty"
         config = self._space.config(position)
-        with _storage_failures("study"):
+        with _storage_failures():
             trial.set_user_attr("config", config.digest)
             for parameter, at in zip(self._space.parameters, position, strict=True):
                 trial.set_user_attr(parameter.key, label(parameter.values[at]))
@@ -127,7 +148,7 @@ class OptunaStudy:
                 is told what was measured before.
         """
         told = record.number if number is None else number
-        with _storage_failures("study"):
+        with _storage_failures():
             if told not in self._asked:
                 trial_id = self._trials()[told]._trial_id
                 self._asked[told] = Trial(self._study, trial_id)
@@ -139,8 +160,10 @@ class OptunaStudy:
             if record.told_value is None:
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
+            known = trial.constraints  # set already where a run was cut off just here
             for key, value in record.constraints:
-                trial.set_constraint(key, value)
+                if key not in known:
+                    trial.set_constraint(key, value)
             self._study.tell(trial, record.told_value)
 
     def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
@@ -159,7 +182,7 @@ class OptunaStudy:
             if trial.number in records:
                 self.tell(records[trial.number])
                 continue
-            with _storage_failures("study"):
+            with _storage_failures():
                 running = Trial(self._study, trial._trial_id)
                 running.set_user_attr("outcome", "failed")
                 running.set_user_attr("reason", "interrupted; its point is queued again")
@@ -172,7 +195,7 @@ class OptunaStudy:
 
     def _add(self, record: TrialRecord | None) -> None:
         position = self._space.position_of(record.config) if record is not None else None
-        with _storage_failures("study"):
+        with _storage_failures():
             if record is None or record.told_value is None or position is None:
                 reason = record.reason if record is not None else "a repeat"
                 self._study.add_trial(
@@ -190,7 +213,7 @@ class OptunaStudy:
             )
 
     def _trials(self) -> list[FrozenTrial]:
-        with _storage_failures("study"):
+        with _storage_failures():
             return self._study.get_trials(deepcopy=False)
 
     def _positions(self, params: Mapping[str, object]) -> list[int]:
@@ -264,7 +287,7 @@ def _mend(journal: Path) -> None:
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise StorageError(
                 f"{journal}, line {number} is damaged; move the file away and start again: "
                 "the study is rebuilt from its records"
@@ -272,15 +295,21 @@ def _mend(journal: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_failures(where: str):  # type: ignore[no-untyped-def]
-    """Errors of Optuna's storages as `StorageError`; its experimental warnings stay inside."""
+def _storage_failures() -> Iterator[None]:
+    """Errors of Optuna's storages as ours; its warnings of experimental parts stay inside."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
-    except optuna.exceptions.StorageInternalError as error:
-        raise StorageError(f"study storage {where}: {error.__cause__ or error}") from error
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise UsageError(f"--storage: {_first_line(error)}") from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
     except OSError as error:
-        raise StorageError(f"study storage {where}: {error.strerror or error}") from error
-    except ModuleNotFoundError as error:
-        raise UsageError(f"study storage or sampler needs the package {error.name}") from error
+        where = error.filename or "study storage"
+        raise StorageError(f"{where}: {error.strerror or error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What the database says, without the driver's explanations."""
+    return str(error).partition("\n")[0]

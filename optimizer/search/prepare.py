@@ -7,6 +7,7 @@ answers with the FP32 reference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -158,8 +159,8 @@ class PreparePhase:
                     f"begun with (sha256 {before['sha256'][:12]}, now {artifact.sha256[:12]}); "
                     "start another study with --study NEW"
                 )
-            accuracy = Accuracy(**before["accuracy"]) if before["accuracy"] is not None else None
-            if accuracy is not None:
+            if before["accuracy"] is not None:
+                accuracy = _accuracy_from_json(before["accuracy"])
                 return artifact, _judged(spec, artifact, seconds, accuracy, model)
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
@@ -224,6 +225,19 @@ def _to_json(result: GatedArtifact) -> dict[str, Any]:
     return {
         "artifact": result.spec.label,
         "sha256": result.sha256,
-        "accuracy": asdict(result.accuracy) if result.accuracy is not None else None,
+        "accuracy": accuracy_to_json(result.accuracy),
         "dropped": result.dropped,
     }
+
+
+def accuracy_to_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
+    """JSON has no infinity: the error of outputs that are not finite becomes null."""
+    if accuracy is None:
+        return None
+    error = accuracy.max_abs_error
+    return {**asdict(accuracy), "max_abs_error": error if math.isfinite(error) else None}
+
+
+def _accuracy_from_json(data: Mapping[str, Any]) -> Accuracy:
+    error = data["max_abs_error"]
+    return Accuracy(**{**data, "max_abs_error": error if error is not None else math.inf})

@@ -74,7 +74,8 @@ class StudyDirectory:
         path = self.root / "lock"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
+            # Unbuffered: what a full disk refuses must not be written again on closing.
+            file = path.open("a+b", buffering=0)
         except OSError as error:
             raise UsageError(
                 f"results cannot be written to {self.root}: {error.strerror}"
@@ -84,14 +85,13 @@ class StudyDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().decode().strip() or "unknown"
                 raise StudyBusyError(
                     f"study {self.name} is being run by process {holder}"
                 ) from None
             with storage_errors(path):
                 file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                file.write(str(os.getpid()).encode())
             yield
 
     def read_json(self, path: Path) -> Any:

@@ -12,7 +12,7 @@ from optimizer.measurement import Measurement
 from optimizer.search.confirm import Confirmed, levels_near
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepare import Prepared, accuracy_to_json
 from optimizer.serving_config import describe
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
@@ -32,7 +32,8 @@ def summarise(
 
     `best` and `baseline` carry confirmed figures only; null where nothing was confirmed.
     """
-    records = history.records
+    # What was carried over took another study's time.
+    here = [record for record in history.records if record.origin is None]
     found = bool(confirmed.best)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -51,15 +52,15 @@ def summarise(
         "artifacts": [
             {
                 "artifact": item.spec.label,
-                "accuracy": asdict(item.accuracy) if item.accuracy is not None else None,
+                "accuracy": accuracy_to_json(item.accuracy),
                 "dropped": item.dropped,
             }
             for item in prepared.gated
         ],
-        "measuring_seconds": sum(r.seconds.measuring for r in [*records, *confirmations]),
+        "measuring_seconds": sum(r.seconds.measuring for r in [*here, *confirmations]),
         "building_seconds": prepared.building_seconds,
         "overhead_seconds_per_trial_median": (
-            statistics.median(record.seconds.overhead for record in records) if records else 0.0
+            statistics.median(record.seconds.overhead for record in here) if here else 0.0
         ),
     }
 

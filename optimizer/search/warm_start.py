@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.measurement import Measurement
 from optimizer.search.history import scored
 from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
@@ -56,15 +57,30 @@ def carried_over(
             continue
         if space.position_of(record.config) is None:
             continue
-        saturated = record.measurement.levels[0].achieved_per_second
-        rate = record.measurement.capacity_per_second or saturated
+        measurement = _relative_to(demand.requests_per_second, record.measurement)
+        rate = measurement.capacity_per_second or measurement.levels[0].achieved_per_second
         kept.append(
             replace(
                 record,
                 number=len(kept),
-                score=scored(record.measurement, price, demand),
+                measurement=measurement,
+                score=scored(measurement, price, demand),
                 told_value=usd_per_million(price.usd_per_hour, rate),
                 origin=record.origin or origin,
             )
         )
     return kept
+
+
+def _relative_to(demand_per_second: float, measurement: Measurement) -> Measurement:
+    """The same rates, as load factors of another demand."""
+    scale = measurement.demand_per_second / demand_per_second
+    high = measurement.load_factor_high
+    return replace(
+        measurement,
+        levels=tuple(replace(x, load_factor=x.load_factor * scale) for x in measurement.levels),
+        load_factor=measurement.load_factor * scale,
+        load_factor_low=measurement.load_factor_low * scale,
+        load_factor_high=high * scale if high is not None else None,
+        demand_per_second=demand_per_second,
+    )

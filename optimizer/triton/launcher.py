@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,11 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
 _EXIT_TIMEOUT_SECONDS = 3
 _PORT_ATTEMPTS = 3
+
+_SAID_WITHOUT_A_GPU = "CudaDriverHelper has not been initialized"
+
+_REGION = "tco_"
+"""Begins the names of the shared memory of our servers; the optimizer's process id follows."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows it; only our own are removed
 
@@ -104,6 +110,7 @@ class EmbeddedLauncher:
 
     def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
         """See `ServerLauncher`. Takes other ports when one of those picked is taken."""
+        _remove_regions_of_the_dead()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
                 return self._start(options, slot, self._pick_ports(3))
@@ -114,7 +121,7 @@ class EmbeddedLauncher:
 
     def _start(self, options: ServerOptions, slot: Slot, ports: Sequence[int]) -> RunningServer:
         self._started += 1
-        region = f"tco_{os.getpid()}_{self._started}_"
+        region = f"{_REGION}{os.getpid()}_{self._started}_"
         command = self._command(options, slot, ports, region)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -192,15 +199,25 @@ class _EmbeddedServer:
     def wait_ready(self) -> None:
         end = time.monotonic() + _START_SECONDS
         with ServerControl(self._endpoint) as control:
-            while not control.ready():
+            while not (control.ready() and self._listens()):
                 if (reason := self.ended()) is not None:
                     raise ServerFailure(reason)
                 if time.monotonic() > end:
                     raise ServerFailure(f"the server was not ready within {_START_SECONDS:g} s")
                 time.sleep(0.02)
-            # Another process may hold the port and answer in this server's place.
-            if (reason := self.ended()) is not None:
-                raise ServerFailure(reason)
+
+    def _listens(self) -> bool:
+        """Whether it holds all of its ports.
+
+        It answers on the first before it tries the last, and ends when that is taken; and whoever
+        has taken it may be a server that answers in this one's place.
+        """
+        wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
+        try:
+            sockets = psutil.Process(self._process.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return wanted <= {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
 
     def ended(self) -> str | None:
         code = self._process.poll()
@@ -240,6 +257,14 @@ class _EmbeddedServer:
             leftover.unlink(missing_ok=True)
 
 
+def _remove_regions_of_the_dead() -> None:
+    """Give back the memory of servers that ended in haste when their optimizer was killed."""
+    for region in _SHARED_MEMORY.glob(f"{_REGION}*_*_*"):
+        owner = region.name.removeprefix(_REGION).partition("_")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            region.unlink(missing_ok=True)
+
+
 def _cpu_seconds(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
@@ -250,7 +275,8 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 def last_errors(log: str, lines: int = 3) -> str:
     """The last error lines of a Triton log, in one line; its last line where it has none."""
-    wrong = re.findall(r"^E\d{4} \S+ \d+ \S+\] (.*)$", log, re.MULTILINE)
+    found = re.findall(r"^E\d{4} \S+ \d+ \S+\] (.*)$", log, re.MULTILINE)
+    wrong = [text for text in found if _SAID_WITHOUT_A_GPU not in text]
     if not wrong:
         rest = log.strip().splitlines()
         return f"its last words: {rest[-1].strip()}" if rest else "its log is empty"

@@ -111,6 +111,8 @@ def differences(
     """
     wanted = json_format.MessageToDict(asked, preserving_proto_field_name=True)
     found = json_format.MessageToDict(running, preserving_proto_field_name=True)
+    for message in (wanted, found):
+        _fill_in_zeros(message)
     batcher = wanted.get("dynamic_batching")
     if batcher is not None and "preferred_batch_size" not in batcher:
         # Triton reads "no preference" as a preference for the largest batch.
@@ -119,6 +121,16 @@ def differences(
     if batcher is None and "dynamic_batching" in found:
         lines.append(f"dynamic_batching: asked none, the server runs {found['dynamic_batching']}")
     return lines
+
+
+def _fill_in_zeros(message: dict[str, Any]) -> None:
+    """What is 0 or false is left out of messages; these were asked for all the same."""
+    for section, field, zero in (
+        ("dynamic_batching", "max_queue_delay_microseconds", "0"),
+        ("response_cache", "enable", False),
+    ):
+        if section in message:
+            message[section].setdefault(field, zero)
 
 
 def _missing(asked: Any, found: Any, path: str) -> list[str]:

@@ -104,9 +104,11 @@ class ServingSession:
             return ServerFailure(reason)
         if reason is not None:
             return ServerFailure(f"{error}; {reason}")
-        if isinstance(error, ModelLoadFailure) and error.transient:
+        if isinstance(error, ModelLoadFailure) and _reason_is_in_the_log(error):
             text = f"{error}; {last_errors(log)}"
-            return ModelLoadFailure(text, transient=True, out_of_memory=error.out_of_memory)
+            return ModelLoadFailure(
+                text, transient=error.transient, out_of_memory=error.out_of_memory
+            )
         return error
 
     def stop(self) -> None:
@@ -131,3 +133,8 @@ class ServingSession:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
         return now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES
+
+
+def _reason_is_in_the_log(error: ModelLoadFailure) -> bool:
+    """Triton does not reply why a model never came up, nor what is wrong with a config.pbtxt."""
+    return error.transient or "failed to poll" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,7 +163,8 @@ def capacity_of(config: ServingConfig) -> float:
     runtime = {"pytorch": 1.0, "onnxruntime": 1.3, "openvino": 1.6}[model.artifact.runtime]
     threads = sum(group.count * group.threads for group in model.groups)
     delay = model.batching.max_queue_delay_us if model.batching is not None else 0
-    return speed * runtime * model.max_batch_size**0.3 * threads**0.7 * (1 - delay / 1e5)
+    size = float(model.max_batch_size)
+    return speed * runtime * math.pow(size, 0.3) * math.pow(threads, 0.7) * (1 - delay / 1e5)
 
 
 def as_fast_as_it_is(config: ServingConfig) -> Evaluation:
@@ -211,7 +213,8 @@ def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> Tri
     cost = None
     if evaluation.outcome == "ok" and measurement is not None:
         cost = scored(measurement, PRICE, DEMAND)
-    told, constraints = None, ()
+    told: float | None = None
+    constraints: tuple[tuple[str, float], ...] = ()
     if measurement is not None:
         rate = measurement.capacity_per_second or evaluation.saturation_per_second or 0.0
         told = usd_per_million(PRICE.usd_per_hour, rate)

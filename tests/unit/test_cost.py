@@ -180,6 +180,24 @@ def test_the_equal_cost_set_holds_all_of_the_cheapest_and_only_those() -> None:
     assert equal_cost_set([int8, candidate(fleet=0.4), fp32]) == [fp32, int8]
 
 
+def test_a_fleet_that_may_be_smaller_is_not_called_as_cheap_as_one_that_is() -> None:
+    three, four = candidate("int8", fleet=3.0), candidate("fp32", fleet=4.0)
+    perhaps = replace(four, measurement=replace(four.measurement, load_factor_high=1000.0))
+    assert equal_cost_set([perhaps, three]) == [three]
+
+
+def test_fleets_are_sized_by_what_is_certain() -> None:
+    """Capacities that differ by less than a replica cost the same: the tie rules decide."""
+    sizes = {low: score(110, low, XLARGE, Demand(500)) for low in (90, 99, 100, 101, 124)}
+    assert {low: found.replicas for low, found in sizes.items()} == {
+        90: 6, 99: 6, 100: 5, 101: 5, 124: 5,
+    }  # fmt: skip
+    int8 = replace(candidate("int8", capacity=124), score=sizes[124])
+    fp32 = replace(candidate("fp32", capacity=101), score=sizes[101])
+    slow = replace(candidate("fp32", capacity=99), score=sizes[99])
+    assert equal_cost_set([int8, slow, fp32]) == [fp32, int8]
+
+
 def test_without_candidates_nothing_is_recommended() -> None:
     assert equal_cost_set([]) == []
 

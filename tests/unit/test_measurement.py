@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,15 +155,15 @@ def test_the_rate_interval_covers_the_true_rate_as_often_as_it_says() -> None:
     assert covered / 1500 == pytest.approx(CONFIDENCE, abs=0.02)
 
 
-def stream(p95_ms: float, limit_ms: float = 100) -> StreamLevel:
+def stream(p95_ms: float, limit_ms: float = 100, errors: int = 0) -> StreamLevel:
     return StreamLevel(
         name="bert",
         offered_per_second=10,
         achieved_per_second=9,
         sent=100,
-        completed=98,
-        errors=2,
-        first_error="refused",
+        completed=100 - errors,
+        errors=errors,
+        first_error="refused" if errors else None,
         mean_ms=p95_ms / 2,
         latencies=(Percentile(95, p95_ms, p95_ms, p95_ms, 98),),
         limit_percentile=95,
@@ -193,7 +194,7 @@ def test_only_stored_percentiles_are_known() -> None:
 
 
 def test_a_level_is_as_good_as_its_worst_stream() -> None:
-    both = level(1.0, stream(50), stream(150))
+    both = level(1.0, stream(50, errors=1), stream(150, errors=3))
     assert both.excess == pytest.approx(0.5)
     assert not both.meets_limits
     assert both.errors == 4
@@ -201,7 +202,15 @@ def test_a_level_is_as_good_as_its_worst_stream() -> None:
 
 
 def test_exactly_at_the_limit_meets_it() -> None:
-    assert level(1.0, stream(100, limit_ms=100)).meets_limits
+    assert level(1.0, replace(stream(100, limit_ms=100), errors=0)).meets_limits
+
+
+def test_a_level_with_an_error_meets_no_limit() -> None:
+    assert not level(1.0, replace(stream(10, limit_ms=100), errors=1)).meets_limits
+
+
+def test_a_level_with_an_error_meets_no_limit() -> None:
+    assert not level(1.0, stream(50, limit_ms=100, errors=1)).meets_limits
 
 
 def test_capacity_follows_from_the_load_factor() -> None:

@@ -1,0 +1,269 @@
+"""The shape of one model in a space file: its source, its requests, its accuracy.
+
+pydantic checks every key; what spans several is checked on the smallest section that holds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TransformersSource
+from optimizer.workload import DataType, LengthDistribution, Payloads, TensorSpec
+
+# Strict: YAML has numbers of its own, so neither "4" nor true is one.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+_Seed = Annotated[int, Field(ge=0, strict=True)]
+_Share = Annotated[Number, Field(ge=0, le=1)]
+
+CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+"""Integer inputs of `transformers` models and the configuration value that they stay below."""
+
+
+def wrong(key: str, rule: str, value: object) -> PydanticCustomError:
+    """A mistake found below the section that is being checked."""
+    context = {"key": key, "rule": rule, "value": repr(value)}
+    return PydanticCustomError("space_rule", "{rule}", context)
+
+
+def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError]) -> None:
+    """Report every mistake of a section at once; nothing without one."""
+    if mistakes:
+        details = [InitErrorDetails(type=each, input=None) for each in mistakes]
+        raise ValidationError.from_exception_data(section.__name__, details)
+
+
+class Section(BaseModel):
+    """A part of a space file: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSection(Section):
+    """Where the model comes from: `checkpoint` or `config` of a transformers class, or `onnx`."""
+
+    class_name: str | None = Field(
+        None, alias="class", description="class of the transformers package"
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="the architecture's configuration; random weights, nothing is downloaded"
+    )
+    seed: _Seed = Field(0, description="of the random weights")
+    checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
+    onnx: str | None = Field(None, description="ONNX file; external data beside it")
+
+    @field_validator("config")
+    @classmethod
+    def _finite(cls, config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        try:
+            json.dumps(config, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("numbers must be finite") from error
+        return config
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [k for k in ("config", "checkpoint", "onnx") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise wrong("", "must have exactly one of config, checkpoint, onnx", given)
+        if (self.onnx is None) != (self.class_name is not None):
+            raise wrong("class", "goes with config or checkpoint, not with onnx", self.class_name)
+        return self
+
+    @field_validator("onnx", "checkpoint")
+    @classmethod
+    def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
+            return given
+        path = _folder(info) / given
+        if not path.exists():
+            raise PydanticCustomError(
+                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
+            )
+        return given
+
+    def known_limits(self, folder: Path) -> dict[str, int]:
+        """Whole numbers of the model's configuration, where it is known without loading it."""
+        known: object = self.config
+        if self.checkpoint is not None:
+            file = folder / self.checkpoint / "config.json"
+            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        items = known.items() if isinstance(known, dict) else ()
+        return {key: value for key, value in items if isinstance(value, int)}
+
+    def to_value(self, folder: Path) -> TransformersSource | OnnxSource:
+        """The source with paths resolved against the file's folder."""
+        if self.onnx is not None:
+            return OnnxSource((folder / self.onnx).resolve())
+        checkpoint = self.checkpoint
+        if checkpoint is not None and _looks_local(checkpoint):
+            checkpoint = str((folder / checkpoint).resolve())
+        config = json.dumps(self.config or {}, sort_keys=True)
+        return TransformersSource(self.class_name or "", checkpoint, config, self.seed)
+
+
+def _looks_local(checkpoint: str) -> bool:
+    return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def _known_limits(info: ValidationInfo) -> dict[str, int]:
+    """What is known of a model whose source is right."""
+    source: SourceSection | None = info.data.get("source")
+    return source.known_limits(_folder(info)) if source is not None else {}
+
+
+class InputSection(Section):
+    """One input tensor and the bounds of its values; `length` in the shape is the request's."""
+
+    data_type: DataType = "INT64"
+    shape: list[Count | Literal["length"]] = Field(["length"], description="without the batch axis")
+    minimum: Number = Field(description="smallest value, inclusive")
+    maximum: Number = Field(description="largest value, inclusive")
+    pad: Number = Field(0, description="fills the positions beyond the request's own length")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum > self.maximum:
+            raise wrong("minimum", f"must not be above maximum ({self.maximum:g})", self.minimum)
+        return self
+
+    def to_value(self, name: str) -> TensorSpec:
+        """The tensor of this name."""
+        shape = tuple(None if n == "length" else n for n in self.shape)
+        return TensorSpec(name, self.data_type, shape, self.minimum, self.maximum, self.pad)
+
+
+class LengthSection(Section):
+    """How long requests are, in tokens: one of fixed, uniform, weights."""
+
+    fixed: Length | None = None
+    uniform: tuple[Length, Length] | None = Field(None, description="[shortest, longest]")
+    weights: dict[Length, Positive] | None = Field(None, description="weight by length")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _whole_lengths(cls, weights: object) -> object:
+        # JSON has only text keys, so a stored space comes back with them.
+        if isinstance(weights, Mapping):
+            return {int(k) if str(k).isdecimal() else k: v for k, v in weights.items()}
+        return weights
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [k for k in ("fixed", "uniform", "weights") if getattr(self, k)]
+        if len(given) != 1:
+            raise wrong("", "must have exactly one of fixed, uniform, weights", given)
+        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
+            raise wrong("uniform", "must be [shortest, longest]", self.uniform)
+        return self
+
+    def to_value(self) -> LengthDistribution:
+        """The distribution over whole lengths."""
+        if self.fixed is not None:
+            return LengthDistribution((self.fixed,), (1.0,))
+        if self.uniform is not None:
+            lengths = tuple(range(self.uniform[0], self.uniform[1] + 1))
+            return LengthDistribution(lengths, (1.0,) * len(lengths))
+        pairs = sorted((self.weights or {}).items())
+        return LengthDistribution(tuple(k for k, _ in pairs), tuple(w for _, w in pairs))
+
+
+class DataSection(Section):
+    """Inputs from a file, or generated from the model's own inputs and lengths."""
+
+    file: str | None = Field(None, description=".npz with one array per input, [samples, ...]")
+    samples: Count = 64
+    seed: _Seed = 0
+
+    @field_validator("file")
+    @classmethod
+    def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file is not None and not (_folder(info) / file).is_file():
+            at = str(_folder(info) / file)
+            raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
+        return file
+
+    def to_value(self, folder: Path) -> DataSet:
+        """The data set with its path resolved."""
+        file = (folder / self.file).resolve() if self.file is not None else None
+        return DataSet(file, self.samples, self.seed)
+
+
+class AccuracySection(Section):
+    """What an artefact must reach against the FP32 reference, through the running server."""
+
+    min_argmax_agreement: _Share = 0.99
+    min_cosine: Annotated[Number, Field(ge=-1, le=1)] = 0.99
+    max_abs_error: Positive | None = None
+
+
+class ModelSection(Section):
+    """One model: its source, what requests to it carry, and how its accuracy is judged."""
+
+    source: SourceSection
+    inputs: Annotated[dict[str, InputSection], Field(min_length=1)]
+    lengths: LengthSection
+    output: str = Field("logits", description="tensor that the model answers with")
+    calibration: DataSection = DataSection(seed=1)
+    evaluation: DataSection = DataSection(seed=2)
+    accuracy: AccuracySection = AccuracySection()
+
+    # On the fields, so that they are checked however wrong the rest of the section is.
+    @field_validator("inputs")
+    @classmethod
+    def _below_the_vocabulary(
+        cls, inputs: dict[str, InputSection], info: ValidationInfo
+    ) -> dict[str, InputSection]:
+        known = _known_limits(info)
+        mistakes = []
+        for name, key in CONFIG_LIMITS.items():
+            tensor = inputs.get(name)
+            if tensor is not None and key in known and tensor.maximum >= known[key]:
+                rule = f"must be below the model's {key} ({known[key]})"
+                mistakes.append(wrong(f"{name}.maximum", rule, tensor.maximum))
+        raise_all(cls, mistakes)
+        return inputs
+
+    @field_validator("lengths")
+    @classmethod
+    def _within_the_positions(cls, lengths: LengthSection, info: ValidationInfo) -> LengthSection:
+        longest = lengths.to_value().longest
+        positions = _known_limits(info).get("max_position_embeddings")
+        if positions is not None and longest > positions:
+            rule = f"must not be above the model's max_position_embeddings ({positions})"
+            raise wrong("", rule, longest)
+        return lengths
+
+    def to_value(self, name: str, folder: Path) -> ModelSpec:
+        """The model of this name."""
+        tensors = tuple(section.to_value(key) for key, section in self.inputs.items())
+        return ModelSpec(
+            name=name,
+            source=self.source.to_value(folder),
+            payloads=Payloads(tensors, self.lengths.to_value()),
+            calibration=self.calibration.to_value(folder),
+            evaluation=self.evaluation.to_value(folder),
+            accuracy=AccuracyLimits(**self.accuracy.model_dump()),
+            output=self.output,
+        )

@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from optimizer import __version__
+from optimizer.cli import main
+from optimizer.cli.outcome import show_outcome
+from optimizer.cli.watchers import LiveView, PlainLines, watching
+from optimizer.errors import (
+    EverythingFailedError,
+    OptimizerError,
+    RequirementError,
+    SpaceChangedError,
+    StorageError,
+    StudyBusyError,
+)
+from optimizer.search.confirm import Confirmed
+from optimizer.search.events import (
+    ArtifactReady,
+    Event,
+    LevelEnded,
+    LevelStarted,
+    Note,
+    PhaseStarted,
+    StepStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.summary import summarise
+from optimizer.shipped import shipped
+from optimizer.space_file import Space, load_space
+from optimizer.trial_record import TrialRecord
+from optimizer.wiring import RunRequest, RunResult
+from tests.unit.studies import (
+    PRICE,
+    bounded,
+    failed,
+    infeasible,
+    level,
+    ok,
+    record_of,
+)
+from tests.unit.test_summary import (
+    CONFIRMED,
+    ENDED,
+    FILE,
+    HISTORY,
+    PREPARED,
+    A,
+    B,
+    C,
+    D,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+HOSTILE = "[red]it[/nope] [StatusCode.INTERNAL] broke [/]"
+# The command's name hides its module.
+run_module = importlib.import_module("optimizer.cli.run")
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """`main` takes the signals of its process over; here that is pytest's."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Said:
+    code: object
+    out: str
+    err: str
+
+
+Commands = Callable[..., Said]
+
+
+@pytest.fixture
+def optimizer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Commands:
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Said(ended.value.code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--trails", "3"], "No such option '--trails'"),
+        (["run", "--trials", "0"], "Invalid value for '--trials': 0 is not in the range x>=1."),
+        (["run", "--trials", "many"], "Invalid value for '--trials'"),
+        (
+            ["run", "--timeout", "8 hours"],
+            "Invalid value for '--timeout': must be a number above 0 and s, m or h, such as 8h; "
+            "got '8 hours'",
+        ),
+        (["run", "--timeout", "0h"], "such as 8h; got '0h'"),
+        (
+            ["run", "--study", "../elsewhere"],
+            "Invalid value for '--study': must be letters, digits, - and _, at most 64; "
+            "got '../elsewhere'",
+        ),
+        (["run", "--study", ""], "at most 64; got ''"),
+        (["run", "--warm-start", "a b"], "Invalid value for '--warm-start'"),
+        (["run", "--sampler", "best"], "Invalid value for '--sampler': 'best' is not one of"),
+        (["run", "one.yaml", "two.yaml"], "unexpected extra argument"),
+        (["walk"], "No such command 'walk'"),
+        (["init", "--scheme"], "No such option"),
+    ],
+)
+def test_what_the_command_line_cannot_mean_is_exit_code_2(
+    optimizer: Commands, arguments: list[str], message: str
+) -> None:
+    said = optimizer(*arguments)
+    assert said.code == 2
+    assert message in " ".join(said.err.split())
+    assert said.out == ""
+    assert list(Path().iterdir()) == []
+
+
+def test_a_space_file_that_is_not_there_is_exit_code_2(optimizer: Commands) -> None:
+    said = optimizer("run", "nowhere.yaml")
+    assert said == Said(
+        2,
+        "",
+        "error: nowhere.yaml: 1 mistake\n  file: must be readable (No such file or directory)\n",
+    )
+    assert list(Path().iterdir()) == []
+
+
+def test_mistakes_in_a_space_file_are_exit_code_2_and_write_nothing(optimizer: Commands) -> None:
+    Path("space.yaml").write_text(FILE.replace("fixed: 32", "fixed: thirty"))
+    said = optimizer("run", "space.yaml")
+    assert said.code == 2
+    # Its price is not in the shipped list either.
+    assert said.err.startswith("error: space.yaml: 2 mistakes\n  line 6: models.bert.lengths.fixed")
+    assert [path.name for path in Path().iterdir()] == ["space.yaml"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["run", "--help"], ["init", "-h"]])
+def test_help_is_exit_code_0(optimizer: Commands, arguments: list[str]) -> None:
+    said = optimizer(*arguments)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("Usage: optimizer")
+
+
+def test_the_version_is_the_packages(optimizer: Commands) -> None:
+    assert optimizer("--version").out.split() == ["optimizer,", "version", __version__]
+
+
+def test_without_a_command_there_is_help(optimizer: Commands) -> None:
+    said = optimizer()
+    assert said.code == 2
+    assert "Usage: optimizer" in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SpaceChangedError("study quick was begun with something else"), 2),
+        (StudyBusyError("study quick is being run by process 7"), 2),
+        (RequirementError("this space needs torch"), 3),
+        (StorageError("cannot write x: No space left on device"), 4),
+        (EverythingFailedError("5 trials in a row failed"), 4),
+    ],
+)
+def test_an_error_is_one_message_and_its_exit_code(
+    optimizer: Commands, monkeypatch: pytest.MonkeyPatch, error: OptimizerError, code: int
+) -> None:
+    def fail(*_: object) -> RunResult:
+        raise error
+
+    monkeypatch.setattr(run_module, "run_study", fail)
+    assert optimizer("run") == Said(code, "", f"error: {error}\n")
+
+
+def test_a_defect_is_a_traceback(optimizer: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> RunResult:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run_module, "run_study", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["run"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_exit_code_130_and_resumable(
+    optimizer: Commands, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    cleared = []
+
+    def interrupted(*_: object) -> RunResult:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            cleared.append("the server")
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(run_module, "run_study", interrupted)
+    said = optimizer("run")
+    assert said.code == 130
+    assert said.err == f"interrupted ({number.name}); the same command goes on from here\n"
+    assert cleared == ["the server"]
+    assert signal.getsignal(number) == signal.SIG_DFL, "a second one would end it at once"
+
+
+def test_options_become_the_request(
+    optimizer: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    requests: list[RunRequest] = []
+
+    def take(request: RunRequest, _: object) -> RunResult:
+        requests.append(request)
+        raise StorageError("enough")
+
+    monkeypatch.setattr(run_module, "run_study", take)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.delenv("OPTIMIZER_CACHE", raising=False)
+    optimizer("run")
+    optimizer(
+        "run", "my.yaml", "--study", "night-1", "--trials", "40", "--timeout", "90m",
+        "--seed", "7", "--sampler", "tpe", "--storage", "postgresql://here/db",
+        "--warm-start", "night-0", "--results", "out", "--cache", "kept",
+    )  # fmt: skip
+    monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
+    optimizer("run")
+    quickstart = shipped("search_spaces") / "quickstart.yaml"
+    default = RunRequest(quickstart, Path("results"), Path("/xdg/triton-cost-optimizer"))
+    assert requests == [
+        default,
+        RunRequest(
+            Path("my.yaml"), Path("out"), tmp_path / "kept", "night-1", 40, 5400.0, 7, "tpe",
+            "postgresql://here/db", "night-0",
+        ),
+        replace(default, cache=Path("/elsewhere")),
+    ]  # fmt: skip
+
+
+def test_init_writes_the_commented_file_and_says_what_is_next(optimizer: Commands) -> None:
+    said = optimizer("init")
+    assert said == Said(
+        0, "wrote space.yaml\nedit it, then: python -m optimizer run space.yaml\n", ""
+    )
+    assert Path("space.yaml").read_text() == shipped("space_template.yaml").read_text()
+    assert load_space(Path("space.yaml"), {}, cores=2).study == "my-model"
+
+
+def test_init_overwrites_nothing(optimizer: Commands) -> None:
+    Path("mine.yaml").write_text("mine")
+    said = optimizer("init", "mine.yaml")
+    assert said == Said(2, "", "error: mine.yaml: must not exist yet; it is not overwritten\n")
+    assert Path("mine.yaml").read_text() == "mine"
+
+
+def test_init_into_a_folder_that_is_not_there(optimizer: Commands) -> None:
+    said = optimizer("init", "nowhere/space.yaml")
+    assert said.code == 2
+    assert said.err == ("error: nowhere/space.yaml: must be writable (No such file or directory)\n")
+
+
+def test_init_writes_the_schema_for_editors(optimizer: Commands) -> None:
+    assert optimizer("init", "space.schema.json", "--schema") == Said(
+        0, "wrote space.schema.json\n", ""
+    )
+    assert "models" in json.loads(Path("space.schema.json").read_text())["properties"]
+
+
+# What is seen while a study runs.
+
+
+@pytest.fixture
+def _a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock is 15 minutes after the one before."""
+    times = iter(range(0, 10**6, 900))
+    clock = SimpleNamespace(monotonic=lambda: float(next(times)))
+    monkeypatch.setattr("optimizer.cli.watchers.time", clock)
+
+
+def printed(*events: Event) -> str:
+    file = io.StringIO()
+    lines = PlainLines(Console(file=file, width=20))
+    for event in events:
+        lines(event)
+    return file.getvalue()
+
+
+OK = record_of(0, B, ok(130))
+FAILED = record_of(1, D, failed(HOSTILE))
+LINES: list[tuple[Event, str]] = [
+    (PhaseStarted("search", 12), "search: up to 12 steps\n"),
+    (StepStarted("building bert/openvino/int8"), ""),
+    (ArtifactReady("bert/openvino/int8", "cosine 0.9990", False),
+     "  bert/openvino/int8: cosine 0.9990\n"),
+    (ArtifactReady("bert/openvino/int8", HOSTILE, True),
+     f"  bert/openvino/int8: left out, {HOSTILE}\n"),
+    (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
+    (LevelStarted(250.0, 4.0), ""),
+    (LevelEnded(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
+    (LevelEnded(level(0.3, 45.67, kind="saturation")),
+     "      saturation: 150/s served, p95 45.7 ms\n"),
+    (TrialEnded(OK, OK), "    ok: 130/s, $0.7692 per million\n"),
+    (TrialEnded(replace(OK, score=None), None), "    ok: holds 130/s\n"),
+    (TrialEnded(record_of(2, C, infeasible(80)), OK),
+     "    infeasible: over the limit at the floor\n"),
+    (TrialEnded(record_of(2, C, bounded(80)), OK), "    bounded: saturates below the bound\n"),
+    (TrialEnded(FAILED, OK), f"    failed: {HOSTILE}\n"),
+    (Note(HOSTILE), f"{HOSTILE}\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "line"), LINES)
+def test_each_event_is_a_plain_line_however_wide(event: Event, line: str) -> None:
+    assert printed(event) == line
+
+
+def test_errors_of_a_level_are_said() -> None:
+    broken = level(0.3)
+    (stream,) = broken.streams
+    broken = replace(broken, streams=(replace(stream, errors=3),))
+    assert printed(LevelEnded(broken)) == "      150/s: 150/s served, p95 50.0 ms, 3 errors\n"
+
+
+SEARCH: list[Event] = [
+    Note("results: /somewhere"),
+    PhaseStarted("search", 12),
+    TrialStarted(0, 1, 12, B),
+    TrialEnded(OK, OK),
+    TrialStarted(1, 2, 12, D),
+    TrialEnded(FAILED, OK),
+    TrialStarted(2, 3, 12, A),
+    StepStarted("loading the model"),
+    LevelStarted(None, 3.0),
+    LevelEnded(level(0.3, 45.67, kind="saturation")),
+    LevelStarted(142.5, 4.0),
+]
+
+
+def drawn(width: int, *events: Event) -> str:
+    view = LiveView()
+    for event in events:
+        view.watch(event)
+    file = io.StringIO()
+    Console(file=file, width=width, force_terminal=True, color_system=None).print(view)
+    return file.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.usefixtures("_a_quarter_of_an_hour")
+def test_the_live_view_shows_where_a_search_stands() -> None:
+    assert drawn(80, *SEARCH) == (GOLDEN / "live_view.txt").read_text()
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_live_view_fits_any_width(width: int) -> None:
+    text = drawn(width, *SEARCH)
+    assert {len(line) for line in text.splitlines()} == {width}
+    if width >= 40:
+        said = words(text)
+        assert "search" in said
+        assert "2/12" in said
+        assert "now openvino fp32, no batching, 1 x 1 thread; offering 142/s for 4 s" in said
+        assert "best openvino fp32, no batching, 2 x 1 thread: 130/s, $0.7692 per million" in said
+
+
+def test_the_live_view_shows_what_others_wrote_as_it_is() -> None:
+    for event in (Note(HOSTILE), ArtifactReady("x", HOSTILE, True), TrialEnded(FAILED, None)):
+        assert HOSTILE in words(drawn(200, event))
+
+
+def test_a_new_phase_begins_anew() -> None:
+    said = words(drawn(200, *SEARCH, PhaseStarted("confirm", 8), StepStarted("loading")))
+    assert "confirm" in said
+    assert "0/8" in said
+    assert "now loading" in said
+    assert "saturation" not in said
+    assert "best openvino" in said
+
+
+def test_every_event_can_be_drawn_first() -> None:
+    for event, _ in LINES:
+        assert "triton cost optimizer" in drawn(80, event)
+
+
+def test_the_last_trials_are_kept_in_view() -> None:
+    ended = [TrialEnded(record_of(n, A, failed(f"reason {n}.")), None) for n in range(20)]
+    said = drawn(80, *ended)
+    assert "reason 19." in said
+    assert "reason 12." in said
+    assert "reason 11." not in said
+
+
+def test_a_terminal_gets_the_view_and_is_left_as_it_was() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, force_terminal=True, width=80)) as watch:
+        for event in SEARCH:
+            watch(event)
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    text = file.getvalue()
+    assert "triton cost optimizer" in text
+    assert text.count(hidden) == text.count(shown) == 1
+    assert text.rindex(shown) > text.rindex("triton cost optimizer")
+
+
+def test_anything_else_gets_plain_lines() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file)) as watch:
+        watch(Note("hello"))
+    assert file.getvalue() == "hello\n"
+
+
+# What is seen when a study has ended.
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    path = tmp_path / "space.yaml"
+    path.write_text(FILE)
+    return load_space(path, {PRICE.instance_type: PRICE}, cores=2)
+
+
+TRIALS = [OK, FAILED, record_of(2, C, infeasible(80)), record_of(3, A, bounded(40))]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
+    directory = StudyDirectory(tmp_path / "quick")
+    for record in TRIALS:
+        directory.trials.write(record)
+    directory.best.mkdir()
+    return directory
+
+
+def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
+    summary = summarise(space, ENDED, HISTORY, confirmed, list[TrialRecord](), PREPARED)
+    return {**summary, "wall_seconds": 61.4}
+
+
+def shown(result: RunResult, width: int = 100) -> str:
+    file = io.StringIO()
+    show_outcome(Console(file=file, width=width), result)
+    return file.getvalue().replace(str(result.directory.root), "results/quick")
+
+
+@pytest.mark.parametrize(
+    ("golden", "confirmed", "was_finished"),
+    [
+        ("outcome_found.txt", CONFIRMED, False),
+        ("outcome_none.txt", Confirmed(None, ()), False),
+        ("outcome_finished.txt", Confirmed(None, CONFIRMED.best[:1]), True),
+    ],
+)
+def test_the_end_of_a_study(
+    space: Space,
+    directory: StudyDirectory,
+    golden: str,
+    confirmed: Confirmed,
+    was_finished: bool,
+) -> None:
+    result = RunResult(directory, summary_of(space, confirmed), was_finished)
+    assert shown(result) == (GOLDEN / golden).read_text()
+
+
+def test_what_others_wrote_is_printed_as_it_is(space: Space, directory: StudyDirectory) -> None:
+    summary = summary_of(space)
+    for key in ("instance_type", "source", "as_of"):
+        summary["price"][key] = f"<{key} {HOSTILE}>"
+    text = shown(RunResult(directory, summary, was_finished=True), width=300)
+    assert text.count(HOSTILE) == 4
+
+
+@pytest.mark.parametrize(("best", "code"), [(CONFIRMED, 0), (Confirmed(None, ()), 1)])
+def test_the_exit_code_says_whether_anything_met_the_limits(
+    optimizer: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    space: Space,
+    directory: StudyDirectory,
+    best: Confirmed,
+    code: int,
+) -> None:
+    result = RunResult(directory, summary_of(space, best), was_finished=False)
+    monkeypatch.setattr(run_module, "run_study", lambda *_: result)
+    said = optimizer("run")
+    assert (said.code, said.err) == (code, "")
+    assert "Trials" in said.out

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.measurement import Measurement
+from optimizer.search.confirm import ROUNDS, Confirmed, ConfirmPhase, levels_near, merged, ranked
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.search.history import History
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig
+from tests.unit.studies import (
+    DEMAND,
+    SETTING,
+    FakeEvaluator,
+    failed,
+    history_of,
+    infeasible,
+    level,
+    measured,
+    ok,
+    record_of,
+    small_space,
+)
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
+SPACE = small_space(max_queue_delay_us=(0,), intra_op_threads=(1,))
+BASELINE = SPACE.config(SPACE.baseline)
+CONFIGS = [c for row in range(len(SPACE)) if (c := SPACE.config(SPACE.at(row))) != BASELINE]
+FP32 = [c for c in CONFIGS if c.models[0].artifact.precision == "fp32"]
+INT8 = [c for c in CONFIGS if c.models[0].artifact.precision == "int8"]
+Held = Callable[[ServingConfig, float, int], Evaluation]
+
+
+def as_found(config: ServingConfig, load: float, before: int) -> Evaluation:
+    return ok(load * DEMAND.requests_per_second)
+
+
+def held_by(found: dict[ServingConfig, list[Evaluation]]) -> Held:
+    """What each round gives; what was found where nothing is said."""
+
+    def held(config: ServingConfig, load: float, before: int) -> Evaluation:
+        return found[config][before] if config in found else as_found(config, load, before)
+
+    return held
+
+
+class Confirming:
+    """A confirm phase that can be run again, as a new process would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = StudyDirectory(folder)
+        self.evaluator = FakeEvaluator(held=as_found)
+        self.events: list[Event] = []
+
+    def run(self, history: History, baseline: ServingConfig = BASELINE) -> Confirmed:
+        phase = ConfirmPhase(self.evaluator, self.directory, SETTING, self.events.append)
+        return phase.run(history, baseline)
+
+
+@pytest.fixture
+def confirming(tmp_path: Path) -> Confirming:
+    return Confirming(tmp_path)
+
+
+# Fleets for 500/s: 130 needs 4, 110 needs 5, 90 needs 6, 50 needs 10.
+A, B, C, D = FP32[:4]
+HISTORY = history_of((BASELINE, ok(50)), (D, ok(60)), (C, ok(90)), (B, ok(110)), (A, ok(130)))
+
+
+def configs_of(confirmed: Confirmed) -> list[ServingConfig]:
+    return [candidate.config for candidate in confirmed.best]
+
+
+def test_the_winner_two_rivals_and_the_baseline_are_measured_in_turn(
+    confirming: Confirming,
+) -> None:
+    confirmed = confirming.run(HISTORY)
+    assert confirming.evaluator.confirmed == [A, B, C, BASELINE] * 2
+    assert configs_of(confirmed) == [A]
+    assert confirmed.baseline is not None
+    assert confirmed.baseline.config == BASELINE
+
+
+def test_each_is_asked_for_its_capacity_and_its_share_of_the_demand(
+    confirming: Confirming,
+) -> None:
+    confirming.run(HISTORY)
+    capacities, shares = zip(*confirming.evaluator.loads[:4], strict=True)
+    assert capacities == pytest.approx([130 / 500, 110 / 500, 90 / 500, 50 / 500])
+    assert shares == pytest.approx([1 / 4, 1 / 5, 1 / 6, 1 / 10])
+
+
+def test_a_replica_is_never_asked_for_more_than_its_capacity(confirming: Confirming) -> None:
+    confirming.run(history_of((A, ok(2000)), (B, ok(500))))
+    assert confirming.evaluator.loads[:2] == [(4.0, 1.0), (1.0, 1.0)]
+
+
+def test_a_baseline_among_the_finalists_is_not_measured_more_often(
+    confirming: Confirming,
+) -> None:
+    confirmed = confirming.run(history_of((BASELINE, ok(130)), (A, ok(110))))
+    assert confirming.evaluator.confirmed == [BASELINE, A] * 2
+    assert configs_of(confirmed) == [BASELINE]
+    assert confirmed.baseline == confirmed.best[0]
+
+
+def test_only_what_met_the_limits_is_confirmed(confirming: Confirming) -> None:
+    history = history_of((BASELINE, infeasible(900)), (A, failed()), (B, ok(110)))
+    confirmed = confirming.run(history)
+    assert set(confirming.evaluator.confirmed) == {B}
+    assert confirmed.baseline is None
+
+
+def test_the_figures_are_those_of_the_confirmation(confirming: Confirming) -> None:
+    confirming.evaluator.held = held_by({A: [ok(126, p95_ms=70), ok(128, p95_ms=60)]})
+    (best,) = confirming.run(HISTORY).best
+    assert best.config == A
+    assert best.measurement.capacity_per_second == pytest.approx(126)
+    assert best.score.usd_per_million_at_capacity == pytest.approx(100 / 126)
+    assert best.p95_ms_at_demand == 70
+
+
+@pytest.mark.parametrize("rounds", [(100, 80), (80, 100)])
+def test_the_capacity_is_what_every_round_held(
+    confirming: Confirming, rounds: tuple[float, float]
+) -> None:
+    confirming.evaluator.held = held_by({A: [ok(capacity) for capacity in rounds]})
+    (best,) = confirming.run(history_of((A, ok(130)))).best
+    assert best.measurement.capacity_per_second == pytest.approx(80)
+    assert best.score.replicas == 7
+    assert best.measurement.ended == "held in 2 rounds"
+
+
+def test_a_winner_that_holds_less_is_no_winner(confirming: Confirming) -> None:
+    confirming.evaluator.held = held_by({A: [ok(130), ok(105)], B: [ok(109), ok(125)]})
+    assert configs_of(confirming.run(HISTORY)) == [B, A]
+
+
+def test_a_winner_that_needs_another_replica_is_not_among_the_equal(
+    confirming: Confirming,
+) -> None:
+    confirming.evaluator.held = held_by({A: [ok(130), ok(95)]})
+    assert configs_of(confirming.run(HISTORY)) == [B]
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        [infeasible(130), ok(130)],
+        [ok(130), infeasible(130)],
+        [ok(130), failed("the server ended", transient=True)],
+    ],
+)
+def test_a_winner_that_fails_gives_way_to_the_next(
+    confirming: Confirming, rounds: list[Evaluation]
+) -> None:
+    confirming.evaluator.held = held_by({A: rounds})
+    assert configs_of(confirming.run(HISTORY)) == [B]
+
+
+def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> None:
+    bad = [infeasible(100)] * 2
+    confirming.evaluator.held = held_by({A: bad, B: bad, C: bad})
+    confirmed = confirming.run(HISTORY)
+    assert configs_of(confirmed) == [D]
+    assert confirming.evaluator.confirmed[8:] == [D, D]
+    notes = [event.text for event in confirming.events if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert notes[0].startswith("no finalist held; next is pytorch fp32, ")
+
+
+def test_when_nothing_holds_nothing_is_best(confirming: Confirming) -> None:
+    confirming.evaluator.held = lambda *_: infeasible(100)
+    assert confirming.run(HISTORY) == Confirmed(None, ())
+    assert set(confirming.evaluator.confirmed) == {A, B, C, D, BASELINE}
+
+
+def test_without_anything_that_met_the_limits_nothing_is_measured(
+    confirming: Confirming,
+) -> None:
+    assert confirming.run(history_of((BASELINE, infeasible(100)))) == Confirmed(None, ())
+    assert confirming.evaluator.confirmed == []
+    assert confirming.events == [PhaseStarted("confirm", 0)]
+
+
+def test_int8_does_not_win_while_it_saves_nothing(confirming: Confirming) -> None:
+    """All three need 4 replicas."""
+    history = history_of((INT8[0], ok(160, p95_ms=10)), (A, ok(130)), (B, ok(128)))
+    assert configs_of(confirming.run(history)) == [A, B, INT8[0]]
+
+
+def test_int8_wins_where_it_saves_a_replica(confirming: Confirming) -> None:
+    history = history_of((INT8[0], ok(170)), (A, ok(160)), (B, ok(130)))
+    assert configs_of(confirming.run(history)) == [INT8[0]]
+
+
+def test_among_equals_the_lower_latency_at_demand_comes_first(confirming: Confirming) -> None:
+    found = {A: [ok(130, p95_ms=60)] * 2, B: [ok(126, p95_ms=20)] * 2}
+    confirming.evaluator.held = held_by(found)
+    assert configs_of(confirming.run(history_of((A, ok(130)), (B, ok(126))))) == [B, A]
+
+
+def test_every_confirmation_is_a_record(confirming: Confirming) -> None:
+    confirming.evaluator.held = held_by({A: [ok(125), infeasible(120)]})
+    confirming.run(history_of((A, ok(130)), (B, ok(110))))
+    records = confirming.directory.confirmations.read_all()
+    assert list(records) == [0, 1, 2, 3]
+    assert [record.config for record in records.values()] == [A, B, A, B]
+    assert [record.outcome for record in records.values()] == ["ok", "ok", "infeasible", "ok"]
+    assert records[0].measurement == ok(125).measurement
+    assert records[0].seconds == ok(125).seconds
+    assert all(record.score is None for record in records.values())
+    assert confirming.directory.trials.read_all() == {}
+
+
+def test_what_earlier_runs_confirmed_is_not_repeated(confirming: Confirming) -> None:
+    first = confirming.run(HISTORY)
+    asked = len(confirming.evaluator.confirmed)
+    assert confirming.run(HISTORY) == first
+    assert len(confirming.evaluator.confirmed) == asked
+
+
+class KilledError(Exception):
+    """Stands for a kill -9."""
+
+
+@pytest.mark.parametrize("done", range(1, 8))
+def test_a_phase_that_was_cut_off_goes_on_where_it_stopped(
+    confirming: Confirming, done: int
+) -> None:
+    def until(config: ServingConfig, load: float, before: int) -> Evaluation:
+        if len(confirming.evaluator.confirmed) > done:
+            raise KilledError
+        return as_found(config, load, before)
+
+    confirming.evaluator.held = until
+    with pytest.raises(KilledError):
+        confirming.run(HISTORY)
+    resumed = FakeEvaluator(held=as_found)
+    confirming.evaluator = resumed
+    assert configs_of(confirming.run(HISTORY)) == [A]
+    assert len(resumed.confirmed) == 8 - done
+    for config in (A, B, C, BASELINE):
+        records = confirming.directory.confirmations.read_all().values()
+        assert sum(record.config == config for record in records) == ROUNDS
+
+
+def test_a_better_one_found_later_is_confirmed_beside_the_known(confirming: Confirming) -> None:
+    confirming.run(HISTORY)
+    known = len(confirming.evaluator.confirmed)
+    better = FP32[5]
+    later = History({r.number: r for r in HISTORY.records})
+    later.add(record_of(9, better, ok(300)))
+    assert configs_of(confirming.run(later)) == [better]
+    assert confirming.evaluator.confirmed[known:] == [better] * ROUNDS
+
+
+def test_watchers_are_told_what_happens(confirming: Confirming) -> None:
+    confirming.run(history_of((BASELINE, ok(50)), (A, ok(130))))
+    first, *rest = confirming.events
+    assert first == PhaseStarted("confirm", 4)
+    assert [type(event) for event in rest] == [TrialStarted, TrialEnded] * 4
+    started = [event for event in rest if isinstance(event, TrialStarted)]
+    assert [(e.config, e.measured, e.of) for e in started] == [
+        (A, 1, 2), (BASELINE, 1, 2), (A, 2, 2), (BASELINE, 2, 2),
+    ]  # fmt: skip
+
+
+def test_records_are_ranked_as_they_would_be_recommended() -> None:
+    order = [
+        record_of(1, INT8[0], ok(170)),  # 3 replicas
+        record_of(2, A, ok(130, p95_ms=20)),  # 4 replicas, as all that follow
+        record_of(3, B, ok(140, p95_ms=30)),
+        record_of(4, C, ok(130, p95_ms=30)),
+        record_of(5, C, ok(130, p95_ms=30)),
+        record_of(0, INT8[1], ok(160, p95_ms=1)),
+    ]
+    assert ranked([*order[3:], *order[:3]][::-1]) == order
+
+
+def test_merged_rounds_keep_every_level_and_the_lowest_capacity() -> None:
+    rounds = [measured(100, high=120), measured(90, high=110), measured(95)]
+    together = merged(rounds)
+    assert len(together.levels) == 6
+    assert together.load_factor == together.load_factor_low == rounds[1].load_factor
+    assert together.load_factor_high == rounds[1].load_factor_high
+
+
+def test_levels_near_a_load_are_open_loop_and_within_a_thousandth() -> None:
+    levels = (
+        level(0.2, kind="saturation"),
+        level(0.2),
+        level(0.2001),
+        level(0.201),
+        level(0.1),
+    )
+    found = levels_near(Measurement(levels, 0.2, 0.2, None, 500.0, "tested"), 0.2)
+    assert found == [levels[1], levels[2]]
+
+
+def test_latency_at_demand_is_the_worst_over_the_rounds(confirming: Confirming) -> None:
+    def round_of(p95_at_demand: float) -> Evaluation:
+        found = ok(130, p95_ms=90)
+        assert found.measurement is not None
+        levels = (*found.measurement.levels, level(0.25, p95_at_demand))
+        return replace(found, measurement=replace(found.measurement, levels=levels))
+
+    confirming.evaluator.held = held_by({A: [round_of(40), round_of(45)]})
+    (best,) = confirming.run(history_of((A, ok(130)))).best
+    assert best.p95_ms_at_demand == 45

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.cost import Demand, score
+from optimizer.search.history import History, bound_load_factor, scored
+from optimizer.serving_config import Batching, ModelServing, ServingConfig
+from tests.unit.studies import (
+    DEMAND,
+    PRICE,
+    SETTING,
+    bounded,
+    failed,
+    four_points,
+    history_of,
+    infeasible,
+    measured,
+    ok,
+    record_of,
+    small_space,
+)
+
+SPACE = four_points()
+A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
+
+
+def test_records_come_in_the_order_of_their_numbers() -> None:
+    history = History({4: record_of(4, A, ok(10)), 0: record_of(0, B, ok(20))})
+    history.add(record_of(2, C, ok(30)))
+    assert [record.number for record in history.records] == [0, 2, 4]
+
+
+def test_every_outcome_is_counted() -> None:
+    history = history_of((A, ok(10)), (B, infeasible(5)), (C, ok(20)), (D, failed()))
+    history.add(record_of(4, D, bounded(7)))
+    assert history.counts() == {"ok": 2, "infeasible": 1, "bounded": 1, "failed": 1}
+    assert [record.number for record in history.ok] == [0, 2]
+    assert History({}).counts() == {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
+
+
+def test_the_incumbent_met_the_limits_most_cheaply() -> None:
+    history = history_of((A, ok(100)), (B, infeasible(900)), (C, ok(300)), (D, bounded(800)))
+    assert history.incumbent == history.records[2]
+    assert history_of((A, infeasible(900)), (B, failed())).incumbent is None
+
+
+def test_the_first_of_equally_cheap_ones_stays_the_incumbent() -> None:
+    history = history_of((A, ok(100)), (B, ok(100)))
+    assert history.incumbent == history.records[0]
+
+
+def test_what_was_carried_over_is_not_counted_as_measured_here() -> None:
+    history = history_of((A, ok(100)), (B, ok(90)))
+    assert history.measured_here == 2
+    history.add(replace(record_of(0, A, ok(100)), origin="another"))
+    assert history.measured_here == 1
+
+
+def test_what_was_measured_is_decided() -> None:
+    history = history_of((A, ok(100)), (B, infeasible(90)), (C, bounded(80)))
+    assert [history.decided(config) for config in (A, B, C)] == list(history.records)
+    assert history.decided(D) is None
+
+
+def test_a_failure_that_would_repeat_itself_is_decided() -> None:
+    history = history_of((A, failed("no such operator")))
+    assert history.decided(A) == history.records[0]
+
+
+def test_a_failure_that_may_pass_is_tried_once_more() -> None:
+    history = history_of((A, failed(transient=True)))
+    assert history.decided(A) is None
+    assert history.attempts(A) == 1
+    history.add(record_of(1, A, failed(transient=True)))
+    assert history.decided(A) == history.records[1]
+    assert history.attempts(A) == 2
+
+
+def test_what_came_of_the_second_attempt_counts() -> None:
+    history = history_of((A, failed(transient=True)), (A, ok(100)))
+    assert history.decided(A) == history.records[1]
+
+
+def served(batch: int, instances: int) -> ServingConfig:
+    (model,) = A.models
+    batching = Batching() if batch > 1 else None
+    groups = (replace(model.groups[0], count=instances),)
+    return ServingConfig((replace(model, max_batch_size=batch, batching=batching, groups=groups),))
+
+
+@pytest.mark.parametrize(
+    ("batch", "instances", "banned"),
+    [
+        (8, 2, True),
+        (16, 2, True),
+        (8, 3, True),
+        (16, 4, True),
+        (4, 2, False),
+        (8, 1, False),
+        (64, 1, False),
+        (4, 8, False),
+    ],
+)
+def test_out_of_memory_rules_out_everything_larger(
+    batch: int, instances: int, banned: bool
+) -> None:
+    history = history_of((served(8, 2), failed(out_of_memory=True)))
+    decided = history.decided(served(batch, instances))
+    assert decided == (history.records[0] if banned else None)
+
+
+def test_out_of_memory_says_nothing_of_another_artefact() -> None:
+    larger = served(16, 4)
+    (model,) = larger.models
+    other = ModelServing(**{**vars(model), "artifact": replace(model.artifact, precision="int8")})
+    history = history_of((served(8, 2), failed(out_of_memory=True)))
+    assert history.decided(ServingConfig((other,))) is None
+
+
+def test_another_failure_says_nothing_of_larger_ones() -> None:
+    history = history_of((served(8, 2), failed("no such operator")))
+    assert history.decided(served(16, 4)) is None
+
+
+def test_failures_in_a_row_are_the_last_ones() -> None:
+    assert History({}).failures_in_a_row() == 0
+    history = history_of((A, failed()), (B, ok(10)), (C, failed()), (D, failed()))
+    assert history.failures_in_a_row() == 2
+    history.add(record_of(4, B, infeasible(5)))
+    assert history.failures_in_a_row() == 0
+
+
+def test_without_an_incumbent_there_is_no_bound() -> None:
+    assert bound_load_factor(None, DEMAND) is None
+
+
+@given(capacity=st.floats(1, 5000), headroom=st.floats(0, 1))
+def test_below_the_bound_a_fleet_is_dearer_than_the_incumbents(
+    capacity: float, headroom: float
+) -> None:
+    demand = Demand(500, headroom)
+    cost = score(capacity, capacity, PRICE, demand)
+    incumbent = replace(record_of(0, A, ok(capacity)), score=cost)
+    bound = bound_load_factor(incumbent, demand)
+    assert bound is not None
+    just_below = bound * 0.999 * 500
+    assert score(just_below, just_below, PRICE, demand).replicas > cost.replicas
+    # A margin for noise, and no more: a tenth above the bound it may be as cheap.
+    above = bound * 1.1 * 500
+    assert score(above, above, PRICE, demand).replicas <= cost.replicas
+
+
+def test_a_capacity_is_scored_and_none_is_not() -> None:
+    found = scored(measured(100), PRICE, DEMAND)
+    assert found is not None
+    assert found.usd_per_million_at_capacity == pytest.approx(1.0)
+    assert found.replicas == 5
+    assert found.fleet_usd_per_hour == pytest.approx(5 * 0.36)
+    nothing = infeasible(100).measurement
+    assert nothing is not None
+    assert scored(nothing, PRICE, DEMAND) is None
+
+
+def test_the_made_up_study_is_consistent() -> None:
+    """What the other tests build on: the space's points are distinct and the price is a dollar."""
+    assert len({A, B, C, D}) == 4
+    assert len(small_space()) == 63
+    assert SETTING.price == PRICE

@@ -1,0 +1,610 @@
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from optimizer.cost import Demand, Price
+from optimizer.errors import SpaceFileError
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
+from optimizer.shipped import shipped
+from optimizer.space_file import Budget, MeasurementSettings, Space, load_space
+from optimizer.space_schema import json_schema
+from optimizer.workload import LatencyLimit, LengthDistribution, TensorSpec
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LISTED = Price("listed.large", 0.5, source="a list", as_of="2026-01-01")
+PRICES = {"listed.large": LISTED}
+CORES = 2
+
+# The line numbers in this file's tests count from its first line.
+GOOD = """\
+study: my-study
+models:
+  bert:
+    source:
+      class: BertForSequenceClassification
+      config: {vocab_size: 100, max_position_embeddings: 64}
+    inputs:
+      input_ids: {minimum: 0, maximum: 99}
+    lengths: {fixed: 32}
+price: {instance_type: listed.large}
+parameters:
+  runtime: [pytorch, openvino]
+  precision: [fp32, int8]
+  max_batch_size: [4, 8]
+"""
+SOURCE = """\
+      class: BertForSequenceClassification
+      config: {vocab_size: 100, max_position_embeddings: 64}
+"""
+
+
+def load(folder: Path, text: str, cores: int = CORES) -> Space:
+    path = folder / "space.yaml"
+    path.write_text(text)
+    return load_space(path, PRICES, cores)
+
+
+def changed(*edits: tuple[str, str]) -> str:
+    text = GOOD
+    for old, new in edits:
+        assert text.count(old) == 1, f"{old!r} must stand once in the good file"
+        text = text.replace(old, new)
+    return text
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    with pytest.raises(SpaceFileError) as caught:
+        load(folder, text)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
+    space = load(tmp_path, GOOD)
+    assert space.study == "my-study"
+    assert space.price == LISTED
+    assert space.demand == Demand(500.0, 0.0)
+    assert space.budget == Budget(60, 8 * 3600.0)
+    assert space.measurement == MeasurementSettings(8.0, 10.0, 1.0, 20.0)
+    (stream,) = space.workload.streams
+    assert (stream.name, stream.target, stream.arrivals) == ("bert", "bert", "poisson")
+    assert stream.limit == LatencyLimit(95, 500)
+    assert stream.payloads == space.model.payloads
+    tensors = (TensorSpec("input_ids", "INT64", (None,), 0, 99, 0),)
+    assert space.model.payloads.tensors == tensors
+    assert space.model.payloads.lengths == LengthDistribution((32,), (1.0,))
+    assert space.model.source == TransformersSource(
+        "BertForSequenceClassification",
+        config='{"max_position_embeddings": 64, "vocab_size": 100}',
+    )
+    assert (space.model.calibration, space.model.evaluation) == (
+        DataSet(None, 64, 1),
+        DataSet(None, 64, 2),
+    )
+    assert space.model.accuracy == AccuracyLimits(0.99, 0.99, None)
+    assert {p.name: p.values for p in space.search_space.parameters} == {
+        "runtime": ("pytorch", "openvino"),
+        "precision": ("fp32", "int8"),
+        "batching": (False,),
+        "max_batch_size": (4, 8),
+        "preferred_batch_sizes": ("none",),
+        "max_queue_delay_us": (0,),
+        "instance_count": (1,),
+        "intra_op_threads": (1,),
+        "padding": ("max",),
+    }
+
+
+def test_everything_that_can_be_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "held_out.npz", input_ids=np.zeros((4, 32), np.int64))
+    space = load(
+        tmp_path,
+        changed(
+            ("{fixed: 32}", "{weights: {64: 1, 16: 3}}\n    evaluation: {file: held_out.npz}"),
+            ("{instance_type: listed.large}", "{instance_type: mine, usd_per_hour: 2,\n"
+             "        source: our contract, as_of: 2026-02-03}"),
+            ("[4, 8]", "[8, 4]\n  padding: [max, [64, 16]]\n  batching: true\n"
+             "  preferred_batch_sizes: [none, [8, 2]]\n"
+             "traffic: {demand_per_second: 20.5, headroom: 0.2}\n"
+             "limit: {percentile: 99, latency_ms: 80}\n"
+             "conditions: [max_batch_size == 8]\n"
+             "measurement: {check_seconds: 90m, warmup_seconds: 0.5}\n"
+             "budget: {trials: 3, wall_clock: 1.5h}"),
+        ),
+    )  # fmt: skip
+    assert space.price == Price("mine", 2.0, "our contract", "2026-02-03")
+    assert space.demand == Demand(20.5, 0.2)
+    assert space.workload.streams[0].limit == LatencyLimit(99, 80)
+    assert space.budget == Budget(3, 5400.0)
+    assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, 20.0)
+    assert space.model.payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
+    assert space.model.evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)
+    assert space.model.accuracy_evidence == "dataset"
+    values = {p.name: p.values for p in space.search_space.parameters}
+    assert values["max_batch_size"] == (4, 8)
+    assert values["padding"] == ("max", (16, 64))
+    assert values["preferred_batch_sizes"] == ("none", (2, 8))
+    assert space.search_space.conditions == ("max_batch_size == 8",)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    text = changed((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
+    assert load(tmp_path, text).model.source == OnnxSource(tmp_path / "model.onnx")
+
+
+def test_a_local_checkpoint_is_a_path_and_another_a_name(tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    local = changed((SOURCE, "      class: Bert\n      checkpoint: ./trained\n"))
+    hub = changed((SOURCE, "      class: Bert\n      checkpoint: someone/bert\n"))
+    assert load(tmp_path, local).model.source == TransformersSource(
+        "Bert", str(tmp_path / "trained")
+    )
+    assert load(tmp_path, hub).model.source == TransformersSource("Bert", "someone/bert")
+
+
+def test_a_checkpoints_own_configuration_bounds_the_inputs(tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.json").write_text('{"vocab_size": 50, "model_type": "bert"}')
+    text = changed((SOURCE, "      class: Bert\n      checkpoint: ./trained\n"))
+    assert mistakes(tmp_path, text) == [
+        "line 8: models.bert.inputs.input_ids.maximum: "
+        "must be below the model's vocab_size (50), got 99.0"
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["[]", '{"vocab_size": "fifty"}', '"text"'])
+def test_a_strange_checkpoint_configuration_bounds_nothing(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.json").write_text(wrong)
+    load(tmp_path, changed((SOURCE, "      class: Bert\n      checkpoint: ./trained\n")))
+
+
+def test_every_mistake_at_once() -> None:
+    with pytest.raises(SpaceFileError) as caught:
+        load_space(GOLDEN / "space_mistakes.yaml", PRICES, CORES)
+    text = str(caught.value).replace(str(GOLDEN), "{folder}")
+    golden = (GOLDEN / "space_mistakes.txt").read_text()
+    assert text + "\n" == "{folder}/" + golden
+
+
+# An edit of the good file -> the mistake that it makes.
+LENGTHS = "lengths: {fixed: 32}"
+BATCHES = "max_batch_size: [4, 8]"
+PRICE = "{instance_type: listed.large}"
+ONE_MISTAKE = [
+    (
+        LENGTHS,
+        "lengths: {fixed: 32, typo: 1}",
+        "line 9: models.bert.lengths.typo: unknown key",
+    ),
+    (
+        "    source:\n" + SOURCE,
+        "",
+        "line 3: models.bert.source: is required",
+    ),
+    (
+        LENGTHS,
+        "lengths: {fixed: 65}",
+        "line 9: models.bert.lengths: "
+        "must not be above the model's max_position_embeddings (64), got 65",
+    ),
+    (
+        LENGTHS,
+        "lengths: {weights: {16: 1, 65: 1}}",
+        "line 9: models.bert.lengths: "
+        "must not be above the model's max_position_embeddings (64), got 65",
+    ),
+    (
+        LENGTHS,
+        "lengths: {uniform: [9, 5]}",
+        "line 9: models.bert.lengths.uniform: must be [shortest, longest], got (9, 5)",
+    ),
+    (
+        LENGTHS,
+        "lengths: {uniform: [1, 2000000]}",
+        "line 9: models.bert.lengths.uniform.1: "
+        "must be less than or equal to 1000000, got 2000000",
+    ),
+    (
+        LENGTHS,
+        "lengths: {fixed: 8, uniform: [5, 9]}",
+        "line 9: models.bert.lengths: must have exactly one of fixed, uniform, weights, "
+        "got ['fixed', 'uniform']",
+    ),
+    (
+        LENGTHS,
+        "lengths: {weights: {}}",
+        "line 9: models.bert.lengths: must have exactly one of fixed, uniform, weights, got []",
+    ),
+    (
+        LENGTHS,
+        "lengths: {weights: {short: 1}}",
+        "line 9: models.bert.lengths.weights.short: must be a valid integer, got 'short'",
+    ),
+    (
+        LENGTHS,
+        "lengths: {weights: {16: 0}}",
+        "line 9: models.bert.lengths.weights.16: must be greater than 0, got 0",
+    ),
+    (
+        LENGTHS,
+        'lengths: {fixed: "4"}',
+        "line 9: models.bert.lengths.fixed: must be a valid integer, got '4'",
+    ),
+    (
+        LENGTHS,
+        "lengths: {fixed: true}",
+        "line 9: models.bert.lengths.fixed: must be a valid integer, got True",
+    ),
+    (
+        "maximum: 99",
+        "maximum: 100",
+        "line 8: models.bert.inputs.input_ids.maximum: "
+        "must be below the model's vocab_size (100), got 100.0",
+    ),
+    (
+        "minimum: 0",
+        "minimum: 100",
+        "line 8: models.bert.inputs.input_ids.minimum: must not be above maximum (99), got 100.0",
+    ),
+    (
+        "maximum: 99",
+        "maximum: .nan",
+        "line 8: models.bert.inputs.input_ids.maximum: must be a finite number, got nan",
+    ),
+    (
+        "maximum: 99",
+        "maximum: true",
+        "line 8: models.bert.inputs.input_ids.maximum: must be a valid number, got True",
+    ),
+    (
+        "maximum: 99",
+        "maximum: 99, shape: [lenght]",
+        "line 8: models.bert.inputs.input_ids.shape.0: "
+        "must be a valid integer, or must be 'length', got 'lenght'",
+    ),
+    (
+        "vocab_size: 100",
+        "vocab_size: 100, eps: .inf",
+        "line 6: models.bert.source.config: numbers must be finite, "
+        "got {'vocab_size': 100, 'eps': inf, 'max_position_embeddings': 64}",
+    ),
+    (
+        "vocab_size: 100",
+        "vocab_size: 2026-01-01",
+        "line 6: models.bert.source.config.vocab_size: "
+        "input was not a valid JSON value, got datetime.date(2026, 1, 1)",
+    ),
+    (
+        SOURCE,
+        "      onnx: nowhere.onnx\n",
+        "line 5: models.bert.source.onnx: "
+        "file must exist, looked at {folder}/nowhere.onnx, got 'nowhere.onnx'",
+    ),
+    (
+        SOURCE,
+        "      class: Bert\n      checkpoint: ./nowhere\n",
+        "line 6: models.bert.source.checkpoint: "
+        "file must exist, looked at {folder}/nowhere, got './nowhere'",
+    ),
+    (
+        SOURCE,
+        SOURCE + "      checkpoint: someone/bert\n",
+        "line 4: models.bert.source: must have exactly one of config, checkpoint, onnx, "
+        "got ['config', 'checkpoint']",
+    ),
+    (
+        "      class: BertForSequenceClassification\n",
+        "",
+        "line 4: models.bert.source.class: "
+        "goes with config or checkpoint, not with onnx, got None",
+    ),
+    (
+        "class: BertForSequenceClassification",
+        "class_name: BertForSequenceClassification",
+        "line 5: models.bert.source.class_name: unknown key",
+    ),
+    (
+        SOURCE,
+        SOURCE + "      seed: true\n",
+        "line 7: models.bert.source.seed: must be a valid integer, got True",
+    ),
+    (
+        "study: my-study",
+        "study: ../elsewhere",
+        "line 1: study: must match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$', got '../elsewhere'",
+    ),
+    (
+        "bert:",
+        "'my bert':",
+        "line 3: models.my bert: "
+        "must match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$', got 'my bert'",
+    ),
+    (
+        PRICE,
+        "{instance_type: nowhere}",
+        "line 10: price.instance_type: "
+        "must be listed (listed.large) where usd_per_hour is not given, got 'nowhere'",
+    ),
+    (
+        PRICE,
+        "{instance_type: mine, usd_per_hour: 0}",
+        "line 10: price.usd_per_hour: must be greater than 0, got 0",
+    ),
+    (
+        PRICE,
+        "{instance_type: mine, usd_per_hour: '1'}",
+        "line 10: price.usd_per_hour: must be a valid number, got '1'",
+    ),
+    (
+        BATCHES,
+        "max_batch_size: [4, 4]",
+        "line 14: parameters.max_batch_size: "
+        "values must be distinct, 4 is listed twice, got [4, 4]",
+    ),
+    (
+        BATCHES,
+        "max_batch_size: []",
+        "line 14: parameters.max_batch_size: "
+        "must have at least 1 item after validation, not 0, got []",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  max_queue_delay_us: -1",
+        "line 15: parameters.max_queue_delay_us: must be greater than or equal to 0, got -1",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  batching: [yes]",
+        "line 15: parameters.batching.0: must be a valid boolean, got 'yes'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  padding: [max, [16, 33]]",
+        "line 15: parameters.padding.1: must not be above the longest length (32), got [16, 33]",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  padding: {a: 1}",
+        "line 15: parameters.padding: must be 'max', or must be a valid list, got {'a': 1}",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\nbudget: {wall_clock: 8 hours}",
+        "line 15: budget.wall_clock: "
+        "must be a number above 0 and s, m or h, such as 8h, got '8 hours'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\nbudget: {wall_clock: true}",
+        "line 15: budget.wall_clock: must be a valid number, got True",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\nconditions: instance_count > 1",
+        "line 15: conditions: must be a valid list, got 'instance_count > 1'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\nconditions: [instance_count > 5]",
+        "line 11: parameters: no combination of values is left by the rule: instance_count > 5",
+    ),
+    (
+        "[pytorch, openvino]\n  precision: [fp32, int8]",
+        "[pytorch]\n  precision: [int8]",
+        "line 11: parameters: no combination of values is left by the rule: "
+        "the runtime has a way to serve the precision",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  max_queue_delay_us: [" + ", ".join(map(str, range(2000))) + "]"
+        "\n  instance_count: [" + ", ".join(map(str, range(1, 200))) + "]",
+        "line 11: parameters: must have at most 1,000,000 combinations, got 3,184,000",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), ONE_MISTAKE)
+def test_one_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
+    found = mistakes(tmp_path, changed((old, new)))
+    assert found == [message.replace("{folder}", str(tmp_path))]
+
+
+def test_an_onnx_file_has_no_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    assert mistakes(tmp_path, changed((SOURCE, "      onnx: model.onnx\n"))) == [
+        "line 11: parameters.runtime: pytorch needs a transformers source, "
+        "models.bert is an ONNX file, got ['pytorch', 'openvino']"
+    ]
+
+
+def test_all_wrong_conditions_are_reported_beside_other_mistakes(tmp_path: Path) -> None:
+    conditions = """
+conditions:
+  - batching or not batching
+  - batch_size > 4
+  - instance_count
+"""
+    text = changed((BATCHES, BATCHES + conditions), ("my-study", "my study"))
+    found = mistakes(tmp_path, text)
+    assert len(found) == 3
+    assert found[0].startswith("line 1: study: ")
+    assert re.match(
+        r"line 17: conditions\.1: must be a comparison of runtime, .*, cores "
+        r"\(name 'batch_size' is not defined\), got 'batch_size > 4'$",
+        found[1],
+    )
+    assert found[2] == (
+        "line 18: conditions.2: must be true or false for every point, got 'instance_count'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "file: must hold keys and values, got None"),
+        ("- study\n- models\n", "file: must hold keys and values, got ['study', 'models']"),
+        ("just text", "file: must hold keys and values, got 'just text'"),
+        ("a: 1\nb: c: d\n", "line 2: YAML: mapping values are not allowed here"),
+        ("a: [1, 2\nb: 3\n", "line 2: YAML: expected ',' or ']', but got ':'"),
+        (
+            "study: a\nstudy: b\n",
+            'line 2: YAML: found duplicate key "study" with value "b" (original value: "a")',
+        ),
+    ],
+)
+def test_what_is_no_space_file(tmp_path: Path, text: str, message: str) -> None:
+    assert mistakes(tmp_path, text) == [message]
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_bytes(b"study: \xff\n")
+    with pytest.raises(SpaceFileError, match="1 mistake\n  YAML: unacceptable character"):
+        load_space(path, PRICES, CORES)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SpaceFileError) as caught:
+        load_space(tmp_path / "nowhere.yaml", PRICES, CORES)
+    assert str(caught.value) == (
+        f"{tmp_path}/nowhere.yaml: 1 mistake\n  file: must be readable (No such file or directory)"
+    )
+    with pytest.raises(SpaceFileError, match=r"must be readable \(Is a directory\)"):
+        load_space(tmp_path, PRICES, CORES)
+
+
+def test_the_content_holds_what_a_study_depends_on_and_nothing_else(tmp_path: Path) -> None:
+    content = load(tmp_path, GOOD).content
+    other_run = changed(("my-study", "other"), (BATCHES, BATCHES + "\nbudget: {trials: 1}"))
+    said = changed((BATCHES, BATCHES + "\nlimit: {percentile: 95, latency_ms: 500}"))
+    assert load(tmp_path, other_run).content == content
+    assert load(tmp_path, said).content == content
+    assert load(tmp_path, changed(("[4, 8]", "[4, 8, 16]"))).content != content
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+SHIPPED = [
+    pytest.param("search_spaces/quickstart.yaml", "quickstart", id="quickstart"),
+    pytest.param("space_template.yaml", "my-model", id="template"),
+]
+
+
+@pytest.mark.parametrize(("name", "study"), SHIPPED)
+@pytest.mark.parametrize("cores", [1, 2, 8])
+def test_what_is_shipped_loads_on_any_machine(name: str, study: str, cores: int) -> None:
+    space = load_space(shipped(name), shipped_prices(), cores)
+    assert space.study == study
+    assert len(space.search_space) > 100
+    json.dumps(space.content, allow_nan=False)
+
+
+def test_the_quickstart_searches_three_runtimes_in_minutes() -> None:
+    space = load_space(shipped("search_spaces/quickstart.yaml"), shipped_prices(), 2)
+    runtimes = {spec.runtime for spec in space.search_space.artifacts}
+    assert runtimes == {"pytorch", "onnxruntime", "openvino"}
+    assert space.budget.trials >= 10
+    assert space.budget.wall_clock_seconds <= 5 * 60
+
+
+SCHEMA = json_schema()
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def refused(schema: Mapping[str, Any], value: Any, at: str = "") -> list[str]:
+    """Places where a value breaks our JSON schema, by the few keywords that it has."""
+    if "$ref" in schema:
+        name = schema["$ref"].removeprefix("#/$defs/")
+        return refused(SCHEMA["$defs"][name], value, at)
+    if "type" not in schema:
+        anything = schema.get("anyOf", [{}])
+        return [] if {} in anything or any(not refused(o, value, at) for o in anything) else [at]
+    wanted = TYPES[schema["type"]]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        return [at]
+    if isinstance(value, dict):
+        return refused_keys(schema, value, at)
+    if isinstance(value, list):
+        items = schema.get("prefixItems") or itertools.repeat(schema["items"], len(value))
+        pairs = zip(items, value, strict=True)
+        return [w for n, (one, item) in enumerate(pairs) for w in refused(one, item, f"{at}.{n}")]
+    fits = value in schema.get("enum", [value])
+    if isinstance(value, str):
+        fits = fits and re.search(schema.get("pattern", ""), value) is not None
+    return [] if fits else [at]
+
+
+def refused_keys(schema: Mapping[str, Any], value: dict[str, Any], at: str) -> list[str]:
+    wrong = [f"{at}.{key}" for key in schema.get("required", []) if key not in value]
+    known = schema.get("properties", {})
+    ((_, by_pattern),) = schema.get("patternProperties", {"": None}).items()
+    others = schema.get("additionalProperties", by_pattern)
+    for key, each in value.items():
+        if key in known:
+            wrong += refused(known[key], each, f"{at}.{key}")
+        elif others:
+            wrong += refused(others, each, f"{at}.{key}")
+        else:
+            wrong.append(f"{at}.{key}")
+    return wrong
+
+
+def written(text: str) -> Any:
+    """As an editor reads it: dates are text there."""
+    document = YAML(typ="safe").load(text)
+    return json.loads(json.dumps(document, default=str))
+
+
+@pytest.mark.parametrize(("name", "_study"), SHIPPED)
+def test_the_json_schema_takes_what_is_shipped(name: str, _study: str) -> None:
+    assert refused(SCHEMA, written(shipped(name).read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("study: my-study\n", "", ".study"),
+        (LENGTHS, "lengths: {fixed: 32, typo: 1}", ".models.bert.lengths.typo"),
+        ("fixed: 32", "fixed: true", ".models.bert.lengths.fixed"),
+        (PRICE, "{instance_type: 4}", ".price.instance_type"),
+        ("[pytorch, openvino]", "[pytorch, tensorrt]", ".parameters.runtime"),
+        (BATCHES, BATCHES + "\nbudget: {wall_clock: 8 hours}", ".budget.wall_clock"),
+        (BATCHES, BATCHES + "\nsearch: random", ".search"),
+    ],
+)
+def test_the_json_schema_refuses_what_the_file_must_not_hold(
+    old: str, new: str, place: str
+) -> None:
+    assert refused(SCHEMA, written(GOOD)) == []
+    assert refused(SCHEMA, written(changed((old, new)))) == [place]
+
+
+def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to() -> None:
+    schema = SCHEMA
+    assert set(schema["properties"]) == {
+        "study", "models", "traffic", "limit", "price", "parameters", "conditions",
+        "measurement", "budget",
+    }  # fmt: skip
+    text = json.dumps(schema)
+    referred = set(re.findall(r'"#/\$defs/(\w+)"', text))
+    assert referred <= set(schema["$defs"])
+    sections = [one for name, one in schema["$defs"].items() if name.endswith("Section")]
+    assert all(one["additionalProperties"] is False and one["description"] for one in sections)
