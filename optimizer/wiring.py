@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -222,7 +223,9 @@ class _Study:
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
         self._introduce()
-        # A storage that cannot be opened is known now, and not after everything is built.
+        # A damaged record, or a storage that cannot be opened, is known now, and not after
+        # everything is built.
+        self._directory.trials.read_all()
         self._open_study(self._space.search_space).close()
         with self._session() as session:
             prepared = self._prepare(session)
@@ -323,6 +326,9 @@ class _Study:
         """best/, and the baseline beside it, with copies of their artefacts."""
         if confirmed.best:
             self._write(self._directory.best, confirmed.best[0].config.models[0], prepared)
+        else:
+            # A winner of an earlier run that no longer holds is none.
+            shutil.rmtree(self._directory.best, ignore_errors=True)
         baseline = prepared.space.config(prepared.space.baseline).models[0]
         self._write(self._directory.baseline, baseline, prepared)
 

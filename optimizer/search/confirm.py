@@ -1,9 +1,9 @@
 """The confirm phase: the winner, its closest rivals and the baseline are measured anew, in turn.
 
 The best of many noisy figures is too good on average, so only what is measured here is reported.
-Each round measures every finalist at the load of the demand per replica and at its capacity; a
-finalist that misses the limit at its capacity steps down until it meets it, and one that no longer
-does gives way to the next.
+Each round measures every finalist at its capacity and at the demand per replica; one that misses
+the limit at its capacity steps down until it meets it. Where that makes the winner dearer than what
+another trial claims, the other one is measured too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optimizer.cost import Candidate, equal_cost_set, replicas_for, tie_break_ke
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import History, scored
+from optimizer.search.history import MAX_ATTEMPTS, History, scored
 from optimizer.search.loop import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig, describe
@@ -69,25 +69,32 @@ class ConfirmPhase:
             for record in entrants:
                 self._measure(record)
         confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
-        while not confirmed and queue:
+        while queue and _claims_less(queue[0], confirmed):
             record, *queue = queue
-            self._watch(Note(f"no finalist held; next is {describe(record.config.models[0])}"))
+            self._watch(Note(f"the winner gave way; next is {describe(record.config.models[0])}"))
             for _ in range(ROUNDS):
                 self._measure(record)
-            confirmed = [c for c in [self._candidate(record)] if c is not None]
+            confirmed += [c for c in [self._candidate(record)] if c is not None]
         return Confirmed(
             baseline=self._candidate(known) if known is not None else None,
             best=tuple(equal_cost_set(confirmed)),
         )
 
-    def _of(self, config: ServingConfig) -> list[TrialRecord]:
-        return [record for record in self._records.values() if record.config == config]
+    def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
+        """What was measured of a configuration; a failure that may pass is no round."""
+        of = [record for record in self._records.values() if record.config == config]
+        return [r for r in of if r.failure is None or not r.failure.transient]
 
     def _measure(self, record: TrialRecord) -> None:
         """One more round of one finalist, unless an earlier run has measured enough of them."""
-        measurement, done = record.measurement, len(self._of(record.config))
-        if measurement is None or done >= ROUNDS:
-            return
+        done = len(self._rounds(record.config))
+        for _ in range(MAX_ATTEMPTS):
+            if done < ROUNDS and len(self._rounds(record.config)) == done:
+                self._attempt(record, done)
+
+    def _attempt(self, record: TrialRecord, done: int) -> None:
+        measurement = record.measurement
+        assert measurement is not None, "a record that met the limits was measured"
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
         evaluation = self._evaluator.confirm(
@@ -115,16 +122,23 @@ class ConfirmPhase:
         return min(load_factor, (1 + demand.headroom) / replicas)
 
     def _candidate(self, record: TrialRecord) -> Candidate | None:
-        """What all rounds together certify; None when one of them failed."""
-        rounds = self._of(record.config)
+        """What all rounds together certify; None unless it held in every one."""
+        rounds = self._rounds(record.config)
         measured = [r.measurement for r in rounds if r.outcome == "ok" and r.measurement]
-        if not measured or len(measured) < len(rounds):
+        if len(measured) < ROUNDS:
             return None
         together = merged(measured)
         score = scored(together, self._setting.price, self._setting.demand)
         if score is None:
             return None
         return Candidate(record.config, together, score, _p95_at_lowest_load(together))
+
+
+def _claims_less(record: TrialRecord, confirmed: Sequence[Candidate]) -> bool:
+    """Whether an unconfirmed record would be a cheaper fleet than what was confirmed."""
+    assert record.score is not None, "a record that met the limits has a cost"
+    claimed = record.score.fleet_usd_per_hour
+    return all(claimed < candidate.score.fleet_usd_per_hour for candidate in confirmed)
 
 
 def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:

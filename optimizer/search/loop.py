@@ -105,7 +105,8 @@ class SearchLoop:
         self._watch(TrialEnded(record, self._history.incumbent))
         if record.failure is not None and record.failure.transient and record.attempt == 1:
             self._study.enqueue(proposal.position)
-        if self._history.failures_in_a_row() >= _FAILURES_IN_A_ROW:
+        in_a_row = self._history.failures_in_a_row()
+        if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
             self._check_baseline(record)
 
     def _measure(

@@ -154,7 +154,8 @@ def test_a_winner_that_needs_another_replica_is_not_among_the_equal(
     [
         [infeasible(130), ok(130)],
         [ok(130), infeasible(130)],
-        [ok(130), failed("the server ended", transient=True)],
+        [ok(130), failed("the model cannot be loaded")],
+        [ok(130), *[failed("the server ended", transient=True)] * 2],
     ],
 )
 def test_a_winner_that_fails_gives_way_to_the_next(
@@ -162,6 +163,19 @@ def test_a_winner_that_fails_gives_way_to_the_next(
 ) -> None:
     confirming.evaluator.held = held_by({A: rounds})
     assert configs_of(confirming.run(HISTORY)) == [B]
+
+
+def test_a_failure_that_passes_costs_no_round(confirming: Confirming) -> None:
+    passes = failed("the server ended", transient=True)
+    confirming.evaluator.held = held_by({A: [passes, ok(130), ok(130)]})
+    assert configs_of(confirming.run(HISTORY))[0] == A
+
+
+def test_what_claims_a_cheaper_fleet_than_a_fallen_winner_is_measured_too(
+    confirming: Confirming,
+) -> None:
+    confirming.evaluator.held = held_by({c: [ok(10), ok(10)] for c in (A, B, C)})
+    assert configs_of(confirming.run(HISTORY)) == [D]
 
 
 def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> None:
@@ -172,7 +186,7 @@ def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> 
     assert confirming.evaluator.confirmed[8:] == [D, D]
     notes = [event.text for event in confirming.events if isinstance(event, Note)]
     assert len(notes) == 1
-    assert notes[0].startswith("no finalist held; next is pytorch fp32, ")
+    assert notes[0].startswith("the winner gave way; next is pytorch fp32, ")
 
 
 def test_when_nothing_holds_nothing_is_best(confirming: Confirming) -> None:
