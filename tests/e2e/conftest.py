@@ -1,0 +1,71 @@
+"""One artefact cache for the whole suite, and the optimizer as a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from optimizer.artifacts.workshop import Workshop
+from optimizer.serving_config import ArtifactSpec, Precision, Runtime
+from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.session import ModelFiles
+from optimizer.wiring import open_space
+from optimizer.workload import Tensors
+from tests.e2e import tiny
+from tests.e2e.running import Optimizer
+
+
+@dataclass(frozen=True)
+class Built:
+    """Every artefact of the tiny model, and its FP32 reference."""
+
+    cache: Path
+    files: dict[ArtifactSpec, ModelFiles]
+    evaluation: list[Tensors]
+    reference: NDArray[np.generic]
+
+    def spec(self, runtime: Runtime, precision: Precision) -> ArtifactSpec:
+        return next(s for s in self.files if (s.runtime, s.precision) == (runtime, precision))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Exported once: the slowest thing that these tests need."""
+    folder = tmp_path_factory.mktemp("built")
+    space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
+    with Workshop(folder / "cache", folder / "build.log", threads=2) as workshop:
+        prepared = workshop.prepare_model(space.model)
+        output = OutputTensor(
+            prepared.output.name, prepared.output.data_type, prepared.output.shape
+        )
+        files = {
+            spec: ModelFiles(workshop.build(spec, space.model).path, space.model.payloads, output)
+            for spec in space.search_space.artifacts
+        }
+    return Built(folder / "cache", files, prepared.evaluation, prepared.reference)
+
+
+StartOptimizer = Callable[..., Optimizer]
+
+
+@pytest.fixture
+def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
+    """Start `optimizer run SPACE ...` in tmp_path; killed at the end where it still runs."""
+    with ExitStack() as stack:
+
+        def run(space: Path, *options: object, **settings: object) -> Optimizer:
+            optimizer = Optimizer(
+                ["run", space, "--cache", built.cache, *options],
+                tmp_path,
+                **settings,  # type: ignore[arg-type]
+            )
+            stack.callback(optimizer.end)
+            return optimizer
+
+        yield run

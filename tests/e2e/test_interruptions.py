@@ -1,0 +1,181 @@
+"""Killed, interrupted, hung up: nothing is left running, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.trial_record import TrialRecord
+from tests.e2e import tiny
+from tests.e2e.conftest import StartOptimizer
+from tests.e2e.running import Optimizer, wait_until
+
+INTERRUPTED = 130
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    """One artefact, two trials; the levels after the saturation leave time to strike."""
+    slow_checks = {"check_seconds": 1.5}
+    content = tiny.space(budget={"trials": 2}, measurement=slow_checks)
+    return tiny.write_space(tmp_path, content)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyDirectory:
+    return StudyDirectory(tmp_path / "results" / "tiny")
+
+
+def content_of(study: StudyDirectory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in study.trials.folder.glob("*.json")}
+
+
+def records_of(study: StudyDirectory) -> list[TrialRecord]:
+    return list(study.trials.read_all().values())
+
+
+def in_a_level_of_trial(optimizer: Optimizer, number: int, of: int = 2) -> None:
+    """Wait until a trial has been saturated, so that the next level is under way."""
+    optimizer.wait_for(f"  {number}/{of} ")
+    seen = optimizer.output.index(f"  {number}/{of} ")
+    wait_until(lambda: "saturation:" in optimizer.output[seen:], "a saturated server")
+    assert optimizer.process.poll() is None
+
+
+def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    killed = start(space)
+    in_a_level_of_trial(killed, 2)
+    assert killed.marked.servers()
+    before = content_of(study)
+    assert list(before) == ["00000.json"]
+    killed.kill()
+    killed.assert_nothing_left()
+    assert content_of(study) == before
+
+    again = start(space)
+    assert again.wait() == 0, again.errors
+    assert "saturation" in again.output[again.output.index("  2/2 ") :]
+    assert "  1/2 " not in again.output[: again.output.index("confirm:")]
+    after = content_of(study)
+    assert len(after) == 2
+    assert after["00000.json"] == before["00000.json"]
+    first, second = records_of(study)
+    assert first.config != second.config
+    # The trial that was lost is a failed one to Optuna, its point the next proposal.
+    assert second.number == first.number + 2
+    summary = study.read_json(study.summary)
+    assert sum(summary["trials"].values()) == 2
+
+
+def test_signals_end_it_with_130_and_it_goes_on_from_there(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        optimizer = start(space, "--trials", 1)
+        in_a_level_of_trial(optimizer, 1, of=1)
+        optimizer.process.send_signal(number)
+        assert optimizer.wait() == INTERRUPTED, optimizer.errors
+        said = f"interrupted ({number.name}); the same command goes on from here\n"
+        assert optimizer.errors == said
+        assert records_of(study) == []
+    # Each of them began with the trial that the one before had lost; how it ends, see above.
+
+
+def test_a_signal_during_the_start_ends_it_as_well(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    optimizer = start(space)
+    optimizer.wait_for("prepare:")
+    optimizer.process.send_signal(signal.SIGTERM)
+    assert optimizer.wait() == INTERRUPTED, optimizer.errors
+    assert "Traceback" not in optimizer.errors
+    assert not study.summary.exists()
+
+
+@pytest.mark.slow
+def test_an_impatient_second_signal_ends_it_at_once_and_leaves_nothing(
+    space: Path, start: StartOptimizer
+) -> None:
+    optimizer = start(space)
+    in_a_level_of_trial(optimizer, 1)
+    optimizer.process.send_signal(signal.SIGINT)
+    optimizer.process.send_signal(signal.SIGINT)
+    assert optimizer.wait() in (INTERRUPTED, -signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_nohup_keeps_it_running_when_its_terminal_goes(space: Path, start: StartOptimizer) -> None:
+    ignoring = ("nohup", sys.executable)
+    optimizer = start(space, "--trials", 1, python=ignoring)
+    in_a_level_of_trial(optimizer, 1, of=1)
+    optimizer.process.send_signal(signal.SIGHUP)
+    assert optimizer.wait() == 0, optimizer.errors
+
+
+def test_a_terminal_that_goes_away_ends_it_without_a_trace(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    outer, inner = pty.openpty()
+    session = ("setsid", "--ctty", "--wait", sys.executable)
+    optimizer = start(space, terminal=inner, python=session)
+    os.close(inner)
+    screen = bytearray()
+    while b"saturation:" not in screen:
+        screen += os.read(outer, 65536)
+    [child] = [p for p in optimizer.marked.processes("-m optimizer run") if p.name() != "setsid"]
+    os.close(outer)  # the kernel sends SIGHUP, and what is written now is an error
+    assert optimizer.wait() == INTERRUPTED
+    assert not child.is_running()
+    assert not study.summary.exists()
+
+
+def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    optimizer = start(space, "--trials", 3)
+    in_a_level_of_trial(optimizer, 1, of=3)
+    [server] = optimizer.marked.servers()
+    server.kill()
+    assert optimizer.wait() == 0, optimizer.errors
+    failed, retried, other = records_of(study)
+    assert failed.outcome == "failed"
+    assert "the server ended with signal SIGKILL" in failed.reason
+    assert failed.failure is not None
+    assert (failed.failure.kind, failed.failure.transient) == ("ServerFailure", True)
+    assert retried.config == failed.config
+    assert (retried.attempt, retried.outcome) == (2, "ok")
+    assert retried.number == failed.number + 1
+    assert other.config != failed.config
+    assert "failed: the server ended with signal SIGKILL" in optimizer.output
+    assert study.read_json(study.summary)["trials"]["failed"] == 1
+
+
+def test_one_process_at_a_time_may_run_a_study(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    first = start(space)
+    first.wait_for("prepare:")
+    second = start(space)
+    assert second.wait() == 2
+    assert second.errors == f"error: study tiny is being run by process {first.pid}\n"
+    assert first.process.poll() is None, "the first is not disturbed"
+    assert study.root.exists()
+
+
+def test_output_that_nobody_reads_any_more_ends_it_quietly(
+    space: Path, start: StartOptimizer
+) -> None:
+    reading, writing = os.pipe()
+    optimizer = start(space, output=writing)
+    os.close(writing)
+    os.close(reading)
+    assert optimizer.wait() == INTERRUPTED
+    assert optimizer.errors == ""

@@ -1,0 +1,89 @@
+"""The study storage on a real PostgreSQL, where the machine has one."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optimizer.errors import StorageError, UsageError
+from optimizer.search.optuna_study import OptunaStudy
+from optimizer.triton.launcher import free_ports
+from tests.unit.studies import as_fast_as_it_is, record_of, small_space
+
+pytestmark = pytest.mark.slow
+
+_USER = "postgres"
+
+
+def _binaries() -> Path | None:
+    on_path = shutil.which("initdb")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return installed[-1].parent if installed else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an empty database in a cluster of its own."""
+    binaries = _binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    folder = tmp_path_factory.mktemp("postgresql")
+    # PostgreSQL refuses to run as root.
+    user = _USER if os.geteuid() == 0 else None
+    if user is not None:
+        for path in [folder, *list(folder.parents)[:2]]:
+            path.chmod(0o755)
+        shutil.chown(folder, user)
+    port = free_ports(1)[0]
+    data = folder / "data"
+    server = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+
+    def run(*command: str) -> None:
+        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    run(str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", _USER)
+    control = str(binaries / "pg_ctl")
+    run(control, "-D", str(data), "-w", "-l", str(folder / "log"), "-o", server, "start")
+    try:
+        yield f"postgresql+psycopg://{_USER}:not-secret@127.0.0.1:{port}/postgres"
+    finally:
+        run(control, "-D", str(data), "-w", "-m", "immediate", "stop")
+
+
+def opened(url: str, name: str, folder: Path) -> OptunaStudy:
+    return OptunaStudy(name, folder / "unused.journal", url, small_space(), "gp", seed=1)
+
+
+def test_a_study_lives_in_postgresql_across_processes(database: str, tmp_path: Path) -> None:
+    with opened(database, "lives", tmp_path) as study:
+        for _ in range(8):
+            proposal = study.ask()
+            config = small_space().config(proposal.position)
+            study.tell(record_of(proposal.number, config, as_fast_as_it_is(config)))
+    with opened(database, "lives", tmp_path) as again:
+        assert again.ask().number == 8
+    assert not (tmp_path / "unused.journal").exists()
+
+
+def test_a_trial_cut_off_in_postgresql_is_proposed_again(database: str, tmp_path: Path) -> None:
+    with opened(database, "cut-off", tmp_path) as study:
+        cut_off = study.ask()
+    with opened(database, "cut-off", tmp_path) as again:
+        again.reconcile({})
+        assert again.has_queue
+        assert again.ask().position == cut_off.position
+
+
+def test_a_database_that_is_not_there_is_named_without_the_password(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    with pytest.raises(StorageError, match=f"port {port}") as caught:
+        opened(f"postgresql+psycopg://me:secret@127.0.0.1:{port}/x", "any", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_storage_that_is_no_url_is_a_usage_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--storage"):
+        opened("nowhere", "any", tmp_path)

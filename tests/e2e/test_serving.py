@@ -1,0 +1,335 @@
+"""One server kept running over many configurations: loads, refusals, restarts, statistics."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.artifacts.accuracy import compare
+from optimizer.errors import (
+    ConfigMismatch,
+    LoadTestFailure,
+    ModelLoadFailure,
+    ServerFailure,
+)
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.load.client import LoadClient
+from optimizer.machine import local_slot
+from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
+from optimizer.search.events import Event, LevelStarted
+from optimizer.serving_config import (
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    Precision,
+    Runtime,
+    ServerOptions,
+    ServingConfig,
+)
+from optimizer.shipped import shipped
+from optimizer.triton.control import server_split
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.model_config import model_config
+from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ModelFiles, Served, ServingSession
+from optimizer.workload import LatencyLimit, Stream, Workload
+from tests.e2e.conftest import Built
+from tests.e2e.running import Marked, wait_until
+
+BREAKING_SESSION = """
+def open_session(directory, output, precision, threads):
+    def run(inputs):
+        raise RuntimeError("the runtime broke down")
+    return run
+"""
+
+
+@dataclass
+class Serving:
+    """A session over the tiny model's artefacts."""
+
+    built: Built
+    session: ServingSession
+    marked: Marked
+    templates: Path
+
+    def config(
+        self,
+        runtime: Runtime = "onnxruntime",
+        precision: Precision = "fp32",
+        *,
+        options: ServerOptions | None = None,
+        **settings: object,
+    ) -> ServingConfig:
+        model = ModelServing("bert", self.built.spec(runtime, precision))
+        model = replace(model, **settings)  # type: ignore[arg-type]
+        return ServingConfig((model,), server=options or ServerOptions())
+
+    def files(self, config: ServingConfig) -> dict[str, ModelFiles]:
+        return {"bert": self.built.files[config.models[0].artifact]}
+
+    def serve(self, config: ServingConfig) -> Served:
+        return self.session.serve(config, self.files(config))
+
+    def server_pid(self) -> int:
+        [server] = self.marked.servers()
+        return server.pid
+
+    @contextmanager
+    def runtime_is(self, session: str) -> Iterator[None]:
+        """Have another session.py opened in place of the one for ONNX Runtime."""
+        file = self.templates / "python" / "onnxruntime_session.py"
+        before = file.read_text()
+        file.write_text(session)
+        try:
+            yield
+        finally:
+            file.write_text(before)
+
+    def cosine(self, served: Served) -> float:
+        answers = served.control.infer("bert", self.built.evaluation, "logits", 60.0)
+        return compare(self.built.reference, answers).min_cosine
+
+
+@pytest.fixture(scope="module")
+def serving(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """One session for the whole file, as for a whole run; a test may find a server or none."""
+    folder, marked = tmp_path_factory.mktemp("serving"), Marked()
+    templates = folder / "templates"
+    shutil.copytree(shipped("model_repository_templates"), templates)
+    runtime = find_embedded_runtime()
+    launcher = EmbeddedLauncher(
+        runtime,
+        runtime.lay_out(folder / "backends"),
+        folder / "repository",
+        folder / "server.log",
+    )
+    repository = ModelRepository(folder / "repository", templates)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in marked.environment.items():
+            patch.setenv(name, value)
+        with ServingSession(launcher, repository, local_slot()) as session:
+            yield Serving(built, session, marked, templates)
+    marked.wait_gone(1.0)
+
+
+def asked(serving: Serving, config: ServingConfig) -> model_config_pb2.ModelConfig:
+    files = serving.files(config)["bert"]
+    template = serving.templates / "python" / "config.pbtxt"
+    return model_config(config.models[0], files.payloads, files.output, template)
+
+
+def test_every_configuration_is_served_as_asked_by_one_server(serving: Serving) -> None:
+    pids = set()
+    for runtime, precision, cosine in (
+        ("onnxruntime", "fp32", 0.99999),
+        ("openvino", "int8", 0.97),
+        ("onnxruntime", "int8", 0.97),
+        ("openvino", "fp32", 0.99999),
+    ):
+        config = serving.config(
+            runtime,  # type: ignore[arg-type]
+            precision,  # type: ignore[arg-type]
+            max_batch_size=8,
+            batching=Batching((4,), 200),
+            groups=(InstanceGroup(count=2, threads=1),),
+        )
+        served = serving.serve(config)
+        assert serving.cosine(served) >= cosine, (runtime, precision)
+        pids.add(serving.server_pid())
+        serving.session.retire()
+    assert len(pids) == 1
+
+
+def test_a_changed_configuration_is_what_the_server_runs(serving: Serving) -> None:
+    serving.serve(serving.config())
+    changed = serving.config(
+        max_batch_size=8,
+        batching=Batching((2, 4), 700),
+        groups=(InstanceGroup(count=2, threads=2),),
+        warmup_batch_sizes=(1, 8),
+    )
+    running = serving.serve(changed).control.config("bert")
+    assert running.max_batch_size == 8
+    assert list(running.dynamic_batching.preferred_batch_size) == [2, 4]
+    assert running.dynamic_batching.max_queue_delay_microseconds == 700
+    assert [group.count for group in running.instance_group] == [2]
+    assert running.parameters["intra_op_threads"].string_value == "2"
+    # Back to no batching: Triton must not keep, or bring back, a batcher of its own.
+    again = serving.serve(serving.config()).control.config("bert")
+    assert again.max_batch_size == 1
+    assert not again.HasField("dynamic_batching")
+
+
+def test_what_triton_refuses_fails_with_its_reason_and_costs_a_restart(serving: Serving) -> None:
+    good = serving.config()
+    serving.serve(good)
+    before = serving.server_pid()
+    refused = serving.config(max_batch_size=4, batching=Batching((16,), 0))
+    with pytest.raises(ModelLoadFailure, match=r"preferred size must be <= max batch") as caught:
+        serving.serve(refused)
+    assert not caught.value.transient
+    assert "Cuda" not in str(caught.value), "what Triton says on every machine without a GPU"
+    assert not serving.marked.processes("triton"), "after a failed load the server is stopped"
+    assert serving.cosine(serving.serve(good)) > 0.99999
+    assert serving.server_pid() != before
+
+
+def test_a_model_that_cannot_initialise_fails_with_its_own_words(serving: Serving) -> None:
+    missing = "raise ImportError('no such runtime here')\n"
+    with (
+        serving.runtime_is(missing),
+        pytest.raises(ModelLoadFailure, match="no such runtime here"),
+    ):
+        serving.serve(serving.config())
+
+
+def test_a_server_that_runs_something_else_is_a_mismatch(serving: Serving) -> None:
+    config = serving.config(max_batch_size=4, batching=Batching((2,), 100))
+    control = serving.serve(config).control
+    control.load("bert", asked(serving, config), 60.0)
+    other = serving.config(
+        max_batch_size=4, batching=Batching((2,), 300), groups=(InstanceGroup(count=2),)
+    )
+    with pytest.raises(ConfigMismatch) as caught:
+        control.load("bert", asked(serving, other), 60.0)
+    assert "max_queue_delay_microseconds: asked 300, the server runs 100" in str(caught.value)
+    assert "instance_group[0].count: asked 2, the server runs 1" in str(caught.value)
+    with pytest.raises(ConfigMismatch, match="dynamic_batching: asked none"):
+        control.load("bert", asked(serving, serving.config(max_batch_size=4)), 60.0)
+
+
+def test_server_statistics_count_requests_and_batches(serving: Serving) -> None:
+    config = serving.config(max_batch_size=4, batching=Batching((4,), 100_000))
+    served = serving.serve(config)
+    serving.cosine(served)
+    before = served.control.statistics("bert")
+    serving.cosine(served)
+    split = server_split(before, served.control.statistics("bert"))
+    sent = len(serving.built.evaluation)
+    assert split.requests == sent
+    assert split.compute_infer_ms > 0
+    assert split.queue_ms > 0
+    assert sum(point.batch_size * point.executions for point in split.batches) == sent
+    assert max(point.batch_size for point in split.batches) == 4
+    assert all(point.compute_ms > 0 for point in split.batches)
+
+
+def test_a_server_restarts_for_its_options_and_not_for_a_model(serving: Serving) -> None:
+    serving.serve(serving.config())
+    first = serving.server_pid()
+    serving.serve(serving.config(max_batch_size=2, batching=Batching()))
+    assert serving.server_pid() == first
+    options = ServerOptions((("python", "stub-timeout-seconds", "55"),))
+    serving.serve(serving.config(options=options))
+    second = serving.server_pid()
+    assert second != first
+    serving.serve(serving.config("openvino", options=options))
+    assert serving.server_pid() == second
+
+
+def test_a_server_that_died_between_trials_is_replaced(serving: Serving) -> None:
+    served = serving.serve(serving.config())
+    [server] = serving.marked.servers()
+    server.kill()
+    wait_until(served.server.ended, "the end of the server", 10.0)
+    serving.session.retire()
+    assert serving.cosine(serving.serve(serving.config())) > 0.99999
+
+
+Evaluate = Callable[..., Evaluation]
+
+
+@pytest.fixture(scope="module")
+def evaluate(serving: Serving) -> Iterator[Evaluate]:
+    """Measure a configuration of the tiny model as the search does, with short levels."""
+    limit = LatencyLimit(95, 2000)
+    payloads = serving.files(serving.config())["bert"].payloads
+    workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
+    protocol = CapacityProtocol(0.5, 0.5, warmup_seconds=0.2)
+    with LoadClient() as client:
+
+        def run(config: ServingConfig, watch: Callable[[Event], None]) -> Evaluation:
+            evaluator = LiveEvaluator(
+                serving.session,
+                client,
+                workload,
+                serving.built.files,
+                Protocols(protocol, protocol),
+                np.random.default_rng(1),
+                watch,
+            )
+            return evaluator.evaluate(config, local_slot(), None)
+
+        yield run
+
+
+def test_a_measured_level_carries_the_servers_own_statistics(
+    serving: Serving, evaluate: Evaluate
+) -> None:
+    config = serving.config(max_batch_size=4, batching=Batching((), 500))
+    evaluation = evaluate(config, lambda _: None)
+    assert evaluation.outcome == "ok", evaluation.reason
+    assert evaluation.measurement is not None
+    for level in evaluation.measurement.levels:
+        [split] = level.server
+        # What the server counts includes the warm-up, what the client counts does not.
+        assert split.requests >= level.streams[0].completed * 0.9
+        assert all(1 <= point.batch_size <= 4 for point in split.batches)
+        assert level.server_cpu_seconds is not None
+        assert level.server_cpu_seconds > 0
+    assert evaluation.seconds.serving > 0
+    assert evaluation.seconds.measuring > 1.0
+
+
+def test_a_model_that_fails_in_execution_is_a_failed_load_test(
+    serving: Serving, evaluate: Evaluate
+) -> None:
+    with serving.runtime_is(BREAKING_SESSION):
+        evaluation = evaluate(serving.config(), lambda _: None)
+    assert evaluation.outcome == "failed"
+    assert evaluation.failure is not None
+    assert evaluation.failure.kind == LoadTestFailure.__name__
+    assert "the runtime broke down" in evaluation.reason
+    assert not serving.marked.servers()
+
+
+def test_a_model_that_fails_in_execution_answers_nothing(serving: Serving) -> None:
+    with serving.runtime_is(BREAKING_SESSION):
+        served = serving.serve(serving.config())
+    with pytest.raises(LoadTestFailure, match="the runtime broke down"):
+        serving.cosine(served)
+
+
+def test_a_server_killed_under_load_is_the_reason_of_the_failure(
+    serving: Serving, evaluate: Evaluate
+) -> None:
+    def kill(event: Event) -> None:
+        if isinstance(event, LevelStarted) and event.offered_per_second is not None:
+            [server] = serving.marked.servers()
+            server.kill()
+
+    evaluation = evaluate(serving.config(), kill)
+    assert evaluation.outcome == "failed"
+    assert evaluation.failure is not None
+    assert evaluation.failure.kind == ServerFailure.__name__
+    assert evaluation.failure.transient
+    assert "the server ended with signal SIGKILL" in evaluation.reason
+    assert not serving.marked.processes("triton"), "neither the server nor its models' processes"
+    assert evaluate(serving.config(), lambda _: None).outcome == "ok"
+
+
+def test_a_server_that_is_gone_is_a_failure_of_the_server(serving: Serving) -> None:
+    served = serving.serve(serving.config())
+    [server] = serving.marked.servers()
+    server.kill()
+    with pytest.raises(ServerFailure, match="bert"):
+        served.control.load("bert", asked(serving, serving.config()), 10.0)
