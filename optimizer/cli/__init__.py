@@ -15,10 +15,9 @@ import click
 from optimizer import __version__
 from optimizer.cli.init import init
 from optimizer.cli.run import run
-from optimizer.errors import OptimizerError
+from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
-_TERMINAL_IS_GONE = errno.EIO
 
 
 class _Interrupted(BaseException):
@@ -67,14 +66,23 @@ def _exit_code(arguments: list[str] | None) -> int:
             click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
         return INTERRUPTED
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) and error.errno != _TERMINAL_IS_GONE:
-            raise
-        # Whoever read our output has gone; what Python still holds back must go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
+        return _output_failed(error)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except OptimizerError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
+
+
+def _output_failed(error: OSError) -> int:
+    """What is read and written turns its errors into ours; what is left is our own output."""
+    gone = isinstance(error, BrokenPipeError) or error.errno == errno.EIO
+    if not gone and error.errno != errno.ENOSPC:
+        raise error
+    # What Python still holds back must go nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if gone:  # whoever read it; a terminal that was closed
+        return INTERRUPTED
+    click.echo(f"error: cannot write the output: {error.strerror}", err=True)
+    return StorageError.exit_code

@@ -67,7 +67,7 @@ def _readme(model: ModelServing, requirements: str) -> str:
 
 A Triton model repository. Start it with:
 
-    tritonserver --model-repository=$PWD --disable-auto-complete-config
+    tritonserver --model-repository="$PWD" --disable-auto-complete-config
 
 The model runs in Triton's Python backend, whose interpreter must have these packages
 (requirements.txt): {packages}

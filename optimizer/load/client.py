@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from threading import Timer
@@ -30,7 +29,8 @@ class _ClientProcess:
     def __init__(self, cores: Sequence[int] | None) -> None:
         self.hung = False
         self.connection, theirs = Pipe()
-        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in end()
+        # In memory: a full disk must not stop the client. Closed in end().
+        self.stderr = os.fdopen(os.memfd_create("load client"), "w+b")
         command = [sys.executable, "-m", "optimizer.load.client_process", str(theirs.fileno())]
         with theirs:
             self.popen = subprocess.Popen(

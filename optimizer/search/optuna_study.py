@@ -92,7 +92,8 @@ class OptunaStudy:
         self._searched = [(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1]
         self._distributions = {_name(p): _distribution(p) for _, p in self._searched}
         self._asked: dict[int, Trial] = {}
-        with _storage_failures():
+        self._where = str(journal) if storage is None else "the study storage"
+        with _storage_failures(self._where):
             self._storage = _open_storage(journal, storage)
             self._study = optuna.create_study(
                 study_name=name,
@@ -121,20 +122,20 @@ class OptunaStudy:
 
     def enqueue(self, position: Position) -> None:
         """Have this point proposed before the sampler's own."""
-        with _storage_failures():
+        with _storage_failures(self._where):
             self._study.enqueue_trial(self.params(position))
 
     def ask(self) -> Proposal:
         """The next proposal. Raises StorageError."""
         number = len(self._trials())
-        with _storage_failures():
+        with _storage_failures(self._where):
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
             trial = self._study.ask(self._distributions)
         self._asked[trial.number] = trial
         position = self._space.nearest(self._positions(trial.params))
         assert position is not None, "nothing was excluded and a space is never empty"
         config = self._space.config(position)
-        with _storage_failures():
+        with _storage_failures(self._where):
             trial.set_user_attr("config", config.digest)
             for parameter, at in zip(self._space.parameters, position, strict=True):
                 trial.set_user_attr(parameter.key, label(parameter.values[at]))
@@ -148,7 +149,7 @@ class OptunaStudy:
                 is told what was measured before.
         """
         told = record.number if number is None else number
-        with _storage_failures():
+        with _storage_failures(self._where):
             if told not in self._asked:
                 trial_id = self._trials()[told]._trial_id
                 self._asked[told] = Trial(self._study, trial_id)
@@ -182,7 +183,7 @@ class OptunaStudy:
             if trial.number in records:
                 self.tell(records[trial.number])
                 continue
-            with _storage_failures():
+            with _storage_failures(self._where):
                 running = Trial(self._study, trial._trial_id)
                 running.set_user_attr("outcome", "failed")
                 running.set_user_attr("reason", "interrupted; its point is queued again")
@@ -195,7 +196,7 @@ class OptunaStudy:
 
     def _add(self, record: TrialRecord | None) -> None:
         position = self._space.position_of(record.config) if record is not None else None
-        with _storage_failures():
+        with _storage_failures(self._where):
             if record is None or record.told_value is None or position is None:
                 reason = record.reason if record is not None else "a repeat"
                 self._study.add_trial(
@@ -213,7 +214,7 @@ class OptunaStudy:
             )
 
     def _trials(self) -> list[FrozenTrial]:
-        with _storage_failures():
+        with _storage_failures(self._where):
             return self._study.get_trials(deepcopy=False)
 
     def _positions(self, params: Mapping[str, object]) -> list[int]:
@@ -295,7 +296,7 @@ def _mend(journal: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_failures() -> Iterator[None]:
+def _storage_failures(where: str) -> Iterator[None]:
     """Errors of Optuna's storages as ours; its warnings of experimental parts stay inside."""
     try:
         with warnings.catch_warnings():
@@ -306,8 +307,8 @@ def _storage_failures() -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
     except OSError as error:
-        where = error.filename or "study storage"
-        raise StorageError(f"{where}: {error.strerror or error}") from error
+        text = f"cannot write {error.filename or where}: {error.strerror or error}"
+        raise StorageError(text) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
 from optimizer.model_spec import ModelSpec
-from optimizer.search.events import ArtifactReady, PhaseStarted, StepStarted, Watcher
+from optimizer.search.events import ArtifactReady, Note, PhaseStarted, StepStarted, Watcher
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import (
@@ -164,11 +164,28 @@ class PreparePhase:
                 return artifact, _judged(spec, artifact, seconds, accuracy, model)
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            accuracy = self._accuracy(spec, artifact, model, prepared, output)
+            accuracy = self._accuracy_or_again(spec, artifact, model, prepared, output)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
             return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, reason)
         return artifact, _judged(spec, artifact, seconds, accuracy, model)
+
+    def _accuracy_or_again(
+        self,
+        spec: ArtifactSpec,
+        artifact: ModelArtifact,
+        model: ModelSpec,
+        prepared: PreparedModel,
+        output: OutputTensor,
+    ) -> Accuracy:
+        """What may pass is tried once more: an artefact that is left out is missed all night."""
+        try:
+            return self._accuracy(spec, artifact, model, prepared, output)
+        except TrialFailure as error:
+            if not error.transient:
+                raise
+            self._watch(Note(f"{spec.label}: {error}; trying once more"))
+        return self._accuracy(spec, artifact, model, prepared, output)
 
     def _accuracy(
         self,

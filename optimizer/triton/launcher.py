@@ -102,8 +102,8 @@ class EmbeddedLauncher:
         pick_ports: Callable[[int], Sequence[int]] = free_ports,
     ) -> None:
         self._runtime = runtime
-        self._backends = backends
-        self._repository = repository
+        self._backends = backends.absolute()
+        self._repository = repository.absolute()
         self._log = log
         self._pick_ports = pick_ports
         self._started = 0
@@ -122,7 +122,10 @@ class EmbeddedLauncher:
     def _start(self, options: ServerOptions, slot: Slot, ports: Sequence[int]) -> RunningServer:
         self._started += 1
         region = f"{_REGION}{os.getpid()}_{self._started}_"
-        command = self._command(options, slot, ports, region)
+        # Triton starts the processes of Python models by a line of shell in which these two paths
+        # are not quoted: relative to where they meet, nothing that a folder is called can do harm.
+        folder = Path(os.path.commonpath([self._repository, self._backends]))
+        command = self._command(options, slot, ports, region, folder)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._repository.mkdir(parents=True, exist_ok=True)
@@ -130,6 +133,7 @@ class EmbeddedLauncher:
                 start_of_log = log.tell()
                 process = subprocess.Popen(
                     command,
+                    cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -148,7 +152,12 @@ class EmbeddedLauncher:
         return server
 
     def _command(
-        self, options: ServerOptions, slot: Slot, ports: Sequence[int], region: str
+        self,
+        options: ServerOptions,
+        slot: Slot,
+        ports: Sequence[int],
+        region: str,
+        folder: Path,
     ) -> list[str]:
         grpc, http, metrics = ports
         settings = [
@@ -159,8 +168,8 @@ class EmbeddedLauncher:
             *(sys.executable, "-I", "-S", str(child_shim.__file__)),
             *(str(os.getpid()), ",".join(map(str, slot.cores)), "--"),
             str(self._runtime.binary),
-            f"--model-repository={self._repository}",
-            f"--backend-directory={self._backends}",
+            f"--model-repository={self._repository.relative_to(folder)}",
+            f"--backend-directory={self._backends.relative_to(folder)}",
             "--model-control-mode=explicit",
             # Auto-complete would switch batching on where a trial has it off.
             "--disable-auto-complete-config",

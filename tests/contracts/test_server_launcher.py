@@ -82,14 +82,15 @@ class Launched:
 def launched(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Launched]:
-    version = tmp_path / "repository" / "echo" / "1"
+    folder = tmp_path / "it's $HOME; (a folder)"  # people do name them so
+    version = folder / "repository" / "echo" / "1"
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(CONFIG)
     (version / "model.py").write_text(MODEL)
     marked = Marked()
     for name, value in marked.environment.items():
         monkeypatch.setenv(name, value)
-    yield Launched(request.param, tmp_path, marked)
+    yield Launched(request.param, folder, marked)
     marked.end()
 
 

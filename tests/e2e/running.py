@@ -139,7 +139,7 @@ class Optimizer:
             assert (running and time.monotonic() < end) or text in self.output, said
             time.sleep(0.02)
 
-    def wait(self, seconds: float = 110.0) -> int:
+    def wait(self, seconds: float = 200.0) -> int:
         """Its exit code, once nothing of it is left."""
         code = self.process.wait(seconds)
         self.assert_nothing_left()

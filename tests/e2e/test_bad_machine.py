@@ -24,6 +24,9 @@ from optimizer.wiring import RunRequest, run_study
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Optimizer
+from tests.unit.studies import open_study, small_space
+
+pytestmark = pytest.mark.timeout(300)
 
 AS_ROOT = os.geteuid() == 0
 Mount = Callable[..., Path]
@@ -120,6 +123,33 @@ def test_a_disk_that_has_no_room_for_best_leaves_the_one_before(built: Built, mo
         write_bundle(best, templates, ModelServing("bert", spec), built.files[spec])
     assert sorted(best.rglob("*")) == before
     assert sorted(path.name for path in best.parent.iterdir()) == ["ballast", "best"]
+
+
+def test_a_study_whose_journal_has_no_room_names_it_and_is_mended(mount: Mount) -> None:
+    folder = mount("disk", "size=1m")
+    study = open_study(folder, small_space())
+    ballast = fill(folder)
+
+    def until_the_last_page_is_full() -> None:
+        for _ in range(1000):
+            study.enqueue(small_space().baseline)
+
+    with pytest.raises(StorageError, match=rf"cannot write {folder}/study\.journal: No space"):
+        until_the_last_page_is_full()
+    ballast.unlink()
+    assert open_study(folder, small_space()).ask().number == 0
+
+
+def test_output_that_has_no_room_is_one_message(
+    space: Path, mount: Mount, start: StartOptimizer
+) -> None:
+    folder = mount("disk", "size=64k")
+    fill(folder)
+    output = os.open(folder / "ballast", os.O_WRONLY | os.O_APPEND)
+    run = start(space, output=output)
+    os.close(output)
+    assert run.wait() == 4
+    assert_one_message(run, "cannot write the output: No space left on device")
 
 
 def test_a_disk_that_is_full_from_the_start(

@@ -16,6 +16,8 @@ from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 from tests.e2e.running import Optimizer, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 INTERRUPTED = 130
 
 
@@ -57,10 +59,9 @@ def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only
     before = content_of(study)
     assert list(before) == ["00000.json"]
     killed.kill()
+    again = start(space)  # at once: what is left of the first is still going
     killed.assert_nothing_left()
     assert content_of(study) == before
-
-    again = start(space)
     assert again.wait() == 0, again.errors
     assert "saturation" in again.output[again.output.index("  2/2 ") :]
     assert "  1/2 " not in again.output[: again.output.index("confirm:")]
@@ -73,6 +74,16 @@ def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only
     assert second.number == first.number + 2
     summary = study.read_json(study.summary)
     assert sum(summary["trials"].values()) == 2
+
+
+def test_killed_amid_a_build_it_leaves_nothing_running(
+    space: Path, study: StudyDirectory, start: StartOptimizer, tmp_path: Path
+) -> None:
+    killed = start(space, "--cache", tmp_path / "empty")
+    wait_until(lambda: list((tmp_path / "empty").glob(".building-*")), "a build")
+    killed.kill()
+    killed.assert_nothing_left()
+    assert not study.prepared.exists()
 
 
 def test_signals_end_it_with_130_and_it_goes_on_from_there(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import termios
@@ -26,6 +27,8 @@ from optimizer.triton.launcher import free_ports
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Marked, Optimizer, wait_until
+
+pytestmark = pytest.mark.timeout(300)
 
 TRIALS = 4
 SPACE = tiny.space(
@@ -59,7 +62,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("search")
+    folder = tmp_path_factory.mktemp("a search")
     space = tiny.write_space(folder, SPACE)
     optimizer = Optimizer(["run", space, "--cache", built.cache], folder)
     try:
@@ -224,7 +227,7 @@ def fresh_server(finished: Finished, tmp_path: Path) -> Iterator[ServerControl]:
     grpc, http, metrics = free_ports(3)
     marked = Marked()
     [command] = re.findall(r"^    (tritonserver .*)$", (best / "README.md").read_text(), re.M)
-    program, *options = command.replace("$PWD", str(best)).split()
+    program, *options = shlex.split(command.replace("$PWD", str(best)))
     assert program == runtime.binary.name
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(

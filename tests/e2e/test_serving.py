@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import (
     ConfigMismatch,
     LoadTestFailure,
@@ -23,7 +26,9 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
 from optimizer.machine import local_slot
 from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
-from optimizer.search.events import Event, LevelStarted
+from optimizer.search.events import Event, LevelStarted, Note
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import (
     Batching,
     InstanceGroup,
@@ -34,13 +39,15 @@ from optimizer.serving_config import (
     ServingConfig,
 )
 from optimizer.shipped import shipped
-from optimizer.triton.control import server_split
+from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
+from optimizer.wiring import open_space
 from optimizer.workload import LatencyLimit, Stream, Workload
+from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import Marked, wait_until
 
@@ -333,3 +340,42 @@ def test_a_server_that_is_gone_is_a_failure_of_the_server(serving: Serving) -> N
     server.kill()
     with pytest.raises(ServerFailure, match="bert"):
         served.control.load("bert", asked(serving, serving.config()), 10.0)
+
+
+def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = ServerControl.infer
+    killed: list[int] = []
+
+    def infer(control: ServerControl, *arguments: Any) -> NDArray[np.float64]:
+        if not killed:
+            [server] = serving.marked.servers()
+            server.kill()
+            killed.append(server.pid)
+        return real(control, *arguments)
+
+    monkeypatch.setattr(ServerControl, "infer", infer)
+    space = open_space(tiny.write_space(tmp_path, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
+    notes: list[Event] = []
+    with Workshop(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
+        phase = PreparePhase(
+            StudyDirectory(tmp_path / "study"), workshop, serving.session, 2, notes.append
+        )
+        prepared = phase.run(space.model, space.search_space)
+    assert killed
+    assert [item.dropped for item in prepared.gated] == [None] * 4
+    assert any("signal SIGKILL" in note.text for note in notes if isinstance(note, Note))
+
+
+def test_a_models_process_that_is_killed_under_load_does_not_end_the_run(
+    serving: Serving, evaluate: Evaluate
+) -> None:
+    def kill(event: Event) -> None:
+        if isinstance(event, LevelStarted) and event.offered_per_second is not None:
+            for stub in serving.marked.processes("python_backend_stub"):
+                stub.kill()
+
+    evaluation = evaluate(serving.config(), kill)
+    print(evaluation.outcome, evaluation.reason, evaluation.seconds)
+    assert evaluate(serving.config(), lambda _: None).outcome == "ok"

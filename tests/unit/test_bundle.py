@@ -67,7 +67,7 @@ def test_the_notes_say_how_to_start_it_and_what_it_needs(tmp_path: Path, files: 
         "# bert: openvino int8, batch <= 16, preferred 8/16, delay 500 us, 2 x 1 thread, "
         "padded to 32/64\n"
     )
-    assert "tritonserver --model-repository=$PWD --disable-auto-complete-config" in readme
+    assert 'tritonserver --model-repository="$PWD" --disable-auto-complete-config' in readme
     assert f"(requirements.txt): {' '.join(packages)}\n" in readme
 
 

@@ -125,4 +125,5 @@ def test_every_request_is_either_good_or_an_error(
     assert only.sent == only.completed + only.errors
     assert (only.first_error is None) == (only.errors == 0)
     assert len(level.completed_per_slice) == SLICES
-    assert all(p.value_ms <= 3_000 for p in only.latencies)
+    # A reply is noted at due + latency, so the last bit of the difference is rounding.
+    assert all(p.value_ms <= 3_000 + 1e-6 for p in only.latencies)
