@@ -26,6 +26,7 @@ from optimizer.triton.embedded import EmbeddedRuntime
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
+_KILL_SECONDS = 2.0
 _EXIT_TIMEOUT_SECONDS = 3
 _PORT_ATTEMPTS = 3
 
@@ -262,8 +263,17 @@ class _EmbeddedServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._wait_for_group()
         for leftover in _SHARED_MEMORY.glob(f"{self._region}*"):
             leftover.unlink(missing_ok=True)
+
+    def _wait_for_group(self) -> None:
+        """Wait until nothing is left of the server's session."""
+        end = time.monotonic() + _KILL_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < end:
+                os.killpg(self._process.pid, 0)
+                time.sleep(0.01)
 
 
 def _remove_regions_of_the_dead() -> None:

@@ -51,6 +51,8 @@ from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import Marked, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 BREAKING_SESSION = """
 def open_session(directory, output, precision, threads):
     def run(inputs):
@@ -261,7 +263,7 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
     limit = LatencyLimit(95, 2000)
     payloads = serving.files(serving.config())["bert"].payloads
     workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
-    protocol = CapacityProtocol(0.5, 0.5, warmup_seconds=0.2)
+    protocol = CapacityProtocol(0.5, 0.5, warmup_seconds=0.2, check_timeout_seconds=1.0)
     with LoadClient() as client:
 
         def run(config: ServingConfig, watch: Callable[[Event], None]) -> Evaluation:
@@ -368,7 +370,8 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     assert any("signal SIGKILL" in note.text for note in notes if isinstance(note, Note))
 
 
-def test_a_models_process_that_is_killed_under_load_does_not_end_the_run(
+@pytest.mark.slow
+def test_a_models_process_that_is_killed_under_load_fails_that_trial_only(
     serving: Serving, evaluate: Evaluate
 ) -> None:
     def kill(event: Event) -> None:
@@ -377,5 +380,7 @@ def test_a_models_process_that_is_killed_under_load_does_not_end_the_run(
                 stub.kill()
 
     evaluation = evaluate(serving.config(), kill)
-    print(evaluation.outcome, evaluation.reason, evaluation.seconds)
+    assert evaluation.outcome == "failed"
+    assert evaluation.failure is not None
+    assert evaluation.failure.transient
     assert evaluate(serving.config(), lambda _: None).outcome == "ok"
