@@ -268,12 +268,18 @@ class _EmbeddedServer:
             leftover.unlink(missing_ok=True)
 
     def _wait_for_group(self) -> None:
-        """Wait until nothing is left of the server's session."""
+        """Wait until nothing in the server's session runs any more."""
         end = time.monotonic() + _KILL_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < end:
-                os.killpg(self._process.pid, 0)
-                time.sleep(0.01)
+        while any(map(self._runs_here, psutil.pids())) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _runs_here(self, pid: int) -> bool:
+        # One that has ended and that init has not taken note of yet does not count.
+        try:
+            here = os.getpgid(pid) == self._process.pid
+            return here and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
 
 
 def _remove_regions_of_the_dead() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.errors import ModelLoadFailure, ServerFailure, TrialFailure
+from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine import Slot
 from optimizer.serving_config import ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
@@ -16,6 +17,9 @@ from optimizer.triton.repository import ModelRepository
 from optimizer.workload import Payloads
 
 _LOAD_SECONDS = 120.0
+_DYING_SECONDS = 0.5
+"""A server that is killed drops its connections before its end can be seen."""
+
 _MEMORY_GROWTH_BYTES = 512 * 2**20
 """A server that holds this much more than when it was new does not give memory back."""
 
@@ -97,7 +101,7 @@ class ServingSession:
 
         When the server has died, its end is the reason and not the broken connection.
         """
-        reason = self._running.server.ended() if self._running is not None else None
+        reason = self._end_behind(error)
         log = self._running.server.log_since_start() if self._running is not None else ""
         self.stop()
         if reason is not None and not isinstance(error, ServerFailure | ModelLoadFailure):
@@ -110,6 +114,17 @@ class ServingSession:
                 text, transient=error.transient, out_of_memory=error.out_of_memory
             )
         return error
+
+    def _end_behind(self, error: TrialFailure) -> str | None:
+        """Why the server ended, None where it still runs."""
+        patience = _DYING_SECONDS if isinstance(error, ServerFailure | LoadTestFailure) else 0.0
+        until = time.monotonic() + patience
+        while self._running is not None:
+            reason = self._running.server.ended()
+            if reason is not None or time.monotonic() >= until:
+                return reason
+            time.sleep(0.01)
+        return None
 
     def stop(self) -> None:
         """Stop the server; nothing of it is left."""
