@@ -25,10 +25,16 @@ class Price:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the fleet must serve: requests a second, and the share kept free above it."""
+    """What the fleet must serve.
+
+    Attributes:
+        headroom: share kept free above the demand.
+        inferences_per_request: what one request asks for, the client's own batch.
+    """
 
     requests_per_second: float
     headroom: float = 0.0
+    inferences_per_request: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,13 @@ class Score:
     usd_per_million_at_demand: float
 
 
-def usd_per_million(usd_per_hour: float, requests_per_second: float) -> float:
-    """Dollars per million requests at a steady rate. Raises ValueError unless the rate is > 0."""
+def usd_per_million(
+    usd_per_hour: float, requests_per_second: float, inferences_per_request: int = 1
+) -> float:
+    """Dollars per million inferences at a steady rate. Raises ValueError unless the rate is > 0."""
     if requests_per_second <= 0:
         raise ValueError(f"requests_per_second must be above 0, got {requests_per_second}")
-    return usd_per_hour / (requests_per_second * 3600) * 1e6
+    return usd_per_hour / (requests_per_second * inferences_per_request * 3600) * 1e6
 
 
 def replicas_for(demand: Demand, capacity_low_per_second: float) -> int:
@@ -68,12 +76,12 @@ def score(
 ) -> Score:
     """Cost of serving `demand` with replicas of this capacity. Raises ValueError at capacity 0."""
     replicas = replicas_for(demand, capacity_low_per_second)
-    fleet = replicas * price.usd_per_hour
+    fleet, each = replicas * price.usd_per_hour, demand.inferences_per_request
     return Score(
-        usd_per_million_at_capacity=usd_per_million(price.usd_per_hour, capacity_per_second),
+        usd_per_million_at_capacity=usd_per_million(price.usd_per_hour, capacity_per_second, each),
         replicas=replicas,
         fleet_usd_per_hour=fleet,
-        usd_per_million_at_demand=usd_per_million(fleet, demand.requests_per_second),
+        usd_per_million_at_demand=usd_per_million(fleet, demand.requests_per_second, each),
     )
 
 

@@ -6,6 +6,7 @@ the largest load that met every limit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-LevelKind = Literal["saturation", "open_loop"]
+LevelKind = Literal["saturation", "open_loop", "user_load"]
+LevelVerdict = Literal["feasible", "infeasible"]
 CONFIDENCE = 0.95
 """Confidence of every interval that is reported."""
 
@@ -26,9 +28,10 @@ class Percentile:
     Attributes:
         percentile: which one, 0 to 100.
         value_ms: the estimate.
-        low_ms, high_ms: order-statistic interval at `CONFIDENCE`, for independent samples. Where
-            there are too few samples to bound an end, it is 0 or None.
+        low_ms, high_ms: order-statistic interval at `CONFIDENCE`. Where there are too few samples
+            to bound an end, it is 0 or None.
         samples: latencies it is drawn from.
+        effective_samples: independent ones that they are worth.
     """
 
     percentile: float
@@ -36,13 +39,21 @@ class Percentile:
     low_ms: float
     high_ms: float | None
     samples: int
+    effective_samples: float
 
 
-def percentile_with_interval(latencies_ms: NDArray[np.float64], percentile: float) -> Percentile:
-    """Nearest-rank percentile of `latencies_ms` (shape [n], n >= 1) and its interval.
+def percentile_with_interval(
+    latencies_ms: NDArray[np.float64], percentile: float, inflation: float = 1.0
+) -> Percentile:
+    """A percentile of `latencies_ms` (shape [n], n >= 1) and its interval.
+
+    The estimate's rank is `percentile` x (m + 1) / m of m = n / `inflation` effective samples (the
+    Weibull position): a latency distribution has a long tail, of which few effective samples see
+    too little, and the nearest rank is too low on average.
 
     The interval's ends are the order statistics whose ranks are the binomial quantiles, see
-    Hahn and Meeker, Statistical Intervals, section 5.2.
+    Hahn and Meeker, Statistical Intervals, section 5.2; for n / `inflation` samples where they
+    depend on each other.
 
     Raises:
         ValueError: when there is no sample.
@@ -52,16 +63,19 @@ def percentile_with_interval(latencies_ms: NDArray[np.float64], percentile: floa
         raise ValueError("a percentile needs at least one sample, got 0")
     ordered = np.sort(latencies_ms)
     share = percentile / 100
-    rank = max(1, int(np.ceil(share * count - 1e-9)))  # 0.55 * 100 is above 55 in floats
+    effective = max(1, int(count / inflation))
+    # 0.55 * 100 is above 55 in floats.
+    rank = min(count, max(1, math.ceil(share * count * (1 + 1 / effective) - 1e-9)))
     tail = (1 - CONFIDENCE) / 2
-    low = int(stats.binom.ppf(tail, count, share))
-    high = int(stats.binom.ppf(1 - tail, count, share)) + 1
+    low = int(stats.binom.ppf(tail, effective, share) * count / effective)
+    high = int(np.ceil((stats.binom.ppf(1 - tail, effective, share) + 1) * count / effective))
     return Percentile(
         percentile=percentile,
         value_ms=float(ordered[rank - 1]),
         low_ms=float(ordered[low - 1]) if low >= 1 else 0.0,
         high_ms=float(ordered[high - 1]) if high <= count else None,
         samples=count,
+        effective_samples=count / inflation,
     )
 
 
@@ -74,6 +88,8 @@ class StreamLevel:
         achieved_per_second: rate of good replies while requests were due.
         sent, completed, errors: requests after warm-up.
         first_error: message of the first error, None without one.
+        mean_ms: from the due time, as the percentiles are.
+        mean_from_send_ms: from when the client got round to sending.
         latencies: p50, p95, p99 and the limit's own percentile, ascending, from the due time.
         limit_ms: the limit that applied.
     """
@@ -86,16 +102,21 @@ class StreamLevel:
     errors: int
     first_error: str | None
     mean_ms: float
+    mean_from_send_ms: float
     latencies: tuple[Percentile, ...]
     limit_percentile: float
     limit_ms: float
 
-    def latency_ms(self, percentile: float) -> float:
-        """Value of one of the stored percentiles. Raises KeyError for another."""
+    def latency(self, percentile: float) -> Percentile:
+        """One of the stored percentiles. Raises KeyError for another."""
         for item in self.latencies:
             if item.percentile == percentile:
-                return item.value_ms
+                return item
         raise KeyError(f"percentile {percentile} was not recorded")
+
+    def latency_ms(self, percentile: float) -> float:
+        """Value of one of the stored percentiles. Raises KeyError for another."""
+        return self.latency(percentile).value_ms
 
     @property
     def excess(self) -> float:
@@ -124,6 +145,108 @@ class ServerSplit:
     compute_output_ms: float
     batches: tuple[BatchPoint, ...]
 
+    @property
+    def total_ms(self) -> float:
+        """All of it together."""
+        parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
+        return sum(parts) + self.compute_output_ms
+
+
+@dataclass(frozen=True)
+class ClientUse:
+    """What the load client took for a level.
+
+    Attributes:
+        processes: how many sent requests.
+        cpu_seconds: process-CPU time of all of them, warm-up included.
+        memory_mib: resident memory of all of them.
+        lag_ms: 99th percentile of how late requests were sent.
+        longest_lag_ms: lag above which the level is void; None where it does not matter.
+    """
+
+    processes: int
+    cpu_seconds: float
+    memory_mib: float
+    lag_ms: float
+    longest_lag_ms: float | None = None
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether the level says more of the server than of the client."""
+        return self.longest_lag_ms is None or self.lag_ms <= self.longest_lag_ms
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """One GPU over a level: means, unless the name says otherwise; None where it does not tell.
+
+    Attributes:
+        throttled: reasons for which the clock was held down at any time, by NVML's names.
+        ecc_uncorrected: memory errors since the driver was loaded.
+        mig, mps: whether the card is divided, or shared by processes.
+    """
+
+    uuid: str
+    name: str
+    utilization_percent: float | None
+    memory_mib: float | None
+    power_watts: float | None
+    sm_clock_mhz: float | None
+    temperature_celsius_max: float | None
+    throttled: tuple[str, ...] = ()
+    ecc_uncorrected: int | None = None
+    mig: bool | None = None
+    mps: bool | None = None
+
+    @property
+    def overheated(self) -> bool:
+        """Whether the card slowed down because it was too hot."""
+        return any("Thermal" in reason for reason in self.throttled)
+
+
+@dataclass(frozen=True)
+class MachineUse:
+    """What the machine did during a level, warm-up included.
+
+    Attributes:
+        cores: of the slot, those of server and client.
+        server_cpu_seconds: process-CPU time of the server and its models, None where unseen.
+        server_memory_mib: resident memory of the server and its models, None where unseen.
+        foreign_cores: cores of the slot, on average, that neither server nor client nor optimizer
+            used and that were not free either: other processes, or the hypervisor (steal). None
+            where the server's share is unseen.
+        gpus: the slot's GPUs.
+        no_gpu: why there are no GPU figures, None where there are.
+        triton: gauges of the server's own metrics endpoint by name, summed over devices.
+    """
+
+    seconds: float
+    cores: int
+    server_cpu_seconds: float | None
+    server_memory_mib: float | None
+    foreign_cores: float | None
+    gpus: tuple[GpuUse, ...] = ()
+    no_gpu: str | None = None
+    triton: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Mean ms of the four latencies that SageMaker distinguishes, as far as they exist here.
+
+    Attributes:
+        container: from sending a request to holding the reply, the server's work included.
+        model: over all containers of a pipeline; there is one.
+        overhead: of the endpoint in front of the container, for which the load client stands here:
+            how late it sent.
+        end_to_end: as the client sees it, from when the request was due.
+    """
+
+    container: float
+    model: float
+    overhead: float
+    end_to_end: float
+
 
 @dataclass(frozen=True)
 class LoadLevel:
@@ -132,9 +255,15 @@ class LoadLevel:
     Attributes:
         load_factor: offered load relative to the whole demand.
         seconds: measured time, warm-up excluded.
-        client_lag_ms: 99th percentile of how late the client sent its requests.
-        server_cpu_seconds: process-CPU time of the server over the whole level, None where unseen.
+        client: what the load client took.
+        machine: what the machine did, None where nobody watched it.
+        replied_ms: mean from sending to reply over all good replies, warm-up included, as the
+            server's statistics count them; None without one.
         completed_per_slice: good replies in equal slices of `seconds`, for `rate_interval`.
+        verdict: what the level has shown with the stated error rate, None where its time did not
+            suffice or nothing was asked.
+        ended: why it ended.
+        warnings: what a reader must know before trusting the figures, each with its remedy.
     """
 
     kind: LevelKind
@@ -142,9 +271,13 @@ class LoadLevel:
     seconds: float
     streams: tuple[StreamLevel, ...]
     server: tuple[ServerSplit, ...]
-    client_lag_ms: float
-    server_cpu_seconds: float | None = None
+    client: ClientUse
+    machine: MachineUse | None = None
+    replied_ms: float | None = None
     completed_per_slice: tuple[int, ...] = ()
+    verdict: LevelVerdict | None = None
+    ended: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def achieved_per_second(self) -> float:
@@ -157,14 +290,37 @@ class LoadLevel:
         return sum(stream.errors for stream in self.streams)
 
     @property
+    def latencies(self) -> Latencies:
+        """The four latencies of this level, means over all streams."""
+        sent = sum(stream.sent for stream in self.streams)
+        container = sum(s.mean_from_send_ms * s.sent for s in self.streams) / sent
+        end_to_end = sum(s.mean_ms * s.sent for s in self.streams) / sent
+        return Latencies(container, container, end_to_end - container, end_to_end)
+
+    @property
+    def network_ms(self) -> float | None:
+        """Mean of what passes between client and server: sent to replied, less the server's own.
+
+        None where the server's statistics are not at hand.
+        """
+        requests = sum(split.requests for split in self.server)
+        if requests == 0 or self.replied_ms is None:
+            return None
+        inside = sum(split.total_ms * split.requests for split in self.server) / requests
+        return self.replied_ms - inside
+
+    @property
     def excess(self) -> float:
         """Largest `StreamLevel.excess`; <= 0 meets every limit."""
         return max(stream.excess for stream in self.streams)
 
     @property
     def meets_limits(self) -> bool:
-        """Whether every request was answered and every stream's percentile is within its limit."""
-        return self.errors == 0 and self.excess <= 0
+        """Whether every request was answered and every stream's percentile is within its limit.
+
+        A level that is void meets none.
+        """
+        return self.client.kept_up and self.errors == 0 and self.excess <= 0
 
 
 @dataclass(frozen=True)
@@ -172,10 +328,10 @@ class Measurement:
     """The levels that were visited and the load that they certify.
 
     Attributes:
-        load_factor: largest load that met the limits; 0 when even the floor load missed them.
-        load_factor_low, load_factor_high: the capacity lies between the highest load that passed
-            and the lowest that failed (or saturation's upper bound); None where no
-            load was too much.
+        load_factor: estimate of the largest load that meets the limits; 0 when even the floor load
+            missed them.
+        load_factor_low, load_factor_high: its interval at `CONFIDENCE`; None where no load was too
+            much.
         demand_per_second: requests a second at load factor 1.0.
         ended: why the search for the capacity ended.
     """
@@ -204,10 +360,9 @@ class Measurement:
 
     @property
     def level_at_capacity(self) -> LoadLevel | None:
-        """The open-loop level at the capacity, None where no level met the limits."""
-        passed = [
-            x for x in self.levels if x.kind == "open_loop" and x.load_factor <= self.load_factor
-        ]
+        """The highest level that met the limits up to the capacity, None where none did."""
+        open_loop = (x for x in self.levels if x.kind == "open_loop")
+        passed = [x for x in open_loop if x.load_factor <= self.load_factor and x.meets_limits]
         return max(passed, key=lambda level: level.load_factor, default=None)
 
 

@@ -20,7 +20,8 @@ from optimizer.export.bundle import write_bundle
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
-from optimizer.machine import Machine, Slot, local_slot, this_machine
+from optimizer.machine.fingerprint import Machine, this_machine
+from optimizer.machine.slots import Slot, local_slot
 from optimizer.model_spec import TransformersSource
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator, Protocols
@@ -29,6 +30,7 @@ from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop, Setting
 from optimizer.search.optuna_study import SAMPLER_PACKAGES, OptunaStudy
 from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.served_levels import ServedLevels
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
@@ -235,13 +237,14 @@ class _Study:
                 LoadClient(self._slot.client_cores) as client,
             ):
                 study.reconcile({record.number: record for record in history.records})
+                rng = np.random.default_rng(self._request.seed)
+                workload = self._space.workload
                 evaluator = LiveEvaluator(
                     session,
-                    client,
-                    self._space.workload,
+                    ServedLevels(client, workload, self._slot, rng, self._watch),
+                    workload,
                     prepared.files,
                     _protocols(self._space),
-                    np.random.default_rng(self._request.seed),
                     self._watch,
                 )
                 ended = self._search(study, evaluator, history, prepared)

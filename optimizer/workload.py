@@ -67,13 +67,24 @@ class Payloads:
     lengths: LengthDistribution
 
     def sample(
-        self, count: int, rng: np.random.Generator, padding: tuple[int, ...] = ()
+        self,
+        count: int,
+        rng: np.random.Generator,
+        padding: tuple[int, ...] = (),
+        batch_size: int = 1,
     ) -> list[Tensors]:
-        """Draw `count` requests of batch 1, padded as `ModelServing.padding` says."""
-        return [
-            self._request(int(length), padded_length(int(length), padding, self.lengths), rng)
-            for length in self.lengths.sample(count, rng)
-        ]
+        """Draw `count` requests of `batch_size` inferences, padded as `ModelServing.padding` says.
+
+        Inferences of one request are padded to the same length, that of the longest.
+        """
+        lengths = self.lengths.sample(count * batch_size, rng).reshape(count, batch_size)
+        return [self._batch(own.tolist(), padding, rng) for own in lengths]
+
+    def _batch(
+        self, lengths: list[int], padding: tuple[int, ...], rng: np.random.Generator
+    ) -> Tensors:
+        padded = padded_length(max(lengths), padding, self.lengths)
+        return stack([self._request(length, padded, rng) for length in lengths])
 
     def _request(self, length: int, padded: int, rng: np.random.Generator) -> Tensors:
         return {spec.name: _draw(spec, length, padded, rng) for spec in self.tensors}
@@ -116,21 +127,70 @@ class LatencyLimit:
 
 
 @dataclass(frozen=True)
+class ArrivalTrace:
+    """Recorded arrivals, which are scaled to the rate that is offered and looped.
+
+    Attributes:
+        name: where it was read from.
+        at_seconds: arrival times since the first instant of the recording, ascending.
+        seconds: length of the recording; above the last arrival.
+    """
+
+    name: str
+    at_seconds: tuple[float, ...]
+    seconds: float
+
+
+ArrivalPattern = Literal["poisson", "constant"] | ArrivalTrace
+
+
+@dataclass(frozen=True)
 class Stream:
     """Requests of one kind to one model.
 
     Attributes:
         target: name of the model that is asked.
-        arrivals: name of the arrival process, see `optimizer.load.arrivals`.
+        arrivals: when requests are due, see `optimizer.load.arrivals`.
         demand_per_second: requests a second that the whole fleet must serve.
+        batch_size: inferences that one request asks for.
     """
 
     name: str
     target: str
-    arrivals: str
+    arrivals: ArrivalPattern
     payloads: Payloads
     limit: LatencyLimit
     demand_per_second: float
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How requests travel to the server.
+
+    Attributes:
+        encoding: of tensors; "json" is for comparison and needs HTTP.
+        shared_memory: input tensors lie in a system shared-memory region, requests point to them.
+    """
+
+    protocol: Literal["grpc", "http"] = "grpc"
+    encoding: Literal["binary", "json"] = "binary"
+    shared_memory: bool = False
+
+
+@dataclass(frozen=True)
+class SerialisedRequest:
+    """A request as the bytes that are sent, made once for many sendings.
+
+    Attributes:
+        body: a ModelInferRequest, or the body of an HTTP request.
+        json_bytes: length of the JSON that binary tensors follow in the body of an HTTP request;
+            None where nothing follows.
+    """
+
+    model: str
+    body: bytes
+    json_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +198,7 @@ class Workload:
     """Everything that is asked of the fleet; load factor 1.0 is all of it on one replica."""
 
     streams: tuple[Stream, ...]
+    transport: Transport = Transport()
 
     @property
     def demand_per_second(self) -> float:

@@ -1,112 +1,94 @@
-"""The process that sends requests, kept apart so that nothing else disturbs its timing.
+"""A process that sends requests, kept apart so that nothing else disturbs its timing.
 
 Started by `optimizer.load.client`: `python -m optimizer.load.client_process FD PARENT_PID CORES`.
-It reads orders from the connection FD and answers each with its replies, or with the text of a
-traceback. It ends with the connection, and by the kernel's hand with its parent.
+It reads orders from the connection FD: an `Order` is answered with `Ready`, the `Begin` after it
+with a `Report` several times a second until the last one; a defect with the text of a traceback.
+It ends with the connection, and by the kernel's hand with its parent.
 """
 
 from __future__ import annotations
 
 import gc
+import heapq
 import os
 import signal
 import sys
 import time
 import traceback
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
-import grpc
 import numpy as np
+import psutil
 
 from optimizer.child_shim import die_with_parent
-from optimizer.load.exchange import Order, Outstanding, Replies
-
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
+from optimizer.load.exchange import Begin, Order, Ready, Replies, Report, Schedule, Stop, Users
+from optimizer.load.transmit import REFUSED, TRANSMITTERS, Transmitter
 
 _REFUSED_SECONDS = 1.0
 """A server that refuses every request for this long is gone, and the level ends."""
 
-_PAUSE_AFTER_ERROR_SECONDS = 0.01
-"""Keeps a closed loop from spinning against a server that refuses at once."""
+_PAUSE_AFTER_ERROR_SECONDS = 0.1
+"""Of a user whose request failed: keeps a closed loop from spinning against a refusing server."""
 
-_CHANNEL_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A connection of its own for every level: none inherits the last one's backoff.
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
-# Decision 2026-11-23: the synchronous stub's `.future()` with a callback, one channel, bytes in and
-# bytes out. Against a real Triton 2.51 (identity model, sequence 128), client alone on one core:
-#
-#     requests/s   | p99 lag ms: future  aio   64 threads | CPU s per 1,000: future  aio   threads
-#     500          |             0.38    1.88  0.29       |                  0.36    0.25  0.27
-#     1000         |             0.27    1.11  0.28       |                  0.25    0.22  0.23
-#     1500         |             1.53    1.13  1.73       |                  0.25    0.19  0.19
-#
-# asyncio's timers wake about 0.5 ms late at the median (future: 0.08 ms), and a pool of threads
-# caps the requests outstanding, which closes the loop under overload. The price is CPU: this client
-# was the dearest in every row.
+_REPORT_TAKES_SECONDS = 0.002
+"""A report waits for a gap of this length between requests, but no longer than a report is late."""
 
 
 class _Level:
-    """One level under way. The main thread sends; gRPC's thread notes the replies."""
+    """One level under way. The main thread sends and reports; the transmitter notes the replies."""
 
-    def __init__(self, order: Order, infer: grpc.UnaryUnaryMultiCallable[bytes, bytes]) -> None:
+    def __init__(self, order: Order, transmitter: Transmitter, connection: Connection) -> None:
         self._order = order
-        self._infer = infer
+        self._transmitter = transmitter
+        self._connection = connection
         self._streams: list[int] = order.streams.tolist()
         self._used = [0] * len(order.prepared)
         self._replied: SimpleQueue[int] = SimpleQueue()
-        self._answered = 0
+        self._answered: list[int] = []
+        self._reported = 0
         self._refused_since: float | None = None
         self._refused_at: float | None = None
+        self._stopped = False
         self._due: list[float] = []
         self._sent: list[float] = []
         self._done: list[float] = []
         self._errors: dict[int, str] = {}
-        self._start = time.perf_counter()
+        self._start = 0.0
+        self._report_at = order.report_seconds
+        self._process = psutil.Process()
+        self._cpu_before = 0.0
 
-    def run(self) -> Replies:
+    def run(self, begin: float) -> None:
         """Send everything, wait for the last reply or its deadline, and report."""
-        if isinstance(self._order.pace, Outstanding):
-            self._keep_outstanding(self._order.pace)
-        else:
+        self._start, self._cpu_before = begin, time.process_time()
+        if isinstance(self._order.pace, Schedule):
             self._follow(self._order.pace.due_seconds.tolist())
-        while self._answered < len(self._sent):
-            self._next_reply()
-        return self._report()
+        else:
+            _Users(self._order.pace, self).run()
+        while len(self._answered) < len(self._sent):
+            self.next_reply(until=float("inf"))
+        self._report(last=True)
 
-    def _follow(self, due_seconds: list[float]) -> None:
-        for due in due_seconds:
-            wait = due - self._now()
-            if wait > 0:
-                time.sleep(wait)
-            if self._refused():
-                return
-            self._send(due)
+    @property
+    def over(self) -> bool:
+        """Whether nothing more shall be sent."""
+        since = self._refused_since
+        if self._refused_at is None and since is not None:
+            now = self.now()
+            self._refused_at = now if now - since > _REFUSED_SECONDS else None
+        return self._stopped or self._refused_at is not None
 
-    def _keep_outstanding(self, pace: Outstanding) -> None:
-        for _ in range(pace.count):
-            self._send(self._now())
-        while True:
-            index = self._next_reply()
-            if index in self._errors:
-                time.sleep(_PAUSE_AFTER_ERROR_SECONDS)
-            if self._now() >= pace.seconds or self._refused():
-                return
-            self._send(self._now())
+    def now(self) -> float:
+        """Seconds since the start of the level."""
+        return time.perf_counter() - self._start
 
-    def _send(self, due: float) -> None:
+    def send(self, due: float) -> None:
+        """Send the next request, which was due at `due`."""
         index = len(self._sent)
-        now = self._now()
+        now = self.now()
         self._due.append(due)
         self._sent.append(now)
         self._done.append(now)
@@ -115,58 +97,146 @@ class _Level:
             self._errors[index] = "NOT_SENT: the load client fell behind by the whole timeout"
             self._replied.put(index)
             return
-        call = self._infer.future(self._payload(index), timeout=remaining)
-        call.add_done_callback(partial(self._note, index))
-
-    def _payload(self, index: int) -> bytes:
         stream = self._streams[index % len(self._streams)]
         pool = self._order.prepared[stream]
         self._used[stream] += 1
-        return pool[self._used[stream] % len(pool)]
+        request = pool[self._used[stream] % len(pool)]
+        self._transmitter.send(request, remaining, partial(self._note, index))
 
-    def _note(self, index: int, call: grpc.Future[bytes]) -> None:
-        now = self._now()
-        assert isinstance(call, grpc.Call)
-        code = call.code()
+    def next_reply(self, until: float) -> tuple[float, bool] | None:
+        """When the next reply came, and whether it is good; None where none came `until` then."""
+        while True:
+            self.report_if_due(until)
+            wait = min(until, self._report_at) - self.now()
+            try:
+                index = self._replied.get(timeout=max(wait, 0.0))
+            except Empty:
+                if self.now() >= until:
+                    return None
+                continue
+            self._answered.append(index)
+            return self._done[index], index not in self._errors
+
+    def report_if_due(self, next_at: float) -> None:
+        """Report where it is time and nothing is due right now."""
+        now = self.now()
+        late = now - self._report_at
+        if late < 0 or (
+            next_at - now < _REPORT_TAKES_SECONDS and late < self._order.report_seconds
+        ):
+            return
+        self._report(last=False)
+        if self._connection.poll():
+            assert isinstance(self._connection.recv(), Stop)
+            self._stopped = True
+
+    def _follow(self, due_seconds: list[float]) -> None:
+        for due in due_seconds:
+            self._wait_until(due)
+            if self.over:
+                return
+            self.send(due)
+
+    def _wait_until(self, due: float) -> None:
+        while not self._stopped:
+            while not self._replied.empty():
+                self._answered.append(self._replied.get())
+            self.report_if_due(due)
+            now = self.now()
+            if now >= due:
+                return
+            time.sleep((due if self._report_at <= now else min(due, self._report_at)) - now)
+
+    def _note(self, index: int, error: str | None) -> None:
+        now = self.now()
         self._done[index] = now
-        if code is not grpc.StatusCode.OK:
-            self._errors[index] = f"{code.name}: {call.details()}"
-        if code is not grpc.StatusCode.UNAVAILABLE:
+        if error is not None:
+            self._errors[index] = error
+        if error is None or not error.startswith(REFUSED):
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = now
         self._replied.put(index)
 
-    def _next_reply(self) -> int:
-        # Never waits for ever: every request has a deadline.
-        index = self._replied.get()
-        self._answered += 1
-        return index
-
-    def _refused(self) -> bool:
-        since = self._refused_since
-        if since is not None and self._now() - since > _REFUSED_SECONDS:
-            self._refused_at = self._now()
-        return self._refused_at is not None
-
-    def _now(self) -> float:
-        return time.perf_counter() - self._start
-
-    def _report(self) -> Replies:
-        return Replies(
-            streams=np.resize(self._order.streams, len(self._sent)),
-            due_seconds=np.array(self._due),
-            sent_seconds=np.array(self._sent),
-            done_seconds=np.array(self._done),
-            errors=self._errors,
+    def _report(self, *, last: bool) -> None:
+        news = self._answered[self._reported :]
+        self._reported = len(self._answered)
+        streams = np.asarray(self._streams)
+        now = self.now()
+        replies = Replies(
+            streams=streams[np.asarray(news, dtype=np.int64) % len(streams)],
+            due_seconds=np.array([self._due[index] for index in news]),
+            sent_seconds=np.array([self._sent[index] for index in news]),
+            done_seconds=np.array([self._done[index] for index in news]),
+            errors={n: self._errors[at] for n, at in enumerate(news) if at in self._errors},
             refused_at_seconds=self._refused_at,
         )
+        cpu = time.process_time() - self._cpu_before
+        memory = self._process.memory_info().rss
+        self._connection.send(Report(now, replies, last, cpu, memory))
+        self._report_at = now + self._order.report_seconds
 
 
-def run_order(order: Order) -> Replies:
+class _Users:
+    """Users who wait for a reply or think; never more than one request of each outstanding."""
+
+    def __init__(self, users: Users, level: _Level) -> None:
+        self._users = users
+        self._level = level
+        self._changes = list(
+            zip(users.at_seconds.tolist(), users.counts.tolist(), strict=True),
+        )[::-1]
+        self._wanted = 0
+        self._waiting = 0
+        self._thinking: list[float] = []
+
+    def run(self) -> None:
+        """Let users come, send and leave until the time is up or the level is over."""
+        level, users = self._level, self._users
+        while not level.over and level.now() < users.seconds:
+            self._come_and_go()
+            if self._thinking and self._thinking[0] <= level.now():
+                self._waiting += 1
+                level.send(heapq.heappop(self._thinking))
+                level.report_if_due(next_at=self._next())
+                continue
+            reply = level.next_reply(until=self._next())
+            if reply is not None:
+                self._take(*reply)
+
+    def _next(self) -> float:
+        """When something happens next without a reply."""
+        change = self._changes[-1][0] if self._changes else self._users.seconds
+        return min(chain(self._thinking[:1], [change, self._users.seconds]))
+
+    def _come_and_go(self) -> None:
+        while self._changes and self._changes[-1][0] <= self._level.now():
+            at, self._wanted = self._changes.pop()
+            for _ in range(self._wanted - self._waiting - len(self._thinking)):
+                heapq.heappush(self._thinking, at)
+            leaving = min(len(self._thinking), self._waiting + len(self._thinking) - self._wanted)
+            if leaving > 0:
+                self._thinking = sorted(self._thinking)[:-leaving]
+
+    def _take(self, at: float, good: bool) -> None:
+        self._waiting -= 1
+        if self._waiting + len(self._thinking) >= self._wanted:
+            return
+        pause = 0.0 if good else _PAUSE_AFTER_ERROR_SECONDS
+        heapq.heappush(self._thinking, at + max(self._users.think_seconds, pause))
+
+
+def run_order(order: Order, connection: Connection) -> None:
     """Send one level's requests over a connection of its own."""
-    with grpc.insecure_channel(order.endpoint, options=_CHANNEL_OPTIONS) as channel:
-        return _Level(order, channel.unary_unary(METHOD, None, None)).run()
+    transmitter = TRANSMITTERS[order.protocol](order.endpoint)
+    try:
+        level = _Level(order, transmitter, connection)
+        connection.send(Ready())
+        begin = connection.recv()
+        assert isinstance(begin, Begin)
+        level.run(begin.at)
+    finally:
+        transmitter.close()
 
 
 def serve(connection: Connection) -> None:
@@ -176,11 +246,14 @@ def serve(connection: Connection) -> None:
             order = connection.recv()
         except EOFError:
             return
+        if isinstance(order, Stop):
+            continue  # it crossed the last report
         try:
-            answer: Replies | str = run_order(order)
+            run_order(order, connection)
+        except EOFError:
+            return
         except Exception:  # noqa: BLE001 - the parent turns it into a LoadTestFailure
-            answer = traceback.format_exc()
-        connection.send(answer)
+            connection.send(traceback.format_exc())
 
 
 def main(arguments: list[str]) -> None:

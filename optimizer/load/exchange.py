@@ -1,11 +1,14 @@
-"""What the client process is told, and what it reports. Plain values that cross a pipe."""
+"""What client processes are told, and what they report. Plain values that cross a pipe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from optimizer.workload import SerialisedRequest
 
 
 @dataclass(frozen=True)
@@ -16,40 +19,68 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Outstanding:
-    """Closed loop: keep `count` requests unanswered until `seconds` have passed."""
+class Users:
+    """Closed loop: every user's next request is due `think_seconds` after the last one's reply.
 
-    count: int
+    Attributes:
+        at_seconds: times at which the number of users changes, ascending from 0, shape [k].
+        counts: users from then on, shape [k]. A user who is too many leaves after the reply.
+        seconds: nobody sends after this.
+    """
+
+    at_seconds: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    think_seconds: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Order:
-    """One level for the client process.
+    """One level for one client process.
 
     Attributes:
-        endpoint: host:port of the gRPC server.
-        prepared: serialised requests of every stream; at least one each.
+        endpoint: host:port of the server's gRPC or HTTP port.
+        prepared: serialised requests of every stream; at least one each, sent in turn.
         streams: which stream request i belongs to, shape [n]; starts over where n requests are
             not enough.
         timeout_seconds: deadline of a request, counted from when it was due.
+        report_seconds: how often the process reports.
     """
 
+    protocol: Literal["grpc", "http"]
     endpoint: str
-    prepared: tuple[tuple[bytes, ...], ...]
+    prepared: tuple[tuple[SerialisedRequest, ...], ...]
     streams: NDArray[np.int64]
-    pace: Schedule | Outstanding
+    pace: Schedule | Users
     timeout_seconds: float
+    report_seconds: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The process has its order and its connection, and waits for `Begin`."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Start the level at this time by time.perf_counter(), which all processes share."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Send nothing more; what was sent is waited for."""
 
 
 @dataclass(frozen=True)
 class Replies:
-    """What became of every request of a level, in order of sending; all arrays have shape [n].
+    """What became of requests that were answered or given up; all arrays have shape [n].
 
     Attributes:
         streams: which stream the request belongs to.
-        due_seconds, sent_seconds, done_seconds: since the start of the level. In a closed loop a
-            request is due when it is sent.
+        due_seconds, sent_seconds, done_seconds: since the start of the level. In a closed loop
+            without think time a request is due at the reply before it.
         errors: message by index of the request that failed.
         refused_at_seconds: when the level was given up because the server refused everything.
     """
@@ -67,3 +98,39 @@ class Replies:
         good = np.ones(len(self.streams), dtype=bool)
         good[list(self.errors)] = False
         return good
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came back to one process since its report before.
+
+    Attributes:
+        now_seconds: time of the report since the start of the level; in closed and open loop alike,
+            whatever was answered by then is in this report or one before it.
+        last: whether the level is over for this process.
+        cpu_seconds: process-CPU time since the start of the level.
+        memory_bytes: resident memory.
+    """
+
+    now_seconds: float
+    replies: Replies
+    last: bool
+    cpu_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A level under way, as a stopping rule sees it.
+
+    Attributes:
+        now_seconds: since the start of the level; requests that were answered by now are in
+            `replies`, in order of their due times.
+        due_seconds, streams: everything that the level plans to send, shape [n]; empty in a closed
+            loop, which plans nothing.
+    """
+
+    now_seconds: float
+    replies: Replies
+    due_seconds: NDArray[np.float64]
+    streams: NDArray[np.int64]

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
 from optimizer.workload import Workload
 
-_SHARES = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
+_SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
 """Shares of the capacity that are tried from the top until one meets the limits."""
+
+_AT_DEMAND_REQUESTS = 200
+"""Where replicas have room, latency is known from fewer requests than at the capacity."""
 
 
 def hold_load(
@@ -32,9 +35,10 @@ def hold_load(
         LoadTestFailure: when every request failed at the last load.
     """
     levels = CapacitySearch(run, workload, protocol)
+    requests = protocol.check_requests
     missed: float | None = None
     for load in (share * capacity for share in _SHARES):
-        if levels.passes(load) and levels.passes(at_demand(load)):
-            return levels.ok(load, missed, f"held {load / capacity:.0%} of its capacity")
+        if levels.holds(load, requests) and levels.holds(at_demand(load), _AT_DEMAND_REQUESTS):
+            return levels.ok(load, load, missed, f"held {load / capacity:.0%} of its capacity")
         missed = load
     return levels.infeasible(_SHARES[-1] * capacity)

@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.measurement import LoadLevel, StreamLevel, percentile_with_interval
+from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.statistics import settled, variance_inflation, warmup_length
+from optimizer.measurement import (
+    ClientUse,
+    LevelKind,
+    LoadLevel,
+    StreamLevel,
+    percentile_with_interval,
+)
 from optimizer.workload import Stream
 
 SLICES = 10
@@ -19,11 +26,21 @@ SLICES = 10
 _PERCENTILES = (50.0, 95.0, 99.0)
 
 
-def load_level(plan: LevelPlan, streams: Sequence[Stream], replies: Replies) -> LoadLevel:
+def load_level(
+    plan: LevelPlan,
+    streams: Sequence[Stream],
+    replies: Replies,
+    client: ClientUse,
+    stopped: tuple[Ended, float] | None = None,
+) -> LoadLevel:
     """Sum up one level; the caller that watched the server adds what it saw of it.
 
-    Only requests that were due within the measured window count. A request without a good reply
+    Only requests that were due within the measured window count: after the planned warm-up, and
+    after what `warmup_length` finds it to have needed beyond that. A request without a good reply
     counts with the timeout as its latency, so that failing fast never looks like being fast.
+
+    Args:
+        stopped: why and when (seconds since the start) sending was stopped before its time.
 
     Raises:
         LoadTestFailure: when the server refused everything before the level was over, or a stream
@@ -34,25 +51,55 @@ def load_level(plan: LevelPlan, streams: Sequence[Stream], replies: Replies) -> 
             f"the server refused every request, {replies.refused_at_seconds:.1f} s into a level: "
             f"{replies.errors[max(replies.errors)]}"
         )
+    ended, end = stopped or (Ended("its time was up"), plan.sending_seconds)
+    window, is_settled = _window(plan, replies, end)
     measured = tuple(
-        _stream_level(stream, replies.streams == index, plan, replies)
+        _stream_level(stream, replies.streams == index, plan, replies, window)
         for index, stream in enumerate(streams)
     )
-    counted = _in_window(replies.due_seconds, plan)
-    lag = (replies.sent_seconds - replies.due_seconds)[counted]
     return LoadLevel(
-        kind="saturation" if isinstance(plan.load, ClosedLoop) else "open_loop",
+        kind=_kind(plan),
         load_factor=_load_factor(plan, streams, measured),
-        seconds=plan.seconds,
+        seconds=window[1] - window[0],
         streams=measured,
         server=(),
-        client_lag_ms=float(np.percentile(lag, 99)) * 1e3,
-        completed_per_slice=_completed_per_slice(plan, replies),
+        client=client,
+        replied_ms=_replied_ms(replies),
+        completed_per_slice=_completed_per_slice(replies, window),
+        verdict=ended.verdict,
+        ended=ended.reason,
+        warnings=() if is_settled or ended.verdict is not None else (_unsettled(window),),
     )
 
 
-def _in_window(seconds: NDArray[np.float64], plan: LevelPlan) -> NDArray[np.bool_]:
-    return (seconds >= plan.warmup_seconds) & (seconds < plan.sending_seconds)
+def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float, float], bool]:
+    """The measured window (start, end) in seconds, and whether latencies settled before it."""
+    start = plan.warmup_seconds
+    if not isinstance(plan.load, OpenLoop):
+        return (start, end), True
+    inside = (replies.due_seconds >= start) & (replies.due_seconds < end)
+    latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]
+    # A request that failed is no warm-up.
+    cut = warmup_length(latencies) if replies.good[inside].all() else 0
+    return (float(due[cut]) if cut else start, end), settled(latencies)
+
+
+def _unsettled(window: tuple[float, float]) -> str:
+    seconds = window[1] - window[0]
+    return (
+        f"latencies had not settled within {seconds:.1f} s; the interval is wider than it says: "
+        "make measurement.check_seconds longer"
+    )
+
+
+def _kind(plan: LevelPlan) -> LevelKind:
+    if isinstance(plan.load, ClosedLoop):
+        return "saturation"
+    return "open_loop" if isinstance(plan.load, OpenLoop) else "user_load"
+
+
+def _inside(seconds: NDArray[np.float64], window: tuple[float, float]) -> NDArray[np.bool_]:
+    return (seconds >= window[0]) & (seconds < window[1])
 
 
 def _load_factor(
@@ -65,36 +112,47 @@ def _load_factor(
 
 
 def _stream_level(
-    stream: Stream, own: NDArray[np.bool_], plan: LevelPlan, replies: Replies
+    stream: Stream,
+    own: NDArray[np.bool_],
+    plan: LevelPlan,
+    replies: Replies,
+    window: tuple[float, float],
 ) -> StreamLevel:
     """Sum up the requests that `own` selects, shape [n]."""
-    due = own & _in_window(replies.due_seconds, plan)
+    due = own & _inside(replies.due_seconds, window)
     sent = int(due.sum())
     if sent == 0:
-        raise LoadTestFailure(_nothing_due(stream, own, plan, replies))
-    answered = own & replies.good & _in_window(replies.done_seconds, plan)
+        raise LoadTestFailure(_nothing_due(stream, own, window, replies))
+    answered = own & replies.good & _inside(replies.done_seconds, window)
     failed = np.flatnonzero(due & ~replies.good)
     latencies_ms = _latencies_ms(plan, replies)[due]
+    lag_ms = (replies.sent_seconds - replies.due_seconds)[due] * 1e3
+    inflation = variance_inflation(latencies_ms)
+    seconds = window[1] - window[0]
     percentiles = sorted({*_PERCENTILES, stream.limit.percentile})
     return StreamLevel(
         name=stream.name,
-        offered_per_second=sent / plan.seconds,
-        achieved_per_second=int(answered.sum()) / plan.seconds,
+        offered_per_second=sent / seconds,
+        achieved_per_second=int(answered.sum()) / seconds,
         sent=sent,
         completed=sent - len(failed),
         errors=len(failed),
         first_error=replies.errors[int(failed[0])] if len(failed) else None,
         mean_ms=float(latencies_ms.mean()),
-        latencies=tuple(percentile_with_interval(latencies_ms, p) for p in percentiles),
+        mean_from_send_ms=float((latencies_ms - lag_ms).mean()),
+        latencies=tuple(percentile_with_interval(latencies_ms, p, inflation) for p in percentiles),
         limit_percentile=stream.limit.percentile,
         limit_ms=stream.limit.latency_ms,
     )
 
 
-def _nothing_due(stream: Stream, own: NDArray[np.bool_], plan: LevelPlan, replies: Replies) -> str:
+def _nothing_due(
+    stream: Stream, own: NDArray[np.bool_], window: tuple[float, float], replies: Replies
+) -> str:
     """A closed loop against a hung server has none due either: the error then says so."""
     said = next((text for index, text in sorted(replies.errors.items()) if own[index]), None)
-    text = f"stream {stream.name!r}: no request was due in {plan.seconds:.3g} s of measuring"
+    seconds = window[1] - window[0]
+    text = f"stream {stream.name!r}: no request was due in {seconds:.3g} s of measuring"
     return text if said is None else f"{text}; one before failed: {said}"
 
 
@@ -103,7 +161,11 @@ def _latencies_ms(plan: LevelPlan, replies: Replies) -> NDArray[np.float64]:
     return np.where(replies.good, seconds, plan.timeout_seconds) * 1e3
 
 
-def _completed_per_slice(plan: LevelPlan, replies: Replies) -> tuple[int, ...]:
-    window = (plan.warmup_seconds, plan.sending_seconds)
+def _replied_ms(replies: Replies) -> float | None:
+    seconds = (replies.done_seconds - replies.sent_seconds)[replies.good]
+    return float(seconds.mean()) * 1e3 if len(seconds) else None
+
+
+def _completed_per_slice(replies: Replies, window: tuple[float, float]) -> tuple[int, ...]:
     counts, _ = np.histogram(replies.done_seconds[replies.good], bins=SLICES, range=window)
     return tuple(int(count) for count in counts)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from optimizer.workload import Stream
+from optimizer.load.exchange import Progress
+from optimizer.load.user_load import UserLoad
+from optimizer.measurement import LevelVerdict
+from optimizer.workload import SerialisedRequest, Stream
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,36 @@ class OpenLoop:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """Why a level ended before its time, and what it has shown by then."""
+
+    reason: str
+    verdict: LevelVerdict | None = None
+
+
+StoppingRule = Callable[[Progress], Ended | None]
+"""Looks at a level under way; the level goes on while the answer is None."""
+
+
+@dataclass(frozen=True)
 class LevelPlan:
     """One load level.
 
     Attributes:
         warmup_seconds: load before the measured window, without a pause between the two.
-        seconds: length of the measured window.
+        seconds: length of the measured window, unless `stop` ends it.
         timeout_seconds: a request that is not answered this long after it was due has failed.
+        longest_lag_ms: the level is void where the 99th percentile of the client's lag is above;
+            None where it does not matter.
+        stop: may end the level early; asked several times a second.
     """
 
-    load: ClosedLoop | OpenLoop
+    load: ClosedLoop | OpenLoop | UserLoad
     warmup_seconds: float
     seconds: float
     timeout_seconds: float
+    longest_lag_ms: float | None = None
+    stop: StoppingRule | None = None
 
     @property
     def sending_seconds(self) -> float:
@@ -50,8 +72,26 @@ class PreparedStream:
     """A stream and its requests as they go over the wire.
 
     Attributes:
-        prepared: serialised ModelInferRequest messages, sent in turn, over and over.
+        prepared: serialised requests, sent in turn, over and over.
     """
 
     stream: Stream
-    prepared: tuple[bytes, ...]
+    prepared: tuple[SerialisedRequest, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a level's requests go.
+
+    Attributes:
+        address: host:port of the server's port for `protocol`.
+    """
+
+    protocol: Literal["grpc", "http"]
+    address: str
+    streams: tuple[PreparedStream, ...]
+
+    @property
+    def plain_streams(self) -> tuple[Stream, ...]:
+        """The streams without their requests."""
+        return tuple(item.stream for item in self.streams)

@@ -1,35 +1,70 @@
-"""From a level's plan to the client's order: which request of which stream is due when. Pure."""
+"""From a level's plan to the orders of client processes: which request is due when. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.load.arrivals import ARRIVALS
-from optimizer.load.exchange import Order, Outstanding, Schedule
-from optimizer.load.plan import ClosedLoop, LevelPlan, PreparedStream
+from optimizer.load.arrivals import arrivals_of
+from optimizer.load.exchange import Order, Schedule, Users
+from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.workload import Stream
+
+REPORT_SECONDS = 0.25
+"""How often client processes report, and so how soon a stopping rule can end a level."""
 
 _MIX_LENGTH = 10_000
 """Requests after which a closed loop repeats its mix of streams."""
 
 
-def order_for(
-    plan: LevelPlan, streams: Sequence[PreparedStream], endpoint: str, rng: np.random.Generator
-) -> Order:
+def order_for(plan: LevelPlan, target: Target, rng: np.random.Generator) -> Order:
     """Lay out every request of the level."""
-    plain = [item.stream for item in streams]
-    pace: Schedule | Outstanding
-    if isinstance(plan.load, ClosedLoop):
-        pace = Outstanding(plan.load.concurrency, plan.sending_seconds)
-        stream_of = demand_mix(plain, rng)
-    else:
-        due, stream_of = due_requests(plain, plan.load.load_factor, plan.sending_seconds, rng)
+    streams = target.plain_streams
+    pace: Schedule | Users
+    if isinstance(plan.load, OpenLoop):
+        due, stream_of = due_requests(streams, plan.load.load_factor, plan.sending_seconds, rng)
         pace = Schedule(due)
-    prepared = tuple(item.prepared for item in streams)
-    return Order(endpoint, prepared, stream_of, pace, plan.timeout_seconds)
+    else:
+        stream_of = demand_mix(streams, rng)
+        pace = _users(plan)
+    return Order(
+        protocol=target.protocol,
+        endpoint=target.address,
+        prepared=tuple(item.prepared for item in target.streams),
+        streams=stream_of,
+        pace=pace,
+        timeout_seconds=plan.timeout_seconds,
+        report_seconds=REPORT_SECONDS,
+    )
+
+
+def _users(plan: LevelPlan) -> Users:
+    if isinstance(plan.load, ClosedLoop):
+        always, count = np.zeros(1), np.array([plan.load.concurrency])
+        return Users(always, count, think_seconds=0.0, seconds=plan.sending_seconds)
+    assert not isinstance(plan.load, OpenLoop)
+    return plan.load.users()
+
+
+def shares(order: Order, processes: int) -> list[Order]:
+    """The order divided among client processes: requests, or users, in turn."""
+    return [
+        replace(
+            order,
+            streams=order.streams[n::processes] if len(order.streams) > n else order.streams,
+            pace=_share(order.pace, n, processes),
+        )
+        for n in range(processes)
+    ]
+
+
+def _share(pace: Schedule | Users, n: int, processes: int) -> Schedule | Users:
+    if isinstance(pace, Schedule):
+        return Schedule(pace.due_seconds[n::processes])
+    return replace(pace, counts=(pace.counts + processes - 1 - n) // processes)
 
 
 def demand_mix(streams: Sequence[Stream], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -43,7 +78,7 @@ def due_requests(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Arrivals of all streams, merged: due times ascending, and whose they are; both shape [n]."""
     due = [
-        ARRIVALS[stream.arrivals].due_seconds(
+        arrivals_of(stream.arrivals).due_seconds(
             load_factor * stream.demand_per_second, duration_seconds, rng
         )
         for stream in streams

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optimizer.cost import Demand, Price, Score, usd_per_million
 from optimizer.errors import EverythingFailedError
-from optimizer.machine import Slot
+from optimizer.machine.slots import Slot
 from optimizer.search.evaluator import Evaluation, Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import History, bound_load_factor, scored
@@ -149,7 +149,9 @@ class SearchLoop:
         rate = evaluation.measurement.capacity_per_second
         if evaluation.outcome != "ok":
             rate = evaluation.saturation_per_second or 0.0
-        return usd_per_million(self._setting.price.usd_per_hour, rate) if rate > 0 else None
+        each = self._setting.demand.inferences_per_request
+        hourly = self._setting.price.usd_per_hour
+        return usd_per_million(hourly, rate, each) if rate > 0 else None
 
     def _constraints(self, evaluation: Evaluation) -> tuple[tuple[str, float], ...]:
         if evaluation.excess is None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from optimizer.errors import StorageError, StudyBusyError, UsageError, storage_errors
 from optimizer.trial_record import SCHEMA_VERSION, TrialRecord
@@ -102,6 +102,12 @@ class StudyDirectory:
             raise StorageError(f"cannot read {path}: {error}") from error
 
 
+class _Versioned(BaseModel):
+    """What is read of a record before its version is known."""
+
+    schema_version: int
+
+
 class _Records:
     """A folder of TrialRecords, one JSON file each, named by their number."""
 
@@ -120,12 +126,15 @@ class _Records:
         found = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
             try:
-                record = self._json.validate_json(path.read_bytes())
+                content = path.read_bytes()
+                version = _Versioned.model_validate_json(content).schema_version
+                if version != SCHEMA_VERSION:
+                    raise StorageError(
+                        f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; "
+                        "this study belongs to another version: begin one with --study NEW"
+                    )
+                record = self._json.validate_json(content)
             except (OSError, ValidationError) as error:
                 raise StorageError(f"cannot read record {path}: {error}") from error
-            if record.schema_version != SCHEMA_VERSION:
-                raise StorageError(
-                    f"{path}: schema version must be {SCHEMA_VERSION}, got {record.schema_version}"
-                )
             found[record.number] = record
         return found

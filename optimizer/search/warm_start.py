@@ -65,7 +65,7 @@ def carried_over(
                 number=len(kept),
                 measurement=measurement,
                 score=scored(measurement, price, demand),
-                told_value=usd_per_million(price.usd_per_hour, rate),
+                told_value=usd_per_million(price.usd_per_hour, rate, demand.inferences_per_request),
                 origin=record.origin or origin,
             )
         )

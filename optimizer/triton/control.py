@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,6 +109,18 @@ class ServerControl:
             answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
         return answer.model_stats[0]
 
+    def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
+        """Make a system shared-memory region known to the server. Raises ServerFailure."""
+        with _server_errors(f"register the shared memory {key}"):
+            self._client.register_system_shared_memory(
+                name, key, size_bytes, client_timeout=_CALL_SECONDS
+            )
+
+    def unregister_shared_memory(self, name: str) -> None:
+        """Have the server forget a region; a server that is gone has."""
+        with suppress(InferenceServerException):
+            self._client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
+
     def infer(
         self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
     ) -> NDArray[np.float64]:
@@ -150,15 +162,6 @@ def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
         item.set_data_from_numpy(array)
         inputs.append(item)
     return inputs
-
-
-def prepared_request(model: str, tensors: Tensors) -> bytes:
-    """One request as the bytes that go over gRPC, serialised once for many sendings."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    for name, array in tensors.items():
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-        request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
-    return bytes(request.SerializeToString())
 
 
 def server_split(

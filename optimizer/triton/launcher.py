@@ -19,7 +19,7 @@ import psutil
 
 from optimizer import child_shim
 from optimizer.errors import ServerFailure, StorageError
-from optimizer.machine import Slot
+from optimizer.machine.slots import Slot
 from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import EmbeddedRuntime

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
-from optimizer.machine import Slot
+from optimizer.machine.slots import Slot
 from optimizer.serving_config import ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors

@@ -5,16 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.load.arrivals import ARRIVALS, Arrivals
+from optimizer.load.arrivals import Arrivals, arrivals_of
+from optimizer.workload import ArrivalPattern, ArrivalTrace
 
 rates = st.floats(0.1, 2_000)
 durations = st.floats(0.01, 20)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(params=sorted(ARRIVALS), scope="module")
+PATTERNS: dict[str, ArrivalPattern] = {
+    "poisson": "poisson",
+    "constant": "constant",
+    "trace": ArrivalTrace("bursts.csv", (0.0, 0.1, 0.1, 0.15, 2.0), 3.0),
+}
+
+
+@pytest.fixture(params=sorted(PATTERNS), scope="module")
 def arrivals(request: pytest.FixtureRequest) -> Arrivals:
-    return ARRIVALS[request.param]
+    return arrivals_of(PATTERNS[request.param])
 
 
 @given(rate=rates, duration=durations, seed=seeds)

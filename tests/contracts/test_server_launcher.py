@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from optimizer.errors import ModelLoadFailure, ServerFailure
-from optimizer.machine import local_slot
+from optimizer.machine.slots import local_slot
 from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import ServerControl
 from optimizer.triton.embedded import find_embedded_runtime

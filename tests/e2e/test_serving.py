@@ -24,10 +24,11 @@ from optimizer.errors import (
 )
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
-from optimizer.machine import local_slot
+from optimizer.machine.slots import local_slot
 from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
 from optimizer.search.events import Event, LevelStarted, Note
 from optimizer.search.prepare import PreparePhase
+from optimizer.search.served_levels import ServedLevels
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import (
     Batching,
@@ -263,17 +264,18 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
     limit = LatencyLimit(95, 2000)
     payloads = serving.files(serving.config())["bert"].payloads
     workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
-    protocol = CapacityProtocol(0.5, 0.5, warmup_seconds=0.2, check_timeout_seconds=1.0)
+    protocol = CapacityProtocol(
+        0.5, 0.5, warmup_seconds=0.2, check_timeout_seconds=1.0, check_requests=50, load_seconds=3
+    )
     with LoadClient() as client:
 
         def run(config: ServingConfig, watch: Callable[[Event], None]) -> Evaluation:
             evaluator = LiveEvaluator(
                 serving.session,
-                client,
+                ServedLevels(client, workload, local_slot(), np.random.default_rng(1), watch),
                 workload,
                 serving.built.files,
                 Protocols(protocol, protocol),
-                np.random.default_rng(1),
                 watch,
             )
             return evaluator.evaluate(config, local_slot(), None)
@@ -293,8 +295,14 @@ def test_a_measured_level_carries_the_servers_own_statistics(
         # What the server counts includes the warm-up, what the client counts does not.
         assert split.requests >= level.streams[0].completed * 0.9
         assert all(1 <= point.batch_size <= 4 for point in split.batches)
-        assert level.server_cpu_seconds is not None
-        assert level.server_cpu_seconds > 0
+        assert level.machine is not None
+        assert level.machine.server_cpu_seconds is not None
+        assert level.machine.server_cpu_seconds > 0
+        assert (level.machine.server_memory_mib or 0) > 10
+        assert level.machine.no_gpu == "the trial runs on no GPU"
+        assert split.total_ms > 0
+        assert level.network_ms is not None
+        assert 0 < level.network_ms < (level.replied_ms or 0)
     assert evaluation.seconds.serving > 0
     assert evaluation.seconds.measuring > 1.0
 

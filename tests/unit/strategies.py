@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from optimizer.cost import Score
 from optimizer.measurement import (
     BatchPoint,
+    ClientUse,
+    GpuUse,
     LoadLevel,
+    MachineUse,
     Measurement,
     Percentile,
     ServerSplit,
@@ -86,6 +89,7 @@ percentiles = st.builds(
     low_ms=numbers,
     high_ms=st.none() | numbers,
     samples=counts,
+    effective_samples=numbers,
 )
 stream_levels = st.builds(
     StreamLevel,
@@ -97,6 +101,7 @@ stream_levels = st.builds(
     errors=counts,
     first_error=st.none() | texts,
     mean_ms=numbers,
+    mean_from_send_ms=numbers,
     latencies=tuples(percentiles),
     limit_percentile=st.floats(50, 99.9),
     limit_ms=numbers,
@@ -111,14 +116,49 @@ server_splits = st.builds(
     compute_output_ms=numbers,
     batches=tuples(st.builds(BatchPoint, batch_size=counts, executions=counts, compute_ms=numbers)),
 )
+gpu_uses = st.builds(
+    GpuUse,
+    uuid=names,
+    name=names,
+    utilization_percent=st.none() | numbers,
+    memory_mib=st.none() | numbers,
+    power_watts=st.none() | numbers,
+    sm_clock_mhz=st.none() | numbers,
+    temperature_celsius_max=st.none() | numbers,
+    throttled=tuples(names, 2),
+    ecc_uncorrected=st.none() | counts,
+    mig=st.none() | st.booleans(),
+    mps=st.none() | st.booleans(),
+)
 load_levels = st.builds(
     LoadLevel,
     load_factor=numbers,
     seconds=numbers,
     streams=tuples(stream_levels, 2),
     server=tuples(server_splits, 2),
-    client_lag_ms=numbers,
-    server_cpu_seconds=st.none() | numbers,
+    client=st.builds(
+        ClientUse,
+        processes=counts,
+        cpu_seconds=numbers,
+        memory_mib=numbers,
+        lag_ms=numbers,
+        longest_lag_ms=st.none() | numbers,
+    ),
+    machine=st.none()
+    | st.builds(
+        MachineUse,
+        seconds=numbers,
+        cores=counts,
+        server_cpu_seconds=st.none() | numbers,
+        server_memory_mib=st.none() | numbers,
+        foreign_cores=st.none() | numbers,
+        gpus=tuples(gpu_uses, 1),
+        no_gpu=st.none() | texts,
+        triton=tuples(st.tuples(names, numbers), 2),
+    ),
+    replied_ms=st.none() | numbers,
+    ended=texts,
+    warnings=tuples(texts, 1),
 )
 measurements = st.builds(
     Measurement,

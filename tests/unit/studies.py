@@ -8,8 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optimizer.cost import Demand, Price, usd_per_million
-from optimizer.machine import Slot
-from optimizer.measurement import LevelKind, LoadLevel, Measurement, Percentile, StreamLevel
+from optimizer.machine.slots import Slot
+from optimizer.measurement import (
+    ClientUse,
+    LevelKind,
+    LoadLevel,
+    Measurement,
+    Percentile,
+    StreamLevel,
+)
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event
 from optimizer.search.history import History, scored
@@ -77,14 +84,15 @@ def level(
         errors=0,
         first_error=None,
         mean_ms=p95_ms / 2,
+        mean_from_send_ms=p95_ms / 2,
         latencies=tuple(
-            Percentile(p, share * p95_ms, share * p95_ms, share * p95_ms, 1000)
+            Percentile(p, share * p95_ms, share * p95_ms, share * p95_ms, 1000, 1000)
             for p, share in shares.items()
         ),
         limit_percentile=95.0,
         limit_ms=LIMIT_MS,
     )
-    return LoadLevel(kind, load_factor, 1.0, (stream,), (), client_lag_ms=0.0)
+    return LoadLevel(kind, load_factor, 1.0, (stream,), (), ClientUse(1, 0.1, 50.0, 0.0))
 
 
 def measured(

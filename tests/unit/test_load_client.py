@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import replace
 from types import FrameType
 
 import grpc
@@ -17,10 +18,19 @@ import pytest
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load import client as client_module
+from optimizer.load.capacity import why_missed
 from optimizer.load.client import LoadClient
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream
+from optimizer.load.exchange import Progress
+from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop, PreparedStream, Target
+from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement import LoadLevel
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream
+from optimizer.workload import (
+    LatencyLimit,
+    LengthDistribution,
+    Payloads,
+    SerialisedRequest,
+    Stream,
+)
 
 BODIES = (b"first", b"second", b"third")
 RATE = 100.0
@@ -94,21 +104,26 @@ def client() -> Iterator[LoadClient]:
         yield started
 
 
-def prepared(demand_per_second: float = RATE) -> list[PreparedStream]:
+def target(
+    endpoint: str, bodies: tuple[bytes, ...] = BODIES, demand_per_second: float = RATE
+) -> Target:
     payloads = Payloads((), LengthDistribution((32,), (1.0,)))
     limit = LatencyLimit(95, 100)
     stream = Stream("main", "bert", "poisson", payloads, limit, demand_per_second)
-    return [PreparedStream(stream, BODIES)]
+    requests = tuple(SerialisedRequest("bert", body) for body in bodies)
+    return Target("grpc", endpoint, (PreparedStream(stream, requests),))
 
 
 def plan(
-    load: ClosedLoop | OpenLoop | None = None, seconds: float = 0.8, timeout_seconds: float = 5.0
+    load: ClosedLoop | OpenLoop | UserLoad | None = None,
+    seconds: float = 0.8,
+    timeout_seconds: float = 5.0,
 ) -> LevelPlan:
     return LevelPlan(load or OpenLoop(1.0), 0.2, seconds, timeout_seconds)
 
 
 def run(client: LoadClient, endpoint: str, level_plan: LevelPlan) -> LoadLevel:
-    return client.run_level(level_plan, prepared(), endpoint, np.random.default_rng(5))
+    return client.run_level(level_plan, target(endpoint), np.random.default_rng(5))
 
 
 def test_open_loop_sends_every_request_when_it_is_due(client: LoadClient, serve: Serve) -> None:
@@ -119,7 +134,9 @@ def test_open_loop_sends_every_request_when_it_is_due(client: LoadClient, serve:
     assert only.completed == only.sent
     assert only.offered_per_second == pytest.approx(RATE, rel=0.3)
     assert only.latency_ms(50) >= 20
-    assert level.client_lag_ms < 200
+    assert level.client.lag_ms < 200
+    assert level.client.cpu_seconds > 0
+    assert level.client.memory_mib > 1
     assert set(server.bodies) == set(BODIES)
 
 
@@ -145,6 +162,56 @@ def test_a_closed_loop_keeps_its_number_outstanding(client: LoadClient, serve: S
     assert level.load_factor == pytest.approx(level.achieved_per_second / RATE)
     assert 60 < level.achieved_per_second <= 210
     assert sum(level.completed_per_slice) > 0
+
+
+def test_users_come_think_and_leave(client: LoadClient, serve: Serve) -> None:
+    server = serve(lambda _: time.sleep(0.02))
+    # 2 users, and 2 more a second for 1 s: 4 at the end; each cycle takes 0.1 s.
+    users = UserLoad((Phase(2, 120, 1.0), Phase(1, 0, 1.0)), think_seconds=0.08)
+    level = client.run_level(
+        LevelPlan(users, 0.0, users.seconds, 5.0), target(server.endpoint), np.random.default_rng(5)
+    )
+    assert level.kind == "user_load"
+    assert level.errors == 0
+    assert server.most_waiting <= 3
+    # 2 users for half a second, 3 for another, then 1 for a second.
+    assert level.streams[0].sent == pytest.approx(10 * (2 * 0.5 + 3 * 0.5 + 1), abs=8)
+
+
+def test_a_stopping_rule_ends_a_level_while_it_runs(client: LoadClient, serve: Serve) -> None:
+    server = serve(at_once)
+    seen: list[int] = []
+
+    def stop(progress: Progress) -> Ended | None:
+        seen.append(len(progress.replies.due_seconds))
+        return Ended("enough") if progress.now_seconds > 1 else None
+
+    started = time.monotonic()
+    level = client.run_level(
+        replace(plan(seconds=30), stop=stop), target(server.endpoint), np.random.default_rng(5)
+    )
+    assert time.monotonic() - started < 10
+    assert level.ended == "enough"
+    assert level.seconds < 2
+    assert seen == sorted(seen)
+    assert level.streams[0].sent == pytest.approx(RATE * level.seconds, rel=0.5)
+
+
+def test_a_client_that_lags_gets_another_process_and_a_level_that_stays_void_says_so(
+    serve: Serve,
+) -> None:
+    server = serve(at_once)
+    with LoadClient(sorted(os.sched_getaffinity(0))[:2]) as client:
+        level = client.run_level(
+            replace(plan(), longest_lag_ms=0.0), target(server.endpoint), np.random.default_rng(5)
+        )
+        assert level.client.processes == len(client.pids) == min(2, os.cpu_count() or 1)
+    assert not level.client.kept_up
+    assert not level.meets_limits
+    assert "void, the load client lagged" in str(why_missed(level))
+    [only] = level.streams
+    assert only.completed == only.sent
+    assert only.offered_per_second == pytest.approx(RATE, rel=0.4)
 
 
 def test_errors_are_counted_with_their_first_message(client: LoadClient, serve: Serve) -> None:
@@ -242,41 +309,39 @@ def test_a_dropped_connection_costs_errors_and_the_level_goes_on(
 def test_a_killed_client_is_a_failure_and_the_next_level_has_a_new_one(serve: Serve) -> None:
     server = serve(at_once)
     with LoadClient() as client:
-        before = client.pid
-        assert before is not None
+        [before] = client.pids
         killer = threading.Timer(1.5, os.kill, (before, signal.SIGKILL))
         killer.start()
         with pytest.raises(LoadTestFailure, match="ended with status -9") as caught:
             run(client, server.endpoint, plan(seconds=20))
         assert caught.value.transient
-        assert client.pid is None
+        assert not client.pids
         assert run(client, server.endpoint, plan()).errors == 0
-        assert client.pid != before
+        assert client.pids != (before,)
 
 
 def test_a_client_found_dead_is_started_again(serve: Serve) -> None:
     with LoadClient() as client:
-        assert client.pid is not None
-        os.kill(client.pid, signal.SIGKILL)
-        psutil.Process(client.pid).wait(5)
+        [pid] = client.pids
+        os.kill(pid, signal.SIGKILL)
+        psutil.Process(pid).wait(5)
         assert run(client, serve(at_once).endpoint, plan()).errors == 0
 
 
 def test_a_hung_client_is_killed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_MARGIN_SECONDS", 0.2)
     with LoadClient() as client:
-        assert client.pid is not None
-        os.kill(client.pid, signal.SIGSTOP)
-        many = [PreparedStream(prepared()[0].stream, (bytes(1_000_000),))]
-        with pytest.raises(LoadTestFailure, match="hung: no report after"):
-            client.run_level(plan(timeout_seconds=0.1), many, "host:1", np.random.default_rng(0))
-        assert client.pid is None
+        [pid] = client.pids
+        os.kill(pid, signal.SIGSTOP)
+        many = target("host:1", (bytes(1_000_000),))
+        with pytest.raises(LoadTestFailure, match="the load client hung"):
+            client.run_level(plan(timeout_seconds=0.1), many, np.random.default_rng(0))
+        assert client.pids == ()
 
 
 def test_a_defect_of_the_client_comes_back_with_its_traceback(client: LoadClient) -> None:
-    empty = [PreparedStream(prepared()[0].stream, ())]
     with pytest.raises(LoadTestFailure, match=r"(?s)the load client failed.*ZeroDivisionError"):
-        client.run_level(plan(), empty, "127.0.0.1:1", np.random.default_rng(0))
+        client.run_level(plan(), target("127.0.0.1:1", ()), np.random.default_rng(0))
 
 
 def test_an_interrupted_level_leaves_nothing_behind(serve: Serve) -> None:
@@ -290,7 +355,7 @@ def test_an_interrupted_level_leaves_nothing_behind(serve: Serve) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(KeyboardInterrupt):
                 run(client, server.endpoint, plan(seconds=20))
-            assert client.pid is None
+            assert client.pids == ()
             assert run(client, server.endpoint, plan()).errors == 0
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -300,9 +365,9 @@ def test_the_client_keeps_to_its_cores_and_hears_no_keyboard(serve: Serve) -> No
     core = min(os.sched_getaffinity(0))
     with LoadClient([core]) as client:
         run(client, serve(at_once).endpoint, plan())
-        assert client.pid is not None
-        assert os.sched_getaffinity(client.pid) == {core}
-        assert os.getsid(client.pid) == client.pid
+        [pid] = client.pids
+        assert os.sched_getaffinity(pid) == {core}
+        assert os.getsid(pid) == pid
 
 
 PARENT = """
@@ -310,7 +375,7 @@ import sys, numpy as np
 from tests.unit.test_load_client import LoadClient, plan, run
 client = LoadClient()
 client.start()
-print(client.pid, flush=True)
+print(*client.pids, flush=True)
 run(client, sys.argv[1], plan(seconds=30))
 """
 

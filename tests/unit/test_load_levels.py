@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.levels import SLICES, load_level
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.measurement import LoadLevel
+from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.measurement import ClientUse, LoadLevel
 from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream
 
+CLIENT = ClientUse(processes=1, cpu_seconds=0.5, memory_mib=60.0, lag_ms=0.2)
 PLAN = LevelPlan(OpenLoop(0.5), warmup_seconds=1, seconds=4, timeout_seconds=3)
 
 
@@ -38,7 +39,7 @@ def replies(
 
 
 def measure(seen: Replies, plan: LevelPlan = PLAN) -> LoadLevel:
-    return load_level(plan, [stream()], seen)
+    return load_level(plan, [stream()], seen, CLIENT)
 
 
 def test_only_requests_due_in_the_window_are_counted() -> None:
@@ -58,10 +59,47 @@ def test_the_rate_achieved_counts_replies_in_the_window_whenever_they_were_due()
     assert level.completed_per_slice == (1, 0, 1, 0, 0, 0, 0, 0, 0, 0)
 
 
-def test_latency_counts_from_the_due_time_and_lag_is_reported() -> None:
+def test_latency_counts_from_the_due_time_and_what_the_client_added_is_told_apart() -> None:
     level = measure(replies([1.0, 2.0], [0.05, 0.05], lag=0.01))
     assert level.streams[0].latency_ms(50) == pytest.approx(50)
-    assert level.client_lag_ms == pytest.approx(10)
+    latencies = level.latencies
+    assert latencies.end_to_end == pytest.approx(50)
+    assert latencies.overhead == pytest.approx(10)
+    assert latencies.container == latencies.model == pytest.approx(40)
+    assert level.replied_ms == pytest.approx(40)
+    assert level.network_ms is None
+
+
+def test_a_level_that_was_stopped_counts_what_was_due_before() -> None:
+    seen = replies([1.0, 2.0, 2.9, 3.1], [0.01, 0.02, 0.03, 9.0])
+    level = load_level(PLAN, [stream()], seen, CLIENT, (Ended("proven", "feasible"), 3.0))
+    assert level.streams[0].sent == 3
+    assert level.seconds == 2
+    assert (level.ended, level.verdict) == ("proven", "feasible")
+
+
+def test_a_warm_up_that_was_too_short_is_cut_off() -> None:
+    due = np.linspace(1, 4.99, 400)
+    latencies = np.where(due < 2, 0.5, 0.01) + np.random.default_rng(3).random(400) * 1e-3
+    level = measure(replies(due.tolist(), latencies.tolist()))
+    assert 2.4 < level.seconds < 3.05
+    assert level.streams[0].latency_ms(99) < 20
+    assert level.warnings == ()
+
+
+def test_no_failed_request_is_warm_up() -> None:
+    due = np.linspace(1, 4.99, 400)
+    latencies = np.where(due < 2, 0.5, 0.01) + np.random.default_rng(3).random(400) * 1e-3
+    level = measure(replies(due.tolist(), latencies.tolist(), {5: "UNAVAILABLE: gone"}))
+    assert (level.seconds, level.errors) == (4, 1)
+
+
+def test_a_level_that_never_settles_gives_an_interval_and_a_warning_with_the_remedy() -> None:
+    due = np.linspace(1, 4.99, 400)
+    level = measure(replies(due.tolist(), (due / 10).tolist()))
+    assert level.streams[0].latency(95).low_ms > 0
+    [warning] = level.warnings
+    assert "make measurement.check_seconds longer" in warning
 
 
 def test_failed_requests_count_with_the_timeout_and_the_first_message_is_kept() -> None:
@@ -83,7 +121,7 @@ def test_saturation_is_a_load_factor_over_all_streams() -> None:
     plan = LevelPlan(ClosedLoop(2), warmup_seconds=0, seconds=1, timeout_seconds=1)
     streams = [stream("a", 30.0), stream("b", 10.0)]
     seen = replies([0.1, 0.2, 0.3, 0.4], [0.1] * 4, streams=[0, 0, 0, 1])
-    level = load_level(plan, streams, seen)
+    level = load_level(plan, streams, seen, CLIENT)
     assert level.kind == "saturation"
     assert [item.achieved_per_second for item in level.streams] == [3, 1]
     assert level.load_factor == 4 / 40

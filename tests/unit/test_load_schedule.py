@@ -2,25 +2,32 @@
 
 import numpy as np
 
-from optimizer.load.exchange import Outstanding, Schedule
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream
-from optimizer.load.schedule import order_for
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream
+from optimizer.load.exchange import Schedule, Users
+from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
+from optimizer.load.schedule import order_for, shares
+from optimizer.load.user_load import Phase, UserLoad
+from optimizer.workload import (
+    LatencyLimit,
+    LengthDistribution,
+    Payloads,
+    SerialisedRequest,
+    Stream,
+)
 
 
 def prepared(name: str, demand_per_second: float) -> PreparedStream:
     payloads = Payloads((), LengthDistribution((32,), (1.0,)))
     limit = LatencyLimit(95, 100)
     stream = Stream(name, name, "poisson", payloads, limit, demand_per_second)
-    return PreparedStream(stream, (name.encode(),))
+    return PreparedStream(stream, (SerialisedRequest(name, name.encode()),))
 
 
-STREAMS = (prepared("rare", 50.0), prepared("common", 450.0))
+TARGET = Target("grpc", "host:1", (prepared("rare", 50.0), prepared("common", 450.0)))
 
 
 def test_open_loop_merges_the_streams_at_their_own_rates() -> None:
     plan = LevelPlan(OpenLoop(2.0), warmup_seconds=1, seconds=9, timeout_seconds=5)
-    order = order_for(plan, STREAMS, "host:1", np.random.default_rng(3))
+    order = order_for(plan, TARGET, np.random.default_rng(3))
     assert isinstance(order.pace, Schedule)
     due = order.pace.due_seconds
     assert np.all(np.diff(due) >= 0)
@@ -28,11 +35,32 @@ def test_open_loop_merges_the_streams_at_their_own_rates() -> None:
     counts = np.bincount(order.streams)
     assert abs(counts[0] - 1_000) < 200
     assert abs(counts[1] - 9_000) < 600
-    assert order.prepared == ((b"rare",), (b"common",))
+    assert [pool[0].body for pool in order.prepared] == [b"rare", b"common"]
 
 
 def test_closed_loop_mixes_the_streams_by_demand() -> None:
     plan = LevelPlan(ClosedLoop(16), warmup_seconds=1, seconds=9, timeout_seconds=5)
-    order = order_for(plan, STREAMS, "host:1", np.random.default_rng(3))
-    assert order.pace == Outstanding(16, 10)
+    order = order_for(plan, TARGET, np.random.default_rng(3))
+    assert isinstance(order.pace, Users)
+    assert (order.pace.counts.tolist(), order.pace.seconds) == ([16], 10)
     assert abs(np.mean(order.streams == 0) - 0.1) < 0.02
+
+
+def test_processes_share_an_open_loop_without_loss() -> None:
+    plan = LevelPlan(OpenLoop(0.1), warmup_seconds=0, seconds=5, timeout_seconds=5)
+    order = order_for(plan, TARGET, np.random.default_rng(3))
+    parts = shares(order, 3)
+    assert isinstance(order.pace, Schedule)
+    due = [part.pace.due_seconds for part in parts if isinstance(part.pace, Schedule)]
+    assert np.array_equal(np.sort(np.concatenate(due)), order.pace.due_seconds)
+    assert sum((part.streams == 0).sum() for part in parts) == (order.streams == 0).sum()
+
+
+def test_processes_share_users_at_every_moment() -> None:
+    load = UserLoad((Phase(5, 60, 4),))
+    plan = LevelPlan(load, warmup_seconds=0, seconds=4, timeout_seconds=5)
+    order = order_for(plan, TARGET, np.random.default_rng(3))
+    paces = [part.pace for part in shares(order, 3)]
+    counts = [pace.counts for pace in paces if isinstance(pace, Users)]
+    assert isinstance(order.pace, Users)
+    assert np.array_equal(np.sum(counts, axis=0), order.pace.counts)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from optimizer.measurement import (
     CONFIDENCE,
+    ClientUse,
     LevelKind,
     LoadLevel,
     Measurement,
@@ -33,19 +34,20 @@ def upper_end(found: Percentile) -> float:
     ("percentile", "count", "rank"),
     [
         (50, 1, 1),
-        (50, 4, 2),
+        (50, 4, 3),
         (50, 5, 3),
-        (95, 20, 19),
-        (95, 21, 20),
+        (95, 19, 19),
+        (95, 100, 96),
+        (95, 1000, 951),
         (99, 99, 99),
-        (99, 100, 99),
-        (55, 100, 55),  # 0.55 * 100 is above 55 in floating point
-        (99.9, 1000, 999),  # and so is 0.999 * 1000
+        (99, 100, 100),
+        (55, 99, 55),  # 0.55 * 100 is above 55 in floating point
+        (99.9, 999, 999),  # and so is 0.999 * 1000
         (100, 7, 7),
         (0, 7, 1),
     ],
 )
-def test_the_estimate_is_the_nearest_rank(percentile: float, count: int, rank: int) -> None:
+def test_the_estimate_is_at_the_weibull_rank(percentile: float, count: int, rank: int) -> None:
     found = percentile_with_interval(latencies(count), percentile)
     assert (found.value_ms, found.samples, found.percentile) == (rank, count, percentile)
 
@@ -116,6 +118,15 @@ def test_the_estimate_lies_in_its_interval(samples: list[float], percentile: flo
     assert found.value_ms in samples
 
 
+def test_samples_that_depend_on_each_other_are_worth_fewer() -> None:
+    alone = percentile_with_interval(latencies(1000), 95)
+    together = percentile_with_interval(latencies(1000), 95, inflation=4)
+    assert together.effective_samples == 250
+    assert together.value_ms == 954  # 0.95 x 1000 x 251 / 250
+    assert together.low_ms < alone.low_ms
+    assert upper_end(together) > upper_end(alone)
+
+
 def test_a_percentile_needs_a_sample() -> None:
     with pytest.raises(ValueError, match="at least one sample, got 0"):
         percentile_with_interval(np.array([]), 95)
@@ -164,7 +175,8 @@ def stream(p95_ms: float, limit_ms: float = 100, errors: int = 0) -> StreamLevel
         errors=errors,
         first_error="refused" if errors else None,
         mean_ms=p95_ms / 2,
-        latencies=(Percentile(95, p95_ms, p95_ms, p95_ms, 98),),
+        mean_from_send_ms=p95_ms / 2,
+        latencies=(Percentile(95, p95_ms, p95_ms, p95_ms, 98, 98),),
         limit_percentile=95,
         limit_ms=limit_ms,
     )
@@ -177,7 +189,7 @@ def level(load_factor: float, *streams: StreamLevel, kind: LevelKind = "open_loo
         seconds=4.0,
         streams=streams,
         server=(),
-        client_lag_ms=0.1,
+        client=ClientUse(1, 0.1, 50.0, 0.1),
     )
 
 

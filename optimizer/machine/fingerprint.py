@@ -1,4 +1,4 @@
-"""The machine that trials run on: what it is, and how its cores are divided."""
+"""The machine that trials run on: what measurements depend on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from pathlib import Path
 
 import psutil
 
-_MIN_CORES_TO_SEPARATE = 4
-"""With fewer cores a core of its own for the client would cost the server too much."""
-
 _CPU_FEATURES = (
     "avx2",
     "avx512f",
@@ -26,34 +23,6 @@ _CPU_FEATURES = (
     "amx_int8",
 )
 _PACKAGES = ("nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient", "numpy")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a trial runs. GPU indices in a ServingConfig are positions in `gpu_uuids`.
-
-    Attributes:
-        cores: CPU cores of the server.
-        client_cores: CPU cores of the load client; the server's own where there are too few.
-    """
-
-    cores: tuple[int, ...]
-    client_cores: tuple[int, ...]
-    gpu_uuids: tuple[str, ...] = ()
-
-    @property
-    def separated(self) -> bool:
-        """Whether server and client keep to their own cores."""
-        return not set(self.cores) & set(self.client_cores)
-
-
-def local_slot() -> Slot:
-    """The whole machine as one slot, less the client's cores where there are enough."""
-    cores = tuple(sorted(os.sched_getaffinity(0)))
-    if len(cores) < _MIN_CORES_TO_SEPARATE:
-        return Slot(cores, cores)
-    client = max(1, len(cores) // 8)
-    return Slot(cores[:-client], cores[-client:])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,177 @@
+"""When a load level may end before its time. Pure; each rule looks at the level as it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.load.exchange import Progress
+from optimizer.load.plan import Ended
+from optimizer.load.statistics import inflation_bound, late_verdict, warmup_length
+from optimizer.measurement import LevelVerdict, rate_interval
+from optimizer.workload import LatencyLimit, Stream
+
+_LEAST_REQUESTS = 40
+_RATE_SLICES = 10
+_SECONDS_PER_MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class LateFraction:
+    """Ends an open-loop level when every stream is proven to meet its limit, or one to miss it.
+
+    Also when so many requests were late that the rest of the level cannot make up for them.
+
+    Attributes:
+        warmup_seconds: what was due before does not count.
+        least_seconds: measured time before a level may be found feasible; a queue that grows needs
+            some to show.
+    """
+
+    streams: tuple[Stream, ...]
+    warmup_seconds: float
+    least_seconds: float
+
+    def __call__(self, progress: Progress) -> Ended | None:
+        """See `StoppingRule`."""
+        verdicts = []
+        for index, stream in enumerate(self.streams):
+            late, latencies = _known(progress, index, stream.limit, self.warmup_seconds)
+            allowed = 1 - stream.limit.percentile / 100
+            planned = _planned(progress, index, self.warmup_seconds)
+            if late.sum() > allowed * planned:
+                text = f"{late.sum()} late requests spent what {planned} may have of {stream.name}"
+                return Ended(text, "infeasible")
+            verdicts.append(_verdict(late, latencies, allowed))
+        if "infeasible" in verdicts:
+            return Ended("proven to miss the limit", "infeasible")
+        early = progress.now_seconds < self.warmup_seconds + self.least_seconds
+        if early or any(verdict is None for verdict in verdicts):
+            return None
+        return Ended("proven to meet the limits", "feasible")
+
+
+def _known(
+    progress: Progress, stream: int, limit: LatencyLimit, warmup_seconds: float
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Requests of which it is known whether they were late: (late, latency in s), both shape [n].
+
+    Those that were due longer ago than the limit; one that is not answered is late by now.
+    """
+    horizon = progress.now_seconds - limit.latency_ms / 1e3
+    own = progress.streams == stream
+    due = progress.due_seconds[own]
+    due = due[(due >= warmup_seconds) & (due <= horizon)]
+    replies = progress.replies
+    answered = (replies.streams == stream) & replies.good
+    answered &= (replies.due_seconds >= warmup_seconds) & (replies.due_seconds <= horizon)
+    latencies = np.full(len(due), progress.now_seconds) - due
+    at = np.searchsorted(due, replies.due_seconds[answered])
+    latencies[at] = (replies.done_seconds - replies.due_seconds)[answered]
+    late = latencies > limit.latency_ms / 1e3
+    return late, latencies
+
+
+def _planned(progress: Progress, stream: int, warmup_seconds: float) -> int:
+    own = progress.streams == stream
+    return int((progress.due_seconds[own] >= warmup_seconds).sum())
+
+
+def _verdict(
+    late: NDArray[np.bool_], latencies: NDArray[np.float64], allowed: float
+) -> LevelVerdict | None:
+    """`late_verdict` without the warm-up, by the worse of the correlations of the two series."""
+    cut = warmup_length(latencies)
+    late, latencies = late[cut:], latencies[cut:]
+    if len(late) < _LEAST_REQUESTS:
+        return None
+    inflation = max(inflation_bound(latencies), inflation_bound(late.astype(float)))
+    return late_verdict(late, inflation, allowed)
+
+
+@dataclass(frozen=True)
+class RateSettled:
+    """Ends a closed-loop level when its rate is known closely enough.
+
+    Attributes:
+        half_width: of the confidence interval of the rate, relative to it.
+    """
+
+    warmup_seconds: float
+    least_seconds: float
+    half_width: float
+
+    def __call__(self, progress: Progress) -> Ended | None:
+        """See `StoppingRule`."""
+        seconds = progress.now_seconds - self.warmup_seconds
+        if seconds < self.least_seconds:
+            return None
+        replies = progress.replies
+        counts, _ = np.histogram(
+            replies.done_seconds[replies.good],
+            bins=_RATE_SLICES,
+            range=(self.warmup_seconds, progress.now_seconds),
+        )
+        mean, _, high = rate_interval(counts.tolist(), seconds / _RATE_SLICES)
+        if mean == 0 or high - mean > self.half_width * mean:
+            return None
+        return Ended(f"the rate is known to {self.half_width:.1%}")
+
+
+@dataclass(frozen=True)
+class StoppingConditions:
+    """Ends a user load, by the names and meanings of SageMaker Inference Recommender.
+
+    Rates and percentiles are those of the last `window_seconds`.
+
+    Attributes:
+        max_invocations: per minute; None for no bound.
+        model_latency_thresholds: any of them that is passed ends the load.
+        flat_invocations: "Stop" ends it when a window with more users served no more requests
+            than the window before.
+    """
+
+    max_invocations: int | None = None
+    model_latency_thresholds: tuple[LatencyLimit, ...] = ()
+    flat_invocations: Literal["Continue", "Stop"] = "Continue"
+    window_seconds: float = _SECONDS_PER_MINUTE
+
+    def __call__(self, progress: Progress) -> Ended | None:
+        """See `StoppingRule`."""
+        if progress.now_seconds < self.window_seconds:
+            return None
+        invocations = self._per_minute(progress, 0)
+        if self.max_invocations is not None and invocations >= self.max_invocations:
+            return Ended(f"MaxInvocations {self.max_invocations} reached: {invocations:.0f}")
+        return self._passed_threshold(progress) or self._flat(progress, invocations)
+
+    def _window(self, progress: Progress, ago: int) -> NDArray[np.bool_]:
+        """Good replies within the window that ended `ago` windows before now, shape [n]."""
+        end = progress.now_seconds - ago * self.window_seconds
+        done = progress.replies.done_seconds
+        return progress.replies.good & (done >= end - self.window_seconds) & (done < end)
+
+    def _per_minute(self, progress: Progress, ago: int) -> float:
+        answered = int(self._window(progress, ago).sum())
+        return answered * _SECONDS_PER_MINUTE / self.window_seconds
+
+    def _passed_threshold(self, progress: Progress) -> Ended | None:
+        window, replies = self._window(progress, 0), progress.replies
+        latencies_ms = (replies.done_seconds - replies.sent_seconds)[window] * 1e3
+        for limit in self.model_latency_thresholds if len(latencies_ms) else ():
+            found = float(np.percentile(latencies_ms, limit.percentile))
+            if found > limit.latency_ms:
+                name = f"ModelLatencyThresholds P{limit.percentile:g} {limit.latency_ms:g} ms"
+                return Ended(f"{name} passed: {found:.1f} ms")
+        return None
+
+    def _flat(self, progress: Progress, invocations: float) -> Ended | None:
+        if self.flat_invocations == "Continue" or progress.now_seconds < 2 * self.window_seconds:
+            return None
+        before = self._per_minute(progress, 1)
+        if invocations > before:
+            return None
+        return Ended(f"FlatInvocations: {before:.0f} a minute, then {invocations:.0f}")

@@ -1,0 +1,85 @@
+"""User load: a closed loop of users who think between a reply and their next request. Pure.
+
+Names are those of SageMaker Inference Recommender's TrafficPattern, so that a load test written
+for it can be run here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from optimizer.load.exchange import Users
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Users who are there at once, and `spawn_rate` more of them a minute.
+
+    Where phases follow each other, each begins with its own number of users.
+    """
+
+    initial_number_of_users: int
+    spawn_rate: float
+    duration_in_seconds: float
+
+    def changes(self) -> list[tuple[float, int]]:
+        """(seconds since the phase began, users from then on)."""
+        spawned = int(np.ceil(self.spawn_rate * self.duration_in_seconds / 60 - 1e-9))
+        later = [(n * 60 / self.spawn_rate, n) for n in range(1, spawned)]
+        return [(at, self.initial_number_of_users + n) for at, n in [(0.0, 0), *later]]
+
+
+@dataclass(frozen=True)
+class Stairs:
+    """More users at each step.
+
+    Attributes:
+        duration_in_seconds: of one step.
+        users_per_step: who come at each of `number_of_steps`.
+    """
+
+    duration_in_seconds: float
+    number_of_steps: int
+    users_per_step: int
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase without spawning for each step."""
+        return tuple(
+            Phase(step * self.users_per_step, 0.0, self.duration_in_seconds)
+            for step in range(1, self.number_of_steps + 1)
+        )
+
+
+@dataclass(frozen=True)
+class UserLoad:
+    """Phases of users, one after the other (TrafficType PHASES; STAIRS by `Stairs.phases`).
+
+    Attributes:
+        think_seconds: between a reply and the same user's next request.
+    """
+
+    phases: tuple[Phase, ...]
+    think_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that all phases take together."""
+        return sum(phase.duration_in_seconds for phase in self.phases)
+
+    def users(self) -> Users:
+        """How many users there are when."""
+        begins = accumulate((phase.duration_in_seconds for phase in self.phases), initial=0.0)
+        changes = [
+            (begin + at, count)
+            for begin, phase in zip(begins, self.phases, strict=False)
+            for at, count in phase.changes()
+        ]
+        return Users(
+            at_seconds=np.array([at for at, _ in changes]),
+            counts=np.array([count for _, count in changes], dtype=np.int64),
+            think_seconds=self.think_seconds,
+            seconds=self.seconds,
+        )

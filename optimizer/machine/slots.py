@@ -1,0 +1,37 @@
+"""Where trials run: how the machine's cores and GPUs are divided."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_MIN_CORES_TO_SEPARATE = 4
+"""With fewer cores a core of its own for the client would cost the server too much."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a trial runs. GPU indices in a ServingConfig are positions in `gpu_uuids`.
+
+    Attributes:
+        cores: CPU cores of the server.
+        client_cores: CPU cores of the load client; the server's own where there are too few.
+    """
+
+    cores: tuple[int, ...]
+    client_cores: tuple[int, ...]
+    gpu_uuids: tuple[str, ...] = ()
+
+    @property
+    def separated(self) -> bool:
+        """Whether server and client keep to their own cores."""
+        return not set(self.cores) & set(self.client_cores)
+
+
+def local_slot() -> Slot:
+    """The whole machine as one slot, less the client's cores where there are enough."""
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    if len(cores) < _MIN_CORES_TO_SEPARATE:
+        return Slot(cores, cores)
+    client = max(1, len(cores) // 8)
+    return Slot(cores[:-client], cores[-client:])

@@ -1,0 +1,80 @@
+"""What the machine does while a level runs, by the kernel's own accounts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+
+from optimizer.machine.gpus import GpuSampler
+from optimizer.machine.slots import Slot
+from optimizer.measurement import MachineUse
+
+CONTENDED_SHARE = 0.1
+"""Share of the slot's cores taken by others from which a reader must know of it."""
+
+_MIB = 2**20
+
+
+class MachineWatch:
+    """Watches the slot from its making to `end`.
+
+    Args:
+        server_cpu_seconds: process-CPU time of the server so far, None where it is not seen.
+    """
+
+    def __init__(self, slot: Slot, server_cpu_seconds: Callable[[], float | None]) -> None:
+        self._cores = tuple(sorted({*slot.cores, *slot.client_cores}))
+        self._server_cpu_seconds = server_cpu_seconds
+        self._gpus = GpuSampler(slot.gpu_uuids)
+        self._began = time.monotonic()
+        self._busy_before = self._busy_seconds()
+        self._own_before = _own_seconds()
+        self._server_before = server_cpu_seconds()
+
+    def end(
+        self,
+        client_cpu_seconds: float,
+        server_memory_bytes: int | None,
+        triton: tuple[tuple[str, float], ...],
+    ) -> MachineUse:
+        """What was seen since the beginning, `triton` being the gauges of the server itself."""
+        seconds = time.monotonic() - self._began
+        now = self._server_cpu_seconds()
+        server = now - self._server_before if now and self._server_before is not None else None
+        gpus, no_gpu = self._gpus.end()
+        known = client_cpu_seconds + (server or 0.0) + _own_seconds() - self._own_before
+        foreign = (self._busy_seconds() - self._busy_before - known) / seconds
+        return MachineUse(
+            seconds=seconds,
+            cores=len(self._cores),
+            server_cpu_seconds=server,
+            server_memory_mib=server_memory_bytes / _MIB if server_memory_bytes else None,
+            foreign_cores=max(0.0, foreign) if server is not None else None,
+            gpus=gpus,
+            no_gpu=no_gpu,
+            triton=triton,
+        )
+
+    def _busy_seconds(self) -> float:
+        """Time that the slot's cores were not free, summed; that of the hypervisor included."""
+        every = psutil.cpu_times(percpu=True)
+        mine = [every[core] for core in self._cores if core < len(every)]
+        return sum(sum(times[:8]) - times.idle - times.iowait for times in mine)
+
+
+def _own_seconds() -> float:
+    own = os.times()
+    return own.user + own.system
+
+
+def contention(use: MachineUse) -> str | None:
+    """A warning where others took part in a level, None where they did not."""
+    if use.foreign_cores is None or use.foreign_cores < CONTENDED_SHARE * use.cores:
+        return None
+    return (
+        f"other processes took {use.foreign_cores:.1f} of {use.cores} cores: "
+        "end them, or expect less capacity and more noise"
+    )

@@ -1,0 +1,123 @@
+"""Requests as the bytes that go over the wire, serialised once for many sendings.
+
+See the KServe v2 inference protocol and Triton's binary-tensor and shared-memory extensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import np_to_triton_dtype, shared_memory
+
+from optimizer.triton.control import ServerControl
+from optimizer.workload import SerialisedRequest, Tensors, Transport
+
+
+@contextmanager
+def serialised(
+    control: ServerControl, model: str, requests: Sequence[Tensors], transport: Transport
+) -> Iterator[tuple[SerialisedRequest, ...]]:
+    """The requests, good for as long as the context lasts.
+
+    With shared memory their tensors lie in a region that the server knows until then.
+
+    Raises:
+        ServerFailure: when the server refuses the region.
+    """
+    if not transport.shared_memory:
+        yield tuple(_serialise(model, tensors, transport, None) for tensors in requests)
+        return
+    name = f"optimizer-{uuid4().hex[:12]}"
+    size = sum(array.nbytes for tensors in requests for array in tensors.values())
+    region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
+    try:
+        placed = _place(region, name, requests)
+        control.register_shared_memory(name, f"/{name}", size)
+        try:
+            yield tuple(
+                _serialise(model, tensors, transport, where)
+                for tensors, where in zip(requests, placed, strict=True)
+            )
+        finally:
+            control.unregister_shared_memory(name)
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+
+
+Placement = dict[str, dict[str, Any]]
+"""Parameters of a request's inputs that say where in a region each lies, by input."""
+
+
+def _place(region: object, name: str, requests: Sequence[Tensors]) -> list[Placement]:
+    """Copy every tensor into the region, one after the other."""
+    offset, placed = 0, []
+    for tensors in requests:
+        where: Placement = {}
+        for tensor, array in tensors.items():
+            shared_memory.set_shared_memory_region(
+                region, [np.ascontiguousarray(array)], offset=offset
+            )
+            where[tensor] = {
+                "shared_memory_region": name,
+                "shared_memory_byte_size": array.nbytes,
+                "shared_memory_offset": offset,
+            }
+            offset += array.nbytes
+        placed.append(where)
+    return placed
+
+
+def _serialise(
+    model: str, tensors: Tensors, transport: Transport, where: Placement | None
+) -> SerialisedRequest:
+    if transport.protocol == "grpc":
+        return _over_grpc(model, tensors, where)
+    return _over_http(model, tensors, transport, where)
+
+
+def _over_grpc(model: str, tensors: Tensors, where: Placement | None) -> SerialisedRequest:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in tensors.items():
+        item = request.inputs.add(
+            name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape
+        )
+        if where is None:
+            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+            continue
+        for key, value in where[name].items():
+            if isinstance(value, str):
+                item.parameters[key].string_param = value
+            else:
+                item.parameters[key].int64_param = value
+    return SerialisedRequest(model, bytes(request.SerializeToString()))
+
+
+def _over_http(
+    model: str, tensors: Tensors, transport: Transport, where: Placement | None
+) -> SerialisedRequest:
+    inputs: list[dict[str, Any]] = []
+    tail = b""
+    for name, array in tensors.items():
+        item: dict[str, Any] = {
+            "name": name,
+            "datatype": np_to_triton_dtype(array.dtype),
+            "shape": list(array.shape),
+        }
+        if where is not None:
+            item["parameters"] = where[name]
+        elif transport.encoding == "json":
+            item["data"] = array.ravel().tolist()
+        else:
+            item["parameters"] = {"binary_data_size": array.nbytes}
+            tail += np.ascontiguousarray(array).tobytes()
+        inputs.append(item)
+    binary = transport.encoding == "binary"
+    document = {"inputs": inputs, "parameters": {"binary_data_output": binary}}
+    head = json.dumps(document, separators=(",", ":")).encode()
+    return SerialisedRequest(model, head + tail, len(head) if tail else None)
