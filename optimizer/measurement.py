@@ -7,13 +7,14 @@ the largest load that met every limit.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 LevelKind = Literal["saturation", "open_loop", "user_load"]
 LevelVerdict = Literal["feasible", "infeasible"]
@@ -67,8 +68,9 @@ def percentile_with_interval(
     # 0.55 * 100 is above 55 in floats.
     rank = min(count, max(1, math.ceil(share * count * (1 + 1 / effective) - 1e-9)))
     tail = (1 - CONFIDENCE) / 2
-    low = int(stats.binom.ppf(tail, effective, share) * count / effective)
-    high = int(np.ceil((stats.binom.ppf(1 - tail, effective, share) + 1) * count / effective))
+    low = int(_binomial_quantile(tail, effective, share) * count / effective)
+    above = _binomial_quantile(1 - tail, effective, share) + 1
+    high = int(np.ceil(above * count / effective))
     return Percentile(
         percentile=percentile,
         value_ms=float(ordered[rank - 1]),
@@ -76,6 +78,13 @@ def percentile_with_interval(
         high_ms=float(ordered[high - 1]) if high <= count else None,
         samples=count,
         effective_samples=count / inflation,
+    )
+
+
+def _binomial_quantile(probability: float, count: int, share: float) -> int:
+    """Least k with P(X <= k) >= `probability`; scipy.stats has it, and takes long to import."""
+    return bisect_left(
+        range(count), probability, key=lambda k: float(special.bdtr(k, count, share))
     )
 
 
@@ -91,6 +100,8 @@ class StreamLevel:
         mean_ms: from the due time, as the percentiles are.
         mean_from_send_ms: from when the client got round to sending.
         latencies: p50, p95, p99 and the limit's own percentile, ascending, from the due time.
+        latencies_from_send: the same from when the client got round to sending, to be compared
+            with tools that time so.
         limit_ms: the limit that applied.
     """
 
@@ -106,6 +117,7 @@ class StreamLevel:
     latencies: tuple[Percentile, ...]
     limit_percentile: float
     limit_ms: float
+    latencies_from_send: tuple[Percentile, ...] = ()
 
     def latency(self, percentile: float) -> Percentile:
         """One of the stored percentiles. Raises KeyError for another."""
@@ -162,6 +174,7 @@ class ClientUse:
         memory_mib: resident memory of all of them.
         lag_ms: 99th percentile of how late requests were sent.
         longest_lag_ms: lag above which the level is void; None where it does not matter.
+        realtime: whether it ran before all ordinary processes of its cores.
     """
 
     processes: int
@@ -169,6 +182,7 @@ class ClientUse:
     memory_mib: float
     lag_ms: float
     longest_lag_ms: float | None = None
+    realtime: bool = False
 
     @property
     def kept_up(self) -> bool:
@@ -249,6 +263,14 @@ class Latencies:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """An equal part of a level's time: good replies in it, and their latency in ms, if any."""
+
+    completed: int
+    p95_ms: float | None
+
+
+@dataclass(frozen=True)
 class LoadLevel:
     """One offered load, measured.
 
@@ -259,7 +281,7 @@ class LoadLevel:
         machine: what the machine did, None where nobody watched it.
         replied_ms: mean from sending to reply over all good replies, warm-up included, as the
             server's statistics count them; None without one.
-        completed_per_slice: good replies in equal slices of `seconds`, for `rate_interval`.
+        slices: equal parts of `seconds`, in time order.
         verdict: what the level has shown with the stated error rate, None where its time did not
             suffice or nothing was asked.
         ended: why it ended.
@@ -274,7 +296,7 @@ class LoadLevel:
     client: ClientUse
     machine: MachineUse | None = None
     replied_ms: float | None = None
-    completed_per_slice: tuple[int, ...] = ()
+    slices: tuple[Slice, ...] = ()
     verdict: LevelVerdict | None = None
     ended: str = ""
     warnings: tuple[str, ...] = ()
@@ -301,13 +323,14 @@ class LoadLevel:
     def network_ms(self) -> float | None:
         """Mean of what passes between client and server: sent to replied, less the server's own.
 
-        None where the server's statistics are not at hand.
+        None where the server's statistics are not at hand. 0 where those cover all of it: Triton
+        counts the output of a batch until its last reply is out, and others have arrived by then.
         """
         requests = sum(split.requests for split in self.server)
         if requests == 0 or self.replied_ms is None:
             return None
         inside = sum(split.total_ms * split.requests for split in self.server) / requests
-        return self.replied_ms - inside
+        return max(0.0, self.replied_ms - inside)
 
     @property
     def excess(self) -> float:
@@ -354,6 +377,12 @@ class Measurement:
         return self.load_factor_low * self.demand_per_second
 
     @property
+    def capacity_high_per_second(self) -> float | None:
+        """Upper bound of the capacity, None where no load was too much."""
+        high = self.load_factor_high
+        return high * self.demand_per_second if high is not None else None
+
+    @property
     def measuring_seconds(self) -> float:
         """Measured time of all levels."""
         return sum(level.seconds for level in self.levels)
@@ -376,5 +405,6 @@ def rate_interval(counts: Sequence[int], seconds_each: float) -> tuple[float, fl
         raise ValueError(f"an interval needs at least 2 slices, got {len(counts)}")
     rates = np.asarray(counts, dtype=float) / seconds_each
     mean = float(rates.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(rates) - 1) * stats.sem(rates))
+    error = rates.std(ddof=1) / math.sqrt(len(rates))
+    half = float(special.stdtrit(len(rates) - 1, (1 + CONFIDENCE) / 2) * error)
     return mean, max(0.0, mean - half), mean + half

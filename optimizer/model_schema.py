@@ -92,7 +92,7 @@ class SourceSection(Section):
     def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
         if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
             return given
-        path = _folder(info) / given
+        path = folder_of(info) / given
         if not path.exists():
             raise PydanticCustomError(
                 "space_rule", "file must exist, looked at {at}", {"at": str(path)}
@@ -123,14 +123,15 @@ def _looks_local(checkpoint: str) -> bool:
     return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
 
 
-def _folder(info: ValidationInfo) -> Path:
+def folder_of(info: ValidationInfo) -> Path:
+    """Where the space file lies; paths in it are relative to there."""
     return Path((info.context or {}).get("folder", "."))
 
 
 def _known_limits(info: ValidationInfo) -> dict[str, int]:
     """What is known of a model whose source is right."""
     source: SourceSection | None = info.data.get("source")
-    return source.known_limits(_folder(info)) if source is not None else {}
+    return source.known_limits(folder_of(info)) if source is not None else {}
 
 
 class InputSection(Section):
@@ -199,8 +200,8 @@ class DataSection(Section):
     @field_validator("file")
     @classmethod
     def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file is not None and not (_folder(info) / file).is_file():
-            at = str(_folder(info) / file)
+        if file is not None and not (folder_of(info) / file).is_file():
+            at = str(folder_of(info) / file)
             raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
         return file
 

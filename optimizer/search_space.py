@@ -96,12 +96,14 @@ class SearchSpace:
     Attributes:
         parameters: fixed order; ordinal values ascend.
         conditions: expressions over parameter names and `cores`; all must hold.
+        request_size: inferences that one request asks for; the server must take them together.
         excluded: artefacts that left the space because they failed to build or missed accuracy.
     """
 
     parameters: tuple[Parameter, ...]
     conditions: tuple[str, ...]
     cores: int
+    request_size: int = 1
     excluded: frozenset[ArtifactSpec] = field(default_factory=frozenset)
 
     @cached_property
@@ -147,16 +149,20 @@ class SearchSpace:
                 table["#preferred_batch_sizes"], table.max_batch_size, strict=True
             )
         ]
-        return _with_effective_columns(table)
+        return _with_effective_columns(table, self.request_size)
 
     def _rules(self) -> Iterator[tuple[str, Rule]]:
         """(what the rule says, mask of the rows it keeps), in the order of application."""
         yield "the runtime has a way to serve the precision", _runtime_has_precision
+        yield f"max_batch_size is at least traffic.batch_size ({self.request_size})", self._takes
         yield "preferred_batch_sizes are from 1 to max_batch_size", _preferred_fit
         for condition in (CORES_CONDITION, *self.conditions):
             yield condition, partial(evaluate, condition)
         for spec in sorted(self.excluded, key=lambda spec: spec.label):
             yield f"{spec.label} is excluded", partial(_needs_another, spec)
+
+    def _takes(self, rows: pd.DataFrame) -> pd.Series[bool]:
+        return ~rows.batching.astype(bool) | (rows.max_batch_size >= self.request_size)
 
     def _parameter(self, name: ParameterName) -> Parameter:
         return next(p for p in self.parameters if p.name == name)
@@ -170,7 +176,7 @@ class SearchSpace:
         if position not in self._configs:
             pairs = zip(self.parameters, position, strict=True)
             chosen: dict[str, Value] = {p.name: p.values[at] for p, at in pairs}
-            self._configs[position] = to_config(self.parameters[0].model, chosen)
+            self._configs[position] = to_config(self.parameters[0].model, chosen, self.request_size)
         return self._configs[position]
 
     def nearest(
@@ -263,10 +269,10 @@ def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tu
     )
 
 
-def _with_effective_columns(table: pd.DataFrame) -> pd.DataFrame:
+def _with_effective_columns(table: pd.DataFrame, request_size: int) -> pd.DataFrame:
     """Add a column per parameter that is constant where the parameter has no effect."""
-    batches = table.batching.astype(bool) & (table.max_batch_size > 1)
-    idle = {"batching": False, "max_batch_size": 1, "max_queue_delay_us": 0}
+    batches = table.batching.astype(bool) & (table.max_batch_size > request_size)
+    idle = {"batching": False, "max_batch_size": request_size, "max_queue_delay_us": 0}
     for each in _NAMES:
         table[f"={each}"] = table[each]
     for name, value in idle.items():
@@ -325,11 +331,11 @@ def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
     return () if sizes == (max_batch_size,) else sizes
 
 
-def to_config(model: str, chosen: Mapping[str, Value]) -> ServingConfig:
+def to_config(model: str, chosen: Mapping[str, Value], request_size: int = 1) -> ServingConfig:
     """The configuration for one value per parameter; settings without effect are left out."""
     largest = cast(int, chosen["max_batch_size"])
     batching = None
-    if chosen["batching"] and largest > 1:
+    if chosen["batching"] and largest > request_size:
         preferred = preferred_sizes(chosen["preferred_batch_sizes"], largest)
         batching = Batching(preferred, cast(int, chosen["max_queue_delay_us"]))
     runtime = cast(Runtime, chosen["runtime"])
@@ -338,11 +344,11 @@ def to_config(model: str, chosen: Mapping[str, Value]) -> ServingConfig:
     serving = ModelServing(
         name=model,
         artifact=ArtifactSpec(model, runtime, "python", cast(Precision, chosen["precision"])),
-        max_batch_size=largest if batching is not None else 1,
+        max_batch_size=largest if batching is not None else request_size,
         batching=batching,
         groups=(InstanceGroup("KIND_CPU", count, (), threads),),
         padding=padding if isinstance(padding, tuple) else (),
-        warmup_batch_sizes=tuple(sorted({1, largest if batching is not None else 1})),
+        warmup_batch_sizes=tuple(sorted({1, largest if batching is not None else request_size})),
     )
     return ServingConfig(models=(serving,))
 

@@ -16,11 +16,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from optimizer.cost import Demand, Price
-from optimizer.errors import Mistake, SpaceFileError
+from optimizer.errors import Mistake, SpaceFileError, UsageError
+from optimizer.model_schema import Count
 from optimizer.model_spec import ModelSpec
-from optimizer.search_space import EmptySpaceError, SearchSpace
+from optimizer.search_space import EmptySpaceError, SearchSpace, label
 from optimizer.space_schema import ParametersSection, SpaceSection
-from optimizer.workload import LatencyLimit, Stream, Workload
+from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,38 @@ def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return space
+
+
+def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
+    """The space that holds only its baseline with some parameters set to something else.
+
+    Args:
+        settings: YAML text by parameter, as "precision" or "model.precision". Values need not be
+            among those that the space lists, and its conditions do not apply.
+
+    Raises:
+        UsageError: with every setting that is wrong.
+    """
+    searched = space.search_space
+    chosen: dict[str, list[Any]] = {
+        parameter.name: [list(v) if isinstance(v := parameter.values[at], tuple) else v]
+        for parameter, at in zip(searched.parameters, searched.baseline, strict=True)
+    }
+    for key, text in settings.items():
+        chosen[key.removeprefix(f"{space.model.name}.")] = [YAML(typ="safe").load(text)]
+    try:
+        parameters = ParametersSection.model_validate(chosen).to_values(space.model.name)
+    except ValidationError as error:
+        wrong = _one_for_each_value(_mistake(each, chosen) for each in error.errors())
+        lines = [f"  {replace(mistake, key=mistake.key.split('.')[0])}" for mistake in wrong]
+        raise UsageError("\n".join(["--set:", *lines])) from error
+    fixed = SearchSpace(parameters, (), searched.cores, searched.request_size)
+    try:
+        len(fixed)
+    except EmptySpaceError as error:
+        values = ", ".join(f"{p.name}={label(p.values[0])}" for p in parameters)
+        raise UsageError(f"--set: {error}; with {values}") from error
+    return replace(space, search_space=fixed)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -187,13 +220,14 @@ def _plain(value: object) -> object:
 
 def _mistakes_beside_others(document: Any, cores: int) -> Iterator[Mistake]:
     """Those of the points, where the sections that they come from are right."""
-    conditions = document.get("conditions", [])
+    conditions, traffic = document.get("conditions", []), document.get("traffic", {})
     try:
+        size = TypeAdapter(Count).validate_python(traffic.get("batch_size", 1))
         parameters = ParametersSection.model_validate(document.get("parameters"))
         conditions = TypeAdapter(list[str]).validate_python(conditions)
-    except ValidationError:
+    except (ValidationError, AttributeError):
         return
-    space = SearchSpace(parameters.to_values("model"), tuple(conditions), cores)
+    space = SearchSpace(parameters.to_values("model"), tuple(conditions), cores, size)
     yield from _space_mistakes(space, document)
 
 
@@ -222,21 +256,33 @@ def _to_value(
     stream = Stream(
         name=name,
         target=name,
-        arrivals=traffic.arrivals,
+        arrivals=traffic.arrival_pattern(folder),
         payloads=model.payloads,
         limit=LatencyLimit(section.limit.percentile, section.limit.latency_ms),
         demand_per_second=traffic.demand_per_second,
+        batch_size=traffic.batch_size,
     )
     return Space(
         study=section.study,
         model=model,
-        workload=Workload((stream,)),
+        workload=Workload((stream,), traffic.transport.to_value()),
         price=section.price.to_value(prices),
-        demand=Demand(traffic.demand_per_second, traffic.headroom),
+        demand=Demand(traffic.demand_per_second, traffic.headroom, traffic.batch_size),
         search_space=SearchSpace(
-            section.parameters.to_values(name), tuple(section.conditions), cores
+            section.parameters.to_values(name),
+            tuple(section.conditions),
+            cores,
+            traffic.batch_size,
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
         budget=Budget(section.budget.trials, section.budget.wall_clock),
-        content=section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"}),
+        content=_content(section, stream),
     )
+
+
+def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:
+    """See `Space.content`; a file's content belongs to it, not only its name."""
+    content = section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"})
+    if isinstance(stream.arrivals, ArrivalTrace):
+        content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+    return content

@@ -8,17 +8,21 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from optimizer.arrival_trace import read_trace
 from optimizer.cost import Price
 from optimizer.model_schema import (
     Count,
@@ -26,11 +30,13 @@ from optimizer.model_schema import (
     Number,
     Positive,
     Section,
+    folder_of,
     raise_all,
     wrong,
 )
 from optimizer.search_space import Parameter, Value, parameters_in_order
 from optimizer.serving_config import Precision, Runtime
+from optimizer.workload import ArrivalPattern, ArrivalTrace, Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -73,14 +79,75 @@ def _day(value: object) -> object:
 Day = Annotated[str, BeforeValidator(_day)]
 
 
+class TraceSection(Section):
+    """Recorded arrivals."""
+
+    trace: str = Field(
+        description="CSV file with a column `seconds` or `timestamp`; scaled to the rate, looped"
+    )
+
+    @field_validator("trace")
+    @classmethod
+    def _readable(cls, trace: str, info: ValidationInfo) -> str:
+        read_trace(folder_of(info) / trace)
+        return trace
+
+    def to_value(self, folder: Path) -> ArrivalTrace:
+        """The recording."""
+        return read_trace(folder / self.trace)
+
+
+def _kind_of_arrivals(value: object) -> str:
+    """Which member of the union a value is meant to be, so that only that one complains."""
+    return "trace" if isinstance(value, Mapping | TraceSection) else "name"
+
+
+_Arrivals = Annotated[
+    Annotated[Literal["poisson", "constant"], Tag("name")] | Annotated[TraceSection, Tag("trace")],
+    Discriminator(_kind_of_arrivals),
+]
+
+
+class TransportSection(Section):
+    """How requests travel to the server."""
+
+    protocol: Literal["grpc", "http"] = "grpc"
+    encoding: Literal["binary", "json"] = Field(
+        "binary", description="of tensors; json is for comparison"
+    )
+    shared_memory: Annotated[bool, Field(strict=True)] = Field(
+        False, description="inputs lie in system shared memory; client and server share a machine"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.encoding == "json" and (self.protocol != "http" or self.shared_memory):
+            raise wrong("encoding", "json needs protocol http and no shared memory", "json")
+        return self
+
+    def to_value(self) -> Transport:
+        """The transport."""
+        return Transport(self.protocol, self.encoding, self.shared_memory)
+
+
 class TrafficSection(Section):
     """What the fleet must serve."""
 
-    arrivals: Literal["poisson"] = "poisson"
+    arrivals: _Arrivals = Field(
+        "poisson", description="poisson, constant, or a recorded trace; never waiting for replies"
+    )
+    batch_size: Count = Field(1, description="inferences that one request asks for")
+    transport: TransportSection = TransportSection()
     demand_per_second: Positive = Field(500, description="requests a second, whole fleet")
     headroom: Annotated[Number, Field(ge=0, le=10)] = Field(
         0, description="share of capacity kept free above the demand"
     )
+
+    def arrival_pattern(self, folder: Path) -> ArrivalPattern:
+        """The arrivals, a trace read from its file."""
+        if isinstance(self.arrivals, TraceSection):
+            return self.arrivals.to_value(folder)
+        return self.arrivals
 
 
 class LimitSection(Section):

@@ -131,12 +131,12 @@ class ArrivalTrace:
     """Recorded arrivals, which are scaled to the rate that is offered and looped.
 
     Attributes:
-        name: where it was read from.
+        sha256: of the file that it was read from.
         at_seconds: arrival times since the first instant of the recording, ascending.
         seconds: length of the recording; above the last arrival.
     """
 
-    name: str
+    sha256: str
     at_seconds: tuple[float, ...]
     seconds: float
 

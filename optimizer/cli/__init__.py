@@ -14,6 +14,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.init import init
+from optimizer.cli.measure import measure
 from optimizer.cli.run import run
 from optimizer.errors import OptimizerError, StorageError
 
@@ -41,6 +42,7 @@ def commands() -> None:
 
 
 commands.add_command(run)
+commands.add_command(measure)
 commands.add_command(init)
 
 

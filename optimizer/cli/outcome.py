@@ -11,7 +11,7 @@ from rich.text import Text
 
 from optimizer.cli.watchers import trial_text
 from optimizer.serving_config import describe
-from optimizer.wiring import RunResult
+from optimizer.wiring.study import RunResult
 
 
 def show_outcome(console: Console, result: RunResult) -> None:

@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from optimizer.cli.options import OutputConsole, cache_option, results_option
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import watching
 from optimizer.search.optuna_study import SAMPLERS
 from optimizer.shipped import shipped
 from optimizer.space_schema import duration_seconds
-from optimizer.wiring import RunRequest, default_cache, run_study
+from optimizer.wiring.parts import default_cache
+from optimizer.wiring.study import RunRequest, run_study
 
 
 class _Duration(click.ParamType[float]):
@@ -39,13 +40,6 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """A run that nobody reads is interrupted; rich would exit with 1, "nothing was found"."""
-        # Without the errno, by which click would know it and exit with 1 as well.
-        raise BrokenPipeError("nobody reads the output any more")
-
-
 @click.command()
 @click.argument("space", type=click.Path(path_type=Path), required=False)
 @click.option("--study", callback=_study_name, help="Name of the study; the space file's own.")
@@ -61,14 +55,8 @@ class _Console(Console):
     "--warm-start", callback=_study_name, metavar="STUDY",
     help="Take over from another study what still holds.",
 )  # fmt: skip
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
-    help="Folder of the studies.",
-)  # fmt: skip
-@click.option(
-    "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
-    help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
-)  # fmt: skip
+@results_option
+@cache_option
 def run(
     space: Path | None,
     study: str | None,
@@ -94,7 +82,7 @@ def run(
         storage=storage,
         warm_start=warm_start,
     )
-    console = _Console()
+    console = OutputConsole()
     with watching(console) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)

@@ -145,13 +145,13 @@ class CapacitySearch:
         )
         level = self._level(load, protocol.saturation_seconds, timeout, stop)
         _refuse_if_all_failed(level)
-        counts = level.completed_per_slice
+        counts = [part.completed for part in level.slices]
         _, _, high_per_second = rate_interval(counts, level.seconds / len(counts))
         return level.load_factor, high_per_second / self._demand
 
     def _approach(self, saturation: float, upper: float) -> CapacityResult:
         """Visit loads near the limit until the capacity is known or the budget is spent."""
-        floor = max(_FLOOR_SHARE * saturation, _FLOOR_PER_SECOND / self._demand)
+        floor = self._floor(saturation)
         while True:
             knee = self._knee(saturation)
             capacity = min(knee.share, _HIGHEST_SHARE) * saturation
@@ -167,6 +167,10 @@ class CapacitySearch:
             level = self.level_at(load, self._left(saturation))
             if load <= floor and why_missed(level) is not None:
                 return self.infeasible(floor)
+
+    def _floor(self, saturation: float) -> float:
+        """The least load that is tried; below it a configuration is of no use."""
+        return max(_FLOOR_SHARE * saturation, _FLOOR_PER_SECOND / self._demand)
 
     def _knee(self, saturation: float) -> Knee:
         return find_knee([_point(x, saturation) for x in self._open_loop()])
@@ -208,7 +212,8 @@ class CapacitySearch:
         """What the knee and the proven levels say together."""
         missed = [x for x in self._open_loop() if why_missed(x) is not None]
         capacity = max(min(self._held()), min(knee.share, _HIGHEST_SHARE) * saturation)
-        low = min(knee.low, _HIGHEST_SHARE) * saturation
+        # However little the levels tell, a load that met the limits is above the floor.
+        low = max(self._floor(saturation), min(knee.low, _HIGHEST_SHARE) * saturation)
         high = min(upper, max(knee.high * saturation, capacity))
         if missed:
             why += f"; at {missed[-1].load_factor * self._demand:.1f}/s: {why_missed(missed[-1])}"
@@ -217,16 +222,25 @@ class CapacitySearch:
     def holds(self, load_factor: float, least_requests: int) -> bool:
         """Run a whole open-loop level, which only a proof that it misses the limits may end."""
         protocol = self._protocol
-        seconds = max(protocol.check_seconds, least_requests / (load_factor * self._demand))
+        seconds = self._seconds_for(least_requests, load_factor)
         stop = LateFraction(self._workload.streams, protocol.warmup_seconds, least_seconds=seconds)
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
         return why_missed(level) is None
 
+    def whole_level(self, load_factor: float) -> LoadLevel:
+        """Run an open-loop level to its end, whatever it shows."""
+        protocol = self._protocol
+        seconds = self._seconds_for(protocol.check_requests, load_factor)
+        return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, None)
+
+    def _seconds_for(self, requests: int, load_factor: float) -> float:
+        """Length of a level that is to see so many requests."""
+        return max(self._protocol.check_seconds, requests / (load_factor * self._demand))
+
     def level_at(self, load_factor: float, left_seconds: float = math.inf) -> LoadLevel:
         """Run an open-loop level until it is decided or its time, or what is left, is up."""
         protocol = self._protocol
-        wanted = protocol.check_requests / (load_factor * self._demand)
-        longest = max(protocol.check_seconds, wanted)
+        longest = self._seconds_for(protocol.check_requests, load_factor)
         seconds = max(min(longest, left_seconds - protocol.warmup_seconds), longest / 4)
         stop = LateFraction(
             self._workload.streams, protocol.warmup_seconds, protocol.check_seconds / 2
@@ -234,7 +248,7 @@ class CapacitySearch:
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
 
     def _level(
-        self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule
+        self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None
     ) -> LoadLevel:
         plan = LevelPlan(
             load,
@@ -336,9 +350,12 @@ def why_missed(level: LoadLevel) -> str | None:
 
 def _void(level: LoadLevel) -> str:
     client = level.client
+    remedy = "give it free cores"
+    if not client.realtime:
+        remedy += ", or permit real-time priority (ulimit -r 1)"
     return (
         f"void, the load client lagged by {client.lag_ms:.1f} ms (p99), over "
-        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; give it free cores"
+        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; {remedy}"
     )
 
 

@@ -28,6 +28,9 @@ _MARGIN_SECONDS = 10.0
 _LEAD_SECONDS = 0.02
 """From the last process being ready to the start of the level."""
 
+_BUSY = 0.6
+"""Share of a core: one that lags and uses less lags for want of a core, not of processes."""
+
 _MIB = 2**20
 
 
@@ -140,20 +143,27 @@ class LoadClient:
 
         Takes at most warm-up, measured time and timeout, and a fixed margin. Failed requests are
         counted in the level, unless the server refuses them all for a second: it is gone. Where the
-        client lags by more than the plan allows, the level is run again with twice the processes,
-        up to one for each core; a level that still has too much lag says so in `client.kept_up`.
+        client lags by more than the plan allows, the level is run again, with twice the processes
+        if it was busy, up to one for each core. A level that still has too much lag says so in
+        `client.kept_up`.
 
         Raises:
             LoadTestFailure: when the server is gone, a client process died or hung (it is started
                 anew next time), or a stream had no request to measure.
         """
+        attempts = 0
         while True:
-            level = self._run_once(plan, target, rng)
-            if level.client.kept_up or self._wanted >= self._most:
+            attempts += 1
+            level, busy = self._run_once(plan, target, rng)
+            more = min(2 * self._wanted, self._most) if busy else self._wanted
+            if level.client.kept_up or (attempts > 1 and more == self._wanted):
                 return level
-            self._wanted = min(2 * self._wanted, self._most)
+            self._wanted = more
 
-    def _run_once(self, plan: LevelPlan, target: Target, rng: np.random.Generator) -> LoadLevel:
+    def _run_once(
+        self, plan: LevelPlan, target: Target, rng: np.random.Generator
+    ) -> tuple[LoadLevel, bool]:
+        """The level, and whether a process had so much to do that more of them would help."""
         self.start()
         bound = plan.sending_seconds + plan.timeout_seconds + _MARGIN_SECONDS
         with self._watched(bound):
@@ -162,15 +172,15 @@ class LoadClient:
                 self._processes, shares(order, len(self._processes)), strict=True
             ):
                 process.tell(share)
-            for process in self._processes:
-                process.hear()
+            ready = [process.hear() for process in self._processes]
             begin = Begin(time.perf_counter() + _LEAD_SECONDS)
             for process in self._processes:
                 process.tell(begin)
             underway = _UnderWay(plan, order, self._processes)
             underway.follow()
-        client = _client_use(plan, underway)
-        return load_level(plan, target.plain_streams, underway.replies(), client, underway.stopped)
+        client = _client_use(plan, underway, all(r.realtime for r in ready if isinstance(r, Ready)))
+        streams, busy = target.plain_streams, underway.busiest > _BUSY
+        return load_level(plan, streams, underway.replies(), client, underway.stopped), busy
 
     @contextmanager
     def _watched(self, bound_seconds: float) -> Iterator[None]:
@@ -235,6 +245,11 @@ class _UnderWay:
             for process in self._by_connection.values():
                 process.tell(Stop())
 
+    @property
+    def busiest(self) -> float:
+        """Largest share of a core that a process used."""
+        return max(report.cpu_seconds / report.now_seconds for report in self.last)
+
     def replies(self) -> Replies:
         """Everything that was reported so far, in the order of due times."""
         parts = [report.replies for report in self._reports]
@@ -257,7 +272,7 @@ class _UnderWay:
         )
 
 
-def _client_use(plan: LevelPlan, underway: _UnderWay) -> ClientUse:
+def _client_use(plan: LevelPlan, underway: _UnderWay, realtime: bool) -> ClientUse:
     replies = underway.replies()
     end = underway.stopped[1] if underway.stopped is not None else float("inf")
     inside = (replies.due_seconds >= plan.warmup_seconds) & (replies.due_seconds < end)
@@ -268,4 +283,5 @@ def _client_use(plan: LevelPlan, underway: _UnderWay) -> ClientUse:
         memory_mib=sum(report.memory_bytes for report in underway.last) / _MIB,
         lag_ms=float(np.percentile(lag, 99)) if len(lag) else 0.0,
         longest_lag_ms=plan.longest_lag_ms,
+        realtime=realtime,
     )

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -231,7 +232,7 @@ def run_order(order: Order, connection: Connection) -> None:
     transmitter = TRANSMITTERS[order.protocol](order.endpoint)
     try:
         level = _Level(order, transmitter, connection)
-        connection.send(Ready())
+        connection.send(Ready(os.sched_getscheduler(0) == os.SCHED_RR))
         begin = connection.recv()
         assert isinstance(begin, Begin)
         level.run(begin.at)
@@ -256,12 +257,24 @@ def serve(connection: Connection) -> None:
             connection.send(traceback.format_exc())
 
 
+def _ask_for_realtime() -> None:
+    """Run before ordinary processes, where that is permitted: root, or RLIMIT_RTPRIO above 0.
+
+    On cores shared with a busy server an ordinary client is late by whole time slices. Decision
+    2026-11-24, two cores, OpenVINO int8 in two instances at 1,700 requests/s (85 % of saturation):
+    p99 lag 12 to 60 ms, with nice -10 11 to 77 ms, real-time 0.3 ms.
+    """
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
 def main(arguments: list[str]) -> None:
     """Enter the process: tie it to its parent and its cores, then serve."""
     descriptor, parent_pid, cores = arguments
     die_with_parent(int(parent_pid), signal.SIGKILL)
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    _ask_for_realtime()
     gc.freeze()  # what is imported by now need not be walked during a level
     serve(Connection(int(descriptor)))
 

@@ -58,7 +58,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Ready:
-    """The process has its order and its connection, and waits for `Begin`."""
+    """The process has its order and its connection, and waits for `Begin`.
+
+    Attributes:
+        realtime: whether it runs before all ordinary processes of its cores.
+    """
+
+    realtime: bool
 
 
 @dataclass(frozen=True)

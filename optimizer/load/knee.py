@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from optimizer.measurement import CONFIDENCE
 
-NORMAL_QUANTILE = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
 """Half an interval at `CONFIDENCE`, in standard errors."""
 
 _SLOPE = 1.0

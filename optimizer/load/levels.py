@@ -15,6 +15,7 @@ from optimizer.measurement import (
     ClientUse,
     LevelKind,
     LoadLevel,
+    Slice,
     StreamLevel,
     percentile_with_interval,
 )
@@ -65,7 +66,7 @@ def load_level(
         server=(),
         client=client,
         replied_ms=_replied_ms(replies),
-        completed_per_slice=_completed_per_slice(replies, window),
+        slices=_slices(replies, window),
         verdict=ended.verdict,
         ended=ended.reason,
         warnings=() if is_settled or ended.verdict is not None else (_unsettled(window),),
@@ -130,6 +131,7 @@ def _stream_level(
     inflation = variance_inflation(latencies_ms)
     seconds = window[1] - window[0]
     percentiles = sorted({*_PERCENTILES, stream.limit.percentile})
+    from_send_ms = latencies_ms - lag_ms
     return StreamLevel(
         name=stream.name,
         offered_per_second=sent / seconds,
@@ -139,10 +141,13 @@ def _stream_level(
         errors=len(failed),
         first_error=replies.errors[int(failed[0])] if len(failed) else None,
         mean_ms=float(latencies_ms.mean()),
-        mean_from_send_ms=float((latencies_ms - lag_ms).mean()),
+        mean_from_send_ms=float(from_send_ms.mean()),
         latencies=tuple(percentile_with_interval(latencies_ms, p, inflation) for p in percentiles),
         limit_percentile=stream.limit.percentile,
         limit_ms=stream.limit.latency_ms,
+        latencies_from_send=tuple(
+            percentile_with_interval(from_send_ms, p, inflation) for p in percentiles
+        ),
     )
 
 
@@ -166,6 +171,10 @@ def _replied_ms(replies: Replies) -> float | None:
     return float(seconds.mean()) * 1e3 if len(seconds) else None
 
 
-def _completed_per_slice(replies: Replies, window: tuple[float, float]) -> tuple[int, ...]:
-    counts, _ = np.histogram(replies.done_seconds[replies.good], bins=SLICES, range=window)
-    return tuple(int(count) for count in counts)
+def _slices(replies: Replies, window: tuple[float, float]) -> tuple[Slice, ...]:
+    inside = replies.good & _inside(replies.done_seconds, window)
+    done, due = replies.done_seconds[inside], replies.due_seconds[inside]
+    begin, end = window
+    part = ((done - begin) / (end - begin) * SLICES).astype(int)
+    each = [(done - due)[part == n] * 1e3 for n in range(SLICES)]
+    return tuple(Slice(len(ms), float(np.percentile(ms, 95)) if len(ms) else None) for ms in each)

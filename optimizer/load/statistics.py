@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from optimizer.measurement import LevelVerdict
 
@@ -71,7 +71,7 @@ def inflation_bound(values: NDArray[np.float64]) -> float:
     From fewer batches, which are longer: waits of a busy queue depend on each other for seconds.
     """
     spare = _BOUND_BATCHES - 1
-    worst = spare / float(stats.chi2.ppf(0.01, spare))
+    worst = spare / float(special.chdtri(spare, 0.99))
     return max(1.0, worst * _batch_means(values, _BOUND_BATCHES))
 
 

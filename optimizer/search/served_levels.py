@@ -108,14 +108,15 @@ class ServedLevels:
         transport, endpoint = self._workload.transport, served.server.endpoint
         streams = []
         for stream in self._workload.streams:
-            tensors = self._tensors(stream, _model(config, stream))
+            tensors = self.requests(stream, config)
             requests = serialised(served.control, stream.target, tensors, transport)
             streams.append(PreparedStream(stream, stack.enter_context(requests)))
         address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
         return Target(transport.protocol, address, tuple(streams))
 
-    def _tensors(self, stream: Stream, model: ModelServing) -> list[Tensors]:
+    def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
         """The stream's requests, drawn once for every way of padding."""
+        model = _model(config, stream)
         key = (stream.name, model.padding)
         if key not in self._drawn:
             rng = np.random.default_rng(_PAYLOAD_SEED)

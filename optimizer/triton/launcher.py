@@ -295,7 +295,9 @@ def _cpu_seconds(process: psutil.Process) -> float:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
-    return float(times.user + times.system)
+    # Those of children that have ended count on: a model's process goes when it is unloaded.
+    ended = times.children_user + times.children_system
+    return float(times.user + times.system + ended)
 
 
 def last_errors(log: str, lines: int = 3) -> str:

@@ -16,7 +16,7 @@ seeds = st.integers(0, 2**32 - 1)
 PATTERNS: dict[str, ArrivalPattern] = {
     "poisson": "poisson",
     "constant": "constant",
-    "trace": ArrivalTrace("bursts.csv", (0.0, 0.1, 0.1, 0.15, 2.0), 3.0),
+    "trace": ArrivalTrace("digest", (0.0, 0.1, 0.1, 0.15, 2.0), 3.0),
 }
 
 

@@ -15,7 +15,7 @@ from optimizer.artifacts.workshop import Workshop
 from optimizer.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring import open_space
+from optimizer.wiring.parts import open_space
 from optimizer.workload import Tensors
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
@@ -59,9 +59,11 @@ def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
     """Start `optimizer run SPACE ...` in tmp_path; killed at the end where it still runs."""
     with ExitStack() as stack:
 
-        def run(space: Path, *options: object, **settings: object) -> Optimizer:
+        def run(
+            space: Path, *options: object, command: str = "run", **settings: object
+        ) -> Optimizer:
             optimizer = Optimizer(
-                ["run", space, "--cache", built.cache, *options],
+                [command, space, "--cache", built.cache, *options],
                 tmp_path,
                 **settings,  # type: ignore[arg-type]
             )

@@ -20,7 +20,7 @@ from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ModelServing
 from optimizer.shipped import shipped
 from optimizer.triton import embedded
-from optimizer.wiring import RunRequest, run_study
+from optimizer.wiring.study import RunRequest, run_study
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Optimizer

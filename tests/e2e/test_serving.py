@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from optimizer.errors import (
 )
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
+from optimizer.load.plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
 from optimizer.search.events import Event, LevelStarted, Note
@@ -46,11 +48,11 @@ from optimizer.triton.launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
-from optimizer.wiring import open_space
-from optimizer.workload import LatencyLimit, Stream, Workload
+from optimizer.wiring.parts import open_space
+from optimizer.workload import LatencyLimit, Stream, Transport, Workload
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
-from tests.e2e.running import Marked, wait_until
+from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -123,6 +125,8 @@ def serving(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         folder / "server.log",
     )
     repository = ModelRepository(folder / "repository", templates)
+    # Watches shared memory for this process and lives as long: not the session's to end.
+    resource_tracker.ensure_running()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in marked.environment.items():
             patch.setenv(name, value)
@@ -255,6 +259,40 @@ def test_a_server_that_died_between_trials_is_replaced(serving: Serving) -> None
     assert serving.cosine(serving.serve(serving.config())) > 0.99999
 
 
+@pytest.mark.parametrize(
+    "transport",
+    [
+        Transport("grpc"),
+        Transport("grpc", shared_memory=True),
+        Transport("http"),
+        Transport("http", shared_memory=True),
+        Transport("http", "json"),
+    ],
+    ids=["gRPC", "gRPC, shared memory", "HTTP", "HTTP, shared memory", "HTTP, JSON"],
+)
+def test_requests_arrive_whole_over_every_transport(serving: Serving, transport: Transport) -> None:
+    regions = set(SHARED_MEMORY.glob("optimizer-*"))
+    config = serving.config(max_batch_size=4, warmup_batch_sizes=(1, 4))
+    payloads = serving.files(config)["bert"].payloads
+    stream = Stream("bert", "bert", "poisson", payloads, LatencyLimit(95, 2000), 100, batch_size=3)
+    workload = Workload((stream,), transport)
+    plan = LevelPlan(OpenLoop(1.0), 0.2, 1.0, timeout_seconds=5.0)
+    served = serving.serve(config)
+    with LoadClient() as client:
+        levels = ServedLevels(
+            client, workload, local_slot(), np.random.default_rng(1), lambda _: None
+        )
+        with levels.on(served, config) as run:
+            level = run(plan)
+            assert bool(set(SHARED_MEMORY.glob("optimizer-*")) - regions) == transport.shared_memory
+    [measured] = level.streams
+    assert measured.first_error is None
+    assert measured.completed == measured.sent > 50
+    [split] = level.server
+    assert {point.batch_size for point in split.batches} == {3}, "inferences arrive together"
+    assert set(SHARED_MEMORY.glob("optimizer-*")) == regions
+
+
 Evaluate = Callable[..., Evaluation]
 
 
@@ -302,7 +340,7 @@ def test_a_measured_level_carries_the_servers_own_statistics(
         assert level.machine.no_gpu == "the trial runs on no GPU"
         assert split.total_ms > 0
         assert level.network_ms is not None
-        assert 0 < level.network_ms < (level.replied_ms or 0)
+        assert 0 <= level.network_ms < (level.replied_ms or 0)
     assert evaluation.seconds.serving > 0
     assert evaluation.seconds.measuring > 1.0
 

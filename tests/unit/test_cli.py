@@ -43,7 +43,7 @@ from optimizer.search.summary import summarise
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
 from optimizer.trial_record import TrialRecord
-from optimizer.wiring import RunRequest, RunResult
+from optimizer.wiring.study import RunRequest, RunResult
 from tests.unit.studies import (
     PRICE,
     bounded,

@@ -19,7 +19,7 @@ def test_constant_gaps_are_all_the_same() -> None:
 
 
 def test_a_trace_keeps_its_shape_at_another_rate_and_starts_over() -> None:
-    trace = ArrivalTrace("bursts.csv", (0.0, 1.0, 1.0, 5.0), 8.0)
+    trace = ArrivalTrace("digest", (0.0, 1.0, 1.0, 5.0), 8.0)
     # 4 arrivals in 8 s were recorded; at 2/s they come four times as fast, and ten times over.
     due = TraceArrivals(trace).due_seconds(2, 20, np.random.default_rng(7))
     assert len(due) == 40

@@ -84,6 +84,24 @@ def test_where_the_capacity_is_hard_to_find_the_interval_is_wide_enough(
     assert above <= 2
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_levels_that_contradict_each_other_give_a_wide_interval_and_a_capacity(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def disturbed(plan: LevelPlan) -> LoadLevel:
+        """Another machine would be as fast as this one at this moment."""
+        seconds = 0.01 * rng.uniform(0.4, 1.6)
+        return replace(SERVERS["M/D/1, tight"], batch_seconds=seconds, rng=rng, plans=[])(plan)
+
+    protocol = replace(PROTOCOL, check_seconds=3.0, load_seconds=8.0)
+    result = find_capacity(disturbed, SERVERS["M/D/1, tight"].work, protocol, 16)
+    found = result.measurement
+    if result.verdict == "ok":
+        assert 0 < found.load_factor_low <= found.load_factor
+        assert found.load_factor_high is not None
+        assert found.load_factor <= found.load_factor_high
+
+
 def test_one_check_is_enough_where_the_limit_is_wide() -> None:
     server = SimulatedServer(workload(500))
     result = search(server)

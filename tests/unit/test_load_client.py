@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import replace
+from itertools import pairwise
 from types import FrameType
 
 import grpc
@@ -161,7 +162,7 @@ def test_a_closed_loop_keeps_its_number_outstanding(client: LoadClient, serve: S
     assert level.kind == "saturation"
     assert level.load_factor == pytest.approx(level.achieved_per_second / RATE)
     assert 60 < level.achieved_per_second <= 210
-    assert sum(level.completed_per_slice) > 0
+    assert sum(part.completed for part in level.slices) > 0
 
 
 def test_users_come_think_and_leave(client: LoadClient, serve: Serve) -> None:
@@ -197,9 +198,20 @@ def test_a_stopping_rule_ends_a_level_while_it_runs(client: LoadClient, serve: S
     assert level.streams[0].sent == pytest.approx(RATE * level.seconds, rel=0.5)
 
 
-def test_a_client_that_lags_gets_another_process_and_a_level_that_stays_void_says_so(
-    serve: Serve,
+def test_a_level_with_too_much_lag_is_void_and_run_again(client: LoadClient, serve: Serve) -> None:
+    server = serve(at_once)
+    stopped: list[Progress] = []
+    lagging = replace(plan(seconds=0.5), longest_lag_ms=0.0, stop=stopped.append)
+    level = run(client, server.endpoint, lagging)
+    assert not level.client.kept_up
+    assert level.client.processes == 1, "it was not busy: more of them would lag as much"
+    assert sum(later.now_seconds < one.now_seconds for one, later in pairwise(stopped)) == 1
+
+
+def test_a_busy_client_that_lags_gets_another_process_and_a_level_that_stays_void_says_so(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "_BUSY", 0.0)
     server = serve(at_once)
     with LoadClient(sorted(os.sched_getaffinity(0))[:2]) as client:
         level = client.run_level(

@@ -56,7 +56,7 @@ def test_only_requests_due_in_the_window_are_counted() -> None:
 def test_the_rate_achieved_counts_replies_in_the_window_whenever_they_were_due() -> None:
     level = measure(replies([0.9, 2.0, 4.9], [0.2, 0.1, 0.2]))
     assert level.achieved_per_second == 2 / 4
-    assert level.completed_per_slice == (1, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+    assert [part.completed for part in level.slices] == [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_latency_counts_from_the_due_time_and_what_the_client_added_is_told_apart() -> None:
@@ -162,6 +162,6 @@ def test_every_request_is_either_good_or_an_error(
     [only] = level.streams
     assert only.sent == only.completed + only.errors
     assert (only.first_error is None) == (only.errors == 0)
-    assert len(level.completed_per_slice) == SLICES
+    assert len(level.slices) == SLICES
     # A reply is noted at due + latency, so the last bit of the difference is rounding.
     assert all(p.value_ms <= 3_000 + 1e-6 for p in only.latencies)

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from optimizer.arrival_trace import read_trace
 from optimizer.cost import Demand, Price
-from optimizer.errors import SpaceFileError
+from optimizer.errors import SpaceFileError, UsageError
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
+from optimizer.serving_config import Batching
 from optimizer.shipped import shipped
-from optimizer.space_file import Budget, MeasurementSettings, Space, load_space
+from optimizer.space_file import Budget, MeasurementSettings, Space, fixed_at, load_space
 from optimizer.space_schema import json_schema
-from optimizer.workload import LatencyLimit, LengthDistribution, TensorSpec
+from optimizer.workload import LatencyLimit, LengthDistribution, TensorSpec, Transport
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LISTED = Price("listed.large", 0.5, source="a list", as_of="2026-01-01")
@@ -411,7 +413,83 @@ ONE_MISTAKE = [
         "\n  instance_count: [" + ", ".join(map(str, range(1, 200))) + "]",
         "line 11: parameters: must have at most 1,000,000 combinations, got 3,184,000",
     ),
+    (
+        BATCHES,
+        BATCHES + "\ntraffic: {arrivals: bursts}",
+        "line 15: traffic.arrivals: must be 'poisson' or 'constant', got 'bursts'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\ntraffic: {arrivals: {trace: none.csv}}",
+        "line 15: traffic.arrivals.trace: must be a readable UTF-8 file ([Errno 2] No such file or "
+        "directory: '{folder}/none.csv'), got 'none.csv'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\ntraffic: {transport: {encoding: json}}",
+        "line 15: traffic.transport.encoding: json needs protocol http and no shared memory, "
+        "got 'json'",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\n  batching: true\ntraffic: {batch_size: 16}",
+        "line 11: parameters: no combination of values is left by the rule: "
+        "max_batch_size is at least traffic.batch_size (16)",
+    ),
 ]  # fmt: skip
+
+
+def test_one_point_of_a_space_is_its_baseline_with_what_is_set(tmp_path: Path) -> None:
+    space = load(tmp_path, changed((BATCHES, BATCHES + "\nconditions: [max_batch_size < 8]")))
+    settings = {"precision": "bf16", "bert.batching": "true", "max_batch_size": "16",
+                "preferred_batch_sizes": "[4, 8]"}  # fmt: skip
+    fixed = fixed_at(space, {**settings, "runtime": "openvino"})
+    [row] = fixed.search_space.points
+    [model] = fixed.search_space.config(tuple(row)).models
+    assert (model.artifact.runtime, model.artifact.precision) == ("openvino", "bf16")
+    assert model.batching == Batching((4, 8), 0)
+    assert model.max_batch_size == 16
+    [row] = fixed_at(space, {}).search_space.points
+    baseline = space.search_space.config(space.search_space.baseline)
+    assert fixed_at(space, {}).search_space.config(tuple(row)) == baseline
+
+
+def test_everything_wrong_with_what_is_set_is_said_at_once(tmp_path: Path) -> None:
+    space = load(tmp_path, GOOD)
+    with pytest.raises(UsageError) as caught:
+        fixed_at(space, {"precision": "int9", "colour": "red", "instance_count": "many"})
+    first, *lines = str(caught.value).splitlines()
+    assert first == "--set:"
+    assert sorted(line.split(":")[0].strip() for line in lines) == [
+        "colour",
+        "instance_count",
+        "precision",
+    ]
+    with pytest.raises(UsageError, match=r"cores; with runtime=pytorch, .*instance_count=9"):
+        fixed_at(space, {"instance_count": "9"})
+
+
+def test_traffic_of_client_batches_from_a_trace_over_http(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("seconds\n0\n1\n3\n")
+    text = BATCHES + (
+        "\n  batching: [false, true]\ntraffic:\n  arrivals: {trace: trace.csv}\n  batch_size: 4\n"
+        "  transport: {protocol: http, shared_memory: true}\n"
+    )
+    space = load(tmp_path, changed((BATCHES, text)))
+    (stream,) = space.workload.streams
+    assert stream.arrivals == read_trace(trace)
+    assert stream.batch_size == space.demand.inferences_per_request == 4
+    assert space.workload.transport == Transport("http", "binary", shared_memory=True)
+    sizes = {
+        (model.max_batch_size, model.batching is not None)
+        for row in space.search_space.points
+        for model in space.search_space.config(tuple(row)).models
+    }
+    assert sizes == {(4, False), (8, True)}, "a server must take a whole request"
+    before = space.content
+    trace.write_text("seconds\n0\n2\n3\n")
+    assert load(tmp_path, changed((BATCHES, text))).content != before
 
 
 @pytest.mark.parametrize(("old", "new", "message"), ONE_MISTAKE)

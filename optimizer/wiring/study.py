@@ -1,60 +1,40 @@
-"""The only place where parts are chosen and joined; used by the command line and from Python."""
+"""A study from the space file to its summary."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optimizer.artifacts.workshop import Workshop
-from optimizer.errors import RequirementError, SpaceChangedError, UsageError
+from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.export.bundle import write_bundle
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
-from optimizer.machine.slots import Slot, local_slot
-from optimizer.model_spec import TransformersSource
+from optimizer.machine.slots import local_slot
 from optimizer.search.confirm import Confirmed, ConfirmPhase
-from optimizer.search.evaluator import LiveEvaluator, Protocols
+from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop, Setting
 from optimizer.search.optuna_study import SAMPLER_PACKAGES, OptunaStudy
-from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.prepare import Prepared
 from optimizer.search.served_levels import ServedLevels
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing, Runtime
+from optimizer.serving_config import ModelServing
 from optimizer.shipped import shipped
-from optimizer.space_file import Budget, Space, load_space
+from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.embedded import EmbeddedRuntime, find_embedded_runtime
-from optimizer.triton.launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
-from optimizer.triton.session import ModelFiles, ServingSession
-
-_RUNTIME_PACKAGE: Mapping[Runtime, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "pytorch": "torch",
-}
-_TIMEOUT_LIMITS = 5
-_SHORTEST_TIMEOUT_SECONDS = 2.0
-"""A request that takes longer than this many latency limits, and this long, is given up."""
-
-_GRAPH_PACKAGES = {"onnx", "onnxruntime"}
-_EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.session import ModelFiles
+from optimizer.wiring.parts import Place, open_space, plain, protocols, require_packages
 
 
 @dataclass(frozen=True)
@@ -89,17 +69,6 @@ class RunResult:
     was_finished: bool
 
 
-def default_cache() -> Path:
-    """The artefact cache of this user, by the XDG base-directory specification."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "triton-cost-optimizer"
-
-
-def open_space(path: Path) -> Space:
-    """Read a space file for this machine. Raises SpaceFileError."""
-    return load_space(path, shipped_prices(), cores=len(local_slot().cores))
-
-
 def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     """Run a study to its end, from wherever it stands.
 
@@ -111,7 +80,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
     runtime = find_embedded_runtime()
-    _require_packages(space, request.sampler)
+    require_packages(space, SAMPLER_PACKAGES[request.sampler])
     machine = this_machine()
     directory = StudyDirectory(request.results.absolute() / space.study)
     if request.warm_start is not None and not directory.trials.read_all():
@@ -120,7 +89,8 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_was_begun(directory, space, machine)
         if (summary := _finished(directory, space.budget)) is not None:
             return RunResult(directory, summary, was_finished=True)
-        study = _Study(request, space, directory, machine, local_slot(), runtime, watch)
+        place = Place(directory, request.cache, local_slot(), runtime)
+        study = _Study(request, space, place, machine, watch)
         return RunResult(directory, study.run(started), was_finished=False)
 
 
@@ -132,22 +102,9 @@ def _with_request(space: Space, request: RunRequest) -> Space:
     return replace(space, study=request.study or space.study, budget=budget)
 
 
-def _require_packages(space: Space, sampler: str) -> None:
-    """Say what is missing now, not when the first artefact is built."""
-    wanted = {*_GRAPH_PACKAGES, *SAMPLER_PACKAGES[sampler]}
-    wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
-    if isinstance(space.model.source, TransformersSource):
-        wanted |= _EXPORT_PACKAGES
-    missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
-    if missing:
-        raise RequirementError(
-            f"this space needs {', '.join(missing)}: pip install 'triton-cost-optimizer[embedded]'"
-        )
-
-
 def _hold_to_what_was_begun(directory: StudyDirectory, space: Space, machine: Machine) -> None:
     """A study is resumed with its own space, on its own machine, or not at all."""
-    now = {"space": space.content, "machine": _plain(machine)}
+    now = {"space": space.content, "machine": plain(machine)}
     if not directory.space.exists():
         write_json(directory.space, now)
         return
@@ -170,16 +127,11 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     begun = other.read_json(other.space)
     blocking = [
         *blocking_differences(begun["space"], space.content),
-        *(text for _, text in differences(begun["machine"], _plain(machine), ("machine",))),
+        *(text for _, text in differences(begun["machine"], plain(machine), ("machine",))),
     ]
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
         raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
-
-
-def _plain(machine: Machine) -> dict[str, Any]:
-    data = asdict(machine)
-    return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
 
 
 def _finished(directory: StudyDirectory, budget: Budget) -> Mapping[str, Any] | None:
@@ -200,51 +152,48 @@ class _Study:
         self,
         request: RunRequest,
         space: Space,
-        directory: StudyDirectory,
+        place: Place,
         machine: Machine,
-        slot: Slot,
-        runtime: EmbeddedRuntime,
         watch: Watcher,
     ) -> None:
         self._request = request
         self._space = space
-        self._directory = directory
+        self._place = place
+        self._directory = place.directory
         self._machine = machine
-        self._slot = slot
-        self._runtime = runtime
         self._watch = watch
         self._templates = shipped("model_repository_templates")
         self._setting = Setting(
             price=space.price,
             demand=space.demand,
             limit_names=tuple(f"latency.{stream.name}" for stream in space.workload.streams),
-            slot=slot,
+            slot=place.slot,
             machine=machine.digest,
         )
 
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
-        self._introduce()
+        self._place.introduce(self._machine, self._watch)
         # A damaged record, or a storage that cannot be opened, is known now, and not after
         # everything is built.
         self._directory.trials.read_all()
         self._open_study(self._space.search_space).close()
-        with self._session() as session:
-            prepared = self._prepare(session)
+        with self._place.session() as session:
+            prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
             with (
                 self._open_study(prepared.space) as study,
-                LoadClient(self._slot.client_cores) as client,
+                LoadClient(self._place.slot.client_cores) as client,
             ):
                 study.reconcile({record.number: record for record in history.records})
                 rng = np.random.default_rng(self._request.seed)
                 workload = self._space.workload
                 evaluator = LiveEvaluator(
                     session,
-                    ServedLevels(client, workload, self._slot, rng, self._watch),
+                    ServedLevels(client, workload, self._place.slot, rng, self._watch),
                     workload,
                     prepared.files,
-                    _protocols(self._space),
+                    protocols(self._space),
                     self._watch,
                 )
                 ended = self._search(study, evaluator, history, prepared)
@@ -265,36 +214,6 @@ class _Study:
             self._watch,
         )
         return loop.run(self._space.budget)
-
-    def _introduce(self) -> None:
-        slot, machine = self._slot, self._machine
-        self._watch(Note(f"machine: {machine.summary}"))
-        where = "their own cores" if slot.separated else "the same cores, too few to separate them"
-        self._watch(Note(f"server and load client keep to {where}"))
-        self._watch(Note(f"results: {self._directory.root}; artefact cache: {self._request.cache}"))
-
-    @contextmanager
-    def _session(self) -> Iterator[ServingSession]:
-        repository = self._directory.repository
-        launcher = EmbeddedLauncher(
-            self._runtime,
-            self._runtime.lay_out(repository.parent / "backends"),
-            repository,
-            self._directory.server_log,
-        )
-        models = ModelRepository(repository, self._templates)
-        with ServingSession(launcher, models, self._slot) as session:
-            yield session
-
-    def _prepare(self, session: ServingSession) -> Prepared:
-        with ExitStack() as stack:
-            workshop = stack.enter_context(
-                Workshop(self._request.cache, self._directory.build_log, len(self._slot.cores))
-            )
-            phase = PreparePhase(
-                self._directory, workshop, session, len(self._slot.cores), self._watch
-            )
-            return phase.run(self._space.model, self._space.search_space)
 
     def _take_over(self, prepared: Prepared) -> History:
         """The records of this study; those of another one first, where asked and not yet done."""
@@ -357,19 +276,7 @@ class _Study:
         )
         summary |= {
             "wall_seconds": time.monotonic() - started,
-            "machine": {**_plain(self._machine), "cores_separated": self._slot.separated},
+            "machine": {**plain(self._machine), "cores_separated": self._place.slot.separated},
         }
         write_json(self._directory.summary, summary)
         return summary
-
-
-def _protocols(space: Space) -> Protocols:
-    settings = space.measurement
-    limit_seconds = max(stream.limit.latency_ms for stream in space.workload.streams) / 1000
-    search = CapacityProtocol(
-        saturation_seconds=settings.saturation_seconds,
-        check_seconds=settings.check_seconds,
-        warmup_seconds=settings.warmup_seconds,
-        check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * limit_seconds),
-    )
-    return Protocols(search, replace(search, check_seconds=settings.confirm_seconds))

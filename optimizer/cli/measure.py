@@ -1,0 +1,83 @@
+"""`measure`: one configuration, no search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from optimizer.cli.measured import show_measured
+from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.watchers import watching
+from optimizer.errors import UsageError
+from optimizer.wiring.measuring import MeasureRequest, measure_configuration
+from optimizer.wiring.parts import default_cache
+
+
+def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, _equals, value = pair.partition("=")
+        if not (name and value):
+            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
+        settings[name] = value
+    return settings
+
+
+@click.command()
+@click.argument("space", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
+    help="A parameter's value, such as precision=int8; the baseline's without.",
+)  # fmt: skip
+@click.option("--curve", is_flag=True, help="Measure the load-latency curve as well.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+    help="Measure at this rate alone.",
+)  # fmt: skip
+@click.option(
+    "--users", type=click.Path(path_type=Path), metavar="FILE",
+    help="Run a user load (PHASES or STAIRS, JSON) alone.",
+)  # fmt: skip
+@click.option(
+    "--with", "other", type=click.Choice(["perf_analyzer"]),
+    help="Have another tool measure the same level.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@results_option
+@cache_option
+def measure(
+    space: Path,
+    settings: dict[str, str],
+    curve: bool,
+    rate: float | None,
+    users: Path | None,
+    other: str | None,
+    seed: int,
+    results: Path,
+    cache: Path | None,
+) -> int:
+    """Measure one configuration of SPACE (a YAML file): its capacity within the latency limit."""
+    modes = {"--curve": curve, "--rate": rate is not None, "--users": users is not None}
+    given = [name for name, on in modes.items() if on]
+    if len(given) > 1:
+        raise UsageError(f"give one of {', '.join(modes)}, not {' and '.join(given)}")
+    if users is not None and other is not None:
+        raise UsageError(f"--with {other} goes with rates, not with --users")
+    request = MeasureRequest(
+        space=space,
+        settings=settings,
+        results=results,
+        cache=(cache or default_cache()).absolute(),
+        seed=seed,
+        curve=curve,
+        rate_per_second=rate,
+        users=users,
+        second_opinion=other is not None,
+    )
+    console = OutputConsole()
+    with watching(console) as watch:
+        measured = measure_configuration(request, watch)
+    show_measured(console, measured)
+    measurement = measured.found.measurement
+    return 1 if measurement is not None and measurement.load_factor == 0 else 0

@@ -1,0 +1,27 @@
+"""What several commands share: options, and the console that they write to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+class OutputConsole(Console):
+    """Standard output; a run that nobody reads is interrupted."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1, "nothing was found"."""
+        # Without the errno, by which click would know it and exit with 1 as well.
+        raise BrokenPipeError("nobody reads the output any more")
+
+
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder of the studies.",
+)  # fmt: skip
+cache_option = click.option(
+    "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
+    help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
+)  # fmt: skip

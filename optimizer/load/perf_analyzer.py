@@ -1,0 +1,171 @@
+"""A second opinion on a load level: NVIDIA's perf_analyzer offers the same requests.
+
+It times from the send; a request that it sends late is not held against the server.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from optimizer.errors import LoadTestFailure
+from optimizer.workload import Tensors
+
+NAME = "perf_analyzer"
+_MARGIN_SECONDS = 60.0
+_WINDOWS = 3
+"""Measured in turn; what it reports is drawn from all of them together."""
+
+_ALWAYS_STABLE = 999
+"""Percent of deviation that it accepts between windows: its first three are taken."""
+
+
+@dataclass(frozen=True)
+class SecondOpinion:
+    """What perf_analyzer found; latencies in ms from the send.
+
+    Attributes:
+        achieved_per_second: good replies a second.
+        queue_ms: mean that requests waited in the server, by its statistics.
+        command: what was run.
+        cpu_seconds: process-CPU time that it took, start and warm-up included.
+    """
+
+    achieved_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    queue_ms: float
+    command: tuple[str, ...]
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """The level that is asked about.
+
+    Attributes:
+        address: host:port of the server's port for `protocol`.
+        batch_size: inferences in each of `requests`.
+        rate_per_second: requests offered, independently of replies; None saturates instead.
+        concurrency: requests outstanding where it saturates.
+        seconds: measured time.
+        cores: CPU cores that it may use; None for all.
+    """
+
+    model: str
+    protocol: Literal["grpc", "http"]
+    address: str
+    requests: Sequence[Tensors]
+    rate_per_second: float | None
+    seconds: float
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    concurrency: int = 1
+    batch_size: int = 1
+    cores: Sequence[int] | None = None
+
+
+def ask(binary: Path, question: Question) -> SecondOpinion:
+    """Run perf_analyzer to its end, which takes a little longer than the level.
+
+    Raises:
+        LoadTestFailure: when it fails, with what it said, or does not end.
+    """
+    with TemporaryDirectory(prefix="perf_analyzer-") as folder:
+        data, table = Path(folder) / "input.json", Path(folder) / "latency.csv"
+        data.write_text(input_data(question.requests))
+        command = (str(binary), *_arguments(question), "--input-data", str(data), "-f", str(table))
+        cpu_seconds = _run(command, question)
+        if not table.exists():
+            raise LoadTestFailure(f"{NAME} wrote no table: {' '.join(command)}")
+        return _opinion(table.read_text(), command, cpu_seconds, question.batch_size)
+
+
+def _arguments(question: Question) -> list[str]:
+    window_ms = round(question.seconds / _WINDOWS * 1e3)
+    if question.rate_per_second is None:
+        load = ["--concurrency-range", str(question.concurrency)]
+    else:
+        load = [
+            "--request-rate-range", f"{question.rate_per_second:.3f}",
+            "--request-distribution", question.arrivals,
+        ]  # fmt: skip
+    return [
+        "-m", question.model, "-i", question.protocol, "-u", question.address, "--async", *load,
+        "-b", str(question.batch_size),
+        "--measurement-interval", str(window_ms), "--max-trials", str(_WINDOWS),
+        "--stability-percentage", str(_ALWAYS_STABLE), "--percentile", "95",
+    ]  # fmt: skip
+
+
+def input_data(requests: Sequence[Tensors]) -> str:
+    """Requests as its --input-data takes them: JSON, without the batch axis."""
+    entries = [
+        {
+            name: {"content": array[n].ravel().tolist(), "shape": list(array.shape[1:])}
+            for name, array in tensors.items()
+        }
+        for tensors in requests
+        for n in range(len(next(iter(tensors.values()))))
+    ]
+    return json.dumps({"data": entries})
+
+
+def _run(command: Sequence[str], question: Question) -> float:
+    cores = question.cores
+
+    def keep_to_cores() -> None:
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+
+    before = os.times()
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=keep_to_cores,  # noqa: PLW1509 - one call to the kernel, no locks
+    ) as process:
+        try:
+            # Without pauses it takes two windows more: one to warm up, one to end.
+            said, _ = process.communicate(timeout=2 * question.seconds + _MARGIN_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise LoadTestFailure(f"{NAME} did not end: {' '.join(command)}") from error
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise LoadTestFailure(f"{NAME} ended with status {process.returncode}: {said.strip()}")
+    after = os.times()
+    used = after.children_user + after.children_system
+    return used - before.children_user - before.children_system
+
+
+def _opinion(
+    table: str, command: Sequence[str], cpu_seconds: float, batch_size: int
+) -> SecondOpinion:
+    rows = list(csv.DictReader(table.splitlines()))
+    if not rows:
+        raise LoadTestFailure(f"{NAME} measured nothing: {' '.join(command)}")
+    row: Mapping[str, str] = rows[0]
+    return SecondOpinion(
+        achieved_per_second=float(row["Inferences/Second"]) / batch_size,
+        p50_ms=float(row["p50 latency"]) / 1e3,
+        p95_ms=float(row["p95 latency"]) / 1e3,
+        p99_ms=float(row["p99 latency"]) / 1e3,
+        queue_ms=float(row["Server Queue"]) / 1e3,
+        command=tuple(command),
+        cpu_seconds=cpu_seconds,
+    )

@@ -1,0 +1,124 @@
+"""A user load as SageMaker Inference Recommender's jobs spell it, read from a JSON file.
+
+    {"TrafficPattern": {"TrafficType": "PHASES",
+                        "Phases": [{"InitialNumberOfUsers": 2, "SpawnRate": 2,
+                                    "DurationInSeconds": 1500}]},
+     "StoppingConditions": {"MaxInvocations": 30000,
+                            "ModelLatencyThresholds": [{"Percentile": "P95",
+                                                        "ValueInMilliseconds": 500}]}}
+
+or "TrafficType": "STAIRS" with "Stairs": {"DurationInSeconds", "NumberOfSteps", "UsersPerStep"}.
+"ThinkTimeInSeconds" beside them is this program's own; the recommender's users do not think.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_pascal
+
+from optimizer.errors import UsageError
+from optimizer.load.stopping import StoppingConditions
+from optimizer.load.user_load import Phase, Stairs, UserLoad
+from optimizer.workload import LatencyLimit
+
+_Count = Annotated[int, Field(ge=1, strict=True)]
+_Seconds = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_pascal)
+
+
+class _PhaseSection(_Section):
+    initial_number_of_users: Annotated[int, Field(ge=0, strict=True)]
+    spawn_rate: _NotNegative = 0
+    duration_in_seconds: _Seconds
+
+
+class _StairsSection(_Section):
+    duration_in_seconds: _Seconds
+    number_of_steps: _Count
+    users_per_step: _Count
+
+
+class _TrafficPattern(_Section):
+    traffic_type: Literal["PHASES", "STAIRS"]
+    phases: Annotated[list[_PhaseSection], Field(min_length=1)] | None = None
+    stairs: _StairsSection | None = None
+
+    @model_validator(mode="after")
+    def _as_its_type_says(self) -> Self:
+        given = [key for key in ("phases", "stairs") if getattr(self, key) is not None]
+        wanted = self.traffic_type.lower()
+        if given != [wanted]:
+            rule = f"TrafficType {self.traffic_type} must have {wanted.capitalize()} alone"
+            raise ValueError(f"{rule}, got {[key.capitalize() for key in given]}")
+        if self.phases is not None and all(
+            p.initial_number_of_users == 0 and p.spawn_rate == 0 for p in self.phases
+        ):
+            raise ValueError("some phase must have users")
+        return self
+
+    def in_order(self) -> tuple[Phase, ...]:
+        if self.stairs is not None:
+            stairs = self.stairs
+            return Stairs(
+                stairs.duration_in_seconds, stairs.number_of_steps, stairs.users_per_step
+            ).phases()
+        return tuple(
+            Phase(p.initial_number_of_users, p.spawn_rate, p.duration_in_seconds)
+            for p in self.phases or ()
+        )
+
+
+class _Threshold(_Section):
+    percentile: Annotated[str, Field(pattern=r"^P(\d{1,2}(\.\d+)?|100)$")]
+    value_in_milliseconds: _Seconds
+
+
+class _StoppingConditions(_Section):
+    max_invocations: _Count | None = None
+    model_latency_thresholds: list[_Threshold] = []
+    flat_invocations: Literal["Continue", "Stop"] = "Continue"
+
+
+class _Job(_Section):
+    traffic_pattern: _TrafficPattern
+    stopping_conditions: _StoppingConditions = _StoppingConditions()
+    think_time_in_seconds: _NotNegative = 0
+
+
+def read_user_load(path: Path) -> tuple[UserLoad, StoppingConditions]:
+    """Read the users and the conditions that end the load before its time.
+
+    Raises:
+        UsageError: when the file cannot be read, or with every mistake in it.
+    """
+    try:
+        job = _Job.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} must be readable: {error.strerror}") from error
+    except ValidationError as error:
+        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in error.errors()]
+        raise UsageError("\n".join([f"{path} is no user load:", *lines])) from error
+    conditions = job.stopping_conditions
+    thresholds = tuple(
+        LatencyLimit(float(t.percentile[1:]), t.value_in_milliseconds)
+        for t in conditions.model_latency_thresholds
+    )
+    return (
+        UserLoad(job.traffic_pattern.in_order(), job.think_time_in_seconds),
+        StoppingConditions(conditions.max_invocations, thresholds, conditions.flat_invocations),
+    )
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "file"
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should", "must")

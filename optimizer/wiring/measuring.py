@@ -1,0 +1,246 @@
+"""One configuration measured, without a search: its capacity, its curve, one rate, or users."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.errors import LoadTestFailure, RequirementError, TrialFailure, UsageError
+from optimizer.load import perf_analyzer
+from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
+from optimizer.load.client import LoadClient
+from optimizer.load.curve import find_curve
+from optimizer.load.perf_analyzer import Question, SecondOpinion
+from optimizer.load.plan import LevelPlan
+from optimizer.load.stopping import StoppingConditions
+from optimizer.load.user_load import UserLoad
+from optimizer.load.user_load_file import read_user_load
+from optimizer.machine.fingerprint import Machine, this_machine
+from optimizer.machine.slots import Slot, local_slot
+from optimizer.measurement import LoadLevel, Measurement
+from optimizer.search.events import StepStarted, Watcher
+from optimizer.search.prepare import GatedArtifact, Prepared, accuracy_to_json
+from optimizer.search.served_levels import ServedLevels, concurrency
+from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.serving_config import ServingConfig, describe
+from optimizer.space_file import Space, fixed_at
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.session import ModelFiles, Served
+from optimizer.wiring.parts import Place, open_space, plain, protocols, require_packages
+
+_OPINION_SHARE = 0.7
+"""Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """What one `measure` was asked to do.
+
+    Attributes:
+        settings: YAML text by parameter; the rest is the space's baseline.
+        results: folder of the studies; this measurement goes to STUDY/measured/NUMBER below it.
+        cache: folder of the artefact cache.
+        curve: measure the load-latency curve after the capacity.
+        rate_per_second: measure this rate alone, and no capacity.
+        users: file of a user load, which is run alone.
+        second_opinion: have perf_analyzer measure the same level.
+    """
+
+    space: Path
+    settings: Mapping[str, str]
+    results: Path
+    cache: Path
+    seed: int = 0
+    curve: bool = False
+    rate_per_second: float | None = None
+    users: Path | None = None
+    second_opinion: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What load levels showed.
+
+    Attributes:
+        levels: all that were run, in order.
+        at: the level that tells where the time goes: at the capacity, or the last.
+        measurement: the capacity, None where it was not asked for.
+        users: the user load, None without one.
+        compared, opinion: one level as this client saw it, and as perf_analyzer did.
+    """
+
+    levels: tuple[LoadLevel, ...]
+    at: LoadLevel
+    measurement: Measurement | None = None
+    users: UserLoad | None = None
+    compared: LoadLevel | None = None
+    opinion: SecondOpinion | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of which configuration, and the file that it is kept in."""
+
+    file: Path
+    config: ServingConfig
+    gated: GatedArtifact
+    found: Found
+
+
+def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
+    """Serve one configuration and measure it.
+
+    Everything that can be known to be missing or wrong is found before anything starts.
+
+    Raises:
+        OptimizerError: one of its branches, see `optimizer.errors`.
+    """
+    space = fixed_at(open_space(request.space), request.settings)
+    binary = _binary(space) if request.second_opinion else None
+    users = read_user_load(request.users) if request.users is not None else None
+    runtime = find_embedded_runtime()
+    require_packages(space)
+    folder = request.results.absolute() / space.study / "measured"
+    with StudyDirectory(folder).locked():
+        directory = StudyDirectory(folder / f"{_next_number(folder):05}")
+        place = Place(directory, request.cache, local_slot(), runtime)
+        machine = this_machine()
+        place.introduce(machine, watch)
+        try:
+            with place.session() as session:
+                prepared = place.prepare(session, space, watch)
+                config = prepared.space.config(prepared.space.baseline)
+                watch(StepStarted(f"loading {describe(config.models[0])}"))
+                served = session.serve(config, _files(config, prepared))
+                try:
+                    with LoadClient(place.slot.client_cores) as client:
+                        rng = np.random.default_rng(request.seed)
+                        levels = ServedLevels(client, space.workload, place.slot, rng, watch)
+                        bench = _Bench(space, config, levels, served)
+                        found = bench.measure(request, users)
+                        if binary is not None:
+                            found = bench.compared(found, request, binary, place.slot)
+                except TrialFailure as error:
+                    raise session.failure(error) from error
+        finally:
+            shutil.rmtree(directory.repository.parent, ignore_errors=True)
+        measured = Measured(directory.root / "measured.json", config, prepared.gated[0], found)
+        write_json(measured.file, _to_json(measured, machine, place.slot))
+    return measured
+
+
+def _files(config: ServingConfig, prepared: Prepared) -> dict[str, ModelFiles]:
+    return {model.name: prepared.files[model.artifact] for model in config.models}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One configuration that is being served, and the levels that are run on it."""
+
+    space: Space
+    config: ServingConfig
+    levels: ServedLevels
+    served: Served
+
+    def measure(
+        self, request: MeasureRequest, users: tuple[UserLoad, StoppingConditions] | None
+    ) -> Found:
+        """What was asked for, less the second opinion."""
+        with self.levels.on(self.served, self.config) as run:
+            if users is not None:
+                return self._users(run, *users)
+            if request.rate_per_second is not None:
+                level = self._search(run).whole_level(self._load(request.rate_per_second))
+                return Found((level,), level)
+            find = find_curve if request.curve else find_capacity
+            outstanding = concurrency(self.config)
+            protocol = protocols(self.space).search
+            measurement = find(run, self.space.workload, protocol, outstanding).measurement
+        levels = measurement.levels
+        return Found(levels, measurement.level_at_capacity or levels[-1], measurement)
+
+    def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> Found:
+        timeout = protocols(self.space).search.saturation_timeout_seconds
+        level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
+        return Found((level,), level, users=load)
+
+    def compared(self, found: Found, request: MeasureRequest, binary: Path, slot: Slot) -> Found:
+        """The same level by this client and by perf_analyzer, one after the other."""
+        capacity = found.measurement.capacity_per_second if found.measurement else 0.0
+        rate = request.rate_per_second or _OPINION_SHARE * capacity
+        if rate == 0:
+            raise LoadTestFailure("no load met the limits: give perf_analyzer a --rate")
+        level = found.at
+        if request.rate_per_second is None:
+            with self.levels.on(self.served, self.config) as run:
+                level = self._search(run).whole_level(self._load(rate))
+        [stream], workload = self.space.workload.streams, self.space.workload
+        assert isinstance(stream.arrivals, str), "refused before anything started"
+        transport, endpoint = workload.transport, self.served.server.endpoint
+        question = Question(
+            model=stream.target,
+            protocol=transport.protocol,
+            address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
+            requests=self.levels.requests(stream, self.config),
+            batch_size=stream.batch_size,
+            rate_per_second=rate,
+            arrivals=stream.arrivals,
+            seconds=level.seconds,
+            cores=slot.client_cores,
+        )
+        return replace(found, compared=level, opinion=perf_analyzer.ask(binary, question))
+
+    def _search(self, run: RunLevel) -> CapacitySearch:
+        return CapacitySearch(run, self.space.workload, protocols(self.space).search)
+
+    def _load(self, rate_per_second: float) -> float:
+        return rate_per_second / self.space.workload.demand_per_second
+
+
+def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]:
+    found = measured.found
+    return {
+        "config": asdict(measured.config),
+        "accuracy": accuracy_to_json(measured.gated.accuracy),
+        "capacity": _capacity(found.measurement),
+        "levels": [asdict(level) for level in found.levels],
+        "compared": asdict(found.compared) if found.compared is not None else None,
+        "perf_analyzer": asdict(found.opinion) if found.opinion is not None else None,
+        "machine": {**plain(machine), "cores_separated": slot.separated},
+    }
+
+
+def _capacity(measurement: Measurement | None) -> dict[str, Any] | None:
+    if measurement is None:
+        return None
+    return {
+        "per_second": measurement.capacity_per_second,
+        "per_second_low": measurement.capacity_low_per_second,
+        "per_second_high": measurement.capacity_high_per_second,
+        "ended": measurement.ended,
+    }
+
+
+def _next_number(folder: Path) -> int:
+    return max((int(path.name) for path in folder.glob("[0-9]*")), default=-1) + 1
+
+
+def _binary(space: Space) -> Path:
+    """perf_analyzer on PATH. Raises UsageError where it cannot offer the space's traffic."""
+    [stream] = space.workload.streams
+    if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
+        raise UsageError("--with perf_analyzer: binary tensors without shared memory alone")
+    if not isinstance(stream.arrivals, str):
+        raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
+    found = shutil.which(perf_analyzer.NAME)
+    if found is None:
+        raise RequirementError(
+            "perf_analyzer is not on PATH: it is in the wheels of tritonclient 2.48 to 2.51 "
+            "(data/bin), and from 2.60 on in those of perf-analyzer"
+        )
+    return Path(found)

@@ -1,0 +1,132 @@
+"""Parts that every command joins: the space, the server's session, the artefacts, the protocols."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.artifacts.workshop import Workshop
+from optimizer.errors import RequirementError
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.machine.fingerprint import Machine
+from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
+from optimizer.machine.slots import Slot, local_slot
+from optimizer.model_spec import TransformersSource
+from optimizer.search.evaluator import Protocols
+from optimizer.search.events import Note, Watcher
+from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import Runtime
+from optimizer.shipped import shipped
+from optimizer.space_file import Space, load_space
+from optimizer.triton.embedded import EmbeddedRuntime
+from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ServingSession
+
+_RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "pytorch": "torch",
+}
+_TIMEOUT_LIMITS = 5
+_SHORTEST_TIMEOUT_SECONDS = 2.0
+"""A request that takes longer than this many latency limits, and this long, is given up."""
+
+_GRAPH_PACKAGES = {"onnx", "onnxruntime"}
+_EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
+
+
+def default_cache() -> Path:
+    """The artefact cache of this user, by the XDG base-directory specification."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "triton-cost-optimizer"
+
+
+def open_space(path: Path) -> Space:
+    """Read a space file for this machine. Raises SpaceFileError."""
+    return load_space(path, shipped_prices(), cores=len(local_slot().cores))
+
+
+def require_packages(space: Space, more: Collection[str] = ()) -> None:
+    """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
+    wanted = {*_GRAPH_PACKAGES, *more}
+    wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
+    if isinstance(space.model.source, TransformersSource):
+        wanted |= _EXPORT_PACKAGES
+    missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
+    if missing:
+        raise RequirementError(
+            f"this space needs {', '.join(missing)}: pip install 'triton-cost-optimizer[embedded]'"
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where configurations are served, and where what they need and leave is kept.
+
+    Attributes:
+        cache: folder of the artefact cache.
+    """
+
+    directory: StudyDirectory
+    cache: Path
+    slot: Slot
+    runtime: EmbeddedRuntime
+
+    def introduce(self, machine: Machine, watch: Watcher) -> None:
+        """Say where it is. Raises RequirementError where another process uses the slot's GPUs."""
+        refuse_foreign_processes(self.slot.gpu_uuids)
+        watch(Note(f"machine: {machine.summary}"))
+        separated = self.slot.separated
+        where = "their own cores" if separated else "the same cores, too few to separate them"
+        watch(Note(f"server and load client keep to {where}"))
+        for command in clock_advice(self.slot.gpu_uuids):
+            watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
+        watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
+
+    @contextmanager
+    def session(self) -> Iterator[ServingSession]:
+        """Serves configurations; its server is stopped in the end."""
+        repository = self.directory.repository
+        launcher = EmbeddedLauncher(
+            self.runtime,
+            self.runtime.lay_out(repository.parent / "backends"),
+            repository,
+            self.directory.server_log,
+        )
+        models = ModelRepository(repository, shipped("model_repository_templates"))
+        with ServingSession(launcher, models, self.slot) as session:
+            yield session
+
+    def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
+        """Build and gate what the space needs, see `PreparePhase`."""
+        cores = len(self.slot.cores)
+        with Workshop(self.cache, self.directory.build_log, cores) as workshop:
+            phase = PreparePhase(self.directory, workshop, session, cores, watch)
+            return phase.run(space.model, space.search_space)
+
+
+def plain(machine: Machine) -> dict[str, Any]:
+    """The machine's fingerprint as JSON has it."""
+    data = asdict(machine)
+    return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
+
+
+def protocols(space: Space) -> Protocols:
+    """How long levels take by the space's settings."""
+    settings = space.measurement
+    limit_seconds = max(stream.limit.latency_ms for stream in space.workload.streams) / 1000
+    search = CapacityProtocol(
+        saturation_seconds=settings.saturation_seconds,
+        check_seconds=settings.check_seconds,
+        warmup_seconds=settings.warmup_seconds,
+        check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * limit_seconds),
+    )
+    return Protocols(search, replace(search, check_seconds=settings.confirm_seconds))

@@ -1,0 +1,263 @@
+"""This client beside perf_analyzer: latencies, lag, CPU and the largest rate, as ratios.
+
+    PATH=$PATH:FOLDER_OF_PERF_ANALYZER .venv/bin/python -m tests.benchmarks.versus_perf_analyzer
+
+Needs perf_analyzer on PATH (README, "One configuration, measured", says where it comes from), and
+two cores that are free for ten minutes: the server is given the first, each client the last. Pairs
+are interleaved, and either client goes first in turn; latencies are timed from the send by both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from ruamel.yaml import YAML
+
+from optimizer.load.capacity import RunLevel
+from optimizer.load.client import LoadClient
+from optimizer.load.perf_analyzer import NAME, Question, SecondOpinion, ask
+from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
+from optimizer.machine.slots import Slot, local_slot
+from optimizer.measurement import LoadLevel
+from optimizer.search.served_levels import ServedLevels
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig
+from optimizer.shipped import shipped
+from optimizer.space_file import Space, fixed_at
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.session import Served
+from optimizer.wiring.parts import Place, default_cache, open_space
+
+PAYLOAD_LENGTH = 512
+PAYLOAD_RATE = 500.0
+OUTSTANDING = 64
+TIMEOUT_SECONDS = 30.0
+BATCHING = {
+    "batching": "true",
+    "max_batch_size": "16",
+    "instance_count": "1",
+    "intra_op_threads": "1",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One configuration that is being served, and what either client may do to it."""
+
+    space: Space
+    config: ServingConfig
+    served: Served
+    levels: ServedLevels
+    run: RunLevel
+    binary: Path
+    slot: Slot
+    seconds: float
+
+    def ours(self, rate: float) -> LoadLevel:
+        load = OpenLoop(rate / self.space.workload.demand_per_second)
+        return self.run(LevelPlan(load, 1.0, self.seconds, TIMEOUT_SECONDS))
+
+    def saturated(self) -> LoadLevel:
+        return self.run(LevelPlan(ClosedLoop(OUTSTANDING), 1.0, self.seconds, TIMEOUT_SECONDS))
+
+    def theirs(self, rate: float | None) -> SecondOpinion:
+        [stream] = self.space.workload.streams
+        return ask(
+            self.binary,
+            Question(
+                model=stream.target,
+                protocol="grpc",
+                address=self.served.server.endpoint.grpc,
+                requests=self.levels.requests(stream, self.config),
+                rate_per_second=rate,
+                concurrency=OUTSTANDING,
+                seconds=self.seconds,
+                cores=self.slot.client_cores,
+            ),
+        )
+
+    def answered(self) -> int:
+        [model] = self.config.models
+        return int(self.served.control.statistics(model.name).inference_stats.success.count)
+
+    def cpu_ms_per_request(self, send: Callable[[], float]) -> float:
+        """Process-CPU time of whatever `send` does, which it returns in s, by request answered."""
+        before = self.answered()
+        seconds = send()
+        return seconds * 1e3 / (self.answered() - before)
+
+
+@contextmanager
+def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[Bench]:
+    """Serve the only point of a space on the first core, with the client on the last."""
+    cores = local_slot().cores
+    slot = Slot(cores[:1], cores[-1:])
+    place = Place(
+        StudyDirectory(folder / space.study), default_cache(), slot, find_embedded_runtime()
+    )
+    with place.session() as session:
+        prepared = place.prepare(session, space, lambda _: None)
+        config = prepared.space.config(prepared.space.baseline)
+        files = {model.name: prepared.files[model.artifact] for model in config.models}
+        served = session.serve(config, files)
+        with LoadClient(slot.client_cores) as client:
+            rng = np.random.default_rng(0)
+            levels = ServedLevels(client, space.workload, slot, rng, lambda _: None)
+            with levels.on(served, config) as run:
+                yield Bench(space, config, served, levels, run, binary, slot, seconds)
+
+
+def in_turn(pairs: int, one: Callable[[], Any], other: Callable[[], Any]) -> list[tuple[Any, Any]]:
+    """Both, `pairs` times, the first in turn."""
+    found = []
+    for n in range(pairs):
+        if n % 2:
+            later = other()
+            found.append((one(), later))
+        else:
+            found.append((one(), other()))
+    return found
+
+
+def ratio(name: str, pairs: Sequence[tuple[float, float]], unit: str) -> None:
+    """Medians of both, and the median of the pairs' ratios."""
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    ours, theirs = (median(each) for each in zip(*pairs, strict=True))
+    print(
+        f"  {name:22} {ours:9.3f} {unit:6} perf_analyzer {theirs:9.3f} {unit:6} "
+        f"ratio of medians {ours / theirs:.3f}, of pairs {median(ratios):.3f} "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
+
+
+def compare_latencies(it: Bench, pairs: int) -> None:
+    """p50 and p95 from the send at 30 % and 70 % of what is saturation."""
+    saturation = it.saturated().achieved_per_second
+    print(f"{it.space.study}: saturation {saturation:.0f}/s, {pairs} pairs of {it.seconds:g} s")
+    for share in (0.3, 0.7):
+        rate = share * saturation
+        found = in_turn(pairs, partial(it.ours, rate), partial(it.theirs, rate))
+        print(f" {share:.0%} of saturation, {rate:.1f}/s")
+        for percentile in (50.0, 95.0):
+            ratio(
+                f"p{percentile:g} from the send",
+                [
+                    (_from_send(ours, percentile), _theirs(other, percentile))
+                    for ours, other in found
+                ],
+                "ms",
+            )
+
+
+def _from_send(level: LoadLevel, percentile: float) -> float:
+    [stream] = level.streams
+    return next(p.value_ms for p in stream.latencies_from_send if p.percentile == percentile)
+
+
+def _theirs(opinion: SecondOpinion, percentile: float) -> float:
+    return opinion.p50_ms if percentile == 50 else opinion.p95_ms
+
+
+def compare_clients(it: Bench, pairs: int) -> None:
+    """Lag, CPU and the largest rate on a model that does next to nothing."""
+    lags: list[float] = []
+
+    def ours() -> float:
+        level = it.ours(PAYLOAD_RATE)
+        lags.append(level.client.lag_ms)
+        return level.client.cpu_seconds
+
+    cpu = in_turn(
+        pairs,
+        lambda: it.cpu_ms_per_request(ours),
+        lambda: it.cpu_ms_per_request(lambda: it.theirs(PAYLOAD_RATE).cpu_seconds),
+    )
+    print(f"{it.space.study}: {PAYLOAD_RATE:g}/s, sequence {PAYLOAD_LENGTH}, one client core")
+    print(f"  p99 lag: median {median(lags):.2f} ms, worst {max(lags):.2f} of {len(lags)} levels")
+    ratio("CPU per 1,000 requests", cpu, "s")
+    rates = in_turn(
+        pairs,
+        lambda: it.saturated().achieved_per_second,
+        lambda: it.theirs(None).achieved_per_second,
+    )
+    ratio(f"rate, {OUTSTANDING} outstanding", rates, "/s")
+
+
+def bert_space() -> Space:
+    """The quickstart's BERT on OpenVINO, batched, one instance of one thread."""
+    space = open_space(shipped("search_spaces") / "quickstart.yaml")
+    settings = {"runtime": "openvino", "precision": "int8", **BATCHING}
+    return fixed_at(replace(space, study="bert, sequence 32"), settings)
+
+
+def identity_space(folder: Path) -> Space:
+    """Takes a BERT's inputs of sequence 512 and answers with two numbers."""
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", PAYLOAD_LENGTH])
+        for name in ("input_ids", "attention_mask")
+    ]
+    nodes = [
+        helper.make_node("Cast", [t.name], [f"{t.name}_float"], to=TensorProto.FLOAT)
+        for t in tensors
+    ]
+    nodes += [
+        helper.make_node("ReduceMax", [f"{t.name}_float"], [f"{t.name}_max"], axes=[1], keepdims=1)
+        for t in tensors
+    ]
+    nodes.append(helper.make_node("Concat", [f"{t.name}_max" for t in tensors], ["logits"], axis=1))
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph(nodes, "identity", tensors, [logits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "identity.onnx")
+    content = {
+        "study": "identity",
+        "models": {
+            "identity": {
+                "source": {"onnx": "identity.onnx"},
+                "inputs": {
+                    t.name: {"shape": [PAYLOAD_LENGTH], "minimum": 1, "maximum": 30521}
+                    for t in tensors
+                },
+                "lengths": {"fixed": PAYLOAD_LENGTH},
+            }
+        },
+        "price": {"instance_type": "this", "usd_per_hour": 1},
+        "parameters": {"runtime": ["onnxruntime"]},
+    }
+    YAML(typ="safe").dump(content, folder / "identity.yaml")
+    return fixed_at(open_space(folder / "identity.yaml"), BATCHING)
+
+
+def main() -> None:
+    """Run both comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each level")
+    arguments = parser.parse_args()
+    found = shutil.which(NAME)
+    if found is None:
+        sys.exit(f"{NAME} is not on PATH")
+    with tempfile.TemporaryDirectory() as name:
+        folder, binary = Path(name), Path(found)
+        with bench(bert_space(), folder, binary, arguments.seconds) as it:
+            compare_latencies(it, arguments.pairs)
+        with bench(identity_space(folder), folder, binary, arguments.seconds / 2) as it:
+            compare_clients(it, arguments.pairs)
+
+
+if __name__ == "__main__":
+    main()

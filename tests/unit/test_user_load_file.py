@@ -1,0 +1,94 @@
+"""User loads as SageMaker Inference Recommender's jobs spell them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.errors import UsageError
+from optimizer.load.stopping import StoppingConditions
+from optimizer.load.user_load import Phase, UserLoad
+from optimizer.load.user_load_file import read_user_load
+from optimizer.workload import LatencyLimit
+
+PHASE = {"InitialNumberOfUsers": 2, "SpawnRate": 2, "DurationInSeconds": 1500}
+STAIRS = {"DurationInSeconds": 60, "NumberOfSteps": 3, "UsersPerStep": 4}
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "users.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_published_ramp(tmp_path: Path) -> None:
+    load, conditions = read_user_load(
+        written(
+            tmp_path,
+            {
+                "TrafficPattern": {"TrafficType": "PHASES", "Phases": [PHASE]},
+                "StoppingConditions": {
+                    "MaxInvocations": 30000,
+                    "ModelLatencyThresholds": [{"Percentile": "P95", "ValueInMilliseconds": 500}],
+                    "FlatInvocations": "Stop",
+                },
+            },
+        )
+    )
+    assert load == UserLoad((Phase(2, 2, 1500),))
+    assert conditions == StoppingConditions(30000, (LatencyLimit(95, 500),), "Stop")
+
+
+def test_stairs_of_users_who_think(tmp_path: Path) -> None:
+    pattern = {"TrafficType": "STAIRS", "Stairs": STAIRS}
+    path = written(tmp_path, {"TrafficPattern": pattern, "ThinkTimeInSeconds": 1.5})
+    load, conditions = read_user_load(path)
+    assert [phase.initial_number_of_users for phase in load.phases] == [4, 8, 12]
+    assert load.seconds == 180
+    assert load.think_seconds == 1.5
+    assert conditions == StoppingConditions()
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ({}, ["TrafficPattern: Field required"]),
+        (
+            {"TrafficPattern": {"TrafficType": "STAIRS", "Phases": [PHASE]}},
+            ["TrafficPattern: TrafficType STAIRS must have Stairs alone, got ['Phases']"],
+        ),
+        (
+            {
+                "TrafficPattern": {
+                    "TrafficType": "PHASES",
+                    "Phases": [{**PHASE, "InitialNumberOfUsers": 0, "SpawnRate": 0}],
+                }
+            },
+            ["TrafficPattern: some phase must have users"],
+        ),
+        (
+            {
+                "TrafficPattern": {"TrafficType": "RAMP", "Phases": [PHASE]},
+                "StoppingConditions": {"MaxInvocation": 1, "FlatInvocations": "Maybe"},
+            },
+            [
+                "TrafficPattern.TrafficType: must be 'PHASES' or 'STAIRS'",
+                "StoppingConditions.FlatInvocations: must be 'Continue' or 'Stop'",
+                "StoppingConditions.MaxInvocation: Extra inputs are not permitted",
+            ],
+        ),
+    ],
+)
+def test_every_mistake_at_once(tmp_path: Path, content: Any, lines: list[str]) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(UsageError) as caught:
+        read_user_load(path)
+    first, *found = str(caught.value).splitlines()
+    assert first == f"{path} is no user load:"
+    assert [line.strip() for line in found] == lines
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.json must be readable: No such file"):
+        read_user_load(tmp_path / "nowhere.json")
