@@ -32,6 +32,7 @@ class MeasurementSettings:
     check_seconds: float
     warmup_seconds: float
     confirm_seconds: float
+    confirm_requests: int
 
 
 @dataclass(frozen=True)

@@ -234,12 +234,13 @@ class ParametersSection(Section):
 
 
 class MeasurementSection(Section):
-    """How long each load level lasts."""
+    """How long each load level lasts, and how many requests confirm a finalist at its capacity."""
 
     saturation_seconds: Duration = 8.0
     check_seconds: Duration = 10.0
     warmup_seconds: Duration = 1.0
     confirm_seconds: Duration = 20.0
+    confirm_requests: Count = 5000
 
 
 class BudgetSection(Section):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.load.capacity import why_missed
+from optimizer.load.judging import why_missed
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement import GpuUse, LoadLevel, MachineUse, Percentile, ServerSplit
@@ -33,7 +33,7 @@ def show_measured(console: Console, measured: Measured) -> None:
         upper = f"{high:.0f}" if high is not None else "?"
         console.print(
             f"capacity {capacity.capacity_per_second:.0f}/s "
-            f"(95 % interval {capacity.capacity_low_per_second:.0f} to {upper}): {capacity.ended}",
+            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}): {capacity.ended}",
             style="green" if capacity.load_factor else "yellow",
             highlight=False,
             soft_wrap=True,
@@ -62,8 +62,9 @@ def _table(title: str, *columns: str) -> Table:
 def _levels(levels: Sequence[LoadLevel]) -> Table:
     table = _table(
         "Load levels, ms from when a request was due",
-        "offered/s", "served/s", "p50", "p95 (95 % interval)", "p99", "client lag p99", "ended",
+        "offered/s", "served/s", "p50", "p95 (95% interval)", "p99", "client lag p99", "ended",
     )  # fmt: skip
+    table.columns[-1].justify = "left"
     for level in sorted(levels, key=_offered):
         for stream in level.streams:
             saturation = level.kind == "saturation"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.text import Text
 from optimizer.cli.watchers import trial_text
 from optimizer.serving_config import describe
 from optimizer.wiring.study import RunResult
+
+_SURE = 0.999
 
 
 def show_outcome(console: Console, result: RunResult) -> None:
@@ -27,7 +29,10 @@ def show_outcome(console: Console, result: RunResult) -> None:
         )
     else:
         console.print(_comparison(summary))
+        if summary["claims"]:
+            console.print(_distances(summary["claims"]))
         _say_what_it_means(console, summary)
+    _say_pace(console, summary["pace"])
     _say_where(console, result)
 
 
@@ -69,6 +74,48 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
     for name, of in rows.items():
         table.add_row(name, *(of(entry) for _, entry in columns))
     return table
+
+
+def _distances(claims: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="How far the best is from the others", title_justify="left")
+    for name in ("measured beside it", "the best serves", "95% interval", "confidence"):
+        table.add_column(name, overflow="fold")
+    for claim in claims:
+        low, high = claim["capacity_ratio_low"] - 1, claim["capacity_ratio_high"] - 1
+        table.add_row(
+            claim["rival"],
+            _more_or_less(claim["capacity_ratio"] - 1),
+            f"{low:+.0%} to {high:+.0%}",
+            _confidence(claim) if claim["apart"] else "cannot be told apart",
+        )
+    return table
+
+
+def _more_or_less(change: float) -> str:
+    return f"{abs(change):.0%} {'more' if change >= 0 else 'less'}"
+
+
+def _confidence(claim: Mapping[str, Any]) -> str:
+    """That the difference has the sign that it shows."""
+    sure = max(claim["confidence"], 1 - claim["confidence"])
+    return "above 99.9%" if sure > _SURE else f"{sure:.1%}"
+
+
+def _say_pace(console: Console, pace: Mapping[str, Any]) -> None:
+    """Whether the machine was the same from beginning to end."""
+    rates, change = pace["saturation_per_second"], pace["largest_change"]
+    if len(rates) < 2:
+        return
+    seen = f"the baseline saturated at {min(rates):.0f} to {max(rates):.0f}/s in {len(rates)} runs"
+    if change is None:
+        console.print(f"the machine kept its pace: {seen}", highlight=False)
+    else:
+        console.print(
+            f"the machine's pace changed by up to {change:+.0%}: {seen}; trials of different times "
+            "differ by as much, what was confirmed in turn does not",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def _say_what_it_means(console: Console, summary: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from optimizer.search.events import (
     LevelStarted,
     Note,
     PhaseStarted,
+    ReferenceStarted,
     StepStarted,
     TrialEnded,
     TrialStarted,
@@ -50,7 +51,15 @@ def level_text(level: LoadLevel) -> str:
     stream = level.streams[0]
     load = "saturation" if level.kind == "saturation" else f"{stream.offered_per_second:.0f}/s"
     errors = f", {level.errors} errors" if level.errors else ""
-    return f"{load}: {level.achieved_per_second:.0f}/s served, p95 {_p95(level):.1f} ms{errors}"
+    void = "" if level.client.kept_up else f", void: sent up to {level.client.lag_ms:.1f} ms late"
+    proven = f", {level.verdict}" if level.verdict is not None and not void else ""
+    served = f"{level.achieved_per_second:.0f}/s served, p95 {_p95(level):.1f} ms"
+    return f"{load}: {served}{errors}{void}{proven}"
+
+
+def level_lines(level: LoadLevel) -> list[str]:
+    """A measured level, and below it what a reader must know before trusting it."""
+    return [level_text(level), *(f"  warning: {text}" for text in level.warnings)]
 
 
 def _p95(level: LoadLevel) -> float:
@@ -87,8 +96,10 @@ class PlainLines:
                 text = f"  {name}: {'left out, ' if dropped else ''}{detail}"
             case TrialStarted(_, measured, of, config):
                 text = f"  {measured}/{of} {describe(config.models[0])}"
+            case ReferenceStarted(config):
+                text = f"  the pace of the machine: {describe(config.models[0])}"
             case LevelEnded(level):
-                text = f"      {level_text(level)}"
+                text = "\n".join(f"      {line}" for line in level_lines(level))
             case TrialEnded(record, _):
                 text = f"    {record.outcome}: {trial_text(record)}"
             case Note(said):
@@ -130,11 +141,14 @@ class LiveView:
             case TrialStarted(_, measured, _, config):
                 self._done = measured - 1 if self._phase == "search" else self._done
                 self._config, self._levels = describe(config.models[0]), []
+            case ReferenceStarted(config):
+                self._config = f"the pace of the machine: {describe(config.models[0])}"
+                self._levels = []
             case LevelStarted(offered, seconds):
                 load = "saturating" if offered is None else f"offering {offered:.0f}/s"
                 self._doing = f"{load} for {seconds:.0f} s"
             case LevelEnded(level):
-                self._levels.append(level_text(level))
+                self._levels += level_lines(level)
             case TrialEnded(record, incumbent):
                 self._done += 1
                 self._best = incumbent or self._best

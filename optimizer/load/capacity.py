@@ -1,9 +1,9 @@
 """How much load a configuration serves within its limits.
 
-Saturate with a closed loop; check with independent arrivals just below it; where that fails, visit
-loads where latency is thought to cross the limit until that is known closely enough or the load
-budget is spent. Closed-loop users overstate what independent arrivals can be served, so saturation
-alone is never a capacity. Pure control: levels are run by a callable.
+Saturate with a closed loop; check with independent arrivals at the load where latency is thought to
+cross the limit, at most just below saturation; go on so until the crossing is known closely enough
+or the load budget is spent. Closed-loop users overstate what independent arrivals can be served, so
+saturation alone is never a capacity. Pure control: levels are run by a callable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.errors import LoadTestFailure
-from optimizer.load.knee import NORMAL_QUANTILE, Knee, Point, find_knee
+from optimizer.load.judging import excess, met_with_ease, point, refuse_if_all_failed, why_missed
+from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.measurement import LoadLevel, Measurement, StreamLevel, rate_interval
+from optimizer.measurement import LoadLevel, Measurement, rate_interval
 from optimizer.workload import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
@@ -25,16 +25,13 @@ RunLevel = Callable[[LevelPlan], LoadLevel]
 
 Verdict = Literal["ok", "infeasible", "bounded"]
 
-_HIGHEST_SHARE = 0.95
+HIGHEST_SHARE = 0.95
 """Of saturation: above, a queue takes longer to settle than a level lasts."""
 
+_ABOVE_EXPECTED = 1.05
 _FLOOR_SHARE = 0.05
 _FLOOR_PER_SECOND = 1.0
 _MOST_LEVELS = 12
-_LEAST_SD = 0.01
-_FAILING = math.log(1.5)
-"""Log latency over the limit that stands for a level that fails by errors, backlog or lag."""
-
 _LONGEST_LAG = 0.05
 _LAG_FLOOR_MS = 2.0
 """A level is void where the client's p99 lag is above 5 % of the shortest limit, and above this."""
@@ -73,8 +70,9 @@ class CapacityResult:
 
     Attributes:
         verdict: "ok": `measurement` certifies a load. "infeasible": not even the floor load met
-            the limits. "bounded": worse than what was asked to beat, by saturation alone; nothing
-            was certified, and the capacity is at most `measurement.load_factor_high`.
+            the limits. "bounded": by saturation alone, where that was enough to know or all that
+            was asked; nothing was certified, and the capacity is at most
+            `measurement.load_factor_high`.
         excess: of the level at capacity (<= 0), or of the floor load (> 0); latency at the limit's
             percentile relative to the limit minus 1, or the share of errors if that is larger.
             None where no open-loop level was run ("bounded").
@@ -96,6 +94,7 @@ def find_capacity(
     protocol: CapacityProtocol,
     concurrency: int,
     worse_below: float | None = None,
+    expected_share: float | None = None,
 ) -> CapacityResult:
     """Find the largest load factor that meets every limit.
 
@@ -107,11 +106,26 @@ def find_capacity(
             instance's batches twice over.
         worse_below: load factor under which the configuration is not wanted, None to find its
             capacity in any case.
+        expected_share: of saturation, that the capacity is likely to be, where similar
+            configurations are known; the first open-loop level is near it. None to go by the
+            service time that saturation shows.
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
     """
-    return CapacitySearch(run, workload, protocol).find(concurrency, worse_below)
+    search = CapacitySearch(run, workload, protocol)
+    return search.find(concurrency, worse_below, expected_share)
+
+
+def find_saturation(
+    run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
+) -> CapacityResult:
+    """The rate at saturation alone, which tells in seconds whether a machine kept its pace.
+
+    Raises:
+        LoadTestFailure: when every request failed.
+    """
+    return CapacitySearch(run, workload, protocol).find_saturation(concurrency)
 
 
 class CapacitySearch:
@@ -125,55 +139,73 @@ class CapacitySearch:
         self._protocol = protocol
         self._levels: list[LoadLevel] = []
 
-    def find(self, concurrency: int, worse_below: float | None) -> CapacityResult:
+    def find(
+        self,
+        concurrency: int,
+        worse_below: float | None = None,
+        expected_share: float | None = None,
+    ) -> CapacityResult:
         """See `find_capacity`."""
-        saturation, upper = self._saturate(concurrency)
+        saturation, upper = self.saturate(concurrency)
         if worse_below is not None and upper < worse_below:
-            return self._bounded(upper, worse_below)
-        top = _HIGHEST_SHARE * saturation
-        if _met_with_ease(self.level_at(top)):
-            ended = f"met the limits at {top * self._demand:.1f}/s, next to saturation"
-            return self.ok(top, top, upper, ended)
-        return self._approach(saturation, upper)
+            return self._bounded(
+                upper,
+                f"saturates at no more than {upper * self._demand:.1f}/s, "
+                f"and {worse_below * self._demand:.1f}/s are needed to be cheaper",
+            )
+        if expected_share is not None:
+            # From above: levels on both sides of the limit show how steeply latency rises.
+            share = _ABOVE_EXPECTED * expected_share
+        else:
+            share = share_by_service_time(self._levels[0], self._workload)
+        return self._approach(saturation, upper, share * saturation)
 
-    def _saturate(self, concurrency: int) -> tuple[float, float]:
-        """Saturation's load factor and its upper bound."""
+    def find_saturation(self, concurrency: int) -> CapacityResult:
+        """See `find_saturation`."""
+        _, upper = self.saturate(concurrency)
+        return self._bounded(upper, "saturation alone was asked for")
+
+    def saturate(self, concurrency: int) -> tuple[float, float]:
+        """Run a closed loop; returns saturation's load factor and its upper bound."""
         protocol = self._protocol
         load, timeout = ClosedLoop(concurrency), protocol.saturation_timeout_seconds
         stop = RateSettled(
             protocol.warmup_seconds, protocol.saturation_seconds / 4, protocol.resolution / 2
         )
         level = self._level(load, protocol.saturation_seconds, timeout, stop)
-        _refuse_if_all_failed(level)
+        refuse_if_all_failed(level)
         counts = [part.completed for part in level.slices]
         _, _, high_per_second = rate_interval(counts, level.seconds / len(counts))
         return level.load_factor, high_per_second / self._demand
 
-    def _approach(self, saturation: float, upper: float) -> CapacityResult:
+    def _approach(self, saturation: float, upper: float, first: float) -> CapacityResult:
         """Visit loads near the limit until the capacity is known or the budget is spent."""
-        floor = self._floor(saturation)
+        floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
+        load = max(floor, min(first, top))
         while True:
-            knee = self._knee(saturation)
-            capacity = min(knee.share, _HIGHEST_SHARE) * saturation
-            most = len(self._levels) >= _MOST_LEVELS
-            spent = most or self._left(saturation) <= 0
-            if self._certified(capacity) and knee.half_width <= self._protocol.resolution:
-                return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
-            if spent and self._held():
-                return self._estimated(knee, saturation, upper, "its load time is spent")
-            if most:
-                return self.infeasible(self._levels[-1].load_factor)
-            load = max(floor, self._next_load(capacity, floor))
             level = self.level_at(load, self._left(saturation))
+            if load >= top and met_with_ease(level):
+                ended = f"met the limits at {top * self._demand:.1f}/s, next to saturation"
+                return self.ok(top, top, upper, ended)
             if load <= floor and why_missed(level) is not None:
                 return self.infeasible(floor)
+            knee = self._knee(saturation)
+            capacity = min(knee.share * saturation, top)
+            if self._certified(capacity) and knee.half_width <= self._protocol.resolution:
+                return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
+            most = len(self._levels) >= _MOST_LEVELS
+            if (most or self._left(saturation) <= 0) and self._held():
+                return self._estimated(knee, saturation, upper, "its load time is spent")
+            if most:
+                return self.infeasible(load)
+            load = max(floor, self._next_load(capacity, floor))
 
     def _floor(self, saturation: float) -> float:
         """The least load that is tried; below it a configuration is of no use."""
         return max(_FLOOR_SHARE * saturation, _FLOOR_PER_SECOND / self._demand)
 
     def _knee(self, saturation: float) -> Knee:
-        return find_knee([_point(x, saturation) for x in self._open_loop()])
+        return find_knee([point(x, saturation) for x in self._open_loop()])
 
     def _open_loop(self) -> list[LoadLevel]:
         return [level for level in self._levels if level.kind == "open_loop"]
@@ -211,9 +243,9 @@ class CapacitySearch:
     def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> CapacityResult:
         """What the knee and the proven levels say together."""
         missed = [x for x in self._open_loop() if why_missed(x) is not None]
-        capacity = max(min(self._held()), min(knee.share, _HIGHEST_SHARE) * saturation)
+        capacity = max(min(self._held()), min(knee.share, HIGHEST_SHARE) * saturation)
         # However little the levels tell, a load that met the limits is above the floor.
-        low = max(self._floor(saturation), min(knee.low, _HIGHEST_SHARE) * saturation)
+        low = max(self._floor(saturation), min(knee.low, HIGHEST_SHARE) * saturation)
         high = min(upper, max(knee.high * saturation, capacity))
         if missed:
             why += f"; at {missed[-1].load_factor * self._demand:.1f}/s: {why_missed(missed[-1])}"
@@ -267,9 +299,7 @@ class CapacitySearch:
         """Certify a load that is at least what some level held."""
         held = [x for x in self._open_loop() if why_missed(x) is None]
         level = max((x for x in held if x.load_factor <= load_factor), key=lambda x: x.load_factor)
-        return CapacityResult(
-            "ok", self._measurement(load_factor, low, high, ended), _excess(level)
-        )
+        return CapacityResult("ok", self._measurement(load_factor, low, high, ended), excess(level))
 
     def infeasible(self, floor: float) -> CapacityResult:
         """Give up after the last level, at the load factor `floor`, did not pass.
@@ -278,17 +308,13 @@ class CapacitySearch:
             LoadTestFailure: when nothing at all was answered at that load.
         """
         level = self._levels[-1]
-        _refuse_if_all_failed(level)
+        refuse_if_all_failed(level)
         ended = f"even at {floor * self._demand:.1f}/s: {why_missed(level)}"
         return CapacityResult(
-            "infeasible", self._measurement(0.0, 0.0, floor, ended), _excess(level)
+            "infeasible", self._measurement(0.0, 0.0, floor, ended), excess(level)
         )
 
-    def _bounded(self, upper: float, worse_below: float) -> CapacityResult:
-        ended = (
-            f"saturates at no more than {upper * self._demand:.1f}/s, "
-            f"and {worse_below * self._demand:.1f}/s are needed to be cheaper"
-        )
+    def _bounded(self, upper: float, ended: str) -> CapacityResult:
         return CapacityResult("bounded", self._measurement(0.0, 0.0, upper, ended), None)
 
     def _measurement(
@@ -304,102 +330,26 @@ class CapacitySearch:
         )
 
 
+def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
+    """Share of saturation at which waiting is thought to reach the limit of the tightest stream.
+
+    In heavy traffic the wait for servers of constant service time, `rate` a second together, is
+    above w with probability exp(-2 w rate (1 - share) / share) (Kingman 1962). Where requests were
+    merged their service time depends on the load, and nothing below `HIGHEST_SHARE` is expected.
+    """
+    shares = [HIGHEST_SHARE]
+    for stream in workload.streams:
+        served = [split.batches for split in saturated.server if split.model == stream.target]
+        if [[point.batch_size for point in batches] for batches in served] != [[stream.batch_size]]:
+            continue
+        [[point]] = served
+        room = (stream.limit.latency_ms - point.compute_ms) / 1e3 * saturated.achieved_per_second
+        late = -math.log1p(-stream.limit.percentile / 100)
+        shares.append(room / (room + late / 2) if room > 0 else 0.0)
+    return min(shares)
+
+
 def longest_lag_ms(workload: Workload) -> float:
     """The client's lag above which a level says more of the client than of the server."""
     shortest = min(stream.limit.latency_ms for stream in workload.streams)
     return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest)
-
-
-def _point(level: LoadLevel, saturation: float) -> Point:
-    """A level as the knee sees it."""
-    worst = max(level.streams, key=lambda stream: stream.excess)
-    log_excess = math.log1p(worst.excess)
-    if level.errors or _backlog_grew(level) or not level.client.kept_up:
-        log_excess = max(log_excess, _FAILING)
-    return Point(level.load_factor / saturation, log_excess, _sd(worst), worst.sent)
-
-
-def _sd(stream: StreamLevel) -> float:
-    """Standard error of the log of the latency at the limit's percentile, from its interval."""
-    found = stream.latency(stream.limit_percentile)
-    below = math.log(found.value_ms / found.low_ms) if found.low_ms > 0 else 1.0
-    above = math.log(found.high_ms / found.value_ms) if found.high_ms is not None else 1.0
-    return max(_LEAST_SD, (below + above) / 2 / NORMAL_QUANTILE)
-
-
-def _refuse_if_all_failed(level: LoadLevel) -> None:
-    if level.errors == _sent(level):
-        raise LoadTestFailure(f"every request failed: {_first_error(level)}")
-
-
-def why_missed(level: LoadLevel) -> str | None:
-    """Why an open-loop level is more than the server can take, None where it is not."""
-    if not level.client.kept_up:
-        return _void(level)
-    if level.errors:
-        return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
-    if not level.meets_limits:
-        worst = max(level.streams, key=lambda stream: stream.excess)
-        latency = worst.latency_ms(worst.limit_percentile)
-        limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
-        return f"{limit}, over the limit of {worst.limit_ms:g} ms"
-    if _backlog_grew(level):
-        return f"{_backlog_growth(level):.0f} requests more were waiting after {level.seconds:g} s"
-    return None
-
-
-def _void(level: LoadLevel) -> str:
-    client = level.client
-    remedy = "give it free cores"
-    if not client.realtime:
-        remedy += ", or permit real-time priority (ulimit -r 1)"
-    return (
-        f"void, the load client lagged by {client.lag_ms:.1f} ms (p99), over "
-        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; {remedy}"
-    )
-
-
-def _met_with_ease(level: LoadLevel) -> bool:
-    """Whether the limits are proven to be met, or the 99th percentiles are below half of them.
-
-    So near saturation waiting times have an exponential tail: one so far from its limit passes it
-    almost never, long before a few seconds of correlated waits can prove it.
-    """
-    if why_missed(level) is not None:
-        return False
-    far = all(
-        2 * max(s.latency_ms(99), s.latency_ms(s.limit_percentile)) <= s.limit_ms
-        for s in level.streams
-    )
-    return far or level.verdict == "feasible"
-
-
-def _excess(level: LoadLevel) -> float:
-    """Above 0 exactly where `why_missed` has a reason."""
-    failed = level.errors / _sent(level)
-    waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
-    client = level.client
-    lag = 0.0 if client.kept_up else client.lag_ms / (client.longest_lag_ms or 1.0) - 1
-    return max(level.excess, failed or -1.0, waiting or -1.0, lag or -1.0)
-
-
-def _backlog_growth(level: LoadLevel) -> float:
-    """Requests that came into the window less good replies that left it."""
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    return (offered - level.achieved_per_second) * level.seconds
-
-
-def _backlog_grew(level: LoadLevel) -> bool:
-    """Whether the backlog grew by more than the randomness of arrivals explains (two sigma).
-
-    A lax latency limit is met by an overloaded server until its queue has grown long enough.
-    """
-    return _backlog_growth(level) > 2 * math.sqrt(_sent(level))
-
-
-def _sent(level: LoadLevel) -> int:
-    return sum(stream.sent for stream in level.streams)
-
-
-def _first_error(level: LoadLevel) -> str | None:
-    return next((s.first_error for s in level.streams if s.first_error is not None), None)

@@ -23,7 +23,7 @@ def find_curve(
         LoadTestFailure: when every request failed, under saturation or at the floor load.
     """
     search = CapacitySearch(run, workload, protocol)
-    result = search.find(concurrency, None)
+    result = search.find(concurrency)
     levels = result.measurement.levels
     curve = [search.whole_level(share * result.saturation.load_factor) for share in _SHARES]
     return replace(result, measurement=replace(result.measurement, levels=(*levels, *curve)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
 from optimizer.workload import Workload
@@ -14,31 +15,48 @@ _AT_DEMAND_REQUESTS = 200
 """Where replicas have room, latency is known from fewer requests than at the capacity."""
 
 
+@dataclass(frozen=True)
+class HoldingTask:
+    """What is to be held.
+
+    Attributes:
+        load_factor: the capacity to begin with.
+        requests: seen at the capacity, at least.
+        at_demand: load factor of one replica when every replica has the given capacity; at most
+            that.
+    """
+
+    load_factor: float
+    requests: int
+    at_demand: Callable[[float], float]
+
+
 def hold_load(
     run: RunLevel,
     workload: Workload,
     protocol: CapacityProtocol,
-    capacity: float,
-    at_demand: Callable[[float], float],
+    concurrency: int,
+    task: HoldingTask,
 ) -> CapacityResult:
-    """Measure at the capacity that was found, stepping down from a load that misses the limits.
+    """Saturate, then measure at the capacity that was found, stepping down while it is too much.
 
     A load is held when what one replica then has to serve of the demand is held too: both are
-    measured, the capacity first.
+    measured, the capacity first. Saturation shows how fast the machine was during the round.
 
     Args:
-        capacity: load factor to begin with.
-        at_demand: load factor of one replica when every replica has the given capacity; at most
-            that.
+        concurrency: requests kept outstanding to saturate the server.
 
     Raises:
-        LoadTestFailure: when every request failed at the last load.
+        LoadTestFailure: when every request failed, under saturation or at the last load.
     """
     levels = CapacitySearch(run, workload, protocol)
-    requests = protocol.check_requests
+    levels.saturate(concurrency)
     missed: float | None = None
-    for load in (share * capacity for share in _SHARES):
-        if levels.holds(load, requests) and levels.holds(at_demand(load), _AT_DEMAND_REQUESTS):
-            return levels.ok(load, load, missed, f"held {load / capacity:.0%} of its capacity")
+    for load in (share * task.load_factor for share in _SHARES):
+        if levels.holds(load, task.requests) and levels.holds(
+            task.at_demand(load), _AT_DEMAND_REQUESTS
+        ):
+            share = load / task.load_factor
+            return levels.ok(load, load, missed, f"held {share:.0%} of its capacity")
         missed = load
-    return levels.infeasible(_SHARES[-1] * capacity)
+    return levels.infeasible(_SHARES[-1] * task.load_factor)

@@ -24,7 +24,7 @@ _SLOPE = 1.0
 _SLOPE_SD = 0.5
 """Belief before any pair of levels shows it: 1 in heavy traffic, less where service dominates."""
 
-_CURVATURE = 0.35
+_CURVATURE = 0.45
 """Error of the line at a level, relative to how far that is from the limit (log latency)."""
 
 _NEAR = 0.2

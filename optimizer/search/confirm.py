@@ -1,28 +1,33 @@
 """The confirm phase: the winner, its closest rivals and the baseline are measured anew, in turn.
 
 The best of many noisy figures is too good on average, so only what is measured here is reported.
-Each round measures every finalist at its capacity and at the demand per replica; one that misses
-the limit at its capacity steps down until it meets it. Where that makes the winner dearer than what
-another trial claims, the other one is measured too.
+Each round measures every finalist at saturation, at its capacity and at the demand per replica; one
+that misses the limit at its capacity steps down until it meets it. Where that makes the winner
+dearer than what another trial claims, the other one is measured too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.cost import Candidate, equal_cost_set, replicas_for, tie_break_key
+from optimizer.load.holding import HoldingTask
 from optimizer.measurement import LoadLevel, Measurement
+from optimizer.search.claims import Claim, Finalist, claims
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import MAX_ATTEMPTS, History, scored
-from optimizer.search.loop import Setting
+from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.trial_record import TrialRecord
 
 ROUNDS = 2
 _FINALISTS = 3
+_BASELINE_REQUESTS = 500
+"""In each round: its figures were not chosen among many, and it may be very slow."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ class Confirmed:
     Attributes:
         baseline: None where the baseline met the limits at no load.
         best: the equal-cost set, best first; empty when nothing could be confirmed.
+        claims: how far the best is from every other one that was confirmed.
     """
 
     baseline: Candidate | None
     best: tuple[Candidate, ...]
+    claims: tuple[Claim, ...] = ()
 
 
 class ConfirmPhase:
@@ -54,52 +61,64 @@ class ConfirmPhase:
         self._watch = watch
         self._records = dict(directory.confirmations.read_all())
 
-    def run(self, history: History, baseline: ServingConfig) -> Confirmed:
-        """Confirm the best of `history`, and the baseline for comparison.
+    def run(self, history: History, reference: ServingConfig) -> Confirmed:
+        """Confirm the best of `history`, and the baseline `reference` for comparison.
 
         Raises:
             StorageError: when a record cannot be written.
         """
         queue = ranked(history.ok)
         finalists, queue = queue[:_FINALISTS], queue[_FINALISTS:]
-        known = next((r for r in history.ok if r.config == baseline), None)
+        known = next((r for r in history.ok if r.config == reference), None)
         entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
+        whole = math.ceil(self._setting.confirm_requests / ROUNDS)
         self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
         for _ in range(ROUNDS):
             for record in entrants:
-                self._measure(record)
+                self._measure(record, whole if record in finalists else _BASELINE_REQUESTS)
         confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
         while queue and _claims_less(queue[0], confirmed):
             record, *queue = queue
             self._watch(Note(f"the winner gave way; next is {describe(record.config.models[0])}"))
             for _ in range(ROUNDS):
-                self._measure(record)
+                self._measure(record, whole)
             confirmed += [c for c in [self._candidate(record)] if c is not None]
-        return Confirmed(
-            baseline=self._candidate(known) if known is not None else None,
-            best=tuple(equal_cost_set(confirmed)),
+        baseline = self._candidate(known) if known is not None else None
+        best = tuple(equal_cost_set(confirmed))
+        everyone = [*best, *confirmed, *([baseline] if baseline is not None else [])]
+        return Confirmed(baseline, best, self._claims(everyone) if best else ())
+
+    def _claims(self, everyone: Sequence[Candidate]) -> tuple[Claim, ...]:
+        """How far the first is from each of the others, who may be named twice."""
+        winner, *others = (
+            Finalist(config, tuple(self._held(config)[:ROUNDS]))
+            for config in dict.fromkeys(candidate.config for candidate in everyone)
         )
+        return claims(winner, others)
+
+    def _held(self, config: ServingConfig) -> list[Measurement]:
+        """The rounds in which a load was held."""
+        return [r.measurement for r in self._rounds(config) if r.outcome == "ok" and r.measurement]
 
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
         """What was measured of a configuration; a failure that may pass is no round."""
         of = [record for record in self._records.values() if record.config == config]
         return [r for r in of if r.failure is None or not r.failure.transient]
 
-    def _measure(self, record: TrialRecord) -> None:
+    def _measure(self, record: TrialRecord, requests: int) -> None:
         """One more round of one finalist, unless an earlier run has measured enough of them."""
         done = len(self._rounds(record.config))
         for _ in range(MAX_ATTEMPTS):
             if done < ROUNDS and len(self._rounds(record.config)) == done:
-                self._attempt(record, done)
+                self._attempt(record, done, requests)
 
-    def _attempt(self, record: TrialRecord, done: int) -> None:
+    def _attempt(self, record: TrialRecord, done: int, requests: int) -> None:
         measurement = record.measurement
         assert measurement is not None, "a record that met the limits was measured"
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
-        evaluation = self._evaluator.confirm(
-            record.config, self._setting.slot, measurement.load_factor, self._per_replica
-        )
+        task = HoldingTask(measurement.load_factor, requests, self._per_replica)
+        evaluation = self._evaluator.confirm(record.config, self._setting.slot, task)
         again = replace(
             record,
             number=number,
@@ -123,8 +142,7 @@ class ConfirmPhase:
 
     def _candidate(self, record: TrialRecord) -> Candidate | None:
         """What all rounds together certify; None unless it held in every one."""
-        rounds = self._rounds(record.config)
-        measured = [r.measurement for r in rounds if r.outcome == "ok" and r.measurement]
+        measured = self._held(record.config)
         if len(measured) < ROUNDS:
             return None
         together = merged(measured)

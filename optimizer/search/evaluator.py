@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from optimizer.errors import TrialFailure
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel, find_capacity
-from optimizer.load.holding import hold_load
+from optimizer.load.capacity import (
+    CapacityProtocol,
+    CapacityResult,
+    RunLevel,
+    find_capacity,
+    find_saturation,
+)
+from optimizer.load.holding import HoldingTask, hold_load
 from optimizer.machine.slots import Slot
 from optimizer.measurement import Measurement
 from optimizer.search.events import StepStarted, Watcher
@@ -46,21 +52,25 @@ class Evaluation:
 class Evaluator(Protocol):
     """Measures configurations on a slot."""
 
-    def evaluate(self, config: ServingConfig, slot: Slot, worse_below: float | None) -> Evaluation:
+    def evaluate(
+        self,
+        config: ServingConfig,
+        slot: Slot,
+        worse_below: float | None = None,
+        expected_share: float | None = None,
+    ) -> Evaluation:
         """Find the capacity.
 
         Args:
             worse_below: load factor under which the configuration is not wanted; one that is
                 provably below it ends as `bounded`.
+            expected_share: what share of its saturation it is likely to serve within the limits.
         """
 
-    def confirm(
-        self,
-        config: ServingConfig,
-        slot: Slot,
-        capacity: float,
-        at_demand: Callable[[float], float],
-    ) -> Evaluation:
+    def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        """The rate at saturation alone; `bounded` unless it failed."""
+
+    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
         """Measure anew at a load factor and at the demand per replica, see `hold_load`."""
 
 
@@ -95,30 +105,35 @@ class LiveEvaluator:
         self._protocols = protocols
         self._watch = watch
 
-    def evaluate(self, config: ServingConfig, slot: Slot, worse_below: float | None) -> Evaluation:
-        """See `Evaluator`."""
-
-        def measure(run: RunLevel) -> CapacityResult:
-            outstanding = concurrency(config)
-            return find_capacity(
-                run, self._workload, self._protocols.search, outstanding, worse_below
-            )
-
-        return self._measured(config, measure)
-
-    def confirm(
+    def evaluate(
         self,
         config: ServingConfig,
         slot: Slot,
-        capacity: float,
-        at_demand: Callable[[float], float],
+        worse_below: float | None = None,
+        expected_share: float | None = None,
     ) -> Evaluation:
         """See `Evaluator`."""
+        protocol, outstanding = self._protocols.search, concurrency(config)
+        return self._measured(
+            config,
+            lambda run: find_capacity(
+                run, self._workload, protocol, outstanding, worse_below, expected_share
+            ),
+        )
 
-        def measure(run: RunLevel) -> CapacityResult:
-            return hold_load(run, self._workload, self._protocols.confirm, capacity, at_demand)
+    def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        """See `Evaluator`."""
+        protocol, outstanding = self._protocols.search, concurrency(config)
+        return self._measured(
+            config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
+        )
 
-        return self._measured(config, measure)
+    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
+        """See `Evaluator`."""
+        protocol, outstanding = self._protocols.confirm, concurrency(config)
+        return self._measured(
+            config, lambda run: hold_load(run, self._workload, protocol, outstanding, task)
+        )
 
     def _measured(
         self, config: ServingConfig, measure: Callable[[RunLevel], CapacityResult]

@@ -48,6 +48,13 @@ class TrialStarted:
 
 
 @dataclass(frozen=True)
+class ReferenceStarted:
+    """The baseline is about to be saturated again, to see whether the machine keeps its pace."""
+
+    config: ServingConfig
+
+
+@dataclass(frozen=True)
 class LevelStarted:
     """A load level begins; the offered rate is None at saturation."""
 
@@ -82,6 +89,7 @@ Event = (
     | StepStarted
     | ArtifactReady
     | TrialStarted
+    | ReferenceStarted
     | LevelStarted
     | LevelEnded
     | TrialEnded

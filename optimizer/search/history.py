@@ -71,6 +71,18 @@ class History:
                 return record
         return next((record for record in self.records if _outgrows(config, record)), None)
 
+    def expected_share(self, config: ServingConfig) -> float | None:
+        """What share of its saturation the latest similar configuration serves within the limits.
+
+        Similar are those of the same artefacts with as many instances and as large batches.
+        """
+        for record in reversed(self.ok):
+            assert record.measurement is not None, "a record that met the limits was measured"
+            saturated = record.measurement.levels[0]
+            if saturated.kind == "saturation" and _similar(config, record.config):
+                return record.measurement.load_factor / saturated.load_factor
+        return None
+
     def failures_in_a_row(self) -> int:
         """How many of the last records failed, back to the last that did not."""
         count = 0
@@ -79,6 +91,15 @@ class History:
                 return count
             count += 1
         return count
+
+
+def _similar(config: ServingConfig, other: ServingConfig) -> bool:
+    return all(
+        one.artifact == two.artifact
+        and one.instance_count == two.instance_count
+        and one.max_batch_size == two.max_batch_size
+        for one, two in zip(config.models, other.models, strict=True)
+    )
 
 
 def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:

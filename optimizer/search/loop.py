@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from optimizer.cost import Demand, Price, Score, usd_per_million
+from optimizer.cost import Score, usd_per_million
 from optimizer.errors import EverythingFailedError
-from optimizer.machine.slots import Slot
 from optimizer.search.evaluator import Evaluation, Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import History, bound_load_factor, scored
 from optimizer.search.optuna_study import OptunaStudy, Proposal
+from optimizer.search.reference import ReferenceRuns
+from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import Position, SearchSpace
 from optimizer.serving_config import ServingConfig
@@ -20,17 +21,6 @@ from optimizer.trial_record import Seconds, TrialRecord
 
 _FAILURES_IN_A_ROW = 5
 _REPEATS_IN_A_ROW = 3
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every trial of a study has in common."""
-
-    price: Price
-    demand: Demand
-    limit_names: tuple[str, ...]
-    slot: Slot
-    machine: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,8 @@ class SearchLoop:
         self._history = history
         self._setting = setting
         self._watch = watch
+        baseline = space.config(space.baseline)
+        self._references = ReferenceRuns(baseline, evaluator, directory, setting, watch)
 
     def run(self, budget: Budget) -> SearchEnd:
         """Search until the budget ends or every valid point is measured.
@@ -83,6 +75,7 @@ class SearchLoop:
             if repeats >= _REPEATS_IN_A_ROW and not self._enqueue_something_new():
                 count = len(self._space)
                 return SearchEnd(f"all {count} valid configurations are measured", True)
+            self._references.before_trial(self._history)
             begun = time.monotonic()
             proposal = self._study.ask()
             config = self._space.config(proposal.position)
@@ -115,7 +108,8 @@ class SearchLoop:
         measured = self._history.measured_here
         self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config))
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
-        evaluation = self._evaluator.evaluate(config, self._setting.slot, bound)
+        expected = self._history.expected_share(config)
+        evaluation = self._evaluator.evaluate(config, self._setting.slot, bound, expected)
         return TrialRecord(
             number=proposal.number,
             params=proposal.params,
@@ -174,7 +168,7 @@ class SearchLoop:
         """Try the baseline again: if it fails too, the machine is at fault and not the points."""
         self._watch(Note(f"{_FAILURES_IN_A_ROW} failures in a row, trying the baseline again"))
         config = self._space.config(self._space.baseline)
-        evaluation = self._evaluator.evaluate(config, self._setting.slot, None)
+        evaluation = self._evaluator.evaluate(config, self._setting.slot)
         if evaluation.outcome == "failed":
             raise EverythingFailedError(
                 f"{_FAILURES_IN_A_ROW} trials in a row failed and so did the baseline; "

@@ -57,6 +57,7 @@ class StudyDirectory:
         self.build_log = root / "logs" / "build.log"
         self.trials = _Records(root / "trials")
         self.confirmations = _Records(root / "confirmations")
+        self.references = _Records(root / "references")
 
     @property
     def name(self) -> str:

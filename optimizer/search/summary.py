@@ -9,10 +9,12 @@ from typing import Any
 
 from optimizer.cost import Candidate
 from optimizer.measurement import Measurement
+from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed, levels_near
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared, accuracy_to_json
+from optimizer.search.reference import paces
 from optimizer.serving_config import describe
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
@@ -26,11 +28,13 @@ def summarise(
     history: History,
     confirmed: Confirmed,
     confirmations: Sequence[TrialRecord],
+    references: Sequence[TrialRecord],
     prepared: Prepared,
 ) -> dict[str, Any]:
     """What a study came to, in plain JSON values.
 
-    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed.
+    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed. `claims`
+    compare the best with every other finalist, `pace` the machine with itself over time.
     """
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
@@ -45,6 +49,8 @@ def summarise(
         "baseline": _entry(confirmed.baseline),
         "best": _entry(confirmed.best[0] if found else None),
         "equal_cost": [_entry(candidate) for candidate in confirmed.best],
+        "claims": [_claim(claim) for claim in confirmed.claims],
+        "pace": _pace([*history.records, *references, *confirmations], prepared),
         "price": asdict(space.price),
         "demand_per_second": space.demand.requests_per_second,
         "headroom": space.demand.headroom,
@@ -57,7 +63,7 @@ def summarise(
             }
             for item in prepared.gated
         ],
-        "measuring_seconds": sum(r.seconds.measuring for r in [*here, *confirmations]),
+        "measuring_seconds": sum(r.seconds.measuring for r in [*here, *references, *confirmations]),
         "building_seconds": prepared.building_seconds,
         "overhead_seconds_per_trial_median": (
             statistics.median(record.seconds.overhead for record in here) if here else 0.0
@@ -79,6 +85,30 @@ def _entry(candidate: Candidate | None) -> dict[str, Any] | None:
         "usd_per_million_at_demand": score.usd_per_million_at_demand,
         "replicas": score.replicas,
         "fleet_usd_per_hour": score.fleet_usd_per_hour,
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    """`capacity_ratio`: the best's to the rival's, with its interval at `CONFIDENCE`."""
+    return {
+        "rival": describe(claim.rival.models[0]),
+        "capacity_ratio": claim.ratio,
+        "capacity_ratio_low": claim.low,
+        "capacity_ratio_high": claim.high,
+        "confidence": claim.confidence,
+        "apart": claim.apart,
+    }
+
+
+def _pace(records: Sequence[TrialRecord], prepared: Prepared) -> dict[str, Any]:
+    """What the baseline saturated at, in the order of time; the largest change since the first."""
+    reference = prepared.space.config(prepared.space.baseline)
+    found = paces(records, reference)
+    changes = [change for pace in found if (change := pace.change_from(found[0])) is not None]
+    return {
+        "reference": describe(reference.models[0]),
+        "saturation_per_second": [pace.per_second for pace in found],
+        "largest_change": max(changes, key=abs, default=None),
     }
 
 

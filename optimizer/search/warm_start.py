@@ -19,6 +19,7 @@ _FREE = (
     ("traffic", "demand_per_second"),
     ("traffic", "headroom"),
     ("measurement", "confirm_seconds"),
+    ("measurement", "confirm_requests"),
 )
 """Settings that a measurement does not depend on, beside each model's accuracy limits."""
 

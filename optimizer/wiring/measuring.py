@@ -31,7 +31,7 @@ from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space, fixed_at
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import ModelFiles, Served
-from optimizer.wiring.parts import Place, open_space, plain, protocols, require_packages
+from optimizer.wiring.parts import Place, open_space, plain, require_packages, search_protocol
 
 _OPINION_SHARE = 0.7
 """Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
@@ -159,13 +159,13 @@ class _Bench:
                 return Found((level,), level)
             find = find_curve if request.curve else find_capacity
             outstanding = concurrency(self.config)
-            protocol = protocols(self.space).search
+            protocol = search_protocol(self.space)
             measurement = find(run, self.space.workload, protocol, outstanding).measurement
         levels = measurement.levels
         return Found(levels, measurement.level_at_capacity or levels[-1], measurement)
 
     def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> Found:
-        timeout = protocols(self.space).search.saturation_timeout_seconds
+        timeout = search_protocol(self.space).saturation_timeout_seconds
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
         return Found((level,), level, users=load)
 
@@ -196,7 +196,7 @@ class _Bench:
         return replace(found, compared=level, opinion=perf_analyzer.ask(binary, question))
 
     def _search(self, run: RunLevel) -> CapacitySearch:
-        return CapacitySearch(run, self.space.workload, protocols(self.space).search)
+        return CapacitySearch(run, self.space.workload, search_protocol(self.space))
 
     def _load(self, rate_per_second: float) -> float:
         return rate_per_second / self.space.workload.demand_per_second

@@ -39,6 +39,9 @@ _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
 """A request that takes longer than this many latency limits, and this long, is given up."""
 
+_GPU_CONFIRM_SECONDS = 300.0
+"""In each of two rounds: short levels flatter a card that has not grown hot."""
+
 _GRAPH_PACKAGES = {"onnx", "onnxruntime"}
 _EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 
@@ -119,14 +122,21 @@ def plain(machine: Machine) -> dict[str, Any]:
     return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
 
 
-def protocols(space: Space) -> Protocols:
+def search_protocol(space: Space) -> CapacityProtocol:
     """How long levels take by the space's settings."""
     settings = space.measurement
     limit_seconds = max(stream.limit.latency_ms for stream in space.workload.streams) / 1000
-    search = CapacityProtocol(
+    return CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,
         check_seconds=settings.check_seconds,
         warmup_seconds=settings.warmup_seconds,
         check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * limit_seconds),
     )
-    return Protocols(search, replace(search, check_seconds=settings.confirm_seconds))
+
+
+def protocols(space: Space, slot: Slot) -> Protocols:
+    """How long levels take in a search and when confirming, by the space's settings."""
+    search = search_protocol(space)
+    least = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else 0.0
+    confirm_seconds = max(space.measurement.confirm_seconds, least)
+    return Protocols(search, replace(search, check_seconds=confirm_seconds))

@@ -20,10 +20,11 @@ from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
-from optimizer.search.loop import SearchEnd, SearchLoop, Setting
+from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.optuna_study import SAMPLER_PACKAGES, OptunaStudy
 from optimizer.search.prepare import Prepared
 from optimizer.search.served_levels import ServedLevels
+from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
@@ -169,6 +170,7 @@ class _Study:
             limit_names=tuple(f"latency.{stream.name}" for stream in space.workload.streams),
             slot=place.slot,
             machine=machine.digest,
+            confirm_requests=space.measurement.confirm_requests,
         )
 
     def run(self, started: float) -> Mapping[str, Any]:
@@ -193,7 +195,7 @@ class _Study:
                     ServedLevels(client, workload, self._place.slot, rng, self._watch),
                     workload,
                     prepared.files,
-                    protocols(self._space),
+                    protocols(self._space, self._place.slot),
                     self._watch,
                 )
                 ended = self._search(study, evaluator, history, prepared)
@@ -272,6 +274,7 @@ class _Study:
             history,
             confirmed,
             list(self._directory.confirmations.read_all().values()),
+            list(self._directory.references.read_all().values()),
             prepared,
         )
         summary |= {

@@ -116,6 +116,16 @@ def test_summary_json_holds_what_it_must(finished: Finished) -> None:
         at_demand = entry["fleet_usd_per_hour"] / (200 * 3600) * 1e6
         assert entry["usd_per_million_at_demand"] == pytest.approx(at_demand)
         assert entry["config"]["models"][0]["name"] == "bert"
+    rivals = [claim["rival"] for claim in summary["claims"]]
+    assert len(rivals) == len(set(rivals)) >= 1
+    assert summary["best"]["description"] not in rivals
+    for claim in summary["claims"]:
+        assert 0 < claim["capacity_ratio_low"] < claim["capacity_ratio"]
+        assert claim["capacity_ratio"] < claim["capacity_ratio_high"]
+        assert 0 <= claim["confidence"] <= 1
+    # Its own trial, and both rounds of the confirm phase.
+    assert len(summary["pace"]["saturation_per_second"]) == 3
+    assert min(summary["pace"]["saturation_per_second"]) > 0
 
 
 def test_the_winner_costs_no_more_than_the_baseline(finished: Finished) -> None:
@@ -139,7 +149,10 @@ def test_every_trial_is_on_disk_and_the_baseline_came_first(finished: Finished) 
         assert record.seconds.total >= record.seconds.measuring > 0
         assert record.seconds.serving > 0
         assert all(level.server for level in record.measurement.levels)
-    assert finished.study.confirmations.read_all()
+    for again in finished.study.confirmations.read_all().values():
+        assert again.measurement is not None
+        kinds = [level.kind for level in again.measurement.levels]
+        assert kinds == ["saturation", *["open_loop"] * (len(kinds) - 1)]
     assert (finished.study.root / "logs" / "server.log").stat().st_size > 0
 
 
@@ -170,6 +183,9 @@ def test_more_trials_go_on_in_a_live_view_that_leaves_the_terminal_usable(
         more = start(copied, "--trials", TRIALS + 1, terminal=terminal.inner)
         assert more.wait() == 0
         assert terminal.settings == terminal.settings_before
+    [reference] = study.references.read_all().values()
+    assert reference.measurement is not None, reference.reason
+    assert [level.kind for level in reference.measurement.levels] == ["saturation"]
     screen = terminal.output
     assert "triton cost optimizer" in screen, "the live view"
     assert "now" in screen

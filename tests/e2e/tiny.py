@@ -46,6 +46,7 @@ SPACE: Mapping[str, Any] = {
         "check_seconds": 0.6,
         "warmup_seconds": 0.2,
         "confirm_seconds": 0.6,
+        "confirm_requests": 100,
     },
     "budget": {"trials": 1, "wall_clock": "10m"},
 }

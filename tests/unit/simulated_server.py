@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from optimizer.load.exchange import Progress, Replies
 from optimizer.load.levels import load_level
 from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.schedule import demand_mix, due_requests
-from optimizer.measurement import ClientUse, LoadLevel
+from optimizer.measurement import BatchPoint, ClientUse, LoadLevel, ServerSplit
 from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
 
 LOOK_SECONDS = 0.25
@@ -54,7 +54,16 @@ class SimulatedServer:
         stopped = first_stop(plan, progress)
         if stopped is not None:
             replies = _until(replies, stopped[1])
-        return load_level(plan, self.work.streams, replies, NO_CLIENT, stopped)
+        level = load_level(plan, self.work.streams, replies, NO_CLIENT, stopped)
+        return replace(level, server=tuple(self._splits(level)))
+
+    def _splits(self, level: LoadLevel) -> Iterator[ServerSplit]:
+        """What a server would say of a level in which every batch was as large as may be."""
+        size = self.max_batch
+        compute_ms = (self.batch_seconds + self.request_seconds * size) * 1e3
+        for stream in level.streams:
+            batches = (BatchPoint(size, stream.completed // size, compute_ms),)
+            yield ServerSplit("bert", stream.completed, 0.0, 0.0, compute_ms, 0.0, batches)
 
     @property
     def saturation_per_second(self) -> float:

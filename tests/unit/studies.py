@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.load.holding import HoldingTask
 from optimizer.machine.slots import Slot
 from optimizer.measurement import (
     ClientUse,
@@ -15,13 +16,15 @@ from optimizer.measurement import (
     LoadLevel,
     Measurement,
     Percentile,
+    Slice,
     StreamLevel,
 )
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event
 from optimizer.search.history import History, scored
-from optimizer.search.loop import SearchEnd, SearchLoop, Setting
+from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import SearchSpace, Value, parameters_in_order
 from optimizer.serving_config import ServingConfig
@@ -32,7 +35,9 @@ from optimizer.trial_record import Failure, Seconds, TrialRecord
 PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")
 DEMAND = Demand(500.0)
 LIMIT_MS = 100.0
-SETTING = Setting(PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here")
+SETTING = Setting(
+    PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here", confirm_requests=5000
+)
 
 VALUES: Mapping[str, Sequence[Value]] = {
     "runtime": ("pytorch", "openvino"),
@@ -92,7 +97,9 @@ def level(
         limit_percentile=95.0,
         limit_ms=LIMIT_MS,
     )
-    return LoadLevel(kind, load_factor, 1.0, (stream,), (), ClientUse(1, 0.1, 50.0, 0.0))
+    slices = tuple(Slice(round(rate * share / 4), p95_ms) for share in (0.99, 1.01, 1.0, 1.0))
+    client = ClientUse(1, 0.1, 50.0, 0.0)
+    return LoadLevel(kind, load_factor, 1.0, (stream,), (), client, slices=slices)
 
 
 def measured(
@@ -183,36 +190,48 @@ def as_fast_as_it_is(config: ServingConfig) -> Evaluation:
 class FakeEvaluator:
     """Answers with functions of the configuration; keeps what it was asked.
 
-    `held` gets the configuration, the load factor asked for, and how often it was asked before.
+    `held` gets the configuration, the load factor asked for, and how often it was asked before;
+    `pace` the number of the reference run.
     """
 
     answer: Callable[[ServingConfig], Evaluation] = as_fast_as_it_is
     held: Callable[[ServingConfig, float, int], Evaluation] = lambda config, load, _: ok(
         load * DEMAND.requests_per_second
     )
+    pace: Callable[[int], Evaluation] = lambda _: bounded(100)
     evaluated: list[ServingConfig] = field(default_factory=list)
+    saturated: list[ServingConfig] = field(default_factory=list)
     bounds: list[float | None] = field(default_factory=list)
+    expected: list[float | None] = field(default_factory=list)
     confirmed: list[ServingConfig] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
     loads: list[tuple[float, float]] = field(default_factory=list)
 
-    def evaluate(self, config: ServingConfig, slot: Slot, worse_below: float | None) -> Evaluation:
-        assert slot == SETTING.slot
-        self.evaluated.append(config)
-        self.bounds.append(worse_below)
-        return self.answer(config)
-
-    def confirm(
+    def evaluate(
         self,
         config: ServingConfig,
         slot: Slot,
-        capacity: float,
-        at_demand: Callable[[float], float],
+        worse_below: float | None = None,
+        expected_share: float | None = None,
     ) -> Evaluation:
+        assert slot == SETTING.slot
+        self.evaluated.append(config)
+        self.bounds.append(worse_below)
+        self.expected.append(expected_share)
+        return self.answer(config)
+
+    def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        assert slot == SETTING.slot
+        self.saturated.append(config)
+        return self.pace(len(self.saturated))
+
+    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
         assert slot == SETTING.slot
         before = self.confirmed.count(config)
         self.confirmed.append(config)
-        self.loads.append((capacity, at_demand(capacity)))
-        return self.held(config, capacity, before)
+        self.requests.append(task.requests)
+        self.loads.append((task.load_factor, task.at_demand(task.load_factor)))
+        return self.held(config, task.load_factor, before)
 
 
 def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:

@@ -34,6 +34,7 @@ from optimizer.search.events import (
     LevelStarted,
     Note,
     PhaseStarted,
+    ReferenceStarted,
     StepStarted,
     TrialEnded,
     TrialStarted,
@@ -42,7 +43,6 @@ from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.summary import summarise
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
-from optimizer.trial_record import TrialRecord
 from optimizer.wiring.study import RunRequest, RunResult
 from tests.unit.studies import (
     PRICE,
@@ -130,6 +130,21 @@ def optimizer(
         (["run", "one.yaml", "two.yaml"], "unexpected extra argument"),
         (["walk"], "No such command 'walk'"),
         (["init", "--scheme"], "No such option"),
+        (["measure"], "Missing argument 'SPACE'"),
+        (
+            ["measure", "a.yaml", "--set", "precision"],
+            "Invalid value for '--set': must be PARAMETER=VALUE; got 'precision'",
+        ),
+        (["measure", "a.yaml", "--rate", "0"], "Invalid value for '--rate': 0.0 is not in"),
+        (["measure", "a.yaml", "--with", "wrk"], "'wrk' is not 'perf_analyzer'"),
+        (
+            ["measure", "a.yaml", "--curve", "--users", "u.json"],
+            "give one of --curve, --rate, --users, not --curve and --users",
+        ),
+        (
+            ["measure", "a.yaml", "--users", "u.json", "--with", "perf_analyzer"],
+            "--with perf_analyzer goes with rates, not with --users",
+        ),
     ],
 )
 def test_what_the_command_line_cannot_mean_is_exit_code_2(
@@ -318,6 +333,8 @@ LINES: list[tuple[Event, str]] = [
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
      f"  bert/openvino/int8: left out, {HOSTILE}\n"),
     (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
+    (ReferenceStarted(A),
+     "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
     (LevelEnded(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
     (LevelEnded(level(0.3, 45.67, kind="saturation")),
@@ -342,6 +359,22 @@ def test_errors_of_a_level_are_said() -> None:
     (stream,) = broken.streams
     broken = replace(broken, streams=(replace(stream, errors=3),))
     assert printed(LevelEnded(broken)) == "      150/s: 150/s served, p95 50.0 ms, 3 errors\n"
+
+
+def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
+    proven = replace(level(0.3), verdict="feasible", warnings=("others took part: end them",))
+    assert printed(LevelEnded(proven)) == (
+        "      150/s: 150/s served, p95 50.0 ms, feasible\n"
+        "        warning: others took part: end them\n"
+    )
+    lagged = replace(proven.client, lag_ms=7.25, longest_lag_ms=5.0)
+    void = replace(proven, client=lagged, warnings=())
+    assert printed(LevelEnded(void)) == (
+        "      150/s: 150/s served, p95 50.0 ms, void: sent up to 7.2 ms late\n"
+    )
+    assert "warning: others took part" in words(
+        drawn(80, TrialStarted(0, 1, 12, A), LevelEnded(proven))
+    )
 
 
 SEARCH: list[Event] = [
@@ -458,7 +491,7 @@ def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
 
 
 def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
-    summary = summarise(space, ENDED, HISTORY, confirmed, list[TrialRecord](), PREPARED)
+    summary = summarise(space, ENDED, HISTORY, confirmed, (), (), PREPARED)
     return {**summary, "wall_seconds": 61.4}
 
 

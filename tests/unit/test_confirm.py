@@ -96,6 +96,28 @@ def test_each_is_asked_for_its_capacity_and_its_share_of_the_demand(
     assert shares == pytest.approx([1 / 4, 1 / 5, 1 / 6, 1 / 10])
 
 
+def test_finalists_answer_five_thousand_requests_in_all_and_the_baseline_fewer(
+    confirming: Confirming,
+) -> None:
+    confirming.run(HISTORY)
+    assert confirming.evaluator.requests == [2500, 2500, 2500, 500] * ROUNDS
+    assert SETTING.confirm_requests == ROUNDS * 2500
+
+
+def test_the_winner_is_compared_with_everyone_that_was_confirmed(confirming: Confirming) -> None:
+    confirmed = confirming.run(HISTORY)
+    assert [claim.rival for claim in confirmed.claims] == [B, C, BASELINE]
+    # The made-up levels are next to saturation: ratios are those of the capacities.
+    assert [claim.ratio for claim in confirmed.claims] == pytest.approx(
+        [130 / 110, 130 / 90, 130 / 50], rel=0.01
+    )
+
+
+def test_what_was_not_confirmed_is_not_compared(confirming: Confirming) -> None:
+    confirming.evaluator.held = held_by({B: [failed("gone"), failed("gone")]})
+    assert [claim.rival for claim in confirming.run(HISTORY).claims] == [C, BASELINE]
+
+
 def test_a_replica_is_never_asked_for_more_than_its_capacity(confirming: Confirming) -> None:
     confirming.run(history_of((A, ok(2000)), (B, ok(500))))
     assert confirming.evaluator.loads[:2] == [(4.0, 1.0), (1.0, 1.0)]

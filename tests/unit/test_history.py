@@ -170,3 +170,22 @@ def test_the_made_up_study_is_consistent() -> None:
     assert len({A, B, C, D}) == 4
     assert len(small_space()) == 63
     assert SETTING.price == PRICE
+
+
+def test_what_to_expect_is_the_share_of_the_latest_similar_one() -> None:
+    space = small_space(
+        runtime=("openvino",),
+        precision=("fp32",),
+        batching=(True,),
+        max_batch_size=(8, 16),
+        instance_count=(1,),
+        intra_op_threads=(1,),
+    )
+    configs = [space.config(space.at(row)) for row in range(len(space))]
+    one, same = (config for config in configs if config.models[0].max_batch_size == 8)
+    larger = next(config for config in configs if config.models[0].max_batch_size == 16)
+    history = history_of((one, ok(100)), (larger, infeasible(50)))
+    # A made-up capacity is 1 / 1.05 of saturation.
+    assert history.expected_share(same) == pytest.approx(1 / 1.05)
+    assert history.expected_share(larger) is None
+    assert History({}).expected_share(one) is None

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 
 from optimizer.load.capacity import CapacityResult
-from optimizer.load.holding import hold_load
-from optimizer.load.plan import OpenLoop
+from optimizer.load.holding import HoldingTask, hold_load
+from optimizer.load.plan import ClosedLoop, OpenLoop
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL, SERVERS
 
 
 def hold(server: SimulatedServer, capacity: float) -> CapacityResult:
-    return hold_load(server, server.work, PROTOCOL, capacity, at_demand=lambda load: load / 2)
+    task = HoldingTask(capacity, requests=500, at_demand=lambda load: load / 2)
+    return hold_load(server, server.work, PROTOCOL, 16, task)
 
 
 def test_a_load_within_the_capacity_is_held() -> None:
@@ -20,8 +21,10 @@ def test_a_load_within_the_capacity_is_held() -> None:
     result = hold(server, 0.7)
     assert result.verdict == "ok"
     assert result.measurement.load_factor == 0.7
-    assert [plan.load for plan in server.plans] == [OpenLoop(0.7), OpenLoop(0.35)]
-    assert result.excess == result.measurement.levels[0].excess
+    loads = [plan.load for plan in server.plans]
+    assert loads == [ClosedLoop(16), OpenLoop(0.7), OpenLoop(0.35)]
+    assert result.excess == result.measurement.levels[1].excess
+    assert result.measurement.levels[1].streams[0].sent >= 500
 
 
 def test_a_load_just_above_the_capacity_steps_down() -> None:

@@ -136,6 +136,16 @@ def test_a_configuration_is_told_the_bound_of_the_incumbent(search: Search) -> N
     assert search.evaluator.bounds == [None, None, pytest.approx(0.95 / 5)]
 
 
+def test_a_configuration_is_told_what_similar_ones_served(search: Search) -> None:
+    search.evaluator.answer = lambda _: ok(100)
+    search.run(20)
+    expected = search.evaluator.expected
+    assert expected[0] is None
+    known = [share for share in expected if share is not None]
+    assert known == [pytest.approx(1 / 1.05)] * len(known)
+    assert known
+
+
 def test_watchers_are_told_what_happens(search: Search) -> None:
     search.run(2)
     first, *rest = search.events
@@ -399,7 +409,7 @@ def test_a_record_that_cannot_be_written_ends_the_run(
     search.run(1)
 
     def full(descriptor: int) -> None:
-        if ".json.new" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        if "/trials/." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:

@@ -11,6 +11,7 @@ import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cost import Candidate
+from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed, merged
 from optimizer.search.history import History, scored
 from optimizer.search.loop import SearchEnd
@@ -69,6 +70,8 @@ SUMMARY = {
     "trials": {"ok": int, "infeasible": int, "bounded": int, "failed": int},
     "baseline": ENTRY,
     "best": ENTRY,
+    "claims": list,
+    "pace": {"reference": str, "saturation_per_second": list},
     "measuring_seconds": NUMBER,
     "building_seconds": NUMBER,
 }
@@ -100,7 +103,14 @@ def confirmed_at(config: ServingConfig, *capacities: float) -> Candidate:
 HISTORY = history_of(
     (A, ok(50)), (B, ok(130)), (C, infeasible(80)), (D, failed("it broke")), (D, bounded(40))
 )
-CONFIRMED = Confirmed(confirmed_at(A, 50, 50), (confirmed_at(B, 125, 125), confirmed_at(C, 130)))
+CONFIRMED = Confirmed(
+    confirmed_at(A, 50, 50),
+    (confirmed_at(B, 125, 125), confirmed_at(C, 130)),
+    claims=(
+        Claim(C, ratio=0.96, low=0.9, high=1.03, confidence=0.12),
+        Claim(A, ratio=2.5, low=2.31, high=2.68, confidence=0.99996),
+    ),
+)
 ACCURACY = Accuracy(1.0, 0.999, 0.99, 0.01, 64)
 PREPARED = Prepared(
     SPACE,
@@ -119,9 +129,10 @@ def summary_of(
     history: History = HISTORY,
     confirmed: Confirmed = CONFIRMED,
     confirmations: tuple[TrialRecord, ...] = (),
+    references: tuple[TrialRecord, ...] = (),
     prepared: Prepared = PREPARED,
 ) -> dict[str, Any]:
-    summary = summarise(space, ENDED, history, confirmed, confirmations, prepared)
+    summary = summarise(space, ENDED, history, confirmed, confirmations, references, prepared)
     again: dict[str, Any] = json.loads(json.dumps(summary, allow_nan=False))
     return again
 
@@ -225,3 +236,38 @@ def test_an_accuracy_that_was_kept_is_read_back_whole(error: float) -> None:
     accuracy = replace(ACCURACY, max_abs_error=error)
     text = json.dumps(accuracy_to_json(accuracy), allow_nan=False)
     assert _accuracy_from_json(json.loads(text)) == accuracy
+
+
+def test_claims_are_ratios_of_capacities_with_their_intervals(space: Space) -> None:
+    claim = Claim(A, ratio=1.25, low=1.1, high=1.4, confidence=0.998)
+    summary = summary_of(space, confirmed=replace(CONFIRMED, claims=(claim,)))
+    assert summary["claims"] == [
+        {
+            "rival": "openvino fp32, no batching, 1 x 1 thread",
+            "capacity_ratio": 1.25,
+            "capacity_ratio_low": 1.1,
+            "capacity_ratio_high": 1.4,
+            "confidence": 0.998,
+            "apart": True,
+        }
+    ]
+
+
+def test_the_pace_is_that_of_the_baseline_from_beginning_to_end(space: Space) -> None:
+    baseline = SPACE.config(SPACE.baseline)
+    summary = summary_of(
+        space,
+        history=history_of((baseline, ok(100)), (B, ok(300))),
+        references=(record_of(0, baseline, bounded(84)),),
+        confirmations=(record_of(0, B, ok(300)), record_of(1, baseline, ok(98))),
+    )
+    assert summary["pace"]["reference"] == "openvino fp32, no batching, 1 x 1 thread"
+    rates = summary["pace"]["saturation_per_second"]
+    assert rates == pytest.approx([105, 84, 102.9], rel=0.02)
+    assert summary["pace"]["largest_change"] == pytest.approx(-0.2, abs=0.01)
+
+
+def test_without_a_measured_baseline_there_is_no_pace(space: Space) -> None:
+    summary = summary_of(space, history=history_of((B, ok(300))))
+    assert summary["pace"]["saturation_per_second"] == []
+    assert summary["pace"]["largest_change"] is None

@@ -1,0 +1,109 @@
+"""What one measured level says of the limits. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from optimizer.errors import LoadTestFailure
+from optimizer.load.knee import NORMAL_QUANTILE, Point
+from optimizer.measurement import LoadLevel, StreamLevel
+
+_LEAST_SD = 0.01
+_FAILING = math.log(1.5)
+"""Log latency over the limit that stands for a level that fails by errors, backlog or lag."""
+
+
+def point(level: LoadLevel, saturation: float) -> Point:
+    """A level as the knee sees it."""
+    worst = max(level.streams, key=lambda stream: stream.excess)
+    log_excess = math.log1p(worst.excess)
+    if level.errors or _backlog_grew(level) or not level.client.kept_up:
+        log_excess = max(log_excess, _FAILING)
+    return Point(level.load_factor / saturation, log_excess, _sd(worst), worst.sent)
+
+
+def _sd(stream: StreamLevel) -> float:
+    """Standard error of the log of the latency at the limit's percentile, from its interval."""
+    found = stream.latency(stream.limit_percentile)
+    below = math.log(found.value_ms / found.low_ms) if found.low_ms > 0 else 1.0
+    above = math.log(found.high_ms / found.value_ms) if found.high_ms is not None else 1.0
+    return max(_LEAST_SD, (below + above) / 2 / NORMAL_QUANTILE)
+
+
+def refuse_if_all_failed(level: LoadLevel) -> None:
+    """Raises LoadTestFailure when nothing at all was answered."""
+    if level.errors == _sent(level):
+        raise LoadTestFailure(f"every request failed: {_first_error(level)}")
+
+
+def why_missed(level: LoadLevel) -> str | None:
+    """Why an open-loop level is more than the server can take, None where it is not."""
+    if not level.client.kept_up:
+        return _void(level)
+    if level.errors:
+        return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
+    if not level.meets_limits:
+        worst = max(level.streams, key=lambda stream: stream.excess)
+        latency = worst.latency_ms(worst.limit_percentile)
+        limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
+        return f"{limit}, over the limit of {worst.limit_ms:g} ms"
+    if _backlog_grew(level):
+        return f"{_backlog_growth(level):.0f} requests more were waiting after {level.seconds:g} s"
+    return None
+
+
+def _void(level: LoadLevel) -> str:
+    client = level.client
+    remedy = "give it free cores"
+    if not client.realtime:
+        remedy += ", or permit real-time priority (ulimit -r 1)"
+    return (
+        f"void, the load client lagged by {client.lag_ms:.1f} ms (p99), over "
+        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; {remedy}"
+    )
+
+
+def met_with_ease(level: LoadLevel) -> bool:
+    """Whether the limits are proven to be met, or the 99th percentiles are below half of them.
+
+    So near saturation waiting times have an exponential tail: one so far from its limit passes it
+    almost never, long before a few seconds of correlated waits can prove it.
+    """
+    if why_missed(level) is not None:
+        return False
+    far = all(
+        2 * max(s.latency_ms(99), s.latency_ms(s.limit_percentile)) <= s.limit_ms
+        for s in level.streams
+    )
+    return far or level.verdict == "feasible"
+
+
+def excess(level: LoadLevel) -> float:
+    """Above 0 exactly where `why_missed` has a reason."""
+    failed = level.errors / _sent(level)
+    waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
+    client = level.client
+    lag = 0.0 if client.kept_up else client.lag_ms / (client.longest_lag_ms or 1.0) - 1
+    return max(level.excess, failed or -1.0, waiting or -1.0, lag or -1.0)
+
+
+def _backlog_growth(level: LoadLevel) -> float:
+    """Requests that came into the window less good replies that left it."""
+    offered = sum(stream.offered_per_second for stream in level.streams)
+    return (offered - level.achieved_per_second) * level.seconds
+
+
+def _backlog_grew(level: LoadLevel) -> bool:
+    """Whether the backlog grew by more than the randomness of arrivals explains (two sigma).
+
+    A lax latency limit is met by an overloaded server until its queue has grown long enough.
+    """
+    return _backlog_growth(level) > 2 * math.sqrt(_sent(level))
+
+
+def _sent(level: LoadLevel) -> int:
+    return sum(stream.sent for stream in level.streams)
+
+
+def _first_error(level: LoadLevel) -> str | None:
+    return next((s.first_error for s in level.streams if s.first_error is not None), None)

@@ -1,0 +1,26 @@
+"""What every measurement of a study has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optimizer.cost import Demand, Price
+from optimizer.machine.slots import Slot
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Prices, demand and place of a study.
+
+    Attributes:
+        limit_names: of the constraints, one for each stream's latency limit.
+        machine: digest of the machine's fingerprint.
+        confirm_requests: that the confirm phase sees of every finalist at its capacity, in all.
+    """
+
+    price: Price
+    demand: Demand
+    limit_names: tuple[str, ...]
+    slot: Slot
+    machine: str
+    confirm_requests: int

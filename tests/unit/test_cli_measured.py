@@ -1,0 +1,113 @@
+"""What a person sees of one measured configuration."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from optimizer.artifacts.accuracy import Accuracy
+from optimizer.cli.measured import show_measured
+from optimizer.load.perf_analyzer import SecondOpinion
+from optimizer.load.user_load import Phase, UserLoad
+from optimizer.measurement import (
+    BatchPoint,
+    ClientUse,
+    GpuUse,
+    LoadLevel,
+    MachineUse,
+    Measurement,
+    Percentile,
+    ServerSplit,
+    Slice,
+)
+from optimizer.search.prepare import GatedArtifact
+from optimizer.wiring.measuring import Found, Measured
+from tests.unit.studies import four_points, level
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SPACE = four_points()
+CONFIG = SPACE.config(SPACE.baseline)
+
+SPLIT = ServerSplit(
+    "bert", 200, 5.0, 0.25, 12.5, 0.125,
+    (BatchPoint(1, 2, 2.0), BatchPoint(4, 40, 8.0), BatchPoint(8, 60, 13.0)),
+)  # fmt: skip
+MACHINE = MachineUse(2.0, 2, 3.0, 512.0, 0.25, no_gpu="the trial runs on no GPU",
+                     triton=(("nv_cpu_utilization", 0.75),))  # fmt: skip
+CLIENT = ClientUse(1, 0.5, 80.0, 0.25, longest_lag_ms=5.0, realtime=True)
+
+
+def served(load_factor: float, p95_ms: float) -> LoadLevel:
+    found = level(load_factor, p95_ms)
+    [stream] = found.streams
+    tail = Percentile(95.0, p95_ms, 0.9 * p95_ms, None, 1000, 120.0)
+    latencies = tuple(tail if p.percentile == 95 else p for p in stream.latencies)
+    stream = replace(stream, latencies=latencies, latencies_from_send=latencies,
+                     mean_from_send_ms=stream.mean_ms - 0.25)  # fmt: skip
+    return replace(
+        found,
+        streams=(stream,),
+        server=(SPLIT,),
+        client=CLIENT,
+        machine=MACHINE,
+        replied_ms=20.0,
+        ended="its time was up",
+        warnings=("two others took part",),
+    )
+
+
+SATURATION = replace(level(0.5, kind="saturation"), ended="its rate is known to 1.2%")
+LEVELS = (SATURATION, served(0.475, 120.0), served(0.4, 90.0))
+OPINION = SecondOpinion(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "bert"), 1.0)
+
+
+def shown(found: Found) -> str:
+    gated = GatedArtifact(CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None)
+    file = io.StringIO()
+    measured = Measured(Path("results/measured.json"), CONFIG, gated, found)
+    show_measured(Console(file=file, width=100), measured)
+    return file.getvalue()
+
+
+def test_a_capacity_and_where_the_time_goes() -> None:
+    measurement = Measurement(LEVELS, 0.42, 0.4, None, 500.0, "its load time is spent")
+    found = Found(LEVELS, LEVELS[-1], measurement, compared=LEVELS[-1], opinion=OPINION)
+    assert shown(found) == (GOLDEN / "measured.txt").read_text()
+
+
+def test_users_are_shown_minute_by_minute() -> None:
+    load = UserLoad((Phase(2, 60.0, 2.0),), 0.0)
+    slices = (Slice(30, 40.0), Slice(0, None))
+    at = replace(level(0.1), kind="user_load", slices=slices, seconds=2.0, ended="its time was up")
+    text = shown(Found((at,), at, users=load))
+    assert "User load: its time was up" in text
+    lines = [line.replace("│", " ").split() for line in text.splitlines()]
+    assert ["0.00", "to", "0.02", "2", "1800", "40.0"] in lines
+    assert ["0.02", "to", "0.03", "3", "0", "none"] in lines
+
+
+@pytest.mark.parametrize(
+    ("gpu", "line"),
+    [
+        (
+            GpuUse("GPU-1", "NVIDIA T4", 87.4, 3011.0, 68.2, 1350.0, 71.0),
+            "GPU NVIDIA T4: 87 %, 3011 MiB, 68 W, 1350 MHz, 71 C at most",
+        ),
+        (
+            GpuUse("GPU-1", "NVIDIA T4", None, None, None, 600.0, None, ("HwThermalSlowdown",),
+                   2, mig=True, mps=False),
+            "GPU NVIDIA T4: 600 MHz, held down by HwThermalSlowdown, 2 ECC errors, MIG",
+        ),
+        (
+            GpuUse("GPU-1", "NVIDIA T4", None, None, None, None, None),
+            "GPU NVIDIA T4: tells nothing",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_said_as_far_as_it_tells(gpu: GpuUse, line: str) -> None:
+    at = replace(served(0.4, 90.0), machine=replace(MACHINE, gpus=(gpu,), no_gpu=None))
+    assert line in shown(Found((at,), at)).splitlines()
