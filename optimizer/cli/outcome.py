@@ -14,6 +14,8 @@ from optimizer.serving_config import describe
 from optimizer.wiring.study import RunResult
 
 _SURE = 0.999
+_TIMES = 2.0
+"""From here on a ratio is easier to read than a percentage."""
 
 
 def show_outcome(console: Console, result: RunResult) -> None:
@@ -81,11 +83,12 @@ def _distances(claims: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("measured beside it", "the best serves", "95% interval", "confidence"):
         table.add_column(name, overflow="fold")
     for claim in claims:
-        low, high = claim["capacity_ratio_low"] - 1, claim["capacity_ratio_high"] - 1
+        low, ratio, high = (claim[f"capacity_ratio{end}"] for end in ("_low", "", "_high"))
+        times = ratio >= _TIMES
         table.add_row(
             claim["rival"],
-            _more_or_less(claim["capacity_ratio"] - 1),
-            f"{low:+.0%} to {high:+.0%}",
+            f"{ratio:.1f} times as much" if times else _more_or_less(ratio - 1),
+            f"{low:.1f} to {high:.1f}" if times else f"{low - 1:+.0%} to {high - 1:+.0%}",
             _confidence(claim) if claim["apart"] else "cannot be told apart",
         )
     return table

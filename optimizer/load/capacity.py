@@ -236,9 +236,9 @@ class CapacitySearch:
         if not self._held():
             tried = min(x.load_factor for x in self._open_loop())
             return min(capacity, 0.9 * tried)
-        if low < capacity < high:
+        if low < capacity < high or math.isinf(high):
             return capacity
-        return (low + high) / 2 if math.isfinite(high) and low < high else capacity
+        return (max((x for x in self._held() if x < high), default=floor) + high) / 2
 
     def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> CapacityResult:
         """What the knee and the proven levels say together."""

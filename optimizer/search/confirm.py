@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import Candidate, equal_cost_set, replicas_for, tie_break_key
+from optimizer.cost import Candidate, equal_cost_set, replicas_for, score, tie_break_key
 from optimizer.load.holding import HoldingTask
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.claims import Claim, Finalist, claims
@@ -67,7 +67,7 @@ class ConfirmPhase:
         Raises:
             StorageError: when a record cannot be written.
         """
-        queue = ranked(history.ok)
+        queue = ranked(history.ok, self._setting)
         finalists, queue = queue[:_FINALISTS], queue[_FINALISTS:]
         known = next((r for r in history.ok if r.config == reference), None)
         entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
@@ -77,12 +77,12 @@ class ConfirmPhase:
             for record in entrants:
                 self._measure(record, whole if record in finalists else _BASELINE_REQUESTS)
         confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
-        while queue and _claims_less(queue[0], confirmed):
-            record, *queue = queue
-            self._watch(Note(f"the winner gave way; next is {describe(record.config.models[0])}"))
+        while (other := next((r for r in queue if _claims_less(r, confirmed)), None)) is not None:
+            queue.remove(other)
+            self._watch(Note(f"the winner gave way; next is {describe(other.config.models[0])}"))
             for _ in range(ROUNDS):
-                self._measure(record, whole)
-            confirmed += [c for c in [self._candidate(record)] if c is not None]
+                self._measure(other, whole)
+            confirmed += [c for c in [self._candidate(other)] if c is not None]
         baseline = self._candidate(known) if known is not None else None
         best = tuple(equal_cost_set(confirmed))
         everyone = [*best, *confirmed, *([baseline] if baseline is not None else [])]
@@ -146,10 +146,10 @@ class ConfirmPhase:
         if len(measured) < ROUNDS:
             return None
         together = merged(measured)
-        score = scored(together, self._setting.price, self._setting.demand)
-        if score is None:
+        cost = scored(together, self._setting.price, self._setting.demand)
+        if cost is None:
             return None
-        return Candidate(record.config, together, score, _p95_at_lowest_load(together))
+        return Candidate(record.config, together, cost, _p95_at_lowest_load(together))
 
 
 def _claims_less(record: TrialRecord, confirmed: Sequence[Candidate]) -> bool:
@@ -159,17 +159,23 @@ def _claims_less(record: TrialRecord, confirmed: Sequence[Candidate]) -> bool:
     return all(claimed < candidate.score.fleet_usd_per_hour for candidate in confirmed)
 
 
-def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Records that met the limits in the order of the recommendation, best first."""
-    return sorted(records, key=_rank)
+def ranked(records: Sequence[TrialRecord], setting: Setting) -> list[TrialRecord]:
+    """Records that met the limits, best first, as if each held what it is thought to hold.
+
+    Not by the lower bounds that the recommendation goes by: one that was measured badly would never
+    be measured well.
+    """
+    return sorted(records, key=lambda record: _rank(record, setting))
 
 
-def _rank(record: TrialRecord) -> tuple[float, ...]:
-    assert record.measurement is not None, "a record that met the limits was measured"
-    assert record.score is not None, "a record that met the limits has a cost"
-    p95 = _p95_at_lowest_load(record.measurement)
-    candidate = Candidate(record.config, record.measurement, record.score, p95)
-    return (record.score.fleet_usd_per_hour, *tie_break_key(candidate), record.number)
+def _rank(record: TrialRecord, setting: Setting) -> tuple[float, ...]:
+    measurement = record.measurement
+    assert measurement is not None, "a record that met the limits was measured"
+    capacity = measurement.capacity_per_second
+    likely = score(capacity, capacity, setting.price, setting.demand)
+    p95 = _p95_at_lowest_load(measurement)
+    candidate = Candidate(record.config, measurement, likely, p95)
+    return (likely.fleet_usd_per_hour, *tie_break_key(candidate), record.number)
 
 
 def merged(rounds: Sequence[Measurement]) -> Measurement:

@@ -10,7 +10,7 @@ from optimizer.measurement import Measurement
 from optimizer.search.confirm import ROUNDS, Confirmed, ConfirmPhase, levels_near, merged, ranked
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
-from optimizer.search.history import History
+from optimizer.search.history import History, scored
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from tests.unit.studies import (
@@ -317,7 +317,19 @@ def test_records_are_ranked_as_they_would_be_recommended() -> None:
         record_of(5, C, ok(130, p95_ms=30)),
         record_of(0, INT8[1], ok(160, p95_ms=1)),
     ]
-    assert ranked([*order[3:], *order[:3]][::-1]) == order
+    assert ranked([*order[3:], *order[:3]][::-1], SETTING) == order
+
+
+def test_a_wide_interval_does_not_keep_a_record_from_being_measured_well(
+    confirming: Confirming,
+) -> None:
+    history = history_of((D, ok(110)), (C, ok(111)), (B, ok(112)), (A, ok(300)))
+    widest = history.records[3]
+    assert widest.measurement is not None
+    vague = replace(widest.measurement, load_factor_low=50 / DEMAND.requests_per_second)
+    cost = scored(vague, SETTING.price, DEMAND)
+    history.add(replace(widest, measurement=vague, score=cost))
+    assert configs_of(confirming.run(history)) == [A]
 
 
 def test_merged_rounds_keep_every_level_and_the_lowest_capacity() -> None:

@@ -124,6 +124,24 @@ def test_where_the_capacity_is_hard_to_find_the_interval_is_wide_enough(name: st
     assert above <= 2
 
 
+def test_a_level_that_was_unlucky_does_not_send_the_search_far_below_what_held() -> None:
+    """The first level misses its limit by a stall of the machine; what follows holds more."""
+    server = replace(SERVERS["light load within a wide limit"], plans=[])
+    levels = list[LoadLevel]()
+
+    def stalling(plan: LevelPlan) -> LoadLevel:
+        open_loop = isinstance(plan.load, OpenLoop)
+        stalled = open_loop and all(level.kind != "open_loop" for level in levels)
+        slow = replace(server, batch_seconds=0.02, plans=[]) if stalled else server
+        levels.append(slow(plan))
+        return levels[-1]
+
+    find_capacity(stalling, server.work, PROTOCOL, 64)
+    first, *later = (level.load_factor for level in levels if level.kind == "open_loop")
+    assert later
+    assert min(later) > 0.6 * first
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_levels_that_contradict_each_other_give_a_wide_interval_and_a_capacity(seed: int) -> None:
     rng = np.random.default_rng(seed)
