@@ -31,7 +31,13 @@ from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space, fixed_at
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import ModelFiles, Served
-from optimizer.wiring.parts import Place, open_space, plain, require_packages, search_protocol
+from optimizer.wiring.parts import (
+    Place,
+    open_space,
+    require_packages,
+    search_protocol,
+    whereabouts,
+)
 
 _OPINION_SHARE = 0.7
 """Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
@@ -211,7 +217,7 @@ def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]
         "levels": [asdict(level) for level in found.levels],
         "compared": asdict(found.compared) if found.compared is not None else None,
         "perf_analyzer": asdict(found.opinion) if found.opinion is not None else None,
-        "machine": {**plain(machine), "cores_separated": slot.separated},
+        "machine": whereabouts(machine, slot),
     }
 
 

@@ -122,6 +122,16 @@ def plain(machine: Machine) -> dict[str, Any]:
     return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
 
 
+def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
+    """The machine as JSON has it, and which of its cores server and load client keep to."""
+    return {
+        **plain(machine),
+        "cores_separated": slot.separated,
+        "server_cores": list(slot.cores),
+        "client_cores": list(slot.client_cores),
+    }
+
+
 def search_protocol(space: Space) -> CapacityProtocol:
     """How long levels take by the space's settings."""
     settings = space.measurement

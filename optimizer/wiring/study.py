@@ -35,7 +35,14 @@ from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring.parts import Place, open_space, plain, protocols, require_packages
+from optimizer.wiring.parts import (
+    Place,
+    open_space,
+    plain,
+    protocols,
+    require_packages,
+    whereabouts,
+)
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,7 @@ class _Study:
         )
         summary |= {
             "wall_seconds": time.monotonic() - started,
-            "machine": {**plain(self._machine), "cores_separated": self._place.slot.separated},
+            "machine": whereabouts(self._machine, self._place.slot),
         }
         write_json(self._directory.summary, summary)
         return summary

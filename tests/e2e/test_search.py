@@ -116,6 +116,11 @@ def test_summary_json_holds_what_it_must(finished: Finished) -> None:
         at_demand = entry["fleet_usd_per_hour"] / (200 * 3600) * 1e6
         assert entry["usd_per_million_at_demand"] == pytest.approx(at_demand)
         assert entry["config"]["models"][0]["name"] == "bert"
+    machine = summary["machine"]
+    assert machine["server_cores"]
+    assert machine["client_cores"]
+    shared = set(machine["server_cores"]) & set(machine["client_cores"])
+    assert machine["cores_separated"] == (not shared)
     rivals = [claim["rival"] for claim in summary["claims"]]
     assert len(rivals) == len(set(rivals)) >= 1
     assert summary["best"]["description"] not in rivals
