@@ -19,7 +19,7 @@ from optimizer.cost import Demand, Price
 from optimizer.errors import Mistake, SpaceFileError, UsageError
 from optimizer.model_schema import Count
 from optimizer.model_spec import ModelSpec
-from optimizer.search_space import EmptySpaceError, SearchSpace, label
+from optimizer.search_space import EmptySpaceError, SearchSpace
 from optimizer.space_schema import ParametersSection, SpaceSection
 from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
@@ -91,7 +91,9 @@ def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
-    """The space that holds only its baseline with some parameters set to something else.
+    """The space that holds only one point: some parameters as set, the rest the baseline's.
+
+    Where the baseline's values do not go with what is set, the nearest that do.
 
     Args:
         settings: YAML text by parameter, as "precision" or "model.precision". Values need not be
@@ -101,25 +103,31 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
         UsageError: with every setting that is wrong.
     """
     searched = space.search_space
-    chosen: dict[str, list[Any]] = {
-        parameter.name: [list(v) if isinstance(v := parameter.values[at], tuple) else v]
-        for parameter, at in zip(searched.parameters, searched.baseline, strict=True)
+    values: dict[str, list[Any]] = {
+        parameter.name: [list(v) if isinstance(v, tuple) else v for v in parameter.values]
+        for parameter in searched.parameters
     }
     for key, text in settings.items():
-        chosen[key.removeprefix(f"{space.model.name}.")] = [YAML(typ="safe").load(text)]
+        values[key.removeprefix(f"{space.model.name}.")] = [YAML(typ="safe").load(text)]
     try:
-        parameters = ParametersSection.model_validate(chosen).to_values(space.model.name)
+        parameters = ParametersSection.model_validate(values).to_values(space.model.name)
     except ValidationError as error:
-        wrong = _one_for_each_value(_mistake(each, chosen) for each in error.errors())
+        wrong = _one_for_each_value(_mistake(each, values) for each in error.errors())
         lines = [f"  {replace(mistake, key=mistake.key.split('.')[0])}" for mistake in wrong]
         raise UsageError("\n".join(["--set:", *lines])) from error
-    fixed = SearchSpace(parameters, (), searched.cores, searched.request_size)
+    allowed = SearchSpace(parameters, (), searched.cores, searched.request_size)
     try:
-        len(fixed)
+        baseline = allowed.baseline
     except EmptySpaceError as error:
-        values = ", ".join(f"{p.name}={label(p.values[0])}" for p in parameters)
-        raise UsageError(f"--set: {error}; with {values}") from error
-    return replace(space, search_space=fixed)
+        given = ", ".join(f"{key}={text}" for key, text in settings.items())
+        raise UsageError(f"--set: {error}; with {given}") from error
+    fixed = tuple(
+        replace(parameter, values=(parameter.values[at],))
+        for parameter, at in zip(parameters, baseline, strict=True)
+    )
+    return replace(
+        space, search_space=SearchSpace(fixed, (), searched.cores, searched.request_size)
+    )
 
 
 def _read_yaml(path: Path) -> Any:

@@ -465,8 +465,23 @@ def test_everything_wrong_with_what_is_set_is_said_at_once(tmp_path: Path) -> No
         "instance_count",
         "precision",
     ]
-    with pytest.raises(UsageError, match=r"cores; with runtime=pytorch, .*instance_count=9"):
+    with pytest.raises(UsageError, match=r"cores; with instance_count=9$"):
         fixed_at(space, {"instance_count": "9"})
+
+
+def test_what_is_not_set_goes_with_what_is() -> None:
+    path = shipped("space_template.yaml")
+    space = load_space(path, shipped_prices(), cores=CORES)
+    [baseline] = space.search_space.config(space.search_space.baseline).models
+    assert baseline.artifact.runtime == "pytorch", "which serves no INT8"
+    fixed = fixed_at(space, {"precision": "int8", "batching": "true", "max_batch_size": "32"})
+    [row] = fixed.search_space.points
+    [model] = fixed.search_space.config(tuple(row)).models
+    assert model.artifact.precision == "int8"
+    assert model.artifact.runtime != "pytorch"
+    assert model.batching is not None
+    assert model.max_batch_size == 32
+    assert model.instance_count == baseline.instance_count
 
 
 def test_traffic_of_client_batches_from_a_trace_over_http(tmp_path: Path) -> None:
