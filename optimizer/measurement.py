@@ -225,7 +225,7 @@ class MachineUse:
     Attributes:
         cores: of the slot, those of server and client.
         server_cpu_seconds: process-CPU time of the server and its models, None where unseen.
-        server_memory_mib: resident memory of the server and its models, None where unseen.
+        server_memory_mib: of the server and its models in the end, None where unseen.
         foreign_cores: cores of the slot, on average, that neither server nor client nor optimizer
             used and that were not free either: other processes, or the hypervisor (steal). None
             where the server's share is unseen.

@@ -108,11 +108,7 @@ def _time(level: LoadLevel) -> Table:
     stream = level.streams[0]
     load = "saturation" if level.kind == "saturation" else f"{stream.offered_per_second:.1f}/s"
     table = _table(f"Where the time goes at {load}, mean", "", "ms")
-    four = level.latencies
-    rows: list[tuple[str, float | None]] = [
-        ("client: sent after it was due", four.overhead),
-        ("network and protocol", level.network_ms),
-    ]
+    rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
     for split in level.server:
         rows += [
             (f"{split.model}: queue", split.queue_ms),
@@ -120,12 +116,14 @@ def _time(level: LoadLevel) -> Table:
             (f"{split.model}: compute infer", split.compute_infer_ms),
             (f"{split.model}: compute output", split.compute_output_ms),
         ]
+    rows.append(("send to reply, warm-up included", level.replied_ms))
     for name, value in rows:
         table.add_row(name, _ms(value))
     table.add_section()
-    table.add_row("container latency (send to reply)", _ms(four.container))
+    four = level.latencies
+    table.add_row("container latency, after warm-up", _ms(four.container))
     table.add_row("model latency (all containers)", _ms(four.model))
-    table.add_row("overhead latency", _ms(four.overhead))
+    table.add_row("overhead latency: sent after it was due", _ms(four.overhead))
     table.add_row("end-to-end latency", _ms(four.end_to_end))
     return table
 

@@ -82,7 +82,7 @@ class ServedLevels:
         level = self._client.run_level(plan, target, self._rng)
         use = machine.end(
             level.client.cpu_seconds,
-            served.server.memory_bytes(),
+            served.server.memory_with_models_bytes(),
             gauges(served.server.endpoint.metrics),
         )
         if (reason := served.server.ended()) is not None:

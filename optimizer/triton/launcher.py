@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psutil
 
@@ -35,6 +35,8 @@ _SAID_WITHOUT_A_GPU = "CudaDriverHelper has not been initialized"
 _REGION = "tco_"
 """Begins the names of the shared memory of our servers; the optimizer's process id follows."""
 
+_Number = TypeVar("_Number", int, float)
+
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows it; only our own are removed
 
 
@@ -53,6 +55,12 @@ class RunningServer(Protocol):
 
     def memory_bytes(self) -> int | None:
         """Resident memory of the server without its models' own processes; None where unseen."""
+
+    def memory_with_models_bytes(self) -> int | None:
+        """Memory of the server and its models; what processes share is divided among them.
+
+        None where unseen.
+        """
 
     def cpu_seconds(self) -> float | None:
         """Process-CPU time spent so far by the server and its models; None where unseen."""
@@ -247,12 +255,22 @@ class _EmbeddedServer:
         except psutil.Error:
             return None
 
+    def memory_with_models_bytes(self) -> int | None:
+        return self._sum(lambda process: int(process.memory_full_info().pss))
+
     def cpu_seconds(self) -> float | None:
-        try:
+        return self._sum(_cpu_seconds)
+
+    def _sum(self, of: Callable[[psutil.Process], _Number]) -> _Number | None:
+        """Of the server and its models' own processes, less those that end meanwhile."""
+        total = None
+        with contextlib.suppress(psutil.Error):
             server = psutil.Process(self._process.pid)
-            return sum(_cpu_seconds(p) for p in [server, *server.children(recursive=True)])
-        except psutil.Error:
-            return None
+            total = of(server)
+            for model in server.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += of(model)
+        return total
 
     def stop(self) -> None:
         if self._process.poll() is None:
@@ -291,10 +309,7 @@ def _remove_regions_of_the_dead() -> None:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
+    times = process.cpu_times()
     # Those of children that have ended count on: a model's process goes when it is unloaded.
     ended = times.children_user + times.children_system
     return float(times.user + times.system + ended)

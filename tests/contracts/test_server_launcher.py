@@ -148,13 +148,16 @@ def test_it_starts_again_after_a_stop_and_keeps_every_log(launched: Launched) ->
 
 def test_a_loaded_model_is_counted_and_stop_leaves_nothing_of_it(launched: Launched) -> None:
     server = launched.start()
-    before = server.cpu_seconds()
+    before, memory_before = server.cpu_seconds(), server.memory_with_models_bytes()
     with ServerControl(server.endpoint) as control:
         echo(control, launched.folder / "repository")
     assert len(launched.marked.processes("python_backend_stub")) == INSTANCES
     assert shared_memory_of(os.getpid())
     after, memory = server.cpu_seconds(), server.memory_bytes()
     assert memory is None or memory > 2**20
+    memory_after = server.memory_with_models_bytes()
+    if memory_before is not None and memory_after is not None:
+        assert memory_after > memory_before + INSTANCES * 2**20, "the model's own processes count"
     if before is not None and after is not None:
         assert after > before, "the model's own processes count"
     server.stop()

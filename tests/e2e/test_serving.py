@@ -336,7 +336,7 @@ def test_a_measured_level_carries_the_servers_own_statistics(
         assert level.machine is not None
         assert level.machine.server_cpu_seconds is not None
         assert level.machine.server_cpu_seconds > 0
-        assert (level.machine.server_memory_mib or 0) > 10
+        assert (level.machine.server_memory_mib or 0) > 50
         assert level.machine.no_gpu == "the trial runs on no GPU"
         assert split.total_ms > 0
         assert level.network_ms is not None
