@@ -1,0 +1,67 @@
+"""A fake NVML: cards that tell what a test says. No machine of ours has a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+UUID = "GPU-1"
+
+
+@dataclass
+class Card:
+    """One card; a figure that is None is not supported by it."""
+
+    name: str = "NVIDIA T4"
+    utilization: int | None = 80
+    memory: int | None = 3 * 2**30
+    power: int | None = 65_000
+    clock: int | None = 1350
+    highest_clock: int | None = 1590
+    temperature: int | None = 71
+    reasons: int | None = 0
+    ecc: int | None = 0
+    mig: int | None = 0
+    mps: tuple[int, ...] | None = ()
+    pids: tuple[int, ...] | None = ()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, cards: dict[str, Card]) -> None:
+    """Answer NVML's calls from `cards`, by UUID."""
+
+    def told(value: Any) -> Any:
+        if value is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return value
+
+    def by_uuid(uuid: str) -> Card:
+        if uuid not in cards:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return cards[uuid]
+
+    def running(pids: tuple[int, ...] | None) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid) for pid in told(pids)]
+
+    calls: dict[str, Callable[..., Any]] = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByUUID": by_uuid,
+        "nvmlDeviceGetName": lambda card: card.name,
+        "nvmlDeviceGetUtilizationRates": lambda c: SimpleNamespace(gpu=told(c.utilization)),
+        "nvmlDeviceGetMemoryInfo": lambda c: SimpleNamespace(used=told(c.memory)),
+        "nvmlDeviceGetPowerUsage": lambda c: told(c.power),
+        "nvmlDeviceGetClockInfo": lambda c, _: told(c.clock),
+        "nvmlDeviceGetMaxClockInfo": lambda c, _: told(c.highest_clock),
+        "nvmlDeviceGetTemperature": lambda c, _: told(c.temperature),
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda c: told(c.reasons),
+        "nvmlDeviceGetTotalEccErrors": lambda c, _, __: told(c.ecc),
+        "nvmlDeviceGetMigMode": lambda c: [told(c.mig), 0],
+        "nvmlDeviceGetMPSComputeRunningProcesses": lambda c: running(c.mps),
+        "nvmlDeviceGetComputeRunningProcesses": lambda c: running(c.pids),
+    }
+    for name, call in calls.items():
+        monkeypatch.setattr(pynvml, name, call)

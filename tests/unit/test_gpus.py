@@ -1,0 +1,134 @@
+"""GPU figures: on a fake NVML here, and on a real card where there is one."""
+
+from __future__ import annotations
+
+import time
+
+import pynvml
+import pytest
+
+from optimizer.errors import RequirementError
+from optimizer.machine import gpus
+from optimizer.machine.gpus import GpuSampler, clock_advice, refuse_foreign_processes
+from optimizer.measurement import GpuUse
+from tests.unit.fake_nvml import UUID, Card, install
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    only = Card()
+    install(monkeypatch, {UUID: only})
+    monkeypatch.setattr(gpus, "_SAMPLE_SECONDS", 0.01)
+    return only
+
+
+def sampled(seconds: float = 0.1) -> GpuUse:
+    sampler = GpuSampler([UUID])
+    time.sleep(seconds)
+    [use], nothing = sampler.end()
+    assert nothing is None
+    return use
+
+
+def test_everything_that_a_card_tells_is_kept_in_its_unit(card: Card) -> None:
+    assert sampled() == GpuUse(
+        uuid=UUID,
+        name="NVIDIA T4",
+        utilization_percent=80.0,
+        memory_mib=3072.0,
+        power_watts=65.0,
+        sm_clock_mhz=1350.0,
+        temperature_celsius_max=71.0,
+        throttled=(),
+        ecc_uncorrected=0,
+        mig=False,
+        mps=False,
+    )
+
+
+def test_what_a_card_does_not_tell_is_none(card: Card) -> None:
+    card.utilization = card.power = card.reasons = card.ecc = card.mig = card.mps = None
+    use = sampled()
+    assert (use.utilization_percent, use.power_watts, use.ecc_uncorrected) == (None, None, None)
+    assert (use.mig, use.mps, use.throttled) == (None, None, ())
+    assert use.sm_clock_mhz == 1350.0
+
+
+def test_means_are_over_the_level_and_the_temperature_is_the_highest(card: Card) -> None:
+    sampler = GpuSampler([UUID])
+    time.sleep(0.1)
+    card.clock, card.temperature = 600, 85
+    time.sleep(0.05)
+    card.temperature = 70
+    time.sleep(0.05)
+    [use], _ = sampler.end()
+    assert use.sm_clock_mhz is not None
+    assert 600 < use.sm_clock_mhz < 1350
+    assert use.temperature_celsius_max == 85
+
+
+@pytest.mark.parametrize(
+    ("reasons", "names", "hot"),
+    [
+        (0x1, (), False),  # idle
+        (0x4, ("SwPowerCap",), False),
+        (0x20, ("SwThermalSlowdown",), True),
+        (0x48, ("HwSlowdown", "HwThermalSlowdown"), True),
+    ],
+)
+def test_a_clock_that_is_held_down_is_named_with_its_reasons(
+    card: Card, reasons: int, names: tuple[str, ...], hot: bool
+) -> None:
+    card.reasons = reasons
+    use = sampled()
+    assert use.throttled == names
+    assert use.overheated == hot
+
+
+def test_a_reason_that_has_passed_is_not_forgotten(card: Card) -> None:
+    card.reasons = 0x40
+    sampler = GpuSampler([UUID])
+    time.sleep(0.05)
+    card.reasons = 0
+    time.sleep(0.05)
+    [use], _ = sampler.end()
+    assert use.overheated
+
+
+def test_without_gpus_or_without_nvml_the_figures_say_why(card: Card) -> None:
+    assert GpuSampler([]).end() == ((), "the trial runs on no GPU")
+    assert GpuSampler(["GPU-2"]).end() == ((), "NVML: Not Found")
+
+
+def test_a_process_of_someone_else_is_refused_by_its_number(card: Card) -> None:
+    refuse_foreign_processes([UUID])
+    card.pids = (41, 7)
+    with pytest.raises(RequirementError, match=r"NVIDIA T4 \(GPU-1\) must be free .*: 7, 41$"):
+        refuse_foreign_processes([UUID])
+    refuse_foreign_processes([UUID], own_pids=[7, 41])
+    card.pids = None
+    refuse_foreign_processes([UUID])
+
+
+def test_clocks_are_not_changed_but_the_command_is_said(card: Card) -> None:
+    assert clock_advice([UUID]) == ["nvidia-smi -i GPU-1 --lock-gpu-clocks=1590"]
+    card.highest_clock = None
+    assert clock_advice([UUID]) == []
+    assert clock_advice([]) == []
+
+
+@pytest.mark.gpu
+def test_a_real_card_tells_its_figures() -> None:
+    pynvml.nvmlInit()
+    uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(0))
+    sampler = GpuSampler([uuid])
+    time.sleep(1.0)
+    [use], nothing = sampler.end()
+    assert nothing is None
+    assert use.uuid == uuid
+    assert use.memory_mib is not None
+    assert use.memory_mib > 0
+    assert use.utilization_percent is not None
+    assert 0 <= use.utilization_percent <= 100
+    assert use.temperature_celsius_max is not None
+    assert 0 < use.temperature_celsius_max < 120

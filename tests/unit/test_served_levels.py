@@ -1,0 +1,167 @@
+"""Levels on what is served, with a client and a server that are made up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from optimizer.errors import LoadTestFailure
+from optimizer.load.client import LoadClient
+from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
+from optimizer.machine import use
+from optimizer.machine.slots import Slot
+from optimizer.measurement import LoadLevel
+from optimizer.search.events import Event, LevelEnded, LevelStarted
+from optimizer.search.served_levels import ServedLevels, concurrency
+from optimizer.triton.session import Served
+from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from tests.unit import fake_nvml
+from tests.unit.fake_nvml import UUID, Card
+from tests.unit.studies import four_points, level
+
+SPACE = four_points()
+CONFIG = SPACE.config(SPACE.baseline)
+STREAM = Stream(
+    "bert", "bert", "poisson", Payloads((), LengthDistribution((32,), (1.0,))),
+    LatencyLimit(95, 100), 500.0,
+)  # fmt: skip
+PLAN = LevelPlan(OpenLoop(0.5), 0.1, 1.0, 5.0)
+
+
+@dataclass
+class FakeClient:
+    plans: list[LevelPlan] = field(default_factory=list)
+
+    def run_level(self, plan: LevelPlan, target: Target, rng: np.random.Generator) -> LoadLevel:
+        self.plans.append(plan)
+        return level(0.5)
+
+
+@dataclass
+class FakeServer:
+    """Triton that counts 100 requests of 3 ms a reading, and may have ended."""
+
+    reason: str | None = None
+    readings: int = 0
+
+    endpoint: Any = field(
+        default_factory=lambda: SimpleNamespace(grpc="127.0.0.1:1", http="", metrics="127.0.0.1:9")
+    )
+
+    def ended(self) -> str | None:
+        return self.reason
+
+    def cpu_seconds(self) -> float:
+        return 1.0
+
+    def memory_with_models_bytes(self) -> int:
+        return 2**30
+
+    def statistics(self, model: str) -> service_pb2.ModelStatistics:
+        self.readings += 1
+        told = service_pb2.ModelStatistics(name=model)
+        told.inference_stats.success.count = 100 * self.readings
+        told.inference_stats.queue.ns = 300_000_000 * self.readings
+        return told
+
+
+@dataclass
+class Levels:
+    client: FakeClient
+    server: FakeServer
+    events: list[Event]
+    slot: Slot
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        work = Workload((STREAM,))
+        client = cast(LoadClient, self.client)
+        self.levels = ServedLevels(client, work, self.slot, rng, self.events.append)
+
+    def run(self) -> LoadLevel:
+        served = cast(Served, SimpleNamespace(server=self.server, control=self.server))
+        with self.levels.on(served, CONFIG) as run:
+            return run(PLAN)
+
+
+Make = Callable[..., Levels]
+
+
+@pytest.fixture
+def make() -> Make:
+    def made(*gpus: str) -> Levels:
+        return Levels(FakeClient(), FakeServer(), [], Slot((0,), (0,), gpus))
+
+    return made
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    only = Card()
+    fake_nvml.install(monkeypatch, {UUID: only})
+    monkeypatch.setattr("optimizer.machine.gpus._SAMPLE_SECONDS", 0.01)
+
+    def run_level(client: FakeClient, plan: LevelPlan, *_: Any) -> LoadLevel:
+        time.sleep(0.05)
+        client.plans.append(plan)
+        return level(0.5)
+
+    monkeypatch.setattr(FakeClient, "run_level", run_level)
+    return only
+
+
+def test_a_level_has_what_server_and_machine_say_of_it(make: Make) -> None:
+    levels = make()
+    found = levels.run()
+    [split] = found.server
+    assert (split.model, split.requests, split.queue_ms) == ("bert", 100, 3.0)
+    assert found.machine is not None
+    assert found.machine.server_memory_mib == 1024
+    assert found.machine.no_gpu == "the trial runs on no GPU"
+    assert levels.events == [LevelStarted(250.0, PLAN.sending_seconds), LevelEnded(found)]
+
+
+def test_a_server_that_ended_in_a_level_is_the_reason_of_its_failure(make: Make) -> None:
+    levels = make()
+    levels.server.reason = "the server ended (signal SIGKILL)"
+    with pytest.raises(LoadTestFailure, match="SIGKILL"):
+        levels.run()
+
+
+def test_others_on_the_cores_are_a_warning(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.0, 1e6])
+    monkeypatch.setattr(use.MachineWatch, "_busy_seconds", lambda _: next(busy))
+    [warning] = make().run().warnings
+    assert "end them, or expect less capacity and more noise" in warning
+
+
+def test_a_soak_warms_a_gpu_before_the_first_level_alone(make: Make, card: Card) -> None:
+    levels = make(UUID)
+    levels.run()
+    soak, first = levels.client.plans
+    assert soak.load == ClosedLoop(concurrency(CONFIG))
+    assert soak.seconds == 60.0
+    assert first == PLAN
+    levels.run()
+    assert levels.client.plans[2:] == [PLAN]
+
+
+def test_a_level_in_which_a_gpu_was_too_hot_is_void(make: Make, card: Card) -> None:
+    levels = make(UUID)
+    card.reasons = 0x40
+    with pytest.raises(LoadTestFailure, match=r"void: NVIDIA T4 \(GPU-1\) .*HwThermalSlowdown"):
+        levels.run()
+
+
+def test_gpu_figures_are_part_of_the_level(make: Make, card: Card) -> None:
+    found = make(UUID).run()
+    assert found.machine is not None
+    [gpu] = found.machine.gpus
+    assert gpu == replace(gpu, uuid=UUID, utilization_percent=80.0, power_watts=65.0)

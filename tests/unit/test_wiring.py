@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.machine.slots import Slot
+from optimizer.shipped import shipped
+from optimizer.space_file import load_space
+from optimizer.wiring.parts import protocols
+
+SPACE = load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), cores=2)
+CPU = Slot((0, 1), (0, 1))
+
+
+def test_the_space_says_how_long_levels_take() -> None:
+    found = protocols(SPACE, CPU)
+    assert (found.search.saturation_seconds, found.search.check_seconds) == (2.5, 3.0)
+    assert found.search.warmup_seconds == 0.7
+    assert found.confirm == replace(found.search, check_seconds=4.0)
+
+
+def test_a_gpu_is_confirmed_for_ten_minutes_over_both_rounds() -> None:
+    found = protocols(SPACE, replace(CPU, gpu_uuids=("GPU-1",)))
+    assert found.confirm.check_seconds == 300.0
+    assert found.search == protocols(SPACE, CPU).search
+    longer = replace(SPACE, measurement=replace(SPACE.measurement, confirm_seconds=400.0))
+    assert protocols(longer, replace(CPU, gpu_uuids=("GPU-1",))).confirm.check_seconds == 400.0
