@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,26 @@ def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
     assert other.config != failed.config
     assert "failed: the server ended with signal SIGKILL" in optimizer.output
     assert study.read_json(study.summary)["trials"]["failed"] == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_amid_a_trial_does_not_hang_the_search(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    optimizer = start(space, "--trials", 3)
+    in_a_level_of_trial(optimizer, 1, of=3)
+    [server] = optimizer.marked.servers()
+    began = time.monotonic()
+    server.suspend()
+    assert optimizer.wait() == 0, optimizer.errors
+    # A request of the closed loop is given up after 30 s.
+    assert time.monotonic() - began < 120
+    failed, retried, _ = records_of(study)
+    assert failed.failure is not None
+    assert failed.failure.transient
+    # Its connection may not have been there yet.
+    assert any(status in failed.reason for status in ("DEADLINE_EXCEEDED", "UNAVAILABLE"))
+    assert (retried.config, retried.outcome) == (failed.config, "ok")
 
 
 def test_one_process_at_a_time_may_run_a_study(
