@@ -1,6 +1,7 @@
 """A directory of things built once, each named by the digest of everything that decides it.
 
-    ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took
+    ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took; its time
+                                    of change is when the entry was last asked for
     ROOT/DIGEST/files/...           what was built
     ROOT/.building-HOST-PID-RANDOM  a build under way, or the remains of one that was killed
 
@@ -16,7 +17,8 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +46,25 @@ class CacheEntry:
     built: bool
 
 
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry as it lies in the cache.
+
+    Attributes:
+        path: its directory, named by its digest.
+        what: kind and precision, for people.
+        size_bytes: of all its files.
+        build_seconds: that the build took.
+        used_at: when it was last asked for, in seconds since the epoch.
+    """
+
+    path: Path
+    what: str
+    size_bytes: int
+    build_seconds: float
+    used_at: float
+
+
 class ArtifactCache:
     """Builds what is missing; safe against kills and against other processes building the same.
 
@@ -65,11 +86,32 @@ class ArtifactCache:
             built = not (final / "manifest.json").exists()
             if built:
                 self._build(key, build, final)
+            with suppress(OSError):  # one that may only be read keeps no time
+                os.utime(final / "manifest.json")
             return _read(final, built=built)
+
+    def entries(self) -> list[StoredEntry]:
+        """Everything that is stored, the latest used first. Raises StorageError."""
+        with storage_errors(self.root):
+            found = [_stored(path.parent) for path in self.root.glob("*/manifest.json")]
+        return sorted(found, key=lambda entry: entry.used_at, reverse=True)
+
+    def remove(self, entries: Iterable[StoredEntry]) -> None:
+        """Remove entries, each at once, and what killed builds have left. Raises StorageError."""
+        with storage_errors(self.root):
+            for entry in entries:
+                going = self._fresh()
+                entry.path.rename(going)
+                shutil.rmtree(going)
+            self._remove_remains()
+
+    def _fresh(self) -> Path:
+        """A name that is taken for the remains of this process once it has ended."""
+        return self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def _build(self, key: Key, build: Callable[[Path], None], final: Path) -> None:
         self._remove_remains()
-        fresh = self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        fresh = self._fresh()
         (fresh / "files").mkdir(parents=True)
         try:
             started = time.monotonic()
@@ -130,6 +172,20 @@ def _read(final: Path, *, built: bool) -> CacheEntry:
     manifest = json.loads((final / "manifest.json").read_text())
     sha256 = key_digest(manifest["files"])
     return CacheEntry(final / "files", sha256, manifest["build_seconds"], built)
+
+
+def _stored(path: Path) -> StoredEntry:
+    manifest = json.loads((path / "manifest.json").read_text())
+    key = manifest["key"]
+    graph = key.get("graph")
+    precision = key.get("precision") or (graph.get("precision") if isinstance(graph, dict) else "")
+    return StoredEntry(
+        path=path,
+        what=f"{key.get('kind', '')} {precision or ''}".strip(),
+        size_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+        build_seconds=manifest["build_seconds"],
+        used_at=(path / "manifest.json").stat().st_mtime,
+    )
 
 
 def _write_manifest(fresh: Path, key: Key, seconds: float) -> None:

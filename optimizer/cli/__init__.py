@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from optimizer import __version__
+from optimizer.cli.cache import cache
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
 from optimizer.cli.run import run
@@ -44,6 +45,7 @@ def commands() -> None:
 commands.add_command(run)
 commands.add_command(measure)
 commands.add_command(init)
+commands.add_command(cache)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from optimizer.space_schema import duration_seconds
+
 
 class OutputConsole(Console):
     """Standard output; a run that nobody reads is interrupted."""
@@ -15,6 +17,21 @@ class OutputConsole(Console):
         """Rich would exit with 1, "nothing was found"."""
         # Without the errno, by which click would know it and exit with 1 as well.
         raise BrokenPipeError("nobody reads the output any more")
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as 8h as seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds, or a usage error that says the rule."""
+        try:
+            return duration_seconds(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; got {value!r}", param, ctx)
 
 
 results_option = click.option(

@@ -7,29 +7,13 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.options import Duration, OutputConsole, cache_option, results_option
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import watching
 from optimizer.search.optuna_study import SAMPLERS
 from optimizer.shipped import shipped
-from optimizer.space_schema import duration_seconds
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.study import RunRequest, run_study
-
-
-class _Duration(click.ParamType[float]):
-    """A duration such as 8h as seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            return duration_seconds(str(value))
-        except ValueError as error:
-            self.fail(f"{error}; got {value!r}", param, ctx)
-
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -44,7 +28,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.argument("space", type=click.Path(path_type=Path), required=False)
 @click.option("--study", callback=_study_name, help="Name of the study; the space file's own.")
 @click.option("--trials", type=click.IntRange(min=1), help="Configurations to measure.")
-@click.option("--timeout", type=_Duration(), help="End the search after, say, 8h.")
+@click.option("--timeout", type=Duration(), help="End the search after, say, 8h.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
 @click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)), default="gp", show_default=True,

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from optimizer.artifacts.cache import ArtifactCache, key_digest
+from optimizer.cli import commands
 from optimizer.errors import BuildFailure, StorageError
 
 KEY = {"kind": "test", "number": 1}
@@ -98,3 +100,65 @@ def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> Non
     root.touch()
     with pytest.raises(StorageError, match=str(root)):
         ArtifactCache(root).get_or_build(KEY, write_two)
+
+
+def test_entries_say_what_they_are_and_the_latest_used_come_first(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    graph = {"kind": "graph", "precision": "int8"}
+    cache.get_or_build(graph, write_two)
+    cache.get_or_build({"kind": "openvino", "graph": graph}, write_two)
+    reference = cache.get_or_build({"kind": "reference", "graph": "ab12"}, write_two)
+    for number, path in enumerate(tmp_path.glob("*/manifest.json")):
+        os.utime(path, (number, number))
+    cache.get_or_build(graph, never)
+    latest, *others = cache.entries()
+    assert latest.what == "graph int8"
+    assert {entry.what for entry in others} == {"openvino int8", "reference"}
+    assert all(entry.size_bytes > len("onetwo") for entry in [latest, *others])
+    assert {entry.path for entry in others} > {reference.path.parent}
+    assert ArtifactCache(tmp_path / "none").entries() == []
+
+
+def test_a_cache_that_may_only_be_read_serves_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ArtifactCache(tmp_path)
+    cache.get_or_build(KEY, write_two)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert not cache.get_or_build(KEY, never).built
+
+
+def test_what_is_removed_is_built_anew_and_the_rest_stays(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    cache.get_or_build(KEY, write_two)
+    kept = cache.get_or_build({"number": 2}, write_two)
+    cache.remove(entry for entry in cache.entries() if entry.path != kept.path.parent)
+    assert list(tmp_path.iterdir()) == [kept.path.parent]
+    assert cache.get_or_build(KEY, write_two).built
+    assert not cache.get_or_build({"number": 2}, never).built
+
+
+def test_the_command_lists_and_prunes(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    old = cache.get_or_build({"kind": "torch", "precision": "bf16"}, write_two)
+    os.utime(old.path.parent / "manifest.json", (0, 0))
+    cache.get_or_build({"kind": "graph", "precision": "fp32"}, write_two)
+
+    def said(*arguments: str) -> str:
+        ended = CliRunner().invoke(commands, ["cache", "--cache", str(tmp_path), *arguments])
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    assert "torch bf16" in said()
+    assert "1970-01-01 00:00" in said()
+    assert f"{tmp_path}: 2 entries, 0.0 MiB" in said()
+    pruned = said("--prune", "1h")
+    assert pruned.startswith("removed 1 entry, 0.0 MiB\n")
+    assert "graph fp32" in pruned
+    assert "torch" not in pruned
+    assert not old.path.exists()
+    assert "removed 0 entries" in said("--prune", "1h")
