@@ -307,6 +307,12 @@ class LoadLevel:
         return sum(stream.achieved_per_second for stream in self.streams)
 
     @property
+    def rate(self) -> tuple[float, float, float]:
+        """Mean of the good replies a second over the slices, and its `CONFIDENCE` interval."""
+        counts = [part.completed for part in self.slices]
+        return rate_interval(counts, self.seconds / len(counts))
+
+    @property
     def errors(self) -> int:
         """Requests that failed, over all streams."""
         return sum(stream.errors for stream in self.streams)

@@ -28,7 +28,7 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
 @click.argument("space", type=click.Path(path_type=Path))
 @click.option(
     "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
-    help="A parameter's value, such as precision=int8; the baseline's without.",
+    help="A parameter's value, such as precision=int8; else the baseline's.",
 )  # fmt: skip
 @click.option("--curve", is_flag=True, help="Measure the load-latency curve as well.")
 @click.option(

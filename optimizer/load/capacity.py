@@ -17,7 +17,7 @@ from optimizer.load.judging import excess, met_with_ease, point, refuse_if_all_f
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.measurement import LoadLevel, Measurement, rate_interval
+from optimizer.measurement import LoadLevel, Measurement
 from optimizer.workload import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
@@ -174,8 +174,7 @@ class CapacitySearch:
         )
         level = self._level(load, protocol.saturation_seconds, timeout, stop)
         refuse_if_all_failed(level)
-        counts = [part.completed for part in level.slices]
-        _, _, high_per_second = rate_interval(counts, level.seconds / len(counts))
+        _, _, high_per_second = level.rate
         return level.load_factor, high_per_second / self._demand
 
     def _approach(self, saturation: float, upper: float, first: float) -> CapacityResult:

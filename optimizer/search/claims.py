@@ -18,7 +18,7 @@ from scipy import special
 from optimizer.load.capacity import HIGHEST_SHARE
 from optimizer.load.judging import point
 from optimizer.load.knee import NORMAL_QUANTILE, find_knee
-from optimizer.measurement import CONFIDENCE, Measurement, rate_interval
+from optimizer.measurement import CONFIDENCE, Measurement
 from optimizer.serving_config import ServingConfig
 
 _PRIOR_ROUNDS = 4
@@ -103,8 +103,7 @@ def _estimate(measurement: Measurement) -> tuple[float, float]:
         if level.kind == "open_loop"
     ]
     knee = find_knee(points)
-    counts = [part.completed for part in saturated.slices]
-    rate, low, high = rate_interval(counts, saturated.seconds / len(counts))
+    rate, low, high = saturated.rate
     own = (high - low) / 2 / rate / NORMAL_QUANTILE
     within_reach = knee.share < HIGHEST_SHARE
     crossing = knee.half_width / NORMAL_QUANTILE if within_reach else 0.0

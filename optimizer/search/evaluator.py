@@ -26,7 +26,7 @@ from optimizer.search.events import StepStarted, Watcher
 from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.serving_config import ArtifactSpec, ServingConfig
 from optimizer.trial_record import Failure, Outcome, Seconds
-from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.triton.session import ModelFiles, ServingSession, files_of
 from optimizer.workload import Workload
 
 
@@ -142,7 +142,7 @@ class LiveEvaluator:
         self._watch(StepStarted("loading the model"))
         serving = measuring = 0.0
         try:
-            served = self._session.serve(config, self._files_of(config))
+            served = self._session.serve(config, files_of(config, self._files))
             serving = time.monotonic() - started
             try:
                 with self._levels.on(served, config) as run:
@@ -158,9 +158,6 @@ class LiveEvaluator:
             failure = Failure(kind, error.transient, error.out_of_memory)
             return Evaluation("failed", str(error), failure=failure, seconds=spent)
         return _evaluation(result, Seconds(measuring=measuring, serving=serving))
-
-    def _files_of(self, config: ServingConfig) -> dict[str, ModelFiles]:
-        return {model.name: self._files[model.artifact] for model in config.models}
 
 
 def _evaluation(result: CapacityResult, seconds: Seconds) -> Evaluation:

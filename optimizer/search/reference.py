@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.measurement import LoadLevel, rate_interval
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, ReferenceStarted, Watcher
 from optimizer.search.history import History
@@ -42,17 +41,12 @@ class Pace:
 def paces(records: Sequence[TrialRecord], reference: ServingConfig) -> list[Pace]:
     """Every saturation of the reference among these records, in their order."""
     return [
-        _pace(level)
+        Pace(*level.rate)
         for record in records
         if record.config == reference and record.measurement is not None
         for level in record.measurement.levels
         if level.kind == "saturation"
     ]
-
-
-def _pace(level: LoadLevel) -> Pace:
-    counts = [part.completed for part in level.slices]
-    return Pace(*rate_interval(counts, level.seconds / len(counts)))
 
 
 class ReferenceRuns:

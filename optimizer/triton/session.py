@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions, ServingConfig
+from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import OutputTensor
@@ -31,6 +31,13 @@ class ModelFiles:
     artifact: Path
     payloads: Payloads
     output: OutputTensor
+
+
+def files_of(
+    config: ServingConfig, built: Mapping[ArtifactSpec, ModelFiles]
+) -> dict[str, ModelFiles]:
+    """What serving a configuration needs, by model, out of everything that was built."""
+    return {model.name: built[model.artifact] for model in config.models}
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.events import StepStarted, Watcher
-from optimizer.search.prepare import GatedArtifact, Prepared, accuracy_to_json
+from optimizer.search.prepare import GatedArtifact, accuracy_to_json
 from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space, fixed_at
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.session import ModelFiles, Served
+from optimizer.triton.session import Served, files_of
 from optimizer.wiring.parts import (
     Place,
     open_space,
@@ -48,7 +48,7 @@ class MeasureRequest:
     """What one `measure` was asked to do.
 
     Attributes:
-        settings: YAML text by parameter; the rest is the space's baseline.
+        settings: YAML text by parameter; see `fixed_at` for the rest.
         results: folder of the studies; this measurement goes to STUDY/measured/NUMBER below it.
         cache: folder of the artefact cache.
         curve: measure the load-latency curve after the capacity.
@@ -122,7 +122,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
                 prepared = place.prepare(session, space, watch)
                 config = prepared.space.config(prepared.space.baseline)
                 watch(StepStarted(f"loading {describe(config.models[0])}"))
-                served = session.serve(config, _files(config, prepared))
+                served = session.serve(config, files_of(config, prepared.files))
                 try:
                     with LoadClient(place.slot.client_cores) as client:
                         rng = np.random.default_rng(request.seed)
@@ -138,10 +138,6 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
         measured = Measured(directory.root / "measured.json", config, prepared.gated[0], found)
         write_json(measured.file, _to_json(measured, machine, place.slot))
     return measured
-
-
-def _files(config: ServingConfig, prepared: Prepared) -> dict[str, ModelFiles]:
-    return {model.name: prepared.files[model.artifact] for model in config.models}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, fixed_at
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.session import Served
+from optimizer.triton.session import Served, files_of
 from optimizer.wiring.parts import Place, default_cache, open_space
 
 PAYLOAD_LENGTH = 512
@@ -111,8 +111,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     with place.session() as session:
         prepared = place.prepare(session, space, lambda _: None)
         config = prepared.space.config(prepared.space.baseline)
-        files = {model.name: prepared.files[model.artifact] for model in config.models}
-        served = session.serve(config, files)
+        served = session.serve(config, files_of(config, prepared.files))
         with LoadClient(slot.client_cores) as client:
             rng = np.random.default_rng(0)
             levels = ServedLevels(client, space.workload, slot, rng, lambda _: None)
