@@ -293,7 +293,9 @@ def _needs_another(spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
 
 def _runtime_has_precision(rows: pd.DataFrame) -> pd.Series[bool]:
     pairs = zip(rows.runtime, rows.precision, strict=True)
-    return pd.Series([p in PRECISIONS_OF[r] for r, p in pairs], index=rows.index, dtype=bool)
+    return pd.Series(
+        [p in PRECISIONS_OF["KIND_CPU"].get(r, ()) for r, p in pairs], index=rows.index, dtype=bool
+    )
 
 
 def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:

@@ -10,19 +10,39 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-Runtime = Literal["onnxruntime", "openvino", "pytorch"]
+Runtime = Literal["onnxruntime", "openvino", "pytorch", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Kind = Literal["KIND_CPU", "KIND_GPU"]
 
-PRECISIONS_OF: dict[Runtime, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32", "fp16", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
-    "pytorch": ("fp32", "bf16", "fp16"),
+PRECISIONS_OF: dict[Kind, dict[Runtime, tuple[Precision, ...]]] = {
+    "KIND_CPU": {
+        "onnxruntime": ("fp32", "fp16", "int8"),
+        "openvino": ("fp32", "bf16", "int8"),
+        "pytorch": ("fp32", "bf16", "fp16"),
+    },
+    # ONNX Runtime's CUDA provider has no kernels for quantised matrix products.
+    "KIND_GPU": {
+        "onnxruntime": ("fp32", "fp16"),
+        "pytorch": ("fp32", "bf16", "fp16"),
+        "tensorrt": ("fp32", "bf16", "fp16", "int8"),
+    },
 }
-"""Precisions that each runtime has a way to serve."""
+"""Precisions that each runtime has a way to serve, on a CPU and on a GPU."""
 
 PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
 """Higher keeps more of the reference's accuracy; used to break ties of equal cost."""
+
+
+@dataclass(frozen=True)
+class EngineProfile:
+    """Batch sizes that an engine takes, from 1 up; lengths are those of the model's requests.
+
+    Attributes:
+        optimal_batch_size: for which kernels are chosen.
+    """
+
+    optimal_batch_size: int
+    max_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -42,13 +62,16 @@ class ArtifactSpec:
     runtime: Runtime
     backend: str
     precision: Precision
-    profile: str | None = None
+    profile: EngineProfile | None = None
     options: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
-        """Short name for people, such as "bert/openvino/int8"."""
-        return f"{self.model}/{self.runtime}/{self.precision}"
+        """Short name for people: "bert/openvino/int8", "bert/tensorrt/fp16/batch 8..32"."""
+        name = f"{self.model}/{self.runtime}/{self.precision}"
+        if self.profile is None:
+            return name
+        return f"{name}/batch {self.profile.optimal_batch_size}..{self.profile.max_batch_size}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,9 @@ class Batching:
 
 @dataclass(frozen=True)
 class InstanceGroup:
-    """`count` copies of the model; `logical_gpus` index into the slot, never physical devices.
+    """`count` copies of the model, on a GPU on each of `logical_gpus`.
+
+    These are positions in the slot, never physical devices.
 
     Attributes:
         threads: intra-op threads of each instance.
@@ -83,6 +108,8 @@ class ModelServing:
         padding: lengths (tokens) a request is padded up to, ascending; the shortest that holds it
             is taken. Empty means the longest length of the workload.
         warmup_batch_sizes: batches executed once per instance while the model loads.
+        cuda_graphs: launch an engine's kernels as one recorded graph; TensorRT only.
+        rate_limited: every execution takes one of `ServerOptions.executions_per_device`.
     """
 
     name: str
@@ -93,20 +120,28 @@ class ModelServing:
     padding: tuple[int, ...] = ()
     cache: bool = False
     warmup_batch_sizes: tuple[int, ...] = ()
+    cuda_graphs: bool = False
+    rate_limited: bool = False
     parameters: tuple[tuple[str, str], ...] = ()
 
     @property
     def instance_count(self) -> int:
         """Instances over all groups."""
-        return sum(group.count for group in self.groups)
+        return sum(group.count * max(1, len(group.logical_gpus)) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Command-line options of the server; a change of these restarts it."""
+    """Command-line options of the server; a change of these restarts it.
+
+    Attributes:
+        backend_config: (backend, setting, value) triples for --backend-config.
+        executions_per_device: how many instances of all rate-limited models may execute at once
+            on a device; None leaves Triton's rate limiter off.
+    """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
-    """(backend, setting, value) triples for --backend-config."""
+    executions_per_device: int | None = None
 
 
 @dataclass(frozen=True)

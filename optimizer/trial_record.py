@@ -9,7 +9,7 @@ from optimizer.cost import Score
 from optimizer.measurement import Measurement
 from optimizer.serving_config import ServingConfig
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Outcome = Literal["ok", "infeasible", "bounded", "failed"]
 """ok: limits met at some load. infeasible: missed even at the floor load, or accuracy missed.

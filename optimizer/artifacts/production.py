@@ -57,7 +57,7 @@ def prepare_model(model: ModelSpec, cache: ArtifactCache) -> PreparedModel:
 
 def build_artifact(spec: ArtifactSpec, model: ModelSpec, cache: ArtifactCache) -> ModelArtifact:
     """Make the files of `spec`, one of the artefacts of `model`."""
-    if spec.precision not in PRECISIONS_OF[spec.runtime]:
+    if not any(spec.precision in of.get(spec.runtime, ()) for of in PRECISIONS_OF.values()):
         raise BuildFailure(f"{spec.label}: {spec.runtime} has no way to serve {spec.precision}")
     if spec.profile is not None or spec.options:
         raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")

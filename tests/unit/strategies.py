@@ -23,6 +23,7 @@ from optimizer.serving_config import (
     PRECISIONS_OF,
     ArtifactSpec,
     Batching,
+    EngineProfile,
     InstanceGroup,
     ModelServing,
     ServerOptions,
@@ -43,14 +44,22 @@ def tuples(values: st.SearchStrategy[T], longest: int = 3) -> st.SearchStrategy[
     return st.lists(values, max_size=longest).map(tuple)
 
 
-artifact_specs = st.sampled_from(sorted(PRECISIONS_OF)).flatmap(
-    lambda runtime: st.builds(
+RUNTIMES_AND_PRECISIONS = sorted(
+    {
+        (runtime, precision)
+        for of in PRECISIONS_OF.values()
+        for runtime, precisions in of.items()
+        for precision in precisions
+    }
+)
+artifact_specs = st.sampled_from(RUNTIMES_AND_PRECISIONS).flatmap(
+    lambda pair: st.builds(
         ArtifactSpec,
         model=names,
-        runtime=st.just(runtime),
+        runtime=st.just(pair[0]),
         backend=names,
-        precision=st.sampled_from(PRECISIONS_OF[runtime]),
-        profile=st.none() | names,
+        precision=st.just(pair[1]),
+        profile=st.none() | st.builds(EngineProfile, st.integers(1, 64), st.integers(64, 128)),
         options=tuples(st.tuples(names, texts)),
     )
 )
@@ -74,13 +83,19 @@ models = st.builds(
     groups=tuples(instance_groups),
     padding=tuples(st.integers(1, 512)),
     warmup_batch_sizes=tuples(st.integers(1, 128)),
+    cuda_graphs=st.booleans(),
+    rate_limited=st.booleans(),
     parameters=tuples(st.tuples(names, texts)),
 )
 serving_configs = st.builds(
     ServingConfig,
     models=tuples(models),
     graph=st.none() | names,
-    server=st.builds(ServerOptions, backend_config=tuples(st.tuples(names, names, texts))),
+    server=st.builds(
+        ServerOptions,
+        backend_config=tuples(st.tuples(names, names, texts)),
+        executions_per_device=st.none() | st.integers(1, 8),
+    ),
 )
 percentiles = st.builds(
     Percentile,

@@ -60,7 +60,7 @@ def test_a_model_is_its_configuration_its_code_and_its_files(
     assert read_config(root / "bert" / "config.pbtxt") == asked == built(MODEL)
 
 
-@pytest.mark.parametrize("runtime", sorted(PRECISIONS_OF))
+@pytest.mark.parametrize("runtime", sorted(PRECISIONS_OF["KIND_CPU"]))
 def test_every_runtime_has_its_session(tmp_path: Path, artifact: Path, runtime: str) -> None:
     spec = replace(MODEL.artifact, runtime=runtime, precision="fp32")  # type: ignore[arg-type]
     write(tmp_path, artifact, replace(MODEL, artifact=spec))

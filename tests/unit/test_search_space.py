@@ -53,7 +53,7 @@ sizes = st.lists(st.integers(1, 16), min_size=1, max_size=2, unique=True).map(
 )
 any_values = st.fixed_dictionaries(
     {
-        "runtime": lists_of(st.sampled_from(sorted(PRECISIONS_OF))),
+        "runtime": lists_of(st.sampled_from(sorted(PRECISIONS_OF["KIND_CPU"]))),
         "precision": lists_of(st.sampled_from(sorted(PRECISION_RANK)), ("fp32",)),
         "batching": lists_of(st.booleans()),
         "max_batch_size": lists_of(st.integers(1, 16)),
@@ -124,7 +124,7 @@ def test_every_point_can_be_served(space: SearchSpace) -> None:
     for point in points_of(space):
         model = only_model(space.config(point))
         (group,) = model.groups
-        assert model.artifact.precision in PRECISIONS_OF[model.artifact.runtime]
+        assert model.artifact.precision in PRECISIONS_OF["KIND_CPU"][model.artifact.runtime]
         assert group.count * group.threads <= space.cores
         if model.batching is None:
             assert model.max_batch_size == 1
@@ -159,7 +159,7 @@ def meets_rules(space: SearchSpace, values: Mapping[str, Value], model: ModelSer
     (group,) = model.groups
     preferred = model.batching.preferred_batch_sizes if model.batching is not None else ()
     return (
-        model.artifact.precision in PRECISIONS_OF[model.artifact.runtime]
+        model.artifact.precision in PRECISIONS_OF["KIND_CPU"][model.artifact.runtime]
         and all(1 <= size <= model.max_batch_size for size in preferred)
         and group.count * group.threads <= space.cores
         and all(holds(condition, space, values) for condition in space.conditions)
@@ -305,7 +305,7 @@ def test_the_baseline_is_a_point_with_the_highest_precision_that_can_be(
     runtimes = cast(
         tuple[Runtime, ...], next(p.values for p in space.parameters if p.name == "runtime")
     )
-    if any(best in PRECISIONS_OF[runtime] for runtime in runtimes):
+    if any(best in PRECISIONS_OF["KIND_CPU"][runtime] for runtime in runtimes):
         assert model.artifact.precision == best
 
 

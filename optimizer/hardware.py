@@ -1,0 +1,57 @@
+"""What a machine offers to a trial: cores, memory, GPUs and what these can do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimizer.serving_config import Precision
+
+LEAST_COMPUTE_CAPABILITY: Mapping[Precision, tuple[int, int]] = {"bf16": (8, 0)}
+"""NVIDIA's compute capability from which a precision has arithmetic of its own; a T4 (7.5) has no
+BF16."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as the driver tells it.
+
+    Attributes:
+        name: exact model, such as "NVIDIA A10G": speeds, and so costs, hold for it alone.
+        compute_capability: (major, minor).
+    """
+
+    uuid: str
+    name: str
+    compute_capability: tuple[int, int]
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What trials may use.
+
+    Attributes:
+        cores: of the server; the load client's own are not among them.
+        memory_mib: of the machine.
+        gpus: in the order of their logical indices.
+    """
+
+    cores: int
+    memory_mib: int
+    gpus: tuple[Gpu, ...] = ()
+
+    def lacks(self, precision: Precision) -> str | None:
+        """Why its GPUs cannot do a precision; None where they can, or where there is none."""
+        least = LEAST_COMPUTE_CAPABILITY.get(precision)
+        for gpu in self.gpus:
+            if least is not None and gpu.compute_capability < least:
+                return (
+                    f"{precision} needs compute capability {_version(least)},"
+                    f" {gpu.name} has {_version(gpu.compute_capability)}"
+                )
+        return None
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
