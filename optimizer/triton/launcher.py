@@ -23,6 +23,7 @@ from optimizer.machine.slots import Slot
 from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import EmbeddedRuntime
+from optimizer.triton.server_options import option_flags
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
@@ -169,10 +170,6 @@ class EmbeddedLauncher:
         folder: Path,
     ) -> list[str]:
         grpc, http, metrics = ports
-        settings = [
-            *options.backend_config,
-            ("python", "shm-region-prefix-name", region),
-        ]
         return [
             *(sys.executable, "-I", "-S", str(child_shim.__file__)),
             *(str(os.getpid()), ",".join(map(str, slot.cores)), "--"),
@@ -187,7 +184,8 @@ class EmbeddedLauncher:
             *("--metrics-address=127.0.0.1", f"--metrics-port={metrics}"),
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={_EXIT_TIMEOUT_SECONDS}",
-            *(f"--backend-config={backend},{key}={value}" for backend, key, value in settings),
+            f"--backend-config=python,shm-region-prefix-name={region}",
+            *option_flags(options),
         ]
 
 

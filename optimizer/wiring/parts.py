@@ -16,7 +16,7 @@ from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
-from optimizer.machine.slots import Slot, local_slot
+from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.model_spec import TransformersSource
 from optimizer.search.evaluator import Protocols
 from optimizer.search.events import Note, Watcher
@@ -54,14 +54,19 @@ def default_cache() -> Path:
 
 def open_space(path: Path) -> Space:
     """Read a space file for this machine. Raises SpaceFileError."""
-    return load_space(path, shipped_prices(), cores=len(local_slot().cores))
+    return load_space(path, shipped_prices(), local_hardware())
+
+
+def slot_of(space: Space) -> Slot:
+    """Where the space's configurations run: this machine, and the GPUs that the file names."""
+    return local_slot(tuple(gpu.uuid for gpu in space.search_space.hardware.gpus))
 
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
     wanted = {*_GRAPH_PACKAGES, *more}
     wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
-    if isinstance(space.model.source, TransformersSource):
+    if any(isinstance(model.source, TransformersSource) for model in space.models):
         wanted |= _EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
     if missing:
@@ -112,8 +117,8 @@ class Place:
         """Build and gate what the space needs, see `PreparePhase`."""
         cores = len(self.slot.cores)
         with Workshop(self.cache, self.directory.build_log, cores) as workshop:
-            phase = PreparePhase(self.directory, workshop, session, cores, watch)
-            return phase.run(space.model, space.search_space)
+            phase = PreparePhase(self.directory, workshop, session, watch)
+            return phase.run(space.models, space.search_space)
 
 
 def plain(machine: Machine) -> dict[str, Any]:

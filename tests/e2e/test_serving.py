@@ -408,9 +408,9 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     notes: list[Event] = []
     with Workshop(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(
-            StudyDirectory(tmp_path / "study"), workshop, serving.session, 2, notes.append
+            StudyDirectory(tmp_path / "study"), workshop, serving.session, notes.append
         )
-        prepared = phase.run(space.model, space.search_space)
+        prepared = phase.run(space.models, space.search_space)
     assert killed
     assert [item.dropped for item in prepared.gated] == [None] * 4
     assert any("signal SIGKILL" in note.text for note in notes if isinstance(note, Note))
