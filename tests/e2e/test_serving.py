@@ -57,7 +57,7 @@ from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
 pytestmark = pytest.mark.timeout(300)
 
 BREAKING_SESSION = """
-def open_session(directory, output, precision, threads):
+def open_session(directory, output, precision, threads, gpu):
     def run(inputs):
         raise RuntimeError("the runtime broke down")
     return run
