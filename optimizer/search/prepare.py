@@ -8,7 +8,7 @@ answers with the FP32 reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,8 @@ class PreparePhase:
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
         self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         try:
-            prepared = self._workshop.prepare_model(model)
+            prepared = self._workshop.prepare_model(model, self._telling(f"reading {model.name}"))
+            self._workshop.require_room(space.artifacts, model)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
         building = prepared.seconds if prepared.built else 0.0
@@ -117,7 +118,7 @@ class PreparePhase:
             gated.append(result)
             building += result.build_seconds
             if artifact is not None and result.dropped is None:
-                files[spec] = ModelFiles(artifact.path, model.payloads, output)
+                files[spec] = ModelFiles(artifact.path, model.payloads, output, artifact.engine)
             self._watch(_ready(result))
         self._session.retire()
         building += known.building_seconds
@@ -130,6 +131,10 @@ class PreparePhase:
         return Prepared(
             space.without([result.spec for result in dropped]), files, tuple(gated), building
         )
+
+    def _telling(self, step: str) -> Callable[[str], None]:
+        """Tells the watcher how far a step is."""
+        return lambda progress: self._watch(StepStarted(f"{step}: {progress}"))
 
     def _known(self) -> _Known:
         if not self._directory.prepared.exists():
@@ -147,7 +152,7 @@ class PreparePhase:
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         self._watch(StepStarted(f"building {spec.label}"))
         try:
-            artifact = self._workshop.build(spec, model)
+            artifact = self._workshop.build(spec, model, self._telling(f"building {spec.label}"))
         except TrialFailure as error:
             return None, GatedArtifact(spec, None, 0.0, None, f"build failed: {error}")
         seconds = 0.0 if artifact.cached else artifact.build_seconds
@@ -198,11 +203,11 @@ class PreparePhase:
         serving = ModelServing(
             name=model.name,
             artifact=spec,
-            max_batch_size=_GATE_BATCH,
+            max_batch_size=_gate_batch(spec),
             batching=Batching(),
             groups=(InstanceGroup("KIND_CPU", 1, (), self._cores),),
         )
-        files = {model.name: ModelFiles(artifact.path, model.payloads, output)}
+        files = {model.name: ModelFiles(artifact.path, model.payloads, output, artifact.engine)}
         served = self._session.serve(ServingConfig((serving,)), files)
         try:
             answers = served.control.infer(
@@ -211,6 +216,12 @@ class PreparePhase:
         except TrialFailure as error:
             raise self._session.failure(error) from error
         return compare(prepared.reference, answers)
+
+
+def _gate_batch(spec: ArtifactSpec) -> int:
+    """Largest batch at the gate: an engine takes no larger one than it was built for."""
+    most = spec.profile.max_batch_size if spec.profile is not None else _GATE_BATCH
+    return min(_GATE_BATCH, most)
 
 
 def _judged(

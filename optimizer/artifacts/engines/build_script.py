@@ -114,7 +114,9 @@ def check_gpu(recipe: dict[str, Any]) -> None:
     seen = visible_gpu()
     wanted = recipe["gpu_name"], tuple(recipe["compute_capability"])
     if seen is not None and not (seen[0].startswith(wanted[0]) and seen[1] == wanted[1]):
-        raise BuildError(f"the engine is for {wanted[0]} {wanted[1]}, CUDA sees {seen[0]} {seen[1]}")
+        raise BuildError(
+            f"the engine is for {wanted[0]} {wanted[1]}, CUDA sees {seen[0]} {seen[1]}"
+        )
 
 
 def check_version(version: str) -> None:
@@ -219,7 +221,10 @@ def main(arguments: list[str]) -> int:
         reason = str(error) if isinstance(error, BuildError) else f"{type(error).__name__}: {error}"
         say("failure", "; ".join([reason, *log.errors]))
         return 1
-    facts = {"tensorrt": trt.__version__, **{k: recipe[k] for k in ("gpu_name", "compute_capability")}}
+    facts = {
+        "tensorrt": trt.__version__,
+        **{k: recipe[k] for k in ("gpu_name", "compute_capability")},
+    }
     say("facts", facts)
     return 0
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from optimizer.errors import BuildFailure
 
 _GRACE_SECONDS = 2.0
-_LAST_LINES = 200
+_LAST_LINES = 2000
 _TOLD_LINES = 5
 _KILLED = (137, -9)
 """Exit codes of what the kernel killed, as a container and as a process have it."""
