@@ -11,6 +11,7 @@
     │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
     └── TrialFailure               -   one configuration could not be measured: outcome `failed`
         ├── BuildFailure               an artefact could not be built
+        ├── ContainerFailure           the container engine refused, or did not answer
         ├── ServerFailure              the server did not start, or died
         ├── ModelLoadFailure           the server refused or could not load the model
         ├── ConfigMismatch             the server runs something else than it was asked to
@@ -111,6 +112,12 @@ class TrialFailure(OptimizerError):
 
 class BuildFailure(TrialFailure):
     """An artefact could not be built."""
+
+
+class ContainerFailure(TrialFailure):
+    """The container engine refused, or did not answer."""
+
+    transient = True
 
 
 class ServerFailure(TrialFailure):

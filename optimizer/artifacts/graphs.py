@@ -13,7 +13,7 @@ from optimizer.artifacts.sources import source_of
 from optimizer.artifacts.versions import versions
 from optimizer.model_spec import ModelSpec
 
-GraphKind = Literal["fp32", "fp16", "int8_s8s8", "int8_u8s8"]
+GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_trt"]
 """INT8: signed or unsigned activations, then signed weights; see `precision.to_int8`."""
 
 

@@ -1,4 +1,7 @@
-"""What the workshop and its child say to each other: a job one way, its reply the other."""
+"""What the workshop and its child say to each other: a job one way, its reply the other.
+
+Before the reply, the child may say how far it is.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.workbench import Tell
 from optimizer.errors import BuildFailure, OptimizerError
 
 _log = logging.getLogger(__name__)
@@ -21,7 +25,14 @@ class Job:
     """
 
     label: str
-    work: Callable[[ArtifactCache], object]
+    work: Callable[[ArtifactCache, Tell], object]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, in words."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,14 @@ class Reply:
     error: tuple[type[OptimizerError], str] | None = None
 
 
-def answer(job: Job, cache: ArtifactCache) -> Reply:
-    """Do one job. Tracebacks stay in the log; a foreign error becomes a BuildFailure."""
+def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
+    """Do one job, and tell how far it is.
+
+    Tracebacks stay in the log; a foreign error becomes a BuildFailure.
+    """
     _log.info("%s: begin", job.label)
     try:
-        value = job.work(cache)
+        value = job.work(cache, tell)
     except OptimizerError as error:
         _log.exception("%s", job.label)
         return Reply(error=(type(error), str(error)))

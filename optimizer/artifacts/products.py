@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.releases import EngineFacts
 from optimizer.serving_config import ArtifactSpec
 from optimizer.workload import DataType, Tensors
 
@@ -57,6 +58,7 @@ class ModelArtifact:
         builder: library that made them and its version, such as "openvino 2026.4.1".
         build_seconds: that they took when they were built, with what had to be built for them.
         cached: whether they were there already.
+        engine: what a TensorRT engine was built with and for; None for other files.
     """
 
     spec: ArtifactSpec
@@ -65,3 +67,4 @@ class ModelArtifact:
     builder: str
     build_seconds: float
     cached: bool
+    engine: EngineFacts | None = None

@@ -59,6 +59,12 @@ class ServerControl:
         except InferenceServerException:
             return False
 
+    def version(self) -> str:
+        """Triton's version, as the server gives it. Raises ServerFailure."""
+        with _server_errors("read the server's version"):
+            answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
+        return str(answer.version)
+
     def load(
         self, model: str, asked: model_config_pb2.ModelConfig, timeout_seconds: float
     ) -> model_config_pb2.ModelConfig:

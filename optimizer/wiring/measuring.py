@@ -119,7 +119,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
         machine = this_machine()
         place.introduce(machine, watch)
         try:
-            with place.session() as session:
+            with place.session(space) as session:
                 prepared = place.prepare(session, space, watch)
                 config = prepared.space.config(prepared.space.baseline)
                 watch(StepStarted(f"loading {describe(config)}"))

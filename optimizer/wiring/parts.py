@@ -100,8 +100,8 @@ class Place:
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
 
     @contextmanager
-    def session(self) -> Iterator[ServingSession]:
-        """Serves configurations; its server is stopped in the end."""
+    def session(self, space: Space) -> Iterator[ServingSession]:
+        """Serves configurations of `space`; its server is stopped in the end."""
         repository = self.directory.repository
         launcher = EmbeddedLauncher(
             self.runtime,
@@ -110,13 +110,15 @@ class Place:
             self.directory.server_log,
         )
         models = ModelRepository(repository, shipped("model_repository_templates"))
-        with ServingSession(launcher, models, self.slot) as session:
+        gpus = space.search_space.hardware.gpus
+        with ServingSession(launcher, models, self.slot, gpus) as session:
             yield session
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
         """Build and gate what the space needs, see `PreparePhase`."""
         cores = len(self.slot.cores)
-        with Workshop(self.cache, self.directory.build_log, cores) as workshop:
+        log, engines = self.directory.build_log, space.engines
+        with Workshop(self.cache, log, cores, engines=engines) as workshop:
             phase = PreparePhase(self.directory, workshop, session, watch)
             return phase.run(space.models, space.search_space)
 

@@ -187,7 +187,7 @@ class _Study:
         # everything is built.
         self._directory.trials.read_all()
         self._open_study(self._space.search_space).close()
-        with self._place.session() as session:
+        with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
             with (

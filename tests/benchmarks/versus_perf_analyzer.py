@@ -108,7 +108,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     place = Place(
         StudyDirectory(folder / space.study), default_cache(), slot, find_embedded_runtime()
     )
-    with place.session() as session:
+    with place.session(space) as session:
         prepared = place.prepare(session, space, lambda _: None)
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
