@@ -9,6 +9,7 @@ capability 7.5.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,12 @@ def triton_image(tag: str = DEFAULT_TAG) -> str:
 def tensorrt_image(tag: str = DEFAULT_TAG) -> str:
     """The image that holds TensorRT's Python package, in the server's own version."""
     return f"nvcr.io/nvidia/tensorrt:{tag}-py3"
+
+
+def tag_of(server_image: str) -> str:
+    """The release that a server's image is, or is named after; the default where none is named."""
+    found = re.search(r":(\d\d\.\d\d)\b", server_image)
+    return found[1] if found is not None else DEFAULT_TAG
 
 
 @dataclass(frozen=True)
