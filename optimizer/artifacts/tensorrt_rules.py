@@ -46,11 +46,10 @@ def check_tensorrt_rules(path: Path) -> None:
     """
     broken = broken_rules(path)
     if broken:
+        places = f"{len(broken)} place{'s' if len(broken) > 1 else ''}"
         first = "; ".join(map(str, broken[:_SHOWN]))
         more = f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise BuildFailure(
-            f"{path.name} breaks TensorRT's rules in {len(broken)} places: {first}{more}"
-        )
+        raise BuildFailure(f"{path.name} breaks TensorRT's rules in {places}: {first}{more}")
 
 
 def broken_rules(path: Path) -> list[Mistake]:
