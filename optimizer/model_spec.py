@@ -41,15 +41,23 @@ class DataSet:
     """Inputs for calibration or evaluation.
 
     Attributes:
-        file: .npz with one array per input tensor, shape [samples, ...]; None generates inputs
-            from the workload's own distribution.
+        file: .npz with one array per input tensor, shape [samples, ...], or .jsonl with one JSON
+            object of the inputs' values a row.
         samples: how many are used.
         seed: of the generated ones.
+        tensors: inputs themselves, as JSON text: a list of rows by input tensor. Without these
+            and a file, inputs are generated from the workload's own distribution.
     """
 
     file: Path | None
     samples: int
     seed: int
+    tensors: str | None = None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether nobody gave the inputs."""
+        return self.file is None and self.tensors is None
 
 
 @dataclass(frozen=True)
@@ -82,4 +90,4 @@ class ModelSpec:
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """What this model's accuracy figures rest on."""
-        return "dataset" if self.evaluation.file is not None else "synthetic"
+        return "synthetic" if self.evaluation.is_generated else "dataset"
