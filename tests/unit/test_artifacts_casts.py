@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from optimizer.artifacts.casts import to_bf16, to_fp16
+from optimizer.workload import Tensors
 
 BEYOND_FP16 = 1e6
 MASKED = float(np.finfo(np.float32).min)
@@ -84,6 +85,12 @@ def weight(model: ModelProto, name: str) -> NDArray[Any]:
     return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
 
 
+def calculated(folder: Path, request: Tensors) -> NDArray[Any]:
+    outputs: Any = ReferenceEvaluator(str(folder / "model.onnx")).run(None, request)
+    served: NDArray[Any] = outputs[0]
+    return served
+
+
 def test_bf16_takes_its_numbers_from_fp32(source: Path, into: Path) -> None:
     to_bf16(source, into)
     made = onnx.load(into / "model.onnx")
@@ -110,9 +117,8 @@ def test_no_fp16_is_left_in_bf16(source: Path, into: Path) -> None:
 
 def test_bf16_calculates_what_fp32_does(source: Path, into: Path) -> None:
     to_bf16(source, into)
-    request = {"x": np.array([[2, 1, 0]], np.float32), "counts": np.array([[1, 2, 3]])}
-    [wanted] = ReferenceEvaluator(str(source / "model.onnx")).run(None, request)
-    [got] = ReferenceEvaluator(str(into / "model.onnx")).run(None, request)
+    request: Tensors = {"x": np.array([[2, 1, 0]], np.float32), "counts": np.array([[1, 2, 3]])}
+    wanted, got = calculated(source, request), calculated(into, request)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, rtol=2**-7)
     assert wanted[0, 0] == pytest.approx(3 * BEYOND_FP16 + 3e5)

@@ -19,6 +19,7 @@ from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.production import build_artifact, prepare_model
 from optimizer.artifacts.products import OutputSpec
+from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.serving_config import ArtifactSpec
@@ -60,6 +61,7 @@ def model(path: Path, output: str = "y", **tensor: object) -> ModelSpec:
 
 def run(graph: Path, kind: GraphKind, request: Tensors) -> NDArray[Any]:
     """By ONNX's own evaluator where ONNX Runtime has no kernels."""
+    outputs: Any
     if kind == "bf16":
         outputs = ReferenceEvaluator(str(graph)).run(None, request)
     else:
@@ -164,3 +166,39 @@ def test_external_data_may_not_lie_elsewhere(tmp_path: Path) -> None:
     onnx.save(header, path)
     with pytest.raises(UsageError, match="must lie beside the file"):
         prepare_model(model(path), ArtifactCache(tmp_path / "cache"))
+
+
+def test_scales_too_small_for_fp16_are_raised(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx")
+    tiny = onnx.load(path)
+    weights = numpy_helper.to_array(tiny.graph.initializer[0]) * np.float32(1e-3)
+    tiny.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    onnx.save(tiny, path)
+    graphs = PrecisionGraphs(model(path), ArtifactCache(tmp_path / "cache"))
+    before = scales_of_weights(graphs.entry("int8_s8s8").path / "model.onnx")
+    after = scales_of_weights(graphs.entry("int8_trt").path / "model.onnx")
+    assert before.max() < SMALLEST_FP16_SCALE
+    assert after.dtype == np.float16
+    assert (after == SMALLEST_FP16_SCALE).all()
+
+
+def scales_of_weights(path: Path) -> NDArray[Any]:
+    made = onnx.load(path).graph
+    [node] = [n for n in made.node if n.op_type == "QuantizeLinear" and n.input[0] == "w"]
+    return numpy_helper.to_array(next(t for t in made.initializer if t.name == node.input[1]))
+
+
+def test_a_block_that_can_be_quantised_by_half_only_is_refused(tmp_path: Path) -> None:
+    made = onnx.load(write_graph(tmp_path / "m.onnx"))
+    made.graph.node[0].output[0] = "product"
+    made.graph.node.extend(
+        [
+            helper.make_node("Relu", ["product"], ["h"], "activation"),
+            helper.make_node("Gemm", ["h", "w"], ["y"], "half"),
+        ]
+    )
+    made.graph.node[0].name = "other_half"
+    onnx.save(made, tmp_path / "m.onnx")
+    graphs = PrecisionGraphs(model(tmp_path / "m.onnx"), ArtifactCache(tmp_path / "cache"))
+    with pytest.raises(BuildFailure, match=r"other_half: both products .* and not in half"):
+        graphs.entry("int8_trt")
