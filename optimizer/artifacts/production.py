@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, key_digest
@@ -17,10 +18,12 @@ from optimizer.artifacts.versions import versions
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.model_spec import ModelSpec
 from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec
-from optimizer.workload import DataType
+from optimizer.workload import DataType, Tensors
 
 _TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
 """Triton's names of the ONNX element types that a model may answer with."""
+
+_MASK = "attention_mask"
 
 
 def prepare_model(model: ModelSpec, cache: ArtifactCache) -> PreparedModel:
@@ -43,15 +46,17 @@ def prepare_model(model: ModelSpec, cache: ArtifactCache) -> PreparedModel:
         np.save(into / "reference.npy", outputs)
 
     reference = cache.get_or_build(key, build)
-    output = json.loads((reference.path / "output.json").read_text())
+    stored = json.loads((reference.path / "output.json").read_text())
+    output = OutputSpec(stored["name"], stored["data_type"], tuple(stored["shape"]))
     return PreparedModel(
         name=model.name,
         fp32_graph=graph.path / "model.onnx",
-        output=OutputSpec(output["name"], output["data_type"], tuple(output["shape"])),
+        output=output,
         evaluation=graphs.inputs.evaluation,
         reference=np.load(reference.path / "reference.npy"),
         built=graph.built or reference.built,
         seconds=graph.seconds + reference.seconds,
+        judged=_own_positions(graphs.inputs.evaluation, output),
     )
 
 
@@ -71,6 +76,15 @@ def build_artifact(spec: ArtifactSpec, model: ModelSpec, cache: ArtifactCache) -
         build_seconds=entry.seconds,
         cached=not entry.built,
     )
+
+
+def _own_positions(rows: list[Tensors], output: OutputSpec) -> NDArray[np.bool_] | None:
+    """See `PreparedModel.judged`; the mask goes by the name that transformers gives it."""
+    has_length = len(output.shape) > 1 and output.shape[0] == -1
+    if not has_length or any(_MASK not in row or row[_MASK].ndim != 2 for row in rows):
+        return None
+    own: NDArray[np.bool_] = np.concatenate([row[_MASK] for row in rows]).astype(np.bool_)
+    return own if own.any() else None
 
 
 def _output_spec(graph: Path, name: str) -> OutputSpec:

@@ -210,7 +210,7 @@ class PreparePhase:
             )
         except TrialFailure as error:
             raise self._session.failure(error) from error
-        return compare(prepared.reference, answers)
+        return compare(prepared.reference, answers, prepared.judged)
 
 
 def _judged(
