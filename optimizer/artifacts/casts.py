@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optimizer.artifacts.onnx_graph import held_tensor
+
 if TYPE_CHECKING:
     import onnx
 
@@ -27,7 +29,10 @@ def to_fp16(graph: Path, into: Path) -> None:
         graph: directory of the FP32 model.onnx and its external data; Q/DQ pairs get FP16 scales.
         into: directory, emptied of everything else that the conversion leaves.
     """
-    save(_in_fp16(graph, into), into, external=has_external_data(graph))
+    source = working_copy(graph, into)
+    converted = _in_fp16(source)
+    shutil.rmtree(source.parent)
+    save(converted, into, external=has_external_data(graph))
 
 
 def to_bf16(graph: Path, into: Path) -> None:
@@ -42,8 +47,10 @@ def to_bf16(graph: Path, into: Path) -> None:
     """
     import onnx
 
-    converted = _in_fp16(graph, into)
-    _to_bfloat16(converted.graph, onnx.load(graph / "model.onnx").graph)
+    source = working_copy(graph, into)
+    converted = _in_fp16(source)
+    _to_bfloat16(converted.graph, onnx.load(source).graph)
+    shutil.rmtree(source.parent)
     save(converted, into, external=has_external_data(graph))
     onnx.checker.check_model(into / "model.onnx", full_check=True)
 
@@ -71,13 +78,25 @@ def has_external_data(graph: Path) -> bool:
     return any(path.name != "model.onnx" for path in graph.iterdir())
 
 
-def _in_fp16(graph: Path, into: Path) -> onnx.ModelProto:
+def _in_fp16(source: Path) -> onnx.ModelProto:
+    """What the FP16 converter makes of a working copy."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    source = working_copy(graph, into)
+    _hold_numbers_as_tensors(source)
     converted: onnx.ModelProto = convert_float_to_float16(str(source), keep_io_types=True)
-    shutil.rmtree(source.parent)
     return converted
+
+
+def _hold_numbers_as_tensors(source: Path) -> None:
+    """Give every Constant a tensor: the converter knows no other form, and would leave it FP32."""
+    import onnx
+
+    model = onnx.load(source, load_external_data=False)
+    for node in model.graph.node:
+        tensor = held_tensor(node)
+        if tensor is not None:
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", tensor))
+    onnx.save(model, source)
 
 
 def _to_bfloat16(converted: onnx.GraphProto, source: onnx.GraphProto) -> None:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ class OnnxGraph:
         """Constant tensors by name: initializers and what Constant nodes hold."""
         found = {tensor.name: tensor for graph in self._graphs for tensor in graph.initializer}
         for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                found[node.output[0]] = node.attribute[0].t
+            tensor = held_tensor(node)
+            if tensor is not None:
+                found[node.output[0]] = tensor
         return found
 
     @cached_property
@@ -97,6 +99,23 @@ class OnnxGraph:
     @cached_property
     def _makers(self) -> dict[str, onnx.NodeProto]:
         return {name: node for node in self.nodes for name in node.output if name}
+
+
+def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor, or the floating-point numbers as one, that a Constant holds; None for others."""
+    import onnx
+
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    [attribute] = node.attribute
+    match attribute.name:
+        case "value":
+            return attribute.t
+        case "value_float":
+            return onnx.numpy_helper.from_array(np.array(attribute.f, np.float32))
+        case "value_floats":
+            return onnx.numpy_helper.from_array(np.array(attribute.floats, np.float32))
+    return None
 
 
 def label(node: onnx.NodeProto) -> str:

@@ -21,7 +21,7 @@ MASKED = float(np.finfo(np.float32).min)
 
 
 def write(folder: Path) -> Path:
-    """y = (x + mask) * factor + shift, where a branch gives the shift: numbers in every place."""
+    """y = (x + counts + mask) * factor + shift / 2, the shift from a branch: numbers everywhere."""
     constant = numpy_helper.from_array(np.array([1e-10], np.float32), "constant")
     of_branch = [
         helper.make_graph(
@@ -46,7 +46,9 @@ def write(folder: Path) -> Path:
         helper.make_node(
             "If", ["yes"], ["shift"], then_branch=of_branch[0], else_branch=of_branch[1]
         ),
-        helper.make_node("Add", ["nearly", "shift"], ["y"]),
+        helper.make_node("Constant", [], ["half"], value_float=0.5),
+        helper.make_node("Mul", ["shift", "half"], ["half_shift"]),
+        helper.make_node("Add", ["nearly", "half_shift"], ["y"]),
     ]
     weights = {
         "mask": np.array([0, MASKED, -np.inf], np.float32),
@@ -121,7 +123,7 @@ def test_bf16_calculates_what_fp32_does(source: Path, into: Path) -> None:
     wanted, got = calculated(source, request), calculated(into, request)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, rtol=2**-7)
-    assert wanted[0, 0] == pytest.approx(3 * BEYOND_FP16 + 3e5)
+    assert wanted[0, 0] == pytest.approx(3 * BEYOND_FP16 + 1.5e5)
 
 
 @pytest.mark.parametrize("convert", [to_fp16, to_bf16])

@@ -202,3 +202,45 @@ def test_a_block_that_can_be_quantised_by_half_only_is_refused(tmp_path: Path) -
     graphs = PrecisionGraphs(model(tmp_path / "m.onnx"), ArtifactCache(tmp_path / "cache"))
     with pytest.raises(BuildFailure, match=r"other_half: both products .* and not in half"):
         graphs.entry("int8_trt")
+
+
+def test_padding_is_not_judged_where_outputs_have_a_row_for_each_position(tmp_path: Path) -> None:
+    path = write_token_graph(tmp_path / "m.onnx")
+    tensors = (
+        TensorSpec("ids", "INT64", (None,), minimum=1, maximum=1000),
+        TensorSpec("attention_mask", "INT64", (None,), minimum=1, maximum=1),
+    )
+    payloads = Payloads(tensors, LengthDistribution((2, 5), (0.5, 0.5)))
+    spec = replace(model(path), payloads=payloads)
+    prepared = prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+    assert prepared.reference.shape == (12, 5, 1)
+    masks = np.concatenate([row["attention_mask"] for row in prepared.evaluation])
+    assert prepared.judged is not None
+    np.testing.assert_array_equal(prepared.judged, masks == 1)
+    assert not prepared.judged.all()
+
+
+def test_outputs_without_positions_are_judged_whole(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx"))
+    assert prepare_model(spec, ArtifactCache(tmp_path / "cache")).judged is None
+
+
+def write_token_graph(path: Path) -> Path:
+    """y [batch, length, 1] is ids times attention_mask."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["ids", "attention_mask"], ["own"]),
+            helper.make_node("Cast", ["own"], ["floating"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["floating", "last"], ["y"]),
+        ],
+        "tokens",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+            for name in ("ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", 1])],
+        [numpy_helper.from_array(np.array([2]), "last")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(made, path)
+    return path

@@ -265,6 +265,21 @@ def test_fp16_scales_have_a_floor(tmp_path: Path) -> None:
     assert found(model, tmp_path) == [], "FP32 has digits enough"
 
 
+def test_scales_may_be_held_by_constants(tmp_path: Path) -> None:
+    model = good()
+    held = [
+        helper.make_node("Constant", [], ["one"], value_float=0.02),
+        helper.make_node("Constant", [], ["some"], value_floats=[0.02] * INNER),
+    ]
+    for node in held:
+        model.graph.node.insert(0, node)
+    rewire(1, "one", "q_h", "d_h")(model)
+    rewire(1, "some", "q_w1", "d_w1")(model)
+    assert found(model, tmp_path) == []
+    model.graph.node[1].attribute[0].f = -1.0
+    assert len(found(model, tmp_path)) == 2
+
+
 def test_weights_may_lie_in_int8_already(tmp_path: Path) -> None:
     model = good()
     for name in ("q_w1", "q_w2"):
