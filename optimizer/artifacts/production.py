@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, key_digest
@@ -22,10 +23,12 @@ from optimizer.errors import BuildFailure, UsageError
 from optimizer.hosting import EngineSettings
 from optimizer.model_spec import ModelSpec
 from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec
-from optimizer.workload import DataType
+from optimizer.workload import DataType, Tensors
 
 _TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
 """Triton's names of the ONNX element types that a model may answer with."""
+
+_MASK = "attention_mask"
 
 
 def prepare_model(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silence) -> PreparedModel:
@@ -49,15 +52,17 @@ def prepare_model(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silenc
         np.save(into / "reference.npy", outputs)
 
     reference = cache.get_or_build(key, build)
-    output = json.loads((reference.path / "output.json").read_text())
+    stored = json.loads((reference.path / "output.json").read_text())
+    output = OutputSpec(stored["name"], stored["data_type"], tuple(stored["shape"]))
     return PreparedModel(
         name=model.name,
         fp32_graph=graph.path / "model.onnx",
-        output=OutputSpec(output["name"], output["data_type"], tuple(output["shape"])),
+        output=output,
         evaluation=graphs.inputs.evaluation,
         reference=np.load(reference.path / "reference.npy"),
         built=graph.built or reference.built,
         seconds=graph.seconds + reference.seconds,
+        judged=_own_positions(graphs.inputs.evaluation, output),
     )
 
 
@@ -111,6 +116,15 @@ def _check(spec: ArtifactSpec) -> None:
         raise BuildFailure(f"{spec.label}: {spec.runtime} has no way to serve {spec.precision}")
     if (spec.profile is not None and spec.runtime != "tensorrt") or spec.options:
         raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
+
+
+def _own_positions(rows: list[Tensors], output: OutputSpec) -> NDArray[np.bool_] | None:
+    """See `PreparedModel.judged`; the mask goes by the name that transformers gives it."""
+    has_length = len(output.shape) > 1 and output.shape[0] == -1
+    if not has_length or any(_MASK not in row or row[_MASK].ndim != 2 for row in rows):
+        return None
+    own: NDArray[np.bool_] = np.concatenate([row[_MASK] for row in rows]).astype(np.bool_)
+    return own if own.any() else None
 
 
 def _output_spec(graph: Path, name: str) -> OutputSpec:

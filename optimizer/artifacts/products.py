@@ -37,6 +37,8 @@ class PreparedModel:
         reference: FP32 outputs for them, shape [len(evaluation), ...].
         built: whether this call built anything.
         seconds: that the graph and the reference took when they were built.
+        judged: which positions of the outputs are the requests' own, shape [len(evaluation),
+            length]; None where outputs have no axis for the length, or no mask tells padding.
     """
 
     name: str
@@ -46,6 +48,7 @@ class PreparedModel:
     reference: NDArray[np.generic]
     built: bool
     seconds: float
+    judged: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class AccuracyGate:
         instance_mib = self._session.memory_of_models_mib()
         # The next one's memory is told from that of an empty server.
         self._session.retire(wait=True)
-        accuracy = compare(prepared.reference, answers)
+        accuracy = compare(prepared.reference, answers, prepared.judged)
         if model.accuracy.metric is not None:
             figure = evaluate_metric(model.accuracy.metric, prepared.evaluation, answers)
             accuracy = replace(accuracy, metric=figure)

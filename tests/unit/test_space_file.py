@@ -583,6 +583,38 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_space(tmp_path, PRICES, HARDWARE)
 
 
+LENGTHS_AND = "{fixed: 32}\n    evaluation: "
+
+
+def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
+    given = "{tensors: {input_ids: [[7, 8], [9]]}}"
+    space = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given)))
+    assert space.models[0].evaluation == DataSet(None, 2, 0, '{"input_ids": [[7, 8], [9]]}')
+    assert space.models[0].accuracy_evidence == "dataset"
+    stored = json.loads(json.dumps(space.content, allow_nan=False))
+    again = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given[:-1] + ", samples: 2}")))
+    assert again.content == stored, "a stored space reads as the same"
+    one = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given[:-1] + ", samples: 1}")))
+    assert one.models[0].evaluation.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "mistake"),
+    [
+        ("{tensors: {}}", "line 10: models.bert.evaluation.tensors: must have at least 1 item"),
+        ("{tensors: {input_ids: 7}}", "evaluation.tensors.input_ids: must be a valid list, got 7"),
+        ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
+        (
+            "{tensors: {input_ids: [[7]]}, file: space.yaml}",
+            "line 10: models.bert.evaluation.tensors: goes without file, got 'space.yaml'",
+        ),
+    ],
+)
+def test_mistakes_of_inputs_in_the_file(tmp_path: Path, section: str, mistake: str) -> None:
+    [said] = mistakes(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + section)))
+    assert mistake in said
+
+
 def test_the_content_holds_what_a_study_depends_on_and_nothing_else(tmp_path: Path) -> None:
     content = load(tmp_path, GOOD).content
     other_run = changed(("my-study", "other"), (BATCHES, BATCHES + "\nbudget: {trials: 1}"))
