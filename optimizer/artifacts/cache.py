@@ -211,8 +211,8 @@ def _stored(path: Path) -> StoredEntry:
 
 
 def _batch_range(batch: list[int] | None) -> str | None:
-    """Of an engine whose kernels are chosen for `batch[0]` and that takes up to `batch[1]`."""
-    return f"batch 1..{batch[1]}, optimal {batch[0]}" if batch is not None else None
+    """Of an engine: the batch that it is fastest for, and the largest; as `ArtifactSpec.label`."""
+    return f"batch {batch[0]}..{batch[1]}" if batch is not None else None
 
 
 def _stored_timing(file: Path) -> StoredEntry:

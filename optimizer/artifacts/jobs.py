@@ -37,10 +37,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a job: its value, or the type and the message of its error."""
+    """What came of a job: its value, or its error with all that this says of itself."""
 
     value: object = None
-    error: tuple[type[OptimizerError], str] | None = None
+    error: OptimizerError | None = None
 
 
 def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
@@ -53,10 +53,10 @@ def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
         value = job.work(cache, tell)
     except OptimizerError as error:
         _log.exception("%s", job.label)
-        return Reply(error=(type(error), str(error)))
+        return Reply(error=error)
     except Exception as error:  # noqa: BLE001 - whatever a library raises costs one artefact only
         _log.exception("%s", job.label)
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return Reply(error=(BuildFailure, f"{job.label}: {type(error).__name__}: {reason}"))
+        return Reply(error=BuildFailure(f"{job.label}: {type(error).__name__}: {reason}"))
     _log.info("%s: done", job.label)
     return Reply(value)

@@ -147,8 +147,7 @@ class Workshop:
             raise BuildFailure(f"{job.label}: {late}; see {self._log}")
         self._busy = False
         if reply.error is not None:
-            kind, message = reply.error
-            raise kind(message)
+            raise reply.error
         return reply.value
 
     def _connected(self) -> Connection[Job, Reply | Progress]:

@@ -59,12 +59,6 @@ class ServerControl:
         except InferenceServerException:
             return False
 
-    def version(self) -> str:
-        """Triton's version, as the server gives it. Raises ServerFailure."""
-        with _server_errors("read the server's version"):
-            answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
-        return str(answer.version)
-
     def load(
         self, model: str, asked: model_config_pb2.ModelConfig, timeout_seconds: float
     ) -> model_config_pb2.ModelConfig:
@@ -102,6 +96,12 @@ class ServerControl:
         with _server_errors("list models"):
             index = self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
         return tuple(m.name for m in index.models if m.state in ("READY", "LOADING", "UNLOADING"))
+
+    def version(self) -> str:
+        """Triton's version, as the server gives it. Raises ServerFailure."""
+        with _server_errors("read the server's version"):
+            answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
+        return str(answer.version)
 
     def config(self, model: str) -> model_config_pb2.ModelConfig:
         """The configuration that the server runs."""

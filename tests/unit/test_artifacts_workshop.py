@@ -154,6 +154,20 @@ def request(batch: int, length: int) -> Tensors:
     return {"input_ids": rng.integers(5, VOCABULARY, (batch, length)), "attention_mask": mask}
 
 
+def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def interrupted(text: str) -> None:
+        told.append(text)
+        raise KeyboardInterrupt
+
+    with Workshop(tmp_path / "cache", tmp_path / "log", threads=2) as shop:
+        with pytest.raises(KeyboardInterrupt):
+            shop.prepare_model(MODEL, interrupted)
+        assert shop.prepare_model(MODEL).reference.shape == (8, 3)
+        assert told == ["its FP32 outputs"]
+
+
 def test_prepared_model(prepared: PreparedModel) -> None:
     assert prepared.output == OutputSpec("logits", "FP32", (3,))
     assert len(prepared.evaluation) == 8

@@ -228,7 +228,8 @@ class _Process:
 
     def lines(self) -> Iterator[str]:
         assert self._process.stdout is not None
-        yield from self._process.stdout
+        with self._process.stdout as output:
+            yield from output
 
     def wait(self, timeout_seconds: float) -> int | None:
         try:
