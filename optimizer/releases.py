@@ -1,10 +1,10 @@
 """NVIDIA's container releases, what each holds, and which engine which server can load. Pure.
 
 Triton's and TensorRT's versions by tag are those of the releases themselves (GitHub releases of
-triton-inference-server/server; trtexec's banner in each image). The least driver and compute
-capability are those of CUDA 13, on which every tag below is built: the CUDA 13 release notes ask
-for R580, and Triton's own release notes ("GPU Requirements", 25.08 and later) for compute
-capability 7.5.
+triton-inference-server/server; trtexec's banner in each image). The least compute capability is
+that of Triton's own release notes ("GPU Requirements", 25.08 and later). The least driver is CUDA
+13's, on which these tags are taken to be built: a data-centre GPU may do with an older branch and
+the image's compatibility libraries, so it is advice here and never refused.
 """
 
 from __future__ import annotations

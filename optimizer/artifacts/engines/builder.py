@@ -21,6 +21,7 @@ from optimizer.artifacts.engines.recipe import (
 )
 from optimizer.artifacts.engines.script_output import facts_from_json
 from optimizer.artifacts.graphs import GraphKind
+from optimizer.artifacts.tensorrt_rules import check_tensorrt_rules
 from optimizer.artifacts.workbench import Workbench
 from optimizer.errors import BuildFailure
 from optimizer.hosting import BuildPlace, EngineSettings
@@ -98,6 +99,7 @@ class _Engine:
 
     def build(self, into: Path) -> None:
         graph = self.bench.graphs.entry(GRAPHS[self.precision]).path
+        check_tensorrt_rules(graph / "model.onnx")
         timings = self.bench.cache.timings
         timings.mkdir(parents=True, exist_ok=True)
         facts = self.place.run(self.recipe, Folders(graph, into, timings), self.bench.tell)
