@@ -62,7 +62,6 @@ class ServingSession:
         self._running: Served | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
-        self._loaded: tuple[str, ...] = ()
 
     def __enter__(self) -> ServingSession:
         return self
@@ -87,7 +86,6 @@ class ServingSession:
                     model, needed.artifact, needed.payloads, needed.output
                 )
                 served.control.load(model.name, asked, _LOAD_SECONDS)
-                self._loaded = (*self._loaded, model.name)
             return served
         except TrialFailure as error:
             raise self.failure(error) from error
@@ -97,9 +95,8 @@ class ServingSession:
         if self._running is None:
             return
         try:
-            for model in self._loaded:
+            for model in self._running.control.loaded:
                 self._running.control.unload(model)
-            self._loaded = ()
         except ServerFailure:
             self.stop()
 
@@ -135,9 +132,8 @@ class ServingSession:
 
     def stop(self) -> None:
         """Stop the server; nothing of it is left."""
-        running, self._running, self._loaded = self._running, None, ()
+        running, self._running = self._running, None
         if running is not None:
-            running.control.close()
             running.server.stop()
 
     def _server(self, options: ServerOptions) -> Served:
@@ -145,7 +141,7 @@ class ServingSession:
             self.stop()
         if self._running is None:
             server = self._launcher.start(options, self._slot)
-            self._running = Served(server, ServerControl(server.endpoint))
+            self._running = Served(server, server.control)
             self._options = options
             self._memory_when_new = server.memory_bytes()
         return self._running

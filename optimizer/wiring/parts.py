@@ -26,7 +26,7 @@ from optimizer.serving_config import Runtime
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
 from optimizer.triton.embedded import EmbeddedRuntime
-from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
 

@@ -44,7 +44,7 @@ from optimizer.serving_config import (
 from optimizer.shipped import shipped
 from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
