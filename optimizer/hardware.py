@@ -41,6 +41,13 @@ class Hardware:
     memory_mib: int
     gpus: tuple[Gpu, ...] = ()
 
+    @property
+    def memory_for_instances_mib(self) -> float:
+        """What instances may take: of the smallest GPU, or of the machine where there is none."""
+        if self.gpus:
+            return 0.95 * min(gpu.memory_mib for gpu in self.gpus)
+        return 0.9 * self.memory_mib
+
     def lacks(self, precision: Precision) -> str | None:
         """Why its GPUs cannot do a precision; None where they can, or where there is none."""
         least = LEAST_COMPUTE_CAPABILITY.get(precision)

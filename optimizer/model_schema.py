@@ -6,54 +6,46 @@ pydantic checks every key; what spans several is checked on the smallest section
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TransformersSource
+from optimizer.model_spec import (
+    AccuracyLimits,
+    DataSet,
+    ModelSpec,
+    OnnxSource,
+    TaskMetric,
+    TransformersSource,
+)
+from optimizer.parameter_schema import ParametersSection
+from optimizer.section import (
+    Count,
+    Number,
+    Positive,
+    Section,
+    Switch,
+    folder_of,
+    raise_all,
+    wrong,
+)
 from optimizer.workload import DataType, LengthDistribution, Payloads, TensorSpec
 
-# Strict: YAML has numbers of its own, so neither "4" nor true is one.
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-Count = Annotated[int, Field(ge=1, strict=True)]
 Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 _Seed = Annotated[int, Field(ge=0, strict=True)]
 _Share = Annotated[Number, Field(ge=0, le=1)]
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 """Integer inputs of `transformers` models and the configuration value that they stay below."""
-
-
-def wrong(key: str, rule: str, value: object) -> PydanticCustomError:
-    """A mistake found below the section that is being checked."""
-    context = {"key": key, "rule": rule, "value": repr(value)}
-    return PydanticCustomError("space_rule", "{rule}", context)
-
-
-def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError]) -> None:
-    """Report every mistake of a section at once; nothing without one."""
-    if mistakes:
-        details = [InitErrorDetails(type=each, input=None) for each in mistakes]
-        raise ValidationError.from_exception_data(section.__name__, details)
-
-
-class Section(BaseModel):
-    """A part of a space file: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SourceSection(Section):
@@ -121,11 +113,6 @@ class SourceSection(Section):
 
 def _looks_local(checkpoint: str) -> bool:
     return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
-
-
-def folder_of(info: ValidationInfo) -> Path:
-    """Where the space file lies; paths in it are relative to there."""
-    return Path((info.context or {}).get("folder", "."))
 
 
 def _known_limits(info: ValidationInfo) -> dict[str, int]:
@@ -211,12 +198,60 @@ class DataSection(Section):
         return DataSet(file, self.samples, self.seed)
 
 
+class MetricSection(Section):
+    """A metric of the model's task, calculated by a Python function of the user's."""
+
+    function: str = Field(
+        description="FILE.py:NAME, called as NAME(inputs, outputs) with all evaluation samples"
+    )
+    minimum: Number = Field(description="the least that it must return")
+
+    @field_validator("function")
+    @classmethod
+    def _exists(cls, function: str, info: ValidationInfo) -> str:
+        file, _, name = function.rpartition(":")
+        if not (file.endswith(".py") and name.isidentifier()):
+            raise PydanticCustomError("space_rule", "must be FILE.py:NAME")
+        path = folder_of(info) / file
+        if not path.is_file():
+            raise PydanticCustomError(
+                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
+            )
+        return function
+
+    def to_value(self, folder: Path) -> TaskMetric:
+        """The metric with its path resolved."""
+        file, _, name = self.function.rpartition(":")
+        return TaskMetric((folder / file).resolve(), name, self.minimum)
+
+
 class AccuracySection(Section):
     """What an artefact must reach against the FP32 reference, through the running server."""
 
     min_argmax_agreement: _Share = 0.99
     min_cosine: Annotated[Number, Field(ge=-1, le=1)] = 0.99
     max_abs_error: Positive | None = None
+    metric: MetricSection | None = None
+    int8_on_generated_data: Switch = Field(
+        False, description="trust INT8 of trained weights that saw no real inputs"
+    )
+
+    def to_value(self, folder: Path) -> AccuracyLimits:
+        """The limits."""
+        return AccuracyLimits(
+            self.min_argmax_agreement,
+            self.min_cosine,
+            self.max_abs_error,
+            self.metric.to_value(folder) if self.metric is not None else None,
+            self.int8_on_generated_data,
+        )
+
+
+class LimitSection(Section):
+    """The latency that must be met."""
+
+    percentile: Annotated[Number, Field(ge=50, le=99.9)] = 95
+    latency_ms: Positive = 500
 
 
 class ModelSection(Section):
@@ -229,6 +264,13 @@ class ModelSection(Section):
     calibration: DataSection = DataSection(seed=1)
     evaluation: DataSection = DataSection(seed=2)
     accuracy: AccuracySection = AccuracySection()
+    demand_per_second: Positive | None = Field(
+        None, description="requests a second to this model, where there are several"
+    )
+    limit: LimitSection | None = Field(None, description="of this model; the common one without")
+    parameters: ParametersSection | None = Field(
+        None, description="of this model, in place of the common ones"
+    )
 
     # On the fields, so that they are checked however wrong the rest of the section is.
     @field_validator("inputs")
@@ -265,6 +307,6 @@ class ModelSection(Section):
             payloads=Payloads(tensors, self.lengths.to_value()),
             calibration=self.calibration.to_value(folder),
             evaluation=self.evaluation.to_value(folder),
-            accuracy=AccuracyLimits(**self.accuracy.model_dump()),
+            accuracy=self.accuracy.to_value(folder),
             output=self.output,
         )

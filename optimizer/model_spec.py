@@ -51,6 +51,26 @@ class DataSet:
     samples: int
     seed: int
 
+    @property
+    def generated(self) -> bool:
+        """Whether the inputs are drawn, and no person's data."""
+        return self.file is None
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    """A figure of the model's own task, such as accuracy or F1 on labelled samples.
+
+    Attributes:
+        file, function: a Python function of (inputs by name, outputs), arrays over all evaluation
+            samples, that returns a number; higher is better.
+        minimum: the least that it must return.
+    """
+
+    file: Path
+    function: str
+    minimum: float
+
 
 @dataclass(frozen=True)
 class AccuracyLimits:
@@ -60,11 +80,16 @@ class AccuracyLimits:
         min_argmax_agreement: share of samples whose largest output is the same one, 0 to 1.
         min_cosine: smallest mean cosine similarity of the outputs, -1 to 1.
         max_abs_error: largest absolute difference of any output; None does not judge it.
+        metric: of the task, None without one.
+        int8_on_generated_data: whether INT8 of trained weights may be recommended though it was
+            calibrated or judged on generated inputs.
     """
 
     min_argmax_agreement: float
     min_cosine: float
     max_abs_error: float | None = None
+    metric: TaskMetric | None = None
+    int8_on_generated_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,4 +107,18 @@ class ModelSpec:
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """What this model's accuracy figures rest on."""
-        return "dataset" if self.evaluation.file is not None else "synthetic"
+        if self.evaluation.generated:
+            return "synthetic"
+        return "task" if self.accuracy.metric is not None else "dataset"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights mean something, as far as can be known."""
+        source = self.source
+        return isinstance(source, OnnxSource) or source.checkpoint is not None
+
+    @property
+    def int8_is_a_guess(self) -> bool:
+        """Whether INT8 of trained weights would rest on generated inputs, and nobody allowed it."""
+        generated = self.calibration.generated or self.evaluation.generated
+        return self.trained and generated and not self.accuracy.int8_on_generated_data

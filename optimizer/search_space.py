@@ -1,110 +1,66 @@
 """The finite set of serving configurations that a study may propose. Pure.
 
-A space is a list of parameters, each with its listed values, and conditions that a point must
-meet. Every valid point is one row of `SearchSpace.points` (positions into the value lists), and no
-two rows stand for the same `ServingConfig`: settings without effect (a queue delay where batching
-is off) are fixed at one value.
+Every valid point is one row of `SearchSpace.points` (positions into the parameters' value lists),
+and no two rows stand for the same `ServingConfig`: settings without effect (a queue delay where
+batching is off) are fixed at one value. With several models a point is one of each, where they go
+together.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Literal, cast, get_args
+from functools import cached_property
+from itertools import groupby
+from typing import cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from optimizer.conditions import ConditionError
+from optimizer.hardware import Hardware
+from optimizer.model_space import (
+    CORES_CONDITION,
+    MAX_POINTS,
+    EmptySpaceError,
+    Limits,
+    ModelSpace,
+    Position,
+)
+from optimizer.parameters import Parameter, Value
 from optimizer.serving_config import (
     PRECISION_RANK,
-    PRECISIONS_OF,
     ArtifactSpec,
-    Batching,
-    InstanceGroup,
-    ModelServing,
     Precision,
-    Runtime,
+    ServerOptions,
     ServingConfig,
 )
 
-Value = int | bool | str | tuple[int, ...]
-ParameterName = Literal[
-    "runtime",
-    "precision",
-    "batching",
-    "max_batch_size",
-    "preferred_batch_sizes",
-    "max_queue_delay_us",
-    "instance_count",
-    "intra_op_threads",
-    "padding",
-]
-Position = tuple[int, ...]
-"""One point: for each parameter, the position of its value in the parameter's list."""
+_Rows = list[NDArray[np.int64]]
+"""For each model, which of its rows; equally long."""
 
-Rule = Callable[[pd.DataFrame], "pd.Series[bool]"]
-
-MAX_POINTS = 1_000_000
-"""Largest product of the value lists; a larger space is refused, with its size."""
-
-CORES_CONDITION = "instance_count * intra_op_threads <= cores"
-"""Holds in every space: more threads than cores lose to their own contention."""
-
-
-class EmptySpaceError(ValueError):
-    """No point meets the conditions; the message says which one leaves none."""
-
-
-class ConditionError(ValueError):
-    """A condition cannot be evaluated; args are the rule that it breaks and its text."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One searched setting of one model and the values it may take, in listed order."""
-
-    model: str
-    name: ParameterName
-    values: tuple[Value, ...]
-
-    @property
-    def key(self) -> str:
-        """Name in studies and on the command line: "model.parameter"."""
-        return f"{self.model}.{self.name}"
-
-    @property
-    def ordinal(self) -> bool:
-        """Whether the values are numbers, so that neighbours in the list behave alike."""
-        return all(isinstance(v, int) and not isinstance(v, bool) for v in self.values)
-
-
-def label(value: Value) -> str | int | bool:
-    """A value as people and Optuna see it: lists become "4/8"."""
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return value
+_JointRule = Callable[[_Rows], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The valid points of one model's parameters on a slot of `cores` cores.
+    """The valid points of the parameters of one or more models on given hardware.
 
     Attributes:
-        parameters: fixed order; ordinal values ascend.
-        conditions: expressions over parameter names and `cores`; all must hold.
-        request_size: inferences that one request asks for; the server must take them together.
-        excluded: artefacts that left the space because they failed to build or missed accuracy.
+        parameters: model by model, each in the fixed order; ordinal values ascend.
+        limits: of every model.
     """
 
     parameters: tuple[Parameter, ...]
-    conditions: tuple[str, ...]
-    cores: int
-    request_size: int = 1
-    excluded: frozenset[ArtifactSpec] = field(default_factory=frozenset)
+    hardware: Hardware
+    limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def models(self) -> tuple[ModelSpace, ...]:
+        """The space of each model by itself."""
+        own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
+        return tuple(ModelSpace(p, self.limits, self.hardware, len(own) == 1) for p in own)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -114,58 +70,55 @@ class SearchSpace:
             EmptySpaceError: when no point is valid.
             ConditionError: when a condition names something unknown or is no comparison.
         """
-        table = self._table()
-        for rule, kept in self._rules():
-            table = table[kept(table)]
-            if table.empty:
-                raise EmptySpaceError(f"no combination of values is left by the rule: {rule}")
-        return table.drop_duplicates(_EFFECTIVE)[_POSITIONS].to_numpy(dtype=np.int64)
+        if len(self.models) == 1:
+            return self.models[0].points
+        rows = self._joined()
+        together = zip(self.models, rows, strict=True)
+        return np.hstack([model.points[own] for model, own in together])
+
+    def _joined(self) -> _Rows:
+        """Every combination of the models' points that can be served together."""
+        size = math.prod(len(model.points) for model in self.models)
+        if size > MAX_POINTS:
+            raise EmptySpaceError(
+                f"must have at most {MAX_POINTS:,} combinations of the models' own, got {size:,}"
+            )
+        grid = np.indices([len(model.points) for model in self.models], dtype=np.int64)
+        rows = [axis.ravel() for axis in grid]
+        for rule, kept in self._joint_rules():
+            mask = kept(rows)
+            rows = [own[mask] for own in rows]
+            if not len(rows[0]):
+                raise EmptySpaceError(f"no combination of the models is left by the rule: {rule}")
+        return rows
+
+    def _joint_rules(self) -> Iterator[tuple[str, _JointRule]]:
+        yield f"{CORES_CONDITION}, summed over the models", self._cores_suffice
+        if self.limits.memory_mib is not None:
+            rule = f"the models fit in {self.limits.memory_mib:.0f} MiB of memory together"
+            yield rule, self._memory_suffices
+        yield "rate_limit is the same for every model", self._options_agree
+
+    def _cores_suffice(self, rows: _Rows) -> NDArray[np.bool_]:
+        threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
+        return np.asarray(threads <= self.hardware.cores)
+
+    def _memory_suffices(self, rows: _Rows) -> NDArray[np.bool_]:
+        needed = sum(m.memory_mib[own] for m, own in zip(self.models, rows, strict=True))
+        return np.asarray(np.asarray(needed).max(axis=1) <= self.limits.memory_mib)
+
+    def _options_agree(self, rows: _Rows) -> NDArray[np.bool_]:
+        limits = [
+            np.array([model.options(tuple(p)).executions_per_device or 0 for p in model.points])
+            for model in self.models
+        ]
+        chosen = [own[at] for own, at in zip(limits, rows, strict=True)]
+        agree: NDArray[np.bool_] = np.all([each == chosen[0] for each in chosen], axis=0)
+        return agree
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """What is wrong with the conditions themselves, each on its own."""
-        table = self._table()
-        for condition in self.conditions:
-            try:
-                evaluate(condition, table)
-            except ConditionError as error:
-                yield error
-
-    def _table(self) -> pd.DataFrame:
-        size = math.prod(len(p.values) for p in self.parameters)
-        if size > MAX_POINTS:
-            raise EmptySpaceError(f"must have at most {MAX_POINTS:,} combinations, got {size:,}")
-        grid = itertools.product(*(range(len(p.values)) for p in self.parameters))
-        table = pd.DataFrame(list(grid), columns=_POSITIONS)
-        for parameter in self.parameters:
-            values = np.empty(len(parameter.values), dtype=object)
-            values[:] = [label(v) for v in parameter.values]
-            column = pd.Series(values[table[f"#{parameter.name}"]], dtype=object)
-            table[parameter.name] = column.infer_objects()
-        table["cores"] = self.cores
-        preferred = self._parameter("preferred_batch_sizes").values
-        table["sizes"] = [
-            preferred_sizes(preferred[at], largest)
-            for at, largest in zip(
-                table["#preferred_batch_sizes"], table.max_batch_size, strict=True
-            )
-        ]
-        return _with_effective_columns(table, self.request_size)
-
-    def _rules(self) -> Iterator[tuple[str, Rule]]:
-        """(what the rule says, mask of the rows it keeps), in the order of application."""
-        yield "the runtime has a way to serve the precision", _runtime_has_precision
-        yield f"max_batch_size is at least traffic.batch_size ({self.request_size})", self._takes
-        yield "preferred_batch_sizes are from 1 to max_batch_size", _preferred_fit
-        for condition in (CORES_CONDITION, *self.conditions):
-            yield condition, partial(evaluate, condition)
-        for spec in sorted(self.excluded, key=lambda spec: spec.label):
-            yield f"{spec.label} is excluded", partial(_needs_another, spec)
-
-    def _takes(self, rows: pd.DataFrame) -> pd.Series[bool]:
-        return ~rows.batching.astype(bool) | (rows.max_batch_size >= self.request_size)
-
-    def _parameter(self, name: ParameterName) -> Parameter:
-        return next(p for p in self.parameters if p.name == name)
+        return self.models[0].check_conditions()
 
     @cached_property
     def _configs(self) -> dict[Position, ServingConfig]:
@@ -174,9 +127,13 @@ class SearchSpace:
     def config(self, position: Position) -> ServingConfig:
         """The configuration that a valid point stands for."""
         if position not in self._configs:
-            pairs = zip(self.parameters, position, strict=True)
-            chosen: dict[str, Value] = {p.name: p.values[at] for p, at in pairs}
-            self._configs[position] = to_config(self.parameters[0].model, chosen, self.request_size)
+            own = [(model, position[columns]) for model, columns in self._columns()]
+            options = [model.options(at) for model, at in own]
+            backends = sorted({each for o in options for each in o.backend_config})
+            self._configs[position] = ServingConfig(
+                models=tuple(model.serving(at) for model, at in own),
+                server=ServerOptions(tuple(backends), options[0].executions_per_device),
+            )
         return self._configs[position]
 
     def nearest(
@@ -212,147 +169,81 @@ class SearchSpace:
         FP32 (or the highest precision listed), the unoptimised runtime where listed, one
         instance with all cores, no batching.
         """
-        wanted: dict[str, Value] = {
-            "precision": max(
-                cast(tuple[Precision, ...], self._parameter("precision").values),
-                key=lambda p: PRECISION_RANK[p],
-            ),
+        wanted = [_closest(p, self._unchanged(p)) for p in self.parameters]
+        nearest = self.nearest(wanted)
+        assert nearest is not None, "nothing was excluded and a space is never empty"
+        return nearest
+
+    def _unchanged(self, parameter: Parameter) -> Value | None:
+        """The value of a parameter that nobody has touched."""
+        wanted: Mapping[str, Value] = {
+            "runtime": "pytorch",
             "batching": False,
             "max_batch_size": 1,
             "max_queue_delay_us": 0,
             "preferred_batch_sizes": (),
             "instance_count": 1,
-            "intra_op_threads": self.cores,
+            "intra_op_threads": self.hardware.cores // len(self.models),
             "padding": (),
+            "engine_profile": "shared",
+            "cuda_graphs": False,
+            "execution_policy": "device_blocking",
+            "rate_limit": "off",
         }
-        if "pytorch" in self._parameter("runtime").values:
-            wanted["runtime"] = "pytorch"
-        nearest = self.nearest([_closest(p, wanted.get(p.name)) for p in self.parameters])
-        assert nearest is not None, "nothing was excluded and a space is never empty"
-        return nearest
+        if parameter.name == "precision":
+            listed = cast(tuple[Precision, ...], parameter.values)
+            return max(listed, key=lambda p: PRECISION_RANK[p])
+        return wanted[parameter.name]
 
     @cached_property
     def artifacts(self) -> tuple[ArtifactSpec, ...]:
         """Every artefact that some valid point needs, the baseline's first, then by label."""
-        specs = {m.artifact for row in self.points for m in self.config(tuple(row)).models}
-        first = self.config(self.baseline).models[0].artifact
-        return tuple(sorted(specs, key=lambda spec: (spec != first, spec.label)))
+        specs = {
+            model.serving(tuple(own)).artifact
+            for model, columns in self._columns()
+            for own in np.unique(self.points[:, columns], axis=0).tolist()
+        }
+        first = [model.artifact for model in self.config(self.baseline).models]
+        return tuple(sorted(specs, key=lambda spec: (spec not in first, spec.label)))
+
+    def _columns(self) -> Iterator[tuple[ModelSpace, slice]]:
+        start = 0
+        for model in self.models:
+            yield model, slice(start, start + len(model.parameters))
+            start += len(model.parameters)
 
     def without(self, artifacts: Collection[ArtifactSpec]) -> SearchSpace:
         """This space less the points that need one of `artifacts`."""
-        return replace(self, excluded=self.excluded | frozenset(artifacts))
+        excluded = self.limits.excluded | frozenset(artifacts)
+        return replace(self, limits=replace(self.limits, excluded=excluded))
+
+    def within_memory(
+        self, memory_mib: float, instance_mib: Mapping[ArtifactSpec, float]
+    ) -> SearchSpace:
+        """This space less the points whose instances would not fit in each device's memory."""
+        limits = replace(
+            self.limits, memory_mib=memory_mib, instance_mib=tuple(instance_mib.items())
+        )
+        return replace(self, limits=limits)
 
     @cached_property
-    def _rows_by_config(self) -> dict[ServingConfig, int]:
-        return {self.config(self.at(row)): row for row in range(len(self.points))}
+    def _valid(self) -> frozenset[Position]:
+        return frozenset(map(tuple, self.points.tolist()))
 
     def position_of(self, config: ServingConfig) -> Position | None:
         """The point that stands for `config`, None where it is not in the space."""
-        row = self._rows_by_config.get(config)
-        return self.at(row) if row is not None else None
+        if [model.name for model in config.models] != [space.model for space in self.models]:
+            return None
+        position: Position = ()
+        for space, model in zip(self.models, config.models, strict=True):
+            own = space.position_of(model, config.server)
+            if own is None:
+                return None
+            position += own
+        return position if position in self._valid and self.config(position) == config else None
 
     def __len__(self) -> int:
         return len(self.points)
-
-
-_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
-_POSITIONS = [f"#{name}" for name in _NAMES]
-_EFFECTIVE = [f"={name}" for name in _NAMES]
-
-
-def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tuple[Parameter, ...]:
-    """The parameters of a model in the fixed order, numbers ascending."""
-    made = (Parameter(model, name, tuple(values[name])) for name in _NAMES)
-    return tuple(
-        replace(p, values=tuple(sorted(cast(tuple[int, ...], p.values)))) if p.ordinal else p
-        for p in made
-    )
-
-
-def _with_effective_columns(table: pd.DataFrame, request_size: int) -> pd.DataFrame:
-    """Add a column per parameter that is constant where the parameter has no effect."""
-    batches = table.batching.astype(bool) & (table.max_batch_size > request_size)
-    idle = {"batching": False, "max_batch_size": request_size, "max_queue_delay_us": 0}
-    for each in _NAMES:
-        table[f"={each}"] = table[each]
-    for name, value in idle.items():
-        table[f"={name}"] = table[name].where(batches, value)
-    table["=preferred_batch_sizes"] = table.sizes.where(batches, "")
-    return table
-
-
-def _preferred_fit(rows: pd.DataFrame) -> pd.Series[bool]:
-    found = zip(rows["=batching"], rows.sizes, rows.max_batch_size, strict=True)
-    fits = [not on or all(0 < size <= largest for size in sizes) for on, sizes, largest in found]
-    return pd.Series(fits, index=rows.index, dtype=bool)
-
-
-def _needs_another(spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
-    return (rows.runtime != spec.runtime) | (rows.precision != spec.precision)
-
-
-def _runtime_has_precision(rows: pd.DataFrame) -> pd.Series[bool]:
-    pairs = zip(rows.runtime, rows.precision, strict=True)
-    return pd.Series(
-        [p in PRECISIONS_OF["KIND_CPU"].get(r, ()) for r, p in pairs], index=rows.index, dtype=bool
-    )
-
-
-def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows meet a condition such as "max_queue_delay_us == 0 or batching".
-
-    Raises:
-        ConditionError: when the text is no comparison of known names.
-    """
-    names = [*_NAMES, "cores"]
-    if "@" in condition or "__" in condition:
-        raise ConditionError("must compare parameters and numbers only", condition)
-    try:
-        result = rows[names].eval(condition, engine="python", local_dict={}, global_dict={})
-    except Exception as error:  # pandas raises many types for a wrong expression
-        rule = f"must be a comparison of {', '.join(names)} ({error})"
-        raise ConditionError(rule, condition) from error
-    if not isinstance(result, pd.Series) or not all(isinstance(v, bool | np.bool_) for v in result):
-        raise ConditionError("must be true or false for every point", condition)
-    return result.astype(bool)
-
-
-def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes that a value of `preferred_batch_sizes` stands for.
-
-    "none" leaves the choice to Triton, which takes [max_batch_size], so that list is none too;
-    "half" prefers half of the largest batch; "powers" every power of two up to it.
-    """
-    sizes: tuple[int, ...] = ()
-    if isinstance(value, tuple):
-        sizes = value
-    elif value == "half":
-        sizes = (max_batch_size // 2,)
-    elif value == "powers":
-        sizes = tuple(2**n for n in range(1, int(math.log2(max_batch_size)) + 1))
-    return () if sizes == (max_batch_size,) else sizes
-
-
-def to_config(model: str, chosen: Mapping[str, Value], request_size: int = 1) -> ServingConfig:
-    """The configuration for one value per parameter; settings without effect are left out."""
-    largest = cast(int, chosen["max_batch_size"])
-    batching = None
-    if chosen["batching"] and largest > request_size:
-        preferred = preferred_sizes(chosen["preferred_batch_sizes"], largest)
-        batching = Batching(preferred, cast(int, chosen["max_queue_delay_us"]))
-    runtime = cast(Runtime, chosen["runtime"])
-    padding = chosen["padding"]
-    count, threads = cast(int, chosen["instance_count"]), cast(int, chosen["intra_op_threads"])
-    serving = ModelServing(
-        name=model,
-        artifact=ArtifactSpec(model, runtime, "python", cast(Precision, chosen["precision"])),
-        max_batch_size=largest if batching is not None else request_size,
-        batching=batching,
-        groups=(InstanceGroup("KIND_CPU", count, (), threads),),
-        padding=padding if isinstance(padding, tuple) else (),
-        warmup_batch_sizes=tuple(sorted({1, largest if batching is not None else request_size})),
-    )
-    return ServingConfig(models=(serving,))
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

@@ -159,8 +159,23 @@ class ServingConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def describe(model: ModelServing) -> str:
+def describe(config: ServingConfig) -> str:
     """One line for people, such as "openvino int8, batch <= 16, delay 100 us, 2 x 1 threads"."""
+    several = len(config.models) > 1
+    parts = [
+        f"{model.name}: {describe_model(model)}" if several else describe_model(model)
+        for model in config.models
+    ]
+    text = "; ".join(parts)
+    for backend, setting, value in config.server.backend_config:
+        text += f", {backend} {setting} {value}"
+    if config.server.executions_per_device is not None:
+        text += f", {config.server.executions_per_device} executing at once"
+    return text
+
+
+def describe_model(model: ModelServing) -> str:
+    """How one model is served, for people."""
     parts = [f"{model.artifact.runtime} {model.artifact.precision}"]
     if model.batching is None:
         parts.append("no batching")
@@ -170,9 +185,15 @@ def describe(model: ModelServing) -> str:
         if preferred:
             parts.append("preferred " + "/".join(map(str, preferred)))
         parts.append(f"delay {model.batching.max_queue_delay_us} us")
-    parts += [
-        f"{g.count} x {g.threads} thread{'s' if g.threads != 1 else ''}" for g in model.groups
-    ]
+    parts += map(_describe_group, model.groups)
+    if model.cuda_graphs:
+        parts.append("CUDA graphs")
     if model.padding:
         parts.append("padded to " + "/".join(map(str, model.padding)))
     return ", ".join(parts)
+
+
+def _describe_group(group: InstanceGroup) -> str:
+    if group.kind == "KIND_GPU":
+        return f"{group.count} on GPU {'/'.join(map(str, group.logical_gpus))}"
+    return f"{group.count} x {group.threads} thread{'s' if group.threads != 1 else ''}"

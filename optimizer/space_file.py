@@ -5,8 +5,8 @@ Every mistake is reported at once, with its key and line.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,18 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from optimizer.cost import Demand, Price
-from optimizer.errors import Mistake, SpaceFileError, UsageError
-from optimizer.model_schema import Count
-from optimizer.model_spec import ModelSpec
-from optimizer.search_space import EmptySpaceError, SearchSpace
-from optimizer.space_schema import ParametersSection, SpaceSection
+from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
+from optimizer.hardware import Gpu, Hardware
+from optimizer.hosting import EngineSettings, Host
+from optimizer.model_space import EmptySpaceError, Limits, ModelSpace
+from optimizer.model_spec import AccuracyEvidence, ModelSpec
+from optimizer.parameter_schema import ParametersSection
+from optimizer.parameters import Parameter
+from optimizer.search_space import SearchSpace
+from optimizer.section import Count
+from optimizer.server_schema import ServerSection
+from optimizer.space_mistakes import line_of, mistake, one_for_each_value
+from optimizer.space_schema import SpaceSection
 from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
 
@@ -43,17 +50,23 @@ class Budget:
     wall_clock_seconds: float
 
 
+_WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
+
+
 @dataclass(frozen=True)
 class Space:
     """Everything that a space file says, as values.
 
     Attributes:
+        engines: how TensorRT engines are built; None where no model is served on a GPU.
         content: the file's settings with defaults filled in, less study name and budget: what a
             study cannot be resumed without.
     """
 
     study: str
-    model: ModelSpec
+    host: Host
+    engines: EngineSettings | None
+    models: tuple[ModelSpec, ...]
     workload: Workload
     price: Price
     demand: Demand
@@ -62,17 +75,23 @@ class Space:
     budget: Budget
     content: Mapping[str, Any]
 
+    @property
+    def accuracy_evidence(self) -> AccuracyEvidence:
+        """What the accuracy figures of every model rest on at least."""
+        return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
 
-def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
+
+def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> Space:
     """Read a space file.
 
     Args:
         path: the YAML file; paths in it are relative to its folder.
         prices: price list by instance type.
-        cores: CPU cores of the slot that trials run on.
+        hardware: of this machine, of which the file may choose GPUs.
 
     Raises:
         SpaceFileError: with every mistake found.
+        RequirementError: when the machine has no GPU, and the file asks for one.
     """
     document = _read_yaml(path)
     try:
@@ -80,10 +99,10 @@ def load_space(path: Path, prices: Mapping[str, Price], cores: int) -> Space:
             document, context={"folder": path.parent, "prices": prices}
         )
     except ValidationError as error:
-        mistakes = _one_for_each_value(_mistake(e, document) for e in error.errors())
-        mistakes += _mistakes_beside_others(document, cores)
+        mistakes = one_for_each_value(mistake(e, document) for e in error.errors())
+        mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    space = _to_value(section, path.parent, prices, cores)
+    space = _to_value(section, path, prices, hardware)
     mistakes = list(_space_mistakes(space.search_space, document))
     if mistakes:
         raise SpaceFileError(path, mistakes)
@@ -96,26 +115,25 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
     Where the baseline's values do not go with what is set, the nearest that do.
 
     Args:
-        settings: YAML text by parameter, as "precision" or "model.precision". Values need not be
-            among those that the space lists, and its conditions do not apply.
+        settings: YAML text by parameter, as "precision" (of every model) or "model.precision".
+            Values need not be among those that the space lists, and its conditions do not apply.
 
     Raises:
         UsageError: with every setting that is wrong.
     """
     searched = space.search_space
-    values: dict[str, list[Any]] = {
-        parameter.name: [list(v) if isinstance(v, tuple) else v for v in parameter.values]
-        for parameter in searched.parameters
-    }
-    for key, text in settings.items():
-        values[key.removeprefix(f"{space.model.name}.")] = [YAML(typ="safe").load(text)]
-    try:
-        parameters = ParametersSection.model_validate(values).to_values(space.model.name)
-    except ValidationError as error:
-        wrong = _one_for_each_value(_mistake(each, values) for each in error.errors())
-        lines = [f"  {replace(mistake, key=mistake.key.split('.')[0])}" for mistake in wrong]
-        raise UsageError("\n".join(["--set:", *lines])) from error
-    allowed = SearchSpace(parameters, (), searched.cores, searched.request_size)
+    parameters: list[Parameter] = []
+    wrong: list[Mistake] = []
+    for model in searched.models:
+        try:
+            parameters += _with_settings(model, settings)
+        except ValidationError as error:
+            wrong += [mistake(each, settings) for each in error.errors()]
+    if wrong:
+        found = [replace(each, key=each.key.split(".")[0]) for each in one_for_each_value(wrong)]
+        raise UsageError("\n".join(["--set:", *(f"  {each}" for each in found)]))
+    limits = Limits(request_size=searched.limits.request_size)
+    allowed = SearchSpace(tuple(parameters), searched.hardware, limits)
     try:
         baseline = allowed.baseline
     except EmptySpaceError as error:
@@ -125,9 +143,20 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
         replace(parameter, values=(parameter.values[at],))
         for parameter, at in zip(parameters, baseline, strict=True)
     )
-    return replace(
-        space, search_space=SearchSpace(fixed, (), searched.cores, searched.request_size)
-    )
+    return replace(space, search_space=SearchSpace(fixed, searched.hardware, limits))
+
+
+def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Parameter, ...]:
+    """The model's parameters, some of them set; raises pydantic's ValidationError."""
+    values: dict[str, Any] = {
+        parameter.name: [list(v) if isinstance(v, tuple) else v for v in parameter.values]
+        for parameter in model.parameters
+    }
+    for key, text in settings.items():
+        of, _, name = key.rpartition(".")
+        if of in ("", model.model):
+            values[name] = [YAML(typ="safe").load(text)]
+    return ParametersSection.model_validate(values).to_values(model.model)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -150,93 +179,19 @@ def _read_yaml(path: Path) -> Any:
     return document
 
 
-def _mistake(error: Mapping[str, Any], document: Any) -> Mistake:
-    """A pydantic error as a mistake with key, rule, value and line."""
-    context = error.get("ctx") or {}
-    below = [part for part in str(context.get("key", "")).split(".") if part]
-    location = _existing(document, error["loc"], error["type"] == "missing")
-    location = _existing(document, [*location, *below], absent_last=True)
-    rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
-    if error["type"] == "extra_forbidden":
-        rule = "unknown key"
-    elif error["type"] == "missing":
-        rule = "is required"
-    elif value is None:
-        rule = re.sub(r"^\w+ should ", "must ", rule)
-        value = _short(error["input"])
-    key = ".".join(str(part) for part in location) or "file"
-    return Mistake(key, rule, value, _line(document, location))
-
-
-def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:
-    """The location as keys of the document: pydantic adds parts for union members, dropped here.
-
-    Args:
-        absent_last: whether the last part is a key that is not there.
-    """
-    found: list[Any] = []
-    node = document
-    for n, part in enumerate(location):
-        # Text where a key or an index was joined to others by dots, or is a number in YAML.
-        at = int(part) if isinstance(part, str) and part.isdecimal() else part
-        if isinstance(node, Mapping) and (part in node or at in node):
-            at = part if part in node else at
-        elif not (isinstance(node, list) and isinstance(at, int) and at < len(node)):
-            if absent_last and n == len(location) - 1 and isinstance(node, Mapping):
-                found.append(part)
-            continue
-        node = node[at]
-        found.append(at)
-    return found
-
-
-def _one_for_each_value(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Join what the members of a union say of the same value: any of them would do."""
-    joined: dict[tuple[str, str | None], Mistake] = {}
-    for mistake in mistakes:
-        known = joined.get((mistake.key, mistake.value))
-        rule = f"{known.rule}, or {mistake.rule}" if known is not None else mistake.rule
-        joined[mistake.key, mistake.value] = replace(mistake, rule=rule)
-    return list(joined.values())
-
-
-def _line(document: Any, location: Sequence[Any]) -> int | None:
-    """1-based line of the deepest part of the location that stands in the file."""
-    line, node = None, document
-    for part in location:
-        try:
-            is_map = isinstance(node, Mapping)
-            position = node.lc.key(part) if is_map else node.lc.item(part)
-            line, node = position[0] + 1, node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break  # an empty map has no positions at all
-    return line
-
-
-def _short(value: object) -> str:
-    text = repr(value if isinstance(value, str | int | float | bool | None) else _plain(value))
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _plain(value: object) -> object:
-    """Ruamel's containers as built-in ones, so that messages show what was written."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _mistakes_beside_others(document: Any, cores: int) -> Iterator[Mistake]:
+def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mistake]:
     """Those of the points, where the sections that they come from are right."""
     conditions, traffic = document.get("conditions", []), document.get("traffic", {})
     try:
         size = TypeAdapter(Count).validate_python(traffic.get("batch_size", 1))
         parameters = ParametersSection.model_validate(document.get("parameters"))
+        server = ServerSection.model_validate(document.get("server", {}))
         conditions = TypeAdapter(list[str]).validate_python(conditions)
     except (ValidationError, AttributeError):
         return
-    space = SearchSpace(parameters.to_values("model"), tuple(conditions), cores, size)
+    limits = Limits(tuple(conditions), size)
+    chosen = replace(hardware, gpus=_gpus(server, hardware) if server.gpus != "none" else ())
+    space = SearchSpace(parameters.to_values("model"), chosen, limits)
     yield from _space_mistakes(space, document)
 
 
@@ -247,46 +202,80 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         if not wrong:
             len(space)
     except EmptySpaceError as error:
-        yield Mistake("parameters", str(error), None, _line(document, ["parameters"]))
+        yield Mistake("parameters", str(error), None, line_of(document, ["parameters"]))
         return
     for condition_error in wrong:
         rule, text = condition_error.args
         at = [str(c) for c in document["conditions"]].index(text)
-        line = _line(document, ["conditions", at])
+        line = line_of(document, ["conditions", at])
         yield Mistake(f"conditions.{at}", str(rule), repr(text), line)
 
 
 def _to_value(
-    section: SpaceSection, folder: Path, prices: Mapping[str, Price], cores: int
+    section: SpaceSection, path: Path, prices: Mapping[str, Price], hardware: Hardware
 ) -> Space:
-    ((name, model_section),) = section.models.items()
-    model = model_section.to_value(name, folder)
-    traffic = section.traffic
-    stream = Stream(
-        name=name,
-        target=name,
-        arrivals=traffic.arrival_pattern(folder),
-        payloads=model.payloads,
-        limit=LatencyLimit(section.limit.percentile, section.limit.latency_ms),
-        demand_per_second=traffic.demand_per_second,
-        batch_size=traffic.batch_size,
-    )
+    folder, traffic = path.parent, section.traffic
+    models = tuple(model.to_value(name, folder) for name, model in section.models.items())
+    streams = tuple(_stream(section, model, folder) for model in models)
+    workload = Workload(streams, traffic.transport.to_value())
+    host = section.server.to_value(folder)
+    chosen = replace(hardware, gpus=_gpus(section.server, hardware))
+    parameters = [
+        section.parameters.with_those_of(model.parameters).to_values(name)
+        for name, model in section.models.items()
+    ]
     return Space(
         study=section.study,
-        model=model,
-        workload=Workload((stream,), traffic.transport.to_value()),
+        host=host,
+        engines=section.engines.to_value(host, chosen.gpus[0]) if chosen.gpus else None,
+        models=models,
+        workload=workload,
         price=section.price.to_value(prices),
-        demand=Demand(traffic.demand_per_second, traffic.headroom, traffic.batch_size),
+        demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
         search_space=SearchSpace(
-            section.parameters.to_values(name),
-            tuple(section.conditions),
-            cores,
-            traffic.batch_size,
+            tuple(itertools.chain.from_iterable(parameters)),
+            chosen,
+            Limits(tuple(section.conditions), traffic.batch_size),
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
         budget=Budget(section.budget.trials, section.budget.wall_clock),
-        content=_content(section, stream),
+        content=_content(section, streams[0]),
     )
+
+
+def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
+    own, traffic = section.models[model.name], section.traffic
+    limit = own.limit or section.limit
+    return Stream(
+        name=model.name,
+        target=model.name,
+        arrivals=traffic.arrival_pattern(folder),
+        payloads=model.payloads,
+        limit=LatencyLimit(limit.percentile, limit.latency_ms),
+        demand_per_second=own.demand_per_second or traffic.demand_per_second,
+        batch_size=traffic.batch_size,
+    )
+
+
+def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
+    """The GPUs that the file asks for, in its order."""
+    if server.gpus == "none":
+        return ()
+    if not hardware.gpus:
+        raise RequirementError(
+            f"server.gpus asks for {server.gpus}, and no NVIDIA driver answers on this machine: "
+            "install one, or search on the CPU with gpus: none"
+        )
+    if server.gpus == "all":
+        return hardware.gpus
+    by_name = {str(n): gpu for n, gpu in enumerate(hardware.gpus)}
+    by_name |= {gpu.uuid: gpu for gpu in hardware.gpus}
+    unknown = [str(name) for name in server.gpus if str(name) not in by_name]
+    if unknown:
+        raise RequirementError(
+            f"server.gpus: this machine has {', '.join(by_name)}; got {', '.join(unknown)}"
+        )
+    return tuple(by_name[str(name)] for name in server.gpus)
 
 
 def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:

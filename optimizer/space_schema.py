@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import datetime
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,58 +16,30 @@ from pydantic import (
     Field,
     Tag,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from optimizer.arrival_trace import read_trace
 from optimizer.cost import Price
-from optimizer.model_schema import (
+from optimizer.model_schema import LimitSection, ModelSection
+from optimizer.parameter_schema import ParametersSection
+from optimizer.section import (
     Count,
-    ModelSection,
+    Duration,
     Number,
     Positive,
     Section,
+    Switch,
     folder_of,
     raise_all,
     wrong,
 )
-from optimizer.search_space import Parameter, Value, parameters_in_order
-from optimizer.serving_config import Precision, Runtime
+from optimizer.server_schema import EnginesSection, ServerSection
 from optimizer.workload import ArrivalPattern, ArrivalTrace, Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-
-_DURATION = r"(\d+(?:\.\d+)?)([smh])"
-_DURATION_RULE = "must be a number above 0 and s, m or h, such as 8h"
-
-
-def duration_seconds(text: str) -> float:
-    """Seconds of a duration such as "8h", "90m" or "30s". Raises ValueError for anything else."""
-    match = re.fullmatch(_DURATION, text)
-    if match is None or float(match[1]) == 0:
-        raise ValueError(_DURATION_RULE)
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def _seconds(value: object) -> object:
-    """A text as a duration; a number is seconds already."""
-    return duration_seconds(value) if isinstance(value, str) else value
-
-
-Duration = Annotated[
-    Positive,
-    BeforeValidator(_seconds),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": f"^{_DURATION}$"},
-            ]
-        }
-    ),
-]
 
 
 def _day(value: object) -> object:
@@ -115,7 +86,7 @@ class TransportSection(Section):
     encoding: Literal["binary", "json"] = Field(
         "binary", description="of tensors; json is for comparison"
     )
-    shared_memory: Annotated[bool, Field(strict=True)] = Field(
+    shared_memory: Switch = Field(
         False, description="inputs lie in system shared memory; client and server share a machine"
     )
 
@@ -150,13 +121,6 @@ class TrafficSection(Section):
         return self.arrivals
 
 
-class LimitSection(Section):
-    """The latency that must be met."""
-
-    percentile: Annotated[Number, Field(ge=50, le=99.9)] = 95
-    latency_ms: Positive = 500
-
-
 class PriceSection(Section):
     """What one instance costs; without `usd_per_hour` the shipped price list is asked."""
 
@@ -185,54 +149,6 @@ class PriceSection(Section):
         )
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    for n, value in enumerate(values):
-        if value in values[:n]:
-            raise ValueError(f"values must be distinct, {value!r} is listed twice")
-    return values
-
-
-_Sizes = Annotated[list[Count], Field(min_length=1)]
-
-
-class ParametersSection(Section):
-    """What may be tried. A single value fixes a parameter."""
-
-    runtime: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
-    precision: Annotated[list[Precision], Field(min_length=1)] = ["fp32"]
-    batching: Annotated[list[Annotated[bool, Field(strict=True)]], Field(min_length=1)] = [False]
-    max_batch_size: Annotated[list[Count], Field(min_length=1)] = [8]
-    preferred_batch_sizes: Annotated[
-        list[Literal["none", "half", "powers"] | _Sizes], Field(min_length=1)
-    ] = Field(["none"], description="none, half, powers (derived from max_batch_size), or sizes")
-    max_queue_delay_us: Annotated[
-        list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)
-    ] = [0]
-    instance_count: Annotated[list[Count], Field(min_length=1)] = [1]
-    intra_op_threads: Annotated[list[Count], Field(min_length=1)] = [1]
-    padding: Annotated[list[Literal["max"] | _Sizes], Field(min_length=1)] = Field(
-        ["max"], description="max, or lengths that requests are padded up to"
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return value if isinstance(value, list) else [value]
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _distinct(cls, values: list[object]) -> list[object]:
-        return _distinct(values)
-
-    def to_values(self, model: str) -> tuple[Parameter, ...]:
-        """The parameters of the model in their fixed order."""
-        values: dict[str, Sequence[Value]] = {
-            name: [tuple(sorted(v)) if isinstance(v, list) else v for v in getattr(self, name)]
-            for name in type(self).model_fields
-        }
-        return parameters_in_order(model, values)
-
-
 class MeasurementSection(Section):
     """How long each load level lasts, and how many requests confirm a finalist at its capacity."""
 
@@ -254,7 +170,9 @@ class SpaceSection(Section):
     """The whole file."""
 
     study: _NAME
-    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1, max_length=1)]
+    server: ServerSection = ServerSection()
+    engines: EnginesSection = EnginesSection()
+    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1)]
     traffic: TrafficSection = TrafficSection()
     limit: LimitSection = LimitSection()
     price: PriceSection
@@ -263,23 +181,64 @@ class SpaceSection(Section):
     measurement: MeasurementSection = MeasurementSection()
     budget: BudgetSection = BudgetSection()
 
+    @field_validator("models")
+    @classmethod
+    def _each_has_a_demand(cls, models: dict[str, ModelSection]) -> dict[str, ModelSection]:
+        several = len(models) > 1
+        rule = "is needed where there are several models; of one model, traffic has it"
+        raise_all(
+            cls,
+            [
+                wrong(f"{name}.demand_per_second", rule, model.demand_per_second)
+                for name, model in models.items()
+                if (model.demand_per_second is not None) != several
+            ],
+        )
+        return models
+
+    @field_validator("traffic")
+    @classmethod
+    def _reaches_the_server(cls, traffic: TrafficSection, info: ValidationInfo) -> TrafficSection:
+        server: ServerSection | None = info.data.get("server")
+        if traffic.transport.shared_memory and server and server.launcher != "embedded":
+            rule = f"needs launcher embedded, a {server.launcher} server has memory of its own"
+            raise wrong("transport.shared_memory", rule, value=True)
+        return traffic
+
     @field_validator("parameters")
     @classmethod
-    def _fit_the_model(
+    def _fit_the_models(
         cls, parameters: ParametersSection, info: ValidationInfo
     ) -> ParametersSection:
-        mistakes = []
+        mistakes: list[PydanticCustomError] = []
         for name, model in info.data.get("models", {}).items():
-            if model.source.onnx is not None and "pytorch" in parameters.runtime:
-                rule = f"pytorch needs a transformers source, models.{name} is an ONNX file"
-                mistakes.append(wrong("runtime", rule, parameters.runtime))
-            longest = model.lengths.to_value().longest
-            for n, sizes in enumerate(parameters.padding):
-                if isinstance(sizes, list) and max(sizes) > longest:
-                    rule = f"must not be above the longest length ({longest})"
-                    mistakes.append(wrong(f"padding.{n}", rule, sizes))
+            mistakes += _mistakes_for(name, model, parameters.with_those_of(model.parameters))
+        server: ServerSection | None = info.data.get("server")
+        if server is not None and server.launcher == "remote":
+            mistakes += _options_of_a_running_server(parameters)
         raise_all(cls, mistakes)
         return parameters
+
+
+def _mistakes_for(
+    name: str, model: ModelSection, parameters: ParametersSection
+) -> Iterator[PydanticCustomError]:
+    if model.source.onnx is not None and "pytorch" in parameters.runtime:
+        rule = f"pytorch needs a transformers source, models.{name} is an ONNX file"
+        yield wrong("runtime", rule, parameters.runtime)
+    longest = model.lengths.to_value().longest
+    for n, sizes in enumerate(parameters.padding):
+        if isinstance(sizes, list) and max(sizes) > longest:
+            rule = f"must not be above the longest length ({longest})"
+            yield wrong(f"padding.{n}", rule, sizes)
+
+
+def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[PydanticCustomError]:
+    """Its command line was given when it was started."""
+    for key, default in (("execution_policy", ["device_blocking"]), ("rate_limit", ["off"])):
+        if getattr(parameters, key) != default:
+            rule = f"must be {default[0]} with launcher remote, whose server runs already"
+            yield wrong(key, rule, getattr(parameters, key))
 
 
 def json_schema() -> dict[str, Any]:

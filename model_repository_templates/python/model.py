@@ -20,11 +20,13 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.inputs = [item["name"] for item in config["input"]]
         self.output = config["output"][0]["name"]
+        on_gpu = args["model_instance_kind"] == "GPU"
         self.run = open_session(
             directory=os.path.join(args["model_repository"], args["model_version"]),
             output=self.output,
             precision=parameters["precision"],
             threads=int(parameters["intra_op_threads"]),
+            gpu=int(args["model_instance_device_id"]) if on_gpu else None,
         )
 
     def execute(self, requests):

@@ -5,8 +5,8 @@ import os
 import onnxruntime
 
 
-def open_session(directory, output, precision, threads):
-    """Return run(inputs by name) -> output array. The precision lies in the graph."""
+def open_session(directory, output, precision, threads, gpu):
+    """Return run(inputs by name) -> output array, on the CPU. The precision is the graph's."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

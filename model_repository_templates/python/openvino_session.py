@@ -8,8 +8,8 @@ _INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """Arithmetic of what is not quantised; int8 itself lies in the graph."""
 
 
-def open_session(directory, output, precision, threads):
-    """Return run(inputs by name) -> output array."""
+def open_session(directory, output, precision, threads, gpu):
+    """Return run(inputs by name) -> output array; on the CPU alone."""
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

@@ -24,6 +24,7 @@ class Accuracy:
             is not finite.
         max_abs_error: largest absolute difference; infinite when any served value is not finite.
         samples: samples compared.
+        metric: the task's own, None where there is none.
     """
 
     argmax_agreement: float
@@ -31,6 +32,7 @@ class Accuracy:
     min_cosine: float
     max_abs_error: float
     samples: int
+    metric: float | None = None
 
 
 def compare(reference: NDArray[Any], served: NDArray[Any]) -> Accuracy:
@@ -75,6 +77,11 @@ def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
         found.append(
             f"absolute error must be at most {limits.max_abs_error:g},"
             f" got {accuracy.max_abs_error:.4g}"
+        )
+    if limits.metric is not None and (accuracy.metric or 0.0) < limits.metric.minimum:
+        found.append(
+            f"{limits.metric.function} must be at least {limits.metric.minimum:g},"
+            f" got {accuracy.metric}"
         )
     return found
 

@@ -22,7 +22,7 @@ _LEAST_SHARE = 0.01
 def show_measured(console: Console, measured: Measured) -> None:
     """Print what `measure` found."""
     found = measured.found
-    console.print(Text(describe(measured.config.models[0]), style="bold"))
+    console.print(Text(describe(measured.config), style="bold"))
     if found.users is not None:
         console.print(_user_load(found.users, found.at))
     else:
@@ -105,8 +105,8 @@ def _user_load(load: UserLoad, level: LoadLevel) -> Table:
 
 
 def _time(level: LoadLevel) -> Table:
-    stream = level.streams[0]
-    load = "saturation" if level.kind == "saturation" else f"{stream.offered_per_second:.1f}/s"
+    offered = sum(stream.offered_per_second for stream in level.streams)
+    load = "saturation" if level.kind == "saturation" else f"{offered:.1f}/s"
     table = _table(f"Where the time goes at {load}, mean", "", "ms")
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
     for split in level.server:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from optimizer.space_schema import duration_seconds
+from optimizer.section import duration_seconds
 
 
 class OutputConsole(Console):

@@ -45,7 +45,7 @@ def _trials(result: RunResult) -> Table:
     for record in result.directory.trials.read_all().values():
         table.add_row(
             str(record.number),
-            describe(record.config.models[0]),
+            describe(record.config),
             record.outcome,
             Text(trial_text(record)),
         )

@@ -48,8 +48,8 @@ def watching(console: Console) -> Iterator[Watcher]:
 
 def level_text(level: LoadLevel) -> str:
     """A measured level in one line."""
-    stream = level.streams[0]
-    load = "saturation" if level.kind == "saturation" else f"{stream.offered_per_second:.0f}/s"
+    offered = sum(stream.offered_per_second for stream in level.streams)
+    load = "saturation" if level.kind == "saturation" else f"{offered:.0f}/s"
     errors = f", {level.errors} errors" if level.errors else ""
     void = "" if level.client.kept_up else f", void: sent up to {level.client.lag_ms:.1f} ms late"
     proven = f", {level.verdict}" if level.verdict is not None and not void else ""
@@ -95,9 +95,9 @@ class PlainLines:
             case ArtifactReady(name, detail, dropped):
                 text = f"  {name}: {'left out, ' if dropped else ''}{detail}"
             case TrialStarted(_, measured, of, config):
-                text = f"  {measured}/{of} {describe(config.models[0])}"
+                text = f"  {measured}/{of} {describe(config)}"
             case ReferenceStarted(config):
-                text = f"  the pace of the machine: {describe(config.models[0])}"
+                text = f"  the pace of the machine: {describe(config)}"
             case LevelEnded(level):
                 text = "\n".join(f"      {line}" for line in level_lines(level))
             case TrialEnded(record, _):
@@ -140,9 +140,9 @@ class LiveView:
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialStarted(_, measured, _, config):
                 self._done = measured - 1 if self._phase == "search" else self._done
-                self._config, self._levels = describe(config.models[0]), []
+                self._config, self._levels = describe(config), []
             case ReferenceStarted(config):
-                self._config = f"the pace of the machine: {describe(config.models[0])}"
+                self._config = f"the pace of the machine: {describe(config)}"
                 self._levels = []
             case LevelStarted(offered, seconds):
                 load = "saturating" if offered is None else f"offering {offered:.0f}/s"
@@ -152,7 +152,7 @@ class LiveView:
             case TrialEnded(record, incumbent):
                 self._done += 1
                 self._best = incumbent or self._best
-                line = f"{describe(record.config.models[0])}: {trial_text(record)}"
+                line = f"{describe(record.config)}: {trial_text(record)}"
                 self._recent.append(
                     Text.assemble((f"{record.outcome:11}", _STYLES[record.outcome]), line)
                 )
@@ -164,7 +164,7 @@ class LiveView:
         parts += [self._progress(), Text(f"now      {self._now()}")]
         parts += [Text(f"         {level}", style="cyan") for level in self._levels]
         if self._best is not None:
-            best = f"{describe(self._best.config.models[0])}: {trial_text(self._best)}"
+            best = f"{describe(self._best.config)}: {trial_text(self._best)}"
             parts.append(Text.assemble("best     ", (best, "bold green")))
         if self._recent:
             parts += [Text(), *self._recent]

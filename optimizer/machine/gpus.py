@@ -10,6 +10,7 @@ from typing import Any
 import pynvml
 
 from optimizer.errors import RequirementError
+from optimizer.hardware import Gpu
 from optimizer.measurement import GpuUse
 
 _SAMPLE_SECONDS = 0.2
@@ -114,6 +115,35 @@ def _seen(uuids: Sequence[str]) -> tuple[list[_Seen], str | None]:
     except pynvml.NVMLError as error:
         return [], f"NVML: {error}"
     return [_Seen(*gpu) for gpu in zip(handles, uuids, names, strict=True)], None
+
+
+def present_gpus() -> tuple[Gpu, ...]:
+    """The machine's GPUs in the driver's order; none where no driver answers."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(map(_gpu, handles))
+    except pynvml.NVMLError:
+        return ()
+
+
+def _gpu(handle: Any) -> Gpu:
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        compute_capability=(major, minor),
+        memory_mib=pynvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB,
+    )
+
+
+def memory_in_use_mib(uuids: Sequence[str]) -> float | None:
+    """Memory in use on the GPU that has most in use; None where no driver answers."""
+    used = [
+        _or_none(lambda gpu=gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu.handle).used / _MIB)  # type: ignore[misc]
+        for gpu in _seen(uuids)[0]
+    ]
+    return max((mib for mib in used if mib is not None), default=None)
 
 
 def refuse_foreign_processes(uuids: Sequence[str], own_pids: Sequence[int] = ()) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import psutil
+
+from optimizer.hardware import Hardware
+from optimizer.machine.gpus import present_gpus
+
 _MIN_CORES_TO_SEPARATE = 4
 """With fewer cores a core of its own for the client would cost the server too much."""
 
@@ -28,10 +33,16 @@ class Slot:
         return not set(self.cores) & set(self.client_cores)
 
 
-def local_slot() -> Slot:
+def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
     """The whole machine as one slot, less the client's cores where there are enough."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
     if len(cores) < _MIN_CORES_TO_SEPARATE:
-        return Slot(cores, cores)
+        return Slot(cores, cores, gpu_uuids)
     client = max(1, len(cores) // 8)
-    return Slot(cores[:-client], cores[-client:])
+    return Slot(cores[:-client], cores[-client:], gpu_uuids)
+
+
+def local_hardware() -> Hardware:
+    """What trials may use of this machine."""
+    memory_mib = psutil.virtual_memory().total // 2**20
+    return Hardware(len(local_slot().cores), memory_mib, present_gpus())

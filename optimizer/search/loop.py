@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optimizer.cost import Score, usd_per_million
 from optimizer.errors import EverythingFailedError
+from optimizer.model_space import Position
 from optimizer.search.evaluator import Evaluation, Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import History, bound_load_factor, scored
@@ -14,7 +15,7 @@ from optimizer.search.optuna_study import OptunaStudy, Proposal
 from optimizer.search.reference import ReferenceRuns
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.search_space import Position, SearchSpace
+from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Budget
 from optimizer.trial_record import Seconds, TrialRecord

@@ -27,7 +27,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optimizer.errors import StorageError, UsageError, storage_errors
-from optimizer.search_space import Parameter, Position, SearchSpace, label
+from optimizer.model_space import Position
+from optimizer.parameters import Parameter, label
+from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
 
 _STARTUP_TRIALS = 6

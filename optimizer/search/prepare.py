@@ -1,47 +1,44 @@
 """The prepare phase: every artefact of the space is built, loaded and gated for accuracy.
 
-What fails leaves the space with its reason, before anything is timed. The gate sends held-out
-inputs to the running server, all at once so that they are served in batches, and compares the
-answers with the FP32 reference.
+What fails leaves the space with its reason, before anything is timed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimizer.artifacts.accuracy import Accuracy, compare, misses
+from optimizer.artifacts.accuracy import Accuracy, misses
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
+from optimizer.hardware import Hardware
+from optimizer.model_space import EmptySpaceError
 from optimizer.model_spec import ModelSpec
+from optimizer.search.accuracy_gate import AccuracyGate, Served, output_of
 from optimizer.search.events import ArtifactReady, Note, PhaseStarted, StepStarted, Watcher
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search_space import SearchSpace
-from optimizer.serving_config import (
-    ArtifactSpec,
-    Batching,
-    InstanceGroup,
-    ModelServing,
-    ServingConfig,
-)
-from optimizer.triton.model_config import OutputTensor
+from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
-
-_GATE_BATCH = 8
-_ANSWER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class GatedArtifact:
-    """An artefact and what the gate said of it; `dropped` is why it left the space."""
+    """An artefact and what the gate said of it.
+
+    Attributes:
+        instance_mib: memory that one instance takes, None where it was not seen.
+        dropped: why it left the space.
+    """
 
     spec: ArtifactSpec
     sha256: str | None
     build_seconds: float
     accuracy: Accuracy | None
+    instance_mib: float | None
     dropped: str | None
 
 
@@ -71,65 +68,61 @@ class _Known:
 
 
 class PreparePhase:
-    """Builds and gates the artefacts of one model.
-
-    Args:
-        cores: of the slot, which the gate's single instance may use.
-    """
+    """Builds and gates the artefacts of all models."""
 
     def __init__(
         self,
         directory: StudyDirectory,
         workshop: Workshop,
         session: ServingSession,
-        cores: int,
         watch: Watcher,
     ) -> None:
         self._directory = directory
         self._workshop = workshop
         self._session = session
-        self._cores = cores
         self._watch = watch
 
-    def run(self, model: ModelSpec, space: SearchSpace) -> Prepared:
+    def run(self, models: Sequence[ModelSpec], space: SearchSpace) -> Prepared:
         """Build and gate everything that the space needs.
 
         Raises:
-            EverythingFailedError: when no artefact is left, with every reason.
-            SpaceChangedError: when the model's files are no longer those the study was begun with.
+            EverythingFailedError: when no artefact of a model is left, with every reason.
+            SpaceChangedError: when a model's files are no longer those the study was begun with.
             StorageError: when the study's directory cannot be written.
         """
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
-        self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
-        try:
-            prepared = self._workshop.prepare_model(model)
-        except TrialFailure as error:
-            raise EverythingFailedError(f"model {model.name}: {error}") from error
-        building = prepared.seconds if prepared.built else 0.0
-        output = OutputTensor(
-            prepared.output.name, prepared.output.data_type, prepared.output.shape
-        )
+        references = {model.name: self._reference(model) for model in models}
+        by_name = {model.name: model for model in models}
         known = self._known()
+        kind, hardware = space.models[0].kind, space.hardware
+        gate = AccuracyGate(self._session, kind, hardware.cores, self._watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:
-            artifact, result = self._gate(spec, model, prepared, output, known)
+            model, prepared = by_name[spec.model], references[spec.model]
+            reason = refusal(spec, model, hardware)
+            if reason is not None:
+                artifact, result = None, GatedArtifact(spec, None, 0.0, None, None, reason)
+            else:
+                artifact, result = self._gated(spec, model, prepared, gate, known)
             gated.append(result)
-            building += result.build_seconds
             if artifact is not None and result.dropped is None:
-                files[spec] = ModelFiles(artifact.path, model.payloads, output)
+                files[spec] = ModelFiles(artifact.path, model.payloads, output_of(prepared))
             self._watch(_ready(result))
-        self._session.retire()
-        building += known.building_seconds
+        built = [reference.seconds for reference in references.values() if reference.built]
+        building = known.building_seconds + sum(built) + sum(r.build_seconds for r in gated)
         rows = [_to_json(result) for result in gated]
         write_json(self._directory.prepared, {"building_seconds": building, "artifacts": rows})
-        dropped = [result for result in gated if result.dropped is not None]
-        if not files:
-            reasons = "\n".join(f"  {r.spec.label}: {r.dropped}" for r in dropped)
-            raise EverythingFailedError(f"no artefact of the space can be served:\n{reasons}")
-        return Prepared(
-            space.without([result.spec for result in dropped]), files, tuple(gated), building
-        )
+        _refuse_if_nothing_is_left(models, gated)
+        left = space.without([result.spec for result in gated if result.dropped is not None])
+        return Prepared(self._within_memory(left, gated), files, tuple(gated), building)
+
+    def _reference(self, model: ModelSpec) -> PreparedModel:
+        self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
+        try:
+            return self._workshop.prepare_model(model)
+        except TrialFailure as error:
+            raise EverythingFailedError(f"model {model.name}: {error}") from error
 
     def _known(self) -> _Known:
         if not self._directory.prepared.exists():
@@ -137,92 +130,89 @@ class PreparePhase:
         data = self._directory.read_json(self._directory.prepared)
         return _Known(data["building_seconds"], {row["artifact"]: row for row in data["artifacts"]})
 
-    def _gate(
+    def _gated(
         self,
         spec: ArtifactSpec,
         model: ModelSpec,
         prepared: PreparedModel,
-        output: OutputTensor,
+        gate: AccuracyGate,
         known: _Known,
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         self._watch(StepStarted(f"building {spec.label}"))
         try:
             artifact = self._workshop.build(spec, model)
         except TrialFailure as error:
-            return None, GatedArtifact(spec, None, 0.0, None, f"build failed: {error}")
+            reason = f"build failed: {error}"
+            return None, GatedArtifact(spec, None, 0.0, None, None, reason)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
         before = known.artifacts.get(spec.label)
         if before is not None and before["sha256"] is not None:
-            if before["sha256"] != artifact.sha256:
-                raise SpaceChangedError(
-                    f"{spec.label} is no longer the file that study {self._directory.name} was "
-                    f"begun with (sha256 {before['sha256'][:12]}, now {artifact.sha256[:12]}); "
-                    "start another study with --study NEW"
-                )
+            self._hold_to_what_was_begun(artifact, before["sha256"])
             if before["accuracy"] is not None:
-                accuracy = _accuracy_from_json(before["accuracy"])
-                return artifact, _judged(spec, artifact, seconds, accuracy, model)
+                served = Served(_accuracy_from_json(before["accuracy"]), before.get("instance_mib"))
+                return artifact, _judged(artifact, seconds, served, model)
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            accuracy = self._accuracy_or_again(spec, artifact, model, prepared, output)
+            served = gate.served(spec, artifact.path, model, prepared)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
-            return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, reason)
-        return artifact, _judged(spec, artifact, seconds, accuracy, model)
+            return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, None, reason)
+        return artifact, _judged(artifact, seconds, served, model)
 
-    def _accuracy_or_again(
-        self,
-        spec: ArtifactSpec,
-        artifact: ModelArtifact,
-        model: ModelSpec,
-        prepared: PreparedModel,
-        output: OutputTensor,
-    ) -> Accuracy:
-        """What may pass is tried once more: an artefact that is left out is missed all night."""
-        try:
-            return self._accuracy(spec, artifact, model, prepared, output)
-        except TrialFailure as error:
-            if not error.transient:
-                raise
-            self._watch(Note(f"{spec.label}: {error}; trying once more"))
-        return self._accuracy(spec, artifact, model, prepared, output)
-
-    def _accuracy(
-        self,
-        spec: ArtifactSpec,
-        artifact: ModelArtifact,
-        model: ModelSpec,
-        prepared: PreparedModel,
-        output: OutputTensor,
-    ) -> Accuracy:
-        serving = ModelServing(
-            name=model.name,
-            artifact=spec,
-            max_batch_size=_GATE_BATCH,
-            batching=Batching(),
-            groups=(InstanceGroup("KIND_CPU", 1, (), self._cores),),
-        )
-        files = {model.name: ModelFiles(artifact.path, model.payloads, output)}
-        served = self._session.serve(ServingConfig((serving,)), files)
-        try:
-            answers = served.control.infer(
-                model.name, prepared.evaluation, output.name, _ANSWER_SECONDS
+    def _hold_to_what_was_begun(self, artifact: ModelArtifact, sha256: str) -> None:
+        if sha256 != artifact.sha256:
+            raise SpaceChangedError(
+                f"{artifact.spec.label} is no longer the file that study {self._directory.name} "
+                f"was begun with (sha256 {sha256[:12]}, now {artifact.sha256[:12]}); "
+                "start another study with --study NEW"
             )
-        except TrialFailure as error:
-            raise self._session.failure(error) from error
-        return compare(prepared.reference, answers)
+
+    def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
+        """The space less what would not fit, judged by what one instance of each took."""
+        known = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
+        available = space.hardware.memory_for_instances_mib
+        try:
+            fitting = space.within_memory(available, known)
+            left = len(space) - len(fitting)
+        except EmptySpaceError as error:
+            raise EverythingFailedError(str(error)) from error
+        if left:
+            largest = max(known.values())
+            self._watch(
+                Note(
+                    f"{left} of {len(space)} configurations are left out: their instances (up to "
+                    f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
+                )
+            )
+        return fitting
+
+
+def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | None:
+    """Why an artefact is not even built; None where it may be."""
+    if spec.precision == "int8" and model.int8_is_a_guess:
+        return (
+            "INT8 of trained weights is recommended on real inputs only: give calibration and "
+            "evaluation data, or set accuracy.int8_on_generated_data"
+        )
+    return hardware.lacks(spec.precision)
+
+
+def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:
+    for model in models:
+        own = [result for result in gated if result.spec.model == model.name]
+        if all(result.dropped is not None for result in own):
+            reasons = "\n".join(f"  {r.spec.label}: {r.dropped}" for r in own)
+            raise EverythingFailedError(f"no artefact of the space can be served:\n{reasons}")
 
 
 def _judged(
-    spec: ArtifactSpec,
-    artifact: ModelArtifact,
-    seconds: float,
-    accuracy: Accuracy,
-    model: ModelSpec,
+    artifact: ModelArtifact, seconds: float, served: Served, model: ModelSpec
 ) -> GatedArtifact:
-    missed = misses(accuracy, model.accuracy)
+    missed = misses(served.accuracy, model.accuracy)
     dropped = "accuracy: " + "; ".join(missed) if missed else None
-    return GatedArtifact(spec, artifact.sha256, seconds, accuracy, dropped)
+    return GatedArtifact(
+        artifact.spec, artifact.sha256, seconds, served.accuracy, served.instance_mib, dropped
+    )
 
 
 def _ready(result: GatedArtifact) -> ArtifactReady:
@@ -233,6 +223,8 @@ def _ready(result: GatedArtifact) -> ArtifactReady:
         f"argmax agreement {result.accuracy.argmax_agreement:.3f}, "
         f"cosine {result.accuracy.mean_cosine:.4f}"
     )
+    if result.accuracy.metric is not None:
+        detail += f", metric {result.accuracy.metric:.4g}"
     if result.build_seconds:
         detail += f", built in {result.build_seconds:.1f} s"
     return ArtifactReady(result.spec.label, detail, dropped=False)
@@ -243,6 +235,7 @@ def _to_json(result: GatedArtifact) -> dict[str, Any]:
         "artifact": result.spec.label,
         "sha256": result.sha256,
         "accuracy": accuracy_to_json(result.accuracy),
+        "instance_mib": result.instance_mib,
         "dropped": result.dropped,
     }
 

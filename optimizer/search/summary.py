@@ -54,7 +54,7 @@ def summarise(
         "price": asdict(space.price),
         "demand_per_second": space.demand.requests_per_second,
         "headroom": space.demand.headroom,
-        "accuracy_evidence": space.model.accuracy_evidence,
+        "accuracy_evidence": space.accuracy_evidence,
         "artifacts": [
             {
                 "artifact": item.spec.label,
@@ -76,7 +76,7 @@ def _entry(candidate: Candidate | None) -> dict[str, Any] | None:
         return None
     measurement, score = candidate.measurement, candidate.score
     return {
-        "description": describe(candidate.config.models[0]),
+        "description": describe(candidate.config),
         "config": asdict(candidate.config),
         "capacity_per_second": measurement.capacity_per_second,
         "latency_ms": _latency(measurement),
@@ -91,7 +91,7 @@ def _entry(candidate: Candidate | None) -> dict[str, Any] | None:
 def _claim(claim: Claim) -> dict[str, Any]:
     """`capacity_ratio`: the best's to the rival's, with its interval at `CONFIDENCE`."""
     return {
-        "rival": describe(claim.rival.models[0]),
+        "rival": describe(claim.rival),
         "capacity_ratio": claim.ratio,
         "capacity_ratio_low": claim.low,
         "capacity_ratio_high": claim.high,
@@ -106,7 +106,7 @@ def _pace(records: Sequence[TrialRecord], prepared: Prepared) -> dict[str, Any]:
     found = paces(records, reference)
     changes = [change for pace in found if (change := pace.change_from(found[0])) is not None]
     return {
-        "reference": describe(reference.models[0]),
+        "reference": describe(reference),
         "saturation_per_second": [pace.per_second for pace in found],
         "largest_change": max(changes, key=abs, default=None),
     }

@@ -17,6 +17,7 @@ from optimizer.errors import ServerFailure
 from optimizer.machine.slots import Slot
 from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.server_options import option_flags
 
 START_SECONDS = 60.0
 STOP_SECONDS = 8.0
@@ -26,9 +27,6 @@ _EXIT_TIMEOUT_SECONDS = 3
 _PORT_ATTEMPTS = 3
 _WITHOUT_PORT = "in use"
 _SAID_WITHOUT_A_GPU = "CudaDriverHelper has not been initialized"
-
-EXECUTION = "execution"
-"""The rate limiter's resource that every execution of a rate-limited model takes one of."""
 
 PickPorts = Callable[[int], Sequence[int]]
 
@@ -117,7 +115,6 @@ def arguments(
         for what, address in zip(("grpc", "http", "metrics"), astuple(endpoint), strict=True)
         for part, value in zip(("address", "port"), address.rsplit(":", 1), strict=True)
     ]
-    limit = options.executions_per_device
     return [
         f"--model-repository={repository}",
         *own,
@@ -126,11 +123,8 @@ def arguments(
         "--disable-auto-complete-config",
         *listening,
         *(["--allow-gpu-metrics=false"] if not slot.gpu_uuids else []),
-        *(["--rate-limit=execution_count"] if limit is not None else []),
-        # Without a device it is what each device has.
-        *([f"--rate-limit-resource={EXECUTION}:{limit}"] if limit is not None else []),
         f"--exit-timeout-secs={_EXIT_TIMEOUT_SECONDS}",
-        *(f"--backend-config={name},{key}={value}" for name, key, value in options.backend_config),
+        *option_flags(options),
     ]
 
 

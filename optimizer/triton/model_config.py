@@ -10,6 +10,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.serving_config import ModelServing
+from optimizer.triton.server_options import EXECUTION
 from optimizer.workload import DataType, Payloads, padded_length
 
 
@@ -41,24 +42,37 @@ def model_config(
     config.name = model.name
     config.max_batch_size = model.max_batch_size
     _add_tensors(config, payloads, output)
+    _add_instances(config, model)
+    _add_batching(config, model)
+    config.response_cache.enable = model.cache
+    if model.cuda_graphs:
+        config.optimization.cuda.graphs = True
+    _add_warmup(config, model, payloads)
+    for name, value in {**_settings(model), **dict(model.parameters)}.items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _settings(model: ModelServing) -> dict[str, str]:
+    """What model.py reads; a backend of Triton's own knows nothing of it."""
+    if model.artifact.backend != "python":
+        return {}
+    return {
+        "runtime": model.artifact.runtime,
+        "precision": model.artifact.precision,
+        "intra_op_threads": str(model.groups[0].threads),
+    }
+
+
+def _add_instances(config: model_config_pb2.ModelConfig, model: ModelServing) -> None:
     for group in model.groups:
-        config.instance_group.add(
+        added = config.instance_group.add(
             kind=model_config_pb2.ModelInstanceGroup.Kind.Value(group.kind),
             count=group.count,
             gpus=group.logical_gpus,
         )
-    _add_batching(config, model)
-    config.response_cache.enable = model.cache
-    _add_warmup(config, model, payloads)
-    settings = {
-        "runtime": model.artifact.runtime,
-        "precision": model.artifact.precision,
-        "intra_op_threads": str(model.groups[0].threads),
-        **dict(model.parameters),
-    }
-    for name, value in settings.items():
-        config.parameters[name].string_value = value
-    return config
+        if model.rate_limited:
+            added.rate_limiter.resources.add(name=EXECUTION, count=1)
 
 
 def _add_tensors(

@@ -12,7 +12,7 @@ from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.launcher import START_SECONDS, RunningServer
 
-EXPLICIT = "--model-control-mode=explicit"
+_START_IT = "start it with --model-control-mode=explicit --disable-auto-complete-config"
 _UNLOAD_SECONDS = 10.0
 _TRIES = 3
 """One answer may come late from a server that is busy."""
@@ -67,12 +67,11 @@ class _RemoteServer:
         end = time.monotonic() + seconds
         while not self._control.alive():
             if time.monotonic() > end:
-                raise ServerFailure(f"no server answers at {self._endpoint.grpc}")
+                raise ServerFailure(f"no server answers at {self._endpoint.grpc}: {_START_IT}")
             time.sleep(0.1)
         if not self._control.loads_when_asked():
             raise ServerFailure(
-                f"the server at {self._endpoint.grpc} loads no model when asked: start it with "
-                f"{EXPLICIT} --disable-auto-complete-config",
+                f"the server at {self._endpoint.grpc} loads no model when asked: {_START_IT}",
                 transient=False,
             )
 

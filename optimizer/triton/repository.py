@@ -59,9 +59,10 @@ class ModelRepository:
             version = fresh / "1"
             version.mkdir(parents=True)
             (fresh / "config.pbtxt").write_text(to_text(config))
-            shutil.copyfile(template / "model.py", version / "model.py")
-            session = template / f"{model.artifact.runtime}_session.py"
-            shutil.copyfile(session, version / "session.py")
+            if model.artifact.backend == "python":
+                shutil.copyfile(template / "model.py", version / "model.py")
+                session = template / f"{model.artifact.runtime}_session.py"
+                shutil.copyfile(session, version / "session.py")
             for file in sorted(artifact.iterdir()):
                 self._place(file, version / file.name)
             shutil.rmtree(final, ignore_errors=True)

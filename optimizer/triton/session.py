@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
+from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
 from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
@@ -17,9 +18,11 @@ from optimizer.triton.repository import ModelRepository
 from optimizer.workload import Payloads
 
 _LOAD_SECONDS = 120.0
+_UNLOAD_SECONDS = 10.0
 _DYING_SECONDS = 0.5
 """A server that is killed drops its connections before its end can be seen."""
 
+_GIVING_BACK_SECONDS = 2.0
 _MEMORY_GROWTH_BYTES = 512 * 2**20
 """A server that holds this much more than when it was new does not give memory back."""
 
@@ -62,6 +65,7 @@ class ServingSession:
         self._running: Served | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
+        self._empty_mib: float | None = None
 
     def __enter__(self) -> ServingSession:
         return self
@@ -90,15 +94,26 @@ class ServingSession:
         except TrialFailure as error:
             raise self.failure(error) from error
 
-    def retire(self) -> None:
-        """Unload what is served, without waiting; the next `serve` waits where it must."""
+    def retire(self, *, wait: bool = False) -> None:
+        """Unload what is served; with `wait` until it is gone, else the next `serve` waits."""
         if self._running is None:
             return
         try:
             for model in self._running.control.loaded:
-                self._running.control.unload(model)
+                self._running.control.unload(model, _UNLOAD_SECONDS if wait else 0.0)
         except ServerFailure:
             self.stop()
+
+    def memory_of_models_mib(self) -> float | None:
+        """What the loaded models take, on the GPU that has most of it or else of the machine."""
+        now = self._memory_mib()
+        return now - self._empty_mib if now is not None and self._empty_mib is not None else None
+
+    def _memory_mib(self) -> float | None:
+        if self._slot.gpu_uuids:
+            return memory_in_use_mib(self._slot.gpu_uuids)
+        in_use = self._running.server.memory_with_models_bytes() if self._running else None
+        return in_use / 2**20 if in_use is not None else None
 
     def failure(self, error: TrialFailure) -> TrialFailure:
         """Stop the server after `error` and return the failure that explains it best.
@@ -144,13 +159,27 @@ class ServingSession:
             self._running = Served(server, server.control)
             self._options = options
             self._memory_when_new = server.memory_bytes()
+            self._empty_mib = self._memory_mib()
         return self._running
 
     def _must_restart(self, running: Served, options: ServerOptions) -> bool:
         if options != self._options or running.server.ended() is not None:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
-        return now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES
+        if now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES:
+            return True
+        return bool(self._slot.gpu_uuids) and self._gpu_memory_is_kept(running)
+
+    def _gpu_memory_is_kept(self, running: Served) -> bool:
+        """Whether a GPU is not as empty as with a new server, though nothing is loaded."""
+        end = time.monotonic() + _GIVING_BACK_SECONDS
+        while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:
+            if kept * 2**20 <= _MEMORY_GROWTH_BYTES:
+                return False
+            if time.monotonic() > end:
+                return True
+            time.sleep(0.05)
+        return False
 
 
 def _reason_is_in_the_log(error: ModelLoadFailure) -> bool:

@@ -21,7 +21,7 @@ from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
 from optimizer.machine.fingerprint import Machine, this_machine
-from optimizer.machine.slots import Slot, local_slot
+from optimizer.machine.slots import Slot
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.events import StepStarted, Watcher
 from optimizer.search.prepare import GatedArtifact, accuracy_to_json
@@ -29,13 +29,14 @@ from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space, fixed_at
-from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import Served, files_of
+from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     open_space,
     require_packages,
     search_protocol,
+    slot_of,
     whereabouts,
 )
 
@@ -94,7 +95,7 @@ class Measured:
 
     file: Path
     config: ServingConfig
-    gated: GatedArtifact
+    gated: tuple[GatedArtifact, ...]
     found: Found
 
 
@@ -109,19 +110,20 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
     space = fixed_at(open_space(request.space), request.settings)
     binary = _binary(space) if request.second_opinion else None
     users = read_user_load(request.users) if request.users is not None else None
-    runtime = find_embedded_runtime()
+    slot = slot_of(space)
+    require_host(space, slot)
     require_packages(space)
     folder = request.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
-        place = Place(directory, request.cache, local_slot(), runtime)
+        place = Place(directory, request.cache, slot, space.host)
         machine = this_machine()
         place.introduce(machine, watch)
         try:
             with place.session() as session:
                 prepared = place.prepare(session, space, watch)
                 config = prepared.space.config(prepared.space.baseline)
-                watch(StepStarted(f"loading {describe(config.models[0])}"))
+                watch(StepStarted(f"loading {describe(config)}"))
                 served = session.serve(config, files_of(config, prepared.files))
                 try:
                     with LoadClient(place.slot.client_cores) as client:
@@ -135,7 +137,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
                     raise session.failure(error) from error
         finally:
             shutil.rmtree(directory.repository.parent, ignore_errors=True)
-        measured = Measured(directory.root / "measured.json", config, prepared.gated[0], found)
+        measured = Measured(directory.root / "measured.json", config, prepared.gated, found)
         write_json(measured.file, _to_json(measured, machine, place.slot))
     return measured
 
@@ -208,7 +210,9 @@ def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]
     found = measured.found
     return {
         "config": asdict(measured.config),
-        "accuracy": accuracy_to_json(measured.gated.accuracy),
+        "accuracy": {
+            gated.spec.label: accuracy_to_json(gated.accuracy) for gated in measured.gated
+        },
         "capacity": _capacity(found.measurement),
         "levels": [asdict(level) for level in found.levels],
         "compared": asdict(found.compared) if found.compared is not None else None,
@@ -234,6 +238,8 @@ def _next_number(folder: Path) -> int:
 
 def _binary(space: Space) -> Path:
     """perf_analyzer on PATH. Raises UsageError where it cannot offer the space's traffic."""
+    if len(space.models) > 1:
+        raise UsageError("--with perf_analyzer: it sends requests to one model, not to several")
     [stream] = space.workload.streams
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
         raise UsageError("--with perf_analyzer: binary tensors without shared memory alone")

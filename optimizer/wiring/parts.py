@@ -13,22 +13,20 @@ from typing import Any
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import RequirementError
 from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
-from optimizer.machine.slots import Slot, local_slot
+from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.model_spec import TransformersSource
 from optimizer.search.evaluator import Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import Runtime
-from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
-from optimizer.triton.embedded import EmbeddedRuntime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
+from optimizer.wiring.hosts import launch_with
 
 _RUNTIME_PACKAGE: Mapping[Runtime, str] = {
     "onnxruntime": "onnxruntime",
@@ -54,14 +52,19 @@ def default_cache() -> Path:
 
 def open_space(path: Path) -> Space:
     """Read a space file for this machine. Raises SpaceFileError."""
-    return load_space(path, shipped_prices(), cores=len(local_slot().cores))
+    return load_space(path, shipped_prices(), local_hardware())
+
+
+def slot_of(space: Space) -> Slot:
+    """Where the space's configurations run: this machine, and the GPUs that the file names."""
+    return local_slot(tuple(gpu.uuid for gpu in space.search_space.hardware.gpus))
 
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
     wanted = {*_GRAPH_PACKAGES, *more}
     wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
-    if isinstance(space.model.source, TransformersSource):
+    if any(isinstance(model.source, TransformersSource) for model in space.models):
         wanted |= _EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
     if missing:
@@ -81,39 +84,37 @@ class Place:
     directory: StudyDirectory
     cache: Path
     slot: Slot
-    runtime: EmbeddedRuntime
+    host: Host
 
     def introduce(self, machine: Machine, watch: Watcher) -> None:
         """Say where it is. Raises RequirementError where another process uses the slot's GPUs."""
-        refuse_foreign_processes(self.slot.gpu_uuids)
         watch(Note(f"machine: {machine.summary}"))
-        separated = self.slot.separated
-        where = "their own cores" if separated else "the same cores, too few to separate them"
-        watch(Note(f"server and load client keep to {where}"))
+        watch(Note(self._cores()))
         for command in clock_advice(self.slot.gpu_uuids):
             watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
 
+    def _cores(self) -> str:
+        if isinstance(self.host, RemoteHost):
+            return f"the server at {self.host.grpc} runs already: what it uses is not seen"
+        refuse_foreign_processes(self.slot.gpu_uuids)
+        separated = self.slot.separated
+        where = "their own cores" if separated else "the same cores, too few to separate them"
+        return f"server and load client keep to {where}"
+
     @contextmanager
     def session(self) -> Iterator[ServingSession]:
         """Serves configurations; its server is stopped in the end."""
-        repository = self.directory.repository
-        launcher = EmbeddedLauncher(
-            self.runtime,
-            self.runtime.lay_out(repository.parent / "backends"),
-            repository,
-            self.directory.server_log,
-        )
-        models = ModelRepository(repository, shipped("model_repository_templates"))
-        with ServingSession(launcher, models, self.slot) as session:
+        launcher, repository = launch_with(self.host, self.directory, self.cache)
+        with ServingSession(launcher, repository, self.slot) as session:
             yield session
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
         """Build and gate what the space needs, see `PreparePhase`."""
         cores = len(self.slot.cores)
         with Workshop(self.cache, self.directory.build_log, cores) as workshop:
-            phase = PreparePhase(self.directory, workshop, session, cores, watch)
-            return phase.run(space.model, space.search_space)
+            phase = PreparePhase(self.directory, workshop, session, watch)
+            return phase.run(space.models, space.search_space)
 
 
 def plain(machine: Machine) -> dict[str, Any]:

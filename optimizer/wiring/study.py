@@ -15,7 +15,6 @@ from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.export.bundle import write_bundle
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
-from optimizer.machine.slots import local_slot
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
@@ -29,18 +28,19 @@ from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing
+from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.session import ModelFiles
+from optimizer.triton.session import files_of
+from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     open_space,
     plain,
     protocols,
     require_packages,
+    slot_of,
     whereabouts,
 )
 
@@ -87,7 +87,8 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     """
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
-    runtime = find_embedded_runtime()
+    slot = slot_of(space)
+    require_host(space, slot)
     require_packages(space, SAMPLER_PACKAGES[request.sampler])
     machine = this_machine()
     directory = StudyDirectory(request.results.absolute() / space.study)
@@ -97,7 +98,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_was_begun(directory, space, machine)
         if (summary := _finished(directory, space.budget)) is not None:
             return RunResult(directory, summary, was_finished=True)
-        place = Place(directory, request.cache, local_slot(), runtime)
+        place = Place(directory, request.cache, slot, space.host)
         study = _Study(request, space, place, machine, watch)
         return RunResult(directory, study.run(started), was_finished=False)
 
@@ -256,16 +257,15 @@ class _Study:
     def _hand_out(self, confirmed: Confirmed, prepared: Prepared) -> None:
         """best/, and the baseline beside it, with copies of their artefacts."""
         if confirmed.best:
-            self._write(self._directory.best, confirmed.best[0].config.models[0], prepared)
+            self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
             # A winner of an earlier run that no longer holds is none.
             shutil.rmtree(self._directory.best, ignore_errors=True)
-        baseline = prepared.space.config(prepared.space.baseline).models[0]
+        baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
 
-    def _write(self, target: Path, model: ModelServing, prepared: Prepared) -> None:
-        files: ModelFiles = prepared.files[model.artifact]
-        write_bundle(target, self._templates, model, files)
+    def _write(self, target: Path, config: ServingConfig, prepared: Prepared) -> None:
+        write_bundle(target, self._templates, config, files_of(config, prepared.files))
 
     def _summarise(
         self,

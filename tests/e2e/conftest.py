@@ -40,12 +40,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("built")
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     with Workshop(folder / "cache", folder / "build.log", threads=2) as workshop:
-        prepared = workshop.prepare_model(space.model)
+        prepared = workshop.prepare_model(space.models[0])
         output = OutputTensor(
             prepared.output.name, prepared.output.data_type, prepared.output.shape
         )
         files = {
-            spec: ModelFiles(workshop.build(spec, space.model).path, space.model.payloads, output)
+            spec: ModelFiles(
+                workshop.build(spec, space.models[0]).path, space.models[0].payloads, output
+            )
             for spec in space.search_space.artifacts
         }
     return Built(folder / "cache", files, prepared.evaluation, prepared.reference)

@@ -17,7 +17,7 @@ from optimizer import cli
 from optimizer.errors import RequirementError, StorageError
 from optimizer.export.bundle import write_bundle
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ModelServing
+from optimizer.serving_config import ModelServing, ServingConfig
 from optimizer.shipped import shipped
 from optimizer.triton import embedded
 from optimizer.wiring.study import RunRequest, run_study
@@ -116,11 +116,12 @@ def test_a_disk_that_has_no_room_for_best_leaves_the_one_before(built: Built, mo
     best = mount("disk", "size=1m") / "best"
     spec = built.spec("onnxruntime", "fp32")
     templates = shipped("model_repository_templates")
-    write_bundle(best, templates, ModelServing("bert", spec), built.files[spec])
+    config = ServingConfig((ModelServing("bert", spec),))
+    write_bundle(best, templates, config, {"bert": built.files[spec]})
     before = sorted(best.rglob("*"))
     fill(best.parent)
     with pytest.raises(StorageError, match=rf"cannot write {best.parent}.*No space left"):
-        write_bundle(best, templates, ModelServing("bert", spec), built.files[spec])
+        write_bundle(best, templates, config, {"bert": built.files[spec]})
     assert sorted(best.rglob("*")) == before
     assert sorted(path.name for path in best.parent.iterdir()) == ["ballast", "best"]
 

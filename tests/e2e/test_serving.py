@@ -57,7 +57,7 @@ from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
 pytestmark = pytest.mark.timeout(300)
 
 BREAKING_SESSION = """
-def open_session(directory, output, precision, threads):
+def open_session(directory, output, precision, threads, gpu):
     def run(inputs):
         raise RuntimeError("the runtime broke down")
     return run
@@ -206,9 +206,17 @@ def test_a_model_that_cannot_initialise_fails_with_its_own_words(serving: Servin
         serving.serve(serving.config())
 
 
-def test_a_server_that_runs_something_else_is_a_mismatch(serving: Serving) -> None:
+def test_a_server_that_runs_something_else_is_a_mismatch(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = serving.config(max_batch_size=4, batching=Batching((2,), 100))
     control = serving.serve(config).control
+    client, load_model = control._client, control._client.load_model
+
+    def load_what_the_file_says(model: str, config: str, **settings: float) -> None:
+        load_model(model, **settings)
+
+    monkeypatch.setattr(client, "load_model", load_what_the_file_says)
     control.load("bert", asked(serving, config), 60.0)
     other = serving.config(
         max_batch_size=4, batching=Batching((2,), 300), groups=(InstanceGroup(count=2),)
@@ -408,9 +416,9 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     notes: list[Event] = []
     with Workshop(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(
-            StudyDirectory(tmp_path / "study"), workshop, serving.session, 2, notes.append
+            StudyDirectory(tmp_path / "study"), workshop, serving.session, notes.append
         )
-        prepared = phase.run(space.model, space.search_space)
+        prepared = phase.run(space.models, space.search_space)
     assert killed
     assert [item.dropped for item in prepared.gated] == [None] * 4
     assert any("signal SIGKILL" in note.text for note in notes if isinstance(note, Note))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.hardware import Hardware
 from optimizer.load.holding import HoldingTask
 from optimizer.machine.slots import Slot
 from optimizer.measurement import (
@@ -19,6 +20,8 @@ from optimizer.measurement import (
     Slice,
     StreamLevel,
 )
+from optimizer.model_space import Limits
+from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event
 from optimizer.search.history import History, scored
@@ -26,7 +29,7 @@ from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.search_space import SearchSpace, Value, parameters_in_order
+from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Budget
 from optimizer.trial_record import Failure, Seconds, TrialRecord
@@ -38,6 +41,8 @@ LIMIT_MS = 100.0
 SETTING = Setting(
     PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here", confirm_requests=5000
 )
+
+HARDWARE = Hardware(cores=2, memory_mib=24_000)
 
 VALUES: Mapping[str, Sequence[Value]] = {
     "runtime": ("pytorch", "openvino"),
@@ -53,10 +58,11 @@ VALUES: Mapping[str, Sequence[Value]] = {
 
 
 def small_space(
-    *, cores: int = 2, conditions: tuple[str, ...] = (), **values: Sequence[Value]
+    *, hardware: Hardware = HARDWARE, conditions: tuple[str, ...] = (), **values: Sequence[Value]
 ) -> SearchSpace:
     """63 points; any list of values can be replaced by name."""
-    return SearchSpace(parameters_in_order("bert", {**VALUES, **values}), conditions, cores)
+    parameters = parameters_in_order("bert", {**VALUES, **values})
+    return SearchSpace(parameters, hardware, Limits(conditions))
 
 
 def four_points() -> SearchSpace:

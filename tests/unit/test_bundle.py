@@ -11,7 +11,7 @@ import pytest
 
 from optimizer.errors import StorageError
 from optimizer.export.bundle import write_bundle
-from optimizer.serving_config import ModelServing
+from optimizer.serving_config import ModelServing, ServingConfig
 from optimizer.shipped import shipped
 from optimizer.triton.session import ModelFiles
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS
@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> ModelFiles:
 
 
 def write(target: Path, files: ModelFiles, model: ModelServing = MODEL) -> None:
-    write_bundle(target, TEMPLATES, model, files)
+    write_bundle(target, TEMPLATES, ServingConfig((model,)), {model.name: files})
 
 
 def test_a_bundle_is_a_repository_with_two_notes(tmp_path: Path, files: ModelFiles) -> None:

@@ -45,6 +45,7 @@ from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
 from optimizer.wiring.study import RunRequest, RunResult
 from tests.unit.studies import (
+    HARDWARE,
     PRICE,
     bounded,
     failed,
@@ -281,7 +282,7 @@ def test_init_writes_the_commented_file_and_says_what_is_next(optimizer: Command
         0, "wrote space.yaml\nedit it, then: python -m optimizer run space.yaml\n", ""
     )
     assert Path("space.yaml").read_text() == shipped("space_template.yaml").read_text()
-    assert load_space(Path("space.yaml"), {}, cores=2).study == "my-model"
+    assert load_space(Path("space.yaml"), {}, HARDWARE).study == "my-model"
 
 
 def test_init_overwrites_nothing(optimizer: Commands) -> None:
@@ -475,7 +476,7 @@ def test_anything_else_gets_plain_lines() -> None:
 def space(tmp_path: Path) -> Space:
     path = tmp_path / "space.yaml"
     path.write_text(FILE)
-    return load_space(path, {PRICE.instance_type: PRICE}, cores=2)
+    return load_space(path, {PRICE.instance_type: PRICE}, HARDWARE)
 
 
 TRIALS = [OK, FAILED, record_of(2, C, infeasible(80)), record_of(3, A, bounded(40))]

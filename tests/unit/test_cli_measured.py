@@ -66,9 +66,11 @@ OPINION = SecondOpinion(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "
 
 
 def shown(found: Found) -> str:
-    gated = GatedArtifact(CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None)
+    gated = GatedArtifact(
+        CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None, None
+    )
     file = io.StringIO()
-    measured = Measured(Path("results/measured.json"), CONFIG, gated, found)
+    measured = Measured(Path("results/measured.json"), CONFIG, (gated,), found)
     show_measured(Console(file=file, width=100), measured)
     return file.getvalue()
 

@@ -75,12 +75,17 @@ def test_the_message_says_what_was_asked(model: ModelServing) -> None:
         assert batcher.max_queue_delay_microseconds == model.batching.max_queue_delay_us
     assert tuple(w.batch_size for w in config.model_warmup) == model.warmup_batch_sizes
     said = {name: value.string_value for name, value in config.parameters.items()}
-    assert said == {
+    hosted = {
         "runtime": model.artifact.runtime,
         "precision": model.artifact.precision,
         "intra_op_threads": str(model.groups[0].threads),
-        **dict(model.parameters),
     }
+    own = hosted if model.artifact.backend == "python" else {}
+    assert said == {**own, **dict(model.parameters)}
+    assert config.optimization.cuda.graphs == model.cuda_graphs
+    assert [len(group.rate_limiter.resources) for group in config.instance_group] == [
+        int(model.rate_limited) for _ in model.groups
+    ]
 
 
 @settings(max_examples=50)

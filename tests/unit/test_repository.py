@@ -144,12 +144,11 @@ def test_a_repository_that_cannot_be_made_is_named(tmp_path: Path, artifact: Pat
 @settings(max_examples=15)
 @given(servable)
 def test_what_is_read_back_is_what_was_asked(model: ModelServing) -> None:
-    spec = replace(model.artifact, backend="python")
     with tempfile.TemporaryDirectory() as folder:
         root, artifact = Path(folder) / "repository", Path(folder) / "artifact"
         artifact.mkdir()
         repository = ModelRepository(root, TEMPLATES)
-        asked = repository.write(replace(model, artifact=spec), artifact, PAYLOADS, OUTPUT)
+        asked = repository.write(model, artifact, PAYLOADS, OUTPUT)
         assert read_config(root / model.name / "config.pbtxt") == asked
 
 

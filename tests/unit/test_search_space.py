@@ -10,18 +10,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from optimizer.search_space import (
-    MAX_POINTS,
-    ConditionError,
-    EmptySpaceError,
-    SearchSpace,
-    Value,
-    evaluate,
-    label,
-    parameters_in_order,
-    preferred_sizes,
-    to_config,
-)
+from optimizer.conditions import ConditionError, evaluate
+from optimizer.hardware import Hardware
+from optimizer.model_space import MAX_POINTS, EmptySpaceError, Limits
+from optimizer.parameters import Value, label, parameters_in_order, preferred_sizes
+from optimizer.search_space import SearchSpace
 from optimizer.serving_config import (
     PRECISION_RANK,
     PRECISIONS_OF,
@@ -32,7 +25,7 @@ from optimizer.serving_config import (
     Runtime,
     ServingConfig,
 )
-from tests.unit.studies import VALUES, four_points, small_space
+from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
 
 T = TypeVar("T")
 
@@ -80,7 +73,8 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     """Spaces that hold at least one point."""
     values: dict[str, Any] = draw(any_values)
     parameters = parameters_in_order("bert", values)
-    return SearchSpace(parameters, draw(any_conditions), cores=draw(st.integers(1, 4)))
+    hardware = Hardware(draw(st.integers(1, 4)), 24_000)
+    return SearchSpace(parameters, hardware, Limits(draw(any_conditions)))
 
 
 def points_of(space: SearchSpace) -> list[tuple[int, ...]]:
@@ -125,7 +119,7 @@ def test_every_point_can_be_served(space: SearchSpace) -> None:
         model = only_model(space.config(point))
         (group,) = model.groups
         assert model.artifact.precision in PRECISIONS_OF["KIND_CPU"][model.artifact.runtime]
-        assert group.count * group.threads <= space.cores
+        assert group.count * group.threads <= space.hardware.cores
         if model.batching is None:
             assert model.max_batch_size == 1
         else:
@@ -138,7 +132,7 @@ def test_every_point_can_be_served(space: SearchSpace) -> None:
 def test_every_point_meets_every_condition(space: SearchSpace) -> None:
     for point in points_of(space):
         values = chosen(space, point)
-        assert all(holds(condition, space, values) for condition in space.conditions)
+        assert all(holds(condition, space, values) for condition in space.limits.conditions)
 
 
 @few
@@ -150,9 +144,9 @@ def test_no_configuration_that_meets_the_rules_is_missing(space: SearchSpace) ->
         one: dict[str, Value] = {
             p.name: value for p, value in zip(space.parameters, values, strict=True)
         }
-        config = to_config("bert", one)
-        if meets_rules(space, one, only_model(config)):
-            assert config in configs
+        model = space.models[0].serving_with(one)
+        if meets_rules(space, one, model):
+            assert ServingConfig((model,)) in configs
 
 
 def meets_rules(space: SearchSpace, values: Mapping[str, Value], model: ModelServing) -> bool:
@@ -161,14 +155,14 @@ def meets_rules(space: SearchSpace, values: Mapping[str, Value], model: ModelSer
     return (
         model.artifact.precision in PRECISIONS_OF["KIND_CPU"][model.artifact.runtime]
         and all(1 <= size <= model.max_batch_size for size in preferred)
-        and group.count * group.threads <= space.cores
-        and all(holds(condition, space, values) for condition in space.conditions)
+        and group.count * group.threads <= space.hardware.cores
+        and all(holds(condition, space, values) for condition in space.limits.conditions)
     )
 
 
 def holds(condition: str, space: SearchSpace, values: Mapping[str, Value]) -> bool:
     labels = {name: label(value) for name, value in values.items()}
-    return bool(eval(condition, {"cores": space.cores, **labels}))
+    return bool(eval(condition, {"cores": space.hardware.cores, **labels}))
 
 
 @few
@@ -190,7 +184,7 @@ def test_the_nearest_point_is_valid_and_always_the_same(
     position = data.draw(any_position(space))
     nearest = space.nearest(position)
     assert nearest in points_of(space)
-    again = SearchSpace(space.parameters, space.conditions, space.cores)
+    again = SearchSpace(space.parameters, space.hardware, space.limits)
     assert again.nearest(position) == nearest
 
 
@@ -211,7 +205,7 @@ def test_the_first_of_equally_near_points_is_taken() -> None:
     )
     points = points_of(space)
     for runtime, precision, count in itertools.product(range(3), range(4), range(2)):
-        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, 0]
+        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, 0, 0, 0, 0, 0]
         away = [steps_away(space, point, wanted) for point in points]
         assert space.nearest(wanted) == points[away.index(min(away))]
 
@@ -298,7 +292,7 @@ def test_the_baseline_is_triton_with_nothing_changed() -> None:
 def test_the_baseline_is_a_point_with_the_highest_precision_that_can_be(
     space: SearchSpace,
 ) -> None:
-    assume(not space.conditions)
+    assume(not space.limits.conditions)
     model = only_model(space.config(space.baseline))
     listed = next(p.values for p in space.parameters if p.name == "precision")
     best = max(cast(tuple[Precision, ...], listed), key=lambda p: PRECISION_RANK[p])
@@ -311,7 +305,7 @@ def test_the_baseline_is_a_point_with_the_highest_precision_that_can_be(
 
 def test_the_baseline_has_the_listed_values_nearest_to_the_defaults() -> None:
     space = small_space(
-        cores=8,
+        hardware=Hardware(8, 24_000),
         runtime=("openvino", "onnxruntime"),
         precision=("int8", "bf16"),
         batching=(True,),
@@ -329,7 +323,7 @@ def test_the_baseline_has_the_listed_values_nearest_to_the_defaults() -> None:
 def one_of_each(**values: Sequence[Value]) -> SearchSpace:
     """A space of the first value of everything else."""
     first = {name: listed[:1] for name, listed in VALUES.items()}
-    return SearchSpace(parameters_in_order("bert", {**first, **values}), (), cores=2)
+    return SearchSpace(parameters_in_order("bert", {**first, **values}), HARDWARE)
 
 
 def test_settings_without_effect_do_not_multiply_the_points() -> None:
@@ -431,13 +425,13 @@ def test_a_huge_space_is_refused_with_its_size_and_not_built() -> None:
     assert MAX_POINTS == 10**6
 
 
-TABLE = small_space()._table()
+TABLE = small_space().models[0]._table()
 
 
 @pytest.mark.parametrize(
     ("condition", "rule"),
     [
-        ("batch_size > 4", r"must be a comparison of runtime, .*cores \(.*batch_size"),
+        ("batch_size > 4", r"must be a comparison of runtime, .*cores, gpus \(.*batch_size"),
         ("instance_count >", "must be a comparison"),
         ("instance_count + 1", "must be true or false for every point"),
         ("runtime", "must be true or false for every point"),
@@ -479,6 +473,6 @@ def test_every_wrong_condition_is_found() -> None:
 @few
 @given(spaces())
 def test_a_space_is_the_same_when_made_again(space: SearchSpace) -> None:
-    again = SearchSpace(space.parameters, space.conditions, space.cores)
+    again = SearchSpace(space.parameters, space.hardware, space.limits)
     assert np.array_equal(again.points, space.points)
     assert again.baseline == space.baseline

@@ -112,7 +112,7 @@ def test_every_runtime_serves_the_reference_precision() -> None:
     ],
 )
 def test_describe(model: ModelServing, line: str) -> None:
-    assert describe(model) == line
+    assert describe(ServingConfig((model,))) == line
 
 
 def test_a_label_is_short() -> None:

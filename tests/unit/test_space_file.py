@@ -15,6 +15,7 @@ from optimizer.arrival_trace import read_trace
 from optimizer.cost import Demand, Price
 from optimizer.errors import SpaceFileError, UsageError
 from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.hardware import Hardware
 from optimizer.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
 from optimizer.serving_config import Batching
 from optimizer.shipped import shipped
@@ -26,6 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 LISTED = Price("listed.large", 0.5, source="a list", as_of="2026-01-01")
 PRICES = {"listed.large": LISTED}
 CORES = 2
+HARDWARE = Hardware(CORES, 24_000)
 
 # The line numbers in this file's tests count from its first line.
 GOOD = """\
@@ -53,7 +55,7 @@ SOURCE = """\
 def load(folder: Path, text: str, cores: int = CORES) -> Space:
     path = folder / "space.yaml"
     path.write_text(text)
-    return load_space(path, PRICES, cores)
+    return load_space(path, PRICES, Hardware(cores, 24_000))
 
 
 def changed(*edits: tuple[str, str]) -> str:
@@ -80,19 +82,19 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
     (stream,) = space.workload.streams
     assert (stream.name, stream.target, stream.arrivals) == ("bert", "bert", "poisson")
     assert stream.limit == LatencyLimit(95, 500)
-    assert stream.payloads == space.model.payloads
+    assert stream.payloads == space.models[0].payloads
     tensors = (TensorSpec("input_ids", "INT64", (None,), 0, 99, 0),)
-    assert space.model.payloads.tensors == tensors
-    assert space.model.payloads.lengths == LengthDistribution((32,), (1.0,))
-    assert space.model.source == TransformersSource(
+    assert space.models[0].payloads.tensors == tensors
+    assert space.models[0].payloads.lengths == LengthDistribution((32,), (1.0,))
+    assert space.models[0].source == TransformersSource(
         "BertForSequenceClassification",
         config='{"max_position_embeddings": 64, "vocab_size": 100}',
     )
-    assert (space.model.calibration, space.model.evaluation) == (
+    assert (space.models[0].calibration, space.models[0].evaluation) == (
         DataSet(None, 64, 1),
         DataSet(None, 64, 2),
     )
-    assert space.model.accuracy == AccuracyLimits(0.99, 0.99, None)
+    assert space.models[0].accuracy == AccuracyLimits(0.99, 0.99, None)
     assert {p.name: p.values for p in space.search_space.parameters} == {
         "runtime": ("pytorch", "openvino"),
         "precision": ("fp32", "int8"),
@@ -103,6 +105,10 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
         "instance_count": (1,),
         "intra_op_threads": (1,),
         "padding": ("max",),
+        "engine_profile": ("shared",),
+        "cuda_graphs": (False,),
+        "execution_policy": ("device_blocking",),
+        "rate_limit": ("off",),
     }
 
 
@@ -128,30 +134,30 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert space.workload.streams[0].limit == LatencyLimit(99, 80)
     assert space.budget == Budget(3, 5400.0)
     assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, 20.0, 5000)
-    assert space.model.payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
-    assert space.model.evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)
-    assert space.model.accuracy_evidence == "dataset"
+    assert space.models[0].payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
+    assert space.models[0].evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)
+    assert space.models[0].accuracy_evidence == "dataset"
     values = {p.name: p.values for p in space.search_space.parameters}
     assert values["max_batch_size"] == (4, 8)
     assert values["padding"] == ("max", (16, 64))
     assert values["preferred_batch_sizes"] == ("none", (2, 8))
-    assert space.search_space.conditions == ("max_batch_size == 8",)
+    assert space.search_space.limits.conditions == ("max_batch_size == 8",)
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     text = changed((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
-    assert load(tmp_path, text).model.source == OnnxSource(tmp_path / "model.onnx")
+    assert load(tmp_path, text).models[0].source == OnnxSource(tmp_path / "model.onnx")
 
 
 def test_a_local_checkpoint_is_a_path_and_another_a_name(tmp_path: Path) -> None:
     (tmp_path / "trained").mkdir()
     local = changed((SOURCE, "      class: Bert\n      checkpoint: ./trained\n"))
     hub = changed((SOURCE, "      class: Bert\n      checkpoint: someone/bert\n"))
-    assert load(tmp_path, local).model.source == TransformersSource(
+    assert load(tmp_path, local).models[0].source == TransformersSource(
         "Bert", str(tmp_path / "trained")
     )
-    assert load(tmp_path, hub).model.source == TransformersSource("Bert", "someone/bert")
+    assert load(tmp_path, hub).models[0].source == TransformersSource("Bert", "someone/bert")
 
 
 def test_a_checkpoints_own_configuration_bounds_the_inputs(tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_a_strange_checkpoint_configuration_bounds_nothing(tmp_path: Path, wrong
 
 def test_every_mistake_at_once() -> None:
     with pytest.raises(SpaceFileError) as caught:
-        load_space(GOLDEN / "space_mistakes.yaml", PRICES, CORES)
+        load_space(GOLDEN / "space_mistakes.yaml", PRICES, HARDWARE)
     text = str(caught.value).replace(str(GOLDEN), "{folder}")
     golden = (GOLDEN / "space_mistakes.txt").read_text()
     assert text + "\n" == "{folder}/" + golden
@@ -471,7 +477,7 @@ def test_everything_wrong_with_what_is_set_is_said_at_once(tmp_path: Path) -> No
 
 def test_what_is_not_set_goes_with_what_is() -> None:
     path = shipped("space_template.yaml")
-    space = load_space(path, shipped_prices(), cores=CORES)
+    space = load_space(path, shipped_prices(), HARDWARE)
     [baseline] = space.search_space.config(space.search_space.baseline).models
     assert baseline.artifact.runtime == "pytorch", "which serves no INT8"
     fixed = fixed_at(space, {"precision": "int8", "batching": "true", "max_batch_size": "32"})
@@ -533,7 +539,7 @@ conditions:
     assert len(found) == 3
     assert found[0].startswith("line 1: study: ")
     assert re.match(
-        r"line 17: conditions\.1: must be a comparison of runtime, .*, cores "
+        r"line 17: conditions\.1: must be a comparison of runtime, .*, cores, gpus "
         r"\(name 'batch_size' is not defined\), got 'batch_size > 4'$",
         found[1],
     )
@@ -564,17 +570,17 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_bytes(b"study: \xff\n")
     with pytest.raises(SpaceFileError, match="1 mistake\n  YAML: unacceptable character"):
-        load_space(path, PRICES, CORES)
+        load_space(path, PRICES, HARDWARE)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SpaceFileError) as caught:
-        load_space(tmp_path / "nowhere.yaml", PRICES, CORES)
+        load_space(tmp_path / "nowhere.yaml", PRICES, HARDWARE)
     assert str(caught.value) == (
         f"{tmp_path}/nowhere.yaml: 1 mistake\n  file: must be readable (No such file or directory)"
     )
     with pytest.raises(SpaceFileError, match=r"must be readable \(Is a directory\)"):
-        load_space(tmp_path, PRICES, CORES)
+        load_space(tmp_path, PRICES, HARDWARE)
 
 
 def test_the_content_holds_what_a_study_depends_on_and_nothing_else(tmp_path: Path) -> None:
@@ -596,14 +602,14 @@ SHIPPED = [
 @pytest.mark.parametrize(("name", "study"), SHIPPED)
 @pytest.mark.parametrize("cores", [1, 2, 8])
 def test_what_is_shipped_loads_on_any_machine(name: str, study: str, cores: int) -> None:
-    space = load_space(shipped(name), shipped_prices(), cores)
+    space = load_space(shipped(name), shipped_prices(), Hardware(cores, 24_000))
     assert space.study == study
     assert len(space.search_space) > 100
     json.dumps(space.content, allow_nan=False)
 
 
 def test_the_quickstart_searches_three_runtimes_in_minutes() -> None:
-    space = load_space(shipped("search_spaces/quickstart.yaml"), shipped_prices(), 2)
+    space = load_space(shipped("search_spaces/quickstart.yaml"), shipped_prices(), HARDWARE)
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
     assert runtimes == {"pytorch", "onnxruntime", "openvino"}
     assert space.budget.trials >= 10
@@ -678,7 +684,7 @@ def test_the_json_schema_takes_what_is_shipped(name: str, _study: str) -> None:
         (LENGTHS, "lengths: {fixed: 32, typo: 1}", ".models.bert.lengths.typo"),
         ("fixed: 32", "fixed: true", ".models.bert.lengths.fixed"),
         (PRICE, "{instance_type: 4}", ".price.instance_type"),
-        ("[pytorch, openvino]", "[pytorch, tensorrt]", ".parameters.runtime"),
+        ("[pytorch, openvino]", "[pytorch, tensorflow]", ".parameters.runtime"),
         (BATCHES, BATCHES + "\nbudget: {wall_clock: 8 hours}", ".budget.wall_clock"),
         (BATCHES, BATCHES + "\nsearch: random", ".search"),
     ],
@@ -694,7 +700,7 @@ def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to()
     schema = SCHEMA
     assert set(schema["properties"]) == {
         "study", "models", "traffic", "limit", "price", "parameters", "conditions",
-        "measurement", "budget",
+        "measurement", "budget", "server", "engines",
     }  # fmt: skip
     text = json.dumps(schema)
     referred = set(re.findall(r'"#/\$defs/(\w+)"', text))

@@ -27,6 +27,7 @@ from optimizer.space_file import Space, load_space
 from optimizer.trial_record import TrialRecord
 from tests.unit.studies import (
     DEMAND,
+    HARDWARE,
     PRICE,
     bounded,
     failed,
@@ -90,7 +91,7 @@ def assert_shape(data: Any, shape: Any) -> None:
 def space(tmp_path: Path) -> Space:
     path = tmp_path / "space.yaml"
     path.write_text(FILE)
-    return load_space(path, {PRICE.instance_type: PRICE}, cores=2)
+    return load_space(path, {PRICE.instance_type: PRICE}, HARDWARE)
 
 
 def confirmed_at(config: ServingConfig, *capacities: float) -> Candidate:
@@ -116,8 +117,8 @@ PREPARED = Prepared(
     SPACE,
     {},
     (
-        GatedArtifact(A.models[0].artifact, "ab", 2.0, ACCURACY, None),
-        GatedArtifact(C.models[0].artifact, None, 0.0, None, "build failed: no operator"),
+        GatedArtifact(A.models[0].artifact, "ab", 2.0, ACCURACY, 100.0, None),
+        GatedArtifact(C.models[0].artifact, None, 0.0, None, None, "build failed: no operator"),
     ),
     building_seconds=7.5,
 )

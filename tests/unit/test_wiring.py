@@ -7,8 +7,9 @@ from optimizer.machine.slots import Slot
 from optimizer.shipped import shipped
 from optimizer.space_file import load_space
 from optimizer.wiring.parts import protocols
+from tests.unit.studies import HARDWARE
 
-SPACE = load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), cores=2)
+SPACE = load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), HARDWARE)
 CPU = Slot((0, 1), (0, 1))
 
 

@@ -1,0 +1,41 @@
+"""A metric of the model's own task, by a Python function of the user's."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.errors import UsageError
+from optimizer.model_spec import TaskMetric
+from optimizer.workload import Tensors, stack
+
+
+def evaluate_metric(
+    metric: TaskMetric, requests: Sequence[Tensors], outputs: NDArray[Any]
+) -> float:
+    """Call the user's function with all samples.
+
+    Args:
+        requests: of batch 1 and equal shapes; their tensors are joined, shape [samples, ...].
+        outputs: what was answered, shape [samples, ...].
+
+    Raises:
+        UsageError: when the file, the function or its result is not as it must be.
+    """
+    where = f"{metric.file}:{metric.function}"
+    try:
+        defined = runpy.run_path(str(metric.file))
+        if metric.function not in defined:
+            raise UsageError(f"{where}: the file defines no such function")
+        result = defined[metric.function](stack(list(requests)), outputs)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(result, int | float | np.integer | np.floating) or not np.isfinite(result):
+        raise UsageError(f"{where}: must return a finite number, got {result!r}")
+    return float(result)

@@ -1,0 +1,67 @@
+"""Several models on one real server: searched together, each with its own demand and limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.triton.repository import read_config
+from tests.e2e import tiny
+from tests.e2e.conftest import StartOptimizer
+
+
+def two_models() -> dict[str, Any]:
+    """The tiny model twice: the second alone may have two instances, and has a tighter limit."""
+    content = tiny.space(
+        parameters={"batching": [False], "intra_op_threads": [1], "rate_limit": ["off", 1]},
+        budget={"trials": 4},
+    )
+    model = content["models"]["bert"]
+    content["models"] = {
+        "bert": {**model, "demand_per_second": 150},
+        "ranker": {
+            **model,
+            "source": {**model["source"], "seed": 1},
+            "demand_per_second": 50,
+            "limit": {"latency_ms": 1000},
+            "parameters": {"batching": [False, True], "max_batch_size": 4},
+        },
+    }
+    del content["traffic"]["demand_per_second"]
+    return content
+
+
+def test_two_models_are_searched_and_handed_out_together(
+    tmp_path: Path, start: StartOptimizer
+) -> None:
+    space = tiny.write_space(tmp_path, two_models())
+    optimizer = start(space)
+    assert optimizer.wait() == 0, optimizer.errors + optimizer.output
+    study = StudyDirectory(tmp_path / "results" / "tiny")
+    records = list(study.trials.read_all().values())
+    assert len(records) == 4
+    for record in records:
+        assert [model.name for model in record.config.models] == ["bert", "ranker"]
+        assert record.outcome in ("ok", "bounded"), record.reason
+        assert record.measurement is not None
+        for level in record.measurement.levels:
+            if level.kind == "open_loop":
+                bert, ranker = level.streams
+                assert bert.offered_per_second == pytest.approx(
+                    3 * ranker.offered_per_second, rel=0.3
+                )
+                assert (bert.limit_ms, ranker.limit_ms) == (2000, 1000)
+            assert [split.model for split in level.server] == ["bert", "ranker"]
+    # Both values of the rate limit were served by the real server.
+    assert {r.config.server.executions_per_device for r in records} == {None, 1}
+    summary = json.loads(study.summary.read_text())
+    assert summary["demand_per_second"] == 200
+    assert summary["best"]["description"].startswith("bert: onnxruntime fp32")
+    for name in ("bert", "ranker"):
+        assert read_config(study.best / name / "config.pbtxt").name == name
+        assert (study.best / name / "1" / "model.onnx").is_file()
+    assert "ranker" in optimizer.output
