@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
+from google.protobuf import json_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -24,6 +25,7 @@ from optimizer.triton.model_config import differences
 from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
+_NO_MODEL = "no model is called so"
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate memory", "memoryerror")
 
 
@@ -41,6 +43,7 @@ class ServerControl:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
+        self._loaded: dict[str, None] = {}
 
     def __enter__(self) -> ServerControl:
         return self
@@ -59,10 +62,35 @@ class ServerControl:
         except InferenceServerException:
             return False
 
+    def alive(self) -> bool:
+        """Whether the server answers, whatever its models do."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=1.0))
+        except InferenceServerException:
+            return False
+
+    def loads_when_asked(self) -> bool:
+        """Whether the server is in explicit model-control mode."""
+        try:
+            # It says nothing of its mode, and in this one alone may a model be unloaded, even one
+            # that it does not know.
+            self._client.unload_model(_NO_MODEL, client_timeout=_CALL_SECONDS)
+        except InferenceServerException:
+            return False
+        return True
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Models that were asked for here and not yet unloaded, those that failed among them."""
+        return tuple(self._loaded)
+
     def load(
         self, model: str, asked: model_config_pb2.ModelConfig, timeout_seconds: float
     ) -> model_config_pb2.ModelConfig:
         """Load a model, or load it anew, and hold what runs against what was asked.
+
+        The configuration goes with the request: a server reads files of its own when it likes, and
+        over a network it may see old ones. That of the repository's config.pbtxt gives the same.
 
         Returns:
             The configuration that the server runs.
@@ -73,8 +101,10 @@ class ServerControl:
             ConfigMismatch: the server runs something else.
             ServerFailure: the server is gone.
         """
+        self._loaded[model] = None
+        config = json_format.MessageToJson(asked, preserving_proto_field_name=True)
         try:
-            self._client.load_model(model, client_timeout=timeout_seconds)
+            self._client.load_model(model, config=config, client_timeout=timeout_seconds)
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
         running = self.config(model)
@@ -87,6 +117,7 @@ class ServerControl:
         """Unload a model; with `wait_seconds`, return when it is gone or the time is up."""
         with _server_errors(f"unload {model}"):
             self._client.unload_model(model, client_timeout=_CALL_SECONDS)
+        self._loaded.pop(model, None)
         end = time.monotonic() + wait_seconds
         while time.monotonic() < end and model in self.models_present():
             time.sleep(0.02)

@@ -83,7 +83,6 @@ class ServingSession:
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
         self._empty_mib: float | None = None
-        self._loaded: tuple[str, ...] = ()
 
     def __enter__(self) -> ServingSession:
         return self
@@ -110,7 +109,6 @@ class ServingSession:
                     model, needed.artifact, needed.payloads, needed.output
                 )
                 served.control.load(model.name, asked, _LOAD_SECONDS)
-                self._loaded = (*self._loaded, model.name)
             return served
         except TrialFailure as error:
             raise self.failure(error) from error
@@ -120,9 +118,8 @@ class ServingSession:
         if self._running is None:
             return
         try:
-            for model in self._loaded:
+            for model in self._running.control.loaded:
                 self._running.control.unload(model, _UNLOAD_SECONDS if wait else 0.0)
-            self._loaded = ()
         except ServerFailure:
             self.stop()
 
@@ -169,9 +166,8 @@ class ServingSession:
 
     def stop(self) -> None:
         """Stop the server; nothing of it is left."""
-        running, self._running, self._loaded = self._running, None, ()
+        running, self._running = self._running, None
         if running is not None:
-            running.control.close()
             running.server.stop()
 
     def _server(self, options: ServerOptions) -> Served:
@@ -179,7 +175,7 @@ class ServingSession:
             self.stop()
         if self._running is None:
             server = self._launcher.start(options, self._slot)
-            self._running = Served(server, ServerControl(server.endpoint))
+            self._running = Served(server, server.control)
             self._options = options
             self._memory_when_new = server.memory_bytes()
             self._empty_mib = self._memory_mib()
@@ -191,12 +187,12 @@ class ServingSession:
         now, new = running.server.memory_bytes(), self._memory_when_new
         if now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES:
             return True
-        return bool(self._slot.gpu_uuids) and self._gpu_memory_is_kept()
+        return bool(self._slot.gpu_uuids) and self._gpu_memory_is_kept(running)
 
-    def _gpu_memory_is_kept(self) -> bool:
+    def _gpu_memory_is_kept(self, running: Served) -> bool:
         """Whether a GPU is not as empty as with a new server, though nothing is loaded."""
         end = time.monotonic() + _GIVING_BACK_SECONDS
-        while (kept := self.memory_of_models_mib()) is not None and not self._loaded:
+        while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:
             if kept * 2**20 <= _MEMORY_GROWTH_BYTES:
                 return False
             if time.monotonic() > end:

@@ -29,8 +29,8 @@ from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space, fixed_at
-from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import Served, files_of
+from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     open_space,
@@ -110,12 +110,13 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
     space = fixed_at(open_space(request.space), request.settings)
     binary = _binary(space) if request.second_opinion else None
     users = read_user_load(request.users) if request.users is not None else None
-    runtime = find_embedded_runtime()
+    slot = slot_of(space)
+    require_host(space, slot)
     require_packages(space)
     folder = request.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
-        place = Place(directory, request.cache, slot_of(space), runtime)
+        place = Place(directory, request.cache, slot, space.host)
         machine = this_machine()
         place.introduce(machine, watch)
         try:

@@ -13,6 +13,7 @@ from typing import Any
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import RequirementError
 from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
@@ -23,12 +24,9 @@ from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import Runtime
-from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
-from optimizer.triton.embedded import EmbeddedRuntime
-from optimizer.triton.launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
+from optimizer.wiring.hosts import launch_with
 
 _RUNTIME_PACKAGE: Mapping[Runtime, str] = {
     "onnxruntime": "onnxruntime",
@@ -86,32 +84,30 @@ class Place:
     directory: StudyDirectory
     cache: Path
     slot: Slot
-    runtime: EmbeddedRuntime
+    host: Host
 
     def introduce(self, machine: Machine, watch: Watcher) -> None:
         """Say where it is. Raises RequirementError where another process uses the slot's GPUs."""
-        refuse_foreign_processes(self.slot.gpu_uuids)
         watch(Note(f"machine: {machine.summary}"))
-        separated = self.slot.separated
-        where = "their own cores" if separated else "the same cores, too few to separate them"
-        watch(Note(f"server and load client keep to {where}"))
+        watch(Note(self._cores()))
         for command in clock_advice(self.slot.gpu_uuids):
             watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
 
+    def _cores(self) -> str:
+        if isinstance(self.host, RemoteHost):
+            return f"the server at {self.host.grpc} runs already: what it uses is not seen"
+        refuse_foreign_processes(self.slot.gpu_uuids)
+        separated = self.slot.separated
+        where = "their own cores" if separated else "the same cores, too few to separate them"
+        return f"server and load client keep to {where}"
+
     @contextmanager
     def session(self, space: Space) -> Iterator[ServingSession]:
         """Serves configurations of `space`; its server is stopped in the end."""
-        repository = self.directory.repository
-        launcher = EmbeddedLauncher(
-            self.runtime,
-            self.runtime.lay_out(repository.parent / "backends"),
-            repository,
-            self.directory.server_log,
-        )
-        models = ModelRepository(repository, shipped("model_repository_templates"))
+        launcher, repository = launch_with(self.host, self.directory, self.cache)
         gpus = space.search_space.hardware.gpus
-        with ServingSession(launcher, models, self.slot, gpus) as session:
+        with ServingSession(launcher, repository, self.slot, gpus) as session:
             yield session
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:

@@ -32,8 +32,8 @@ from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import files_of
+from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     open_space,
@@ -87,7 +87,8 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     """
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
-    runtime = find_embedded_runtime()
+    slot = slot_of(space)
+    require_host(space, slot)
     require_packages(space, SAMPLER_PACKAGES[request.sampler])
     machine = this_machine()
     directory = StudyDirectory(request.results.absolute() / space.study)
@@ -97,7 +98,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_was_begun(directory, space, machine)
         if (summary := _finished(directory, space.budget)) is not None:
             return RunResult(directory, summary, was_finished=True)
-        place = Place(directory, request.cache, slot_of(space), runtime)
+        place = Place(directory, request.cache, slot, space.host)
         study = _Study(request, space, place, machine, watch)
         return RunResult(directory, study.run(started), was_finished=False)
 

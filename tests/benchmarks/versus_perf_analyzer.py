@@ -37,7 +37,6 @@ from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, fixed_at
-from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.session import Served, files_of
 from optimizer.wiring.parts import Place, default_cache, open_space
 
@@ -105,9 +104,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     """Serve the only point of a space on the first core, with the client on the last."""
     cores = local_slot().cores
     slot = Slot(cores[:1], cores[-1:])
-    place = Place(
-        StudyDirectory(folder / space.study), default_cache(), slot, find_embedded_runtime()
-    )
+    place = Place(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
     with place.session(space) as session:
         prepared = place.prepare(session, space, lambda _: None)
         config = prepared.space.config(prepared.space.baseline)

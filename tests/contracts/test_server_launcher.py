@@ -20,7 +20,8 @@ from optimizer.machine.slots import local_slot
 from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.launcher import EmbeddedLauncher, RunningServer, ServerLauncher, free_ports
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
+from optimizer.triton.launcher import RunningServer, ServerLauncher, free_ports
 from optimizer.triton.repository import read_config
 from tests.e2e.running import ROOT, Marked, shared_memory_of, wait_until
 

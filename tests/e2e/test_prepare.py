@@ -20,7 +20,7 @@ from optimizer.serving_config import ArtifactSpec, Precision
 from optimizer.shipped import shipped
 from optimizer.space_file import Space
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
 from optimizer.wiring.parts import open_space

@@ -47,7 +47,7 @@ from optimizer.serving_config import (
 from optimizer.shipped import shipped
 from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.launcher import EmbeddedLauncher
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
@@ -223,9 +223,17 @@ def test_an_engine_of_another_tensorrt_is_refused_before_it_is_loaded(
     assert serving.cosine(serving.serve(config)) > 0.99999
 
 
-def test_a_server_that_runs_something_else_is_a_mismatch(serving: Serving) -> None:
+def test_a_server_that_runs_something_else_is_a_mismatch(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = serving.config(max_batch_size=4, batching=Batching((2,), 100))
     control = serving.serve(config).control
+    client, load_model = control._client, control._client.load_model
+
+    def load_what_the_file_says(model: str, config: str, **settings: float) -> None:
+        load_model(model, **settings)
+
+    monkeypatch.setattr(client, "load_model", load_what_the_file_says)
     control.load("bert", asked(serving, config), 60.0)
     other = serving.config(
         max_batch_size=4, batching=Batching((2,), 300), groups=(InstanceGroup(count=2),)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -27,7 +26,7 @@ from optimizer.artifacts.workshop import Workshop
 from optimizer.cli import commands
 from optimizer.errors import BuildFailure, RequirementError
 from optimizer.hosting import EngineSettings
-from optimizer.model_spec import DataSet, ModelSpec
+from optimizer.model_spec import ModelSpec
 from optimizer.releases import EngineFacts
 from optimizer.serving_config import ArtifactSpec, EngineProfile
 from tests.unit.engines import A10G, LOCAL
@@ -200,15 +199,6 @@ def test_what_does_not_is_not(cache_root: Path) -> None:
     other_card = replace(A10G, uuid="GPU-other", memory_mib=1)
     settings = replace(LOCAL, gpu=other_card, timeout_seconds=9.0)
     assert key(cache_root, settings) == key(cache_root)
-
-
-def test_rows_that_judge_accuracy_are_taken_too(cache_root: Path, tmp_path: Path) -> None:
-    file = tmp_path / "rows.npz"
-    rows = {name: np.ones((8, 3), np.int64) * 7 for name in ("input_ids", "attention_mask")}
-    np.savez(file, **rows | {"attention_mask": rows["attention_mask"] // 7})
-    judged = replace(MODEL, evaluation=DataSet(file, 8, 0))
-    shapes = json.loads(key(cache_root, model=judged))["recipe"]["inputs"][0]
-    assert (shapes["least"], shapes["most"]) == ([1, 3], [4, LONGEST])
 
 
 def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:

@@ -26,12 +26,12 @@ def cases(draw: st.DrawFn) -> tuple[Payloads, EngineProfile]:
     return Payloads(tuple(tensors), LengthDistribution(lengths, weights)), profile
 
 
-@given(cases(), st.sets(sizes, max_size=2), st.data())
+@given(cases(), st.data())
 def test_least_optimal_and_most_are_in_order_and_hold_every_request(
-    case: tuple[Payloads, EngineProfile], more: set[int], data: st.DataObject
+    case: tuple[Payloads, EngineProfile], data: st.DataObject
 ) -> None:
     payloads, profile = case
-    shapes = {each.name: each for each in input_shapes(payloads, profile, more)}
+    shapes = {each.name: each for each in input_shapes(payloads, profile)}
     longest = payloads.lengths.longest
     length = data.draw(st.sampled_from(payloads.lengths.lengths))
     padding = tuple(data.draw(st.sets(st.integers(1, longest), max_size=3)))
@@ -40,21 +40,16 @@ def test_least_optimal_and_most_are_in_order_and_hold_every_request(
         each = shapes[tensor.name]
         assert len(each.least) == len(each.optimal) == len(each.most) == len(tensor.shape) + 1
         own = padded_length(length, padding, payloads.lengths)
-        for arriving in (own, *more):
-            asked = (batch, *(arriving if axis is None else axis for axis in tensor.shape))
-            for low, best, here, high in zip(
-                each.least, each.optimal, asked, each.most, strict=True
-            ):
-                assert low <= best <= high
-                assert low <= here <= high
+        asked = (batch, *(own if axis is None else axis for axis in tensor.shape))
+        for low, best, here, high in zip(each.least, each.optimal, asked, each.most, strict=True):
+            assert low <= best <= high
+            assert low <= here <= high
 
 
 def test_an_engine_is_fastest_for_the_longest_request_at_the_optimal_batch() -> None:
     [ids, mask] = input_shapes(PAYLOADS, PROFILE)
     assert (ids.name, mask.name) == ("input_ids", "attention_mask")
     assert (ids.least, ids.optimal, ids.most) == ((1, 16), (8, 128), (32, 128))
-    [ids, _] = input_shapes(PAYLOADS, PROFILE, {4, 200})
-    assert (ids.least, ids.optimal, ids.most) == ((1, 4), (8, 128), (32, 200))
 
 
 def test_only_an_engine_in_fp32_keeps_off_tf32() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.triton import launcher
+from optimizer.triton import embedded_launcher, launcher
 
 
 def test_regions_of_a_dead_optimizer_are_removed_and_no_others(
@@ -21,8 +21,8 @@ def test_regions_of_a_dead_optimizer_are_removed_and_no_others(
     }
     for region in {gone, *kept}:
         region.touch()
-    monkeypatch.setattr(launcher, "_SHARED_MEMORY", tmp_path)
-    launcher._remove_regions_of_the_dead()
+    monkeypatch.setattr(embedded_launcher, "_SHARED_MEMORY", tmp_path)
+    embedded_launcher._remove_regions_of_the_dead()
     assert set(tmp_path.iterdir()) == kept
 
 

@@ -14,7 +14,6 @@ from optimizer.artifacts.engines.places import PLACES, Folders, Workplace
 from optimizer.artifacts.engines.recipe import (
     FACTS_FILE,
     PLAN_FILE,
-    InputShapes,
     Recipe,
     input_shapes,
     recipe_for,
@@ -109,7 +108,7 @@ class _Engine:
 
     @cached_property
     def recipe(self) -> Recipe:
-        inputs = _input_shapes(self.bench, self.profile)
+        inputs = input_shapes(self.bench.model.payloads, self.profile)
         return recipe_for(self.precision, inputs, self.settings, self._timing_cache)
 
     @cached_property
@@ -121,16 +120,3 @@ class _Engine:
         """One for each TensorRT and GPU model: timings hold for no other."""
         name = "-".join([*self.identity.values(), self.settings.gpu.name])
         return re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".cache"
-
-
-def _input_shapes(bench: Workbench, profile: EngineProfile) -> tuple[InputShapes, ...]:
-    """Of requests, and of the rows that judge accuracy, which may come from a file."""
-    [row, *_] = bench.graphs.inputs.evaluation
-    payloads = bench.model.payloads
-    lengths = {
-        size
-        for tensor in payloads.tensors
-        for size, axis in zip(row[tensor.name].shape[1:], tensor.shape, strict=True)
-        if axis is None
-    }
-    return input_shapes(payloads, profile, lengths)

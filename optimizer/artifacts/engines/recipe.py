@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from optimizer.hosting import EngineSettings
@@ -59,20 +58,14 @@ class Recipe:
         return json.dumps(asdict(self))
 
 
-def input_shapes(
-    payloads: Payloads, profile: EngineProfile, more_lengths: Collection[int] = ()
-) -> tuple[InputShapes, ...]:
+def input_shapes(payloads: Payloads, profile: EngineProfile) -> tuple[InputShapes, ...]:
     """The shapes that requests arrive with.
 
     Requests are padded up, at most to the longest length. An engine is fastest for that one: where
     nothing else is asked for every request arrives with it, and where there are shorter buckets the
     time still goes where the tokens are.
-
-    Args:
-        more_lengths: others that it must take, in tokens: those of a file that judges accuracy.
     """
-    lengths = {*payloads.lengths.lengths, *more_lengths}
-    least, most = min(lengths), max(lengths)
+    lengths = payloads.lengths
 
     def shape(axes: tuple[int | None, ...], batch: int, length: int) -> Shape:
         return (batch, *(length if axis is None else axis for axis in axes))
@@ -80,9 +73,9 @@ def input_shapes(
     return tuple(
         InputShapes(
             tensor.name,
-            shape(tensor.shape, 1, least),
-            shape(tensor.shape, profile.optimal_batch_size, payloads.lengths.longest),
-            shape(tensor.shape, profile.max_batch_size, most),
+            shape(tensor.shape, 1, min(lengths.lengths)),
+            shape(tensor.shape, profile.optimal_batch_size, lengths.longest),
+            shape(tensor.shape, profile.max_batch_size, lengths.longest),
         )
         for tensor in payloads.tensors
     )

@@ -1,0 +1,212 @@
+"""The embedded server as a process of this machine, which ends with the optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import astuple
+from pathlib import Path
+
+import psutil
+
+from optimizer import child_shim
+from optimizer.errors import StorageError
+from optimizer.machine.slots import Slot
+from optimizer.serving_config import ServerOptions
+from optimizer.triton import processes
+from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.embedded import EmbeddedRuntime
+from optimizer.triton.launcher import (
+    STOP_SECONDS,
+    PickPorts,
+    RunningServer,
+    arguments,
+    free_ports,
+    last_errors,
+    on_free_ports,
+    wait_ready,
+)
+
+_KILL_SECONDS = 2.0
+
+_REGION = "tco_"
+"""Begins the names of the shared memory of our servers; the optimizer's process id follows."""
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows it; only our own are removed
+
+
+class EmbeddedLauncher:
+    """Starts the embedded tritonserver, on 127.0.0.1 only.
+
+    The server ends with this process, however this ends (see `optimizer.child_shim`); started from
+    the main thread, since the kernel counts the death of the starting thread as the parent's.
+
+    Args:
+        backends: what `EmbeddedRuntime.lay_out` made.
+        repository: served in explicit mode; made where it is missing.
+        log: appended to.
+        pick_ports: gives the three ports to try; called again when one is taken meanwhile.
+    """
+
+    def __init__(
+        self,
+        runtime: EmbeddedRuntime,
+        backends: Path,
+        repository: Path,
+        log: Path,
+        pick_ports: PickPorts = free_ports,
+    ) -> None:
+        self._runtime = runtime
+        self._backends = backends.absolute()
+        self._repository = repository.absolute()
+        self._log = log
+        self._pick_ports = pick_ports
+        self._started = 0
+
+    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+        """See `ServerLauncher`. Takes other ports when one of those picked is taken."""
+        _remove_regions_of_the_dead()
+        return on_free_ports(lambda at: self._start(options, slot, at), self._pick_ports)
+
+    def _start(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> RunningServer:
+        self._started += 1
+        region = f"{_REGION}{os.getpid()}_{self._started}_"
+        # Triton starts the processes of Python models by a line of shell in which these two paths
+        # are not quoted: relative to where they meet, nothing that a folder is called can do harm.
+        folder = Path(os.path.commonpath([self._repository, self._backends]))
+        command = self._command(options, slot, endpoint, region, folder)
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._repository.mkdir(parents=True, exist_ok=True)
+            with self._log.open("ab") as log:
+                start_of_log = log.tell()
+                process = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **dict(self._runtime.environment)},
+                    start_new_session=True,  # Ctrl-C is the optimizer's to handle
+                )
+        except OSError as error:
+            raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+        server = _EmbeddedServer(process, endpoint, self._log, start_of_log, region)
+        wait_ready(server, server.listens)
+        return server
+
+    def _command(
+        self, options: ServerOptions, slot: Slot, endpoint: Endpoint, region: str, folder: Path
+    ) -> list[str]:
+        return [
+            *(sys.executable, "-I", "-S", str(child_shim.__file__)),
+            *(str(os.getpid()), ",".join(map(str, slot.cores)), "--"),
+            str(self._runtime.binary),
+            *arguments(
+                options,
+                slot,
+                endpoint,
+                str(self._repository.relative_to(folder)),
+                f"--backend-directory={self._backends.relative_to(folder)}",
+                f"--backend-config=python,shm-region-prefix-name={region}",
+            ),
+        ]
+
+
+class _EmbeddedServer:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        endpoint: Endpoint,
+        log: Path,
+        start_of_log: int,
+        region: str,
+    ) -> None:
+        self._process = process
+        self._control = ServerControl(endpoint)
+        self._endpoint = endpoint
+        self._log = log
+        self._start_of_log = start_of_log
+        self._region = region
+
+    @property
+    def control(self) -> ServerControl:
+        return self._control
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def listens(self) -> bool:
+        """Whether it holds all of its ports."""
+        wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
+        try:
+            sockets = psutil.Process(self._process.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return wanted <= {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+
+    def ended(self) -> str | None:
+        code = self._process.poll()
+        if code is None:
+            return None
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the server ended with {how}; {last_errors(self.log_since_start())}"
+
+    def log_since_start(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._start_of_log)
+            return log.read().decode(errors="replace")
+
+    def memory_bytes(self) -> int | None:
+        return processes.resident_bytes(self._process.pid)
+
+    def memory_with_models_bytes(self) -> int | None:
+        return processes.memory_bytes(self._process.pid)
+
+    def cpu_seconds(self) -> float | None:
+        return processes.cpu_seconds(self._process.pid)
+
+    def stop(self) -> None:
+        self._control.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        # The processes of Python models are in the server's session; a killed server leaves them.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._wait_for_group()
+        for leftover in _SHARED_MEMORY.glob(f"{self._region}*"):
+            leftover.unlink(missing_ok=True)
+
+    def _wait_for_group(self) -> None:
+        """Wait until nothing in the server's session runs any more."""
+        end = time.monotonic() + _KILL_SECONDS
+        while any(map(self._runs_here, psutil.pids())) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _runs_here(self, pid: int) -> bool:
+        # One that has ended and that init has not taken note of yet does not count.
+        try:
+            here = os.getpgid(pid) == self._process.pid
+            return here and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+
+def _remove_regions_of_the_dead() -> None:
+    """Give back the memory of servers that ended in haste when their optimizer was killed."""
+    for region in _SHARED_MEMORY.glob(f"{_REGION}*_*_*"):
+        owner = region.name.removeprefix(_REGION).partition("_")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            region.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""What a server and its models' own processes use, by the kernel's own accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import psutil
+
+_Number = TypeVar("_Number", int, float)
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of one process; None where it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def memory_bytes(pid: int) -> int | None:
+    """Memory of a process and all below it; what they share is divided among them.
+
+    None where it is gone, or another user's.
+    """
+    return _sum(pid, lambda process: int(process.memory_full_info().pss))
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Process-CPU time spent so far by a process and all below it; None where it is gone."""
+    return _sum(pid, _cpu_seconds)
+
+
+def _sum(pid: int, of: Callable[[psutil.Process], _Number]) -> _Number | None:
+    """Of a process and all below it, less those that end meanwhile."""
+    total = None
+    with suppress(psutil.Error):
+        first = psutil.Process(pid)
+        total = of(first)
+        for below in first.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                total += of(below)
+    return total
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    # Those of children that have ended count on: a model's process goes when it is unloaded.
+    ended = times.children_user + times.children_system
+    return float(times.user + times.system + ended)

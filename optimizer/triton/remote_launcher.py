@@ -1,0 +1,100 @@
+"""A server that somebody else has started: it is waited for, used, and left running."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from optimizer.errors import ServerFailure
+from optimizer.hosting import RemoteHost
+from optimizer.machine.slots import Slot
+from optimizer.serving_config import ServerOptions
+from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.launcher import START_SECONDS, RunningServer
+
+_START_IT = "start it with --model-control-mode=explicit --disable-auto-complete-config"
+_UNLOAD_SECONDS = 10.0
+_TRIES = 3
+"""One answer may come late from a server that is busy."""
+
+
+class RemoteLauncher:
+    """Finds the server of a `RemoteHost`; its options are those that it was started with.
+
+    Args:
+        start_seconds: how long it is waited for.
+    """
+
+    def __init__(self, host: RemoteHost, start_seconds: float = START_SECONDS) -> None:
+        self._endpoint = Endpoint(host.grpc, host.http, host.metrics)
+        self._start_seconds = start_seconds
+
+    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+        """Wait until it answers; see `ServerLauncher`.
+
+        Raises:
+            ServerFailure: it does not answer, has the wrong mode, or would have to be started anew.
+        """
+        if options != ServerOptions():
+            raise ServerFailure(
+                f"the server at {self._endpoint.grpc} runs already and cannot be given {options}: "
+                "leave server options out of the space, or let the optimizer start the server",
+                transient=False,
+            )
+        server = _RemoteServer(self._endpoint)
+        try:
+            server.wait(self._start_seconds)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+
+class _RemoteServer:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._control = ServerControl(endpoint)
+
+    @property
+    def control(self) -> ServerControl:
+        return self._control
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._control.alive():
+            if time.monotonic() > end:
+                raise ServerFailure(f"no server answers at {self._endpoint.grpc}: {_START_IT}")
+            time.sleep(0.1)
+        if not self._control.loads_when_asked():
+            raise ServerFailure(
+                f"the server at {self._endpoint.grpc} loads no model when asked: {_START_IT}",
+                transient=False,
+            )
+
+    def ended(self) -> str | None:
+        if any(self._control.alive() for _ in range(_TRIES)):
+            return None
+        return f"the server at {self._endpoint.grpc} does not answer"
+
+    def log_since_start(self) -> str:
+        return ""
+
+    def memory_bytes(self) -> int | None:
+        return None
+
+    def memory_with_models_bytes(self) -> int | None:
+        return None
+
+    def cpu_seconds(self) -> float | None:
+        return None
+
+    def stop(self) -> None:
+        """Unload what was loaded here. One that is gone has unloaded it."""
+        with suppress(ServerFailure):
+            for model in self._control.loaded:
+                self._control.unload(model, _UNLOAD_SECONDS)
+        self._control.close()

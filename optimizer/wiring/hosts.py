@@ -1,0 +1,200 @@
+"""Which launcher and repository each kind of host has, and what must be there before they start."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizer.containers import ContainerEngine, ContainerTask
+from optimizer.errors import RequirementError, ServerFailure, UsageError, storage_errors
+from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.machine.slots import Slot
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import Runtime, ServerOptions
+from optimizer.shipped import shipped
+from optimizer.space_file import Space
+from optimizer.triton.docker_launcher import DockerLauncher
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
+from optimizer.triton.launcher import ServerLauncher
+from optimizer.triton.remote_launcher import RemoteLauncher
+from optimizer.triton.repository import ModelRepository, Place, link
+
+_HOSTED_PACKAGES: Mapping[Runtime, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "pytorch": "torch",
+}
+"""What model.py imports, beside numpy, for a runtime that Triton's Python backend hosts."""
+
+_MISSING = "missing: "
+_IMPORTS = f"""
+import importlib, shutil, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print("{_MISSING}" + name)
+if shutil.which("tritonserver") is None:
+    print("{_MISSING}tritonserver")
+"""
+_IMPORT_SECONDS = 300.0
+_FOUND_SECONDS = 5.0
+
+_CLAIM = ".triton-cost-optimizer"
+"""File in a shared repository that lists the models that are this program's to replace."""
+
+
+def require_host(space: Space, slot: Slot) -> None:
+    """See that the space's host can serve it; nothing is left running.
+
+    Raises:
+        RequirementError: the machine, the image or the server lacks something.
+        UsageError: the space asks for what its host cannot do.
+    """
+    _kind(space.host).require(space, slot)
+
+
+def launch_with(
+    host: Host, directory: StudyDirectory, cache: Path
+) -> tuple[ServerLauncher, ModelRepository]:
+    """What starts servers for a study, and where their models are put.
+
+    Args:
+        cache: folder of the artefact cache.
+
+    Raises:
+        RequirementError: see `require_host`.
+    """
+    return _kind(host).launcher(host, directory, cache), _kind(host).repository(host, directory)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    require: Callable[[Space, Slot], None]
+    launcher: Callable[[Any, StudyDirectory, Path], ServerLauncher]
+    repository: Callable[[Any, StudyDirectory], ModelRepository]
+
+
+def _kind(host: Host) -> _Kind:
+    return _KINDS[type(host)]
+
+
+def _own_repository(_: Host, directory: StudyDirectory) -> ModelRepository:
+    return _repository(directory.repository, link)
+
+
+def _repository(root: Path, place: Place) -> ModelRepository:
+    return ModelRepository(root, shipped("model_repository_templates"), place)
+
+
+# Embedded
+
+
+def _require_embedded(_: Space, __: Slot) -> None:
+    find_embedded_runtime()
+
+
+def _embedded(_: EmbeddedHost, directory: StudyDirectory, __: Path) -> ServerLauncher:
+    runtime = find_embedded_runtime()
+    backends = runtime.lay_out(directory.repository.parent / "backends")
+    return EmbeddedLauncher(runtime, backends, directory.repository, directory.server_log)
+
+
+# Docker
+
+
+def _require_container(space: Space, slot: Slot) -> None:
+    assert isinstance(space.host, ContainerHost)
+    if space.workload.transport.shared_memory:
+        raise UsageError(
+            "traffic.transport: shared memory must be off with launcher docker, whose container "
+            "has a /dev/shm of its own"
+        )
+    engine = ContainerEngine.connect()
+    engine.image(space.host.image)
+    if missing := _missing_in(engine, space.host.image, _hosted_packages(space), slot):
+        raise RequirementError(
+            f"the image {space.host.image} lacks {', '.join(missing)}: build one from it that has "
+            "them, such as FROM that image, and RUN pip install what is missing"
+        )
+
+
+def _hosted_packages(space: Space) -> list[str]:
+    hosted = [spec for spec in space.search_space.artifacts if spec.backend == "python"]
+    return sorted({"numpy", *(_HOSTED_PACKAGES[spec.runtime] for spec in hosted)} if hosted else ())
+
+
+def _missing_in(
+    engine: ContainerEngine, image: str, packages: Iterable[str], slot: Slot
+) -> list[str]:
+    """What of a server and these Python packages an image does not have."""
+    container = engine.start(
+        ContainerTask(
+            image, ("-c", _IMPORTS, *packages), entrypoint=("python3",), gpu_uuids=slot.gpu_uuids
+        )
+    )
+    try:
+        code = container.wait(_IMPORT_SECONDS)
+        said = list(container.lines())
+    finally:
+        container.stop(0)
+    if code != 0:
+        last = said[-1] if said else f"exit code {code}"
+        raise RequirementError(f"the image {image} cannot run python3: {last}")
+    return [line.removeprefix(_MISSING) for line in said if line.startswith(_MISSING)]
+
+
+def _docker(host: ContainerHost, directory: StudyDirectory, cache: Path) -> ServerLauncher:
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    return DockerLauncher(
+        ContainerEngine.connect(), host, directory.repository, [cache], directory.server_log
+    )
+
+
+# Remote
+
+
+def _require_remote(space: Space, slot: Slot) -> None:
+    assert isinstance(space.host, RemoteHost)
+    try:
+        RemoteLauncher(space.host, _FOUND_SECONDS).start(ServerOptions(), slot).stop()
+    except ServerFailure as error:
+        raise RequirementError(str(error)) from error
+    _claim(space.host.repository, [model.name for model in space.models])
+
+
+def _claim(repository: Path, models: list[str]) -> None:
+    """Keep a model that somebody else has put there from being replaced."""
+    if not repository.is_dir():
+        raise RequirementError(f"server.repository: {repository} is no folder of this machine")
+    claim = repository / _CLAIM
+    ours = set(claim.read_text().split()) if claim.exists() else set()
+    for model in models:
+        if (repository / model).exists() and model not in ours:
+            raise RequirementError(
+                f"{repository / model} is there already and would be replaced: give the server a "
+                "repository of its own, or the model another name"
+            )
+    with storage_errors(claim):
+        claim.write_text("".join(f"{name}\n" for name in sorted(ours | set(models))))
+
+
+def _remote(host: RemoteHost, _: StudyDirectory, __: Path) -> ServerLauncher:
+    return RemoteLauncher(host)
+
+
+def _shared_repository(host: RemoteHost, _: StudyDirectory) -> ModelRepository:
+    # Its server may not see where a link leads to.
+    return _repository(host.repository, shutil.copyfile)
+
+
+_KINDS: Mapping[type[Host], _Kind] = {
+    EmbeddedHost: _Kind(_require_embedded, _embedded, _own_repository),
+    ContainerHost: _Kind(_require_container, _docker, _own_repository),
+    RemoteHost: _Kind(_require_remote, _remote, _shared_repository),
+}
