@@ -33,6 +33,8 @@ _RUNTIME_PACKAGE: Mapping[Runtime, str] = {
     "openvino": "openvino",
     "pytorch": "torch",
 }
+"""What makes each runtime's files here; engines are asked for by `require_host`."""
+
 _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
 """A request that takes longer than this many latency limits, and this long, is given up."""
@@ -63,7 +65,8 @@ def slot_of(space: Space) -> Slot:
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
     wanted = {*_GRAPH_PACKAGES, *more}
-    wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
+    runtimes = {spec.runtime for spec in space.search_space.artifacts}
+    wanted |= {_RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in _RUNTIME_PACKAGE}
     if any(isinstance(model.source, TransformersSource) for model in space.models):
         wanted |= _EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
@@ -122,7 +125,8 @@ class Place:
 def plain(machine: Machine) -> dict[str, Any]:
     """The machine's fingerprint as JSON has it."""
     data = asdict(machine)
-    return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
+    lists = {"cpu_features": list(machine.cpu_features), "gpus": list(machine.gpus)}
+    return {**data, **lists, "packages": dict(machine.packages)}
 
 
 def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
