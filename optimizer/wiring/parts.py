@@ -39,6 +39,7 @@ _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
 """A request that takes longer than this many latency limits, and this long, is given up."""
 
+_CONFIRM_SECONDS = 20.0
 _GPU_CONFIRM_SECONDS = 300.0
 """In each of two rounds: short levels flatter a card that has not grown hot."""
 
@@ -154,6 +155,6 @@ def search_protocol(space: Space) -> CapacityProtocol:
 def protocols(space: Space, slot: Slot) -> Protocols:
     """How long levels take in a search and when confirming, by the space's settings."""
     search = search_protocol(space)
-    least = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else 0.0
-    confirm_seconds = max(space.measurement.confirm_seconds, least)
+    usual = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else _CONFIRM_SECONDS
+    confirm_seconds = space.measurement.confirm_seconds or usual
     return Protocols(search, replace(search, check_seconds=confirm_seconds))

@@ -58,7 +58,7 @@ def test_a_container_serves_on_the_gpus_that_are_named(tmp_path: Path) -> None:
     text = "server: {launcher: docker, gpus: [GPU-2, 0], shared_memory_mib: 2048}\n" + ON_GPUS
     space = load(tmp_path, text)
     assert space.host == ContainerHost(triton_image(), 2048 * 2**20)
-    assert [gpu.uuid for gpu in space.search_space.hardware.gpus] == ["GPU-2", "GPU-0"]
+    assert [gpu.uuid for gpu in space.search_space.hardware.gpus] == ["GPU-0", "GPU-2"]
 
 
 def test_engines_are_built_in_the_servers_own_image(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
     assert space.price == LISTED
     assert space.demand == Demand(500.0, 0.0)
     assert space.budget == Budget(60, 8 * 3600.0)
-    assert space.measurement == MeasurementSettings(8.0, 10.0, 1.0, 20.0, 5000)
+    assert space.measurement == MeasurementSettings(8.0, 10.0, 1.0, None, 5000)
     (stream,) = space.workload.streams
     assert (stream.name, stream.target, stream.arrivals) == ("bert", "bert", "poisson")
     assert stream.limit == LatencyLimit(95, 500)
@@ -133,7 +133,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert space.demand == Demand(20.5, 0.2)
     assert space.workload.streams[0].limit == LatencyLimit(99, 80)
     assert space.budget == Budget(3, 5400.0)
-    assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, 20.0, 5000)
+    assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, None, 5000)
     assert space.models[0].payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
     assert space.models[0].evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)
     assert space.models[0].accuracy_evidence == "dataset"
