@@ -26,7 +26,6 @@ from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
 _NO_MODEL = "no model is called so"
-_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate memory", "memoryerror")
 
 
 @dataclass(frozen=True)
@@ -250,9 +249,7 @@ def _load_failure(
         return ModelLoadFailure(
             f"{model} was not loaded within {timeout_seconds:g} s", transient=True
         )
-    text = _message(error)
-    memory = any(sign in text.lower() for sign in _OUT_OF_MEMORY)
-    return ModelLoadFailure(f"the server could not load {model}: {text}", out_of_memory=memory)
+    return ModelLoadFailure(f"the server could not load {model}: {_message(error)}")
 
 
 def _message(error: InferenceServerException) -> str:
