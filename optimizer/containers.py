@@ -208,13 +208,17 @@ class RunningContainer:
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
-        rest = b""
+        seen, rest = 0, b""
         with suppress(DockerException, RequestException, OSError):
             for chunk in self._container.logs(stream=True, follow=True):
                 *whole, rest = (rest + chunk).split(b"\n")
-                yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
+                seen += len(chunk)
+                yield from map(_text, whole)
+            # Older engines leave the stream before its last words.
+            *whole, rest = (rest + self._container.logs()[seen:]).split(b"\n")
+            yield from map(_text, whole)
         if rest:
-            yield rest.decode(errors="replace")
+            yield _text(rest)
 
     def wait(self, timeout_seconds: float) -> int | None:
         """Its exit code once it has ended, None when it still runs after `timeout_seconds`.
@@ -305,6 +309,10 @@ def _limits(*, locked_memory: bool) -> list[Ulimit]:
 
     stack = Ulimit(name="stack", soft=_STACK_BYTES, hard=_STACK_BYTES)
     return [stack, *([Ulimit(name="memlock", soft=-1, hard=-1)] if locked_memory else [])]
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").removesuffix("\r")
 
 
 def _held(memory: Mapping[str, Any]) -> int | None:

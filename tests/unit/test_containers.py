@@ -116,8 +116,12 @@ def test_output_is_told_line_by_line_however_it_comes(
     engine: ContainerEngine, docker: FakeDocker
 ) -> None:
     running = engine.start(TASK)
-    docker.made[0].chunks = [b"one\r\ntw", b"o\n\nthree \xff\nfo", b"ur"]
-    assert list(running.lines()) == ["one", "two", "", "three \N{REPLACEMENT CHARACTER}", "four"]
+    [made] = docker.made
+    made.chunks = [b"one\r\ntw", b"o\n\nthree \xff\nfo", b"ur"]
+    four = ["one", "two", "", "three \N{REPLACEMENT CHARACTER}", "four"]
+    assert list(running.lines()) == four
+    made.last_chunks = [b"\nfive\nsi", b"x"]
+    assert list(running.lines()) == [*four, "five", "six"]
 
 
 def test_file_pages_do_not_count_as_memory(engine: ContainerEngine, docker: FakeDocker) -> None:
