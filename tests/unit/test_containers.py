@@ -20,7 +20,7 @@ TASK = ContainerTask("triton", ("tritonserver", "--help"))
 
 @pytest.fixture
 def docker() -> FakeDocker:
-    return FakeDocker(triton=["PATH=/bin", "TRT_VERSION=10.3.0=x"], bare=None)
+    return FakeDocker(triton=["PATH=/bin", "TRT_VERSION=10.8.0.43+cuda12.8.0.038"], bare=None)
 
 
 @pytest.fixture
@@ -31,8 +31,10 @@ def engine(docker: FakeDocker) -> ContainerEngine:
 def test_an_image_tells_its_environment(engine: ContainerEngine) -> None:
     found = engine.image("triton")
     assert found.id == "sha256:1234"
-    assert found.environment == {"PATH": "/bin", "TRT_VERSION": "10.3.0=x"}
-    assert engine.image("bare").environment == {}
+    assert found.environment == {"PATH": "/bin", "TRT_VERSION": "10.8.0.43+cuda12.8.0.038"}
+    assert found.tensorrt_version == "10.8.0.43"
+    bare = engine.image("bare")
+    assert (bare.environment, bare.tensorrt_version) == ({}, None)
 
 
 def test_a_missing_image_is_named_with_its_remedy(engine: ContainerEngine) -> None:
