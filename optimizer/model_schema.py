@@ -48,6 +48,14 @@ CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 """Integer inputs of `transformers` models and the configuration value that they stay below."""
 
 
+def _check_finite(values: object) -> None:
+    """Raise ValueError where a number is NaN or infinite: JSON has none of them."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("numbers must be finite") from error
+
+
 class SourceSection(Section):
     """Where the model comes from: `checkpoint` or `config` of a transformers class, or `onnx`."""
 
@@ -64,10 +72,7 @@ class SourceSection(Section):
     @field_validator("config")
     @classmethod
     def _finite(cls, config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        try:
-            json.dumps(config, allow_nan=False)
-        except ValueError as error:
-            raise ValueError("numbers must be finite") from error
+        _check_finite(config)
         return config
 
     @model_validator(mode="after")
@@ -178,11 +183,28 @@ class LengthSection(Section):
 
 
 class DataSection(Section):
-    """Inputs from a file, or generated from the model's own inputs and lengths."""
+    """Inputs from a file or given here, or generated from the model's own inputs and lengths."""
 
-    file: str | None = Field(None, description=".npz with one array per input, [samples, ...]")
-    samples: Count = 64
+    file: str | None = Field(
+        None,
+        description=".npz with one array per input, [samples, ...], or .jsonl with one object of"
+        " the inputs' values a line; shorter rows are padded to the longest length",
+    )
+    tensors: Annotated[dict[str, list[JsonValue]], Field(min_length=1)] | None = Field(
+        None, description="rows by input; shorter rows are padded to the longest length"
+    )
+    samples: Count = Field(64, description="how many are used; all of `tensors` by default")
     seed: _Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_that_are_given(cls, section: object) -> object:
+        if not isinstance(section, Mapping) or "samples" in section:
+            return section
+        tensors = section.get("tensors")
+        rows = tensors.values() if isinstance(tensors, Mapping) else ()
+        most = max((len(values) for values in rows if isinstance(values, list)), default=0)
+        return {**section, "samples": most} if most else section
 
     @field_validator("file")
     @classmethod
@@ -192,10 +214,25 @@ class DataSection(Section):
             raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
         return file
 
+    @field_validator("tensors")
+    @classmethod
+    def _finite(
+        cls, tensors: dict[str, list[JsonValue]] | None
+    ) -> dict[str, list[JsonValue]] | None:
+        _check_finite(tensors)
+        return tensors
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.file is not None and self.tensors is not None:
+            raise wrong("tensors", "goes without file", self.file)
+        return self
+
     def to_value(self, folder: Path) -> DataSet:
         """The data set with its path resolved."""
         file = (folder / self.file).resolve() if self.file is not None else None
-        return DataSet(file, self.samples, self.seed)
+        tensors = json.dumps(self.tensors) if self.tensors is not None else None
+        return DataSet(file, self.samples, self.seed, tensors)
 
 
 class MetricSection(Section):

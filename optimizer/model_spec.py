@@ -41,20 +41,23 @@ class DataSet:
     """Inputs for calibration or evaluation.
 
     Attributes:
-        file: .npz with one array per input tensor, shape [samples, ...]; None generates inputs
-            from the workload's own distribution.
+        file: .npz with one array per input tensor, shape [samples, ...], or .jsonl with one JSON
+            object of the inputs' values a row.
         samples: how many are used.
         seed: of the generated ones.
+        tensors: inputs themselves, as JSON text: a list of rows by input tensor. Without these
+            and a file, inputs are generated from the workload's own distribution.
     """
 
     file: Path | None
     samples: int
     seed: int
+    tensors: str | None = None
 
     @property
     def generated(self) -> bool:
         """Whether the inputs are drawn, and no person's data."""
-        return self.file is None
+        return self.file is None and self.tensors is None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from optimizer.hosting import (
     Host,
     RemoteHost,
 )
+from optimizer.releases import tag_of, tensorrt_image, triton_image
 from optimizer.section import Count, Duration, Section, raise_all, wrong
 
 _Address = Annotated[str, Field(pattern=r"^[^:/\s]+:\d{1,5}$")]
@@ -31,7 +32,9 @@ class ServerSection(Section):
     gpus: Literal["none", "all"] | list[Annotated[int, Field(ge=0, strict=True)] | str] = Field(
         "none", description="none, all, or some by number or UUID, as nvidia-smi lists them"
     )
-    image: str | None = Field(None, description="docker: the image, with its tag")
+    image: str | None = Field(
+        None, description=f"docker: the image, with its tag; {triton_image()} without"
+    )
     shared_memory_mib: Count = Field(1024, description="docker: size of the container's /dev/shm")
     grpc: _Address | None = Field(None, description="remote: host:port, as are http and metrics")
     http: _Address | None = None
@@ -48,9 +51,8 @@ class ServerSection(Section):
             if (value is not None) != (self.launcher == "remote"):
                 rule = "is needed with launcher remote, and goes with no other"
                 mistakes.append(wrong(key, rule, value))
-        if (self.image is not None) != (self.launcher == "docker"):
-            rule = "is needed with launcher docker, and goes with no other"
-            mistakes.append(wrong("image", rule, self.image))
+        if self.image is not None and self.launcher != "docker":
+            mistakes.append(wrong("image", "goes with launcher docker alone", self.image))
         if self.gpus != "none" and self.launcher == "embedded":
             rule = "must be none with launcher embedded, which has no backend for GPUs"
             mistakes.append(wrong("gpus", rule, self.gpus))
@@ -60,7 +62,7 @@ class ServerSection(Section):
     def to_value(self, folder: Path) -> Host:
         """The host, with paths resolved against the file's folder."""
         if self.launcher == "docker":
-            return ContainerHost(self.image or "", self.shared_memory_mib * _MIB)
+            return ContainerHost(self.image or triton_image(), self.shared_memory_mib * _MIB)
         if self.launcher == "remote":
             repository = (folder / (self.repository or "")).resolve()
             return RemoteHost(self.grpc or "", self.http or "", self.metrics or "", repository)
@@ -76,7 +78,9 @@ class EnginesSection(Section):
         "tensorrt package; trtexec with launcher docker, else local",
     )
     image: str | None = Field(
-        None, description="of the container that builds; the server's own with trtexec"
+        None,
+        description="of the container that builds; the server's own with trtexec, NVIDIA's "
+        "tensorrt image of the same tag with container",
     )
     workspace_mib: Count | None = Field(None, description="scratch memory of a kernel; all without")
     optimization_level: Annotated[int, Field(ge=0, le=5, strict=True)] = 3
@@ -84,10 +88,12 @@ class EnginesSection(Section):
 
     def to_value(self, host: Host, gpu: Gpu) -> EngineSettings:
         """The settings for a host; they are built on `gpu`."""
-        on_docker = isinstance(host, ContainerHost)
+        server = host.image if isinstance(host, ContainerHost) else triton_image()
+        place = self.build_in or ("trtexec" if isinstance(host, ContainerHost) else "local")
+        own = {"trtexec": server, "container": tensorrt_image(tag_of(server)), "local": ""}
         return EngineSettings(
-            place=self.build_in or ("trtexec" if on_docker else "local"),
-            image=self.image or (host.image if isinstance(host, ContainerHost) else ""),
+            place=place,
+            image=self.image or own[place],
             gpu=gpu,
             workspace_mib=self.workspace_mib,
             optimization_level=self.optimization_level,

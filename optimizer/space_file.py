@@ -33,12 +33,16 @@ from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
 @dataclass(frozen=True)
 class MeasurementSettings:
-    """Seconds that load levels last: saturation, check, warm-up before each, confirmation."""
+    """Seconds that load levels last: saturation, check, warm-up before each, confirmation.
+
+    Attributes:
+        confirm_seconds: None leaves what is usual for the device.
+    """
 
     saturation_seconds: float
     check_seconds: float
     warmup_seconds: float
-    confirm_seconds: float
+    confirm_seconds: float | None
     confirm_requests: int
 
 
@@ -258,7 +262,7 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
 
 
 def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
-    """The GPUs that the file asks for, in its order."""
+    """The GPUs that the file asks for, in the driver's order: in that a server numbers them."""
     if server.gpus == "none":
         return ()
     if not hardware.gpus:
@@ -275,7 +279,8 @@ def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
         raise RequirementError(
             f"server.gpus: this machine has {', '.join(by_name)}; got {', '.join(unknown)}"
         )
-    return tuple(by_name[str(name)] for name in server.gpus)
+    chosen = {by_name[str(name)] for name in server.gpus}
+    return tuple(gpu for gpu in hardware.gpus if gpu in chosen)
 
 
 def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:

@@ -155,7 +155,9 @@ class MeasurementSection(Section):
     saturation_seconds: Duration = 8.0
     check_seconds: Duration = 10.0
     warmup_seconds: Duration = 1.0
-    confirm_seconds: Duration = 20.0
+    confirm_seconds: Duration | None = Field(
+        None, description="of each of two rounds; 20s without, 5m on a GPU, which must grow hot"
+    )
     confirm_requests: Count = 5000
 
 

@@ -18,8 +18,8 @@ class Accuracy:
     """Agreement of served outputs with the reference.
 
     Attributes:
-        argmax_agreement: share of positions whose largest value along the last axis is the same
-            one, 0 to 1. A position that is not finite disagrees.
+        argmax_agreement: share of judged positions whose largest value along the last axis is the
+            same one, 0 to 1. A position that is not finite disagrees.
         mean_cosine, min_cosine: cosine similarity of whole samples, -1 to 1; 0 for a sample that
             is not finite.
         max_abs_error: largest absolute difference; infinite when any served value is not finite.
@@ -35,8 +35,15 @@ class Accuracy:
     metric: float | None = None
 
 
-def compare(reference: NDArray[Any], served: NDArray[Any]) -> Accuracy:
+def compare(
+    reference: NDArray[Any], served: NDArray[Any], judged: NDArray[np.bool_] | None = None
+) -> Accuracy:
     """Compare outputs of equal shape [samples, ...], samples >= 1; `reference` is finite.
+
+    Args:
+        judged: shape [samples, positions], for outputs [samples, positions, ..., classes]: what is
+            False there counts for nothing, for nobody reads the outputs of padding. None judges
+            everything.
 
     Raises:
         ConfigMismatch: when `served` has another shape.
@@ -46,12 +53,14 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Accuracy:
             f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
         )
     expected, got = np.asarray(reference, np.float64), np.asarray(served, np.float64)
+    if judged is not None:
+        expected, got = _only(judged, expected), _only(judged, got)
     finite = np.isfinite(got)
     known = np.where(finite, got, 0.0)
     cosine = _cosine(_rows(expected), _rows(known)) * _rows(finite).all(axis=1)
     same = (expected.argmax(axis=-1) == known.argmax(axis=-1)) & finite.all(axis=-1)
     return Accuracy(
-        argmax_agreement=float(same.mean()),
+        argmax_agreement=float(same.mean() if judged is None else same[judged].mean()),
         mean_cosine=float(cosine.mean()),
         min_cosine=float(cosine.min()),
         max_abs_error=float(np.abs(expected - known).max()) if finite.all() else math.inf,
@@ -84,6 +93,11 @@ def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
             f" got {accuracy.metric}"
         )
     return found
+
+
+def _only(judged: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Zeros where nothing is judged."""
+    return np.where(np.expand_dims(judged, tuple(range(2, values.ndim))), values, 0.0)
 
 
 def _rows(values: NDArray[Any]) -> NDArray[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from optimizer.artifacts.cache import CacheEntry
-from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.cache import CacheEntry, Key
+from optimizer.artifacts.engines.builder import TensorRtBuilder
+from optimizer.artifacts.graphs import GraphKind
 from optimizer.artifacts.versions import versions
-from optimizer.serving_config import Precision, Runtime
+from optimizer.artifacts.workbench import Workbench
+from optimizer.serving_config import ArtifactSpec, Precision, Runtime
 
 _ONNXRUNTIME_GRAPHS: dict[Precision, GraphKind] = {
     "fp32": "fp32",
@@ -25,22 +27,30 @@ _OPENVINO_GRAPHS: dict[Precision, GraphKind] = {
 class ArtifactBuilder(Protocol):
     """Makes the files of one runtime."""
 
-    @property
-    def package(self) -> str:
-        """Library that makes them."""
+    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+        """What decides the files of `spec`; builds nothing."""
 
-    def entry(self, precision: Precision, graphs: PrecisionGraphs) -> CacheEntry:
-        """The files for `precision`, built where they are missing."""
+    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+        """The files of `spec`, built where they are missing."""
+
+    def maker(self, entry: CacheEntry) -> str:
+        """The library that made the files, and its version."""
 
 
 class OnnxRuntimeBuilder:
     """Serves the graphs as they are: model.onnx, and its external data if any."""
 
-    package = "onnxruntime"
-
-    def entry(self, precision: Precision, graphs: PrecisionGraphs) -> CacheEntry:
+    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        return graphs.entry(_ONNXRUNTIME_GRAPHS[precision])
+        return bench.graphs.key(_ONNXRUNTIME_GRAPHS[spec.precision])
+
+    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+        """See `ArtifactBuilder`."""
+        return bench.graphs.entry(_ONNXRUNTIME_GRAPHS[spec.precision])
+
+    def maker(self, entry: CacheEntry) -> str:
+        """See `ArtifactBuilder`."""
+        return _installed("onnxruntime")
 
 
 class OpenVinoBuilder:
@@ -50,39 +60,53 @@ class OpenVinoBuilder:
     (INFERENCE_PRECISION_HINT).
     """
 
-    package = "openvino"
-
-    def entry(self, precision: Precision, graphs: PrecisionGraphs) -> CacheEntry:
+    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        kind = _OPENVINO_GRAPHS[precision]
-        key = {
-            "kind": "openvino",
-            "graph": graphs.key(kind),
-            "libraries": versions(self.package),
-        }
-        return graphs.cache.get_or_build(
-            key, lambda into: _convert_to_openvino(graphs.entry(kind).path, into)
+        graph = bench.graphs.key(_OPENVINO_GRAPHS[spec.precision])
+        return {"kind": "openvino", "graph": graph, "libraries": versions("openvino")}
+
+    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+        """See `ArtifactBuilder`."""
+        kind = _OPENVINO_GRAPHS[spec.precision]
+        return bench.cache.get_or_build(
+            self.key(spec, bench),
+            lambda into: _convert_to_openvino(bench.graphs.entry(kind).path, into),
         )
+
+    def maker(self, entry: CacheEntry) -> str:
+        """See `ArtifactBuilder`."""
+        return _installed("openvino")
 
 
 class PyTorchBuilder:
     """A `torch.export` program, model.pt2: needs torch to run, but not transformers."""
 
-    package = "torch"
-
-    def entry(self, precision: Precision, graphs: PrecisionGraphs) -> CacheEntry:
+    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        key = {"kind": "torch", "precision": precision, **graphs.model_key}
-        return graphs.cache.get_or_build(
-            key, lambda into: graphs.source.export_torch(into, precision)
+        return {"kind": "torch", "precision": spec.precision, **bench.graphs.model_key}
+
+    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+        """See `ArtifactBuilder`."""
+        return bench.cache.get_or_build(
+            self.key(spec, bench),
+            lambda into: bench.graphs.source.export_torch(into, spec.precision),
         )
+
+    def maker(self, entry: CacheEntry) -> str:
+        """See `ArtifactBuilder`."""
+        return _installed("torch")
 
 
 BUILDERS: dict[Runtime, ArtifactBuilder] = {
     "onnxruntime": OnnxRuntimeBuilder(),
     "openvino": OpenVinoBuilder(),
     "pytorch": PyTorchBuilder(),
+    "tensorrt": TensorRtBuilder(),
 }
+
+
+def _installed(package: str) -> str:
+    return f"{package} {versions(package)[package]}"
 
 
 def _convert_to_openvino(graph: Path, into: Path) -> None:

@@ -4,6 +4,7 @@
                                     of change is when the entry was last asked for
     ROOT/DIGEST/files/...           what was built
     ROOT/.building-HOST-PID-RANDOM  a build under way, or the remains of one that was killed
+    ROOT/timings/NAME.cache         what TensorRT has timed on a GPU model, for its next builds
 
 An entry appears by one rename, after everything in it has reached the disk: it is whole or absent.
 """
@@ -51,8 +52,8 @@ class StoredEntry:
     """An entry as it lies in the cache.
 
     Attributes:
-        path: its directory, named by its digest.
-        what: kind and precision, for people.
+        path: its directory, named by its digest; of a timing cache, its file.
+        what: kind, precision and, of an engine, its batch sizes; for people.
         size_bytes: of all its files.
         build_seconds: that the build took.
         used_at: when it was last asked for, in seconds since the epoch.
@@ -75,6 +76,15 @@ class ArtifactCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def timings(self) -> Path:
+        """Folder of TensorRT's timing caches; not made here."""
+        return self.root / "timings"
+
+    def holds(self, key: Key) -> bool:
+        """Whether the entry of `key` is there."""
+        return (self.root / key_digest(key) / "manifest.json").exists()
+
     def get_or_build(self, key: Key, build: Callable[[Path], None]) -> CacheEntry:
         """Return the entry of `key`, after `build(directory)` has filled it where it is missing.
 
@@ -96,13 +106,25 @@ class ArtifactCache:
             found = [_stored(path.parent) for path in self.root.glob("*/manifest.json")]
         return sorted(found, key=lambda entry: entry.used_at, reverse=True)
 
+    def unused_timings(self, oldest: float) -> list[StoredEntry]:
+        """Timing caches that no build has written since `oldest`, in seconds since the epoch.
+
+        Every build writes its own anew. Raises StorageError.
+        """
+        with storage_errors(self.root):
+            found = [_stored_timing(path) for path in self.timings.glob("*.cache")]
+        return [timing for timing in found if timing.used_at < oldest]
+
     def remove(self, entries: Iterable[StoredEntry]) -> None:
         """Remove entries, each at once, and what killed builds have left. Raises StorageError."""
         with storage_errors(self.root):
             for entry in entries:
                 going = self._fresh()
                 entry.path.rename(going)
-                shutil.rmtree(going)
+                if going.is_dir():
+                    shutil.rmtree(going)
+                else:
+                    going.unlink()
             self._remove_remains()
 
     def _fresh(self) -> Path:
@@ -181,11 +203,21 @@ def _stored(path: Path) -> StoredEntry:
     precision = key.get("precision") or (graph.get("precision") if isinstance(graph, dict) else "")
     return StoredEntry(
         path=path,
-        what=f"{key.get('kind', '')} {precision or ''}".strip(),
+        what=" ".join(filter(None, [key.get("kind"), precision, _batch_range(key.get("batch"))])),
         size_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         build_seconds=manifest["build_seconds"],
         used_at=(path / "manifest.json").stat().st_mtime,
     )
+
+
+def _batch_range(batch: list[int] | None) -> str | None:
+    """Of an engine: the batch that it is fastest for, and the largest; as `ArtifactSpec.label`."""
+    return f"batch {batch[0]}..{batch[1]}" if batch is not None else None
+
+
+def _stored_timing(file: Path) -> StoredEntry:
+    status = file.stat()
+    return StoredEntry(file, "tensorrt timings", status.st_size, 0.0, status.st_mtime)
 
 
 def _write_manifest(fresh: Path, key: Key, seconds: float) -> None:

@@ -7,14 +7,25 @@ from pathlib import Path
 from typing import Literal
 
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Key, key_digest
+from optimizer.artifacts.casts import to_bf16, to_fp16
 from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
-from optimizer.artifacts.precision import to_fp16, to_int8
+from optimizer.artifacts.precision import to_int8, to_int8_tensorrt
 from optimizer.artifacts.sources import source_of
 from optimizer.artifacts.versions import versions
 from optimizer.model_spec import ModelSpec
 
-GraphKind = Literal["fp32", "fp16", "int8_s8s8", "int8_u8s8"]
-"""INT8: signed or unsigned activations, then signed weights; see `precision.to_int8`."""
+GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_trt"]
+"""INT8: signed or unsigned activations, then signed weights, see `precision.to_int8`; or what
+TensorRT takes, see `precision.to_int8_tensorrt`."""
+
+_MADE_FROM: dict[GraphKind, GraphKind] = {
+    "fp16": "fp32",
+    "bf16": "fp32",
+    "int8_s8s8": "fp32",
+    "int8_u8s8": "fp32",
+    "int8_trt": "int8_s8s8",
+}
+_CALIBRATED: tuple[GraphKind, ...] = ("int8_s8s8", "int8_u8s8")
 
 
 class PrecisionGraphs:
@@ -51,10 +62,10 @@ class PrecisionGraphs:
         key: dict[str, object] = {
             "kind": "graph",
             "precision": kind,
-            "from": key_digest(self.key("fp32")),
+            "from": key_digest(self.key(_MADE_FROM[kind])),
             "libraries": versions("onnx", "onnxruntime"),
         }
-        if kind != "fp16":
+        if kind in _CALIBRATED:
             key["calibration"] = rows_digest(self.inputs.calibration)
         return key
 
@@ -66,8 +77,13 @@ class PrecisionGraphs:
         if kind == "fp32":
             self.source.export_onnx(into)
             return
-        fp32 = self.entry("fp32").path
-        if kind == "fp16":
-            to_fp16(fp32, into)
-        else:
-            to_int8(fp32, into, self.inputs.calibration, signed=kind == "int8_s8s8")
+        source = self.entry(_MADE_FROM[kind]).path
+        match kind:
+            case "fp16":
+                to_fp16(source, into)
+            case "bf16":
+                to_bf16(source, into)
+            case "int8_trt":
+                to_int8_tensorrt(source, into)
+            case "int8_s8s8" | "int8_u8s8":
+                to_int8(source, into, self.inputs.calibration, signed=kind == "int8_s8s8")

@@ -1,4 +1,7 @@
-"""What the workshop and its child say to each other: a job one way, its reply the other."""
+"""What the workshop and its child say to each other: a job one way, its reply the other.
+
+Before the reply, the child may say how far it is.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.workbench import Tell
 from optimizer.errors import BuildFailure, OptimizerError
 
 _log = logging.getLogger(__name__)
@@ -21,28 +25,38 @@ class Job:
     """
 
     label: str
-    work: Callable[[ArtifactCache], object]
+    work: Callable[[ArtifactCache, Tell], object]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, in words."""
+
+    text: str
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a job: its value, or the type and the message of its error."""
+    """What came of a job: its value, or its error with all that this says of itself."""
 
     value: object = None
-    error: tuple[type[OptimizerError], str] | None = None
+    error: OptimizerError | None = None
 
 
-def answer(job: Job, cache: ArtifactCache) -> Reply:
-    """Do one job. Tracebacks stay in the log; a foreign error becomes a BuildFailure."""
+def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
+    """Do one job, and tell how far it is.
+
+    Tracebacks stay in the log; a foreign error becomes a BuildFailure.
+    """
     _log.info("%s: begin", job.label)
     try:
-        value = job.work(cache)
+        value = job.work(cache, tell)
     except OptimizerError as error:
         _log.exception("%s", job.label)
-        return Reply(error=(type(error), str(error)))
+        return Reply(error=error)
     except Exception as error:  # noqa: BLE001 - whatever a library raises costs one artefact only
         _log.exception("%s", job.label)
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return Reply(error=(BuildFailure, f"{job.label}: {type(error).__name__}: {reason}"))
+        return Reply(error=BuildFailure(f"{job.label}: {type(error).__name__}: {reason}"))
     _log.info("%s: done", job.label)
     return Reply(value)

@@ -1,36 +1,19 @@
-"""FP16 and INT8 graphs from an FP32 one; settings as in the project's notes on precision."""
+"""INT8 graphs in Q/DQ form; settings as in the project's notes on precision."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from optimizer.artifacts.casts import has_external_data, save, to_fp16, working_copy
+from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.errors import BuildFailure
 from optimizer.workload import Tensors, stack
 
 _CALIBRATION_BATCH = 8
-
-
-def to_fp16(graph: Path, into: Path) -> None:
-    """Write `into`/model.onnx with FP16 weights and arithmetic, and inputs and outputs as before.
-
-    Args:
-        graph: directory of the FP32 model.onnx and its external data.
-        into: directory, emptied of everything else that the conversion leaves.
-    """
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with_data = _has_external_data(graph)
-    source = _working_copy(graph, into)
-    converted = convert_float_to_float16(str(source), keep_io_types=True)
-    shutil.rmtree(source.parent)
-    onnx.save(
-        converted,
-        into / "model.onnx",
-        save_as_external_data=with_data,
-        location="model.onnx.data",
-    )
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def to_int8(graph: Path, into: Path, calibration: list[Tensors], *, signed: bool) -> None:
@@ -50,7 +33,7 @@ def to_int8(graph: Path, into: Path, calibration: list[Tensors], *, signed: bool
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    source = _working_copy(graph, into)
+    source = working_copy(graph, into)
     quantize_static(
         source,
         into / "model.onnx",
@@ -60,7 +43,7 @@ def to_int8(graph: Path, into: Path, calibration: list[Tensors], *, signed: bool
         per_channel=True,
         activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        use_external_data_format=_has_external_data(graph),
+        use_external_data_format=has_external_data(graph),
         extra_options={
             "ActivationSymmetric": signed,
             "WeightSymmetric": True,
@@ -74,13 +57,29 @@ def to_int8(graph: Path, into: Path, calibration: list[Tensors], *, signed: bool
     _check_quantised(into / "model.onnx")
 
 
-def _working_copy(graph: Path, into: Path) -> Path:
-    """Copy the graph below `into`: the converters leave files beside what they read."""
-    return Path(shutil.copytree(graph, into / "source")) / "model.onnx"
+def to_int8_tensorrt(graph: Path, into: Path) -> None:
+    """Write `into`/model.onnx as TensorRT takes it: FP16, scales too, and none of them subnormal.
 
+    Args:
+        graph: directory of a signed INT8 model.onnx, as `to_int8` writes it.
+        into: directory, emptied of everything else that the conversion leaves.
 
-def _has_external_data(graph: Path) -> bool:
-    return any(path.name != "model.onnx" for path in graph.iterdir())
+    Raises:
+        BuildFailure: when the graph breaks one of TensorRT's rules all the same.
+    """
+    import onnx
+
+    to_fp16(graph, into)
+    path = into / "model.onnx"
+    model = onnx.load(path)
+    names = {node.input[1] for node in model.graph.node if node.op_type in _QDQ}
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            scales = onnx.numpy_helper.to_array(tensor)
+            floored = np.maximum(scales, scales.dtype.type(SMALLEST_FP16_SCALE))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(floored, tensor.name))
+    save(model, into, external=has_external_data(graph))
+    check_tensorrt_rules(path)
 
 
 def _check_quantised(path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.releases import EngineFacts
 from optimizer.serving_config import ArtifactSpec
 from optimizer.workload import DataType, Tensors
 
@@ -36,6 +37,8 @@ class PreparedModel:
         reference: FP32 outputs for them, shape [len(evaluation), ...].
         built: whether this call built anything.
         seconds: that the graph and the reference took when they were built.
+        judged: which positions of the outputs are the requests' own, shape [len(evaluation),
+            length]; None where outputs have no axis for the length, or no mask tells padding.
     """
 
     name: str
@@ -45,6 +48,7 @@ class PreparedModel:
     reference: NDArray[np.generic]
     built: bool
     seconds: float
+    judged: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class ModelArtifact:
         builder: library that made them and its version, such as "openvino 2026.4.1".
         build_seconds: that they took when they were built, with what had to be built for them.
         cached: whether they were there already.
+        engine: what a TensorRT engine was built with and for; None for other files.
     """
 
     spec: ArtifactSpec
@@ -65,3 +70,4 @@ class ModelArtifact:
     builder: str
     build_seconds: float
     cached: bool
+    engine: EngineFacts | None = None

@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -17,10 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from optimizer.artifacts.jobs import Job, Reply
-from optimizer.artifacts.production import build_artifact, prepare_model
+from optimizer.artifacts.engines.places import reap_builds
+from optimizer.artifacts.jobs import Job, Progress, Reply
+from optimizer.artifacts.production import build_artifact, check_room, prepare_model
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
+from optimizer.artifacts.workbench import Tell, in_silence
 from optimizer.errors import BuildFailure, storage_errors
+from optimizer.hosting import EngineSettings
 from optimizer.model_spec import ModelSpec
 from optimizer.serving_config import ArtifactSpec
 
@@ -32,21 +37,32 @@ class Workshop:
         cache_root: directory of the artefact cache.
         log: file that the child's output and tracebacks are appended to.
         threads: that torch calculates with.
-        timeout_s: longest time of one call.
+        timeout_s: longest time of one call; the time of an engine's own build comes on top.
+        engines: how engines are built; None where there is no GPU to build them on.
     """
 
     def __init__(
-        self, cache_root: Path, log: Path, threads: int, timeout_s: float = 3600.0
+        self,
+        cache_root: Path,
+        log: Path,
+        threads: int,
+        timeout_s: float = 3600.0,
+        engines: EngineSettings | None = None,
     ) -> None:
         self._cache_root = cache_root
         self._log = log
         self._threads = threads
         self._timeout_s = timeout_s
+        self._engines = engines
+        self._busy = False
         self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Job, Reply] | None = None
+        self._connection: Connection[Job, Reply | Progress] | None = None
 
-    def prepare_model(self, model: ModelSpec) -> PreparedModel:
+    def prepare_model(self, model: ModelSpec, on_progress: Tell = in_silence) -> PreparedModel:
         """Export `model` and calculate its reference outputs; nothing is done twice.
+
+        Args:
+            on_progress: told how far it is.
 
         Raises:
             BuildFailure: when it cannot be done.
@@ -54,17 +70,38 @@ class Workshop:
             RequirementError: when a library is missing.
             StorageError: when the cache or the log cannot be written.
         """
-        prepared = self._run(Job(model.name, partial(prepare_model, model)))
+        prepared = self._run(
+            Job(model.name, partial(prepare_model, model)), on_progress, self._timeout_s
+        )
         assert isinstance(prepared, PreparedModel)
         return prepared
 
-    def build(self, spec: ArtifactSpec, model: ModelSpec) -> ModelArtifact:
+    def require_room(self, specs: Sequence[ArtifactSpec], model: ModelSpec) -> None:
+        """Hold what is missing of `specs`, artefacts of `model`, against the cache's disk.
+
+        Raises:
+            RequirementError: when there is too little room; it names the folder and both figures.
+            Or as `prepare_model`.
+        """
+        work = partial(check_room, specs, model, engines=self._engines)
+        self._run(Job(f"room for {model.name}", work), in_silence, self._timeout_s)
+
+    def build(
+        self, spec: ArtifactSpec, model: ModelSpec, on_progress: Tell = in_silence
+    ) -> ModelArtifact:
         """Make the files of `spec`, an artefact of `model`; nothing is done twice.
+
+        Args:
+            on_progress: told how far it is.
 
         Raises:
             As `prepare_model`.
         """
-        artifact = self._run(Job(spec.label, partial(build_artifact, spec, model)))
+        timeout_s = self._timeout_s
+        if spec.runtime == "tensorrt" and self._engines is not None:
+            timeout_s += self._engines.timeout_seconds
+        job = Job(spec.label, partial(build_artifact, spec, model, engines=self._engines))
+        artifact = self._run(job, on_progress, timeout_s)
         assert isinstance(artifact, ModelArtifact)
         return artifact
 
@@ -77,6 +114,9 @@ class Workshop:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._busy:
+            self._busy = False
+            reap_builds(self._engines)
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +129,12 @@ class Workshop:
     ) -> None:
         self.close()
 
-    def _run(self, job: Job) -> object:
+    def _run(self, job: Job, on_progress: Tell, timeout_s: float) -> object:
         connection = self._connected()
+        self._busy = True
         try:
             connection.send(job)
-            reply = connection.recv() if connection.poll(self._timeout_s) else None
+            reply = _reply(connection, on_progress, timeout_s)
         except (EOFError, ConnectionError) as error:
             raise BuildFailure(f"{job.label}: {self._last_words()}; see {self._log}") from error
         except BaseException:
@@ -102,14 +143,14 @@ class Workshop:
             raise
         if reply is None:
             self.close()
-            late = f"not built after {self._timeout_s:g} s"
+            late = f"not built after {timeout_s:g} s"
             raise BuildFailure(f"{job.label}: {late}; see {self._log}")
+        self._busy = False
         if reply.error is not None:
-            kind, message = reply.error
-            raise kind(message)
+            raise reply.error
         return reply.value
 
-    def _connected(self) -> Connection[Job, Reply]:
+    def _connected(self) -> Connection[Job, Reply | Progress]:
         if self._child is not None and self._child.poll() is not None:
             self.close()
         if self._connection is None:
@@ -118,6 +159,7 @@ class Workshop:
         return self._connection
 
     def _start(self) -> None:
+        reap_builds(self._engines)  # of a run that was killed, before this one's begin
         ours, theirs = Pipe()
         environment = {
             # The same modules as here, wherever they were found.
@@ -151,3 +193,16 @@ class Workshop:
         if code < 0:
             return f"the build was killed by {signal.Signals(-code).name}"
         return f"the build ended with exit code {code}"
+
+
+def _reply(
+    connection: Connection[Job, Reply | Progress], on_progress: Tell, timeout_s: float
+) -> Reply | None:
+    """The reply to a job, None where it is not there after `timeout_s`."""
+    until = time.monotonic() + timeout_s
+    while connection.poll(max(0.0, until - time.monotonic())):
+        message = connection.recv()
+        if isinstance(message, Reply):
+            return message
+        on_progress(message.text)
+    return None

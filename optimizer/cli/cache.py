@@ -30,6 +30,7 @@ def cache(cache: Path | None, unused_seconds: float | None) -> None:
     if unused_seconds is not None:
         oldest = time.time() - unused_seconds
         unused = [entry for entry in entries if entry.used_at < oldest]
+        unused += stored.unused_timings(oldest)
         stored.remove(unused)
         click.echo(f"removed {_summary(unused)}")
         entries = [entry for entry in entries if entry not in unused]

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from optimizer.hardware import Gpu
+from optimizer.machine.gpus import driver_version
 
 _CPU_FEATURES = (
     "avx2",
@@ -27,7 +31,13 @@ _PACKAGES = ("nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclien
 
 @dataclass(frozen=True)
 class Machine:
-    """What measurements depend on. Two machines that differ here are never mixed in a study."""
+    """What measurements depend on. Two machines that differ here are never mixed in a study.
+
+    Attributes:
+        server: what serves: "embedded", an image with its digest, or a running server's version.
+        gpus: models of those that are used, in the order of their logical indices.
+        driver: NVIDIA's, None without a GPU.
+    """
 
     cpu: str
     cores: int
@@ -36,6 +46,9 @@ class Machine:
     packages: tuple[tuple[str, str], ...]
     python: str
     system: str
+    server: str = "embedded"
+    gpus: tuple[str, ...] = ()
+    driver: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -47,11 +60,14 @@ class Machine:
     def summary(self) -> str:
         """One line for people."""
         features = ", ".join(self.cpu_features) or "no vector extensions"
-        return f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB ({features})"
+        machine = f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB ({features})"
+        cards = [f"{self.gpus.count(name)} x {name}" for name in dict.fromkeys(self.gpus)]
+        driver = [f"driver {self.driver}"] if self.driver is not None else []
+        return ", ".join([machine, *cards, *driver])
 
 
-def this_machine() -> Machine:
-    """Fingerprint of the machine this process runs on."""
+def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
+    """Fingerprint of the machine this process runs on, with what serves and the GPUs used."""
     cpu, flags = _cpu()
     return Machine(
         cpu=cpu,
@@ -61,6 +77,9 @@ def this_machine() -> Machine:
         packages=tuple((name, v) for name in _PACKAGES if (v := _version(name))),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
+        server=server,
+        gpus=tuple(gpu.name for gpu in gpus),
+        driver=driver_version() if gpus else None,
     )
 
 

@@ -127,6 +127,15 @@ def present_gpus() -> tuple[Gpu, ...]:
         return ()
 
 
+def driver_version() -> str | None:
+    """NVIDIA's driver, such as "580.82.07"; None where none answers."""
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
 def _gpu(handle: Any) -> Gpu:
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     return Gpu(

@@ -7,10 +7,9 @@ loaded instance takes of memory is seen on the way.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from optimizer.artifacts.accuracy import Accuracy, compare
-from optimizer.artifacts.products import PreparedModel
+from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.errors import TrialFailure
 from optimizer.model_spec import ModelSpec
@@ -52,10 +51,8 @@ class AccuracyGate:
         self._cores = cores
         self._watch = watch
 
-    def served(
-        self, spec: ArtifactSpec, artifact: Path, model: ModelSpec, prepared: PreparedModel
-    ) -> Served:
-        """Serve an artefact's files and compare; what may pass is tried once more.
+    def served(self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel) -> Served:
+        """Serve an artefact and compare; what may pass is tried once more.
 
         An artefact that is left out is missed all night.
 
@@ -64,19 +61,18 @@ class AccuracyGate:
             UsageError: when the task's metric cannot be calculated.
         """
         try:
-            return self._served(spec, artifact, model, prepared)
+            return self._served(artifact, model, prepared)
         except TrialFailure as error:
             if not error.transient:
                 raise
-            self._watch(Note(f"{spec.label}: {error}; trying once more"))
-        return self._served(spec, artifact, model, prepared)
+            self._watch(Note(f"{artifact.spec.label}: {error}; trying once more"))
+        return self._served(artifact, model, prepared)
 
-    def _served(
-        self, spec: ArtifactSpec, artifact: Path, model: ModelSpec, prepared: PreparedModel
-    ) -> Served:
+    def _served(self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel) -> Served:
         output = output_of(prepared)
-        files = {model.name: ModelFiles(artifact, model.payloads, output)}
-        served = self._session.serve(ServingConfig((self._serving(spec),)), files)
+        files = {model.name: ModelFiles(artifact.path, model.payloads, output, artifact.engine)}
+        config = ServingConfig((self._serving(artifact.spec),))
+        served = self._session.serve(config, files)
         try:
             answers = served.control.infer(
                 model.name, prepared.evaluation, output.name, _ANSWER_SECONDS
@@ -86,7 +82,7 @@ class AccuracyGate:
         instance_mib = self._session.memory_of_models_mib()
         # The next one's memory is told from that of an empty server.
         self._session.retire(wait=True)
-        accuracy = compare(prepared.reference, answers)
+        accuracy = compare(prepared.reference, answers, prepared.judged)
         if model.accuracy.metric is not None:
             figure = evaluate_metric(model.accuracy.metric, prepared.evaluation, answers)
             accuracy = replace(accuracy, metric=figure)

@@ -6,7 +6,7 @@ What fails leaves the space with its reason, before anything is timed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ class PreparePhase:
             StorageError: when the study's directory cannot be written.
         """
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
-        references = {model.name: self._reference(model) for model in models}
+        references = {model.name: self._reference(model, space) for model in models}
         by_name = {model.name: model for model in models}
         known = self._known()
         kind, hardware = space.models[0].kind, space.hardware
@@ -107,7 +107,8 @@ class PreparePhase:
                 artifact, result = self._gated(spec, model, prepared, gate, known)
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                files[spec] = ModelFiles(artifact.path, model.payloads, output_of(prepared))
+                output = output_of(prepared)
+                files[spec] = ModelFiles(artifact.path, model.payloads, output, artifact.engine)
             self._watch(_ready(result))
         built = [reference.seconds for reference in references.values() if reference.built]
         building = known.building_seconds + sum(built) + sum(r.build_seconds for r in gated)
@@ -117,12 +118,19 @@ class PreparePhase:
         left = space.without([result.spec for result in gated if result.dropped is not None])
         return Prepared(self._within_memory(left, gated), files, tuple(gated), building)
 
-    def _reference(self, model: ModelSpec) -> PreparedModel:
+    def _reference(self, model: ModelSpec, space: SearchSpace) -> PreparedModel:
         self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
+        own = [spec for spec in space.artifacts if spec.model == model.name]
         try:
-            return self._workshop.prepare_model(model)
+            prepared = self._workshop.prepare_model(model, self._telling(f"reading {model.name}"))
+            self._workshop.require_room(own, model)
+            return prepared
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
+
+    def _telling(self, step: str) -> Callable[[str], None]:
+        """Tells the watcher how far a step is."""
+        return lambda progress: self._watch(StepStarted(f"{step}: {progress}"))
 
     def _known(self) -> _Known:
         if not self._directory.prepared.exists():
@@ -140,7 +148,7 @@ class PreparePhase:
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         self._watch(StepStarted(f"building {spec.label}"))
         try:
-            artifact = self._workshop.build(spec, model)
+            artifact = self._workshop.build(spec, model, self._telling(f"building {spec.label}"))
         except TrialFailure as error:
             reason = f"build failed: {error}"
             return None, GatedArtifact(spec, None, 0.0, None, None, reason)
@@ -153,7 +161,7 @@ class PreparePhase:
                 return artifact, _judged(artifact, seconds, served, model)
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.served(spec, artifact.path, model, prepared)
+            served = gate.served(artifact, model, prepared)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
             return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, None, reason)

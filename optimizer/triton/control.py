@@ -26,7 +26,6 @@ from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
 _NO_MODEL = "no model is called so"
-_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate memory", "memoryerror")
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,12 @@ class ServerControl:
         with _server_errors("list models"):
             index = self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
         return tuple(m.name for m in index.models if m.state in ("READY", "LOADING", "UNLOADING"))
+
+    def version(self) -> str:
+        """Triton's version, as the server gives it. Raises ServerFailure."""
+        with _server_errors("read the server's version"):
+            answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
+        return str(answer.version)
 
     def config(self, model: str) -> model_config_pb2.ModelConfig:
         """The configuration that the server runs."""
@@ -255,9 +260,7 @@ def _load_failure(
         return ModelLoadFailure(
             f"{model} was not loaded within {timeout_seconds:g} s", transient=True
         )
-    text = _message(error)
-    memory = any(sign in text.lower() for sign in _OUT_OF_MEMORY)
-    return ModelLoadFailure(f"the server could not load {model}: {text}", out_of_memory=memory)
+    return ModelLoadFailure(f"the server could not load {model}: {_message(error)}")
 
 
 def _message(error: InferenceServerException) -> str:

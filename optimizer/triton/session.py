@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
+from optimizer.hardware import Gpu
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
+from optimizer.releases import EngineFacts, refuse_mismatch
 from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
@@ -29,11 +31,16 @@ _MEMORY_GROWTH_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a model needs beside its configuration: its files, its inputs, its output."""
+    """What a model needs beside its configuration: its files, its inputs, its output.
+
+    Attributes:
+        engine: what a TensorRT engine was built with and for; None for other files.
+    """
 
     artifact: Path
     payloads: Payloads
     output: OutputTensor
+    engine: EngineFacts | None = None
 
 
 def files_of(
@@ -56,12 +63,22 @@ class ServingSession:
 
     The server is restarted when its options change, after a failure, or when it keeps memory of
     models that are gone; otherwise models are unloaded and loaded.
+
+    Args:
+        gpus: that the server may use, as far as they are known: no other's engines are loaded.
     """
 
-    def __init__(self, launcher: ServerLauncher, repository: ModelRepository, slot: Slot) -> None:
+    def __init__(
+        self,
+        launcher: ServerLauncher,
+        repository: ModelRepository,
+        slot: Slot,
+        gpus: tuple[Gpu, ...] = (),
+    ) -> None:
         self._launcher = launcher
         self._repository = repository
         self._slot = slot
+        self._gpus = gpus
         self._running: Served | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
@@ -86,6 +103,8 @@ class ServingSession:
             served = self._server(config.server)
             for model in config.models:
                 needed = files[model.name]
+                if needed.engine is not None:
+                    refuse_mismatch(needed.engine, served.control.version(), self._gpus)
                 asked = self._repository.write(
                     model, needed.artifact, needed.payloads, needed.output
                 )
@@ -129,9 +148,7 @@ class ServingSession:
             return ServerFailure(f"{error}; {reason}")
         if isinstance(error, ModelLoadFailure) and _reason_is_in_the_log(error):
             text = f"{error}; {last_errors(log)}"
-            return ModelLoadFailure(
-                text, transient=error.transient, out_of_memory=error.out_of_memory
-            )
+            return ModelLoadFailure(text, transient=error.transient)
         return error
 
     def _end_behind(self, error: TrialFailure) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.containers import ContainerEngine, ContainerTask
-from optimizer.errors import RequirementError, ServerFailure, UsageError, storage_errors
+from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.machine.slots import Slot
 from optimizer.search.study_directory import StudyDirectory
@@ -48,14 +49,30 @@ _CLAIM = ".triton-cost-optimizer"
 """File in a shared repository that lists the models that are this program's to replace."""
 
 
-def require_host(space: Space, slot: Slot) -> None:
+def require_host(space: Space, slot: Slot) -> str:
     """See that the space's host can serve it; nothing is left running.
+
+    Returns:
+        What serves, as measurements depend on it.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
-        UsageError: the space asks for what its host cannot do.
     """
-    _kind(space.host).require(space, slot)
+    _require_what_builds_engines(space)
+    return _kind(space.host).require(space, slot)
+
+
+def _require_what_builds_engines(space: Space) -> None:
+    engines = space.engines
+    if engines is None or not any(s.runtime == "tensorrt" for s in space.search_space.artifacts):
+        return
+    if engines.place != "local":
+        ContainerEngine.connect().image(engines.image)
+    elif importlib.util.find_spec("tensorrt") is None:
+        raise RequirementError(
+            "engines.build_in is local, and tensorrt is not installed here: "
+            "pip install 'triton-cost-optimizer[tensorrt]', in the server's own version"
+        )
 
 
 def launch_with(
@@ -74,7 +91,7 @@ def launch_with(
 
 @dataclass(frozen=True)
 class _Kind:
-    require: Callable[[Space, Slot], None]
+    require: Callable[[Space, Slot], str]
     launcher: Callable[[Any, StudyDirectory, Path], ServerLauncher]
     repository: Callable[[Any, StudyDirectory], ModelRepository]
 
@@ -94,8 +111,9 @@ def _repository(root: Path, place: Place) -> ModelRepository:
 # Embedded
 
 
-def _require_embedded(_: Space, __: Slot) -> None:
+def _require_embedded(_: Space, __: Slot) -> str:
     find_embedded_runtime()
+    return "embedded"
 
 
 def _embedded(_: EmbeddedHost, directory: StudyDirectory, __: Path) -> ServerLauncher:
@@ -107,20 +125,16 @@ def _embedded(_: EmbeddedHost, directory: StudyDirectory, __: Path) -> ServerLau
 # Docker
 
 
-def _require_container(space: Space, slot: Slot) -> None:
+def _require_container(space: Space, slot: Slot) -> str:
     assert isinstance(space.host, ContainerHost)
-    if space.workload.transport.shared_memory:
-        raise UsageError(
-            "traffic.transport: shared memory must be off with launcher docker, whose container "
-            "has a /dev/shm of its own"
-        )
     engine = ContainerEngine.connect()
-    engine.image(space.host.image)
+    image = engine.image(space.host.image)
     if missing := _missing_in(engine, space.host.image, _hosted_packages(space), slot):
         raise RequirementError(
             f"the image {space.host.image} lacks {', '.join(missing)}: build one from it that has "
             "them, such as FROM that image, and RUN pip install what is missing"
         )
+    return f"{space.host.image} ({image.id})"
 
 
 def _hosted_packages(space: Space) -> list[str]:
@@ -159,13 +173,16 @@ def _docker(host: ContainerHost, directory: StudyDirectory, cache: Path) -> Serv
 # Remote
 
 
-def _require_remote(space: Space, slot: Slot) -> None:
+def _require_remote(space: Space, slot: Slot) -> str:
     assert isinstance(space.host, RemoteHost)
     try:
-        RemoteLauncher(space.host, _FOUND_SECONDS).start(ServerOptions(), slot).stop()
+        server = RemoteLauncher(space.host, _FOUND_SECONDS).start(ServerOptions(), slot)
+        version = server.control.version()
+        server.stop()
     except ServerFailure as error:
         raise RequirementError(str(error)) from error
     _claim(space.host.repository, [model.name for model in space.models])
+    return f"{space.host.grpc}, Triton {version}"
 
 
 def _claim(repository: Path, models: list[str]) -> None:

@@ -111,16 +111,16 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
     binary = _binary(space) if request.second_opinion else None
     users = read_user_load(request.users) if request.users is not None else None
     slot = slot_of(space)
-    require_host(space, slot)
+    server = require_host(space, slot)
     require_packages(space)
     folder = request.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
         place = Place(directory, request.cache, slot, space.host)
-        machine = this_machine()
+        machine = this_machine(server, space.search_space.hardware.gpus)
         place.introduce(machine, watch)
         try:
-            with place.session() as session:
+            with place.session(space) as session:
                 prepared = place.prepare(session, space, watch)
                 config = prepared.space.config(prepared.space.baseline)
                 watch(StepStarted(f"loading {describe(config)}"))

@@ -33,10 +33,13 @@ _RUNTIME_PACKAGE: Mapping[Runtime, str] = {
     "openvino": "openvino",
     "pytorch": "torch",
 }
+"""What makes each runtime's files here; engines are asked for by `require_host`."""
+
 _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
 """A request that takes longer than this many latency limits, and this long, is given up."""
 
+_CONFIRM_SECONDS = 20.0
 _GPU_CONFIRM_SECONDS = 300.0
 """In each of two rounds: short levels flatter a card that has not grown hot."""
 
@@ -63,7 +66,8 @@ def slot_of(space: Space) -> Slot:
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
     wanted = {*_GRAPH_PACKAGES, *more}
-    wanted |= {_RUNTIME_PACKAGE[spec.runtime] for spec in space.search_space.artifacts}
+    runtimes = {spec.runtime for spec in space.search_space.artifacts}
+    wanted |= {_RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in _RUNTIME_PACKAGE}
     if any(isinstance(model.source, TransformersSource) for model in space.models):
         wanted |= _EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
@@ -103,16 +107,18 @@ class Place:
         return f"server and load client keep to {where}"
 
     @contextmanager
-    def session(self) -> Iterator[ServingSession]:
-        """Serves configurations; its server is stopped in the end."""
+    def session(self, space: Space) -> Iterator[ServingSession]:
+        """Serves configurations of `space`; its server is stopped in the end."""
         launcher, repository = launch_with(self.host, self.directory, self.cache)
-        with ServingSession(launcher, repository, self.slot) as session:
+        gpus = space.search_space.hardware.gpus
+        with ServingSession(launcher, repository, self.slot, gpus) as session:
             yield session
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
         """Build and gate what the space needs, see `PreparePhase`."""
         cores = len(self.slot.cores)
-        with Workshop(self.cache, self.directory.build_log, cores) as workshop:
+        log, engines = self.directory.build_log, space.engines
+        with Workshop(self.cache, log, cores, engines=engines) as workshop:
             phase = PreparePhase(self.directory, workshop, session, watch)
             return phase.run(space.models, space.search_space)
 
@@ -120,7 +126,8 @@ class Place:
 def plain(machine: Machine) -> dict[str, Any]:
     """The machine's fingerprint as JSON has it."""
     data = asdict(machine)
-    return {**data, "cpu_features": list(machine.cpu_features), "packages": dict(machine.packages)}
+    lists = {"cpu_features": list(machine.cpu_features), "gpus": list(machine.gpus)}
+    return {**data, **lists, "packages": dict(machine.packages)}
 
 
 def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
@@ -148,6 +155,6 @@ def search_protocol(space: Space) -> CapacityProtocol:
 def protocols(space: Space, slot: Slot) -> Protocols:
     """How long levels take in a search and when confirming, by the space's settings."""
     search = search_protocol(space)
-    least = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else 0.0
-    confirm_seconds = max(space.measurement.confirm_seconds, least)
+    usual = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else _CONFIRM_SECONDS
+    confirm_seconds = space.measurement.confirm_seconds or usual
     return Protocols(search, replace(search, check_seconds=confirm_seconds))

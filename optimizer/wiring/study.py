@@ -88,9 +88,9 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
     slot = slot_of(space)
-    require_host(space, slot)
+    server = require_host(space, slot)
     require_packages(space, SAMPLER_PACKAGES[request.sampler])
-    machine = this_machine()
+    machine = this_machine(server, space.search_space.hardware.gpus)
     directory = StudyDirectory(request.results.absolute() / space.study)
     if request.warm_start is not None and not directory.trials.read_all():
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
@@ -188,7 +188,7 @@ class _Study:
         # everything is built.
         self._directory.trials.read_all()
         self._open_study(self._space.search_space).close()
-        with self._place.session() as session:
+        with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
             with (

@@ -105,7 +105,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     cores = local_slot().cores
     slot = Slot(cores[:1], cores[-1:])
     place = Place(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
-    with place.session() as session:
+    with place.session(space) as session:
         prepared = place.prepare(session, space, lambda _: None)
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))

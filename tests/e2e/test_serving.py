@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
+from optimizer import releases
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import (
@@ -27,6 +29,7 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
 from optimizer.load.plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
+from optimizer.releases import EngineFacts, Release
 from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
 from optimizer.search.events import Event, LevelStarted, Note
 from optimizer.search.prepare import PreparePhase
@@ -204,6 +207,20 @@ def test_a_model_that_cannot_initialise_fails_with_its_own_words(serving: Servin
         pytest.raises(ModelLoadFailure, match="no such runtime here"),
     ):
         serving.serve(serving.config())
+
+
+def test_an_engine_of_another_tensorrt_is_refused_before_it_is_loaded(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releases, "RELEASES", (Release("24.10", "2.51.0", "10.4.0.26"),))
+    config = serving.config()
+    [(name, files)] = serving.files(config).items()
+    fitting, other = (EngineFacts(v, "NVIDIA A10G", (8, 6)) for v in ("10.4.0.26", "10.16.1.11"))
+    serving.session.serve(config, {name: replace(files, engine=fitting)})
+    message = "built with TensorRT 10.16.1.11, but Triton 2.51.0 has TensorRT 10.4.0.26"
+    with pytest.raises(ModelLoadFailure, match=re.escape(message)):
+        serving.session.serve(config, {name: replace(files, engine=other)})
+    assert serving.cosine(serving.serve(config)) > 0.99999
 
 
 def test_a_server_that_runs_something_else_is_a_mismatch(

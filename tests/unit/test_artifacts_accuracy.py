@@ -70,3 +70,27 @@ def test_an_output_agrees_with_itself(outputs: NDArray[np.float32]) -> None:
     assert accuracy.argmax_agreement == 1.0
     assert accuracy.max_abs_error == 0.0
     assert accuracy.min_cosine == pytest.approx(1.0)
+
+
+def test_positions_of_padding_count_for_nothing() -> None:
+    reference = np.array([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    served = np.array([[[1.0, 0.0], [0.0, 1.0], [np.nan, 9.0]]])
+    judged = np.array([[True, True, False]])
+    accuracy = compare(reference, served, judged)
+    assert (accuracy.argmax_agreement, accuracy.max_abs_error) == (0.5, 1.0)
+    assert accuracy.mean_cosine == accuracy.min_cosine == pytest.approx(0.5)
+
+
+@given(
+    arrays(np.float32, (2, 3, 4), elements=st.floats(-1e6, 1e6, width=32)),
+    arrays(np.float32, (2, 3, 4)),
+    arrays(np.bool_, (2, 3)).filter(lambda judged: bool(judged.any())),
+)
+def test_whatever_stands_at_positions_that_are_not_judged_changes_nothing(
+    reference: NDArray[np.float32], anything: NDArray[np.float32], judged: NDArray[np.bool_]
+) -> None:
+    served = np.where(judged[..., None], reference, anything)
+    accuracy = compare(reference, served, judged)
+    assert accuracy.argmax_agreement == 1.0
+    assert accuracy.max_abs_error == 0.0
+    assert accuracy.min_cosine == pytest.approx(1.0)

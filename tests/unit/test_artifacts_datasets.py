@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.artifacts.datasets import model_inputs, read_rows, row_digest
+from optimizer.artifacts.datasets import model_inputs, row_digest
+from optimizer.artifacts.given_rows import read_rows
 from optimizer.errors import UsageError
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.workload import LengthDistribution, Payloads, TensorSpec
@@ -152,3 +154,126 @@ def test_a_single_array_and_pickled_objects_are_refused(tmp_path: Path) -> None:
     for name, message in [("one.npy", "got one bare array"), ("pickled.npz", "plain arrays")]:
         with pytest.raises(UsageError, match=message):
             read_rows(tmp_path / name, 1, PAYLOADS)
+
+
+def good_row(length: int = 8, token: int = 7) -> dict[str, Any]:
+    return {"ids": [token] * length, "mask": [1] * length, "score": [0.5, -1, 1]}
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows))
+    return path
+
+
+def given(rows: list[dict[str, Any]]) -> DataSet:
+    """The rows as a space file gives them."""
+    tensors = {name: [row[name] for row in rows] for name in rows[0]}
+    return DataSet(None, len(rows), 0, json.dumps(tensors))
+
+
+def test_json_lines_are_padded_as_requests_are(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [good_row(3), good_row(8), "not read"])
+    short, long = read_rows(path, 2, PAYLOADS)
+    np.testing.assert_array_equal(short["ids"], [[7, 7, 7, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(short["mask"], [[1, 1, 1, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(short["score"], np.array([[0.5, -1, 1]], np.float32))
+    assert {name: (v.dtype, v.shape) for name, v in short.items()} == {
+        name: (v.dtype, v.shape) for name, v in long.items()
+    }
+    assert short["ids"].dtype == np.int64
+    assert short["score"].dtype == np.float32
+
+
+def test_all_three_ways_give_the_same_rows(tmp_path: Path) -> None:
+    rows = [good_row(4, token) for token in (5, 6, 7)]
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    ways = [
+        DataSet(save(tmp_path / "d.npz", arrays), 3, 0),
+        DataSet(write_lines(tmp_path / "d.jsonl", rows), 3, 0),
+        given(rows),
+    ]
+    first, *others = [
+        [row_digest(r) for r in model_inputs(model(DataSet(None, 2, 0), way)).evaluation]
+        for way in ways
+    ]
+    assert len(set(first)) == 3
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{'ids'", "row 1: must be a JSON object of values by input, got \"{'ids'\""),
+        ([1, 2], r"row 1: must be a JSON object of values by input, got \[1, 2\]"),
+        ("", "row 1: must be a JSON object of values by input, got ''"),
+        ({**good_row(), "ids": [[7], 7]}, "row 1: ids must be a regular list of numbers, got"),
+        ({**good_row(), "ids": 7}, r"row 1: ids: must have shape \[rows, length\], got \[1\]"),
+        ({**good_row(), "ids": ["a"] * 8}, "row 1: ids: must hold integers, got <U1"),
+        ({**good_row(), "ids": [7.5] * 8}, "row 1: ids: must hold integers, got float64"),
+        ({**good_row(), "ids": [None] * 8}, "row 1: ids: must hold integers, got object"),
+        (good_row(9), r"row 1: ids: must be 1 to 8 long \(longest request\), got \[9\]"),
+        (good_row(0), r"row 1: ids: must be 1 to 8 long \(longest request\), got \[0\]"),
+        (good_row(token=100), "row 1: ids: must be 5 to 99, or 0 as padding, got 100$"),
+        (
+            {**good_row(), "mask": [1]},
+            r"row 1: lengths: .* every tensor, got ids \[8\], mask \[1\]",
+        ),
+        ({**good_row(), "score": [1, 2, 0]}, "row 1: score: must be -1 to 1, .* got 2.0$"),
+        (
+            {**good_row(), "score": [1, 0]},
+            r"row 1: score: must have shape \[rows, 3\], got \[1, 2\]",
+        ),
+        ({**good_row(), "score": "NaN"}, "row 1: score: must have shape"),
+        ({**good_row(), "x": 1}, "row 1: x: is not an input; the inputs are ids, mask, score"),
+        ({"ids": [7]}, "row 1: mask: is missing"),
+    ],
+)
+def test_mistakes_of_json_lines_name_the_row(tmp_path: Path, row: Any, message: str) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [good_row(), row])
+    with pytest.raises(UsageError, match=message) as caught:
+        read_rows(path, 2, PAYLOADS)
+    assert str(caught.value).startswith(f"{path} cannot be used:\n  row 1")
+
+
+def test_too_few_lines_and_all_their_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [good_row(9), good_row(), good_row(token=1)])
+    with pytest.raises(UsageError) as caught:
+        read_rows(path, 4, PAYLOADS)
+    said = [line.split(",")[0] for line in str(caught.value).splitlines()]
+    assert [line[:6] for line in said[1:4]] == ["  row ", "  row ", "  row "]
+    assert said[-1] == "  rows: must be at least 4"
+    many = write_lines(tmp_path / "many.jsonl", [good_row(token=1)] * 50)
+    with pytest.raises(UsageError, match=r"\n  and 30 more$"):
+        read_rows(many, 50, PAYLOADS)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_json_lines_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "d.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"d\.jsonl: must be a readable file of UTF-8 text"):
+        read_rows(path, 1, PAYLOADS)
+
+
+def test_tensors_of_the_space_file_are_named_by_their_key() -> None:
+    wrong = DataSet(None, 2, 0, json.dumps({"ids": [[7], [8]], "mask": [[1], [1, 1]]}))
+    with pytest.raises(UsageError) as caught:
+        model_inputs(model(DataSet(None, 2, 0), wrong))
+    assert str(caught.value).splitlines() == [
+        "models.m.evaluation.tensors cannot be used:",
+        "  row 0: score: is missing",
+        "  row 1: score: is missing",
+    ]
+    short = DataSet(None, 2, 0, json.dumps({"ids": [[7], [8]], "mask": [[1]]}))
+    with pytest.raises(UsageError, match="mask: must have at least 2 rows, got 1"):
+        model_inputs(model(short, DataSet(None, 2, 0)))
+
+
+def test_given_rows_are_kept_apart_and_are_evidence(tmp_path: Path) -> None:
+    rows = [good_row(4, token) for token in (5, 6, 7)]
+    file = DataSet(write_lines(tmp_path / "d.jsonl", rows[2:]), 1, 0)
+    with pytest.raises(UsageError, match=r"d\.jsonl: 1 of 1 rows are used for calibration and"):
+        model_inputs(model(given(rows), file))
+    assert model(DataSet(None, 2, 0), given(rows)).accuracy_evidence == "dataset"
+    assert model(given(rows), DataSet(None, 2, 0)).accuracy_evidence == "synthetic"

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.production import build_artifact, prepare_model
 from optimizer.artifacts.products import OutputSpec
+from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.serving_config import ArtifactSpec
-from optimizer.workload import LengthDistribution, Payloads, TensorSpec, stack
+from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec, stack
 
 WIDTH = 64
 
@@ -55,8 +59,19 @@ def model(path: Path, output: str = "y", **tensor: object) -> ModelSpec:
     return ModelSpec("product", source, payloads, data, data, AccuracyLimits(1, 1), output)
 
 
+def run(graph: Path, kind: GraphKind, request: Tensors) -> NDArray[Any]:
+    """By ONNX's own evaluator where ONNX Runtime has no kernels."""
+    outputs: Any
+    if kind == "bf16":
+        outputs = ReferenceEvaluator(str(graph)).run(None, request)
+    else:
+        outputs = onnxruntime.InferenceSession(graph).run(None, request)
+    served: NDArray[Any] = outputs[0]
+    return served
+
+
 @pytest.mark.parametrize("external", [False, True])
-@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8_s8s8", "int8_u8s8"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_trt"])
 def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> None:
     spec = model(write_graph(tmp_path / "m.onnx", external=external))
     cache = ArtifactCache(tmp_path / "cache")
@@ -66,10 +81,9 @@ def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> Non
     files = {path.name for path in entry.path.iterdir()}
     assert (len(files) == 2) == external
     assert "model.onnx" in files
-    session = onnxruntime.InferenceSession(entry.path / "model.onnx")
-    served = session.run(None, stack(prepared.evaluation))[0]
+    served = run(entry.path / "model.onnx", kind, stack(prepared.evaluation))
     assert served.dtype == np.float32
-    tolerance = 1e-5 if kind == "fp32" else 0.01 if kind == "fp16" else 0.3
+    tolerance = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.1}.get(kind, 0.3)
     assert compare(prepared.reference, served).max_abs_error < tolerance
 
 
@@ -152,3 +166,81 @@ def test_external_data_may_not_lie_elsewhere(tmp_path: Path) -> None:
     onnx.save(header, path)
     with pytest.raises(UsageError, match="must lie beside the file"):
         prepare_model(model(path), ArtifactCache(tmp_path / "cache"))
+
+
+def test_scales_too_small_for_fp16_are_raised(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx")
+    tiny = onnx.load(path)
+    weights = numpy_helper.to_array(tiny.graph.initializer[0]) * np.float32(1e-3)
+    tiny.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    onnx.save(tiny, path)
+    graphs = PrecisionGraphs(model(path), ArtifactCache(tmp_path / "cache"))
+    before = scales_of_weights(graphs.entry("int8_s8s8").path / "model.onnx")
+    after = scales_of_weights(graphs.entry("int8_trt").path / "model.onnx")
+    assert before.max() < SMALLEST_FP16_SCALE
+    assert after.dtype == np.float16
+    assert (after == SMALLEST_FP16_SCALE).all()
+
+
+def scales_of_weights(path: Path) -> NDArray[Any]:
+    made = onnx.load(path).graph
+    [node] = [n for n in made.node if n.op_type == "QuantizeLinear" and n.input[0] == "w"]
+    return numpy_helper.to_array(next(t for t in made.initializer if t.name == node.input[1]))
+
+
+def test_a_block_that_can_be_quantised_by_half_only_is_refused(tmp_path: Path) -> None:
+    made = onnx.load(write_graph(tmp_path / "m.onnx"))
+    made.graph.node[0].output[0] = "product"
+    made.graph.node.extend(
+        [
+            helper.make_node("Relu", ["product"], ["h"], "activation"),
+            helper.make_node("Gemm", ["h", "w"], ["y"], "half"),
+        ]
+    )
+    made.graph.node[0].name = "other_half"
+    onnx.save(made, tmp_path / "m.onnx")
+    graphs = PrecisionGraphs(model(tmp_path / "m.onnx"), ArtifactCache(tmp_path / "cache"))
+    with pytest.raises(BuildFailure, match=r"other_half: both products .* and not in half"):
+        graphs.entry("int8_trt")
+
+
+def test_padding_is_not_judged_where_outputs_have_a_row_for_each_position(tmp_path: Path) -> None:
+    path = write_token_graph(tmp_path / "m.onnx")
+    tensors = (
+        TensorSpec("ids", "INT64", (None,), minimum=1, maximum=1000),
+        TensorSpec("attention_mask", "INT64", (None,), minimum=1, maximum=1),
+    )
+    payloads = Payloads(tensors, LengthDistribution((2, 5), (0.5, 0.5)))
+    spec = replace(model(path), payloads=payloads)
+    prepared = prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+    assert prepared.reference.shape == (12, 5, 1)
+    masks = np.concatenate([row["attention_mask"] for row in prepared.evaluation])
+    assert prepared.judged is not None
+    np.testing.assert_array_equal(prepared.judged, masks == 1)
+    assert not prepared.judged.all()
+
+
+def test_outputs_without_positions_are_judged_whole(tmp_path: Path) -> None:
+    spec = model(write_graph(tmp_path / "m.onnx"))
+    assert prepare_model(spec, ArtifactCache(tmp_path / "cache")).judged is None
+
+
+def write_token_graph(path: Path) -> Path:
+    """y [batch, length, 1] is ids times attention_mask."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["ids", "attention_mask"], ["own"]),
+            helper.make_node("Cast", ["own"], ["floating"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["floating", "last"], ["y"]),
+        ],
+        "tokens",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+            for name in ("ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", 1])],
+        [numpy_helper.from_array(np.array([2]), "last")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(made, path)
+    return path

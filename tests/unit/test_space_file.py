@@ -78,7 +78,7 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
     assert space.price == LISTED
     assert space.demand == Demand(500.0, 0.0)
     assert space.budget == Budget(60, 8 * 3600.0)
-    assert space.measurement == MeasurementSettings(8.0, 10.0, 1.0, 20.0, 5000)
+    assert space.measurement == MeasurementSettings(8.0, 10.0, 1.0, None, 5000)
     (stream,) = space.workload.streams
     assert (stream.name, stream.target, stream.arrivals) == ("bert", "bert", "poisson")
     assert stream.limit == LatencyLimit(95, 500)
@@ -133,7 +133,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert space.demand == Demand(20.5, 0.2)
     assert space.workload.streams[0].limit == LatencyLimit(99, 80)
     assert space.budget == Budget(3, 5400.0)
-    assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, 20.0, 5000)
+    assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, None, 5000)
     assert space.models[0].payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
     assert space.models[0].evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)
     assert space.models[0].accuracy_evidence == "dataset"
@@ -581,6 +581,38 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     )
     with pytest.raises(SpaceFileError, match=r"must be readable \(Is a directory\)"):
         load_space(tmp_path, PRICES, HARDWARE)
+
+
+LENGTHS_AND = "{fixed: 32}\n    evaluation: "
+
+
+def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
+    given = "{tensors: {input_ids: [[7, 8], [9]]}}"
+    space = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given)))
+    assert space.models[0].evaluation == DataSet(None, 2, 0, '{"input_ids": [[7, 8], [9]]}')
+    assert space.models[0].accuracy_evidence == "dataset"
+    stored = json.loads(json.dumps(space.content, allow_nan=False))
+    again = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given[:-1] + ", samples: 2}")))
+    assert again.content == stored, "a stored space reads as the same"
+    one = load(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + given[:-1] + ", samples: 1}")))
+    assert one.models[0].evaluation.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "mistake"),
+    [
+        ("{tensors: {}}", "line 10: models.bert.evaluation.tensors: must have at least 1 item"),
+        ("{tensors: {input_ids: 7}}", "evaluation.tensors.input_ids: must be a valid list, got 7"),
+        ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
+        (
+            "{tensors: {input_ids: [[7]]}, file: space.yaml}",
+            "line 10: models.bert.evaluation.tensors: goes without file, got 'space.yaml'",
+        ),
+    ],
+)
+def test_mistakes_of_inputs_in_the_file(tmp_path: Path, section: str, mistake: str) -> None:
+    [said] = mistakes(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + section)))
+    assert mistake in said
 
 
 def test_the_content_holds_what_a_study_depends_on_and_nothing_else(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def test_the_space_says_how_long_levels_take() -> None:
 
 
 def test_a_gpu_is_confirmed_for_ten_minutes_over_both_rounds() -> None:
-    found = protocols(SPACE, replace(CPU, gpu_uuids=("GPU-1",)))
-    assert found.confirm.check_seconds == 300.0
-    assert found.search == protocols(SPACE, CPU).search
-    longer = replace(SPACE, measurement=replace(SPACE.measurement, confirm_seconds=400.0))
-    assert protocols(longer, replace(CPU, gpu_uuids=("GPU-1",))).confirm.check_seconds == 400.0
+    gpu = replace(CPU, gpu_uuids=("GPU-1",))
+    unsaid = replace(SPACE, measurement=replace(SPACE.measurement, confirm_seconds=None))
+    assert protocols(unsaid, gpu).confirm.check_seconds == 300.0
+    assert protocols(unsaid, CPU).confirm.check_seconds == 20.0
+    assert protocols(unsaid, gpu).search == protocols(unsaid, CPU).search
+    assert protocols(SPACE, gpu).confirm.check_seconds == 4.0, "what the file says is kept"

@@ -1,0 +1,122 @@
+"""The TensorRT builder: from a model's graphs to a plan and its facts, in the artefact cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from optimizer.artifacts.cache import CacheEntry, Key, key_digest
+from optimizer.artifacts.engines.places import PLACES, Folders, Workplace
+from optimizer.artifacts.engines.recipe import (
+    FACTS_FILE,
+    PLAN_FILE,
+    Recipe,
+    input_shapes,
+    recipe_for,
+)
+from optimizer.artifacts.engines.script_output import facts_from_json
+from optimizer.artifacts.graphs import GraphKind
+from optimizer.artifacts.tensorrt_rules import check_tensorrt_rules
+from optimizer.artifacts.workbench import Workbench
+from optimizer.errors import BuildFailure
+from optimizer.hosting import BuildPlace, EngineSettings
+from optimizer.releases import EngineFacts
+from optimizer.serving_config import ArtifactSpec, EngineProfile, Precision
+
+GRAPHS: dict[Precision, GraphKind] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "int8": "int8_trt",
+}
+"""The graph that carries each precision; networks are strongly typed, so nothing else does."""
+
+Places = Mapping[BuildPlace, Callable[[EngineSettings], Workplace]]
+
+
+class TensorRtBuilder:
+    """A plan for one GPU model and one TensorRT: model.plan, and plan.json with its facts."""
+
+    def __init__(self, places: Places = PLACES) -> None:
+        self._places = places
+
+    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+        """See `ArtifactBuilder`."""
+        return self._engine(spec, bench).key
+
+    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+        """See `ArtifactBuilder`. Raises BuildFailure where there is no GPU to build it on."""
+        engine = self._engine(spec, bench)
+        return bench.cache.get_or_build(engine.key, engine.build)
+
+    def maker(self, entry: CacheEntry) -> str:
+        """See `ArtifactBuilder`."""
+        facts = read_facts(entry.path)
+        assert facts is not None
+        return f"tensorrt {facts.tensorrt}"
+
+    def _engine(self, spec: ArtifactSpec, bench: Workbench) -> _Engine:
+        if bench.engines is None:
+            raise BuildFailure("an engine is built on and for a GPU, and there is none")
+        if spec.profile is None:
+            raise BuildFailure("an engine needs a profile of batch sizes")
+        place = self._places[bench.engines.place](bench.engines)
+        return _Engine(spec.precision, spec.profile, bench, bench.engines, place)
+
+
+def read_facts(folder: Path) -> EngineFacts | None:
+    """The facts beside a plan; None where the folder holds no engine."""
+    file = folder / FACTS_FILE
+    return facts_from_json(json.loads(file.read_text())) if file.exists() else None
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """One engine that is wanted."""
+
+    precision: Precision
+    profile: EngineProfile
+    bench: Workbench
+    settings: EngineSettings
+    place: Workplace
+
+    @cached_property
+    def key(self) -> Key:
+        return {
+            "kind": "tensorrt",
+            "precision": self.precision,
+            "batch": [self.profile.optimal_batch_size, self.profile.max_batch_size],
+            "graph": key_digest(self.bench.graphs.key(GRAPHS[self.precision])),
+            "recipe": asdict(self.recipe),
+            "place": self.settings.place,
+            **self.identity,
+        }
+
+    def build(self, into: Path) -> None:
+        graph = self.bench.graphs.entry(GRAPHS[self.precision]).path
+        check_tensorrt_rules(graph / "model.onnx")
+        timings = self.bench.cache.timings
+        timings.mkdir(parents=True, exist_ok=True)
+        facts = self.place.run(self.recipe, Folders(graph, into, timings), self.bench.tell)
+        if not (into / PLAN_FILE).is_file():
+            raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
+        (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        inputs = input_shapes(self.bench.model.payloads, self.profile)
+        return recipe_for(self.precision, inputs, self.settings, self._timing_cache)
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        return self.place.identity()
+
+    @property
+    def _timing_cache(self) -> str:
+        """One for each TensorRT and GPU model: timings hold for no other."""
+        name = "-".join([*self.identity.values(), self.settings.gpu.name])
+        return re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".cache"

@@ -1,0 +1,123 @@
+"""An ONNX graph read for checking: who makes what, who reads what, which numbers are constant.
+
+Weights in external data stay on disk, but for those that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxGraph:
+    """The nodes of a graph and of its subgraphs; `path` is its file, external data beside it."""
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+
+        header = onnx.load(path, load_external_data=False)
+        self._folder = path.parent
+        self._header = header.graph
+        self.opset = max(o.version for o in header.opset_import if o.domain in {"", "ai.onnx"})
+
+    @cached_property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """All nodes."""
+        return [node for graph in self._graphs for node in graph.node]
+
+    @cached_property
+    def weights(self) -> dict[str, onnx.TensorProto]:
+        """Constant tensors by name: initializers and what Constant nodes hold."""
+        found = {tensor.name: tensor for graph in self._graphs for tensor in graph.initializer}
+        for node in self.nodes:
+            tensor = held_tensor(node)
+            if tensor is not None:
+                found[node.output[0]] = tensor
+        return found
+
+    @cached_property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """What requests give: inputs that are not initializers."""
+        return [value for value in self._header.input if value.name not in self.weights]
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Nodes that read a tensor, by its name."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None for an input of the graph and for an initializer."""
+        return self._makers.get(name)
+
+    def numbers(self, name: str) -> NDArray[Any] | None:
+        """Values of a constant tensor; None where `name` is no constant."""
+        import onnx
+
+        tensor = self.weights.get(name)
+        return None if tensor is None else onnx.numpy_helper.to_array(tensor, str(self._folder))
+
+    def missing_data(self) -> Iterator[tuple[str, str, str]]:
+        """Tensors whose external data is not there: name, rule, what was found."""
+        for name, tensor in self.weights.items():
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            if "location" in entries:
+                file = self._folder / entries["location"]
+                size = file.stat().st_size if file.is_file() else None
+                end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+                if size is None or size < end:
+                    rule = f"external data must lie beside the graph ({end} bytes at least)"
+                    got = f"{file.name} of {size} bytes" if size is not None else "no file"
+                    yield name, rule, f"{got} ({entries['location']})"
+
+    @cached_property
+    def _graphs(self) -> list[onnx.GraphProto]:
+        found = [self._header]
+        for graph in found:  # grows while it is read
+            found += [
+                inner
+                for node in graph.node
+                for attribute in node.attribute
+                for inner in chain(
+                    [attribute.g] if attribute.HasField("g") else [], attribute.graphs
+                )
+            ]
+        return found
+
+    @cached_property
+    def _makers(self) -> dict[str, onnx.NodeProto]:
+        return {name: node for node in self.nodes for name in node.output if name}
+
+
+def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor, or the floating-point numbers as one, that a Constant holds; None for others."""
+    import onnx
+
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    [attribute] = node.attribute
+    match attribute.name:
+        case "value":
+            return attribute.t
+        case "value_float":
+            return onnx.numpy_helper.from_array(np.array(attribute.f, np.float32))
+        case "value_floats":
+            return onnx.numpy_helper.from_array(np.array(attribute.floats, np.float32))
+    return None
+
+
+def label(node: onnx.NodeProto) -> str:
+    """Name of a node for people; one without a name goes by what it makes."""
+    return node.name or f"{node.op_type} of {node.output[0]}"

@@ -1,0 +1,150 @@
+"""What the prepare phase leaves out, and why, with a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.artifacts.workshop import Workshop
+from optimizer.errors import EverythingFailedError, UsageError
+from optimizer.hardware import Gpu
+from optimizer.machine.slots import local_slot
+from optimizer.search.events import Event, Note
+from optimizer.search.prepare import Prepared, PreparePhase, refusal
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ArtifactSpec, Precision
+from optimizer.shipped import shipped
+from optimizer.space_file import Space
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
+from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ServingSession
+from optimizer.wiring.parts import open_space
+from tests.e2e import tiny
+from tests.e2e.conftest import Built
+
+pytestmark = pytest.mark.timeout(300)
+
+METRIC = """
+def agreement(inputs, outputs):
+    assert inputs["input_ids"].shape == (16, 16)
+    assert outputs.shape == (16, 3)
+    return 0.5
+"""
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[ServingSession]:
+    runtime = find_embedded_runtime()
+    repository = tmp_path / "repository"
+    launcher = EmbeddedLauncher(
+        runtime, runtime.lay_out(tmp_path / "backends"), repository, tmp_path / "server.log"
+    )
+    models = ModelRepository(repository, shipped("model_repository_templates"))
+    with ServingSession(launcher, models, local_slot()) as session:
+        yield session
+
+
+def prepared(
+    space: Space, session: ServingSession, built: Built, folder: Path
+) -> tuple[Prepared, list[str]]:
+    """What the phase leaves, and the notes that it gave."""
+    notes: list[Event] = []
+    with Workshop(built.cache, folder / "build.log", threads=2) as workshop:
+        phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, notes.append)
+        found = phase.run(space.models, space.search_space)
+    return found, [note.text for note in notes if isinstance(note, Note)]
+
+
+def with_metric(minimum: float) -> dict[str, Any]:
+    content = tiny.space(parameters={"batching": False})
+    accuracy = {"metric": {"function": "metrics.py:agreement", "minimum": minimum}}
+    content["models"]["bert"]["accuracy"] |= accuracy
+    return content
+
+
+def test_the_memory_of_one_instance_tells_how_many_fit(
+    tmp_path: Path, session: ServingSession, built: Built
+) -> None:
+    content = tiny.space(
+        parameters={"batching": False, "instance_count": [1, 2], "intra_op_threads": [1]}
+    )
+    space = open_space(tiny.write_space(tmp_path, content))
+    found, notes = prepared(space, session, built, tmp_path)
+    [gated] = found.gated
+    assert gated.instance_mib is not None
+    assert 20 < gated.instance_mib < 2000, "a process with ONNX Runtime and a tiny model"
+    assert len(found.space) == 2
+    assert not any("do not fit" in note for note in notes)
+    # A machine in which one and a half of them fit.
+    hardware = replace(space.search_space.hardware, memory_mib=int(gated.instance_mib * 1.5 / 0.9))
+    small = replace(space, search_space=replace(space.search_space, hardware=hardware))
+    found, notes = prepared(small, session, built, tmp_path)
+    config = found.space.config(found.space.at(0))
+    assert len(found.space) == 1
+    assert config.models[0].instance_count == 1
+    assert any(note.startswith("1 of 2 configurations are left out") for note in notes)
+    hardware = replace(hardware, memory_mib=10)
+    none = replace(space, search_space=replace(space.search_space, hardware=hardware))
+    with pytest.raises(EverythingFailedError, match="the instances fit in 9 MiB of memory"):
+        prepared(none, session, built, tmp_path)
+
+
+@pytest.mark.parametrize(("minimum", "dropped"), [(0.5, False), (0.6, True)])
+def test_the_users_metric_judges_what_was_served(
+    tmp_path: Path, session: ServingSession, built: Built, minimum: float, dropped: bool
+) -> None:
+    (tmp_path / "metrics.py").write_text(METRIC)
+    space = open_space(tiny.write_space(tmp_path, with_metric(minimum)))
+    if dropped:
+        with pytest.raises(EverythingFailedError, match=r"agreement must be at least 0\.6, got 0"):
+            prepared(space, session, built, tmp_path)
+        return
+    found, _ = prepared(space, session, built, tmp_path)
+    accuracy = found.gated[0].accuracy
+    assert accuracy is not None
+    assert accuracy.metric == 0.5
+
+
+def test_a_metric_that_fails_ends_the_run_and_not_the_artefact(
+    tmp_path: Path, session: ServingSession, built: Built
+) -> None:
+    (tmp_path / "metrics.py").write_text(METRIC.replace("0.5", "None"))
+    space = open_space(tiny.write_space(tmp_path, with_metric(0.5)))
+    with pytest.raises(UsageError, match=r"metrics\.py:agreement: must return a finite number"):
+        prepared(space, session, built, tmp_path)
+
+
+def test_int8_of_trained_weights_needs_real_inputs(
+    tmp_path: Path, session: ServingSession, built: Built
+) -> None:
+    graph = built.files[built.spec("onnxruntime", "fp32")].artifact / "model.onnx"
+    content = tiny.space(parameters={"precision": ["fp32", "int8"], "batching": False})
+    model = content["models"]["bert"]
+    model["source"] = {"onnx": str(graph)}
+    space = open_space(tiny.write_space(tmp_path, content))
+    found, _ = prepared(space, session, built, tmp_path)
+    reasons = {gated.spec.precision: gated.dropped for gated in found.gated}
+    assert reasons["fp32"] is None
+    assert str(reasons["int8"]).startswith("INT8 of trained weights is recommended on real inputs")
+    assert len(found.space) == 1
+    model["accuracy"]["int8_on_generated_data"] = True
+    allowed = open_space(tiny.write_space(tmp_path, content))
+    assert refusal(_spec("int8"), allowed.models[0], allowed.search_space.hardware) is None
+
+
+def test_a_precision_that_the_gpu_lacks_is_not_built() -> None:
+    space = open_space(shipped("search_spaces/quickstart.yaml"))
+    t4 = Gpu("GPU-0", "Tesla T4", (7, 5), 15360)
+    hardware = replace(space.search_space.hardware, gpus=(t4,))
+    reason = refusal(_spec("bf16"), space.models[0], hardware)
+    assert reason == "bf16 needs compute capability 8.0, Tesla T4 has 7.5"
+    assert refusal(_spec("fp16"), space.models[0], hardware) is None
+
+
+def _spec(precision: Precision) -> ArtifactSpec:
+    return ArtifactSpec("bert", "tensorrt", "tensorrt", precision)

@@ -1,0 +1,208 @@
+"""Trained weights in every precision: how far their outputs are from FP32, on real sentences.
+
+The figures are printed: pytest -s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from optimizer.artifacts.accuracy import Accuracy, compare
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.products import PreparedModel
+from optimizer.artifacts.tensorrt_rules import broken_rules
+from optimizer.artifacts.workshop import Workshop
+from optimizer.model_spec import ModelSpec
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ArtifactSpec, Precision, Runtime
+from optimizer.wiring.parts import open_space
+from optimizer.workload import Tensors, stack
+from tests.e2e import minilm, tiny
+from tests.e2e.running import Optimizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+Run = Callable[[Path, Tensors], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search of one trial, for which every artefact was built, served and gated."""
+
+    model: ModelSpec
+    cache: Path
+    output: str
+    summary: dict[str, Any]
+    gated: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("real weights")
+    minilm.write_inputs(folder)
+    space = tiny.write_space(folder, minilm.space())
+    optimizer = Optimizer(["run", space, "--cache", folder / "cache"], folder)
+    try:
+        assert optimizer.wait(300) == 0, optimizer.errors + optimizer.output
+    finally:
+        optimizer.end()
+    study = StudyDirectory(folder / "results" / "minilm")
+    return Searched(
+        open_space(space).models[0],
+        folder / "cache",
+        optimizer.output,
+        dict(study.read_json(study.summary)),
+        {row["artifact"]: row for row in study.read_json(study.prepared)["artifacts"]},
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(searched: Searched) -> PreparedModel:
+    with Workshop(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
+        return workshop.prepare_model(searched.model)
+
+
+def run_onnxruntime(graph: Path, request: Tensors) -> NDArray[Any]:
+    import onnxruntime
+
+    served: NDArray[Any] = onnxruntime.InferenceSession(graph).run(None, request)[0]
+    return served
+
+
+def run_openvino(graph: Path, request: Tensors, hint: str = "f32") -> NDArray[Any]:
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": hint}
+    served: NDArray[Any] = openvino.Core().compile_model(graph, "CPU", options)(request)[0]
+    return served
+
+
+def run_openvino_bf16(graph: Path, request: Tensors) -> NDArray[Any]:
+    return run_openvino(graph, request, "bf16")
+
+
+def said(what: str, accuracy: Accuracy, pooled: NDArray[Any]) -> None:
+    print(
+        f"{what}: cosine {accuracy.mean_cosine:.5f} (worst {accuracy.min_cosine:.5f}), "
+        f"argmax {accuracy.argmax_agreement:.4f}, "
+        f"sentence embeddings {pooled.mean():.5f} (worst {pooled.min():.5f})"
+    )
+
+
+def sentence_cosines(
+    reference: NDArray[Any], served: NDArray[Any], own: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Cosine of each sentence's embedding, which is the mean over its own tokens."""
+    a, b = ((each * own[..., None]).sum(axis=1) for each in (reference, served))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: NDArray[Any] = (a * b).sum(axis=1) / lengths
+    return cosines
+
+
+SERVED: list[tuple[str, float]] = [
+    ("onnxruntime/fp32", 0.99999),
+    ("onnxruntime/int8", 0.96),
+    ("openvino/fp32", 0.99999),
+    ("openvino/bf16", 0.999),
+    ("openvino/int8", 0.95),
+]
+
+
+@pytest.mark.parametrize(("artifact", "least"), SERVED)
+def test_the_gate_reports_how_close_served_outputs_are(
+    searched: Searched, artifact: str, least: float
+) -> None:
+    gated = searched.gated[f"minilm/{artifact}"]
+    assert gated["dropped"] is None
+    assert gated["accuracy"]["samples"] == len(minilm.EVALUATION) >= 64
+    cosine = gated["accuracy"]["mean_cosine"]
+    print(f"{artifact}: {gated['accuracy']}")
+    assert cosine >= least
+    assert f"cosine {cosine:.4f}" in searched.output
+    if not artifact.endswith("fp32"):
+        assert cosine < 0.99999, "the same numbers are no lower precision"
+
+
+def test_judged_on_given_sentences_is_no_synthetic_evidence(searched: Searched) -> None:
+    assert searched.summary["accuracy_evidence"] == "dataset"
+    assert "generated inputs" not in searched.output
+
+
+def test_the_reference_is_what_transformers_calculates_and_padding_is_not_judged(
+    prepared: PreparedModel,
+) -> None:
+    assert prepared.judged is not None
+    assert prepared.judged.shape == (len(minilm.EVALUATION), minilm.LENGTH)
+    own = [int(row["attention_mask"].sum()) for row in prepared.evaluation]
+    assert prepared.judged.sum(axis=1).tolist() == own
+    served = run_onnxruntime(prepared.fp32_graph, stack(prepared.evaluation))
+    assert compare(prepared.reference, served, prepared.judged).max_abs_error < 1e-4
+
+
+FILES: list[tuple[Runtime, Precision, Run]] = [
+    ("onnxruntime", "fp32", run_onnxruntime),
+    ("onnxruntime", "int8", run_onnxruntime),
+    ("openvino", "fp32", run_openvino),
+    ("openvino", "bf16", run_openvino_bf16),
+    ("openvino", "int8", run_openvino),
+]
+
+
+@pytest.mark.parametrize(("runtime", "precision", "run"), FILES)
+def test_triton_serves_what_the_runtime_calculates(
+    searched: Searched, prepared: PreparedModel, runtime: Runtime, precision: Precision, run: Run
+) -> None:
+    spec = ArtifactSpec("minilm", runtime, "python", precision)
+    with Workshop(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
+        artifact = workshop.build(spec, searched.model)
+    assert artifact.cached
+    file = artifact.path / ("model.xml" if runtime == "openvino" else "model.onnx")
+    served = run(file, stack(prepared.evaluation))
+    accuracy = compare(prepared.reference, served, prepared.judged)
+    gated = searched.gated[spec.label]["accuracy"]
+    # Kernels differ between batch sizes; INT8 rounds their differences to whole steps.
+    assert accuracy.mean_cosine == pytest.approx(gated["mean_cosine"], abs=0.005)
+
+
+GRAPHS: list[tuple[GraphKind, Run, float, float]] = [
+    # Kind, runtime, smallest mean cosine of the tokens, and of the sentences.
+    ("fp16", run_onnxruntime, 0.9999, 0.9999),
+    ("fp16", run_openvino, 0.9999, 0.9999),
+    # ONNX Runtime's CPU provider has no BF16 kernels.
+    ("bf16", run_openvino, 0.999, 0.999),
+    ("int8_s8s8", run_onnxruntime, 0.95, 0.96),
+    ("int8_s8s8", run_openvino, 0.95, 0.96),
+    ("int8_u8s8", run_onnxruntime, 0.96, 0.97),
+    ("int8_u8s8", run_openvino, 0.96, 0.97),
+    ("int8_trt", run_onnxruntime, 0.95, 0.96),
+    ("int8_trt", run_openvino, 0.95, 0.96),
+]
+
+
+@pytest.mark.parametrize(("kind", "run", "tokens", "sentences"), GRAPHS)
+def test_every_graph_agrees_with_fp32(
+    searched: Searched,
+    prepared: PreparedModel,
+    kind: GraphKind,
+    run: Run,
+    tokens: float,
+    sentences: float,
+) -> None:
+    graph = PrecisionGraphs(searched.model, ArtifactCache(searched.cache)).entry(kind).path
+    if kind != "int8_u8s8":
+        assert broken_rules(graph / "model.onnx") == []
+    served = run(graph / "model.onnx", stack(prepared.evaluation))
+    accuracy = compare(prepared.reference, served, prepared.judged)
+    assert prepared.judged is not None
+    pooled = sentence_cosines(prepared.reference, served, prepared.judged)
+    said(f"{kind} {run.__name__}", accuracy, pooled)
+    assert accuracy.mean_cosine >= tokens
+    assert pooled.mean() >= sentences

@@ -1,0 +1,33 @@
+"""Values that the tests of engines share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optimizer.artifacts.engines.recipe import Recipe, input_shapes, recipe_for
+from optimizer.hardware import Gpu
+from optimizer.hosting import EngineSettings
+from optimizer.serving_config import EngineProfile, Precision
+from optimizer.workload import LengthDistribution, Payloads, TensorSpec
+
+A10G = Gpu("GPU-1c5d", "NVIDIA A10G", (8, 6), 23028)
+LOCAL = EngineSettings("local", "", A10G, workspace_mib=4096, timeout_seconds=60.0)
+PAYLOADS = Payloads(
+    (
+        TensorSpec("input_ids", "INT64", (None,), 0, 99),
+        TensorSpec("attention_mask", "INT64", (None,), 1, 1),
+    ),
+    LengthDistribution((16, 128), (0.9, 0.1)),
+)
+PROFILE = EngineProfile(optimal_batch_size=8, max_batch_size=32)
+
+
+def recipe(precision: Precision = "fp16", settings: EngineSettings = LOCAL) -> Recipe:
+    """One engine of a small BERT on an A10G."""
+    shapes = input_shapes(PAYLOADS, PROFILE)
+    return recipe_for(precision, shapes, settings, "10.16.1.11-NVIDIA-A10G.cache")
+
+
+def without_workspace(settings: EngineSettings = LOCAL) -> EngineSettings:
+    """Settings that leave a kernel all of the GPU's memory."""
+    return replace(settings, workspace_mib=None)

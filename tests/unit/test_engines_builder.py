@@ -1,0 +1,272 @@
+"""Engines through the workshop: real graphs, this Python's `tensorrt` a fake, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from optimizer.artifacts import workshop as workshop_module
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.disk import bytes_needed, require_room
+from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
+from optimizer.artifacts.engines.places import Folders
+from optimizer.artifacts.engines.recipe import Recipe
+from optimizer.artifacts.workbench import Workbench
+from optimizer.artifacts.workshop import Workshop
+from optimizer.cli import commands
+from optimizer.errors import BuildFailure, RequirementError
+from optimizer.hosting import EngineSettings
+from optimizer.model_spec import ModelSpec
+from optimizer.releases import EngineFacts
+from optimizer.serving_config import ArtifactSpec, EngineProfile
+from tests.unit.engines import A10G, LOCAL
+from tests.unit.fake_tensorrt import install_beside
+from tests.unit.test_artifacts_workshop import LONGEST, MODEL, artifact, building_pid, running
+
+SPEC = ArtifactSpec(MODEL.name, "tensorrt", "tensorrt", "fp16", EngineProfile(2, 4))
+FACTS = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that this and its child processes import from first, with a `tensorrt` in it."""
+    folder = tmp_path / "packages"
+    told = folder / "tensorrt-10.16.1.11.dist-info" / "METADATA"
+    told.parent.mkdir(parents=True)
+    told.write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.16.1.11\n")
+    monkeypatch.syspath_prepend(str(folder))
+    install_beside(folder, 10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the model's graphs."""
+    root = tmp_path_factory.mktemp("engines") / "cache"
+    with Workshop(root, root.parent / "log", threads=2) as shop:
+        shop.prepare_model(MODEL)
+        shop.build(artifact("onnxruntime", "fp16"), MODEL)
+    return root
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_plan_is_built_once_and_says_what_it_is(cache_root: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+        made = shop.build(SPEC, MODEL, told.append)
+        again = shop.build(SPEC, MODEL)
+        larger = shop.build(replace(SPEC, profile=EngineProfile(2, 8)), MODEL)
+    assert told[0] == "TensorRT 10.16.1.11 reads the graph"
+    assert again == replace(made, cached=True)
+    assert made.builder == "tensorrt 10.16.1.11"
+    assert made.engine == read_facts(made.path) == FACTS
+    assert {path.name for path in made.path.iterdir()} == {"model.plan", "plan.json"}
+    assert larger.path != made.path
+    [timings] = ArtifactCache(cache_root).timings.iterdir()
+    assert timings.name == "10.16.1.11-NVIDIA-A10G.cache"
+    assert "tensorrt fp16 batch 2..4" in {
+        entry.what for entry in ArtifactCache(cache_root).entries()
+    }
+
+
+@pytest.mark.usefixtures("beside")
+def test_without_a_gpu_there_is_no_engine(cache_root: Path, tmp_path: Path) -> None:
+    with (
+        Workshop(cache_root, tmp_path / "log", threads=1) as shop,
+        pytest.raises(BuildFailure, match="on and for a GPU, and there is none"),
+    ):
+        shop.build(SPEC, MODEL)
+
+
+def test_a_failed_build_leaves_the_workshop_to_go_on(
+    cache_root: Path, tmp_path: Path, beside: Path
+) -> None:
+    install_beside(beside, 10, no_plan=True, log_error="Cuda Runtime (out of memory)")
+    spec = replace(SPEC, profile=EngineProfile(1, 16))
+    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+        for _ in range(2):
+            with pytest.raises(BuildFailure, match="found no engine for this graph") as failed:
+                shop.build(spec, MODEL)
+            assert failed.value.out_of_memory
+        assert shop.build(artifact("onnxruntime", "fp16"), MODEL).cached
+
+
+def script_pid(folder: Path) -> int:
+    """The process that runs the build script on what lies in `folder`, awaited."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = command.read_text().split("\0")
+            except OSError:
+                continue
+            if "build_script.py" in " ".join(words) and any(str(folder) in w for w in words):
+                return int(command.parent.name)
+        time.sleep(0.01)
+    raise AssertionError("no script ran")
+
+
+def test_a_build_dies_with_the_workshops_child(
+    cache_root: Path, tmp_path: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever it has left in containers is looked for."""
+    install_beside(beside, 10, hangs_seconds=600.0)
+    reaped: list[EngineSettings | None] = []
+    monkeypatch.setattr(workshop_module, "reap_builds", reaped.append)
+    seen: list[int] = []
+
+    def kill() -> None:
+        seen.append(script_pid(cache_root))
+        os.kill(building_pid(cache_root), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+        with pytest.raises(BuildFailure, match="killed by SIGKILL"):
+            shop.build(replace(SPEC, profile=EngineProfile(3, 3)), MODEL)
+        killer.join()
+        assert reaped == [LOCAL, LOCAL]  # before its child was started, and after it was killed
+    assert reaped == [LOCAL, LOCAL]  # it had nothing under way when it was closed
+    deadline = time.monotonic() + 30
+    while running(seen[0]):
+        assert time.monotonic() < deadline, "the build outlived the workshop's child"
+        time.sleep(0.05)
+
+
+@dataclass
+class FakePlace:
+    """Knows an identity, and writes a plan or, in a bad case, none."""
+
+    known: Mapping[str, str]
+    writes: bool = True
+
+    def identity(self) -> Mapping[str, str]:
+        return self.known
+
+    def run(
+        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
+    ) -> EngineFacts:
+        assert (folders.graph / recipe.onnx).is_file()
+        assert folders.timings.is_dir()
+        if self.writes:
+            (folders.plans / recipe.plan).write_text(recipe.to_json())
+        return FACTS
+
+
+def key(
+    cache_root: Path,
+    settings: EngineSettings = LOCAL,
+    model: ModelSpec = MODEL,
+    spec: ArtifactSpec = SPEC,
+    **identity: str,
+) -> str:
+    place = FakePlace(identity or {"tensorrt": "10.16.1.11"})
+    bench = Workbench(model, ArtifactCache(cache_root), settings)
+    return json.dumps(TensorRtBuilder({"local": lambda _: place}).key(spec, bench), sort_keys=True)
+
+
+def test_whatever_decides_an_engine_is_in_its_key(cache_root: Path) -> None:
+    other_gpu = replace(LOCAL, gpu=replace(A10G, name="NVIDIA A10"))
+    more_capable = replace(LOCAL, gpu=replace(A10G, compute_capability=(8, 9)))
+    lengths = replace(MODEL.payloads.lengths, lengths=(5, LONGEST))
+    shorter = replace(MODEL, payloads=replace(MODEL.payloads, lengths=lengths))
+    keys = [
+        key(cache_root),
+        key(cache_root, tensorrt="11.1.0.106"),
+        key(cache_root, image="sha256:0a1b"),
+        key(cache_root, other_gpu),
+        key(cache_root, more_capable),
+        key(cache_root, replace(LOCAL, workspace_mib=1024)),
+        key(cache_root, replace(LOCAL, optimization_level=5)),
+        key(cache_root, model=shorter),
+        key(cache_root, spec=replace(SPEC, precision="fp32")),
+        key(cache_root, spec=replace(SPEC, profile=EngineProfile(1, 4))),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_does_not_is_not(cache_root: Path) -> None:
+    other_card = replace(A10G, uuid="GPU-other", memory_mib=1)
+    settings = replace(LOCAL, gpu=other_card, timeout_seconds=9.0)
+    assert key(cache_root, settings) == key(cache_root)
+
+
+def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
+    bench = Workbench(MODEL, ArtifactCache(cache_root), LOCAL)
+    place = FakePlace({"tensorrt": "1"}, writes=False)
+    with pytest.raises(BuildFailure, match=r"left no model\.plan"):
+        TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
+
+
+def test_the_command_lists_engines_and_prunes_timings(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    engine = {"kind": "tensorrt", "precision": "int8", "batch": [8, 32]}
+    cache.get_or_build(engine, lambda into: (into / "model.plan").touch())
+    cache.timings.mkdir()
+    for name, used_at in (("old.cache", 0), ("new.cache", time.time())):
+        (cache.timings / name).write_bytes(bytes(2**20))
+        os.utime(cache.timings / name, (used_at, used_at))
+
+    def said(*arguments: str) -> str:
+        command = ["cache", "--cache", str(tmp_path), *arguments]
+        ended = CliRunner(env={"COLUMNS": "120"}).invoke(commands, command)
+        assert ended.exit_code == 0, ended.output
+        return " ".join(ended.output.replace("│", " ").split())
+
+    assert "tensorrt int8 batch 8..32" in said()
+    assert said("--prune", "1h").startswith("removed 1 entry, 1.0 MiB")
+    assert [path.name for path in cache.timings.iterdir()] == ["new.cache"]
+    assert "removed 0 entries" in said("--prune", "1h")
+
+
+def specs(*precisions: Any) -> list[ArtifactSpec]:
+    return [replace(SPEC, precision=precision) for precision in precisions]
+
+
+def test_room_grows_with_every_engine_and_is_none_where_nothing_is_built() -> None:
+    gib = 2**30
+    assert bytes_needed(gib, []) == 0
+    one = bytes_needed(gib, specs("fp32"))
+    assert 4 * gib < one < 6 * gib
+    assert bytes_needed(gib, specs("fp32", "fp16")) > one
+    two_profiles = [*specs("fp32"), replace(specs("fp32")[0], profile=EngineProfile(1, 64))]
+    assert bytes_needed(gib, two_profiles) - one == round(1.25 * gib)
+    assert bytes_needed(2 * gib, specs("fp32")) > 1.9 * one
+
+
+def test_too_little_room_names_the_folder_and_both_figures(tmp_path: Path) -> None:
+    require_room(tmp_path, 1, specs("fp32"))
+    with pytest.raises(RequirementError, match=rf"{tmp_path}: .* about \d+ MiB, \d+ MiB are free"):
+        require_room(tmp_path, 2**60, specs("fp32"))
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_is_there_already_needs_no_room(
+    cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is full."""
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "sitecustomize.py").write_text(
+        "import collections, shutil\n"
+        "shutil.disk_usage = lambda _: collections.namedtuple('Usage', 'free')(0)\n"
+    )
+    missing = replace(SPEC, profile=EngineProfile(5, 5))
+    unknown = replace(SPEC, profile=None)
+    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+        shop.build(SPEC, MODEL)
+    monkeypatch.syspath_prepend(str(full))
+    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+        shop.require_room([SPEC, artifact("onnxruntime", "fp16"), unknown], MODEL)
+        with pytest.raises(RequirementError, match="0 MiB are free"):
+            shop.require_room([SPEC, missing], MODEL)

@@ -1,0 +1,67 @@
+"""NVIDIA's releases, and which engine which server can load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from optimizer.errors import ModelLoadFailure
+from optimizer.releases import (
+    DEFAULT_TAG,
+    LEAST_COMPUTE_CAPABILITY,
+    LEAST_DRIVER,
+    RELEASES,
+    EngineFacts,
+    refuse_mismatch,
+    tensorrt_image,
+    triton_image,
+)
+from tests.unit.engines import A10G
+
+PLAN = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)
+
+
+def test_the_default_tag_is_a_release_whose_tensorrt_is_known() -> None:
+    [release] = [release for release in RELEASES if release.tag == DEFAULT_TAG]
+    assert release.tensorrt == "10.16.1.11"
+    assert triton_image() == f"nvcr.io/nvidia/tritonserver:{DEFAULT_TAG}-py3"
+    assert tensorrt_image("26.07") == "nvcr.io/nvidia/tensorrt:26.07-py3"
+    assert (LEAST_DRIVER, LEAST_COMPUTE_CAPABILITY) == (580, (7, 5))
+
+
+@pytest.mark.parametrize("version", ["2.69.0", "2.51.0", "2.73.0"])
+def test_its_own_server_and_those_that_are_not_known_are_not_refused(version: str) -> None:
+    refuse_mismatch(PLAN, version, [A10G])
+
+
+def test_versions_are_compared_as_far_as_they_are_known() -> None:
+    refuse_mismatch(EngineFacts("11.2.1.9", "any", (8, 6)), "2.72.0")
+    with pytest.raises(ModelLoadFailure, match=re.escape("TensorRT 11.2.2.9, but Triton 2.72.0")):
+        refuse_mismatch(EngineFacts("11.2.2.9", "any", (8, 6)), "2.72.0")
+
+
+def test_another_tensorrt_is_refused_with_both_names() -> None:
+    message = (
+        "the engine was built with TensorRT 10.16.1.11, but Triton 2.71.0 has TensorRT "
+        "11.1.0.106: build in nvcr.io/nvidia/tensorrt:26.07-py3"
+    )
+    with pytest.raises(ModelLoadFailure, match=re.escape(message)):
+        refuse_mismatch(PLAN, "2.71.0", [A10G])
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "told"),
+    [
+        ("NVIDIA L4", (8, 9), "NVIDIA L4 (compute capability 8.9)"),
+        ("NVIDIA A10", (8, 6), "NVIDIA A10 (compute capability 8.6)"),
+    ],
+)
+def test_another_gpu_is_refused_with_both_names(
+    name: str, capability: tuple[int, int], told: str
+) -> None:
+    other = replace(A10G, name=name, compute_capability=capability)
+    message = f"built for NVIDIA A10G (compute capability 8.6), but the server has {told}"
+    with pytest.raises(ModelLoadFailure, match=re.escape(message)):
+        refuse_mismatch(PLAN, "2.69.0", [A10G, other])
