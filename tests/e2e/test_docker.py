@@ -36,6 +36,12 @@ PARAMETERS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image() -> str:
+    """Asked for before anything is built, which would take longer."""
+    return prepared_image()
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Iterator[StudyDirectory]:
     study = StudyDirectory(tmp_path / "results" / "tiny")
@@ -63,9 +69,9 @@ def assert_one_message(run: Optimizer, code: int, *texts: str) -> None:
 
 
 def test_a_search_runs_in_a_container_and_leaves_none(
-    tmp_path: Path, study: StudyDirectory, start: StartOptimizer
+    image: str, tmp_path: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    run = start(space(tmp_path, prepared_image()), "--trials", 4)
+    run = start(space(tmp_path, image), "--trials", 4)
     run.wait_for("  2/4 ")
     [container] = containers_in(study.repository.parent)
     host = container.attrs["HostConfig"]
@@ -87,11 +93,9 @@ def test_a_search_runs_in_a_container_and_leaves_none(
 
 
 def test_a_container_killed_amid_a_trial_fails_that_trial_which_is_tried_again(
-    tmp_path: Path, study: StudyDirectory, start: StartOptimizer
+    image: str, tmp_path: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    run = start(
-        space(tmp_path, prepared_image(), measurement={"check_seconds": 1.5}), "--trials", 2
-    )
+    run = start(space(tmp_path, image, measurement={"check_seconds": 1.5}), "--trials", 2)
     run.wait_for("  1/2 ")
     seen = run.output.index("  1/2 ")
     wait_until(lambda: "saturation:" in run.output[seen:], "a saturated server")
@@ -106,9 +110,9 @@ def test_a_container_killed_amid_a_trial_fails_that_trial_which_is_tried_again(
 
 
 def test_what_a_killed_run_has_left_is_removed_by_the_next(
-    tmp_path: Path, study: StudyDirectory, start: StartOptimizer
+    image: str, tmp_path: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    file = space(tmp_path, prepared_image())
+    file = space(tmp_path, image)
     killed = start(file, "--trials", 2)
     killed.wait_for("  2/2 ")
     killed.kill()
@@ -123,29 +127,27 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next(
 def test_a_missing_image_is_named_before_anything_starts(
     tmp_path: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    prepared_image()
     run = start(space(tmp_path, "nobody/has:it"))
     assert_one_message(run, 3, "no image nobody/has:it: docker pull nobody/has:it")
     assert not study.root.exists()
 
 
 def test_an_engine_that_is_down_is_named_before_anything_starts(
-    tmp_path: Path, study: StudyDirectory, start: StartOptimizer
+    image: str, tmp_path: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    prepared_image()
     nowhere = f"unix://{tmp_path}/docker.sock"
-    run = start(space(tmp_path, prepared_image()), environment={"DOCKER_HOST": nowhere})
+    run = start(space(tmp_path, image), environment={"DOCKER_HOST": nowhere})
     assert_one_message(run, 3, f"no Docker engine runs at {nowhere}: install one, or start it")
     assert not study.root.exists()
 
 
 @pytest.fixture
-def bare_image() -> Iterator[str]:
+def bare_image(image: str) -> Iterator[str]:
     """The tests' image without OpenVINO and without a server."""
     client, name = docker.from_env(), "triton-cost-optimizer-test:bare"
     hide = "mv $(dirname $(python3 -c 'import openvino; print(openvino.__file__)')) /mnt"
     container = client.containers.create(
-        prepared_image(),
+        image,
         ["sh", "-c", f"{hide}; rm /opt/tritonserver/bin/tritonserver"],
         network_mode="none",
     )
@@ -167,14 +169,14 @@ def test_what_an_image_lacks_is_named_before_anything_starts(
 
 
 def test_a_user_who_may_not_look_into_the_container_serves_and_sees_its_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(_: int) -> set[int]:
         raise psutil.AccessDenied
 
     monkeypatch.setattr(processes, "listening_below", refused)
     monkeypatch.setattr(processes, "memory_bytes", lambda _: None)
-    host = ContainerHost(prepared_image(), 64 * 2**20)
+    host = ContainerHost(image, 64 * 2**20)
     launcher = DockerLauncher(
         ContainerEngine.connect(), host, tmp_path / "repository", [], tmp_path / "server.log"
     )
