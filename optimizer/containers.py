@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from docker.types import Ulimit
 
 _INSTALL = "pip install 'triton-cost-optimizer[docker]'"
+HOW_TO_HAND_OUT_GPUS = (
+    "install nvidia-container-toolkit, then nvidia-ctk runtime configure --runtime=docker, and "
+    "restart the engine"
+)
 _ENGINE = "unix:///var/run/docker.sock"
 _ANSWER_SECONDS = 60
 _KILLED = 137
@@ -48,6 +52,20 @@ class Image:
 
     id: str
     environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EngineContent:
+    """What an engine says of itself.
+
+    Attributes:
+        runtimes: names of those that may run its containers; NVIDIA's is "nvidia".
+        images: names of those that it has, with their tags.
+    """
+
+    version: str
+    runtimes: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,11 +118,28 @@ class ContainerEngine:
             import docker
             from docker.errors import DockerException
         except ImportError as error:
-            raise RequirementError(f"containers need Docker's Python SDK: {_INSTALL}") from error
+            raise RequirementError("containers need Docker's Python SDK", _INSTALL) from error
         try:
             return cls(docker.from_env(timeout=_ANSWER_SECONDS))
         except DockerException as error:
-            raise RequirementError(_unreachable(str(error))) from error
+            raise _unreachable(str(error)) from error
+
+    def content(self) -> EngineContent:
+        """What it is and has.
+
+        Raises:
+            ContainerFailure: the engine does not answer.
+        """
+        with _engine_errors("ask the engine what it has"):
+            about = self._client.info()
+            # Only the names: the SDK's own list asks for every image on its own.
+            held = self._client.api.images()
+        names = (name for image in held for name in image["RepoTags"] or ())
+        return EngineContent(
+            version=str(about["ServerVersion"]),
+            runtimes=tuple(sorted(about["Runtimes"])),
+            images=tuple(sorted(name for name in names if name != "<none>:<none>")),
+        )
 
     def image(self, name: str) -> Image:
         """An image that is there; none is fetched.
@@ -359,30 +394,30 @@ def _engine_errors(doing: str, image: str = "") -> Iterator[None]:
         yield
     except ImageNotFound as error:
         raise RequirementError(
-            f"the Docker engine has no image {image}: docker pull {image}"
+            f"the Docker engine has no image {image}", f"docker pull {image}"
         ) from error
     except APIError as error:
         said = str(error.explanation or error)
         if "could not select device driver" in said:
             raise RequirementError(
-                "the Docker engine cannot hand out GPUs: install nvidia-container-toolkit, then "
-                "nvidia-ctk runtime configure --runtime=docker, and restart the engine"
+                "the Docker engine cannot hand out GPUs", HOW_TO_HAND_OUT_GPUS
             ) from error
         raise ContainerFailure(f"cannot {doing}: {said}") from error
     except (DockerException, RequestException) as error:
         raise ContainerFailure(f"cannot {doing}: no answer from the engine: {error}") from error
 
 
-def _unreachable(said: str) -> str:
+def _unreachable(said: str) -> RequirementError:
     """What to do about an engine that could not be reached, by what the SDK says of it."""
     where = os.environ.get("DOCKER_HOST", _ENGINE)
     if "PermissionError" in said:
-        return (
-            f"this user may not use the Docker engine at {where}: "
-            "usermod --append --groups docker USER (as root), then log in anew"
+        return RequirementError(
+            f"this user may not use the Docker engine at {where}",
+            "usermod --append --groups docker USER (as root), then log in anew",
         )
     if any(sign in said for sign in ("FileNotFoundError", "Connection refused")):
-        return (
-            f"no Docker engine runs at {where}: install one, or start it (systemctl start docker)"
+        return RequirementError(
+            f"no Docker engine runs at {where}",
+            "install one, or start it (systemctl start docker)",
         )
-    return f"the Docker engine at {where} cannot be used: {said}"
+    return RequirementError(f"the Docker engine at {where} cannot be used: {said}")

@@ -202,7 +202,7 @@ def test_an_engine_that_is_not_there_is_named_with_its_remedy(
 
 def test_a_user_without_permission_is_told_how_to_get_it() -> None:
     said = "Error while fetching server API version: PermissionError(13, 'Permission denied')"
-    assert "usermod --append --groups docker USER" in containers._unreachable(said)
+    assert "usermod --append --groups docker USER" in str(containers._unreachable(said))
 
 
 def test_the_package_is_whole_without_the_sdk() -> None:
