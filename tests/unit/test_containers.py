@@ -11,7 +11,7 @@ import pytest
 from docker import DockerClient
 
 from optimizer import containers
-from optimizer.containers import ContainerEngine, ContainerTask, Mount
+from optimizer.containers import ContainerEngine, ContainerTask, EngineContent, Mount
 from optimizer.errors import ContainerFailure, RequirementError
 from tests.unit.fake_docker import FakeContainer, FakeDocker, refusal
 
@@ -33,6 +33,14 @@ def test_an_image_tells_its_environment(engine: ContainerEngine) -> None:
     assert found.id == "sha256:1234"
     assert found.environment == {"PATH": "/bin", "TRT_VERSION": "10.3.0=x"}
     assert engine.image("bare").environment == {}
+
+
+def test_the_engine_tells_its_version_runtimes_and_the_names_of_its_images(
+    engine: ContainerEngine, docker: FakeDocker
+) -> None:
+    docker.runtimes.append("nvidia")
+    docker.nameless = [{"RepoTags": None}, {"RepoTags": ["<none>:<none>"]}]
+    assert engine.content() == EngineContent("28.5.1", ("nvidia", "runc"), ("bare", "triton"))
 
 
 def test_a_missing_image_is_named_with_its_remedy(engine: ContainerEngine) -> None:

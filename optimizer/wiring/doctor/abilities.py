@@ -27,10 +27,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Need:
-    """Something that a server needs."""
+    """Something that a server needs.
+
+    Attributes:
+        condition: that it is there, in words, for where this is not known.
+    """
 
     name: str
     state: State
+    condition: str
 
 
 def abilities(seen: Seen) -> tuple[Ability, ...]:
@@ -39,7 +44,8 @@ def abilities(seen: Seen) -> tuple[Ability, ...]:
 
 
 def _embedded(seen: Seen) -> Ability:
-    needs = [_Need("the embedded server", _state(seen.embedded)), *_for_graphs(seen)]
+    server = _Need("the embedded server", _state(seen.embedded), "the embedded server starts")
+    needs = [server, *_for_graphs(seen)]
     installed = _names(seen.packages)
     runtimes = [name for name, package in RUNTIME_PACKAGE.items() if package in installed]
     return _ability("embedded, CPU", needs, f"{', '.join(runtimes)}{_from_onnx_alone(seen)}")
@@ -47,7 +53,8 @@ def _embedded(seen: Seen) -> Ability:
 
 def _docker_on_cpu(seen: Seen) -> Ability:
     # Only a container of the image would tell, and none is started.
-    hosted = _Need("numpy and onnxruntime, openvino or torch for the image's Python", "unknown")
+    has = "the image's Python has numpy, and onnxruntime, openvino or torch"
+    hosted = _Need("Python packages in the image", "unknown", has)
     needs = [*_for_containers(seen), hosted]
     return _ability("docker, CPU", needs, f"{_servers(seen)}{_from_onnx_alone(seen)}")
 
@@ -62,7 +69,7 @@ def _docker_on_gpus(seen: Seen) -> Ability:
 
 
 def _remote(seen: Seen) -> Ability:
-    running = _Need("a Triton that runs already", "unknown")
+    running = _Need("a Triton that runs already", "unknown", "a Triton runs already")
     how = "the space file names its addresses and the folder of its repository"
     return _ability("remote", [*_for_graphs(seen), running], how)
 
@@ -70,37 +77,43 @@ def _remote(seen: Seen) -> Ability:
 def _ability(server: str, needs: Sequence[_Need], how: str) -> Ability:
     """It can where all needs are met; what is missing weighs more than what is not known."""
     missing = [need.name for need in needs if need.state == "missing"]
-    unknown = [need.name for need in needs if need.state == "unknown"]
+    unknown = [need.condition for need in needs if need.state == "unknown"]
     if missing:
         return Ability(server, "missing", f"needs {', '.join(missing)}")
     if unknown:
-        return Ability(server, "unknown", f"where there is {', '.join(unknown)}: {how}")
+        return Ability(server, "unknown", f"if {' and '.join(unknown)}: {how}")
     return Ability(server, "ok", how)
 
 
 def _for_graphs(seen: Seen) -> list[_Need]:
     """What makes the files of every model, whatever serves them."""
     if isinstance(seen.packages, Unseen):
-        return [_Need("the packages that make models", seen.packages.state)]
-    return [_Need(name, "missing") for name in sorted(GRAPH_PACKAGES - set(seen.packages))]
+        there = f"{' and '.join(sorted(GRAPH_PACKAGES))} are installed"
+        return [_Need("packages", seen.packages.state, there)]
+    missing = sorted(GRAPH_PACKAGES - set(seen.packages))
+    return [_Need(name, "missing", f"{name} is installed") for name in missing]
 
 
 def _for_containers(seen: Seen) -> list[_Need]:
-    engine = _Need("a Docker engine", _state(seen.docker))
-    lacks_image = not isinstance(seen.docker, Unseen) and not seen.docker.servers
-    image = [_Need("an image of tritonserver", "missing")] if lacks_image else []
-    return [engine, *image, *_for_graphs(seen)]
+    needs = [_Need("Docker", _state(seen.docker), "Docker answers")]
+    if not isinstance(seen.docker, Unseen) and not seen.docker.servers:
+        needs.append(_Need("an image of tritonserver", "missing", "there is one"))
+    return [*needs, *_for_graphs(seen)]
 
 
 def _for_gpus(seen: Seen) -> list[_Need]:
     if isinstance(seen.graphics, Unseen):
-        return [_Need("an NVIDIA GPU and its driver", seen.graphics.state)]
+        answers = "NVIDIA's driver answers"
+        return [_Need("an NVIDIA GPU and its driver", seen.graphics.state, answers)]
     card: State = "ok" if seen.graphics.usable else "missing"
     driver: State = "ok" if seen.graphics.driver_is_recent else "unknown"
-    needs = [_Need("a GPU that trials can use", card), _Need("a driver recent enough", driver)]
+    needs = [
+        _Need("a GPU that trials can use", card, "a GPU is free"),
+        _Need("a newer driver", driver, "the driver is new enough"),
+    ]
     if not isinstance(seen.docker, Unseen) and not seen.docker.hands_out_gpus:
         runtime: State = "unknown" if seen.docker.toolkit else "missing"
-        needs.append(_Need("NVIDIA's container runtime", runtime))
+        needs.append(_Need("NVIDIA's container runtime", runtime, "Docker hands out GPUs"))
     return needs
 
 
@@ -111,21 +124,24 @@ def _from_onnx_alone(seen: Seen) -> str:
 
 
 def _servers(seen: Seen) -> str:
-    return "" if isinstance(seen.docker, Unseen) else ", ".join(i.name for i in seen.docker.servers)
+    if isinstance(seen.docker, Unseen):
+        return "an image of tritonserver"
+    return ", ".join(image.name for image in seen.docker.servers)
 
 
 def _cards(seen: Seen) -> str:
-    usable = () if isinstance(seen.graphics, Unseen) else seen.graphics.usable
-    names = [card.gpu.name for card in usable]
+    if isinstance(seen.graphics, Unseen):
+        return "NVIDIA GPUs"
+    names = [card.gpu.name for card in seen.graphics.usable]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def _build_places(seen: Seen) -> str:
     """Where engines can be built that the servers load, by the keys of the space file."""
-    if isinstance(seen.docker, Unseen):
-        return ""
-    docker = seen.docker
     places = ["trtexec"]
+    if isinstance(seen.docker, Unseen):
+        return places[0]
+    docker = seen.docker
     if any(docker.has(tensorrt_image(tag_of(image.name))) for image in docker.servers):
         places.append("container")
     own = None if isinstance(seen.packages, Unseen) else seen.packages.get("tensorrt")

@@ -99,17 +99,17 @@ def _runtime(seen: Docker) -> Finding:
 
 def _wanted_images(seen: Docker | None, *, with_gpus: bool) -> list[Finding]:
     """The images of the default release, where they are not there."""
-    wanted = [(triton_image(), "the server")]
+    wanted = [(triton_image(), "launcher docker")]
     if with_gpus:
-        wanted.append((tensorrt_image(), "builds engines with engines.build_in: container"))
+        wanted.append((tensorrt_image(), "engines.build_in: container"))
     return [
         Finding(
             _short(name),
             "missing" if seen is not None else "unknown",
-            f"{what_for}; {'not here' if seen is not None else 'no engine to ask'}",
+            f"{'not here' if seen is not None else 'no engine to ask'}; {needed_by} needs it",
             f"docker pull {name}",
         )
-        for name, what_for in wanted
+        for name, needed_by in wanted
         if seen is None or not seen.has(name)
     ]
 

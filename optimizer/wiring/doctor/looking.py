@@ -30,12 +30,13 @@ class Unseen:
         return Finding(part, self.state, self.why, self.remedy)
 
 
-def look(probe: Callable[[], T], seconds: float = _SECONDS) -> Callable[[], T | Unseen]:
+def look(probe: Callable[[], T], seconds: float | None = None) -> Callable[[], T | Unseen]:
     """Begin to look; what is returned waits until that has ended, or its time is up.
 
     A probe that raises RequirementError says that something is missing. Whatever else it raises
     leaves its part unknown.
     """
+    seconds = _SECONDS if seconds is None else seconds
     seen: list[T | Unseen] = []
     # A call that never returns must not keep the process from ending.
     thread = threading.Thread(target=lambda: seen.append(_outcome(probe)), daemon=True)

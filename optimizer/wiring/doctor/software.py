@@ -34,7 +34,7 @@ def second_opinion() -> Finding:
     """perf_analyzer, which no search needs."""
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
-        why = "a second opinion for measure; not on PATH"
+        why = "not on PATH; only measure --with needs it"
         return Finding(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
     return Finding(perf_analyzer.NAME, "ok", found)
 
@@ -84,7 +84,7 @@ def _local_tensorrt(installed: Packages, docker: Docker | Unseen, *, with_gpus: 
     remedy = f"pip install 'triton-cost-optimizer[tensorrt]' {_TENSORRT}=={wanted}"
     own = installed.get(_TENSORRT)
     if own is None:
-        found = "builds engines with engines.build_in: local; not installed"
+        found = "not installed; engines.build_in: local needs it"
         return Finding(_TENSORRT, "missing", found, remedy if with_gpus else None)
     if servers := servers_with(own, docker):
         return Finding(_TENSORRT, "ok", f"{own}, that of {', '.join(servers)}")
