@@ -1,8 +1,9 @@
 # make run        search the quickstart space on a real Triton server (ARGS="--trials 20" adds options)
 # make test       format, lint, types, imports and every test that is quick
-# make test-slow  the slow suites alone      make test-all  both
+# make test-slow  the slow suites alone      make test-docker  those on a real Docker engine
 # make test-gpu   the acceptance test for a machine with an NVIDIA GPU and Docker
-# make format     format the code            make clean     remove what make made; results/ stays
+# make test-all   all of them but that       make format       format the code
+# make clean      remove what make made; results/ stays
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,7 +18,7 @@ PIP_INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check $(PI
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-slow test-all test-gpu format clean
+.PHONY: run test test-slow test-docker test-all test-gpu format clean
 
 run: $(VENV)/installed
 	@$(PY) -m optimizer run $(SPACE) $(ARGS)
@@ -28,8 +29,13 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	@scripts/check slow
 
+# As root on Debian it installs Docker and debootstrap where they are missing.
+test-docker: $(VENV)/installed-dev
+	@scripts/check docker
+
 test-all: test
 	@$(MAKE) --no-print-directory test-slow
+	@$(MAKE) --no-print-directory test-docker
 
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu

@@ -20,7 +20,6 @@ from optimizer.errors import ContainerFailure, RequirementError
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
-    from docker.types import Ulimit
 
 _INSTALL = "pip install 'triton-cost-optimizer[docker]'"
 HOW_TO_HAND_OUT_GPUS = (
@@ -52,6 +51,11 @@ class Image:
 
     id: str
     environment: Mapping[str, str]
+
+    @property
+    def tensorrt_version(self) -> str | None:
+        """Release of TensorRT in one of NVIDIA's images, such as "10.8.0.43"; None elsewhere."""
+        return self.environment.get("TRT_VERSION", "").partition("+")[0] or None
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,7 @@ class ContainerEngine:
             list(task.command),
             name=f"{_LABEL}-{os.getpid()}-{uuid4().hex[:8]}",
             labels=_owner(),
-            ulimits=_limits(locked_memory=locked_memory),
-            **_settings(task),
+            **_settings(task, locked_memory=locked_memory),
         )
         try:
             container.start()
@@ -243,13 +246,17 @@ class RunningContainer:
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
-        rest = b""
+        seen, rest = 0, b""
         with suppress(DockerException, RequestException, OSError):
             for chunk in self._container.logs(stream=True, follow=True):
                 *whole, rest = (rest + chunk).split(b"\n")
-                yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
+                seen += len(chunk)
+                yield from map(_text, whole)
+            # Older engines leave the stream before its last words.
+            *whole, rest = (rest + self._container.logs()[seen:]).split(b"\n")
+            yield from map(_text, whole)
         if rest:
-            yield rest.decode(errors="replace")
+            yield _text(rest)
 
     def wait(self, timeout_seconds: float) -> int | None:
         """Its exit code once it has ended, None when it still runs after `timeout_seconds`.
@@ -312,13 +319,14 @@ class RunningContainer:
         return cast(Mapping[str, Any], self._container.attrs["State"])
 
 
-def _settings(task: ContainerTask) -> dict[str, Any]:
+def _settings(task: ContainerTask, *, locked_memory: bool) -> dict[str, Any]:
     """The task in the words of the SDK."""
     from docker import types
 
     # Where NVIDIA's runtime is the engine's default, an image of theirs sees every GPU unless told.
     hidden = {} if task.gpu_uuids else {"NVIDIA_VISIBLE_DEVICES": "void"}
     gpus = types.DeviceRequest(device_ids=list(task.gpu_uuids), capabilities=[["gpu"]])
+    limits = {"stack": _STACK_BYTES, **({"memlock": -1} if locked_memory else {})}
     return {
         "entrypoint": list(task.entrypoint) if task.entrypoint is not None else None,
         "environment": {**hidden, **dict(task.environment)},
@@ -330,16 +338,14 @@ def _settings(task: ContainerTask) -> dict[str, Any]:
         "device_requests": [gpus] if task.gpu_uuids else None,
         "cpuset_cpus": ",".join(map(str, task.cores)) or None,
         "shm_size": task.shared_memory_bytes,
+        "ulimits": [types.Ulimit(name=k, soft=n, hard=n) for k, n in limits.items()],
         "network_mode": task.network,
         "init": True,
     }
 
 
-def _limits(*, locked_memory: bool) -> list[Ulimit]:
-    from docker.types import Ulimit
-
-    stack = Ulimit(name="stack", soft=_STACK_BYTES, hard=_STACK_BYTES)
-    return [stack, *([Ulimit(name="memlock", soft=-1, hard=-1)] if locked_memory else [])]
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").removesuffix("\r")
 
 
 def _held(memory: Mapping[str, Any]) -> int | None:

@@ -23,10 +23,23 @@ them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+_OUT_OF_MEMORY = re.compile(
+    r"out.?of.?memory|want of memory|bad_alloc|cannot allocate memory|MemoryError"
+    r"|insufficient (?:gpu |device )?memory|requested amount of gpu memory",
+    re.IGNORECASE,
+)
+"""How CUDA, TensorRT, PyTorch, C++, Python and the kernel say that memory ran out."""
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether a message says that memory ran out."""
+    return _OUT_OF_MEMORY.search(text) is not None
 
 
 class OptimizerError(Exception):
@@ -108,16 +121,21 @@ class TrialFailure(OptimizerError):
 
     Attributes:
         transient: whether the same configuration may succeed when tried again.
-        out_of_memory: whether memory ran out, which bans every larger configuration too.
+        out_of_memory: whether memory ran out, which bans every larger configuration too, and this
+            one at once; told by the message where it is not given.
     """
 
     transient = False
 
-    def __init__(self, message: str, *, transient: bool | None = None, out_of_memory: bool = False):
+    def __init__(
+        self, message: str, *, transient: bool | None = None, out_of_memory: bool | None = None
+    ):
         super().__init__(message)
+        self.out_of_memory = tells_of_memory(message) if out_of_memory is None else out_of_memory
         if transient is not None:
             self.transient = transient
-        self.out_of_memory = out_of_memory
+        elif self.out_of_memory:
+            self.transient = False
 
 
 class BuildFailure(TrialFailure):

@@ -125,6 +125,11 @@ class ModelServing:
     parameters: tuple[tuple[str, str], ...] = ()
 
     @property
+    def most_instances(self) -> int:
+        """Instances on the device that has the most of them."""
+        return max(group.count for group in self.groups)
+
+    @property
     def instance_count(self) -> int:
         """Instances over all groups."""
         return sum(group.count * max(1, len(group.logical_gpus)) for group in self.groups)

@@ -108,7 +108,7 @@ def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:
         return False
     return all(
         large.artifact == small.artifact
-        and large.instance_count >= small.instance_count
+        and large.most_instances >= small.most_instances
         and large.max_batch_size >= small.max_batch_size
         for large, small in zip(config.models, record.config.models, strict=True)
     )

@@ -26,7 +26,6 @@ from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
 _NO_MODEL = "no model is called so"
-_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate memory", "memoryerror")
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class ServerControl:
     def __init__(self, endpoint: Endpoint) -> None:
         self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
         self._loaded: dict[str, None] = {}
+        self._seen: set[str] = set()
 
     def __enter__(self) -> ServerControl:
         return self
@@ -102,6 +102,7 @@ class ServerControl:
             ServerFailure: the server is gone.
         """
         self._loaded[model] = None
+        self._seen.add(model)
         config = json_format.MessageToJson(asked, preserving_proto_field_name=True)
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
@@ -118,8 +119,17 @@ class ServerControl:
         with _server_errors(f"unload {model}"):
             self._client.unload_model(model, client_timeout=_CALL_SECONDS)
         self._loaded.pop(model, None)
+        self._wait_until_gone({model}, wait_seconds)
+
+    def unload_all(self, wait_seconds: float) -> None:
+        """Unload what is `loaded`, and wait for it and for what was unloaded before."""
+        for model in self.loaded:
+            self.unload(model)
+        self._wait_until_gone(self._seen, wait_seconds)
+
+    def _wait_until_gone(self, models: set[str], wait_seconds: float) -> None:
         end = time.monotonic() + wait_seconds
-        while time.monotonic() < end and model in self.models_present():
+        while time.monotonic() < end and models & {*self.models_present()}:
             time.sleep(0.02)
 
     def models_present(self) -> tuple[str, ...]:
@@ -250,9 +260,7 @@ def _load_failure(
         return ModelLoadFailure(
             f"{model} was not loaded within {timeout_seconds:g} s", transient=True
         )
-    text = _message(error)
-    memory = any(sign in text.lower() for sign in _OUT_OF_MEMORY)
-    return ModelLoadFailure(f"the server could not load {model}: {text}", out_of_memory=memory)
+    return ModelLoadFailure(f"the server could not load {model}: {_message(error)}")
 
 
 def _message(error: InferenceServerException) -> str:

@@ -35,6 +35,8 @@ from optimizer.triton.launcher import (
 
 _LOG_SECONDS = 2.0
 _FIRST_SIGNAL = 128
+_NOBODY = 2**31 - 1
+"""Number of no process: a container that had ended before it was asked for its own."""
 
 
 class DockerLauncher:
@@ -144,7 +146,7 @@ class _ContainerServer:
         self._control = ServerControl(endpoint)
         self._endpoint = endpoint
         self._log = log
-        self._first = container.pid()
+        self._first = container.pid() or _NOBODY
         log.copy(container)
 
     @property
@@ -156,9 +158,15 @@ class _ContainerServer:
         return self._endpoint
 
     def listens(self) -> bool:
-        """Whether it holds all of its ports, by its own words: its sockets are root's to see."""
-        said = self.log_since_start()
-        return all(f'at {address}"' in said for address in astuple(self._endpoint))
+        """Whether it holds all of its ports."""
+        wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
+        try:
+            return wanted <= processes.listening_below(self._first)
+        except psutil.AccessDenied:
+            # Of another user's processes only that somebody listens is seen. It tries its metrics
+            # last: who has that, where it is not this one, shows at the first load.
+            said = f'Metrics Service at {self._endpoint.metrics}"' in self.log_since_start()
+            return said and wanted <= processes.listening_anywhere()
 
     def ended(self) -> str | None:
         try:
@@ -177,13 +185,13 @@ class _ContainerServer:
     def memory_bytes(self) -> int | None:
         # The container's first process starts the server, and gathers what the models leave.
         with suppress(psutil.Error):
-            for child in psutil.Process(self._first).children() if self._first else ():
+            for child in psutil.Process(self._first).children():
                 return processes.resident_bytes(child.pid)
         return None
 
     def memory_with_models_bytes(self) -> int | None:
         """See `RunningServer`; by the engine where this user may not look into root's processes."""
-        seen = processes.memory_bytes(self._first) if self._first else None
+        seen = processes.memory_bytes(self._first)
         if seen is not None:
             return seen
         try:
@@ -192,7 +200,7 @@ class _ContainerServer:
             return None
 
     def cpu_seconds(self) -> float | None:
-        return processes.cpu_seconds(self._first) if self._first else None
+        return processes.cpu_seconds(self._first)
 
     def stop(self) -> None:
         self._control.close()

@@ -148,11 +148,7 @@ class _EmbeddedServer:
     def listens(self) -> bool:
         """Whether it holds all of its ports."""
         wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
-        try:
-            sockets = psutil.Process(self._process.pid).net_connections("tcp")
-        except psutil.Error:
-            return False
-        return wanted <= {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+        return wanted <= processes.listening_below(self._process.pid)
 
     def ended(self) -> str | None:
         code = self._process.poll()

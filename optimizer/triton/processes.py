@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -30,6 +30,29 @@ def memory_bytes(pid: int) -> int | None:
 def cpu_seconds(pid: int) -> float | None:
     """Process-CPU time spent so far by a process and all below it; None where it is gone."""
     return _sum(pid, _cpu_seconds)
+
+
+def listening_below(pid: int) -> set[int]:
+    """TCP ports that a process or one below it listens on; none where it is gone.
+
+    Raises:
+        psutil.AccessDenied: it is another user's.
+    """
+    ports = set()
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            ports |= _listening(process.net_connections("tcp"))
+    return ports
+
+
+def listening_anywhere() -> set[int]:
+    """TCP ports that somebody on this machine listens on."""
+    return _listening(psutil.net_connections("tcp"))
+
+
+def _listening(connections: Iterable[Any]) -> set[int]:
+    return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
 
 def _sum(pid: int, of: Callable[[psutil.Process], _Number]) -> _Number | None:

@@ -54,6 +54,7 @@ class _RemoteServer:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._control = ServerControl(endpoint)
+        self._stopped = False
 
     @property
     def control(self) -> ServerControl:
@@ -94,7 +95,9 @@ class _RemoteServer:
 
     def stop(self) -> None:
         """Unload what was loaded here. One that is gone has unloaded it."""
+        if self._stopped:
+            return
+        self._stopped = True
         with suppress(ServerFailure):
-            for model in self._control.loaded:
-                self._control.unload(model, _UNLOAD_SECONDS)
+            self._control.unload_all(_UNLOAD_SECONDS)
         self._control.close()

@@ -148,9 +148,7 @@ class ServingSession:
             return ServerFailure(f"{error}; {reason}")
         if isinstance(error, ModelLoadFailure) and _reason_is_in_the_log(error):
             text = f"{error}; {last_errors(log)}"
-            return ModelLoadFailure(
-                text, transient=error.transient, out_of_memory=error.out_of_memory
-            )
+            return ModelLoadFailure(text, transient=error.transient)
         return error
 
     def _end_behind(self, error: TrialFailure) -> str | None:

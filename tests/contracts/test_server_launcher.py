@@ -8,21 +8,28 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from optimizer.containers import ContainerEngine
 from optimizer.errors import ModelLoadFailure, ServerFailure
-from optimizer.machine.slots import local_slot
+from optimizer.hosting import ContainerHost, RemoteHost
+from optimizer.machine.slots import Slot, local_slot
 from optimizer.serving_config import ServerOptions
-from optimizer.triton.control import ServerControl
+from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.docker_launcher import DockerLauncher
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.launcher import RunningServer, ServerLauncher, free_ports
+from optimizer.triton.launcher import PickPorts, RunningServer, ServerLauncher, free_ports
+from optimizer.triton.remote_launcher import RemoteLauncher
 from optimizer.triton.repository import read_config
+from optimizer.triton.server_options import EXECUTION
+from tests.docker.engine import containers_in, prepared_image, processes_in, remove_containers_in
 from tests.e2e.running import ROOT, Marked, shared_memory_of, wait_until
 
 CONFIG = """
@@ -41,20 +48,45 @@ class TritonPythonModel:
         x = [pb_utils.get_input_tensor_by_name(r, "x").as_numpy() for r in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", each)]) for each in x]
 """
-INSTANCES = 2
+SLOW_MODEL = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
 
-PickPorts = Callable[[int], Sequence[int]]
+class TritonPythonModel:
+    def execute(self, requests):
+        began = time.monotonic() % 1000
+        time.sleep(0.4)
+        y = np.array([[began, time.monotonic() % 1000]], np.float32)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", y)]) for _ in requests]
+"""
+INSTANCES = 2
+LOG = Path("logs", "server.log")
+
 MakeLauncher = Callable[[Path, PickPorts], ServerLauncher]
 
 
 def embedded(folder: Path, pick_ports: PickPorts) -> ServerLauncher:
     runtime = find_embedded_runtime()
     backends = runtime.lay_out(folder / "backends")
-    log = folder / "logs" / "server.log"
-    return EmbeddedLauncher(runtime, backends, folder / "repository", log, pick_ports)
+    return EmbeddedLauncher(runtime, backends, folder / "repository", folder / LOG, pick_ports)
 
 
-LAUNCHERS: dict[str, MakeLauncher] = {"embedded": embedded}
+def container(folder: Path, pick_ports: PickPorts) -> ServerLauncher:
+    host = ContainerHost(prepared_image(), 256 * 2**20)
+    engine = ContainerEngine.connect()
+    return DockerLauncher(engine, host, folder / "repository", [], folder / LOG, pick_ports)
+
+
+def remote(folder: Path, _: PickPorts) -> ServerLauncher:
+    """For the server whose addresses somebody has left in the folder."""
+    grpc, http, metrics = (folder / "addresses").read_text().split()
+    return RemoteLauncher(RemoteHost(grpc, http, metrics, folder / "repository"), 3.0)
+
+
+LAUNCHERS: dict[str, MakeLauncher] = {"embedded": embedded, "docker": container, "remote": remote}
+STARTING = ["embedded", pytest.param("docker", marks=pytest.mark.docker)]
+ALL = [*STARTING, "remote"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,11 @@ class Launched:
     folder: Path
     marked: Marked
 
+    @property
+    def starts(self) -> bool:
+        """Whether the server is its own, and not one that it finds."""
+        return self.kind != "remote"
+
     def launcher(self, pick_ports: PickPorts = free_ports) -> ServerLauncher:
         return LAUNCHERS[self.kind](self.folder, pick_ports)
 
@@ -73,13 +110,27 @@ class Launched:
 
     @property
     def log(self) -> str:
-        return (self.folder / "logs" / "server.log").read_text()
+        return (self.folder / LOG).read_text()
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """Of servers and their models, those whose command contains `name`."""
+        if self.kind != "docker":
+            return self.marked.processes(name)
+        return [p for p in processes_in(self.folder) if name in " ".join(p.cmdline())]
+
+    def server(self) -> psutil.Process:
+        [found] = [p for p in self.processes("--model-repo") if p.name() == "tritonserver"]
+        return found
 
     def nothing_left(self) -> bool:
-        return not self.marked.processes() and not shared_memory_of(os.getpid())
+        if self.kind == "docker":
+            return not containers_in(self.folder)
+        if not self.starts:
+            return self.server().is_running() and not self.processes("python_backend_stub")
+        return not self.processes() and not shared_memory_of(os.getpid())
 
 
-@pytest.fixture(params=list(LAUNCHERS))
+@pytest.fixture(params=ALL)
 def launched(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Launched]:
@@ -91,8 +142,20 @@ def launched(
     marked = Marked()
     for name, value in marked.environment.items():
         monkeypatch.setenv(name, value)
-    yield Launched(request.param, folder, marked)
-    marked.end()
+    with ExitStack() as stack:
+        stack.callback(marked.end)
+        if request.param == "docker":
+            prepared_image()
+            stack.callback(remove_containers_in, folder)
+        if request.param == "remote":
+            somebodys = embedded(folder, free_ports).start(ServerOptions(), local_slot())
+            stack.callback(somebodys.stop)
+            (folder / "addresses").write_text("\n".join(astuple(somebodys.endpoint)))
+        yield Launched(request.param, folder, marked)
+
+
+only_those_that_start = pytest.mark.parametrize("launched", STARTING, indirect=True)
+only_remote = pytest.mark.parametrize("launched", ["remote"], indirect=True)
 
 
 def echo(control: ServerControl, repository: Path) -> None:
@@ -106,13 +169,13 @@ def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
+@only_those_that_start
 def test_a_started_server_is_ready_and_listens_on_this_machine_only(launched: Launched) -> None:
     server = launched.start()
-    with ServerControl(server.endpoint) as control:
-        assert control.ready()
+    assert server.control.ready()
     listening = {
         connection.laddr
-        for process in launched.marked.processes()
+        for process in launched.processes()
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -125,22 +188,77 @@ def test_a_started_server_is_ready_and_listens_on_this_machine_only(launched: La
     server.stop()
 
 
+@only_those_that_start
+def test_a_server_keeps_to_the_cores_of_its_slot(launched: Launched) -> None:
+    last = local_slot().cores[-1]
+    server = launched.launcher().start(ServerOptions(), Slot((last,), (last,)))
+    assert launched.server().cpu_affinity() == [last]
+    server.stop()
+
+
+@only_those_that_start
 def test_options_reach_the_server(launched: Launched) -> None:
     # What this option does shows only once a Python model is loaded.
     server = launched.start(ServerOptions((("python", "shm-default-byte-size", "12 apples"),)))
-    with ServerControl(server.endpoint) as control, pytest.raises(ModelLoadFailure):
-        echo(control, launched.folder / "repository")
+    with pytest.raises(ModelLoadFailure):
+        echo(server.control, launched.folder / "repository")
     server.stop()
+
+
+@only_those_that_start
+@pytest.mark.parametrize(("limit", "at_once"), [(None, 2), (1, 1)])
+def test_executions_at_once_are_limited_where_asked(
+    launched: Launched, limit: int | None, at_once: int
+) -> None:
+    repository = launched.folder / "repository"
+    (repository / "echo" / "1" / "model.py").write_text(SLOW_MODEL)
+    server = launched.start(ServerOptions(executions_per_device=limit))
+    asked = read_config(repository / "echo" / "config.pbtxt")
+    asked.instance_group[0].rate_limiter.resources.add(name=EXECUTION, count=1)
+    server.control.load("echo", asked, 60.0)
+    x = np.zeros((1, 2), np.float32)
+    answers = server.control.infer("echo", [{"x": x}] * INSTANCES, "y", 20.0)
+    [first, second] = sorted((start, end) for start, end in answers.astype(np.float64))
+    assert (2 if second[0] < first[1] else 1) == at_once
+    server.stop()
+
+
+@only_remote
+def test_a_server_that_runs_already_can_be_given_no_options(launched: Launched) -> None:
+    with pytest.raises(ServerFailure, match="leave server options out") as caught:
+        launched.start(ServerOptions(executions_per_device=2))
+    assert not caught.value.transient
+
+
+@only_remote
+def test_a_server_that_does_not_answer_is_told_with_how_to_start_one(launched: Launched) -> None:
+    launched.server().kill()
+    with pytest.raises(ServerFailure, match=r"start it with --model-control-mode=explicit"):
+        launched.start()
+
+
+@only_remote
+def test_models_of_somebody_else_stay_loaded(launched: Launched) -> None:
+    with ServerControl(remote_endpoint(launched)) as somebody:
+        echo(somebody, launched.folder / "repository")
+        launched.start().stop()
+        assert somebody.models_present() == ("echo",)
+
+
+def remote_endpoint(launched: Launched) -> Endpoint:
+    return Endpoint(*(launched.folder / "addresses").read_text().split())
 
 
 def test_it_starts_again_after_a_stop_and_keeps_every_log(launched: Launched) -> None:
     launcher = launched.launcher()
     for number in (1, 2):
         server = launcher.start(ServerOptions(), local_slot())
-        with ServerControl(server.endpoint) as control:
-            assert control.ready()
+        assert server.control.ready()
         server.stop()
         own = server.log_since_start()
+        if not launched.starts:
+            assert own == ""
+            continue
         assert own.count("Started GRPCInferenceService") == 1
         assert launched.log.count("Started GRPCInferenceService") == number
         assert launched.log.endswith(own)
@@ -150,34 +268,50 @@ def test_it_starts_again_after_a_stop_and_keeps_every_log(launched: Launched) ->
 def test_a_loaded_model_is_counted_and_stop_leaves_nothing_of_it(launched: Launched) -> None:
     server = launched.start()
     before, memory_before = server.cpu_seconds(), server.memory_with_models_bytes()
-    with ServerControl(server.endpoint) as control:
-        echo(control, launched.folder / "repository")
-    assert len(launched.marked.processes("python_backend_stub")) == INSTANCES
-    assert shared_memory_of(os.getpid())
+    echo(server.control, launched.folder / "repository")
+    assert len(launched.processes("python_backend_stub")) == INSTANCES
     after, memory = server.cpu_seconds(), server.memory_bytes()
-    assert memory is None or memory > 2**20
     memory_after = server.memory_with_models_bytes()
-    if memory_before is not None and memory_after is not None:
+    if launched.starts:
+        assert memory is not None
+        assert memory > 2**20
+        assert memory_before is not None
+        assert memory_after is not None
         assert memory_after > memory_before + INSTANCES * 2**20, "the model's own processes count"
-    if before is not None and after is not None:
+        assert before is not None
+        assert after is not None
         assert after > before, "the model's own processes count"
+    else:
+        assert (before, after, memory, memory_before, memory_after) == (None,) * 5
     server.stop()
     assert launched.nothing_left()
     server.stop()  # once more does no harm
 
 
+def test_what_is_sent_runs_as_what_the_file_says_would(launched: Launched) -> None:
+    server = launched.start()
+    echo(server.control, launched.folder / "repository")
+    sent = server.control.config("echo")
+    server.control.unload("echo", 10.0)
+    server.control._client.load_model("echo")
+    assert server.control.config("echo") == sent
+    server.control.unload("echo")
+    server.stop()
+
+
 def test_a_killed_server_says_so_and_stop_ends_what_it_has_left(launched: Launched) -> None:
     server = launched.start()
-    with ServerControl(server.endpoint) as control:
-        echo(control, launched.folder / "repository")
-    [process] = launched.marked.servers()
-    process.kill()
+    echo(server.control, launched.folder / "repository")
+    launched.server().kill()
     wait_until(server.ended, "the end of the server", 10.0)
-    assert "signal SIGKILL" in str(server.ended())
+    said = "signal SIGKILL" if launched.starts else "does not answer"
+    assert said in str(server.ended())
     server.stop()
-    assert launched.nothing_left()
+    # What is left of somebody else's server is theirs.
+    assert not launched.starts or launched.nothing_left()
 
 
+@only_those_that_start
 def test_a_port_that_is_taken_costs_a_second_try_only(launched: Launched) -> None:
     for taken_at in range(3):
         with socket.socket() as holder:
@@ -206,6 +340,7 @@ def test_a_port_that_is_taken_costs_a_second_try_only(launched: Launched) -> Non
     assert launched.nothing_left()
 
 
+@only_those_that_start
 def test_ports_that_are_always_taken_are_a_failure_that_says_so(launched: Launched) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -218,22 +353,26 @@ def test_ports_that_are_always_taken_are_a_failure_that_says_so(launched: Launch
     assert launched.nothing_left()
 
 
+@only_those_that_start
 @pytest.mark.parametrize("loaded", [False, True], ids=["no model", "a model loaded"])
 def test_a_server_does_not_outlive_a_killed_parent(launched: Launched, loaded: bool) -> None:
     folder = launched.folder
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, launched.kind, str(folder), str(int(loaded))],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         start_new_session=True,
     )
     try:
         wait_until((folder / "up").exists, "a server", 60.0)
-        assert len(launched.marked.processes("stub")) == INSTANCES * loaded
-        assert shared_memory_of(parent.pid) or not loaded
+        assert len(launched.processes("stub")) == INSTANCES * loaded
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    launched.marked.wait_gone(12.0)
+    if launched.kind == "docker":
+        # No engine takes note of that: its container ends when the next optimizer starts a server.
+        assert launched.server().is_running()
+        launched.start().stop()
+    wait_until(launched.nothing_left, "the end of the server", 12.0)
     assert not shared_memory_of(parent.pid)
 
 
@@ -247,13 +386,13 @@ server = suite.LAUNCHERS[kind](folder, suite.free_ports).start(
     suite.ServerOptions(), suite.local_slot()
 )
 if loaded:
-    with suite.ServerControl(server.endpoint) as control:
-        suite.echo(control, folder / "repository")
+    suite.echo(server.control, folder / "repository")
 (folder / "up").touch()
 time.sleep(60)
 """
 
 
+@only_those_that_start
 def test_a_server_that_cannot_start_is_a_failure_with_its_own_words(launched: Launched) -> None:
     with pytest.raises(ServerFailure, match=r"exit code 1.*No backend specified"):
         launched.start(ServerOptions((("", "setting", "value"),)))

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import docker
-from docker.errors import ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 _ROOT = Path(__file__).parents[2]
 _DOCKERFILE = Path(__file__).with_name("Dockerfile")
@@ -62,7 +63,16 @@ def build() -> str:
         client.images.build(
             path=str(context), tag=name, buildargs={"BASE": base}, network_mode="none", rm=True
         )
+    _remove_all_but(client, {base, name})
     return name
+
+
+def _remove_all_but(client: docker.DockerClient, kept: set[str]) -> None:
+    """Remove what an earlier content made, unless something runs it."""
+    for image in client.images.list(name=_REPOSITORY):
+        for tag in {*image.tags} - kept:
+            with suppress(APIError):
+                client.images.remove(tag)
 
 
 def _debian(folder: Path) -> Path:
@@ -97,9 +107,9 @@ def _install(folder: Path) -> None:
 
 
 def _run(*command: object) -> None:
-    done = subprocess.run([*map(str, command)], stdout=sys.stderr, check=False)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{command[0]} failed with exit code {done.returncode}")
+        sys.exit(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,19 @@ def refusal(status: int, said: str) -> APIError:
 
 @dataclass
 class FakeContainer:
-    """A container that does as it is told by a test."""
+    """A container that does as it is told by a test.
+
+    Attributes:
+        chunks: its output as it is streamed.
+        last_chunks: what the stream leaves out.
+    """
 
     engine: FakeDocker
     name: str = "made"
     labels: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     chunks: Sequence[bytes] = ()
+    last_chunks: Sequence[bytes] = ()
     statistics: dict[str, Any] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -41,10 +47,11 @@ class FakeContainer:
         if self not in self.engine.made:
             raise refusal(404, "No such container")
 
-    def logs(self, *, stream: bool, follow: bool) -> Iterator[bytes]:
-        assert stream
+    def logs(self, *, stream: bool = False, follow: bool = False) -> Iterator[bytes] | bytes:
+        if not stream:
+            return b"".join([*self.chunks, *self.last_chunks])
         assert follow
-        yield from self.chunks
+        return iter(self.chunks)
 
     def stats(self, *, stream: bool, one_shot: bool) -> dict[str, Any]:
         assert one_shot

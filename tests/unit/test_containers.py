@@ -20,7 +20,7 @@ TASK = ContainerTask("triton", ("tritonserver", "--help"))
 
 @pytest.fixture
 def docker() -> FakeDocker:
-    return FakeDocker(triton=["PATH=/bin", "TRT_VERSION=10.3.0=x"], bare=None)
+    return FakeDocker(triton=["PATH=/bin", "TRT_VERSION=10.8.0.43+cuda12.8.0.038"], bare=None)
 
 
 @pytest.fixture
@@ -31,8 +31,10 @@ def engine(docker: FakeDocker) -> ContainerEngine:
 def test_an_image_tells_its_environment(engine: ContainerEngine) -> None:
     found = engine.image("triton")
     assert found.id == "sha256:1234"
-    assert found.environment == {"PATH": "/bin", "TRT_VERSION": "10.3.0=x"}
-    assert engine.image("bare").environment == {}
+    assert found.environment == {"PATH": "/bin", "TRT_VERSION": "10.8.0.43+cuda12.8.0.038"}
+    assert found.tensorrt_version == "10.8.0.43"
+    bare = engine.image("bare")
+    assert (bare.environment, bare.tensorrt_version) == ({}, None)
 
 
 def test_the_engine_tells_its_version_runtimes_and_the_names_of_its_images(
@@ -124,8 +126,12 @@ def test_output_is_told_line_by_line_however_it_comes(
     engine: ContainerEngine, docker: FakeDocker
 ) -> None:
     running = engine.start(TASK)
-    docker.made[0].chunks = [b"one\r\ntw", b"o\n\nthree \xff\nfo", b"ur"]
-    assert list(running.lines()) == ["one", "two", "", "three \N{REPLACEMENT CHARACTER}", "four"]
+    [made] = docker.made
+    made.chunks = [b"one\r\ntw", b"o\n\nthree \xff\nfo", b"ur"]
+    four = ["one", "two", "", "three \N{REPLACEMENT CHARACTER}", "four"]
+    assert list(running.lines()) == four
+    made.last_chunks = [b"\nfive\nsi", b"x"]
+    assert list(running.lines()) == [*four, "five", "six"]
 
 
 def test_file_pages_do_not_count_as_memory(engine: ContainerEngine, docker: FakeDocker) -> None:

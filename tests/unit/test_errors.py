@@ -162,3 +162,27 @@ def test_os_errors_without_a_file_name_the_folder() -> None:
 def test_other_errors_pass_through_storage_errors() -> None:
     with pytest.raises(ValueError, match="mine"), storage_errors(Path("results")):
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+        "std::bad_alloc",
+        "[E] Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)",
+        "tactic device request: insufficient memory on requested size",
+        "MemoryError: ",
+    ],
+)
+def test_what_ran_out_of_memory_is_known_by_its_message_and_not_tried_again(message: str) -> None:
+    failure = LoadTestFailure(f"every request failed: {message}")
+    assert failure.out_of_memory
+    assert not failure.transient
+
+
+def test_other_failures_are_what_their_kind_is() -> None:
+    assert LoadTestFailure("every request failed: the runtime broke down").transient
+    assert not LoadTestFailure("no reply in time").out_of_memory
+    assert ServerFailure("out of memory", transient=True).transient
+    assert not BuildFailure("out of memory", out_of_memory=False).out_of_memory

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from optimizer.cost import Demand, score
 from optimizer.search.history import History, bound_load_factor, scored
-from optimizer.serving_config import Batching, ModelServing, ServingConfig
+from optimizer.serving_config import Batching, InstanceGroup, ModelServing, ServingConfig
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -189,3 +189,16 @@ def test_what_to_expect_is_the_share_of_the_latest_similar_one() -> None:
     assert history.expected_share(same) == pytest.approx(1 / 1.05)
     assert history.expected_share(larger) is None
     assert History({}).expected_share(one) is None
+
+
+@pytest.mark.parametrize(("counts", "banned"), [((2, 2), True), ((3, 0), True), ((1, 1), False)])
+def test_memory_runs_out_on_the_fullest_gpu(counts: tuple[int, ...], banned: bool) -> None:
+    def on_gpus(counts: tuple[int, ...]) -> ServingConfig:
+        (model,) = served(8, 1).models
+        groups = tuple(
+            InstanceGroup("KIND_GPU", count, (gpu,)) for gpu, count in enumerate(counts) if count
+        )
+        return ServingConfig((replace(model, groups=groups),))
+
+    history = history_of((on_gpus((2, 1)), failed(out_of_memory=True)))
+    assert (history.decided(on_gpus(counts)) is not None) == banned

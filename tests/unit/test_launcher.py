@@ -2,10 +2,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
+from docker import DockerClient
 
+from optimizer.containers import ContainerEngine, Mount
+from optimizer.hosting import ContainerHost
+from optimizer.machine.slots import Slot, local_slot
+from optimizer.serving_config import ServerOptions
 from optimizer.triton import embedded_launcher, launcher
+from optimizer.triton.control import Endpoint
+from optimizer.triton.docker_launcher import DockerLauncher
+from tests.unit.fake_docker import FakeDocker
 
 
 def test_regions_of_a_dead_optimizer_are_removed_and_no_others(
@@ -24,6 +33,56 @@ def test_regions_of_a_dead_optimizer_are_removed_and_no_others(
     monkeypatch.setattr(embedded_launcher, "_SHARED_MEMORY", tmp_path)
     embedded_launcher._remove_regions_of_the_dead()
     assert set(tmp_path.iterdir()) == kept
+
+
+ENDPOINT = Endpoint("127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003")
+GPU = Slot((0,), (0,), ("GPU-1",))
+
+
+def test_the_command_line_says_where_it_listens_and_what_was_asked() -> None:
+    options = ServerOptions((("python", "shm-default-byte-size", "1024"),), 3)
+    said = launcher.arguments(options, local_slot(), ENDPOINT, "models", "--backend-directory=b")
+    assert said == [
+        "--model-repository=models",
+        "--backend-directory=b",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        "--grpc-address=127.0.0.1",
+        "--grpc-port=1001",
+        "--http-address=127.0.0.1",
+        "--http-port=1002",
+        "--metrics-address=127.0.0.1",
+        "--metrics-port=1003",
+        "--allow-gpu-metrics=false",
+        "--exit-timeout-secs=3",
+        "--backend-config=python,shm-default-byte-size=1024",
+        "--rate-limit=execution_count",
+        "--rate-limit-resource=execution:3",
+    ]
+
+
+def test_a_server_on_gpus_tells_their_metrics_and_limits_nothing_unasked() -> None:
+    said = launcher.arguments(ServerOptions(), GPU, ENDPOINT, "models")
+    assert not [each for each in said if "gpu-metrics" in each or "rate-limit" in each]
+
+
+def test_a_container_gets_the_gpus_and_sees_what_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "by another name").symlink_to(tmp_path / "cache")
+    docker_launcher = DockerLauncher(
+        ContainerEngine(cast(DockerClient, FakeDocker())),
+        ContainerHost("triton:1", 2**28),
+        tmp_path / "study" / "repository",
+        [tmp_path / "by another name"],
+        tmp_path / "log",
+    )
+    task = docker_launcher._task(ServerOptions(), GPU, ENDPOINT)
+    assert (task.image, task.command[0], task.entrypoint) == ("triton:1", "tritonserver", None)
+    assert (task.network, task.gpu_uuids, task.cores) == ("host", ("GPU-1",), (0,))
+    assert task.shared_memory_bytes == 2**28
+    assert task.working_directory == str(tmp_path / "study")
+    repository, cache = tmp_path / "study" / "repository", tmp_path / "cache"
+    assert task.mounts == (Mount(repository, str(repository)), Mount(cache, str(cache)))
 
 
 def test_free_ports_are_distinct() -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from optimizer.errors import BuildFailure
+from optimizer.errors import BuildFailure, tells_of_memory
 
 _GRACE_SECONDS = 2.0
 _LAST_LINES = 2000
 _TOLD_LINES = 5
 _KILLED = (137, -9)
 """Exit codes of what the kernel killed, as a container and as a process have it."""
-
-_OUT_OF_MEMORY = re.compile(
-    r"out.?of.?memory|bad_alloc|cannot allocate memory|requested amount of gpu memory"
-    r"|insufficient (?:gpu |device )?memory|MemoryError",
-    re.IGNORECASE,
-)
 
 
 class Running(Protocol):
@@ -51,7 +44,7 @@ class Ended:
         """
         told = reason or " | ".join(self.lines[-_TOLD_LINES:]) or "it said nothing"
         killed = self.code in _KILLED
-        out = killed or any(_OUT_OF_MEMORY.search(line) for line in (told, *self.lines))
+        out = killed or any(map(tells_of_memory, (told, *self.lines)))
         how = "was killed, as when memory runs out" if killed else f"ended with {self.code}"
         return BuildFailure(f"the engine's build {how}: {told}", out_of_memory=out)
 

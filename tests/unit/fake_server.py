@@ -1,0 +1,60 @@
+"""A fake server with a GPU, of which no machine of ours has one: models take and keep its memory.
+
+What loading and unloading do on a real server is tested in tests/e2e.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from optimizer.machine.slots import Slot
+from optimizer.serving_config import ServerOptions
+from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.launcher import RunningServer
+
+EMPTY_MIB = 400.0
+"""What the CUDA context of a server takes."""
+
+
+class FakeGpuServer:
+    """Both ends: the launcher that starts it, and what it does."""
+
+    def __init__(self, instance_mib: float, kept_mib: float = 0.0) -> None:
+        self._instance_mib = instance_mib
+        self._kept_mib = kept_mib
+        self._lost = 0.0
+        self.starts: list[ServerOptions] = []
+        self.loaded: tuple[str, ...] = ()
+        self.endpoint = Endpoint("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+
+    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+        self.starts.append(options)
+        self._lost = 0.0
+        return cast(RunningServer, self)
+
+    def memory_in_use_mib(self, uuids: Any) -> float:
+        """In place of NVML's figure."""
+        return EMPTY_MIB + self._lost + self._instance_mib * len(self.loaded)
+
+    @property
+    def control(self) -> ServerControl:
+        return cast(ServerControl, self)
+
+    def load(self, model: str, *_: object) -> None:
+        self.loaded = (*self.loaded, model)
+
+    def unload(self, model: str, *_: object) -> None:
+        self.loaded = tuple(name for name in self.loaded if name != model)
+        self._lost += self._kept_mib
+
+    def ended(self) -> str | None:
+        return None
+
+    def memory_bytes(self) -> int:
+        return 2**20
+
+    def memory_with_models_bytes(self) -> int:
+        return 2**20
+
+    def stop(self) -> None:
+        self.loaded = ()
