@@ -315,11 +315,13 @@ def _settings(task: ContainerTask, *, locked_memory: bool) -> dict[str, Any]:
 
     # Where NVIDIA's runtime is the engine's default, an image of theirs sees every GPU unless told.
     hidden = {} if task.gpu_uuids else {"NVIDIA_VISIBLE_DEVICES": "void"}
+    # CUDA would put the fastest first; the task's order is the driver's.
+    ordered = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if task.gpu_uuids else {}
     gpus = types.DeviceRequest(device_ids=list(task.gpu_uuids), capabilities=[["gpu"]])
     limits = {"stack": _STACK_BYTES, **({"memlock": -1} if locked_memory else {})}
     return {
         "entrypoint": list(task.entrypoint) if task.entrypoint is not None else None,
-        "environment": {**hidden, **dict(task.environment)},
+        "environment": {**hidden, **ordered, **dict(task.environment)},
         "working_dir": task.working_directory,
         "mounts": [
             types.Mount(each.target, str(each.source), "bind", read_only=each.read_only)

@@ -78,7 +78,7 @@ def test_a_container_has_what_its_task_says_and_no_privileges(
     )
     [made] = docker.made
     asked = made.settings
-    assert asked["environment"] == {"KEY": "value"}
+    assert asked["environment"] == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "KEY": "value"}
     assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in asked["mounts"]] == [
         (str(tmp_path), "/models", True),
         (str(tmp_path), "/out", False),
