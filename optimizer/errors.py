@@ -89,9 +89,19 @@ class StudyBusyError(UsageError):
 
 
 class RequirementError(OptimizerError):
-    """The machine lacks something that must be installed first."""
+    """The machine lacks something that must be installed first.
+
+    Attributes:
+        lacks: what is not there, or not as it must be.
+        remedy: what to do about it, the end of the message; None where `lacks` says all there is.
+    """
 
     exit_code = 3
+
+    def __init__(self, lacks: str, remedy: str | None = None):
+        super().__init__(lacks if remedy is None else f"{lacks}: {remedy}")
+        self.lacks = lacks
+        self.remedy = remedy
 
 
 class RunError(OptimizerError):

@@ -10,7 +10,7 @@ the image's compatibility libraries, so it is advice here and never refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.errors import ModelLoadFailure
@@ -67,6 +67,44 @@ def tag_of(server_image: str) -> str:
 
 
 @dataclass(frozen=True)
+class ImageContent:
+    """What one of NVIDIA's images, or one that was built from it, holds; None is not known.
+
+    Attributes:
+        triton: version of the server, where the image has one.
+        tensorrt: version of TensorRT.
+    """
+
+    triton: str | None
+    tensorrt: str | None
+
+
+def content_of(image: str, environment: Mapping[str, str]) -> ImageContent:
+    """The versions in an image by the variables that it sets, else by its release.
+
+    TRITON_SERVER_VERSION and TRT_VERSION hold versions; the variables of the same names that begin
+    with NVIDIA hold the release.
+
+    Args:
+        image: its name, with the tag.
+    """
+    named = re.search(r":(\d\d\.\d\d)\b", image)
+    tags = [
+        environment.get("NVIDIA_TRITON_SERVER_VERSION"),
+        environment.get("NVIDIA_TENSORRT_VERSION"),
+        named[1] if named is not None else None,
+    ]
+    known = {release.tag: release for release in RELEASES}
+    release = next((known[tag] for tag in tags if tag in known), Release("", "", None))
+    # "10.14.1.48+cuda13.0": the CUDA that it was built with is no part of the version.
+    tensorrt = environment.get("TRT_VERSION", "").partition("+")[0]
+    return ImageContent(
+        triton=environment.get("TRITON_SERVER_VERSION") or release.triton or None,
+        tensorrt=tensorrt or release.tensorrt,
+    )
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """What an engine was built with and for, stored beside its plan.
 
@@ -97,7 +135,7 @@ def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] 
             there.
     """
     known = {release.triton: release for release in RELEASES}.get(triton_version)
-    if known is not None and known.tensorrt and not _same_version(plan.tensorrt, known.tensorrt):
+    if known is not None and known.tensorrt and not same_version(plan.tensorrt, known.tensorrt):
         raise ModelLoadFailure(
             f"the engine was built with TensorRT {plan.tensorrt}, but Triton {triton_version} has"
             f" TensorRT {known.tensorrt}: build in {tensorrt_image(known.tag)}"
@@ -111,7 +149,7 @@ def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] 
             )
 
 
-def _same_version(one: str, other: str) -> bool:
+def same_version(one: str, other: str) -> bool:
     """Whether two versions are equal as far as both are known."""
     return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
 

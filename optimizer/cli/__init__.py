@@ -14,6 +14,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.cache import cache
+from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
 from optimizer.cli.run import run
@@ -45,6 +46,7 @@ def commands() -> None:
 commands.add_command(run)
 commands.add_command(measure)
 commands.add_command(init)
+commands.add_command(doctor)
 commands.add_command(cache)
 
 

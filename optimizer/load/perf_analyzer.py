@@ -21,6 +21,10 @@ from optimizer.errors import LoadTestFailure
 from optimizer.workload import Tensors
 
 NAME = "perf_analyzer"
+WHERE_IT_IS = (
+    "it is in the wheels of tritonclient 2.48 to 2.51 (data/bin), and from 2.60 on in those of "
+    "perf-analyzer"
+)
 _MARGIN_SECONDS = 60.0
 _WINDOWS = 3
 """Measured in turn; what it reports is drawn from all of them together."""

@@ -127,6 +127,40 @@ def present_gpus() -> tuple[Gpu, ...]:
         return ()
 
 
+@dataclass(frozen=True)
+class Card:
+    """A GPU, and what may keep trials from it.
+
+    Attributes:
+        mig: whether it is divided into instances; None where it does not tell.
+        pids: of the processes that compute on it.
+    """
+
+    gpu: Gpu
+    mig: bool | None
+    pids: tuple[int, ...]
+
+
+def present_cards() -> tuple[Card, ...]:
+    """The machine's cards in the driver's order. Raises RequirementError where none answers."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(map(_card, handles))
+    except pynvml.NVMLError as error:
+        raise RequirementError(f"no NVIDIA driver answers ({error})") from error
+
+
+def _card(handle: Any) -> Card:
+    mig = _or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    running = _or_none(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    return Card(
+        gpu=_gpu(handle),
+        mig=None if mig is None else bool(mig),
+        pids=tuple(sorted(process.pid for process in running or ())),
+    )
+
+
 def driver_version() -> str | None:
     """NVIDIA's driver, such as "580.82.07"; None where none answers."""
     try:

@@ -62,8 +62,8 @@ def find_embedded_runtime() -> EmbeddedRuntime:
     if not stub.is_file():
         have = ", ".join(sorted(p.name for p in stub.parent.parent.iterdir()))
         raise RequirementError(
-            f"the embedded Triton has no Python backend for Python {version} (it has {have}); "
-            "run with one of these"
+            f"the embedded Triton has no Python backend for Python {version}",
+            f"run with one of {have}",
         )
     environment = _environment()
     _check_stub(stub, version, environment)
@@ -82,7 +82,7 @@ def _package_folder() -> Path:
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise RequirementError(f"the embedded Triton is not installed: {_INSTALL}")
+        raise RequirementError("the embedded Triton is not installed", _INSTALL)
     return Path(spec.origin).parent / "tritonserver"
 
 
@@ -114,4 +114,4 @@ def _check_stub(stub: Path, version: str, environment: dict[str, str]) -> None:
         if library.startswith("libpython")
         else f"install the package that has {library}"
     )
-    raise RequirementError(f"Triton's Python backend needs {library}: {remedy}")
+    raise RequirementError(f"Triton's Python backend needs {library}", remedy)

@@ -247,8 +247,5 @@ def _binary(space: Space) -> Path:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
-        raise RequirementError(
-            "perf_analyzer is not on PATH: it is in the wheels of tritonclient 2.48 to 2.51 "
-            "(data/bin), and from 2.60 on in those of perf-analyzer"
-        )
+        raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.WHERE_IT_IS)
     return Path(found)

@@ -28,7 +28,7 @@ from optimizer.space_file import Space, load_space
 from optimizer.triton.session import ServingSession
 from optimizer.wiring.hosts import launch_with
 
-_RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+RUNTIME_PACKAGE: Mapping[Runtime, str] = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "pytorch": "torch",
@@ -43,8 +43,11 @@ _CONFIRM_SECONDS = 20.0
 _GPU_CONFIRM_SECONDS = 300.0
 """In each of two rounds: short levels flatter a card that has not grown hot."""
 
-_GRAPH_PACKAGES = {"onnx", "onnxruntime"}
-_EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
+GRAPH_PACKAGES = {"onnx", "onnxruntime"}
+"""What every model's files are made with."""
+
+EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
+"""What exports a model of transformers; an ONNX file needs none of them."""
 
 
 def default_cache() -> Path:
@@ -65,11 +68,11 @@ def slot_of(space: Space) -> Slot:
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
-    wanted = {*_GRAPH_PACKAGES, *more}
+    wanted = {*GRAPH_PACKAGES, *more}
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
-    wanted |= {_RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in _RUNTIME_PACKAGE}
+    wanted |= {RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in RUNTIME_PACKAGE}
     if any(isinstance(model.source, TransformersSource) for model in space.models):
-        wanted |= _EXPORT_PACKAGES
+        wanted |= EXPORT_PACKAGES
     missing = sorted(name for name in wanted if importlib.util.find_spec(name) is None)
     if missing:
         raise RequirementError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -74,15 +75,26 @@ class FakeDocker:
     Attributes:
         environments: what each image sets, by the image's name.
         refuses_to_start: raised one after the other in place of starting containers.
+        runtimes: that containers may run by.
+        nameless: images without a name that it has beside them.
     """
 
     def __init__(self, **environments: list[str] | None) -> None:
         self.environments = environments
         self.made: list[FakeContainer] = []
         self.refuses_to_start: list[APIError] = []
+        self.runtimes = ["runc"]
+        self.nameless: list[dict[str, Any]] = []
         self.images = self.containers = self
+        self.api = SimpleNamespace(images=self._names)
         self.id = "sha256:1234"
         self.attrs: dict[str, Any] = {}
+
+    def info(self) -> dict[str, Any]:
+        return {"ServerVersion": "28.5.1", "Runtimes": {name: {} for name in self.runtimes}}
+
+    def _names(self) -> Sequence[dict[str, Any]]:
+        return [*({"RepoTags": [name]} for name in self.environments), *self.nameless]
 
     def get(self, name: str) -> FakeDocker:
         if name not in self.environments:

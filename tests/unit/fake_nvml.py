@@ -18,6 +18,8 @@ class Card:
     """One card; a figure that is None is not supported by it."""
 
     name: str = "NVIDIA T4"
+    capability: tuple[int, int] = (7, 5)
+    total_mib: int = 15360
     utilization: int | None = 80
     memory: int | None = 3 * 2**30
     power: int | None = 65_000
@@ -31,7 +33,18 @@ class Card:
     pids: tuple[int, ...] | None = ()
 
 
-def install(monkeypatch: pytest.MonkeyPatch, cards: dict[str, Card]) -> None:
+def install_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a driver."""
+
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, cards: dict[str, Card], driver: str = "580.82.07"
+) -> None:
     """Answer NVML's calls from `cards`, by UUID."""
 
     def told(value: Any) -> Any:
@@ -49,10 +62,17 @@ def install(monkeypatch: pytest.MonkeyPatch, cards: dict[str, Card]) -> None:
 
     calls: dict[str, Callable[..., Any]] = {
         "nvmlInit": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: driver,
+        "nvmlDeviceGetCount": lambda: len(cards),
+        "nvmlDeviceGetHandleByIndex": lambda number: list(cards.values())[number],
         "nvmlDeviceGetHandleByUUID": by_uuid,
+        "nvmlDeviceGetUUID": lambda card: next(u for u, own in cards.items() if own is card),
+        "nvmlDeviceGetCudaComputeCapability": lambda card: card.capability,
         "nvmlDeviceGetName": lambda card: card.name,
         "nvmlDeviceGetUtilizationRates": lambda c: SimpleNamespace(gpu=told(c.utilization)),
-        "nvmlDeviceGetMemoryInfo": lambda c: SimpleNamespace(used=told(c.memory)),
+        "nvmlDeviceGetMemoryInfo": lambda c: SimpleNamespace(
+            used=told(c.memory), total=c.total_mib * 2**20
+        ),
         "nvmlDeviceGetPowerUsage": lambda c: told(c.power),
         "nvmlDeviceGetClockInfo": lambda c, _: told(c.clock),
         "nvmlDeviceGetMaxClockInfo": lambda c, _: told(c.highest_clock),

@@ -10,8 +10,16 @@ from typing import cast
 import pytest
 from docker import DockerClient
 
-from optimizer import containers
-from optimizer.containers import ContainerEngine, ContainerTask, Mount
+from optimizer.containers import (
+    ContainerEngine,
+    ContainerTask,
+    EngineContent,
+    Mount,
+)
+from optimizer.containers import (
+    engine as engine_module,
+)
+from optimizer.containers.refusals import unreachable
 from optimizer.errors import ContainerFailure, RequirementError
 from tests.unit.fake_docker import FakeContainer, FakeDocker, refusal
 
@@ -35,6 +43,14 @@ def test_an_image_tells_its_environment(engine: ContainerEngine) -> None:
     assert found.tensorrt_version == "10.8.0.43"
     bare = engine.image("bare")
     assert (bare.environment, bare.tensorrt_version) == ({}, None)
+
+
+def test_the_engine_tells_its_version_runtimes_and_the_names_of_its_images(
+    engine: ContainerEngine, docker: FakeDocker
+) -> None:
+    docker.runtimes.append("nvidia")
+    docker.nameless = [{"RepoTags": None}, {"RepoTags": ["<none>:<none>"]}]
+    assert engine.content() == EngineContent("28.5.1", ("nvidia", "runc"), ("bare", "triton"))
 
 
 def test_a_missing_image_is_named_with_its_remedy(engine: ContainerEngine) -> None:
@@ -153,7 +169,7 @@ def test_only_what_dead_processes_of_this_user_have_left_is_reaped(
     engine: ContainerEngine, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def left_by(pid: int | str, **changed: str) -> FakeContainer:
-        labels = {**containers._owner(), containers._OWNER_PID: str(pid)}
+        labels = {**engine_module._owner(), engine_module._OWNER_PID: str(pid)}
         labels |= {f"triton-cost-optimizer.owner-{key}": value for key, value in changed.items()}
         container = FakeContainer(docker, f"of {pid} {changed}", labels)
         docker.made.append(container)
@@ -179,10 +195,13 @@ def test_a_zombie_owns_nothing() -> None:
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     try:
-        assert containers._started(str(child)) is None
+        assert engine_module._started(str(child)) is None
     finally:
         os.waitpid(child, 0)
-    assert containers._started(str(os.getpid())) == containers._owner()[containers._OWNER_STARTED]
+    assert (
+        engine_module._started(str(os.getpid()))
+        == engine_module._owner()[engine_module._OWNER_STARTED]
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +227,7 @@ def test_an_engine_that_is_not_there_is_named_with_its_remedy(
 
 def test_a_user_without_permission_is_told_how_to_get_it() -> None:
     said = "Error while fetching server API version: PermissionError(13, 'Permission denied')"
-    assert "usermod --append --groups docker USER" in containers._unreachable(said)
+    assert "usermod --append --groups docker USER" in str(unreachable(said))
 
 
 def test_the_package_is_whole_without_the_sdk() -> None:

@@ -89,6 +89,14 @@ def test_exit_codes(error: OptimizerError, code: int) -> None:
     assert error.exit_code == code
 
 
+def test_a_requirement_ends_with_its_remedy() -> None:
+    error = RequirementError("x is not installed", "pip install x")
+    assert str(error) == "x is not installed: pip install x"
+    assert (error.lacks, error.remedy) == ("x is not installed", "pip install x")
+    alone = RequirementError("x cannot be had")
+    assert (str(alone), alone.remedy) == ("x cannot be had", None)
+
+
 def test_a_mistake_names_line_key_rule_and_value() -> None:
     mistake = Mistake("limit.latency_ms", "must be above 0", value="-1", line=7)
     assert str(mistake) == "line 7: limit.latency_ms: must be above 0, got -1"

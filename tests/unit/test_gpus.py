@@ -7,10 +7,17 @@ import time
 import pytest
 
 from optimizer.errors import RequirementError
+from optimizer.hardware import Gpu
 from optimizer.machine import gpus
-from optimizer.machine.gpus import GpuSampler, clock_advice, present_gpus, refuse_foreign_processes
+from optimizer.machine.gpus import (
+    GpuSampler,
+    clock_advice,
+    present_cards,
+    present_gpus,
+    refuse_foreign_processes,
+)
 from optimizer.measurement import GpuUse
-from tests.unit.fake_nvml import UUID, Card, install
+from tests.unit.fake_nvml import UUID, Card, install, install_none
 
 
 @pytest.fixture
@@ -97,6 +104,23 @@ def test_a_reason_that_has_passed_is_not_forgotten(card: Card) -> None:
 def test_without_gpus_or_without_nvml_the_figures_say_why(card: Card) -> None:
     assert GpuSampler([]).end() == ((), "the trial runs on no GPU")
     assert GpuSampler(["GPU-2"]).end() == ((), "NVML: Not Found")
+
+
+def test_every_card_is_told_with_what_may_keep_trials_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, {"GPU-1": Card(mig=1, pids=(9, 3)), "GPU-2": Card(mig=None, pids=None)})
+    divided, plain = present_cards()
+    assert (divided.mig, divided.pids) == (True, (3, 9))
+    assert (plain.mig, plain.pids) == (None, ())
+    assert (divided.gpu, plain.gpu) == present_gpus()
+    assert plain.gpu == Gpu("GPU-2", "NVIDIA T4", (7, 5), 15360)
+
+
+def test_cards_without_a_driver_are_a_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_none(monkeypatch)
+    with pytest.raises(RequirementError, match=r"no NVIDIA driver answers \(NVML Shared Library"):
+        present_cards()
 
 
 def test_a_process_of_someone_else_is_refused_by_its_number(card: Card) -> None:

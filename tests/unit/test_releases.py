@@ -14,6 +14,8 @@ from optimizer.releases import (
     LEAST_DRIVER,
     RELEASES,
     EngineFacts,
+    ImageContent,
+    content_of,
     refuse_mismatch,
     tensorrt_image,
     triton_image,
@@ -65,3 +67,36 @@ def test_another_gpu_is_refused_with_both_names(
     message = f"built for NVIDIA A10G (compute capability 8.6), but the server has {told}"
     with pytest.raises(ModelLoadFailure, match=re.escape(message)):
         refuse_mismatch(PLAN, "2.69.0", [A10G, other])
+
+
+@pytest.mark.parametrize(
+    ("image", "sets", "content"),
+    [
+        # What Triton's image of release 24.09 sets.
+        (
+            "own:1",
+            {
+                "TRT_VERSION": "10.4.0.26",
+                "TRITON_SERVER_VERSION": "2.50.0",
+                "NVIDIA_TRITON_SERVER_VERSION": "24.09",
+            },
+            ImageContent("2.50.0", "10.4.0.26"),
+        ),
+        ("own:1", {"TRT_VERSION": "10.14.1.48+cuda13.0"}, ImageContent(None, "10.14.1.48")),
+        # A variable that holds a release is none that holds a version.
+        ("own:1", {"NVIDIA_TENSORRT_VERSION": "26.05"}, ImageContent("2.69.0", "10.16.1.11")),
+        ("own:1", {"NVIDIA_TENSORRT_VERSION": "25.02"}, ImageContent(None, None)),
+        (triton_image("26.07"), {}, ImageContent("2.71.0", "11.1.0.106")),
+        (triton_image("26.06"), {}, ImageContent("2.70.0", None)),
+        (
+            triton_image("26.07"),
+            {"NVIDIA_TRITON_SERVER_VERSION": "26.05"},
+            ImageContent("2.69.0", "10.16.1.11"),
+        ),
+        ("own:1", {}, ImageContent(None, None)),
+    ],
+)
+def test_an_image_holds_what_it_sets_or_what_its_release_has(
+    image: str, sets: dict[str, str], content: ImageContent
+) -> None:
+    assert content_of(image, sets) == content

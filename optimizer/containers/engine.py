@@ -1,28 +1,22 @@
-"""The room of Docker: images and containers of this machine's engine, through its SDK.
-
-A container is never privileged, is never restarted by the engine, and carries in labels the process
-that owns it: one that was left by a run that was killed is found and removed by the next.
-"""
+"""Docker's engine, its images, and containers that carry the process which owns them."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
-from optimizer.errors import ContainerFailure, RequirementError
+from optimizer.containers.refusals import engine_errors, not_installed, unreachable
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-_INSTALL = "pip install 'triton-cost-optimizer[docker]'"
-_ENGINE = "unix:///var/run/docker.sock"
 _ANSWER_SECONDS = 60
 _KILLED = 137
 
@@ -52,6 +46,20 @@ class Image:
     def tensorrt_version(self) -> str | None:
         """Release of TensorRT in one of NVIDIA's images, such as "10.8.0.43"; None elsewhere."""
         return self.environment.get("TRT_VERSION", "").partition("+")[0] or None
+
+
+@dataclass(frozen=True)
+class EngineContent:
+    """What an engine says of itself.
+
+    Attributes:
+        runtimes: names of those that may run its containers; NVIDIA's is "nvidia".
+        images: names of those that it has, with their tags.
+    """
+
+    version: str
+    runtimes: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,28 @@ class ContainerEngine:
             import docker
             from docker.errors import DockerException
         except ImportError as error:
-            raise RequirementError(f"containers need Docker's Python SDK: {_INSTALL}") from error
+            raise not_installed() from error
         try:
             return cls(docker.from_env(timeout=_ANSWER_SECONDS))
         except DockerException as error:
-            raise RequirementError(_unreachable(str(error))) from error
+            raise unreachable(str(error)) from error
+
+    def content(self) -> EngineContent:
+        """What it is and has.
+
+        Raises:
+            ContainerFailure: the engine does not answer.
+        """
+        with engine_errors("ask the engine what it has"):
+            about = self._client.info()
+            # Only the names: the SDK's own list asks for every image on its own.
+            held = self._client.api.images()
+        names = (name for image in held for name in image["RepoTags"] or ())
+        return EngineContent(
+            version=str(about["ServerVersion"]),
+            runtimes=tuple(sorted(about["Runtimes"])),
+            images=tuple(sorted(name for name in names if name != "<none>:<none>")),
+        )
 
     def image(self, name: str) -> Image:
         """An image that is there; none is fetched.
@@ -117,7 +142,7 @@ class ContainerEngine:
             RequirementError: it is not there; the message names it and the command that fetches it.
             ContainerFailure: the engine does not answer.
         """
-        with _engine_errors(f"look for the image {name}", name):
+        with engine_errors(f"look for the image {name}", name):
             found = self._client.images.get(name)
         pairs = (entry.partition("=") for entry in found.attrs["Config"]["Env"] or ())
         return Image(str(found.id), {key: value for key, _, value in pairs})
@@ -131,7 +156,7 @@ class ContainerEngine:
         """
         from docker.errors import APIError
 
-        with _engine_errors(f"start a container of {task.image}", task.image):
+        with engine_errors(f"start a container of {task.image}", task.image):
             try:
                 return RunningContainer(self._start(task, locked_memory=True))
             except APIError as error:
@@ -163,7 +188,7 @@ class ContainerEngine:
         """
         mine = [f"{key}={_owner()[key]}" for key in (_OWNER_USER, _OWNER_MACHINE)]
         reaped = []
-        with _engine_errors("look for containers of runs that were killed"):
+        with engine_errors("look for containers of runs that were killed"):
             listed = self._client.containers.list(
                 all=True, filters={"label": mine}, ignore_removed=True
             )
@@ -233,7 +258,7 @@ class RunningContainer:
         from requests.exceptions import ConnectionError as NoConnection
         from requests.exceptions import ReadTimeout
 
-        with _engine_errors(f"wait for the container {self.name}"):
+        with engine_errors(f"wait for the container {self.name}"):
             try:
                 return int(self._container.wait(timeout=timeout_seconds)["StatusCode"])
             except (NotFound, ReadTimeout, NoConnection):
@@ -250,7 +275,7 @@ class RunningContainer:
         """
         from docker.errors import NotFound
 
-        with _engine_errors(f"stop the container {self.name}"):
+        with engine_errors(f"stop the container {self.name}"):
             with suppress(NotFound):
                 self._container.stop(timeout=max(1, round(grace_seconds)))
             _remove(self._container)
@@ -265,7 +290,7 @@ class RunningContainer:
         """
         from docker.errors import NotFound
 
-        with _engine_errors(f"measure the container {self.name}"):
+        with engine_errors(f"measure the container {self.name}"):
             try:
                 answer = self._container.stats(stream=False, one_shot=True)
             except NotFound:
@@ -276,7 +301,7 @@ class RunningContainer:
         """What the engine says of it, None where it has been removed."""
         from docker.errors import NotFound
 
-        with _engine_errors(f"ask for the container {self.name}"):
+        with engine_errors(f"ask for the container {self.name}"):
             try:
                 self._container.reload()
             except NotFound:
@@ -356,41 +381,3 @@ def _remove(container: Container) -> None:
     except APIError as error:
         if error.status_code not in (404, 409):
             raise
-
-
-@contextmanager
-def _engine_errors(doing: str, image: str = "") -> Iterator[None]:
-    from docker.errors import APIError, DockerException, ImageNotFound
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except ImageNotFound as error:
-        raise RequirementError(
-            f"the Docker engine has no image {image}: docker pull {image}"
-        ) from error
-    except APIError as error:
-        said = str(error.explanation or error)
-        if "could not select device driver" in said:
-            raise RequirementError(
-                "the Docker engine cannot hand out GPUs: install nvidia-container-toolkit, then "
-                "nvidia-ctk runtime configure --runtime=docker, and restart the engine"
-            ) from error
-        raise ContainerFailure(f"cannot {doing}: {said}") from error
-    except (DockerException, RequestException) as error:
-        raise ContainerFailure(f"cannot {doing}: no answer from the engine: {error}") from error
-
-
-def _unreachable(said: str) -> str:
-    """What to do about an engine that could not be reached, by what the SDK says of it."""
-    where = os.environ.get("DOCKER_HOST", _ENGINE)
-    if "PermissionError" in said:
-        return (
-            f"this user may not use the Docker engine at {where}: "
-            "usermod --append --groups docker USER (as root), then log in anew"
-        )
-    if any(sign in said for sign in ("FileNotFoundError", "Connection refused")):
-        return (
-            f"no Docker engine runs at {where}: install one, or start it (systemctl start docker)"
-        )
-    return f"the Docker engine at {where} cannot be used: {said}"

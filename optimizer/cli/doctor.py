@@ -1,0 +1,72 @@
+"""`doctor`: what this machine can run, and what to install for the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import wrap
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.errors import RequirementError
+from optimizer.wiring.doctor import examine
+from optimizer.wiring.doctor.examination import Examination, State
+from optimizer.wiring.parts import default_cache
+
+_COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "unknown": "yellow"}
+_STATE_COLUMN, _FOUND_COLUMN, _SHORTEST = 26, 35, 20
+_CAN_RUN: dict[State, str] = {"ok": "yes", "missing": "no", "unknown": "unknown"}
+
+
+@click.command()
+@results_option
+@cache_option
+def doctor(results: Path, cache: Path | None) -> int:
+    """Say what this machine can run, and what to install for the rest.
+
+    Nothing is changed, fetched or started.
+    """
+    found = examine((cache or default_cache()).absolute(), results.absolute())
+    show_examination(OutputConsole(), found)
+    return 0 if found.can_serve else RequirementError.exit_code
+
+
+def show_examination(console: Console, found: Examination) -> None:
+    """Print what was found, what can run and, on whole lines to be copied, what to do."""
+    for area in found.areas:
+        _title(console, area.name)
+        for part in area.findings:
+            _row(console, part.part, part.state, part.state, part.found)
+        console.print()
+    _title(console, "What can run")
+    for ability in found.abilities:
+        _row(console, ability.server, _CAN_RUN[ability.state], ability.state, ability.how)
+    if found.remedies:
+        console.print()
+        _title(console, "For the rest")
+    for remedy, parts in found.remedies.items():
+        _line(console, Text(f"  {', '.join(parts)}:"))
+        _line(console, Text(f"    {remedy}"))
+
+
+def _title(console: Console, title: str) -> None:
+    _line(console, Text(title, style="bold"))
+
+
+def _row(console: Console, part: str, word: str, state: State, found: str) -> None:
+    """One part; what was found of it goes on below itself where it is longer than the line."""
+    width = max(_SHORTEST, console.width - _FOUND_COLUMN)
+    first, *more = wrap(found, width, break_long_words=False, break_on_hyphens=False) or [""]
+    line = Text(f"  {part}".ljust(_STATE_COLUMN - 1) + " ")
+    line.append(word, _COLOURS[state])
+    line.append(" " * max(1, _FOUND_COLUMN - line.cell_len) + first)
+    _line(console, line)
+    for rest in more:
+        _line(console, Text(" " * _FOUND_COLUMN + rest))
+
+
+def _line(console: Console, line: Text) -> None:
+    # Neither a path nor a command is ever broken: both are to be copied.
+    console.print(line, soft_wrap=True)

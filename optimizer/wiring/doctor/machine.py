@@ -1,0 +1,71 @@
+"""The machine itself: processor, memory, Python, shared memory and disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+
+from optimizer.machine.fingerprint import this_machine
+from optimizer.wiring.doctor.examination import Finding
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - it is looked at, not written to
+_GIB = 2**30
+
+_LEAST_SHARED_MEMORY = _GIB
+"""What a container is given unless the space file says otherwise; Python models talk through it."""
+
+_LEAST_FREE = 5 * _GIB
+"""BERT-large in FP32 is 1.3 GB, and every precision and runtime has files of its own."""
+
+
+def processor() -> Finding:
+    """Model, cores and the vector extensions that precisions gain from."""
+    machine = this_machine("embedded")
+    features = ", ".join(machine.cpu_features) or "no vector extensions"
+    return Finding("processor", "ok", f"{machine.cpu}, {machine.cores} cores ({features})")
+
+
+def memory() -> Finding:
+    """What is there, and what is free."""
+    now = psutil.virtual_memory()
+    return Finding("memory", "ok", f"{_gib(now.available)} free of {_gib(now.total)}")
+
+
+def python() -> Finding:
+    """The interpreter that runs this."""
+    machine = this_machine("embedded")
+    return Finding("Python", "ok", f"{machine.python}, {machine.system}")
+
+
+def shared_memory() -> Finding:
+    """Size and room of /dev/shm."""
+    part, usage = SHARED_MEMORY, shutil.disk_usage(SHARED_MEMORY)
+    found = f"{_gib(usage.free)} free of {_gib(usage.total)}"
+    if usage.free >= _LEAST_SHARED_MEMORY:
+        return Finding(part, "ok", found)
+    if usage.total < _LEAST_SHARED_MEMORY:
+        remedy = f"mount -o remount,size=2G {part} (as root; of a container: --shm-size=2g)"
+    else:
+        remedy = f"remove what processes that ended have left in {part}"
+    return Finding(part, "missing", f"{found}: too little for many instances", remedy)
+
+
+def disk(part: str, folder: Path) -> Finding:
+    """Room for a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        found = f"{there} may not be written by this user"
+        return Finding(part, "missing", found, f"name another folder with --{part}")
+    free = shutil.disk_usage(there).free
+    found = f"{_gib(free)} free for {folder}"
+    if free >= _LEAST_FREE:
+        return Finding(part, "ok", found)
+    found = f"{found}: too little for a large model's files"
+    return Finding(part, "missing", found, f"make room, or name another folder with --{part}")
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"
