@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.estimates import Percentile
 from optimizer.load.judging import why_missed
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
-from optimizer.measurement import GpuUse, LoadLevel, MachineUse, Percentile, ServerSplit
+from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
 from optimizer.serving_config import describe
 from optimizer.wiring.measuring import Measured
 

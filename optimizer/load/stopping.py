@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.estimates import rate_interval
 from optimizer.load.exchange import Progress
 from optimizer.load.plan import Ended
 from optimizer.load.statistics import inflation_bound, late_verdict, warmup_length
-from optimizer.measurement import LevelVerdict, rate_interval
+from optimizer.measurement import LevelVerdict
 from optimizer.workload import LatencyLimit, Stream
 
 _LEAST_REQUESTS = 40

@@ -8,6 +8,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from optimizer.cost import Score
+from optimizer.estimates import Percentile
 from optimizer.measurement import (
     BatchPoint,
     ClientUse,
@@ -15,7 +16,6 @@ from optimizer.measurement import (
     LoadLevel,
     MachineUse,
     Measurement,
-    Percentile,
     ServerSplit,
     StreamLevel,
 )

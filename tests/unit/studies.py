@@ -8,18 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.estimates import Percentile
 from optimizer.hardware import Hardware
 from optimizer.load.holding import HoldingTask
 from optimizer.machine.slots import Slot
-from optimizer.measurement import (
-    ClientUse,
-    LevelKind,
-    LoadLevel,
-    Measurement,
-    Percentile,
-    Slice,
-    StreamLevel,
-)
+from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, Slice, StreamLevel
 from optimizer.model_space import Limits
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation

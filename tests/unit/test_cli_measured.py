@@ -11,6 +11,7 @@ from rich.console import Console
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cli.measured import show_measured
+from optimizer.estimates import Percentile
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement import (
@@ -20,7 +21,6 @@ from optimizer.measurement import (
     LoadLevel,
     MachineUse,
     Measurement,
-    Percentile,
     ServerSplit,
     Slice,
 )

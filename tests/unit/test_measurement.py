@@ -8,17 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from optimizer.measurement import (
-    CONFIDENCE,
-    ClientUse,
-    LevelKind,
-    LoadLevel,
-    Measurement,
-    Percentile,
-    StreamLevel,
-    percentile_with_interval,
-    rate_interval,
-)
+from optimizer.estimates import CONFIDENCE, Percentile, percentile_with_interval, rate_interval
+from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, StreamLevel
 
 
 def latencies(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
