@@ -87,6 +87,7 @@ def test_killed_amid_a_build_it_leaves_nothing_running(
     assert not study.prepared.exists()
 
 
+@pytest.mark.slow
 def test_signals_end_it_with_130_and_it_goes_on_from_there(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_terminal_that_goes_away_ends_it_without_a_trace(
     assert not study.summary.exists()
 
 
+@pytest.mark.slow
 def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_configuration_is_measured_in_every_way_and_nothing_is_left(
                for f in folders)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_users_come_in_stairs_until_a_condition_ends_them(
     start: StartOptimizer, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from optimizer.triton.repository import read_config
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 
 def two_models() -> dict[str, Any]:
     """The tiny model twice: the second alone may have two instances, and has a tighter limit."""
