@@ -23,6 +23,7 @@ def measured(folder: Path, number: int) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+@pytest.mark.slow
 def test_a_configuration_is_measured_in_every_way_and_nothing_is_left(
     start: StartOptimizer, tmp_path: Path
 ) -> None:

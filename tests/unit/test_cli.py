@@ -227,6 +227,7 @@ def test_a_defect_is_a_traceback(optimizer: Commands, monkeypatch: pytest.Monkey
 def test_a_signal_is_exit_code_130_and_resumable(
     optimizer: Commands, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
+    signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup, which ignores one
     cleared = []
 
     def interrupted(*_: object) -> RunResult:
