@@ -29,6 +29,13 @@ PRECISIONS_OF: dict[Kind, dict[Runtime, tuple[Precision, ...]]] = {
 }
 """Precisions that each runtime has a way to serve, on a CPU and on a GPU."""
 
+RUNTIME_PACKAGE: dict[Runtime, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "pytorch": "torch",
+}
+"""Python package of each runtime that Triton's Python backend can host: it makes the files too."""
+
 PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
 """Higher keeps more of the reference's accuracy; used to break ties of equal cost."""
 

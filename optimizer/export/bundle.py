@@ -9,17 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from optimizer.errors import storage_errors
-from optimizer.serving_config import Runtime, ServingConfig, describe
+from optimizer.serving_config import RUNTIME_PACKAGE, ServingConfig, describe
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.session import ModelFiles
-
-_PACKAGES: dict[Runtime, tuple[str, ...]] = {
-    "onnxruntime": ("numpy", "onnxruntime"),
-    "openvino": ("numpy", "openvino"),
-    "pytorch": ("numpy", "torch"),
-}
-"""What model.py imports, beside Triton's own modules."""
 
 
 def write_bundle(
@@ -65,7 +58,9 @@ def _write(
 
 def _requirements(config: ServingConfig) -> str:
     hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]
-    packages = dict.fromkeys(package for runtime in hosted for package in _PACKAGES[runtime])
+    packages = dict.fromkeys(
+        package for runtime in hosted for package in ("numpy", RUNTIME_PACKAGE[runtime])
+    )
     return "".join(map(_requirement, packages))
 
 

@@ -14,7 +14,7 @@ from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.machine.slots import Slot
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import Runtime, ServerOptions
+from optimizer.serving_config import RUNTIME_PACKAGE, ServerOptions
 from optimizer.shipped import shipped
 from optimizer.space_file import Space
 from optimizer.triton.docker_launcher import DockerLauncher
@@ -23,13 +23,6 @@ from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.launcher import ServerLauncher
 from optimizer.triton.remote_launcher import RemoteLauncher
 from optimizer.triton.repository import ModelRepository, Place, link
-
-_HOSTED_PACKAGES: Mapping[Runtime, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "pytorch": "torch",
-}
-"""What model.py imports, beside numpy, for a runtime that Triton's Python backend hosts."""
 
 _MISSING = "missing: "
 _IMPORTS = f"""
@@ -139,7 +132,7 @@ def _require_container(space: Space, slot: Slot) -> str:
 
 def _hosted_packages(space: Space) -> list[str]:
     hosted = [spec for spec in space.search_space.artifacts if spec.backend == "python"]
-    return sorted({"numpy", *(_HOSTED_PACKAGES[spec.runtime] for spec in hosted)} if hosted else ())
+    return sorted({"numpy", *(RUNTIME_PACKAGE[spec.runtime] for spec in hosted)} if hosted else ())
 
 
 def _missing_in(

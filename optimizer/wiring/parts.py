@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,17 +23,10 @@ from optimizer.search.evaluator import Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import Runtime
+from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.space_file import Space, load_space
 from optimizer.triton.session import ServingSession
 from optimizer.wiring.hosts import launch_with
-
-RUNTIME_PACKAGE: Mapping[Runtime, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "pytorch": "torch",
-}
-"""What makes each runtime's files here; engines are asked for by `require_host`."""
 
 _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
@@ -70,6 +63,7 @@ def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Say what is missing now, not when the first artefact is built. Raises RequirementError."""
     wanted = {*GRAPH_PACKAGES, *more}
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
+    # What builds engines is asked for by `require_host`.
     wanted |= {RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in RUNTIME_PACKAGE}
     if any(isinstance(model.source, TransformersSource) for model in space.models):
         wanted |= EXPORT_PACKAGES

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.releases import tag_of, tensorrt_image
+from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.wiring.doctor.docker import Docker
 from optimizer.wiring.doctor.examination import Ability, State
 from optimizer.wiring.doctor.graphics import Graphics
 from optimizer.wiring.doctor.looking import Unseen
 from optimizer.wiring.doctor.software import Packages, servers_with
-from optimizer.wiring.parts import EXPORT_PACKAGES, GRAPH_PACKAGES, RUNTIME_PACKAGE
+from optimizer.wiring.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
 
 
 @dataclass(frozen=True)

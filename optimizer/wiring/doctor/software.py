@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from optimizer.load import perf_analyzer
 from optimizer.releases import DEFAULT_TAG, content_of, same_version, triton_image
+from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.wiring.doctor.docker import Docker
 from optimizer.wiring.doctor.examination import Finding
 from optimizer.wiring.doctor.looking import Unseen
-from optimizer.wiring.parts import EXPORT_PACKAGES, GRAPH_PACKAGES, RUNTIME_PACKAGE
+from optimizer.wiring.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
 
 Packages = Mapping[str, str]
 """Installed version of every package that is, by name."""
