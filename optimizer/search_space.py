@@ -127,7 +127,7 @@ class SearchSpace:
     def config(self, position: Position) -> ServingConfig:
         """The configuration that a valid point stands for."""
         if position not in self._configs:
-            own = [(model, position[columns]) for model, columns in self._columns()]
+            own = [(model, position[columns]) for model, columns in self.columns()]
             options = [model.options(at) for model, at in own]
             backends = sorted({each for o in options for each in o.backend_config})
             self._configs[position] = ServingConfig(
@@ -200,13 +200,14 @@ class SearchSpace:
         """Every artefact that some valid point needs, the baseline's first, then by label."""
         specs = {
             model.serving(tuple(own)).artifact
-            for model, columns in self._columns()
+            for model, columns in self.columns()
             for own in np.unique(self.points[:, columns], axis=0).tolist()
         }
         first = [model.artifact for model in self.config(self.baseline).models]
         return tuple(sorted(specs, key=lambda spec: (spec not in first, spec.label)))
 
-    def _columns(self) -> Iterator[tuple[ModelSpace, slice]]:
+    def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
+        """Each model's own space, and which columns of `points` are its own."""
         start = 0
         for model in self.models:
             yield model, slice(start, start + len(model.parameters))

@@ -114,6 +114,11 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
+    """The space whose only point is that of `only_point`. Raises UsageError."""
+    return replace(space, search_space=only_point(space.search_space, settings))
+
+
+def only_point(searched: SearchSpace, settings: Mapping[str, str]) -> SearchSpace:
     """The space that holds only one point: some parameters as set, the rest the baseline's.
 
     Where the baseline's values do not go with what is set, the nearest that do.
@@ -125,7 +130,6 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
     Raises:
         UsageError: with every setting that is wrong.
     """
-    searched = space.search_space
     parameters: list[Parameter] = []
     wrong: list[Mistake] = []
     for model in searched.models:
@@ -147,7 +151,7 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
         replace(parameter, values=(parameter.values[at],))
         for parameter, at in zip(parameters, baseline, strict=True)
     )
-    return replace(space, search_space=SearchSpace(fixed, searched.hardware, limits))
+    return SearchSpace(fixed, searched.hardware, limits)
 
 
 def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Parameter, ...]:

@@ -150,7 +150,7 @@ class Stream:
 
     Attributes:
         target: name of the model that is asked.
-        arrivals: when requests are due, see `optimizer.load.arrivals`.
+        arrivals: when requests are due, see `optimizer.arrivals`.
         demand_per_second: requests a second that the whole fleet must serve.
         batch_size: inferences that one request asks for.
     """

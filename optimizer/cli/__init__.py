@@ -17,7 +17,10 @@ from optimizer.cli.cache import cache
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
+from optimizer.cli.record import record
+from optimizer.cli.replay import replay
 from optimizer.cli.run import run
+from optimizer.cli.simulate import simulate
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -45,6 +48,9 @@ def commands() -> None:
 
 commands.add_command(run)
 commands.add_command(measure)
+commands.add_command(record)
+commands.add_command(replay)
+commands.add_command(simulate)
 commands.add_command(init)
 commands.add_command(doctor)
 commands.add_command(cache)

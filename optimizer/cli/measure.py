@@ -7,29 +7,16 @@ from pathlib import Path
 import click
 
 from optimizer.cli.measured import show_measured
-from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.options import OutputConsole, cache_option, results_option, settings_option
 from optimizer.cli.watchers import watching
 from optimizer.errors import UsageError
 from optimizer.wiring.measuring import MeasureRequest, measure_configuration
 from optimizer.wiring.parts import default_cache
 
 
-def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
-    for pair in pairs:
-        name, _equals, value = pair.partition("=")
-        if not (name and value):
-            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
-        settings[name] = value
-    return settings
-
-
 @click.command()
 @click.argument("space", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
-    help="A parameter's value, such as precision=int8; else the baseline's.",
-)  # fmt: skip
+@settings_option
 @click.option("--curve", is_flag=True, help="Measure the load-latency curve as well.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",

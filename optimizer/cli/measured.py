@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.cli.plain_table import plain_table
 from optimizer.estimates import Percentile
 from optimizer.load.judging import why_missed
 from optimizer.load.perf_analyzer import SecondOpinion
@@ -52,16 +53,8 @@ def show_measured(console: Console, measured: Measured) -> None:
     console.print(f"all figures: {measured.file}", highlight=False, soft_wrap=True)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(columns[0], overflow="fold")
-    for name in columns[1:]:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
 def _levels(levels: Sequence[LoadLevel]) -> Table:
-    table = _table(
+    table = plain_table(
         "Load levels, ms from when a request was due",
         "offered/s", "served/s", "p50", "p95 (95% interval)", "p99", "client lag p99", "ended",
     )  # fmt: skip
@@ -92,7 +85,9 @@ def _interval(found: Percentile) -> str:
 
 def _user_load(load: UserLoad, level: LoadLevel) -> Table:
     """The load in equal parts of its time: a ramp shows where latency turns up."""
-    table = _table(f"User load: {level.ended}", "minutes", "users", "invocations/min", "p95 ms")
+    table = plain_table(
+        f"User load: {level.ended}", "minutes", "users", "invocations/min", "p95 ms"
+    )
     users, each = load.users(), level.seconds / len(level.slices)
     for n, part in enumerate(level.slices):
         present = users.counts[users.at_seconds <= (n + 0.5) * each]
@@ -108,7 +103,7 @@ def _user_load(load: UserLoad, level: LoadLevel) -> Table:
 def _time(level: LoadLevel) -> Table:
     offered = sum(stream.offered_per_second for stream in level.streams)
     load = "saturation" if level.kind == "saturation" else f"{offered:.1f}/s"
-    table = _table(f"Where the time goes at {load}, mean", "", "ms")
+    table = plain_table(f"Where the time goes at {load}, mean", "", "ms")
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
     for split in level.server:
         rows += [
@@ -134,7 +129,7 @@ def _ms(value: float | None) -> str:
 
 
 def _batches(split: ServerSplit) -> Table:
-    table = _table(
+    table = plain_table(
         f"Batches that {split.model} executed", "batch size", "executions", "share of inferences",
         "compute ms", "inferences/s of one instance",
     )  # fmt: skip
@@ -209,7 +204,7 @@ def _opinions(level: LoadLevel, opinion: SecondOpinion) -> Table:
     stream = level.streams[0]
     own = {item.percentile: item.value_ms for item in stream.latencies_from_send}
     queue = level.server[0].queue_ms if level.server else None
-    table = _table(
+    table = plain_table(
         f"The same level twice, {stream.offered_per_second:.1f}/s offered, ms from the send",
         "", "this client", "perf_analyzer", "ratio",
     )  # fmt: skip

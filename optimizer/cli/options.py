@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from optimizer.search.samplers import SAMPLERS
 from optimizer.section import duration_seconds
 
 
@@ -34,6 +35,20 @@ class Duration(click.ParamType[float]):
             self.fail(f"{error}; got {value!r}", param, ctx)
 
 
+def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, _equals, value = pair.partition("=")
+        if not (name and value):
+            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
+        settings[name] = value
+    return settings
+
+
+settings_option = click.option(
+    "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
+    help="A parameter's value, such as precision=int8; else the baseline's.",
+)  # fmt: skip
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
     help="Folder of the studies.",
@@ -41,4 +56,8 @@ results_option = click.option(
 cache_option = click.option(
     "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
     help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
+)  # fmt: skip
+sampler_option = click.option(
+    "--sampler", type=click.Choice(list(SAMPLERS)), default="guided", show_default=True,
+    help="What proposes configurations.",
 )  # fmt: skip

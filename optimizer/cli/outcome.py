@@ -23,7 +23,8 @@ def show_outcome(console: Console, result: RunResult) -> None:
     summary = result.summary
     if result.was_finished:
         console.print(f"study {summary['study']} is finished: {summary['ended']}")
-        console.print("more: --trials N with a larger N goes on; --study NAME begins another")
+        goes_on = "--sampler gp" if summary["settled"] else "--trials N with a larger N"
+        console.print(f"more: {goes_on} goes on; --study NAME begins another")
     console.print(_trials(result))
     if summary["best"] is None:
         console.print(
@@ -34,6 +35,7 @@ def show_outcome(console: Console, result: RunResult) -> None:
         if summary["claims"]:
             console.print(_distances(summary["claims"]))
         _say_what_it_means(console, summary)
+    _say_end(console, result)
     _say_pace(console, summary["pace"])
     _say_where(console, result)
 
@@ -102,6 +104,17 @@ def _confidence(claim: Mapping[str, Any]) -> str:
     """That the difference has the sign that it shows."""
     sure = max(claim["confidence"], 1 - claim["confidence"])
     return "above 99.9%" if sure > _SURE else f"{sure:.1%}"
+
+
+def _say_end(console: Console, result: RunResult) -> None:
+    """What ended the search, and what it may have missed."""
+    summary = result.summary
+    said = [] if result.was_finished else [f"the search ended: {summary['ended']}"]
+    gap = summary.get("remaining_gap")  # studies of earlier versions have none
+    if gap is not None and summary["best"] is not None and not summary["space_exhausted"]:
+        said.append(f"an unmeasured configuration may be up to {gap:.0%} cheaper (95%)")
+    if said:
+        console.print("; ".join(said), highlight=False)
 
 
 def _say_pace(console: Console, pace: Mapping[str, Any]) -> None:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import Duration, OutputConsole, cache_option, results_option
+from optimizer.cli.options import (
+    Duration,
+    OutputConsole,
+    cache_option,
+    results_option,
+    sampler_option,
+)
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import watching
-from optimizer.search.optuna_study import SAMPLERS
 from optimizer.shipped import shipped
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.study import RunRequest, run_study
@@ -30,10 +35,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--trials", type=click.IntRange(min=1), help="Configurations to measure.")
 @click.option("--timeout", type=Duration(), help="End the search after, say, 8h.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
-@click.option(
-    "--sampler", type=click.Choice(list(SAMPLERS)), default="gp", show_default=True,
-    help="What proposes configurations.",
-)  # fmt: skip
+@sampler_option
 @click.option("--storage", help="URL of a study database; a journal file in results/ without.")
 @click.option(
     "--warm-start", callback=_study_name, metavar="STUDY",

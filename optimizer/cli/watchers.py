@@ -139,7 +139,8 @@ class LiveView:
                 mark = "left out" if dropped else "ready"
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialStarted(_, measured, _, config):
-                self._done = measured - 1 if self._phase == "search" else self._done
+                counted = self._phase in ("calibrate", "search", "record")
+                self._done = measured - 1 if counted else self._done
                 self._config, self._levels = describe(config), []
             case ReferenceStarted(config):
                 self._config = f"the pace of the machine: {describe(config)}"

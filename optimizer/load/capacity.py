@@ -17,7 +17,7 @@ from optimizer.load.judging import excess, met_with_ease, point, refuse_if_all_f
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.measurement import LoadLevel, Measurement
+from optimizer.measurement import HIGHEST_SHARE, LoadLevel, Measurement, floor_per_second
 from optimizer.workload import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
@@ -25,12 +25,7 @@ RunLevel = Callable[[LevelPlan], LoadLevel]
 
 Verdict = Literal["ok", "infeasible", "bounded"]
 
-HIGHEST_SHARE = 0.95
-"""Of saturation: above, a queue takes longer to settle than a level lasts."""
-
 _ABOVE_EXPECTED = 1.05
-_FLOOR_SHARE = 0.05
-_FLOOR_PER_SECOND = 1.0
 _MOST_LEVELS = 12
 _LONGEST_LAG = 0.05
 _LAG_FLOOR_MS = 2.0
@@ -201,7 +196,7 @@ class CapacitySearch:
 
     def _floor(self, saturation: float) -> float:
         """The least load that is tried; below it a configuration is of no use."""
-        return max(_FLOOR_SHARE * saturation, _FLOOR_PER_SECOND / self._demand)
+        return floor_per_second(saturation * self._demand) / self._demand
 
     def _knee(self, saturation: float) -> Knee:
         return find_knee([point(x, saturation) for x in self._open_loop()])

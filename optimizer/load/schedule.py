@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.load.arrivals import arrivals_of
+from optimizer.arrivals import arrivals_of
 from optimizer.load.exchange import Order, Schedule, Users
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.workload import Stream

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from optimizer.estimates import CONFIDENCE
-from optimizer.load.capacity import HIGHEST_SHARE
 from optimizer.load.judging import point
 from optimizer.load.knee import NORMAL_QUANTILE, find_knee
-from optimizer.measurement import Measurement
+from optimizer.measurement import HIGHEST_SHARE, Measurement
 from optimizer.serving_config import ServingConfig
 
 _PRIOR_ROUNDS = 4

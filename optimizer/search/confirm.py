@@ -16,7 +16,7 @@ from optimizer.cost import Candidate, equal_cost_set, replicas_for, score, tie_b
 from optimizer.load.holding import HoldingTask
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.claims import Claim, Finalist, claims
-from optimizer.search.evaluator import Evaluator
+from optimizer.search.evaluator import Confirmer
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import MAX_ATTEMPTS, History, scored
 from optimizer.search.setting import Setting
@@ -26,6 +26,11 @@ from optimizer.trial_record import TrialRecord
 
 ROUNDS = 2
 _FINALISTS = 3
+_TIES = 3
+_TIED = 0.02
+"""So many records that differ from the first in queueing alone, and serve this much the same, are
+measured beside it: no trial by itself can tell them apart."""
+
 _BASELINE_REQUESTS = 500
 """In each round: its figures were not chosen among many, and it may be very slow."""
 
@@ -50,7 +55,7 @@ class ConfirmPhase:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Confirmer,
         directory: StudyDirectory,
         setting: Setting,
         watch: Watcher,
@@ -68,7 +73,8 @@ class ConfirmPhase:
             StorageError: when a record cannot be written.
         """
         queue = ranked(history.ok, self._setting)
-        finalists, queue = queue[:_FINALISTS], queue[_FINALISTS:]
+        finalists = [*queue[:_FINALISTS], *_ties(queue)]
+        queue = [record for record in queue if record not in finalists]
         known = next((r for r in history.ok if r.config == reference), None)
         entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
         whole = math.ceil(self._setting.confirm_requests / ROUNDS)
@@ -113,8 +119,7 @@ class ConfirmPhase:
                 self._attempt(record, done, requests)
 
     def _attempt(self, record: TrialRecord, done: int, requests: int) -> None:
-        measurement = record.measurement
-        assert measurement is not None, "a record that met the limits was measured"
+        measurement = _measured(record)
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
         task = HoldingTask(measurement.load_factor, requests, self._per_replica)
@@ -152,6 +157,30 @@ class ConfirmPhase:
         return Candidate(record.config, together, cost, _p95_at_lowest_load(together))
 
 
+def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Of those that are no finalists by their rank, the ones that are tied with the first."""
+    tied = [r for r in queue[1:] if _differs_in_queueing(r, queue[0]) and _as_cheap(r, queue[0])]
+    return [record for record in tied[:_TIES] if record not in queue[:_FINALISTS]]
+
+
+def _differs_in_queueing(record: TrialRecord, other: TrialRecord) -> bool:
+    """Whether only queue delay and preferred sizes differ."""
+    return all(
+        replace(one, batching=two.batching) == two
+        for one, two in zip(record.config.models, other.config.models, strict=True)
+    )
+
+
+def _as_cheap(record: TrialRecord, other: TrialRecord) -> bool:
+    one, two = (_measured(each).load_factor for each in (record, other))
+    return abs(one / two - 1) < _TIED
+
+
+def _measured(record: TrialRecord) -> Measurement:
+    assert record.measurement is not None, "a record that met the limits was measured"
+    return record.measurement
+
+
 def _claims_less(record: TrialRecord, confirmed: Sequence[Candidate]) -> bool:
     """Whether an unconfirmed record would be a cheaper fleet than what was confirmed."""
     assert record.score is not None, "a record that met the limits has a cost"
@@ -169,8 +198,7 @@ def ranked(records: Sequence[TrialRecord], setting: Setting) -> list[TrialRecord
 
 
 def _rank(record: TrialRecord, setting: Setting) -> tuple[float, ...]:
-    measurement = record.measurement
-    assert measurement is not None, "a record that met the limits was measured"
+    measurement = _measured(record)
     capacity = measurement.capacity_per_second
     likely = score(capacity, capacity, setting.price, setting.demand)
     p95 = _p95_at_lowest_load(measurement)

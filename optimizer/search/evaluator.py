@@ -1,4 +1,4 @@
-"""Measuring one configuration: a seam, and its implementation on a real server.
+"""Measuring one configuration: two seams, and their implementation on a real server.
 
 What goes wrong with one configuration becomes its outcome, with the reason. Only `TrialFailure` is
 turned into one: anything else is a defect or ends the run.
@@ -70,6 +70,10 @@ class Evaluator(Protocol):
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """The rate at saturation alone; `bounded` unless it failed."""
 
+
+class Confirmer(Protocol):
+    """Measures what a search has found once more, to be sure of it."""
+
     def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
         """Measure anew at a load factor and at the demand per replica, see `hold_load`."""
 
@@ -114,7 +118,7 @@ class LiveEvaluator:
     ) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self._measured(
+        return self.measured(
             config,
             lambda run: find_capacity(
                 run, self._workload, protocol, outstanding, worse_below, expected_share
@@ -124,20 +128,21 @@ class LiveEvaluator:
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self._measured(
+        return self.measured(
             config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
-        """See `Evaluator`."""
+        """See `Confirmer`."""
         protocol, outstanding = self._protocols.confirm, concurrency(config)
-        return self._measured(
+        return self.measured(
             config, lambda run: hold_load(run, self._workload, protocol, outstanding, task)
         )
 
-    def _measured(
+    def measured(
         self, config: ServingConfig, measure: Callable[[RunLevel], CapacityResult]
     ) -> Evaluation:
+        """Serve a configuration and have `measure` run levels on it."""
         started = time.monotonic()
         self._watch(StepStarted("loading the model"))
         serving = measuring = 0.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from optimizer.cost import Score, usd_per_million
+from optimizer.cost import usd_per_million
 from optimizer.errors import EverythingFailedError
 from optimizer.model_space import Position
 from optimizer.search.evaluator import Evaluation, Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import History, bound_load_factor, scored
+from optimizer.search.guidance.outlook import Advisor, no_outlook
+from optimizer.search.history import History, bound_load_factor
+from optimizer.search.measured_record import measured_record
 from optimizer.search.optuna_study import OptunaStudy, Proposal
 from optimizer.search.reference import ReferenceRuns
 from optimizer.search.setting import Setting
@@ -18,7 +20,7 @@ from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Budget
-from optimizer.trial_record import Seconds, TrialRecord
+from optimizer.trial_record import TrialRecord
 
 _FAILURES_IN_A_ROW = 5
 _REPEATS_IN_A_ROW = 3
@@ -26,10 +28,18 @@ _REPEATS_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class SearchEnd:
-    """Why a search ended, and whether every valid configuration was measured by then."""
+    """Why a search ended.
+
+    Attributes:
+        exhausted: whether every valid configuration was measured by then.
+        settled: whether it was the sampler that saw nothing left to gain.
+        gap: see `Outlook.gap`.
+    """
 
     reason: str
-    exhausted: bool
+    exhausted: bool = False
+    settled: bool = False
+    gap: float | None = None
 
 
 class SearchLoop:
@@ -55,15 +65,21 @@ class SearchLoop:
         baseline = space.config(space.baseline)
         self._references = ReferenceRuns(baseline, evaluator, directory, setting, watch)
 
-    def run(self, budget: Budget) -> SearchEnd:
-        """Search until the budget ends or every valid point is measured.
+    def run(
+        self, budget: Budget, advise: Advisor = no_outlook, spent_seconds: float = 0.0
+    ) -> SearchEnd:
+        """Search until the budget ends, every valid point is measured or nothing is left to gain.
+
+        Args:
+            advise: asked before every proposal whether anything is left to gain.
+            spent_seconds: of the budget's time, before.
 
         Raises:
             EverythingFailedError: after five failures in a row, the baseline tried again among
                 them.
             StorageError: when a record or the study cannot be written.
         """
-        started = time.monotonic()
+        started = time.monotonic() - spent_seconds
         self._watch(PhaseStarted("search", budget.trials))
         baseline = self._space.config(self._space.baseline)
         if self._history.decided(baseline) is None and not self._study.has_queue:
@@ -72,10 +88,14 @@ class SearchLoop:
         while self._history.measured_here < budget.trials:
             if time.monotonic() - started >= budget.wall_clock_seconds:
                 seconds = f"{budget.wall_clock_seconds:g}"
-                return SearchEnd(f"the time budget of {seconds} s is used up", False)
+                return SearchEnd(f"the time budget of {seconds} s is used up", gap=advise().gap)
             if repeats >= _REPEATS_IN_A_ROW and not self._enqueue_something_new():
                 count = len(self._space)
-                return SearchEnd(f"all {count} valid configurations are measured", True)
+                reason = f"all {count} valid configurations are measured"
+                return SearchEnd(reason, exhausted=True, gap=0.0)
+            outlook = advise()
+            if outlook.ended is not None and not self._study.has_queue:
+                return SearchEnd(outlook.ended, settled=True, gap=outlook.gap)
             self._references.before_trial(self._history)
             begun = time.monotonic()
             proposal = self._study.ask()
@@ -87,7 +107,8 @@ class SearchLoop:
                 continue
             repeats = 0
             self._trial(proposal, config, budget, begun)
-        return SearchEnd(f"the budget of {budget.trials} trials is used up", False)
+        reason = f"the budget of {budget.trials} trials is used up"
+        return SearchEnd(reason, gap=advise().gap)
 
     def _trial(
         self, proposal: Proposal, config: ServingConfig, budget: Budget, begun: float
@@ -111,31 +132,14 @@ class SearchLoop:
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
         expected = self._history.expected_share(config)
         evaluation = self._evaluator.evaluate(config, self._setting.slot, bound, expected)
-        return TrialRecord(
-            number=proposal.number,
+        attempt = self._history.attempts(config) + 1
+        record = measured_record(proposal.number, config, evaluation, self._setting, attempt)
+        return replace(
+            record,
             params=proposal.params,
-            config=config,
-            outcome=evaluation.outcome,
-            reason=evaluation.reason,
-            machine=self._setting.machine,
-            measurement=evaluation.measurement,
-            score=self._score(evaluation),
             told_value=self._told_value(evaluation),
-            constraints=self._constraints(evaluation),
-            failure=evaluation.failure,
-            seconds=Seconds(
-                building=evaluation.seconds.building,
-                measuring=evaluation.seconds.measuring,
-                serving=evaluation.seconds.serving,
-                total=time.monotonic() - begun,
-            ),
-            attempt=self._history.attempts(config) + 1,
+            seconds=replace(evaluation.seconds, total=time.monotonic() - begun),
         )
-
-    def _score(self, evaluation: Evaluation) -> Score | None:
-        if evaluation.outcome != "ok" or evaluation.measurement is None:
-            return None
-        return scored(evaluation.measurement, self._setting.price, self._setting.demand)
 
     def _told_value(self, evaluation: Evaluation) -> float | None:
         """Dollars per million at the capacity, or at saturation where no capacity was found."""
@@ -147,11 +151,6 @@ class SearchLoop:
         each = self._setting.demand.inferences_per_request
         hourly = self._setting.price.usd_per_hour
         return usd_per_million(hourly, rate, each) if rate > 0 else None
-
-    def _constraints(self, evaluation: Evaluation) -> tuple[tuple[str, float], ...]:
-        if evaluation.excess is None:
-            return ()
-        return tuple((name, evaluation.excess) for name in self._setting.limit_names)
 
     def _enqueue_something_new(self) -> bool:
         """Queue the unmeasured point nearest to the incumbent; False when there is none."""

@@ -1,10 +1,4 @@
-"""The Optuna study: storage, sampler, ask and tell. Optuna is used nowhere else.
-
-Optuna sees one distribution per parameter that has a choice: numbers in even steps as they are,
-other numbers by their position in the list (name ends in ".position"), everything else as a
-category. A proposal is moved to the nearest valid point, so that what Optuna models is the cost of
-the point that its proposal stands for.
-"""
+"""The Optuna study: storage, sampler, ask and tell."""
 
 from __future__ import annotations
 
@@ -15,12 +9,10 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -28,26 +20,13 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.model_space import Position
-from optimizer.parameters import Parameter, label
+from optimizer.parameters import label
+from optimizer.search.optuna_space import OptunaSpace
 from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
 
-_STARTUP_TRIALS = 6
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "gp": lambda seed: GPSampler(
-        seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
-    ),
-    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS),
-    "random": lambda seed: RandomSampler(seed=seed),
-}
-
-SAMPLER_PACKAGES: Mapping[str, frozenset[str]] = {
-    "gp": frozenset({"torch", "scipy"}),
-    "tpe": frozenset(),
-    "random": frozenset(),
-}
-"""What a sampler imports beside Optuna itself."""
+SamplerFactory = Callable[[int], BaseSampler]
+"""Makes a sampler from a seed."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +52,7 @@ class OptunaStudy:
 
     Args:
         storage: URL of a database; None keeps a journal file.
+        make_sampler: what makes the proposals.
 
     Raises:
         StorageError: when the storage cannot be opened.
@@ -84,15 +64,14 @@ class OptunaStudy:
         journal: Path,
         storage: str | None,
         space: SearchSpace,
-        sampler: str,
+        make_sampler: SamplerFactory,
         seed: int,
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = space
         self._seed = seed
-        self._make_sampler = SAMPLERS[sampler]
-        self._searched = [(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1]
-        self._distributions = {_name(p): _distribution(p) for _, p in self._searched}
+        self._make_sampler = make_sampler
+        self._seen = OptunaSpace(space)
         self._asked: dict[int, Trial] = {}
         self._where = str(journal) if storage is None else "the study storage"
         with _storage_failures(self._where):
@@ -125,17 +104,16 @@ class OptunaStudy:
     def enqueue(self, position: Position) -> None:
         """Have this point proposed before the sampler's own."""
         with _storage_failures(self._where):
-            self._study.enqueue_trial(self.params(position))
+            self._study.enqueue_trial(self._seen.params(position))
 
     def ask(self) -> Proposal:
         """The next proposal. Raises StorageError."""
         number = len(self._trials())
         with _storage_failures(self._where):
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
-            trial = self._study.ask(self._distributions)
+            trial = self._study.ask(self._seen.distributions)
         self._asked[trial.number] = trial
-        position = self._space.nearest(self._positions(trial.params))
-        assert position is not None, "nothing was excluded and a space is never empty"
+        position = self._seen.position(trial.params)
         config = self._space.config(position)
         with _storage_failures(self._where):
             trial.set_user_attr("config", config.digest)
@@ -192,10 +170,6 @@ class OptunaStudy:
                 self._study.tell(running, state=TrialState.FAIL)
                 self._study.enqueue_trial(trial.params)
 
-    def params(self, position: Position) -> dict[str, int | str]:
-        """A point as Optuna's parameters."""
-        return {_name(p): _to_optuna(p, position[n]) for n, p in self._searched}
-
     def _add(self, record: TrialRecord | None) -> None:
         position = self._space.position_of(record.config) if record is not None else None
         with _storage_failures(self._where):
@@ -208,8 +182,8 @@ class OptunaStudy:
             self._study.add_trial(
                 create_trial(
                     value=record.told_value,
-                    params=dict(self.params(position)),
-                    distributions=self._distributions,
+                    params=dict(self._seen.params(position)),
+                    distributions=self._seen.distributions,
                     constraints=dict(record.constraints),
                     user_attrs={"outcome": record.outcome, "reason": record.reason},
                 )
@@ -218,47 +192,6 @@ class OptunaStudy:
     def _trials(self) -> list[FrozenTrial]:
         with _storage_failures(self._where):
             return self._study.get_trials(deepcopy=False)
-
-    def _positions(self, params: Mapping[str, object]) -> list[int]:
-        positions = [0] * len(self._space.parameters)
-        for n, parameter in self._searched:
-            positions[n] = _from_optuna(parameter, params[_name(parameter)])
-        return positions
-
-
-def _even_step(parameter: Parameter) -> int | None:
-    """The step between the values where it is the same everywhere, None otherwise."""
-    if not parameter.ordinal:
-        return None
-    values = [int(v) for v in parameter.values if isinstance(v, int)]
-    steps = {b - a for a, b in pairwise(values)}
-    return steps.pop() if len(steps) == 1 else None
-
-
-def _name(parameter: Parameter) -> str:
-    by_position = parameter.ordinal and _even_step(parameter) is None
-    return f"{parameter.key}.position" if by_position else parameter.key
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if (step := _even_step(parameter)) is not None:
-        low, high = parameter.values[0], parameter.values[-1]
-        return IntDistribution(int(low), int(high), step=step)  # type: ignore[arg-type]
-    if parameter.ordinal:
-        return IntDistribution(0, len(parameter.values) - 1)
-    return CategoricalDistribution([label(v) for v in parameter.values])
-
-
-def _to_optuna(parameter: Parameter, position: int) -> int | str:
-    by_position = parameter.ordinal and _even_step(parameter) is None
-    return position if by_position else label(parameter.values[position])
-
-
-def _from_optuna(parameter: Parameter, value: object) -> int:
-    if parameter.ordinal and _even_step(parameter) is None:
-        assert isinstance(value, int)
-        return value
-    return [label(v) for v in parameter.values].index(value)  # type: ignore[arg-type]
 
 
 def _derived_seed(seed: int, number: int) -> int:

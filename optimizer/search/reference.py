@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, ReferenceStarted, Watcher
 from optimizer.search.history import History
+from optimizer.search.measured_record import measured_record
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
@@ -96,16 +97,7 @@ class ReferenceRuns:
 
     def _run(self) -> TrialRecord:
         evaluation = self._evaluator.saturate(self._reference, self._setting.slot)
-        record = TrialRecord(
-            number=max(self._store.read_all(), default=-1) + 1,
-            params=(),
-            config=self._reference,
-            outcome=evaluation.outcome,
-            reason=evaluation.reason,
-            machine=self._setting.machine,
-            measurement=evaluation.measurement,
-            failure=evaluation.failure,
-            seconds=evaluation.seconds,
-        )
+        number = max(self._store.read_all(), default=-1) + 1
+        record = measured_record(number, self._reference, evaluation, self._setting)
         self._store.write(record)
         return record

@@ -48,6 +48,7 @@ class StudyDirectory:
         self.root = root
         self.journal = root / "study.journal"
         self.space = root / "space.json"
+        self.searched = root / "searched.json"
         self.prepared = root / "prepared.json"
         self.summary = root / "summary.json"
         self.best = root / "best"
@@ -55,6 +56,7 @@ class StudyDirectory:
         self.repository = root / "server" / "repository"
         self.server_log = root / "logs" / "server.log"
         self.build_log = root / "logs" / "build.log"
+        self.calibration = _Records(root / "calibration")
         self.trials = _Records(root / "trials")
         self.confirmations = _Records(root / "confirmations")
         self.references = _Records(root / "references")
@@ -101,6 +103,20 @@ class StudyDirectory:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise StorageError(f"cannot read {path}: {error}") from error
+
+
+class RecordingDirectory(StudyDirectory):
+    """The files of an exhaustive recording; its `trials` hold every point, measured once or again.
+
+    Args:
+        root: results/<study>/recorded; made on first use.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.table = root / "table.csv"
+        self.latencies = _Records(root / "latencies")
+        self.repeats = _Records(root / "repeats")
 
 
 class _Versioned(BaseModel):

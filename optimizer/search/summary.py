@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizer.cost import Candidate
@@ -15,6 +15,7 @@ from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared, accuracy_to_json
 from optimizer.search.reference import paces
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import describe
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
@@ -22,22 +23,39 @@ from optimizer.trial_record import TrialRecord
 SCHEMA_VERSION = 1
 
 
+@dataclass(frozen=True)
+class LoadRuns:
+    """What a study measured beside its trials, each in the order of time."""
+
+    calibration: Sequence[TrialRecord] = ()
+    references: Sequence[TrialRecord] = ()
+    confirmations: Sequence[TrialRecord] = ()
+
+    @classmethod
+    def of(cls, directory: StudyDirectory) -> LoadRuns:
+        """What lies in a study's directory. Raises StorageError."""
+        stores = (directory.calibration, directory.references, directory.confirmations)
+        return cls(*(list(store.read_all().values()) for store in stores))
+
+
 def summarise(
     space: Space,
     ended: SearchEnd,
     history: History,
     confirmed: Confirmed,
-    confirmations: Sequence[TrialRecord],
-    references: Sequence[TrialRecord],
+    runs: LoadRuns,
     prepared: Prepared,
 ) -> dict[str, Any]:
     """What a study came to, in plain JSON values.
 
     `best` and `baseline` carry confirmed figures only; null where nothing was confirmed. `claims`
     compare the best with every other finalist, `pace` the machine with itself over time.
+    `remaining_gap` is the share of the best one's cost that an unmeasured configuration may still
+    save, at most with a probability of 95 %; null where nobody knows.
     """
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
+    later = [*runs.references, *runs.confirmations]
     found = bool(confirmed.best)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -45,12 +63,14 @@ def summarise(
         "outcome": "found" if found else "nothing met the limits",
         "ended": ended.reason,
         "space_exhausted": ended.exhausted,
+        "settled": ended.settled,
+        "remaining_gap": ended.gap,
         "trials": history.counts(),
         "baseline": _entry(confirmed.baseline),
         "best": _entry(confirmed.best[0] if found else None),
         "equal_cost": [_entry(candidate) for candidate in confirmed.best],
         "claims": [_claim(claim) for claim in confirmed.claims],
-        "pace": _pace([*history.records, *references, *confirmations], prepared),
+        "pace": _pace([*runs.calibration, *history.records, *later], prepared),
         "price": asdict(space.price),
         "demand_per_second": space.demand.requests_per_second,
         "headroom": space.demand.headroom,
@@ -63,7 +83,7 @@ def summarise(
             }
             for item in prepared.gated
         ],
-        "measuring_seconds": sum(r.seconds.measuring for r in [*here, *references, *confirmations]),
+        "measuring_seconds": sum(r.seconds.measuring for r in [*runs.calibration, *here, *later]),
         "building_seconds": prepared.building_seconds,
         "overhead_seconds_per_trial_median": (
             statistics.median(record.seconds.overhead for record in here) if here else 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.artifacts.workshop import Workshop
-from optimizer.errors import RequirementError
+from optimizer.errors import RequirementError, SpaceChangedError
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
@@ -22,7 +22,9 @@ from optimizer.model_spec import TransformersSource
 from optimizer.search.evaluator import Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.setting import Setting
+from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.warm_start import differences
 from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.space_file import Space, load_space
 from optimizer.triton.session import ServingSession
@@ -155,3 +157,35 @@ def protocols(space: Space, slot: Slot) -> Protocols:
     usual = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else _CONFIRM_SECONDS
     confirm_seconds = space.measurement.confirm_seconds or usual
     return Protocols(search, replace(search, check_seconds=confirm_seconds))
+
+
+def setting_of(space: Space, slot: Slot, machine: Machine) -> Setting:
+    """What all measurements of a space on this machine have in common."""
+    return Setting(
+        price=space.price,
+        demand=space.demand,
+        limit_names=tuple(f"latency.{stream.name}" for stream in space.workload.streams),
+        slot=slot,
+        machine=machine.digest,
+        confirm_requests=space.measurement.confirm_requests,
+    )
+
+
+def hold_to_what_was_begun(
+    directory: StudyDirectory, space: Space, machine: Machine, remedy: str
+) -> None:
+    """A study is resumed with its own space, on its own machine, or not at all.
+
+    Raises:
+        SpaceChangedError: with every difference, and the remedy.
+    """
+    now = {"space": space.content, "machine": plain(machine)}
+    if not directory.space.exists():
+        write_json(directory.space, now)
+        return
+    changed = [text for _, text in differences(directory.read_json(directory.space), now)]
+    if changed:
+        lines = "\n".join(f"  {text}" for text in changed)
+        raise SpaceChangedError(
+            f"study {directory.name} was begun with something else:\n{lines}\n{remedy}"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.errors import SpaceChangedError, UsageError
+from optimizer.errors import UsageError
 from optimizer.export.bundle import write_bundle
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
@@ -20,28 +20,38 @@ from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
-from optimizer.search.optuna_study import SAMPLER_PACKAGES, OptunaStudy
+from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.prepare import Prepared
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, Strategy
+from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.served_levels import ServedLevels
-from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.summary import summarise
+from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.session import files_of
+from optimizer.triton.session import ServingSession, files_of
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
+    hold_to_what_was_begun,
     open_space,
     plain,
     protocols,
     require_packages,
+    search_protocol,
+    setting_of,
     slot_of,
     whereabouts,
+)
+from optimizer.wiring.strategies import Strategies
+
+_HOW_TO_GO_ON = (
+    "go on with what it was begun with, or begin another that takes over what still holds: "
+    "--study NEW --warm-start {}"
 )
 
 
@@ -63,7 +73,7 @@ class RunRequest:
     trials: int | None = None
     timeout_seconds: float | None = None
     seed: int = 0
-    sampler: str = "gp"
+    sampler: str = "guided"
     storage: str | None = None
     warm_start: str | None = None
 
@@ -95,8 +105,8 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     if request.warm_start is not None and not directory.trials.read_all():
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
-        _hold_to_what_was_begun(directory, space, machine)
-        if (summary := _finished(directory, space.budget)) is not None:
+        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON.format(directory.name))
+        if (summary := _finished(directory, space.budget, request.sampler)) is not None:
             return RunResult(directory, summary, was_finished=True)
         place = Place(directory, request.cache, slot, space.host)
         study = _Study(request, space, place, machine, watch)
@@ -109,23 +119,6 @@ def _with_request(space: Space, request: RunRequest) -> Space:
         request.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=request.study or space.study, budget=budget)
-
-
-def _hold_to_what_was_begun(directory: StudyDirectory, space: Space, machine: Machine) -> None:
-    """A study is resumed with its own space, on its own machine, or not at all."""
-    now = {"space": space.content, "machine": plain(machine)}
-    if not directory.space.exists():
-        write_json(directory.space, now)
-        return
-    begun = directory.read_json(directory.space)
-    changed = [text for _, text in differences(begun, now)]
-    if changed:
-        lines = "\n".join(f"  {text}" for text in changed)
-        raise SpaceChangedError(
-            f"study {directory.name} was begun with something else:\n{lines}\n"
-            f"go on with what it was begun with, or begin another that takes over what still "
-            f"holds: --study NEW --warm-start {directory.name}"
-        )
 
 
 def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Machine) -> None:
@@ -143,7 +136,7 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
         raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
 
 
-def _finished(directory: StudyDirectory, budget: Budget) -> Mapping[str, Any] | None:
+def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mapping[str, Any] | None:
     """The summary of a study that has nothing left to do within this budget."""
     if not directory.summary.exists():
         return None
@@ -151,7 +144,9 @@ def _finished(directory: StudyDirectory, budget: Budget) -> Mapping[str, Any] | 
     records = directory.trials.read_all()
     here = sum(record.origin is None for record in records.values())
     whole = sum(summary["trials"].values()) == len(records)
-    return summary if whole and (here >= budget.trials or summary["space_exhausted"]) else None
+    settled = summary["settled"] and sampler in CALIBRATED
+    done = here >= budget.trials or summary["space_exhausted"] or settled
+    return summary if whole and done else None
 
 
 class _Study:
@@ -172,14 +167,7 @@ class _Study:
         self._machine = machine
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._setting = Setting(
-            price=space.price,
-            demand=space.demand,
-            limit_names=tuple(f"latency.{stream.name}" for stream in space.workload.streams),
-            slot=place.slot,
-            machine=machine.digest,
-            confirm_requests=space.measurement.confirm_requests,
-        )
+        self._setting = setting_of(space, place.slot, machine)
 
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
@@ -187,43 +175,52 @@ class _Study:
         # A damaged record, or a storage that cannot be opened, is known now, and not after
         # everything is built.
         self._directory.trials.read_all()
-        self._open_study(self._space.search_space).close()
+        untaught = self._strategies(self._space.search_space, History({}))
+        strategy = untaught.untaught(self._request.sampler)
+        self._open_study(self._space.search_space, strategy).close()
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
-            with (
-                self._open_study(prepared.space) as study,
-                LoadClient(self._place.slot.client_cores) as client,
-            ):
-                study.reconcile({record.number: record for record in history.records})
-                rng = np.random.default_rng(self._request.seed)
-                workload = self._space.workload
-                evaluator = LiveEvaluator(
-                    session,
-                    ServedLevels(client, workload, self._place.slot, rng, self._watch),
-                    workload,
-                    prepared.files,
-                    protocols(self._space, self._place.slot),
-                    self._watch,
-                )
-                ended = self._search(study, evaluator, history, prepared)
+            with LoadClient(self._place.slot.client_cores) as client:
+                evaluator = self._evaluator(session, client, prepared)
+                ended = self._search(evaluator, history, prepared)
                 confirmed = self._confirm(evaluator, history, prepared)
         self._hand_out(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
-    def _search(
-        self, study: OptunaStudy, evaluator: LiveEvaluator, history: History, prepared: Prepared
-    ) -> SearchEnd:
-        loop = SearchLoop(
-            study,
-            prepared.space,
-            evaluator,
-            self._directory,
-            history,
-            self._setting,
-            self._watch,
-        )
-        return loop.run(self._space.budget)
+    def _evaluator(
+        self, session: ServingSession, client: LoadClient, prepared: Prepared
+    ) -> LiveEvaluator:
+        workload, slot = self._space.workload, self._place.slot
+        rng = np.random.default_rng(self._request.seed)
+        levels = ServedLevels(client, workload, slot, rng, self._watch)
+        timing = protocols(self._space, slot)
+        return LiveEvaluator(session, levels, workload, prepared.files, timing, self._watch)
+
+    def _search(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> SearchEnd:
+        """The calibrate phase, where the sampler has use for one, and the search."""
+        started = time.monotonic()
+        keep_searched(self._directory, self._searched(prepared.space))
+        strategies = self._strategies(prepared.space, history)
+        strategy = strategies.taught(self._request.sampler, evaluator, self._directory, self._watch)
+        with self._open_study(prepared.space, strategy) as study:
+            study.reconcile({record.number: record for record in history.records})
+            loop = SearchLoop(
+                study,
+                prepared.space,
+                evaluator,
+                self._directory,
+                history,
+                self._setting,
+                self._watch,
+            )
+            # The calibration is part of what a person has time for.
+            spent_seconds = time.monotonic() - started
+            return loop.run(self._space.budget, strategy.advise, spent_seconds)
+
+    def _searched(self, space: SearchSpace) -> SearchedSpace:
+        own = self._space
+        return SearchedSpace(own.study, space, own.workload, own.price, own.demand)
 
     def _take_over(self, prepared: Prepared) -> History:
         """The records of this study; those of another one first, where asked and not yet done."""
@@ -240,13 +237,23 @@ class _Study:
         records = list(other.trials.read_all().values())
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
-    def _open_study(self, space: SearchSpace) -> OptunaStudy:
+    def _strategies(self, space: SearchSpace, history: History) -> Strategies:
+        return Strategies(
+            space,
+            self._space.workload,
+            history,
+            self._setting,
+            search_protocol(self._space),
+            self._request.seed,
+        )
+
+    def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:
         return OptunaStudy(
             self._space.study,
             self._directory.journal,
             self._request.storage,
             space,
-            self._request.sampler,
+            strategy.make_sampler,
             self._request.seed,
         )
 
@@ -280,8 +287,7 @@ class _Study:
             ended,
             history,
             confirmed,
-            list(self._directory.confirmations.read_all().values()),
-            list(self._directory.references.read_all().values()),
+            LoadRuns.of(self._directory),
             prepared,
         )
         summary |= {

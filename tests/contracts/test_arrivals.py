@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.load.arrivals import Arrivals, arrivals_of
+from optimizer.arrivals import Arrivals, arrivals_of
 from optimizer.workload import ArrivalPattern, ArrivalTrace
 
 rates = st.floats(0.1, 2_000)

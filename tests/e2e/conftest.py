@@ -58,12 +58,17 @@ StartOptimizer = Callable[..., Optimizer]
 
 @pytest.fixture
 def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
-    """Start `optimizer run SPACE ...` in tmp_path; killed at the end where it still runs."""
+    """Start `optimizer run SPACE ...` in tmp_path; killed at the end where it still runs.
+
+    At random, where no sampler is asked for: that ends with its budget, and calibrates nothing.
+    """
     with ExitStack() as stack:
 
         def run(
             space: Path, *options: object, command: str = "run", **settings: object
         ) -> Optimizer:
+            if command == "run" and "--sampler" not in options:
+                options = ("--sampler", "random", *options)
             optimizer = Optimizer(
                 [command, space, "--cache", built.cache, *options],
                 tmp_path,

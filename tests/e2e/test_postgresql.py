@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from optimizer.errors import StorageError, UsageError
+from optimizer.search.history import History
 from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.samplers import SAMPLERS
 from optimizer.triton.launcher import free_ports
-from tests.unit.studies import as_fast_as_it_is, record_of, small_space
+from tests.unit.studies import as_fast_as_it_is, guide_of, record_of, small_space
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +56,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def opened(url: str, name: str, folder: Path) -> OptunaStudy:
-    return OptunaStudy(name, folder / "unused.journal", url, small_space(), "gp", seed=1)
+    space = small_space()
+    make_sampler = SAMPLERS["gp"](guide_of(space, History({}))).make_sampler
+    return OptunaStudy(name, folder / "unused.journal", url, space, make_sampler, seed=1)
 
 
 def test_a_study_lives_in_postgresql_across_processes(database: str, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("real weights")
     minilm.write_inputs(folder)
     space = tiny.write_space(folder, minilm.space())
-    optimizer = Optimizer(["run", space, "--cache", folder / "cache"], folder)
+    arguments = ["run", space, "--cache", folder / "cache", "--sampler", "random"]
+    optimizer = Optimizer(arguments, folder)
     try:
         assert optimizer.wait(300) == 0, optimizer.errors + optimizer.output
     finally:

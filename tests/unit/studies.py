@@ -10,6 +10,7 @@ from pathlib import Path
 from optimizer.cost import Demand, Price, usd_per_million
 from optimizer.estimates import Percentile
 from optimizer.hardware import Hardware
+from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.holding import HoldingTask
 from optimizer.machine.slots import Slot
 from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, Slice, StreamLevel
@@ -17,13 +18,16 @@ from optimizer.model_space import Limits
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event
+from optimizer.search.guidance.guide import Guide, no_forecast
 from optimizer.search.history import History, scored
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.samplers import SAMPLERS
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
+from optimizer.simulator.forecast import Forecast
 from optimizer.space_file import Budget
 from optimizer.trial_record import Failure, Seconds, TrialRecord
 
@@ -266,12 +270,26 @@ def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:
     return History({n: record_of(n, *pair) for n, pair in enumerate(pairs)})
 
 
+def guide_of(
+    space: SearchSpace, history: History, *, forecast: Forecast | None = None, seed: int = 0
+) -> Guide:
+    """A guide that expects the same of every point where nothing is forecast."""
+    expected = forecast or no_forecast(space)
+    return Guide(space, history, lambda: expected, SETTING, CapacityProtocol(), seed)
+
+
 def open_study(
-    folder: Path, space: SearchSpace, *, sampler: str = "random", seed: int = 0
+    folder: Path,
+    space: SearchSpace,
+    *,
+    sampler: str = "random",
+    seed: int = 0,
+    guide: Guide | None = None,
 ) -> OptunaStudy:
-    """The study whose journal lies in `folder`."""
+    """The study whose journal lies in `folder`; its guide has seen nothing where none is given."""
     journal = StudyDirectory(folder).journal
-    return OptunaStudy("test", journal, None, space, sampler, seed)
+    strategy = SAMPLERS[sampler](guide or guide_of(space, History({}), seed=seed))
+    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed)
 
 
 @dataclass
@@ -283,6 +301,7 @@ class Search:
     evaluator: FakeEvaluator
     events: list[Event] = field(default_factory=list)
     sampler: str = "random"
+    forecast: Forecast | None = None
 
     @property
     def directory(self) -> StudyDirectory:
@@ -294,10 +313,16 @@ class Search:
 
     def opened(self) -> tuple[OptunaStudy, History]:
         """What a new process finds in the folder."""
+        study, history, _ = self._opened()
+        return study, history
+
+    def _opened(self) -> tuple[OptunaStudy, History, Guide]:
         records = self.directory.trials.read_all()
-        study = open_study(self.folder, self.space, sampler=self.sampler)
+        history = History(records)
+        guide = guide_of(self.space, history, forecast=self.forecast)
+        study = open_study(self.folder, self.space, sampler=self.sampler, guide=guide)
         study.reconcile(records)
-        return study, History(records)
+        return study, history, guide
 
     def loop(self, study: OptunaStudy, history: History) -> SearchLoop:
         return SearchLoop(
@@ -312,4 +337,6 @@ class Search:
 
     def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
         """Start, or go on as a new process would."""
-        return self.loop(*self.opened()).run(Budget(trials, wall_clock_seconds))
+        study, history, guide = self._opened()
+        advise = SAMPLERS[self.sampler](guide).advise
+        return self.loop(study, history).run(Budget(trials, wall_clock_seconds), advise)

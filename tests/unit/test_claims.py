@@ -96,6 +96,7 @@ def rounds_on(
     return [Finalist(c, tuple(rounds)) for c, rounds in zip(configs, found, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_seconds", "apart"), [(0.010, 0.0), (0.0085, 0.9)], ids=["equal", "18 % faster"]
 )

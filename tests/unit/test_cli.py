@@ -40,7 +40,7 @@ from optimizer.search.events import (
     TrialStarted,
 )
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.search.summary import summarise
+from optimizer.search.summary import LoadRuns, summarise
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
 from optimizer.wiring.study import RunRequest, RunResult
@@ -493,7 +493,7 @@ def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
 
 
 def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
-    summary = summarise(space, ENDED, HISTORY, confirmed, (), (), PREPARED)
+    summary = summarise(space, ENDED, HISTORY, confirmed, LoadRuns(), PREPARED)
     return {**summary, "wall_seconds": 61.4}
 
 

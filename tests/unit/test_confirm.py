@@ -308,6 +308,39 @@ def test_watchers_are_told_what_happens(confirming: Confirming) -> None:
     ]  # fmt: skip
 
 
+QUEUEING = small_space(
+    runtime=("openvino",), precision=("fp32",), batching=(True,), max_batch_size=(8,),
+    instance_count=(1,), intra_op_threads=(1,),
+    preferred_batch_sizes=("none", "half", "powers"), max_queue_delay_us=(0, 500, 1000),
+)  # fmt: skip
+TIED = [QUEUEING.config(QUEUEING.at(row)) for row in range(len(QUEUEING))]
+
+
+def test_what_differs_from_the_winner_in_queueing_alone_is_measured_beside_it(
+    confirming: Confirming,
+) -> None:
+    """By their latencies the ties come after records with which there is nothing to settle."""
+    first, close, closer, far = TIED[:4]
+    history = history_of(
+        (first, ok(130, p95_ms=10)),
+        (A, ok(129, p95_ms=20)),
+        (B, ok(129, p95_ms=21)),
+        (C, ok(129.5, p95_ms=22)),
+        (close, ok(128, p95_ms=30)),
+        (closer, ok(129, p95_ms=31)),
+        (far, ok(126, p95_ms=32)),
+    )
+    confirming.run(history)
+    finalists = [first, A, B, close, closer]
+    assert confirming.evaluator.confirmed == finalists * 2
+
+
+def test_at_most_three_ties_are_measured_beside_the_winner(confirming: Confirming) -> None:
+    history = history_of(*((config, ok(130, p95_ms=10 + n)) for n, config in enumerate(TIED)))
+    confirming.run(history)
+    assert confirming.evaluator.confirmed == TIED[:4] * 2
+
+
 def test_records_are_ranked_as_they_would_be_recommended() -> None:
     order = [
         record_of(1, INT8[0], ok(170)),  # 3 replicas

@@ -222,7 +222,9 @@ def test_a_limit_below_the_service_time_is_infeasible() -> None:
     assert result.verdict == "infeasible"
     assert result.measurement.load_factor == 0
     assert result.measurement.level_at_capacity is None
-    assert server.plans[-1].load == OpenLoop(0.05 * result.saturation.load_factor)
+    floor = server.plans[-1].load
+    assert isinstance(floor, OpenLoop)
+    assert floor.load_factor == pytest.approx(0.05 * result.saturation.load_factor)
     assert result.excess == pytest.approx(10 / 8 - 1)
     assert result.measurement.ended == (
         "even at 10.1/s: p95 of stream 0 10.0 ms, over the limit of 8 ms"

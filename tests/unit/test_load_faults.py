@@ -20,6 +20,8 @@ from optimizer.load.client import LoadClient
 from optimizer.workload import Workload
 from tests.unit.fake_triton import FakeTriton, Serve, target
 
+pytestmark = pytest.mark.slow
+
 DEMAND = 100.0
 PROTOCOL = CapacityProtocol(
     saturation_seconds=1.5,

@@ -12,11 +12,13 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.errors import StorageError, UsageError
 from optimizer.search.evaluator import Evaluation
-from optimizer.search.optuna_study import SAMPLERS, OptunaStudy
+from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.samplers import SAMPLERS
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
@@ -32,6 +34,9 @@ from tests.unit.studies import (
 )
 
 SPACE = small_space()
+SELF_TAUGHT = sorted(set(SAMPLERS) - {"guided"})
+"""Samplers that know what the study is told, and no more."""
+
 pytestmark = pytest.mark.usefixtures("fast_disk")
 Answer = Callable[[ServingConfig], Evaluation]
 
@@ -152,7 +157,7 @@ def test_proposals_are_valid_points(tmp_path: Path) -> None:
         assert model.max_batch_size > 4
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("sampler", SELF_TAUGHT)
 def test_every_sampler_goes_on_past_trials_that_met_no_limit(tmp_path: Path, sampler: str) -> None:
     """More than the startup trials, with every outcome among them."""
     answers = [slow_with_large_batches, lambda _: failed(), lambda c: bounded(capacity_of(c))]
@@ -164,7 +169,7 @@ def test_every_sampler_goes_on_past_trials_that_met_no_limit(tmp_path: Path, sam
     assert states.count(TrialState.FAIL) == 1
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("sampler", SELF_TAUGHT)
 def test_proposals_depend_on_seed_and_history_only(tmp_path: Path, sampler: str) -> None:
     """One study in one go, one reopened before every trial: the same proposals."""
     whole = run(open_study(tmp_path / "whole", SPACE, sampler=sampler, seed=3), 9)
@@ -378,13 +383,13 @@ def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("url", ["nonsense", "nodialect://here/db", "mysql+nodriver://here/db"])
 def test_a_storage_that_cannot_be_is_a_mistake_of_the_user(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match=r"^--storage: [^\n]+$"):
-        OptunaStudy("test", journal(tmp_path), url, SPACE, "random", seed=0)
+        OptunaStudy("test", journal(tmp_path), url, SPACE, RandomSampler, seed=0)
 
 
 def test_a_database_keeps_a_study_as_a_journal_does(tmp_path: Path) -> None:
     def opened() -> OptunaStudy:
         url = f"sqlite:///{tmp_path}/study.db"
-        return OptunaStudy("test", journal(tmp_path), url, SPACE, "random", seed=3)
+        return OptunaStudy("test", journal(tmp_path), url, SPACE, RandomSampler, 3)
 
     with opened() as study:
         records = run(study, 3)

@@ -175,7 +175,7 @@ def test_repeats_are_told_and_neither_measured_nor_counted(search: Search) -> No
 def test_a_space_that_is_measured_whole_ends_the_search(search: Search) -> None:
     search = of_four(search)
     ended = search.run(100)
-    assert ended == SearchEnd("all 4 valid configurations are measured", exhausted=True)
+    assert ended == SearchEnd("all 4 valid configurations are measured", exhausted=True, gap=0.0)
     points = {search.space.config(search.space.at(row)) for row in range(4)}
     assert set(search.evaluator.evaluated) == points
     assert len(search.records) == 4
@@ -378,7 +378,7 @@ def test_a_study_that_is_run_on_in_pieces_measures_nothing_twice(search: Search)
     assert len(set(search.evaluator.evaluated)) == len(search.evaluator.evaluated) == 8
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "guided", "grid"])
 def test_pieces_measure_what_one_run_does(tmp_path: Path, sampler: str) -> None:
     runs = []
     for name in ("whole", "pieces"):

@@ -21,10 +21,9 @@ from optimizer.search.prepare import (
     _accuracy_from_json,
     accuracy_to_json,
 )
-from optimizer.search.summary import summarise
+from optimizer.search.summary import LoadRuns, summarise
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Space, load_space
-from optimizer.trial_record import TrialRecord
 from tests.unit.studies import (
     DEMAND,
     HARDWARE,
@@ -42,7 +41,7 @@ from tests.unit.studies import (
 
 SPACE = four_points()
 A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
-ENDED = SearchEnd("the budget of 5 trials is used up", exhausted=False)
+ENDED = SearchEnd("the budget of 5 trials is used up", gap=0.04)
 FILE = """\
 study: quick
 models:
@@ -124,16 +123,18 @@ PREPARED = Prepared(
 )
 
 
+NOTHING_BESIDE = LoadRuns()
+
+
 def summary_of(
     space: Space,
     *,
     history: History = HISTORY,
     confirmed: Confirmed = CONFIRMED,
-    confirmations: tuple[TrialRecord, ...] = (),
-    references: tuple[TrialRecord, ...] = (),
+    runs: LoadRuns = NOTHING_BESIDE,
     prepared: Prepared = PREPARED,
 ) -> dict[str, Any]:
-    summary = summarise(space, ENDED, history, confirmed, confirmations, references, prepared)
+    summary = summarise(space, ENDED, history, confirmed, runs, prepared)
     again: dict[str, Any] = json.loads(json.dumps(summary, allow_nan=False))
     return again
 
@@ -147,6 +148,7 @@ def test_what_came_of_the_search(space: Space) -> None:
     assert summary["study"] == "quick"
     assert summary["outcome"] == "found"
     assert (summary["ended"], summary["space_exhausted"]) == (ENDED.reason, False)
+    assert summary["remaining_gap"] == 0.04
     assert summary["trials"] == {"ok": 2, "infeasible": 1, "bounded": 1, "failed": 1}
 
 
@@ -186,7 +188,7 @@ def test_where_nothing_was_confirmed_there_is_null(space: Space) -> None:
 
 def test_seconds_are_those_of_the_search_and_the_confirmation(space: Space) -> None:
     confirmations = tuple(record_of(n, B, ok(125)) for n in range(2))
-    summary = summary_of(space, confirmations=confirmations)
+    summary = summary_of(space, runs=LoadRuns(confirmations=confirmations))
     # 2 s each; the failed trial measured nothing.
     assert summary["measuring_seconds"] == pytest.approx(4 * 2 + 2 * 2)
     assert summary["building_seconds"] == 7.5
@@ -259,12 +261,15 @@ def test_the_pace_is_that_of_the_baseline_from_beginning_to_end(space: Space) ->
     summary = summary_of(
         space,
         history=history_of((baseline, ok(100)), (B, ok(300))),
-        references=(record_of(0, baseline, bounded(84)),),
-        confirmations=(record_of(0, B, ok(300)), record_of(1, baseline, ok(98))),
+        runs=LoadRuns(
+            calibration=(record_of(0, baseline, bounded(105)), record_of(1, B, bounded(300))),
+            references=(record_of(0, baseline, bounded(84)),),
+            confirmations=(record_of(0, B, ok(300)), record_of(1, baseline, ok(98))),
+        ),
     )
     assert summary["pace"]["reference"] == "openvino fp32, no batching, 1 x 1 thread"
     rates = summary["pace"]["saturation_per_second"]
-    assert rates == pytest.approx([105, 84, 102.9], rel=0.02)
+    assert rates == pytest.approx([105, 105, 84, 102.9], rel=0.02)
     assert summary["pace"]["largest_change"] == pytest.approx(-0.2, abs=0.01)
 
 

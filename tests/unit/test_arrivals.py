@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from optimizer.load.arrivals import ConstantArrivals, PoissonArrivals, TraceArrivals
+from optimizer.arrivals import ConstantArrivals, PoissonArrivals, TraceArrivals
 from optimizer.workload import ArrivalTrace
 
 

@@ -1,0 +1,28 @@
+"""`record`: every configuration of a space, measured into a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.watchers import watching
+from optimizer.wiring.parts import default_cache
+from optimizer.wiring.recording import RecordRequest, record_space
+
+
+@click.command()
+@click.argument("space", type=click.Path(path_type=Path))
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the order and the arrivals."
+)
+@results_option
+@cache_option
+def record(space: Path, seed: int, results: Path, cache: Path | None) -> None:
+    """Measure every configuration of SPACE (a YAML file) into a CSV table, or go on with it."""
+    request = RecordRequest(space, results, (cache or default_cache()).absolute(), seed)
+    console = OutputConsole()
+    with watching(console) as watch:
+        table = record_space(request, watch)
+    console.print(f"table: {table}", markup=False, highlight=False, soft_wrap=True)

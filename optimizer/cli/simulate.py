@@ -1,0 +1,127 @@
+"""`simulate`: a configuration of a calibrated study, predicted without serving it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.cli.options import OutputConsole, results_option, settings_option
+from optimizer.cli.plain_table import plain_table
+from optimizer.serving_config import describe
+from optimizer.simulator.prediction import PredictedLevel
+from optimizer.wiring.simulating import (
+    PredictedStream,
+    SimulateRequest,
+    WhatIf,
+    simulate_configuration,
+)
+
+_LEAST_SHARE = 0.01
+"""Of the inferences: batch sizes that had less share a row."""
+
+_BAR = 30
+_SIGMAS = 1.96
+
+
+@click.command()
+@click.argument("study")
+@settings_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulation.")
+@results_option
+def simulate(study: str, settings: dict[str, str], seed: int, results: Path) -> int:
+    """Predict a configuration from what STUDY, the name of a study, has measured of others."""
+    found = simulate_configuration(SimulateRequest(study, results, settings, seed))
+    console = OutputConsole()
+    show_what_if(console, found)
+    return 0 if all(own.at_capacity is not None for own in found.streams) else 1
+
+
+def show_what_if(console: Console, found: WhatIf) -> None:
+    """Print what is predicted, and what was measured of the same where that is known."""
+    console.print(Text(describe(found.config), style="bold"))
+    console.print(
+        f"predicted from {found.runs} saturated runs of {found.study}; nothing was served. "
+        "Latencies far below saturation tend to come out too low",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for own in found.streams:
+        _show(console, own)
+    if found.measured is not None and found.measured.measurement is not None:
+        capacity = found.measured.measurement.capacity_per_second
+        console.print(
+            f"measured in trial {found.measured.number}: {capacity:.0f}/s", highlight=False
+        )
+
+
+def _show(console: Console, own: PredictedStream) -> None:
+    limit, sd = own.stream.limit, own.curve.log_sd
+    console.print(_levels(own))
+    rate = own.capacity.saturation.per_second
+    low, high = (rate * math.exp(sign * _SIGMAS * sd) for sign in (-1, 1))
+    console.print(
+        f"saturates at {rate:.0f}/s (95% interval {low:.0f} to {high:.0f}, by what is not known "
+        "of the service times)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    asked = f"the limit of {limit.latency_ms:g} ms (p{limit.percentile:g})"
+    if own.at_capacity is None:
+        console.print(
+            f"{asked} is missed at any load: {own.capacity.floor_ms:.1f} ms when almost idle",
+            style="yellow",
+            highlight=False,
+        )
+        return
+    capacity = own.capacity.per_second
+    console.print(
+        f"{asked} is kept up to {capacity:.0f}/s, {capacity / rate:.0%} of saturation",
+        style="green",
+        highlight=False,
+    )
+    console.print(_batches(own.at_capacity))
+
+
+def _levels(own: PredictedStream) -> Table:
+    table = plain_table(
+        f"Predicted load levels of {own.stream.name}, ms",
+        "offered/s", "of saturation", "p50", "p95", "p99", "queue, mean", "batch, mean", "busy",
+    )  # fmt: skip
+    for level in own.levels:
+        table.add_row(
+            f"{level.offered_per_second:.1f}",
+            f"{level.offered_per_second / own.capacity.saturation.per_second:.0%}",
+            *(f"{level.latency_ms(p):.1f}" for p in (50, 95, 99)),
+            f"{level.mean_queue_ms:.1f}",
+            f"{_mean(level.batches):.1f}",
+            f"{level.utilisation:.0%}",
+        )
+    return table
+
+
+def _batches(level: PredictedLevel) -> Table:
+    """What share of the inferences is executed in which batch size."""
+    table = plain_table(
+        f"Predicted batches at {level.offered_per_second:.0f}/s", "batch size", "inferences", ""
+    )
+    table.columns[-1].justify = "left"
+    inferences = sum(size * count for size, count in level.batches.items())
+    shares = {size: size * count / inferences for size, count in level.batches.items()}
+    most = max(shares.values())
+    for size, share in shares.items():
+        if share >= _LEAST_SHARE:
+            table.add_row(str(size), f"{share:.1%}", "#" * round(_BAR * share / most))
+    rest = sum(share for share in shares.values() if share < _LEAST_SHARE)
+    if rest > 0:
+        table.add_row("others", f"{rest:.1%}", "")
+    return table
+
+
+def _mean(batches: Mapping[int, int]) -> float:
+    return sum(size * count for size, count in batches.items()) / sum(batches.values())

@@ -1,0 +1,258 @@
+"""Which point is worth measuring next, and when none is: what guides the guided search. Pure.
+
+The best expected gain per expected second is measured next, see `expected_improvement`. The search
+is over when no point is expected to save as much as `WORTHWHILE` of the incumbent's cost; what the
+model cannot tell apart from the incumbent is measured before that, so that the confirm phase
+decides between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.model_space import Position
+from optimizer.search.guidance.belief import Belief, Expected, SeenTrial
+from optimizer.search.guidance.expected_improvement import Effort
+from optimizer.search.guidance.likeness import Likeness
+from optimizer.search.guidance.outlook import Outlook
+from optimizer.search.guidance.residuals import Rows
+from optimizer.search.history import History, bound_load_factor
+from optimizer.search.setting import Setting
+from optimizer.search_space import SearchSpace
+from optimizer.simulator.forecast import Forecast
+
+Array = NDArray[np.float64]
+
+WORTHWHILE = 0.01
+"""Share of the incumbent's cost that a trial must be expected to save."""
+
+_STOOD = 4
+"""Trials that the incumbent must have stood before the search may end: early on a few that happen
+to fit make the forecast look better than it is."""
+
+_TIES = 3
+_TIED = 0.02
+"""Points of the incumbent's cell that are measured beside it, and how close they must cost."""
+
+_LIKELIEST, _RANDOM = 3000, 1000
+"""Points that are considered where a space has more: the cheapest by the forecast, and others."""
+
+_DRAWS = 512
+_GAP_POINTS = 400
+_GAP_QUANTILE = 0.95
+
+
+def no_forecast(space: SearchSpace) -> Forecast:
+    """A forecast that expects the same of every point: everything is learnt from the trials."""
+    same = np.ones(len(space))
+    return Forecast(same, same, floor_log_excess=-same, log_sd=same)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is thought of the points that are neither measured nor ruled out.
+
+    Attributes:
+        rows: of these points; all arrays have one element for each.
+        log_mean, log_sd: of the logarithm of the cost.
+        feasible: probability that the limits are met.
+        log_best: logarithm of the cost of the incumbent, None while there is none.
+        gain: expected share of the incumbent's cost that is saved; 0 while there is none.
+        seconds: that measuring is expected to take.
+    """
+
+    belief: Belief
+    rows: Rows
+    log_mean: Array
+    log_sd: Array
+    feasible: Array
+    log_best: float | None
+    gain: Array
+    seconds: Array
+
+    @property
+    def best(self) -> int:
+        """Index of the point to measure next."""
+        if self.log_best is None:
+            cheapness = np.exp(self.log_mean.min() - self.log_mean)
+            return int(np.argmax(self.feasible * cheapness))
+        return int(np.argmax(self.gain / self.seconds))
+
+
+class Guide:
+    """Assesses the points of a space by a forecast and the history of a study.
+
+    Args:
+        history: the same as the search adds to.
+        forecast: the latest.
+        protocol: how long the levels of a trial take.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        history: History,
+        forecast: Callable[[], Forecast],
+        setting: Setting,
+        protocol: CapacityProtocol,
+        seed: int = 0,
+    ) -> None:
+        self.space = space
+        self._history = history
+        self._forecast = forecast
+        self._setting = setting
+        self._protocol = protocol
+        self.seed = seed
+        self._known: tuple[tuple[object, ...], Assessment] | None = None
+
+    def propose(self, running: Sequence[Position] = ()) -> Position | None:
+        """The point to measure next; None when every point is measured or ruled out.
+
+        Args:
+            running: points that are being measured; they count as if they had come out as
+                expected.
+        """
+        assessed = self._assess(running)
+        if len(assessed.rows) == 0:
+            return None
+        at = assessed.best
+        if self._settled(assessed):
+            at = next(iter(self._ties(assessed)), at)
+        return self.space.at(int(assessed.rows[at]))
+
+    def outlook(self) -> Outlook:
+        """Whether anything worthwhile is left, and what may be."""
+        if self._history.incumbent is None:
+            return Outlook()
+        assessed = self._assess(())
+        if assessed.log_best is None or len(assessed.rows) == 0:
+            return Outlook()
+        gap = self._gap(assessed, assessed.log_best)
+        if not self._settled(assessed) or self._ties(assessed):
+            return Outlook(gap=gap)
+        return Outlook(
+            f"no configuration is expected to save {WORTHWHILE:.0%} of the best one's cost", gap
+        )
+
+    def _settled(self, assessed: Assessment) -> bool:
+        """Whether nothing worthwhile is left, and the incumbent has stood for long enough."""
+        incumbent, records = self._history.incumbent, self._history.records
+        if incumbent is None or assessed.gain.max() >= WORTHWHILE:
+            return False
+        return sum(record.number > incumbent.number for record in records) >= _STOOD
+
+    def _assess(self, running: Sequence[Position]) -> Assessment:
+        """Kept until anything changes: the proposal and the outlook are asked one by one."""
+        forecast = self._forecast()
+        key = (forecast, len(self._history.records), *running)
+        if self._known is None or not _same(self._known[0], key):
+            self._known = (key, self._assessed(forecast, running))
+        return self._known[1]
+
+    def _assessed(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
+        expected = Expected.of(forecast, self._setting)
+        under_way = np.array([self._row_of[position] for position in running], dtype=np.int64)
+        trials = list(self._trials())
+        belief = Belief.after(trials, expected, self._likeness).believing(under_way)
+        rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
+        log_mean, log_sd = belief.log_cost(rows)
+        log_best = self._log_best(belief, trials, under_way)
+        gain = np.zeros(len(rows))
+        if log_best is not None:
+            gain = belief.gain(rows, log_best)
+        seconds = self._seconds(belief, rows, trials)
+        feasible = belief.feasible(rows)
+        return Assessment(belief, rows, log_mean, log_sd, feasible, log_best, gain, seconds)
+
+    @cached_property
+    def _likeness(self) -> Likeness:
+        return Likeness.of(self.space)
+
+    @cached_property
+    def _row_of(self) -> dict[Position, int]:
+        return {tuple(point): row for row, point in enumerate(self.space.points.tolist())}
+
+    def _trials(self) -> Iterable[SeenTrial]:
+        """The trials of points that are in the space, with their rows."""
+        for record in self._history.records:
+            position = self.space.position_of(record.config)
+            if position is not None:
+                yield self._row_of[position], record
+
+    def _open(self, expected: Expected, taken: set[int]) -> Rows:
+        """Rows that may be proposed."""
+        rows = self._candidates(expected)
+        free = [row for row in rows.tolist() if row not in taken]
+        if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
+            free = [row for row in free if self._undecided(row)]
+        return np.array(free, dtype=np.int64)
+
+    def _undecided(self, row: int) -> bool:
+        return self._history.decided(self.space.config(self.space.at(row))) is None
+
+    def _candidates(self, expected: Expected) -> Rows:
+        count = len(self.space)
+        if count <= _LIKELIEST + _RANDOM:
+            return np.arange(count)
+        order = np.argsort(expected.log_cost, kind="stable")
+        rng = np.random.default_rng((self.seed, len(self._history.records)))
+        others = rng.choice(order[_LIKELIEST:], _RANDOM, replace=False)
+        return np.sort(np.concatenate([order[:_LIKELIEST], others]))
+
+    def _log_best(
+        self, belief: Belief, trials: Sequence[SeenTrial], under_way: Rows
+    ) -> float | None:
+        """Of what met the limits, or is thought to; less what its measurement owes to luck."""
+        met = np.array([row for row, record in trials if record.outcome == "ok"], dtype=np.int64)
+        if len(met) == 0:
+            return None
+        likely = under_way[belief.feasible(under_way) > 0.5] if len(under_way) else under_way
+        mean, _ = belief.log_cost(np.concatenate([met, likely]))
+        return float(mean.min())
+
+    def _seconds(self, belief: Belief, rows: Rows, trials: Sequence[SeenTrial]) -> Array:
+        effort = Effort.learnt(self._protocol, [record for _, record in trials])
+        bound = bound_load_factor(self._history.incumbent, self._setting.demand)
+        bounded = np.zeros(len(rows))
+        if bound is not None:
+            bounded = belief.saturates_below(rows, bound)
+        restarts = np.zeros(len(rows))
+        if trials:
+            servers = self._likeness.servers
+            restarts = (servers[rows] != servers[trials[-1][0]]).astype(np.float64)
+        per_second = belief.saturation(rows) * self._setting.demand.requests_per_second
+        return effort.seconds(per_second, bounded, restarts)
+
+    def _ties(self, assessed: Assessment) -> list[int]:
+        """Indices of points to be measured beside the incumbent, the cheapest first."""
+        incumbent, cells = self._history.incumbent, self._likeness.cells
+        at = self.space.position_of(incumbent.config) if incumbent is not None else None
+        if at is None or assessed.log_best is None:
+            return []
+        cell = cells[self._row_of[at]]
+        beside = sum(int(cells[row] == cell) for row, _ in self._trials()) - 1
+        close = np.abs(assessed.log_mean - assessed.log_best) < _TIED
+        tied = np.flatnonzero((cells[assessed.rows] == cell) & close)
+        order = np.argsort(assessed.log_mean[tied], kind="stable")
+        return [int(n) for n in tied[order]][: max(0, _TIES - beside)]
+
+    def _gap(self, assessed: Assessment, log_best: float) -> float:
+        """The quantile of what the cheapest open point saves, from joint draws."""
+        hopeful = assessed.log_mean - 2 * assessed.log_sd
+        kept = np.sort(np.argsort(hopeful, kind="stable")[:_GAP_POINTS])
+        rng = np.random.default_rng((self.seed, len(self._history.records)))
+        costs = assessed.belief.log_cost_draws(assessed.rows[kept], _DRAWS, rng)
+        costs[rng.random(costs.shape) >= assessed.feasible[kept]] = np.inf
+        saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
+        return float(np.quantile(saved, _GAP_QUANTILE))
+
+
+def _same(one: tuple[object, ...], two: tuple[object, ...]) -> bool:
+    """Whether the forecasts are one object and the rest is equal."""
+    return one[0] is two[0] and one[1:] == two[1:]

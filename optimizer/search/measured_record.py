@@ -1,0 +1,31 @@
+"""From an evaluation to the record that is kept of it. Pure."""
+
+from __future__ import annotations
+
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.history import scored
+from optimizer.search.setting import Setting
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import TrialRecord
+
+
+def measured_record(
+    number: int, config: ServingConfig, evaluation: Evaluation, setting: Setting, attempt: int = 1
+) -> TrialRecord:
+    """The record of a measurement that no proposal of the study's asked for."""
+    measurement, excess = evaluation.measurement, evaluation.excess
+    told = () if excess is None else tuple((name, excess) for name in setting.limit_names)
+    return TrialRecord(
+        number=number,
+        params=(),
+        config=config,
+        outcome=evaluation.outcome,
+        reason=evaluation.reason,
+        machine=setting.machine,
+        measurement=measurement,
+        score=None if measurement is None else scored(measurement, setting.price, setting.demand),
+        constraints=told,
+        failure=evaluation.failure,
+        seconds=evaluation.seconds,
+        attempt=attempt,
+    )

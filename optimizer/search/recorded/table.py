@@ -1,0 +1,115 @@
+"""A recorded table: every point of a space as it was measured on one machine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from optimizer.machine.fingerprint import Machine
+from optimizer.measurement import ServerSplit
+from optimizer.model_space import Position
+from optimizer.search.searched_space import SearchedSpace
+from optimizer.trial_record import Outcome
+
+Kind = Literal["point", "latencies", "repeat"]
+"""Why a point is measured: once like every other, as one of the sample whose latency at parts of
+its capacity is wanted, or again because it is among the best."""
+
+
+@dataclass(frozen=True)
+class RecordedSpace(SearchedSpace):
+    """What was recorded; every point of its space was measured.
+
+    Attributes:
+        warmup_seconds: of every level, on top of its measured time.
+        as_of: day on which the recording ended.
+    """
+
+    warmup_seconds: float
+    machine: Machine
+    as_of: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The 95th percentile of latency (largest over the streams) at a rate in requests/s."""
+
+    per_second: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class RecordedRow:
+    """One measurement of one point; rates are requests/s.
+
+    Attributes:
+        saturation_per_second, saturation_high_per_second: None where it failed before.
+        saturation_seconds: measured time of that level, warm-up excluded.
+        servers: what the server said of that level, model by model.
+        network_ms: mean time between client and server in that level, None where unseen.
+        capacity_per_second: 0 where nothing is served within the limits.
+        excess: see `Evaluation`.
+        latencies: at parts of the capacity, where they were measured.
+        measuring_seconds, serving_seconds: see `Seconds`.
+        disturbed: whether anything else ran on the machine meanwhile.
+    """
+
+    kind: Kind
+    position: Position
+    outcome: Outcome
+    reason: str
+    capacity_per_second: float = 0.0
+    capacity_low_per_second: float = 0.0
+    capacity_high_per_second: float | None = None
+    excess: float | None = None
+    saturation_per_second: float | None = None
+    saturation_high_per_second: float | None = None
+    saturation_seconds: float = 0.0
+    network_ms: float | None = None
+    latencies: tuple[Latency, ...] = ()
+    servers: tuple[ServerSplit, ...] = ()
+    measuring_seconds: float = 0.0
+    serving_seconds: float = 0.0
+    disturbed: bool = False
+
+
+@dataclass(frozen=True)
+class RecordedTable:
+    """Everything in a table's file."""
+
+    space: RecordedSpace
+    rows: tuple[RecordedRow, ...]
+
+    @cached_property
+    def by_position(self) -> Mapping[Position, Sequence[RecordedRow]]:
+        """The measurements of each point in their order, those that were undisturbed if any."""
+        found: dict[Position, list[RecordedRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.position, []).append(row)
+        return {
+            position: [row for row in own if not row.disturbed] or own
+            for position, own in found.items()
+        }
+
+    @cached_property
+    def true_capacity(self) -> Mapping[Position, float]:
+        """Requests/s of each point: the median of its repeats where it has them, else of all.
+
+        Not the mean: a shared machine that falters halves one measurement and leaves the others.
+        """
+        return {position: _truth(rows) for position, rows in self.by_position.items()}
+
+    @cached_property
+    def best_capacity(self) -> float:
+        """The largest true capacity of the points that were measured again and again."""
+        repeated = {row.position for row in self.rows if row.kind == "repeat"}
+        return max(self.true_capacity[p] for p in repeated or self.true_capacity)
+
+
+def _truth(rows: Sequence[RecordedRow]) -> float:
+    repeats = [row for row in rows if row.kind == "repeat"]
+    return float(np.median([row.capacity_per_second for row in repeats or rows]))

@@ -1,0 +1,187 @@
+"""A recorded table as one CSV file, for programs, people and spreadsheets.
+
+Lines that begin with "#" say what was recorded and where, as "# key: JSON". Then comes one row for
+each measurement, with the point's parameters.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from optimizer.errors import UsageError
+from optimizer.measurement import BatchPoint, LoadLevel
+from optimizer.parameters import Parameter, label
+from optimizer.search.recorded.recording import disturbed
+from optimizer.search.recorded.table import (
+    Kind,
+    Latency,
+    RecordedRow,
+    RecordedSpace,
+    RecordedTable,
+)
+from optimizer.search.study_directory import RecordingDirectory, write_text
+from optimizer.search_space import SearchSpace
+from optimizer.trial_record import TrialRecord
+
+_SPACE = TypeAdapter(RecordedSpace)
+_ROW = TypeAdapter(RecordedRow)
+_PLAIN = (
+    "outcome",
+    "capacity_per_second",
+    "capacity_low_per_second",
+    "capacity_high_per_second",
+    "excess",
+    "saturation_per_second",
+    "saturation_high_per_second",
+    "saturation_seconds",
+    "network_ms",
+    "measuring_seconds",
+    "serving_seconds",
+    "disturbed",
+    "reason",
+)
+"""Fields of a row that are columns as they are."""
+
+_PARTS = ("queue_ms", "compute_input_ms", "compute_infer_ms", "compute_output_ms")
+_DIGITS = 6
+
+
+def recorded(space: RecordedSpace, directory: RecordingDirectory) -> RecordedTable:
+    """The table of what lies in a recording's directory. Raises StorageError."""
+    stores: Mapping[Kind, Mapping[int, TrialRecord]] = {
+        "point": directory.trials.read_all(),
+        "latencies": directory.latencies.read_all(),
+        "repeat": directory.repeats.read_all(),
+    }
+    rows = [_row(kind, r, space.search_space) for kind in stores for r in stores[kind].values()]
+    return RecordedTable(space, tuple(rows))
+
+
+def _row(kind: Kind, record: TrialRecord, space: SearchSpace) -> RecordedRow:
+    position = space.position_of(record.config)
+    assert position is not None, "points of this space were recorded"
+    row: dict[str, Any] = {
+        "kind": kind,
+        "position": position,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "measuring_seconds": record.seconds.measuring,
+        "serving_seconds": record.seconds.serving,
+        "disturbed": disturbed(record),
+    }
+    if (measurement := record.measurement) is not None:
+        row |= _saturation(measurement.levels[0]) | {
+            "capacity_per_second": measurement.capacity_per_second,
+            "capacity_low_per_second": measurement.capacity_low_per_second,
+            "capacity_high_per_second": measurement.capacity_high_per_second,
+            "excess": record.constraints[0][1] if record.constraints else None,
+        }
+        if kind == "latencies" and record.outcome == "ok":
+            row["latencies"] = tuple(map(_latency, measurement.levels[-2:]))
+    return RecordedRow(**row)
+
+
+def _saturation(level: LoadLevel) -> dict[str, Any]:
+    return {
+        "saturation_per_second": level.achieved_per_second,
+        "saturation_high_per_second": level.rate[2],
+        "saturation_seconds": level.seconds,
+        "network_ms": level.network_ms,
+        "servers": level.server,
+    }
+
+
+def _latency(level: LoadLevel) -> Latency:
+    offered = sum(stream.offered_per_second for stream in level.streams)
+    return Latency(offered, max(stream.latency_ms(95) for stream in level.streams))
+
+
+def write_table(path: Path, table: RecordedTable) -> None:
+    """Write a table, whole or not at all. Raises StorageError."""
+    parameters = table.space.search_space.parameters
+    rows = [_columns(row, parameters) for row in table.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    for key, value in _SPACE.dump_python(table.space, mode="json").items():
+        text.write(f"# {key}: {json.dumps(value)}\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _columns(row: RecordedRow, parameters: Sequence[Parameter]) -> dict[str, object]:
+    columns: dict[str, object] = {"measured": row.kind}
+    for parameter, at in zip(parameters, row.position, strict=True):
+        if len(parameter.values) > 1:
+            columns[parameter.key] = label(parameter.values[at])
+    columns |= {name: _short(getattr(row, name)) for name in _PLAIN}
+    columns["latencies"] = " ".join(
+        f"{_short(x.p95_ms)}@{_short(x.per_second)}" for x in row.latencies
+    )
+    for split in row.servers:
+        of = {part: _short(getattr(split, part)) for part in _PARTS}
+        of |= {"requests": split.requests, "batches": _batches_text(split.batches)}
+        columns |= {f"{split.model}:{name}": value for name, value in of.items()}
+    return columns
+
+
+def _short(value: object) -> object:
+    """A figure with the digits that mean something; None is an empty field."""
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _batches_text(batches: Sequence[BatchPoint]) -> str:
+    """Such as "1x20@4.51 16x300@22.3": executions of a batch size and their mean ms."""
+    return " ".join(f"{b.batch_size}x{b.executions}@{_short(b.compute_ms)}" for b in batches)
+
+
+def read_table(path: Path) -> RecordedTable:
+    """Read a table. Raises UsageError, naming what is wrong with the file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+        space = _SPACE.validate_python({k: json.loads(v) for k, v in header.items()})
+        content = csv.DictReader(line for line in lines if not line.startswith("#"))
+        rows = tuple(_parsed(columns, space.search_space.parameters) for columns in content)
+    except OSError as error:
+        raise UsageError(f"{path}: must be readable ({error.strerror})") from error
+    except (ValueError, KeyError, ValidationError) as error:
+        first = str(error).partition("\n")[0]
+        raise UsageError(f"{path} is no table that `optimizer record` wrote: {first}") from error
+    if not rows:
+        raise UsageError(f"{path} holds no measurement")
+    return RecordedTable(space, rows)
+
+
+def _parsed(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> RecordedRow:
+    position = tuple(
+        [str(label(v)) for v in p.values].index(columns[p.key]) if len(p.values) > 1 else 0
+        for p in parameters
+    )
+    row: dict[str, Any] = {name: columns[name] for name in _PLAIN if columns[name]}
+    row |= {"kind": columns["measured"], "position": position, "reason": columns["reason"]}
+    row["latencies"] = [
+        dict(zip(("p95_ms", "per_second"), text.split("@"), strict=True))
+        for text in columns["latencies"].split()
+    ]
+    models = [name.removesuffix(":batches") for name in columns if name.endswith(":batches")]
+    row["servers"] = [_split(columns, model) for model in models if columns[f"{model}:batches"]]
+    return _ROW.validate_python(row)
+
+
+def _split(columns: Mapping[str, str], model: str) -> dict[str, object]:
+    batches = []
+    for text in columns[f"{model}:batches"].split():
+        size, _, rest = text.partition("x")
+        executions, _, compute_ms = rest.partition("@")
+        batches.append({"batch_size": size, "executions": executions, "compute_ms": compute_ms})
+    own = {part: columns[f"{model}:{part}"] for part in (*_PARTS, "requests")}
+    return {"model": model, **own, "batches": batches}

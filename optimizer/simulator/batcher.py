@@ -1,0 +1,313 @@
+"""What Triton's dynamic batcher makes of requests and service times. Pure.
+
+`open_loop` takes requests that come whatever happens, `closed_loop` clients that wait for replies.
+Both are exact for what they are given; all chance is in the `Draws`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.serving_config import ModelServing
+from optimizer.simulator.batcher_kernel import run
+from optimizer.simulator.batcher_layout import ROW, RULES, STEP
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.workload import Stream, padded_length
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """Triton's default_queue_policy; 0 stands for no bound, as it does there.
+
+    Attributes:
+        max_queue_size: requests that may wait for the batcher; what comes on top is refused.
+        timeout_us: how long a request may do so.
+        refuses: what has waited longer (REJECT); otherwise it is served after all others (DELAY).
+    """
+
+    max_queue_size: int = 0
+    timeout_us: int = 0
+    refuses: bool = True
+
+    @property
+    def bounds(self) -> bool:
+        """Whether there is any bound. Triton prepares no batches ahead where there is one."""
+        return self.max_queue_size > 0 or self.timeout_us > 0
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """What stands between requests and instances.
+
+    Attributes:
+        max_batch_size: in inferences, as the preferred sizes are; empty means [max_batch_size].
+        dynamic: False executes each request alone.
+        prefetch: schedule batches, two for each instance, before an instance is idle.
+        request_size: inferences in one request.
+        free_dimensions: whether tensors have dimensions that differ between requests. Triton then
+            looks at each request as it comes, whatever size it waits for.
+    """
+
+    max_batch_size: int
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+    dynamic: bool = True
+    instances: int = 1
+    prefetch: bool = True
+    request_size: int = 1
+    free_dimensions: bool = True
+    policy: QueuePolicy = QueuePolicy()
+
+    @property
+    def preferred(self) -> tuple[int, ...]:
+        """Preferred sizes as Triton reads them, ascending."""
+        return tuple(sorted(set(self.preferred_batch_sizes or (self.max_batch_size,))))
+
+    @property
+    def most_requests(self) -> int:
+        """Requests in the largest batch."""
+        return self.max_batch_size // self.request_size if self.dynamic else 1
+
+
+def scheduler_of(model: ModelServing, stream: Stream) -> Scheduler:
+    """How Triton schedules the requests of `stream` to `model`.
+
+    The response cache and the rate limiter are left out.
+    """
+    batching = model.batching
+    return Scheduler(
+        max_batch_size=max(model.max_batch_size, stream.batch_size),
+        preferred_batch_sizes=batching.preferred_batch_sizes if batching else (),
+        max_queue_delay_us=batching.max_queue_delay_us if batching else 0,
+        dynamic=batching is not None,
+        instances=model.instance_count,
+        request_size=stream.batch_size,
+        free_dimensions=_free_dimensions(stream),
+    )
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Which shapes requests have: `shares[i]` of them take `factors[i]` of the curve's time."""
+
+    shares: tuple[float, ...] = (1.0,)
+    factors: tuple[float, ...] = (1.0,)
+
+
+ONE_SHAPE = Shapes()
+
+
+def shapes_of(model: ModelServing, stream: Stream, factor: Callable[[int], float]) -> Shapes:
+    """Which shapes the requests of `stream` are sent to `model` in.
+
+    Args:
+        factor: of the curve's time, by the length in tokens that a request is padded to.
+    """
+    if not _free_dimensions(stream):
+        return Shapes(factors=(factor(stream.payloads.lengths.longest),))
+    lengths = stream.payloads.lengths
+    share_of: dict[int, float] = defaultdict(float)
+    for length, weight in zip(lengths.lengths, lengths.weights, strict=True):
+        share_of[padded_length(length, model.padding, lengths)] += weight / sum(lengths.weights)
+    sent = sorted(share_of)
+    # A request of several inferences has the length of the longest.
+    up_to = np.cumsum([share_of[length] for length in sent]) ** stream.batch_size
+    shares = np.diff(up_to, prepend=0.0)
+    return Shapes(tuple(shares.tolist()), tuple(factor(length) for length in sent))
+
+
+def _free_dimensions(stream: Stream) -> bool:
+    return any(None in tensor.shape for tensor in stream.payloads.tensors)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is left to chance, drawn beforehand so that it can be the same for several loads.
+
+    Attributes:
+        noise: factor of each execution, of which there are at most [requests].
+        shape: of each request, shape [requests].
+        factors: of time, by request shape.
+    """
+
+    noise: NDArray[np.float64]
+    shape: NDArray[np.int32]
+    factors: NDArray[np.float64]
+
+
+def draw(requests: int, spread: float, shapes: Shapes, rng: np.random.Generator) -> Draws:
+    """Draw for `requests` requests.
+
+    Factors have a gamma distribution of mean 1 and coefficient of variation `spread`: always above
+    0, skewed to the right as service times are, exponential at 1.
+    """
+    noise = np.ones(requests)
+    if spread > 0:
+        noise = rng.standard_gamma(spread**-2, requests) * spread**2
+    shape = np.zeros(requests, dtype=np.int32)
+    if len(shapes.shares) > 1:
+        shares = np.asarray(shapes.shares) / sum(shapes.shares)
+        shape = rng.choice(len(shares), size=requests, p=shares).astype(np.int32)
+    return Draws(noise, shape, np.asarray(shapes.factors, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What became of every request and execution; times in ms since the start.
+
+    Attributes:
+        arrive_ms: when the server has the request, shape [requests], as the next three.
+        begin_ms: when its execution begins; NaN where it was refused.
+        done_ms: when it is answered.
+        refused: whether the answer was a refusal.
+        execution_begin_ms: shape [executions], in the order in which they begin, as the next two.
+        execution_ms: how long the execution takes.
+        execution_size: in inferences.
+        outside_ms: what the way from client to server and back adds to every latency.
+    """
+
+    arrive_ms: NDArray[np.float64]
+    begin_ms: NDArray[np.float64]
+    done_ms: NDArray[np.float64]
+    refused: NDArray[np.bool_]
+    execution_begin_ms: NDArray[np.float64]
+    execution_ms: NDArray[np.float64]
+    execution_size: NDArray[np.int64]
+    outside_ms: float
+
+    @property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """As the client sees it, of every request, refused ones included; shape [requests]."""
+        return self.done_ms - self.arrive_ms + self.outside_ms
+
+    @property
+    def queue_ms(self) -> NDArray[np.float64]:
+        """From arrival to execution, shape [requests]; NaN where it was refused."""
+        return self.begin_ms - self.arrive_ms
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """Executions by their size in inferences, ascending."""
+        return histogram(self.execution_size)
+
+    @property
+    def busy_ms(self) -> float:
+        """Time that instances spent executing, over all of them."""
+        return float(self.execution_ms.sum())
+
+    @property
+    def span_ms(self) -> float:
+        """From the first arrival to the last answer."""
+        return float(self.done_ms.max() - self.arrive_ms[0])
+
+
+def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:
+    """Executions by their size, ascending."""
+    counts = np.bincount(execution_size)
+    return {int(size): int(counts[size]) for size in np.flatnonzero(counts)}
+
+
+def open_loop(
+    scheduler: Scheduler, curve: ServiceCurve, arrive_ms: NDArray[np.float64], draws: Draws
+) -> Simulation:
+    """Let requests come at given times, ascending, shape [requests].
+
+    Raises:
+        ValueError: when the scheduler or the curve cannot be.
+    """
+    rows = _rows(draws)
+    rows["arrive"][:-2] = arrive_ms
+    return _simulate(scheduler, curve, rows, known=len(arrive_ms))
+
+
+def closed_loop(
+    scheduler: Scheduler, curve: ServiceCurve, concurrency: int, draws: Draws
+) -> Simulation:
+    """Keep `concurrency` requests outstanding: each reply sends the next one until all are sent.
+
+    All clients begin at once.
+
+    Raises:
+        ValueError: when the scheduler or the curve cannot be.
+    """
+    rows = _rows(draws)
+    return _simulate(scheduler, curve, rows, known=min(concurrency, len(draws.shape)))
+
+
+def _simulate(
+    scheduler: Scheduler, curve: ServiceCurve, rows: NDArray[np.void], known: int
+) -> Simulation:
+    executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, known)
+    requests, executed = rows[:-2], rows[:executions]
+    return Simulation(
+        arrive_ms=np.ascontiguousarray(requests["arrive"]),
+        begin_ms=np.ascontiguousarray(requests["begin"]),
+        done_ms=np.ascontiguousarray(requests["done"]),
+        refused=np.ascontiguousarray(requests["refused"]),
+        execution_begin_ms=np.ascontiguousarray(executed["execution_begin"]),
+        execution_ms=np.ascontiguousarray(executed["execution_ms"]),
+        execution_size=executed["execution_size"].astype(np.int64) * scheduler.request_size,
+        outside_ms=curve.outside_ms,
+    )
+
+
+def _rules(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+    size, most, policy = scheduler.request_size, scheduler.most_requests, scheduler.policy
+    if most < 1:
+        raise ValueError(
+            f"a request of {size} inferences is above max_batch_size {scheduler.max_batch_size}"
+        )
+    largest = max(scheduler.preferred)
+    rules = np.zeros(1, dtype=RULES)
+    rules["dynamic"] = scheduler.dynamic
+    rules["prefetch"] = scheduler.prefetch and not policy.bounds
+    rules["instances"] = scheduler.instances
+    rules["most"] = most
+    rules["most_preferred"] = largest // size
+    rules["least_full"] = math.ceil(largest / size)
+    rules["delay_ms"] = scheduler.max_queue_delay_us / 1e3 if scheduler.dynamic else 0.0
+    rules["looks_at_every_request"] = scheduler.free_dimensions
+    rules["most_queued"] = policy.max_queue_size
+    rules["timeout_ms"] = policy.timeout_us / 1e3 if policy.timeout_us > 0 else math.inf
+    rules["refuses"] = policy.refuses
+    rules["again_ms"] = curve.outside_ms
+    return rules
+
+
+def _steps(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+    size, most, instances = scheduler.request_size, scheduler.most_requests, scheduler.instances
+    if len(curve.busy_factors) < instances:
+        raise ValueError(
+            f"busy_factors must be one for each of {instances} instances, "
+            f"but there are {len(curve.busy_factors)}"
+        )
+    steps = np.zeros(max(most + 1, instances), dtype=STEP)
+    steps["execution_ms"][: most + 1] = curve.table_ms(most * size)[::size]
+    steps["busy_factor"][:instances] = curve.busy_factors[:instances]
+    steps["done"] = np.inf
+    batches = np.arange(most + 1)
+    preferred = np.array(scheduler.preferred)
+    # A preferred size that is no whole number of requests is never met exactly.
+    whole = np.array([0, *preferred[preferred % size == 0] // size])
+    steps["preferred_up_to"][: most + 1] = whole[np.searchsorted(whole, batches, "right") - 1]
+    above = np.array([*-(-preferred // size), 0])
+    steps["preferred_above"][: most + 1] = above[
+        np.searchsorted(preferred, batches * size, "right")
+    ]
+    return steps
+
+
+def _rows(draws: Draws) -> NDArray[np.void]:
+    requests = len(draws.shape)
+    rows = np.zeros(requests + 2, dtype=ROW)
+    rows["noise"][:-2] = draws.noise
+    rows["shape"][:-2] = draws.shape
+    rows["factor"][:-2] = draws.factors[draws.shape]
+    rows["begin"] = np.nan
+    return rows

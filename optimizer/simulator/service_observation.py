@@ -1,0 +1,187 @@
+"""What a saturated level says of service times. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.serving_config import (
+    ArtifactSpec,
+    InstanceGroup,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
+
+LEAST_SHARE = 0.02
+"""Of the inferences; batch sizes with less are mostly the first and the last of a level."""
+
+SPREAD = 0.1
+"""Coefficient of variation of single executions: Triton counts only sums, so it is not measured.
+
+A tenth is what a batch of equal requests varies by on cores that a client and a server share.
+"""
+
+_FIXED_OVERHEAD = 0.25
+"""Share of the overhead that may go with executions, whatever their size."""
+
+_QUEUES = 0.5
+"""Of its executing time: a model whose requests wait for less has instances that idle."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """All that decides how long an execution of a batch takes.
+
+    Attributes:
+        variant: what changes times beside the model file: CUDA graphs, padding, the server's own
+            settings.
+    """
+
+    model: str
+    artifact: ArtifactSpec
+    groups: tuple[InstanceGroup, ...]
+    variant: tuple[object, ...]
+    executions_per_device: int | None = None
+
+    @property
+    def devices(self) -> int:
+        """Devices that have an instance; a CPU is one."""
+        return max(1, sum(len(group.logical_gpus) for group in self.groups))
+
+    @property
+    def executing(self) -> int:
+        """Instances that execute at once where all have work."""
+        limit = self.executions_per_device
+        return sum(
+            (group.count if limit is None else min(group.count, limit))
+            * max(1, len(group.logical_gpus))
+            for group in self.groups
+        )
+
+    @property
+    def one_instance(self) -> Way:
+        """The same with a single instance: what one of several takes while the others idle."""
+        group = self.groups[0]
+        alone = InstanceGroup(group.kind, 1, group.logical_gpus[:1], group.threads)
+        return Way(self.model, self.artifact, (alone,), self.variant)
+
+
+def way_of(model: ModelServing, server: ServerOptions) -> Way:
+    """What of a way of serving decides about its service times."""
+    limit = server.executions_per_device if model.rate_limited else None
+    variant = (model.cuda_graphs, model.padding, server.backend_config)
+    return Way(model.name, model.artifact, model.groups, variant, limit)
+
+
+@dataclass(frozen=True)
+class BatchTime:
+    """Occupancy of an instance by one execution of a batch.
+
+    Attributes:
+        batch_size: in inferences.
+        executions: that the mean is drawn from.
+        occupancy_ms: mean time from the start of an execution until the instance can begin the
+            next one, while all instances are busy.
+        doubt: standard deviation of its logarithm by what is not known of the overhead.
+    """
+
+    batch_size: int
+    executions: int
+    occupancy_ms: float
+    doubt: float
+
+
+@dataclass(frozen=True)
+class ServiceObservation:
+    """One model's service times at one saturated level.
+
+    Attributes:
+        network_ms: of the level, see `LoadLevel.network_ms`.
+        disturbance: standard deviation of the logarithm of all times together, by what else ran on
+            the cores.
+    """
+
+    way: Way
+    times: tuple[BatchTime, ...]
+    network_ms: float | None
+    disturbance: float = 0.0
+
+
+def observed(config: ServingConfig, level: LoadLevel) -> tuple[ServiceObservation, ...]:
+    """The service times that a saturated level shows, for each model that executed anything.
+
+    Raises:
+        ValueError: when the level is of another kind.
+    """
+    if level.kind != "saturation":
+        raise ValueError(f"service times need a saturated level, got one of kind {level.kind}")
+    return tuple(_observations(config, level))
+
+
+def _observations(config: ServingConfig, level: LoadLevel) -> Iterator[ServiceObservation]:
+    splits = {split.model: split for split in level.server}
+    requests = sum(split.requests for split in level.server)
+    for model in config.models:
+        split = splits.get(model.name)
+        if split is None or not split.batches or level.achieved_per_second <= 0:
+            continue
+        way = way_of(model, config.server)
+        # The counters cover the warm-up too: they give shares, the client gives the rate.
+        per_second = level.achieved_per_second * split.requests / requests
+        busy = len(config.models) == 1 or _queues(split)
+        times = _times(split, way.executing, per_second if busy else None)
+        yield ServiceObservation(way, times, level.network_ms, _disturbance(level.machine))
+
+
+def _disturbance(machine: MachineUse | None) -> float:
+    """Logarithm of how much faster it would have been with what other processes took of the cores.
+
+    By how much it really was slower depends on whom they kept waiting.
+    """
+    if machine is None or machine.foreign_cores is None:
+        return 0.0
+    left = max(0.5, machine.cores - machine.foreign_cores)
+    return max(0.0, math.log(machine.cores / left))
+
+
+def _queues(split: ServerSplit) -> bool:
+    """Whether its instances always had work: of several models one may wait for the others."""
+    return split.queue_ms > _QUEUES * (split.total_ms - split.queue_ms)
+
+
+def _times(
+    split: ServerSplit, instances: int, requests_per_second: float | None
+) -> tuple[BatchTime, ...]:
+    """Compute time and overhead of each batch size.
+
+    All instances are busy, so an execution occupies one for instances / executions a second. What
+    that exceeds the compute time by is overhead (Python, transport, scheduling, the client on the
+    same cores). It goes with the requests: on a real server it was 1.1, 3.4 and 6.8 ms for batches
+    of 4, 16 and 32.
+    """
+    executions = sum(point.executions for point in split.batches)
+    inferences = sum(point.executions * point.batch_size for point in split.batches)
+    compute_ms = sum(point.executions * point.compute_ms for point in split.batches) / executions
+    mean_batch = inferences / executions
+    overhead_ms = 0.0
+    if requests_per_second is not None:
+        inferences_per_second = requests_per_second * inferences / split.requests
+        overhead_ms = 1000 * instances * mean_batch / inferences_per_second - compute_ms
+    kept = [p for p in split.batches if p.batch_size * p.executions >= LEAST_SHARE * inferences]
+    return tuple(_time(point, overhead_ms, compute_ms, mean_batch) for point in kept)
+
+
+def _time(
+    point: BatchPoint, overhead_ms: float, mean_compute_ms: float, mean_batch: float
+) -> BatchTime:
+    if overhead_ms < 0:
+        # Warm-up was slower, or executions overlap: the rate is what counts.
+        occupancy_ms = point.compute_ms * (1 + overhead_ms / mean_compute_ms)
+        return BatchTime(point.batch_size, point.executions, occupancy_ms, 0.0)
+    by_requests = overhead_ms * point.batch_size / mean_batch
+    occupancy_ms = point.compute_ms + by_requests
+    doubt = _FIXED_OVERHEAD * abs(overhead_ms - by_requests) / occupancy_ms
+    return BatchTime(point.batch_size, point.executions, occupancy_ms, doubt)

@@ -1,0 +1,167 @@
+"""Bayesian regression of one model's service times on how it is served. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, special
+
+from optimizer.simulator.service_effects import (
+    LOG_FIXED_OVER_ITEM,
+    Coder,
+    Covariance,
+    Floats,
+    Rows,
+    covariance,
+    variance,
+)
+from optimizer.simulator.service_observation import SPREAD, ServiceObservation, Way
+
+RUN_SD = 0.03
+"""Expected standard deviation of the logarithm of all times of a run: the machine's pace."""
+
+ROW_SD = 0.01
+"""Of the logarithm of a mean over many executions, beside what its run has."""
+
+_RUN_SDS = (0.02, 0.03, 0.05, 0.08, 0.12)
+_LOG_RUN_SD = 0.7
+"""Run-to-run deviations that are considered, and how unsure the logarithm of `RUN_SD` is."""
+
+_STEPS = 30
+_CONVERGED = 1e-4
+_AT_ONCE = 4096
+"""Rows predicted together: bounds the memory that their covariances take."""
+
+
+def nominal_share(log_batch: Floats) -> Floats:
+    """Share of an execution's time that goes with its inferences, before any was measured."""
+    share: Floats = special.expit(log_batch - LOG_FIXED_OVER_ITEM)
+    return share
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """Logarithms of the fixed time, of the time for each inference, and of the rest, [rows]."""
+
+    fixed: Floats
+    item: Floats
+    rest: Floats
+
+    def log_ms(self, log_batch: Floats) -> Floats:
+        """Logarithm of the times of batches."""
+        total: Floats = np.logaddexp(self.fixed, self.item + log_batch) + self.rest
+        return total
+
+    def share(self, log_batch: Floats) -> Floats:
+        """Of the time, that goes with the inferences."""
+        share: Floats = special.expit(self.item + log_batch - self.fixed)
+        return share
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Covariance of the measured rows by chance: of each on its own, and of those of a run."""
+
+    own: Floats
+    disturbance: Floats
+    same_run: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, observations: Sequence[ServiceObservation]) -> _Noise:
+        times = [time for o in observations for time in o.times]
+        runs = np.array([run for run, o in enumerate(observations) for _ in o.times])
+        own = [t.doubt**2 + SPREAD**2 / t.executions + ROW_SD**2 for t in times]
+        disturbance = np.array([o.disturbance for o in observations])[runs]
+        return cls(np.diag(own), disturbance**2, runs[:, None] == runs)
+
+    def covariance(self, run_sd: float) -> Floats:
+        total: Floats = self.own + (run_sd**2 + self.disturbance) * self.same_run
+        return total
+
+
+class Regression:
+    """The posterior of the effects on one model's times given the measured rows.
+
+    The logarithm of a sum is not linear in the effects, so it is linearised where the posterior's
+    mode lies, found by Gauss-Newton steps (Rasmussen and Williams, section 3.4: Laplace). How much
+    runs differ by chance is learnt too.
+
+    Args:
+        observations: of the same model, at least one.
+    """
+
+    def __init__(self, observations: Sequence[ServiceObservation]) -> None:
+        pairs = [(o.way, time) for o in observations for time in o.times]
+        self._coder = Coder()
+        self._rows = self._coder.rows([w for w, _ in pairs], [t.batch_size for _, t in pairs])
+        self._log_ms = np.log([time.occupancy_ms for _, time in pairs])
+        expected = self._prior(self._rows, 0.0).log_ms(self._rows.log_batch)
+        self._level = float(np.mean(self._log_ms - expected))
+        self._parts = covariance(self._rows, self._rows)
+        noise = _Noise.of(observations)
+        latent = self._fit(noise.covariance(RUN_SD), self._prior(self._rows, self._level))
+        run_sd = self._likeliest(noise)
+        if run_sd != RUN_SD:
+            self._fit(noise.covariance(run_sd), latent)
+
+    def _prior(self, rows: Rows, level: float) -> _Latent:
+        item = rows.mean + level
+        return _Latent(item + LOG_FIXED_OVER_ITEM, item, np.zeros(len(item)))
+
+    def _fit(self, noise: Floats, latent: _Latent) -> _Latent:
+        """Find the mode, from `latent` on."""
+        prior, log_batch = self._prior(self._rows, self._level), self._rows.log_batch
+        for _ in range(_STEPS):
+            self._share = share = latent.share(log_batch)
+            total = self._parts.of_times(share, share) + noise
+            self._factor = linalg.cho_factor(total, lower=True)
+            moved = (1 - share) * (latent.fixed - prior.fixed)
+            moved += share * (latent.item - prior.item) + latent.rest
+            self._residual: Floats = self._log_ms - latent.log_ms(log_batch) + moved
+            self._weights: Floats = linalg.cho_solve(self._factor, self._residual)
+            before, latent = latent, self._latent(prior, self._parts)
+            changes = np.abs([latent.fixed - before.fixed, latent.item - before.item])
+            if changes.max() < _CONVERGED:
+                break
+        return latent
+
+    def _likeliest(self, noise: _Noise) -> float:
+        """The run-to-run deviation of most evidence, at the mode that was found."""
+        effects = self._parts.of_times(self._share, self._share)
+
+        def log_evidence(run_sd: float) -> float:
+            factor, lower = linalg.cho_factor(effects + noise.covariance(run_sd), lower=True)
+            scaled = linalg.solve_triangular(factor, self._residual, lower=lower)
+            surprise = np.log(run_sd / RUN_SD) / _LOG_RUN_SD
+            return float(-np.log(np.diag(factor)).sum() - (scaled @ scaled + surprise**2) / 2)
+
+        return max(_RUN_SDS, key=log_evidence)
+
+    def _latent(self, prior: _Latent, parts: Covariance) -> _Latent:
+        common: Floats = parts.common @ self._weights
+        fixed: Floats = parts.fixed @ ((1 - self._share) * self._weights)
+        item: Floats = parts.item @ (self._share * self._weights)
+        rest: Floats = parts.rest @ self._weights
+        return _Latent(prior.fixed + common + fixed, prior.item + common + item, rest)
+
+    def predict(self, ways: Sequence[Way], batch_sizes: Sequence[int]) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the log time (ms) of each way's batch, [ways] each."""
+        chunks = [
+            self._predicted(ways[at : at + _AT_ONCE], batch_sizes[at : at + _AT_ONCE])
+            for at in range(0, len(ways), _AT_ONCE)
+        ]
+        means, sds = zip(*chunks, strict=True)
+        return np.concatenate(means), np.concatenate(sds)
+
+    def _predicted(self, ways: Sequence[Way], batch_sizes: Sequence[int]) -> tuple[Floats, Floats]:
+        rows = self._coder.rows(ways, batch_sizes)
+        parts = covariance(rows, self._rows)
+        latent = self._latent(self._prior(rows, self._level), parts)
+        share = latent.share(rows.log_batch)
+        known = parts.of_times(share, self._share)
+        explained = linalg.solve_triangular(self._factor[0], known.T, lower=True)
+        left = variance(rows, share) - np.sum(explained**2, axis=0)
+        return latent.log_ms(rows.log_batch), np.sqrt(np.maximum(left, 0.0))

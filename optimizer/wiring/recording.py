@@ -1,0 +1,99 @@
+"""A space recorded exhaustively on this machine, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.load.client import LoadClient
+from optimizer.machine.fingerprint import this_machine
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.events import Watcher
+from optimizer.search.recorded.recording import RecordingPlan, RecordPhase
+from optimizer.search.recorded.table import RecordedSpace
+from optimizer.search.recorded.table_file import recorded, write_table
+from optimizer.search.served_levels import ServedLevels
+from optimizer.search.study_directory import RecordingDirectory
+from optimizer.wiring.hosts import require_host
+from optimizer.wiring.parts import (
+    Place,
+    hold_to_what_was_begun,
+    open_space,
+    protocols,
+    require_packages,
+    setting_of,
+    slot_of,
+)
+
+_HOW_TO_GO_ON = "go on with what it was begun with, or record under another name: study: NEW"
+
+
+@dataclass(frozen=True)
+class RecordRequest:
+    """What one `record` was asked to do.
+
+    Attributes:
+        results: folder of the studies; the recording goes to STUDY/recorded below it.
+        cache: folder of the artefact cache.
+        seed: of the order of the points, the sample and the arrivals.
+    """
+
+    space: Path
+    results: Path
+    cache: Path
+    seed: int = 0
+
+
+def record_space(request: RecordRequest, watch: Watcher) -> Path:
+    """Measure every point of a space, from wherever the recording stands; returns the table.
+
+    Everything that can be known to be missing or wrong is found before anything starts.
+
+    Raises:
+        OptimizerError: one of its branches, see `optimizer.errors`.
+    """
+    space = open_space(request.space)
+    slot = slot_of(space)
+    server = require_host(space, slot)
+    require_packages(space)
+    machine = this_machine(server, space.search_space.hardware.gpus)
+    directory = RecordingDirectory(request.results.absolute() / space.study / "recorded")
+    with directory.locked():
+        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
+        directory.trials.read_all()  # A damaged record is known now.
+        place = Place(directory, request.cache, slot, space.host)
+        place.introduce(machine, watch)
+        setting = setting_of(space, slot, machine)
+        protocol = protocols(space, slot)
+        with place.session(space) as session, LoadClient(slot.client_cores) as client:
+            prepared = place.prepare(session, space, watch)
+            rng = np.random.default_rng(request.seed)
+            levels = ServedLevels(client, space.workload, slot, rng, watch)
+            evaluator = LiveEvaluator(
+                session, levels, space.workload, prepared.files, protocol, watch
+            )
+            phase = RecordPhase(
+                prepared.space,
+                space.workload,
+                protocol.search,
+                evaluator.measured,
+                directory,
+                setting,
+                watch,
+            )
+            phase.run(RecordingPlan(prepared.space, request.seed))
+        recorded_space = RecordedSpace(
+            study=space.study,
+            search_space=prepared.space,
+            workload=space.workload,
+            price=space.price,
+            demand=space.demand,
+            warmup_seconds=protocol.search.warmup_seconds,
+            machine=machine,
+            as_of=datetime.now(UTC).date().isoformat(),
+        )
+        write_table(directory.table, recorded(recorded_space, directory))
+    return directory.table

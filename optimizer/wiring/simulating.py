@@ -1,0 +1,127 @@
+"""What another configuration of a calibrated study would do, without serving it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.errors import UsageError
+from optimizer.search.guidance.learnt_forecast import saturated_levels_of
+from optimizer.search.searched_space import read_searched
+from optimizer.search.served_levels import concurrency
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig
+from optimizer.simulator.prediction import PredictedCapacity, PredictedLevel, capacity, level
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.service_model import ServiceModel, fitted
+from optimizer.simulator.service_observation import observed
+from optimizer.simulator.stream_simulation import serving_of
+from optimizer.space_file import only_point
+from optimizer.trial_record import TrialRecord
+from optimizer.workload import Stream
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+"""Of saturation, at which latency is predicted."""
+
+_REQUESTS = 20_000
+
+
+@dataclass(frozen=True)
+class SimulateRequest:
+    """What one `simulate` was asked.
+
+    Attributes:
+        results: folder of the studies.
+        settings: YAML text by parameter; the baseline's values for the rest.
+    """
+
+    study: str
+    results: Path
+    settings: Mapping[str, str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PredictedStream:
+    """What is predicted of one stream.
+
+    Attributes:
+        levels: at `SHARES` of saturation.
+        at_capacity: the level at the capacity, None where nothing is served within the limit.
+    """
+
+    stream: Stream
+    curve: ServiceCurve
+    capacity: PredictedCapacity
+    levels: tuple[PredictedLevel, ...]
+    at_capacity: PredictedLevel | None
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """Predictions for one configuration.
+
+    Attributes:
+        runs: saturated levels that they are drawn from.
+        measured: the study's own trial of the configuration, None where it has none.
+    """
+
+    study: str
+    config: ServingConfig
+    streams: tuple[PredictedStream, ...]
+    runs: int
+    measured: TrialRecord | None
+
+
+def simulate_configuration(request: SimulateRequest) -> WhatIf:
+    """Predict one configuration from what a study has measured of others.
+
+    Raises:
+        UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
+        StorageError: when its files are damaged.
+    """
+    directory = StudyDirectory(request.results.absolute() / request.study)
+    if not directory.searched.exists():
+        raise UsageError(
+            f"there is no study {request.study} in {request.results} that was searched"
+        )
+    searched = read_searched(directory)
+    trials = list(directory.trials.read_all().values())
+    levels = saturated_levels_of([*directory.calibration.read_all().values(), *trials])
+    service = fitted(each for config, saturated in levels for each in observed(config, saturated))
+    if not service.observations:
+        raise UsageError(f"study {request.study} has saturated nothing yet: run it first")
+    point = only_point(searched.search_space, request.settings)
+    config = point.config(point.baseline)
+    own = [record for record in trials if record.config == config and record.outcome == "ok"]
+    return WhatIf(
+        study=request.study,
+        config=config,
+        streams=tuple(
+            _predicted(stream, config, service, request.seed)
+            for stream in searched.workload.streams
+        ),
+        runs=len(levels),
+        measured=own[-1] if own else None,
+    )
+
+
+def _predicted(
+    stream: Stream, config: ServingConfig, service: ServiceModel, seed: int
+) -> PredictedStream:
+    model = next(model for model in config.models if model.name == stream.target)
+    curve = service.curve(model, config.server)
+    serving = serving_of(model, curve, stream)
+    found = capacity(serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS)
+
+    def at(rate_per_second: float) -> PredictedLevel:
+        return level(serving, stream.arrivals, rate_per_second, seed, _REQUESTS)
+
+    return PredictedStream(
+        stream,
+        curve,
+        found,
+        tuple(at(share * found.saturation.per_second) for share in SHARES),
+        at(found.per_second) if found.per_second > 0 else None,
+    )

@@ -1,0 +1,71 @@
+"""What proposes the configurations of a search, by name, with all that it needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.search.calibrate import CalibratePhase
+from optimizer.search.evaluator import Evaluator
+from optimizer.search.events import Watcher
+from optimizer.search.guidance.guide import Guide, no_forecast
+from optimizer.search.guidance.learnt_forecast import LearntForecast
+from optimizer.search.history import History
+from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
+from optimizer.search.served_levels import concurrency
+from optimizer.search.setting import Setting
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search_space import SearchSpace
+from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.stream_simulation import simulated
+from optimizer.workload import Workload
+
+
+@dataclass(frozen=True)
+class Strategies:
+    """Makes the strategies of one study.
+
+    Attributes:
+        space: less what the prepare phase dropped.
+        history: the same as the search adds to.
+        protocol: how long the levels of a trial take.
+        seed: of all that is random in proposals.
+    """
+
+    space: SearchSpace
+    workload: Workload
+    history: History
+    setting: Setting
+    protocol: CapacityProtocol
+    seed: int
+
+    def untaught(self, sampler: str) -> Strategy:
+        """A strategy that has nothing to go by but trials."""
+        expected = no_forecast(self.space)
+        return self._strategy(sampler, lambda: expected)
+
+    def taught(
+        self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
+    ) -> Strategy:
+        """A strategy for the search, after the calibrate phase where it has use for one.
+
+        Raises:
+            StorageError: when a record cannot be written.
+        """
+        if sampler not in CALIBRATED:
+            return self.untaught(sampler)
+        phase = CalibratePhase(evaluator, directory, self.setting, watch)
+        # The first is the baseline, of which its own trial tells before anything is proposed.
+        points = calibration_points(self.space)[1:]
+        calibration = phase.run([self.space.config(point) for point in points])
+        simulate = partial(simulated, seed=self.seed)
+        forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
+        return self._strategy(sampler, LearntForecast(forecaster, calibration, self.history))
+
+    def _strategy(self, sampler: str, forecast: Callable[[], Forecast]) -> Strategy:
+        guide = Guide(self.space, self.history, forecast, self.setting, self.protocol, self.seed)
+        return SAMPLERS[sampler](guide)

@@ -1,0 +1,234 @@
+"""How soon each sampler finds a configuration within 5 % of the best: `python -m
+tests.benchmarks.search`.
+
+Every sampler searches every recorded table that ships, the same tables with their residuals from
+the forecast dealt out anew among the points (a prior that is wrong), and made-up truths over the
+quickstart's space. Seconds are those of load tests and model loads on the recorded machine, with
+everything counted: the baseline, the calibration, the references, the trials. Artefacts are built
+before a search, for all samplers alike, and take no part.
+
+Writes a table (Markdown and CSV) and a plot to results/benchmarks/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from optimizer.machine.slots import local_slot
+from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.recorded.table import RecordedTable
+from optimizer.search.recorded.table_file import read_table
+from optimizer.search.samplers import SAMPLERS
+from optimizer.search.served_levels import concurrency
+from optimizer.shipped import shipped
+from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.service_model import fitted
+from optimizer.simulator.service_observation import ServiceObservation, observed
+from optimizer.simulator.stream_simulation import simulated
+from optimizer.wiring.replaying import Replay, replay_table
+from tests.benchmarks.synthetic_tables import faster, synthetic_table
+
+NEAR = 0.05
+MOST_TRIALS = 100
+"""A search that has found nothing by then has not found it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search; `trials` and `seconds` are None where it found nothing so near the best."""
+
+    truth: str
+    sampler: str
+    seed: int
+    trials: int | None
+    seconds: float | None
+    calibration_seconds: float
+    measured: int
+    infeasible: int
+    repeats: int
+    ended: str
+
+
+def run_of(truth: str, found: Replay, sampler: str, seed: int) -> Run:
+    """What a replay says for the comparison."""
+    records = [trial.record for trial in found.trials]
+    first = found.first_within(NEAR)
+    return Run(
+        truth=truth,
+        sampler=sampler,
+        seed=seed,
+        trials=first[0] if first is not None else None,
+        seconds=first[1] if first is not None else None,
+        calibration_seconds=found.calibration_seconds,
+        measured=len(records),
+        infeasible=sum(record.outcome == "infeasible" for record in records),
+        # A repeat is served from the records: it takes a number and leaves none.
+        repeats=max(record.number for record in records) + 1 - len(records),
+        ended=found.ended.reason,
+    )
+
+
+def searched(task: tuple[str, RecordedTable, str, int]) -> Run:
+    """One search, in a process of its own."""
+    truth, table, sampler, seed = task
+    found = replay_table(table, sampler, seed, MOST_TRIALS, lambda _: None, enough=NEAR)
+    return run_of(truth, found, sampler, seed)
+
+
+def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[RecordedTable]]]:
+    """Each truth with its variants; seeds go through them in turn."""
+    for path in tables:
+        table = read_table(path)
+        yield path.stem, [table]
+        yield f"{path.stem}, shuffled", [shuffled(table, seed) for seed in range(10)]
+    if landscapes:
+        yield "synthetic", [synthetic_table(seed) for seed in range(landscapes)]
+
+
+def forecast_of(table: RecordedTable) -> Forecast:
+    """What the guided search forecasts of a table after its calibration."""
+    space = table.space.search_space
+    evaluator = RecordedEvaluator(table, np.random.default_rng(0))
+    seen: list[ServiceObservation] = []
+    for point in calibration_points(space):
+        config = space.config(point)
+        measurement = evaluator.saturate(config, local_slot(())).measurement
+        if measurement is not None:
+            seen += observed(config, measurement.levels[0])
+    forecaster = Forecaster(space, table.space.workload, concurrency, partial(simulated, seed=0))
+    return forecaster.forecast(fitted(seen))
+
+
+def shuffled(table: RecordedTable, seed: int) -> RecordedTable:
+    """A truth that is as far from the forecast, but elsewhere: at every point by another's error.
+
+    Rates are multiplied and times divided by the same factor, so that each row stays consistent.
+    """
+    space = table.space.search_space
+    forecast = forecast_of(table).saturation * table.space.workload.demand_per_second
+    row_of = {tuple(point): row for row, point in enumerate(space.points.tolist())}
+    rates = {
+        position: float(np.mean([r.saturation_per_second for r in rows if r.saturation_per_second]))
+        for position, rows in table.by_position.items()
+        if any(r.saturation_per_second for r in rows)
+    }
+    positions = list(rates)
+    errors = [rates[p] / forecast[row_of[p]] for p in positions]
+    others = np.random.default_rng(seed).permutation(errors)
+    factors = {
+        p: float(other / error) for p, error, other in zip(positions, errors, others, strict=True)
+    }
+    return replace(table, rows=tuple(faster(r, factors.get(r.position, 1.0)) for r in table.rows))
+
+
+def quantile(values: Sequence[float | None], share: float) -> float:
+    """A quantile where what was never found counts as infinite."""
+    ordered = sorted(math.inf if value is None else value for value in values)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+
+
+def summed_up(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each truth and sampler."""
+    rows = []
+    for (truth, sampler), own in runs.groupby(["truth", "sampler"], sort=False):
+        trials = [None if pd.isna(v) else float(v) for v in own.trials]
+        seconds = [None if pd.isna(v) else float(v) for v in own.seconds]
+        rows.append(
+            {
+                "truth": truth,
+                "sampler": sampler,
+                "found": own.seconds.notna().mean(),
+                "seconds, median": quantile(seconds, 0.5),
+                "seconds, p90": quantile(seconds, 0.9),
+                "of it calibration": own.calibration_seconds.median(),
+                "trials, median": quantile(trials, 0.5),
+                "trials, p90": quantile(trials, 0.9),
+                "infeasible": own.infeasible.sum() / own.measured.sum(),
+                "repeats": own.repeats.sum() / (own.repeats.sum() + own.measured.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """For README: seconds and trials whole, shares in percent."""
+    shares = {"found", "infeasible", "repeats"}
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    for row in table.itertuples(index=False):
+        cells = [
+            f"{value:.0%}" if name in shares else _whole(value)
+            for name, value in zip(table.columns, row, strict=True)
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _whole(value: object) -> str:
+    if not isinstance(value, float | int):
+        return str(value)
+    return f"{value:.0f}" if math.isfinite(value) else "never"
+
+
+def draw(runs: pd.DataFrame, path: Path) -> None:
+    """Share of the searches that were near the best after so many seconds, one panel a truth."""
+    truths_drawn = list(dict.fromkeys(runs.truth))
+    figure, panels = plt.subplots(
+        1, len(truths_drawn), figsize=(4.5 * len(truths_drawn), 3.6), sharey=True, squeeze=False
+    )
+    for panel, truth in zip(panels[0], truths_drawn, strict=True):
+        for sampler, own in runs[runs.truth == truth].groupby("sampler", sort=False):
+            seconds = np.sort(own.seconds.dropna())
+            share = np.arange(1, len(seconds) + 1) / len(own)
+            panel.step([0, *seconds], [0, *share], where="post", label=str(sampler))
+        panel.set(title=truth, xlabel="seconds of measuring", xscale="log")
+    panels[0][0].set_ylabel(f"share of searches within {NEAR:.0%} of the best")
+    panels[0][-1].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Run every search, write and print what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--landscapes", type=int, default=30, help="synthetic truths")
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    parser.add_argument("tables", nargs="*", type=Path, help="the shipped ones without any")
+    given = parser.parse_args()
+    tables = given.tables or sorted(shipped("tables").glob("*.csv"))
+    tasks = [
+        (truth, variants[seed % len(variants)], sampler, seed)
+        for truth, variants in truths(tables, given.landscapes)
+        for sampler in given.samplers
+        for seed in range(given.seeds)
+    ]
+    # One thread each: the searches are what runs side by side.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        runs = pd.DataFrame(list(pool.map(searched, tasks, chunksize=4)))
+    given.out.mkdir(parents=True, exist_ok=True)
+    runs.to_csv(given.out / "search_runs.csv", index=False)
+    table = summed_up(runs)
+    table.to_csv(given.out / "search.csv", index=False)
+    (given.out / "search.md").write_text(as_markdown(table))
+    draw(runs, given.out / "search.svg")
+    print(as_markdown(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Made-up truths over the quickstart's space, as tables that can be searched.
+
+Each artefact has a time for an execution and one for each inference; threads and instances gain
+less than they might; the batcher is simulated. What no model of service times can know is an error
+that is new for every artefact, batch size and layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+
+import numpy as np
+
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.hardware import Hardware
+from optimizer.machine.fingerprint import Machine
+from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.search.recorded.table import RecordedRow, RecordedSpace, RecordedTable
+from optimizer.search.served_levels import concurrency
+from optimizer.serving_config import ModelServing
+from optimizer.shipped import shipped
+from optimizer.simulator.prediction import capacity
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.stream_simulation import serving_of
+from optimizer.space_file import Space, load_space
+
+UNMODELLED = 0.15
+POINT = 0.01
+NOISE = 0.03
+"""Standard deviations of logarithms."""
+
+_SPEED = {"fp32": 1.0, "fp16": 1.1, "bf16": 1.4, "int8": 2.2}
+_SERVING_SECONDS, _WARMUP_SECONDS, _LEVEL_SECONDS, _LEVELS = 1.0, 0.7, 2.75, 3
+
+
+def quickstart() -> Space:
+    """The shipped quickstart on a machine with two cores."""
+    hardware = Hardware(cores=2, memory_mib=24_000)
+    return load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), hardware)
+
+
+class _Truth:
+    """Draws each effect once, by what it is an effect of."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._drawn: dict[Hashable, float] = {}
+
+    def normal(self, sd: float, *key: Hashable) -> float:
+        """Factor whose logarithm is normal."""
+        if key not in self._drawn:
+            self._drawn[key] = float(self._rng.standard_normal())
+        return float(np.exp(sd * self._drawn[key]))
+
+    def uniform(self, low: float, high: float, *key: Hashable) -> float:
+        """A number between two."""
+        if key not in self._drawn:
+            self._drawn[key] = float(self._rng.random())
+        return low + (high - low) * self._drawn[key]
+
+    def curve(self, model: ModelServing) -> ServiceCurve:
+        """Times of a model served in some way."""
+        artifact, [group] = model.artifact, model.groups
+        runtime, precision = artifact.runtime, artifact.precision
+        fixed = self.uniform(0.3, 2.0, "fixed", runtime)
+        each = self.uniform(1.0, 3.0, "each", runtime) / _SPEED[precision]
+        each *= self.normal(0.25, "each", runtime, precision)
+        threads = self.uniform(1.2, 1.9, "threads", runtime) if group.threads > 1 else 1.0
+        sharing = self.uniform(1.0, 1.4, "sharing", runtime) if group.count > 1 else 1.0
+        rough = self.normal(UNMODELLED, "rough", artifact, group, model.max_batch_size)
+        sizes = tuple(sorted({1, model.max_batch_size}))
+        pace = sharing * rough / threads
+        return ServiceCurve(
+            sizes,
+            tuple(pace * (fixed + each * size) for size in sizes),
+            spread=0.1,
+            busy_factors=(1.0,) if group.count == 1 else (1 / sharing, 1.0),
+            outside_ms=0.5,
+        )
+
+
+def synthetic_table(seed: int) -> RecordedTable:
+    """One truth, each point measured twice, as far above it as below."""
+    space = quickstart()
+    truth = _Truth(seed)
+    rows: list[RecordedRow] = []
+    for row in range(len(space.search_space)):
+        position = space.search_space.at(row)
+        config = space.search_space.config(position)
+        [model], [stream] = config.models, space.workload.streams
+        curve = truth.curve(model)
+        outstanding = concurrency(config)
+        serving = serving_of(model, curve, stream)
+        found = capacity(serving, stream.arrivals, stream.limit, outstanding, seed)
+        executed = found.saturation.batches
+        times = curve.table_ms(model.max_batch_size)
+        batches = [BatchPoint(b, n, float(times[b])) for b, n in executed.items()]
+        requests = sum(b.batch_size * b.executions for b in batches)
+        mean_ms = sum(b.executions * b.compute_ms for b in batches) / sum(executed.values())
+        met = found.per_second > 0
+        point = RecordedRow(
+            kind="repeat",
+            position=position,
+            outcome="ok" if met else "infeasible",
+            reason="simulated",
+            capacity_per_second=found.per_second,
+            capacity_low_per_second=0.98 * found.per_second,
+            capacity_high_per_second=1.02 * found.per_second if met else None,
+            excess=-0.1 if met else found.floor_ms / stream.limit.latency_ms - 1,
+            saturation_per_second=found.saturation.per_second,
+            saturation_high_per_second=1.02 * found.saturation.per_second,
+            saturation_seconds=_LEVEL_SECONDS,
+            network_ms=curve.outside_ms,
+            servers=(ServerSplit(model.name, requests, 0.0, 0.0, mean_ms, 0.0, tuple(batches)),),
+            measuring_seconds=_LEVELS * (_LEVEL_SECONDS + _WARMUP_SECONDS),
+            serving_seconds=_SERVING_SECONDS,
+        )
+        own = truth.normal(POINT, "point", row)
+        noise = truth.normal(NOISE, "noise", row)
+        rows += [faster(point, own * noise), faster(point, own / noise)]
+    return RecordedTable(_recorded(space), tuple(rows))
+
+
+def _recorded(space: Space) -> RecordedSpace:
+    return RecordedSpace(
+        "synthetic",
+        space.search_space,
+        space.workload,
+        space.price,
+        space.demand,
+        _WARMUP_SECONDS,
+        Machine("none: simulated", 2, 24, (), (), "", ""),
+        "",
+    )
+
+
+def faster(row: RecordedRow, factor: float) -> RecordedRow:
+    """The row of a point that serves so many times as much; rates and times go together."""
+
+    def times(rate: float | None) -> float | None:
+        return rate * factor if rate is not None else None
+
+    servers = tuple(
+        replace(
+            split,
+            queue_ms=split.queue_ms / factor,
+            compute_infer_ms=split.compute_infer_ms / factor,
+            batches=tuple(replace(b, compute_ms=b.compute_ms / factor) for b in split.batches),
+        )
+        for split in row.servers
+    )
+    return replace(
+        row,
+        capacity_per_second=row.capacity_per_second * factor,
+        capacity_low_per_second=row.capacity_low_per_second * factor,
+        capacity_high_per_second=times(row.capacity_high_per_second),
+        saturation_per_second=times(row.saturation_per_second),
+        saturation_high_per_second=times(row.saturation_high_per_second),
+        servers=servers,
+    )

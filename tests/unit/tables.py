@@ -1,0 +1,65 @@
+"""Recorded tables without a recording: a small space whose every point has made-up figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optimizer.machine.fingerprint import Machine
+from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.search.recorded.table import Kind, Latency, RecordedRow, RecordedSpace, RecordedTable
+from optimizer.search_space import SearchSpace
+from optimizer.serving_config import ServingConfig
+from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from tests.unit.studies import DEMAND, LIMIT_MS, PRICE, capacity_of
+
+MACHINE = Machine("a processor", 2, 24, ("avx2",), (("numpy", "1.26"),), "3.11", "Linux")
+
+WORKLOAD = Workload(
+    (
+        Stream(
+            "bert",
+            "bert",
+            "poisson",
+            Payloads((), LengthDistribution((32,), (1.0,))),
+            LatencyLimit(95.0, LIMIT_MS),
+            DEMAND.requests_per_second,
+        ),
+    )
+)
+
+Capacity = Callable[[ServingConfig], float]
+
+
+def recorded_row(space: SearchSpace, row: int, rate: float, kind: Kind = "point") -> RecordedRow:
+    """A point that saturates 5 % above its capacity, in batches as large as may be."""
+    position = space.at(row)
+    [model] = space.config(position).models
+    compute_ms = 1e3 * model.instance_count * model.max_batch_size / (1.05 * rate)
+    executed = BatchPoint(model.max_batch_size, 100, compute_ms)
+    requests = executed.batch_size * executed.executions
+    return RecordedRow(
+        kind=kind,
+        position=position,
+        outcome="ok",
+        reason="met the limits",
+        capacity_per_second=rate,
+        capacity_low_per_second=0.98 * rate,
+        capacity_high_per_second=1.02 * rate,
+        excess=-0.5,
+        saturation_per_second=1.05 * rate,
+        saturation_high_per_second=1.06 * rate,
+        saturation_seconds=2.0,
+        network_ms=0.5,
+        latencies=(Latency(0.5 * rate, 20.0),) if kind == "latencies" else (),
+        servers=(ServerSplit("bert", requests, 5.0, 0.1, compute_ms, 0.1, (executed,)),),
+        measuring_seconds=8.0,
+        serving_seconds=1.0,
+    )
+
+
+def recorded_table(space: SearchSpace, capacity: Capacity = capacity_of) -> RecordedTable:
+    """Every point once."""
+    recorded = RecordedSpace("test", space, WORKLOAD, PRICE, DEMAND, 0.5, MACHINE, "2026-01-01")
+    rates = [capacity(space.config(space.at(row))) for row in range(len(space))]
+    rows = [recorded_row(space, row, rate) for row, rate in enumerate(rates)]
+    return RecordedTable(recorded, tuple(rows))

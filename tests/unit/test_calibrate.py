@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.search.calibrate import CalibratePhase
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import Event, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig
+from tests.unit.studies import SETTING, FakeEvaluator, bounded, failed, small_space
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = small_space()
+CONFIGS = [SPACE.config(SPACE.at(row)) for row in (0, 5, 9)]
+
+
+def calibrated(
+    folder: Path, configs: list[ServingConfig], pace: Evaluation, events: list[Event]
+) -> FakeEvaluator:
+    evaluator = FakeEvaluator(pace=lambda _: pace)
+    phase = CalibratePhase(evaluator, StudyDirectory(folder), SETTING, events.append)
+    records = phase.run(configs)
+    assert [record.config for record in records] == CONFIGS[: len(records)]
+    return evaluator
+
+
+def test_every_configuration_is_saturated_once_and_kept(tmp_path: Path) -> None:
+    events: list[Event] = []
+    evaluator = calibrated(tmp_path, CONFIGS, bounded(100), events)
+    assert evaluator.saturated == CONFIGS
+    assert events[0] == PhaseStarted("calibrate", 3)
+    assert [event.measured for event in events if isinstance(event, TrialStarted)] == [1, 2, 3]
+    kept = StudyDirectory(tmp_path).calibration.read_all()
+    assert [record.config for record in kept.values()] == CONFIGS
+    assert all(record.measurement is not None for record in kept.values())
+
+
+def test_a_study_that_goes_on_saturates_only_what_is_missing(tmp_path: Path) -> None:
+    calibrated(tmp_path, CONFIGS[:2], bounded(100), [])
+    again = calibrated(tmp_path, CONFIGS, bounded(100), [])
+    assert again.saturated == CONFIGS[2:]
+
+
+def test_a_failure_is_kept_and_not_tried_again(tmp_path: Path) -> None:
+    events: list[Event] = []
+    calibrated(tmp_path, CONFIGS, failed("it broke"), events)
+    told = [event.record.reason for event in events if isinstance(event, TrialEnded)]
+    assert told == ["it broke"] * 3
+    again = calibrated(tmp_path, CONFIGS, bounded(100), [])
+    assert again.saturated == []
+    reasons = {r.reason for r in StudyDirectory(tmp_path).calibration.read_all().values()}
+    assert reasons == {"it broke"}

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from optimizer.cli import commands
+from optimizer.errors import UsageError
+from optimizer.search.events import Event, PhaseStarted
+from optimizer.search.recorded.recording import BEST, ROUNDS, SAMPLE
+from optimizer.search.recorded.table_file import write_table
+from optimizer.search.samplers import CALIBRATED, SAMPLERS
+from optimizer.wiring.replaying import Replay, open_table, replay_table
+from tests.unit.studies import small_space
+from tests.unit.tables import recorded_table
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = small_space()
+TABLE = recorded_table(SPACE)
+CALIBRATION_RUN_SECONDS = 2.5 + 1.0
+
+
+def replayed(sampler: str, *, trials: int = 12, seed: int = 0, near: float | None = None) -> Replay:
+    return replay_table(TABLE, sampler, seed, trials, lambda _: None, near)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_every_sampler_searches_a_table(sampler: str) -> None:
+    found = replayed(sampler)
+    assert 1 <= len(found.trials) <= 12
+    assert found.best is not None
+    assert 0 < found.best.true_share <= 1
+    calibrates = sampler in CALIBRATED
+    assert found.calibration_seconds == (7 * CALIBRATION_RUN_SECONDS if calibrates else 0)
+    seconds = [trial.seconds for trial in found.trials]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > found.calibration_seconds
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    for sampler in ("guided", "random"):
+        one, two = (replayed(sampler, seed=3) for _ in range(2))
+        assert [t.record.config for t in one.trials] == [t.record.config for t in two.trials]
+
+
+def test_it_ends_at_the_first_trial_that_is_near_enough_where_that_is_asked() -> None:
+    found = replayed("guided", trials=63, near=0.05)
+    first = found.first_within(0.05)
+    assert first is not None
+    assert first[0] == len(found.trials)
+    assert first[1] == found.trials[-1].seconds
+    assert "within 5%" in found.ended.reason
+
+
+def test_a_search_that_finds_nothing_near_says_none() -> None:
+    assert replayed("grid", trials=1).first_within(0.001) is None
+
+
+def test_the_calibration_comes_before_the_search() -> None:
+    events: list[Event] = []
+    replay_table(TABLE, "guided", 0, 3, events.append)
+    phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
+    assert phases == ["calibrate", "search"]
+
+
+def test_replay_prints_what_was_found_and_how_soon(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_table(path, TABLE)
+    ran = CliRunner().invoke(commands, ["replay", str(path), "--trials", "20"])
+    assert ran.exit_code == 0, ran.output
+    assert "calibrate: up to 7 steps" in ran.output
+    assert "test, recorded 2026-01-01 on a processor, 2 cores, 24 GiB (avx2)" in ran.output
+    assert "of the table's best, 537/s" in ran.output
+    assert "within 5% of it after" in ran.output
+
+
+def test_a_table_that_is_no_file_and_does_not_ship_is_refused_with_those_that_do() -> None:
+    ran = CliRunner().invoke(commands, ["replay", "nowhere"])
+    assert isinstance(ran.exception, UsageError)
+    assert "short_sequences" in str(ran.exception)
+
+
+@pytest.mark.parametrize("name", ["short_sequences"])
+def test_shipped_tables_hold_every_point_and_the_best_again_and_again(name: str) -> None:
+    table = open_table(name)
+    space = table.space.search_space
+    assert 120 <= len(space) <= 200
+    assert table.by_position.keys() == {space.at(row) for row in range(len(space))}
+    kinds = Counter(row.kind for row in table.rows)
+    assert kinds["repeat"] == ROUNDS * BEST
+    assert kinds["latencies"] == SAMPLE
+    assert table.space.machine.server == "embedded"
