@@ -23,7 +23,7 @@ def show_outcome(console: Console, result: RunResult) -> None:
     summary = result.summary
     if result.was_finished:
         console.print(f"study {summary['study']} is finished: {summary['ended']}")
-        goes_on = "--sampler gp" if summary["settled"] else "--trials N with a larger N"
+        goes_on = "--sampler gp" if summary.get("settled") else "--trials N with a larger N"
         console.print(f"more: {goes_on} goes on; --study NAME begins another")
     console.print(_trials(result))
     if summary["best"] is None:

@@ -144,7 +144,8 @@ def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mappin
     records = directory.trials.read_all()
     here = sum(record.origin is None for record in records.values())
     whole = sum(summary["trials"].values()) == len(records)
-    settled = summary["settled"] and sampler in CALIBRATED
+    # Studies of earlier versions never settled.
+    settled = summary.get("settled", False) and sampler in CALIBRATED
     done = here >= budget.trials or summary["space_exhausted"] or settled
     return summary if whole and done else None
 
