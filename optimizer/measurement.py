@@ -14,7 +14,7 @@ from optimizer.estimates import Percentile, rate_interval
 HIGHEST_SHARE = 0.95
 """Of saturation, is offered at most: above, a queue takes longer to settle than a level lasts."""
 
-_FLOOR_SHARE = 0.05
+FLOOR_SHARE = 0.05
 _FLOOR_PER_SECOND = 1.0
 
 LevelKind = Literal["saturation", "open_loop", "user_load"]
@@ -23,7 +23,7 @@ LevelVerdict = Literal["feasible", "infeasible"]
 
 def floor_per_second(saturation_per_second: float) -> float:
     """The least load that is tried, requests/s; below it a configuration is of no use."""
-    return max(_FLOOR_SHARE * saturation_per_second, _FLOOR_PER_SECOND)
+    return max(FLOOR_SHARE * saturation_per_second, _FLOOR_PER_SECOND)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from optimizer.cost import Demand, Price
 from optimizer.machine.slots import Slot
+from optimizer.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,8 @@ class Setting:
     slot: Slot
     machine: str
     confirm_requests: int
+
+
+def limit_names(workload: Workload) -> tuple[str, ...]:
+    """Names of the constraints that a workload's limits are told under, see `Setting`."""
+    return tuple(f"latency.{stream.name}" for stream in workload.streams)

@@ -22,7 +22,7 @@ from optimizer.model_spec import TransformersSource
 from optimizer.search.evaluator import Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.search.setting import Setting
+from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.warm_start import differences
 from optimizer.serving_config import RUNTIME_PACKAGE
@@ -164,7 +164,7 @@ def setting_of(space: Space, slot: Slot, machine: Machine) -> Setting:
     return Setting(
         price=space.price,
         demand=space.demand,
-        limit_names=tuple(f"latency.{stream.name}" for stream in space.workload.streams),
+        limit_names=limit_names(space.workload),
         slot=slot,
         machine=machine.digest,
         confirm_requests=space.measurement.confirm_requests,

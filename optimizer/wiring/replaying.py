@@ -20,7 +20,7 @@ from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
-from optimizer.search.setting import Setting
+from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget
@@ -101,7 +101,7 @@ def replay_table(
     setting = Setting(
         space.price,
         space.demand,
-        tuple(f"latency.{stream.name}" for stream in space.workload.streams),
+        limit_names(space.workload),
         local_slot(()),
         space.machine.digest,
         confirm_requests=0,

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import UsageError
-from optimizer.search.guidance.learnt_forecast import saturated_levels_of
+from optimizer.search.guidance.learnt_forecast import learnt_service
 from optimizer.search.searched_space import read_searched
 from optimizer.search.served_levels import concurrency
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.simulator.prediction import PredictedCapacity, PredictedLevel, capacity, level
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.simulator.service_model import ServiceModel, fitted
-from optimizer.simulator.service_observation import observed
+from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
 from optimizer.space_file import only_point
 from optimizer.trial_record import TrialRecord
@@ -88,8 +87,8 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
         )
     searched = read_searched(directory)
     trials = list(directory.trials.read_all().values())
-    levels = saturated_levels_of([*directory.calibration.read_all().values(), *trials])
-    service = fitted(each for config, saturated in levels for each in observed(config, saturated))
+    records = [*directory.calibration.read_all().values(), *trials]
+    service = learnt_service(records)
     if not service.observations:
         raise UsageError(f"study {request.study} has saturated nothing yet: run it first")
     point = only_point(searched.search_space, request.settings)
@@ -102,7 +101,7 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
             _predicted(stream, config, service, request.seed)
             for stream in searched.workload.streams
         ),
-        runs=len(levels),
+        runs=sum(record.measurement is not None for record in records),
         measured=own[-1] if own else None,
     )
 

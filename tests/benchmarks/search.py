@@ -26,8 +26,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from optimizer.machine.slots import local_slot
-from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.samplers import SAMPLERS
@@ -36,10 +34,9 @@ from optimizer.shipped import shipped
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.service_model import fitted
-from optimizer.simulator.service_observation import ServiceObservation, observed
 from optimizer.simulator.stream_simulation import simulated
 from optimizer.wiring.replaying import Replay, replay_table
+from tests.benchmarks.simulator import learnt
 from tests.benchmarks.synthetic_tables import faster, synthetic_table
 
 NEAR = 0.05
@@ -94,7 +91,7 @@ def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[
     for path in tables:
         table = read_table(path)
         yield path.stem, [table]
-        yield f"{path.stem}, shuffled", [shuffled(table, seed) for seed in range(10)]
+        yield f"{path.stem}, shuffled", list(shuffled(table, seeds=10))
     if landscapes:
         yield "synthetic", [synthetic_table(seed) for seed in range(landscapes)]
 
@@ -102,19 +99,12 @@ def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[
 def forecast_of(table: RecordedTable) -> Forecast:
     """What the guided search forecasts of a table after its calibration."""
     space = table.space.search_space
-    evaluator = RecordedEvaluator(table, np.random.default_rng(0))
-    seen: list[ServiceObservation] = []
-    for point in calibration_points(space):
-        config = space.config(point)
-        measurement = evaluator.saturate(config, local_slot(())).measurement
-        if measurement is not None:
-            seen += observed(config, measurement.levels[0])
     forecaster = Forecaster(space, table.space.workload, concurrency, partial(simulated, seed=0))
-    return forecaster.forecast(fitted(seen))
+    return forecaster.forecast(learnt(table, calibration_points(space)))
 
 
-def shuffled(table: RecordedTable, seed: int) -> RecordedTable:
-    """A truth that is as far from the forecast, but elsewhere: at every point by another's error.
+def shuffled(table: RecordedTable, seeds: int) -> Iterator[RecordedTable]:
+    """Truths that are as far from the forecast, but elsewhere: at every point by another's error.
 
     Rates are multiplied and times divided by the same factor, so that each row stays consistent.
     """
@@ -128,11 +118,14 @@ def shuffled(table: RecordedTable, seed: int) -> RecordedTable:
     }
     positions = list(rates)
     errors = [rates[p] / forecast[row_of[p]] for p in positions]
-    others = np.random.default_rng(seed).permutation(errors)
-    factors = {
-        p: float(other / error) for p, error, other in zip(positions, errors, others, strict=True)
-    }
-    return replace(table, rows=tuple(faster(r, factors.get(r.position, 1.0)) for r in table.rows))
+    for seed in range(seeds):
+        others = np.random.default_rng(seed).permutation(errors)
+        factors = {
+            p: float(other / error)
+            for p, error, other in zip(positions, errors, others, strict=True)
+        }
+        rows = [faster(row, factors.get(row.position, 1.0)) for row in table.rows]
+        yield replace(table, rows=tuple(rows))
 
 
 def quantile(values: Sequence[float | None], share: float) -> float:

@@ -14,15 +14,14 @@ from statistics import median
 
 import numpy as np
 
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.hardware import Hardware
+from optimizer.search.served_levels import concurrency
 from optimizer.serving_config import ModelServing
-from optimizer.shipped import shipped
 from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop, scheduler_of
 from optimizer.simulator.prediction import Serving, capacity
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.space_file import Space, load_space
+from optimizer.space_file import Space
 from optimizer.workload import LatencyLimit
+from tests.benchmarks.synthetic_tables import quickstart
 
 REQUESTS = 500_000
 REPEATS = 7
@@ -35,7 +34,6 @@ SCHEDULERS = {
     "the same, no prefetching": Scheduler(64, (4, 8, 16), 500, instances=2, prefetch=False),
     "batch <= 8, delay 2000 us": Scheduler(8, (), 2000, instances=2),
 }
-PLACE = Hardware(cores=2, memory_mib=24_000)
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ def rank(space: Space, limit_ms: float) -> int:
     [stream] = space.workload.streams
     limit = LatencyLimit(stream.limit.percentile, limit_ms)
     for position in space.search_space.points:
-        [model] = space.search_space.config(tuple(position.tolist())).models
+        config = space.search_space.config(tuple(position.tolist()))
+        [model] = config.models
         serving = Serving(scheduler_of(model, stream), stand_in(model))
-        outstanding = max(8, 2 * model.max_batch_size * model.instance_count)
-        capacity(serving, stream.arrivals, limit, outstanding, seed=1)
+        capacity(serving, stream.arrivals, limit, concurrency(config), seed=1)
     return len(space.search_space.points)
 
 
@@ -94,7 +92,7 @@ def main() -> None:
             wall, cpu = (median(getattr(s, kind) for s in spent) for kind in ("wall", "cpu"))
             rates.append(f"{REQUESTS / wall / 1e6:.1f} ({REQUESTS / cpu / 1e6:.1f}) at {load:.0%}")
         print(f"  {name}: {', '.join(rates)}")
-    space = load_space(shipped("search_spaces/quickstart.yaml"), shipped_prices(), PLACE)
+    space = quickstart()
     print("\nthe quickstart space ranked, made-up curves")
     for limit_ms in (200, 30, 10):
         points = 0

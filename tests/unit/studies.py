@@ -19,8 +19,9 @@ from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event
 from optimizer.search.guidance.guide import Guide, no_forecast
-from optimizer.search.history import History, scored
+from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.measured_record import measured_record
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.setting import Setting
@@ -240,29 +241,12 @@ class FakeEvaluator:
 def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:
     """The record that the search would write."""
     measurement = evaluation.measurement
-    cost = None
-    if evaluation.outcome == "ok" and measurement is not None:
-        cost = scored(measurement, PRICE, DEMAND)
     told: float | None = None
-    constraints: tuple[tuple[str, float], ...] = ()
     if measurement is not None:
         rate = measurement.capacity_per_second or evaluation.saturation_per_second or 0.0
         told = usd_per_million(PRICE.usd_per_hour, rate)
-        constraints = (("latency.bert", evaluation.excess or 0.0),)
-    return TrialRecord(
-        number=number,
-        params=(),
-        config=config,
-        outcome=evaluation.outcome,
-        reason=evaluation.reason,
-        machine=SETTING.machine,
-        measurement=measurement,
-        score=cost,
-        told_value=told,
-        constraints=constraints,
-        failure=evaluation.failure,
-        seconds=replace(evaluation.seconds, total=4.0),
-    )
+    record = measured_record(number, config, evaluation, SETTING)
+    return replace(record, told_value=told, seconds=replace(evaluation.seconds, total=4.0))
 
 
 def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from optimizer.cost import usd_per_million
+from optimizer.measurement import FLOOR_SHARE
 from optimizer.search.guidance.expected_improvement import improvement
 from optimizer.search.guidance.likeness import Likeness
 from optimizer.search.guidance.residuals import (
@@ -27,10 +28,6 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.trial_record import TrialRecord
 
 Array = NDArray[np.float64]
-
-_FLOOR_SHARE = 0.05
-"""Of saturation: what is thought to be served where the forecast finds no load within the limits,
-so that a point which does meet them has a cost to begin with."""
 
 _JUST_MET = -0.05
 """Logarithm of latency over limit, for a point that met the limit where it was thought to miss."""
@@ -69,7 +66,9 @@ class Expected:
         whole = usd_per_million(
             setting.price.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
         )
-        least = _FLOOR_SHARE * forecast.saturation
+        # A point for which no load is forecast to be within the limits may still meet them: it has
+        # a cost to begin with.
+        least = FLOOR_SHARE * forecast.saturation
         log_capacity = np.log(np.maximum(forecast.capacity, least))
         log_saturation = np.log(forecast.saturation)
         return cls(

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from optimizer.measurement import LoadLevel
 from optimizer.search.history import History
-from optimizer.serving_config import ServingConfig
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.service_model import fitted
+from optimizer.simulator.service_model import ServiceModel, fitted
 from optimizer.simulator.service_observation import observed
 from optimizer.trial_record import TrialRecord
 
 
-def saturated_levels_of(records: Iterable[TrialRecord]) -> list[tuple[ServingConfig, LoadLevel]]:
-    """The level that each measurement began with, and what it was measured on."""
-    return [
-        (record.config, record.measurement.levels[0])
+def learnt_service(records: Iterable[TrialRecord]) -> ServiceModel:
+    """Service times by the saturated level that each measurement began with."""
+    return fitted(
+        each
         for record in records
         if record.measurement is not None
-    ]
+        for each in observed(record.config, record.measurement.levels[0])
+    )
 
 
 class LearntForecast:
@@ -43,7 +42,5 @@ class LearntForecast:
         """What is expected of every point by now."""
         records = [*self._calibration, *self._history.records]
         if self._known is None or self._known[0] != len(records):
-            levels = saturated_levels_of(records)
-            seen = [each for config, level in levels for each in observed(config, level)]
-            self._known = len(records), self._forecaster.forecast(fitted(seen))
+            self._known = len(records), self._forecaster.forecast(learnt_service(records))
         return self._known[1]
