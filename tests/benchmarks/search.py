@@ -187,9 +187,9 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
             seconds = np.sort(own.seconds.dropna())
             share = np.arange(1, len(seconds) + 1) / len(own)
             panel.step([0, *seconds], [0, *share], where="post", label=str(sampler))
-        panel.set(title=truth, xlabel="seconds of measuring", xscale="log")
+        panel.set(title=truth, xlabel="seconds of measuring")
     panels[0][0].set_ylabel(f"share of searches within {NEAR:.0%} of the best")
-    panels[0][-1].legend(loc="lower right")
+    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path)
 
