@@ -9,7 +9,7 @@ saturation alone is never a capacity. Pure control: levels are run by a callable
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -253,10 +253,19 @@ class CapacitySearch:
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
         return why_missed(level) is None
 
-    def whole_level(self, load_factor: float) -> LoadLevel:
-        """Run an open-loop level to its end, whatever it shows."""
+    @property
+    def levels(self) -> Sequence[LoadLevel]:
+        """All that were visited, in their order."""
+        return self._levels
+
+    def whole_level(self, load_factor: float, seconds: float | None = None) -> LoadLevel:
+        """Run an open-loop level to its end, whatever it shows.
+
+        Args:
+            seconds: how long; as long as a check that sees all its requests where None.
+        """
         protocol = self._protocol
-        seconds = self._seconds_for(protocol.check_requests, load_factor)
+        seconds = seconds or self._seconds_for(protocol.check_requests, load_factor)
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, None)
 
     def _seconds_for(self, requests: int, load_factor: float) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.measurement import LoadLevel
 from optimizer.workload import Workload
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -12,6 +14,15 @@ _SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 SHARES_OF_CAPACITY = (0.5, 0.8)
 """Loads at which replicas are run that keep something free."""
+
+LIGHT_SHARE = 0.5
+"""Of the saturation rate: instances are often idle, and batches are small."""
+
+_LIGHT = 0.5
+"""Length of a light level, in those of a check."""
+
+_LATENCIES = 4
+"""Length of a level that is to tell percentiles closely, in those of a check."""
 
 
 def find_curve(
@@ -27,9 +38,43 @@ def find_curve(
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency)
-    levels = result.measurement.levels
-    curve = [search.whole_level(share * result.saturation.load_factor) for share in _SHARES]
-    return replace(result, measurement=replace(result.measurement, levels=(*levels, *curve)))
+    loads = [share * result.saturation.load_factor for share in _SHARES]
+    return _with(result, [search.whole_level(load) for load in loads])
+
+
+def find_service(
+    run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
+) -> CapacityResult:
+    """Saturate, then offer `LIGHT_SHARE` of that: what service times are learnt from.
+
+    Returns:
+        A verdict of "bounded", with these two levels.
+
+    Raises:
+        LoadTestFailure: when every request failed under saturation.
+    """
+    search = CapacitySearch(run, workload, protocol)
+    return _with(search.find_saturation(concurrency), [_light(search, protocol)])
+
+
+def find_capacity_and_service(
+    run: RunLevel,
+    workload: Workload,
+    protocol: CapacityProtocol,
+    concurrency: int,
+    expected_share: float | None = None,
+) -> CapacityResult:
+    """Find the capacity, then measure the light level of `find_service`.
+
+    Returns:
+        What `find_capacity` does, with this level after those of the search.
+
+    Raises:
+        LoadTestFailure: when every request failed, under saturation or at the floor load.
+    """
+    search = CapacitySearch(run, workload, protocol)
+    result = search.find(concurrency, expected_share=expected_share)
+    return _with(result, [_light(search, protocol)])
 
 
 def find_latencies(
@@ -49,7 +94,18 @@ def find_latencies(
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency, expected_share=expected_share)
-    measurement = result.measurement
     shares = SHARES_OF_CAPACITY if result.verdict == "ok" else ()
-    levels = [search.whole_level(share * measurement.load_factor) for share in shares]
+    loads = [share * result.measurement.load_factor for share in shares]
+    seconds = _LATENCIES * protocol.check_seconds
+    return _with(result, [search.whole_level(load, seconds) for load in loads])
+
+
+def _light(search: CapacitySearch, protocol: CapacityProtocol) -> LoadLevel:
+    load = LIGHT_SHARE * search.levels[0].load_factor
+    return search.whole_level(load, _LIGHT * protocol.check_seconds)
+
+
+def _with(result: CapacityResult, levels: Sequence[LoadLevel]) -> CapacityResult:
+    """With further levels after those of the search."""
+    measurement = result.measurement
     return replace(result, measurement=replace(measurement, levels=(*measurement.levels, *levels)))

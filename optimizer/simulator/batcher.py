@@ -277,6 +277,7 @@ def _rules(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
     rules["timeout_ms"] = policy.timeout_us / 1e3 if policy.timeout_us > 0 else math.inf
     rules["refuses"] = policy.refuses
     rules["again_ms"] = curve.outside_ms
+    rules["wake_ms"] = curve.wake_ms
     return rules
 
 
@@ -291,6 +292,7 @@ def _steps(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
     steps["execution_ms"][: most + 1] = curve.table_ms(most * size)[::size]
     steps["busy_factor"][:instances] = curve.busy_factors[:instances]
     steps["done"] = np.inf
+    steps["idle_since"] = -1.0
     batches = np.arange(most + 1)
     preferred = np.array(scheduler.preferred)
     # A preferred size that is no whole number of requests is never met exactly.

@@ -335,6 +335,8 @@ def _begin(r, s, m, b, first, end):  # type: ignore[no-untyped-def]
     size = end - first
     busy = r.instances - s.idle
     lasts = m[size].execution_ms * m[busy - 1].busy_factor
+    if m[instance].idle_since < s.now:
+        lasts += r.wake_ms
     lasts *= b[s.executions].noise * b[b[first].sent].factor
     b[s.executions].execution_begin = s.now
     b[s.executions].execution_ms = lasts
@@ -357,6 +359,7 @@ def _finish(r, s, m, b):  # type: ignore[no-untyped-def]
     for place in range(first, first + m[instance].size):
         _answer(r, s, b, b[place].sent)
     m[instance].done = np.inf
+    m[instance].idle_since = s.now
     s.idle += 1
     s.next_done = np.inf
     for other in range(r.instances):

@@ -26,6 +26,8 @@ RULES = np.dtype(
         ("timeout_ms", np.float64),
         # What has waited so long, instead of serving it last.
         ("refuses", np.bool_),
+        # An execution takes so much longer on an instance that was idle.
+        ("wake_ms", np.float64),
         # From the end of an execution until its client's next request is there.
         ("again_ms", np.float64),
     ],
@@ -47,6 +49,7 @@ STEP = np.dtype(
         ("done", np.float64),
         ("first", np.int64),
         ("size", np.int64),
+        ("idle_since", np.float64),
     ],
     align=True,
 )

@@ -29,6 +29,7 @@ class ServiceCurve:
     spread: float = 0.0
     busy_factors: tuple[float, ...] = (1.0,)
     outside_ms: float = 0.0
+    wake_ms: float = 0.0
     log_sd: float = 0.0
 
     def table_ms(self, max_batch_size: int) -> NDArray[np.float64]:

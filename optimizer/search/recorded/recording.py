@@ -10,14 +10,14 @@ best of many single measurements is lucky.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel, find_capacity
-from optimizer.load.curve import find_latencies
+from optimizer.load.curve import find_capacity_and_service, find_latencies
 from optimizer.machine.use import contention
 from optimizer.model_space import Position
 from optimizer.search.evaluator import Evaluation
@@ -38,6 +38,12 @@ ROUNDS = 5
 SAMPLE = 16
 MOST_ATTEMPTS = 3
 
+
+_FIND: Mapping[Kind, Callable[..., CapacityResult]] = {
+    "point": find_capacity_and_service,
+    "latencies": find_latencies,
+    "repeat": find_capacity,
+}
 
 MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], CapacityResult]], Evaluation]
 """Serves a configuration and has levels run on it, see `LiveEvaluator.measured`."""
@@ -165,7 +171,7 @@ class RecordPhase:
     ) -> Callable[[RunLevel], CapacityResult]:
         """How the levels of a task are run."""
         share = history.expected_share(config)
-        find = find_latencies if task.kind == "latencies" else find_capacity
+        find = _FIND[task.kind]
         return partial(
             find,
             workload=self._workload,
