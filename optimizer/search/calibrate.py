@@ -1,4 +1,4 @@
-"""The calibrate phase: short saturated runs that tell how long batches take.
+"""The calibrate phase: short runs that tell how long batches take, saturated and at a light load.
 
 They are what the simulator predicts every other configuration from. Together they take about as
 long as two trials.
@@ -18,7 +18,7 @@ from optimizer.trial_record import TrialRecord
 
 
 class CalibratePhase:
-    """Saturates configurations, each once in the life of a study."""
+    """Calibrates with configurations, each once in the life of a study."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CalibratePhase:
         self._watch = watch
 
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
-        """Saturate what was not yet; returns the records of all of the study's runs.
+        """Measure what was not yet; returns the records of all of the study's runs.
 
         One that fails is a record like the others, from which nothing is learnt.
 
@@ -48,7 +48,7 @@ class CalibratePhase:
                 continue
             number = len(records)
             self._watch(TrialStarted(number, step, len(configs), config))
-            evaluation = self._evaluator.saturate(config, self._setting.slot)
+            evaluation = self._evaluator.calibrate(config, self._setting.slot)
             records[number] = measured_record(number, config, evaluation, self._setting)
             self._store.write(records[number])
             if evaluation.outcome == "failed":

@@ -19,6 +19,7 @@ from optimizer.load.capacity import (
     find_capacity,
     find_saturation,
 )
+from optimizer.load.curve import find_service
 from optimizer.load.holding import HoldingTask, hold_load
 from optimizer.machine.slots import Slot
 from optimizer.measurement import Measurement
@@ -69,6 +70,12 @@ class Evaluator(Protocol):
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """The rate at saturation alone; `bounded` unless it failed."""
+
+    def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        """Saturation, then a light load: what service times are learnt from.
+
+        `bounded` unless it failed.
+        """
 
 
 class Confirmer(Protocol):
@@ -130,6 +137,13 @@ class LiveEvaluator:
         protocol, outstanding = self._protocols.search, concurrency(config)
         return self.measured(
             config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
+        )
+
+    def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        """See `Evaluator`."""
+        protocol, outstanding = self._protocols.search, concurrency(config)
+        return self.measured(
+            config, lambda run: find_service(run, self._workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:

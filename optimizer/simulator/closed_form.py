@@ -46,7 +46,7 @@ def in_closed_form(
     execution_ms = np.interp(sizes, curve.batch_sizes, curve.execution_ms)
     per_second = 1000 * instances * sizes / execution_ms / request_size
     within = 2 * execution_ms + curve.outside_ms <= limit_ms
-    least_ms = float(execution_ms[0]) * curve.busy_factors[0] + curve.outside_ms
+    least_ms = float(execution_ms[0]) * curve.busy_factors[0] + curve.wake_ms + curve.outside_ms
     return Expectation(
         float(per_second[-1]),
         float(per_second[within].max(initial=0.0)),

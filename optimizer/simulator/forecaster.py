@@ -144,9 +144,10 @@ def _ask(space: SearchSpace, workload: Workload) -> Callable[[Stream], _Asked]:
 def _slower(old: ServiceCurve, new: ServiceCurve) -> float | None:
     """What all times of `old` are multiplied by; None where too much has changed to say so."""
     ratios = np.array(new.execution_ms) / np.array(old.execution_ms)
-    outside = (new.outside_ms - old.outside_ms) / old.execution_ms[0]
+    moved_ms = np.array([new.outside_ms - old.outside_ms, new.wake_ms - old.wake_ms])
     factors = np.array(new.busy_factors) - np.array(old.busy_factors)
-    largest = max(np.abs(ratios - 1).max(), np.abs(factors).max(), abs(outside))
+    changes = (ratios - 1, factors, moved_ms / old.execution_ms[0], [new.spread - old.spread])
+    largest = max(np.abs(change).max() for change in changes)
     return float(ratios.mean()) if largest < _SAME else None
 
 

@@ -7,6 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+SPREAD = 0.1
+"""Coefficient of variation of single executions where nothing tells what it is."""
+
+
+@dataclass(frozen=True)
+class Unevenness:
+    """How single executions depart from their mean while all instances are busy.
+
+    Attributes:
+        spread: coefficient of variation of single executions.
+        wake_ms: how much longer an execution takes on an instance that was idle, by runtime; none
+            for those that are not named.
+    """
+
+    spread: float = SPREAD
+    wake_ms: tuple[tuple[str, float], ...] = ()
+
+    def wake_of(self, runtime: str) -> float:
+        """`wake_ms` of one runtime."""
+        return dict(self.wake_ms).get(runtime, 0.0)
+
+
+EVEN = Unevenness()
+"""Where nothing is known of it."""
+
 
 @dataclass(frozen=True)
 class ServiceCurve:
@@ -21,6 +46,7 @@ class ServiceCurve:
             that begins among them; one for each instance, the last is 1.
         outside_ms: what a request spends neither waiting nor executing: the way from client to
             server and back. It occupies no instance.
+        wake_ms: how much longer an execution takes on an instance that was idle when it began.
         log_sd: standard deviation of the logarithm of `execution_ms` as a whole: what is not known.
     """
 

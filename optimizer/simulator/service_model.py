@@ -16,9 +16,9 @@ from statistics import median
 import numpy as np
 
 from optimizer.serving_config import ModelServing, ServerOptions
-from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.service_curve import EVEN, ServiceCurve, Unevenness
 from optimizer.simulator.service_effects import Floats
-from optimizer.simulator.service_observation import SPREAD, ServiceObservation, Way, way_of
+from optimizer.simulator.service_observation import ServiceObservation, Way, way_of
 from optimizer.simulator.service_regression import Regression
 
 _UNTOUCHED = ServerOptions()
@@ -29,6 +29,7 @@ class ServiceModel:
     """What measured saturated levels say of the service times of every way of serving."""
 
     observations: tuple[ServiceObservation, ...]
+    unevenness: Unevenness = EVEN
 
     def curve(self, model: ModelServing, server: ServerOptions = _UNTOUCHED) -> ServiceCurve:
         """The service curve of a model that is served in this way, measured or not.
@@ -51,11 +52,12 @@ class ServiceModel:
                 ServiceCurve(
                     batch_sizes=sizes,
                     execution_ms=tuple(np.exp(log_ms[start:end]).tolist()),
-                    spread=SPREAD,
+                    spread=self.unevenness.spread,
                     busy_factors=_busy_factors(
                         way.executing, math.exp(log_ms[alone + at] - log_ms[end - 1])
                     ),
                     outside_ms=self.outside_ms,
+                    wake_ms=self.unevenness.wake_of(way.artifact.runtime),
                     # Of the largest batch, which is what saturation executes.
                     log_sd=float(sd[end - 1]),
                 )
@@ -102,6 +104,8 @@ def _busy_factors(instances: int, alone: float) -> tuple[float, ...]:
     return tuple(steps.tolist())
 
 
-def fitted(observations: Iterable[ServiceObservation]) -> ServiceModel:
+def fitted(
+    observations: Iterable[ServiceObservation], unevenness: Unevenness = EVEN
+) -> ServiceModel:
     """The model of what was observed."""
-    return ServiceModel(tuple(observations))
+    return ServiceModel(tuple(observations), unevenness)

@@ -18,12 +18,6 @@ from optimizer.serving_config import (
 LEAST_SHARE = 0.02
 """Of the inferences; batch sizes with less are mostly the first and the last of a level."""
 
-SPREAD = 0.1
-"""Coefficient of variation of single executions: Triton counts only sums, so it is not measured.
-
-A tenth is what a batch of equal requests varies by on cores that a client and a server share.
-"""
-
 _FIXED_OVERHEAD = 0.25
 """Share of the overhead that may go with executions, whatever their size."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
+from optimizer.simulator.service_curve import SPREAD
 from optimizer.simulator.service_effects import (
     LOG_FIXED_OVER_ITEM,
     Coder,
@@ -18,7 +19,7 @@ from optimizer.simulator.service_effects import (
     covariance,
     variance,
 )
-from optimizer.simulator.service_observation import SPREAD, ServiceObservation, Way
+from optimizer.simulator.service_observation import ServiceObservation, Way
 
 RUN_SD = 0.03
 """Expected standard deviation of the logarithm of all times of a run: the machine's pace."""

@@ -18,7 +18,7 @@ from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.recorded.table import RecordedTable
+from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import StudyDirectory
@@ -98,14 +98,7 @@ def replay_table(
             share of it: for those who ask only how soon that is.
     """
     space = table.space
-    setting = Setting(
-        space.price,
-        space.demand,
-        limit_names(space.workload),
-        local_slot(()),
-        space.machine.digest,
-        confirm_requests=0,
-    )
+    setting = recorded_setting(space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(seed))
     replayed: list[ReplayedTrial] = []
 
@@ -134,6 +127,18 @@ def replay_table(
             loop = SearchLoop(study, searched, evaluator, directory, history, setting, seen)
             ended = loop.run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
+
+
+def recorded_setting(space: RecordedSpace) -> Setting:
+    """The setting in which a table was recorded."""
+    return Setting(
+        space.price,
+        space.demand,
+        limit_names(space.workload),
+        local_slot(()),
+        space.machine.digest,
+        confirm_requests=0,
+    )
 
 
 def _true_share(table: RecordedTable, record: TrialRecord) -> float:

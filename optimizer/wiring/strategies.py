@@ -64,7 +64,8 @@ class Strategies:
         calibration = phase.run([self.space.config(point) for point in points])
         simulate = partial(simulated, seed=self.seed)
         forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
-        return self._strategy(sampler, LearntForecast(forecaster, calibration, self.history))
+        learnt = LearntForecast(forecaster, calibration, self.history, self.workload)
+        return self._strategy(sampler, learnt)
 
     def _strategy(self, sampler: str, forecast: Callable[[], Forecast]) -> Strategy:
         guide = Guide(self.space, self.history, forecast, self.setting, self.protocol, self.seed)

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.machine.slots import local_slot
 from optimizer.model_space import Position
+from optimizer.search.guidance.learnt_forecast import learnt_service, learnt_unevenness
+from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedRow, RecordedTable
 from optimizer.search.recorded.table_file import read_table
@@ -24,23 +25,23 @@ from optimizer.search.served_levels import concurrency
 from optimizer.shipped import shipped
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.prediction import Serving, level, saturation
-from optimizer.simulator.service_model import ServiceModel, fitted
-from optimizer.simulator.service_observation import ServiceObservation, observed
+from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
+from optimizer.wiring.replaying import recorded_setting
 
 Floats = NDArray[np.float64]
 
 
 def learnt(table: RecordedTable, points: Sequence[Position]) -> ServiceModel:
-    """The service times by the saturated levels of these points."""
-    space = table.space.search_space
+    """What a study would learn by calibrating with these points."""
+    space, setting = table.space.search_space, recorded_setting(table.space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(0))
-    seen: list[ServiceObservation] = []
-    for point in points:
-        measurement = evaluator.saturate(space.config(point), local_slot(())).measurement
-        if measurement is not None:
-            seen += observed(space.config(point), measurement.levels[0])
-    return fitted(seen)
+    configs = [space.config(point) for point in points]
+    records = [
+        measured_record(n, config, evaluator.calibrate(config, setting.slot), setting)
+        for n, config in enumerate(configs)
+    ]
+    return learnt_service(records, learnt_unevenness(records, table.space.workload))
 
 
 def serving(table: RecordedTable, service: ServiceModel, row: RecordedRow) -> Serving:
@@ -56,7 +57,7 @@ def throughput_errors(
     """Predicted over measured saturation less 1, of each point that is not `known`."""
     errors = []
     for position, rows in table.by_position.items():
-        rates = [row.saturation_per_second for row in rows if row.saturation_per_second]
+        rates = [row.saturation.per_second for row in rows if row.saturation is not None]
         if position in known or not rates:
             continue
         outstanding = concurrency(table.space.search_space.config(position))

@@ -7,20 +7,27 @@ that is new for every artefact, batch size and layout.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.hardware import Hardware
+from optimizer.load.curve import LIGHT_SHARE
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement import BatchPoint, ServerSplit
-from optimizer.search.recorded.table import RecordedRow, RecordedSpace, RecordedTable
+from optimizer.search.recorded.table import (
+    RecordedLevel,
+    RecordedRow,
+    RecordedSpace,
+    RecordedTable,
+    StreamLatency,
+)
 from optimizer.search.served_levels import concurrency
 from optimizer.serving_config import ModelServing
 from optimizer.shipped import shipped
-from optimizer.simulator.prediction import capacity
+from optimizer.simulator.prediction import capacity, level
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_simulation import serving_of
 from optimizer.space_file import Space, load_space
@@ -74,7 +81,8 @@ class _Truth:
         return ServiceCurve(
             sizes,
             tuple(pace * (fixed + each * size) for size in sizes),
-            spread=0.1,
+            spread=self.uniform(0.1, 0.6, "spread"),
+            wake_ms=self.uniform(0.0, 1.5, "wake", runtime),
             busy_factors=(1.0,) if group.count == 1 else (1 / sharing, 1.0),
             outside_ms=0.5,
         )
@@ -93,11 +101,9 @@ def synthetic_table(seed: int) -> RecordedTable:
         outstanding = concurrency(config)
         serving = serving_of(model, curve, stream)
         found = capacity(serving, stream.arrivals, stream.limit, outstanding, seed)
-        executed = found.saturation.batches
-        times = curve.table_ms(model.max_batch_size)
-        batches = [BatchPoint(b, n, float(times[b])) for b, n in executed.items()]
-        requests = sum(b.batch_size * b.executions for b in batches)
-        mean_ms = sum(b.executions * b.compute_ms for b in batches) / sum(executed.values())
+        rate = LIGHT_SHARE * found.saturation.per_second
+        light = level(serving, stream.arrivals, rate, seed)
+        latency = StreamLatency(stream.name, light.latency_ms(50.0), light.latency_ms(95.0))
         met = found.per_second > 0
         point = RecordedRow(
             kind="repeat",
@@ -108,11 +114,11 @@ def synthetic_table(seed: int) -> RecordedTable:
             capacity_low_per_second=0.98 * found.per_second,
             capacity_high_per_second=1.02 * found.per_second if met else None,
             excess=-0.1 if met else found.floor_ms / stream.limit.latency_ms - 1,
-            saturation_per_second=found.saturation.per_second,
+            saturation=_recorded_level(
+                found.saturation.per_second, model, curve, found.saturation.batches, ()
+            ),
             saturation_high_per_second=1.02 * found.saturation.per_second,
-            saturation_seconds=_LEVEL_SECONDS,
-            network_ms=curve.outside_ms,
-            servers=(ServerSplit(model.name, requests, 0.0, 0.0, mean_ms, 0.0, tuple(batches)),),
+            light=_recorded_level(rate, model, curve, light.batches, (latency,)),
             measuring_seconds=_LEVELS * (_LEVEL_SECONDS + _WARMUP_SECONDS),
             serving_seconds=_SERVING_SECONDS,
         )
@@ -120,6 +126,21 @@ def synthetic_table(seed: int) -> RecordedTable:
         noise = truth.normal(NOISE, "noise", row)
         rows += [faster(point, own * noise), faster(point, own / noise)]
     return RecordedTable(_recorded(space), tuple(rows))
+
+
+def _recorded_level(
+    per_second: float,
+    model: ModelServing,
+    curve: ServiceCurve,
+    executed: Mapping[int, int],
+    latencies: tuple[StreamLatency, ...],
+) -> RecordedLevel:
+    times = curve.table_ms(model.max_batch_size)
+    batches = tuple(BatchPoint(b, n, float(times[b])) for b, n in executed.items())
+    requests = sum(b.batch_size * b.executions for b in batches)
+    mean_ms = sum(b.executions * b.compute_ms for b in batches) / sum(executed.values())
+    split = ServerSplit(model.name, requests, 0.0, 0.0, mean_ms, 0.0, batches)
+    return RecordedLevel(per_second, _LEVEL_SECONDS, curve.outside_ms, latencies, (split,))
 
 
 def _recorded(space: Space) -> RecordedSpace:
@@ -138,24 +159,36 @@ def _recorded(space: Space) -> RecordedSpace:
 def faster(row: RecordedRow, factor: float) -> RecordedRow:
     """The row of a point that serves so many times as much; rates and times go together."""
 
-    def times(rate: float | None) -> float | None:
-        return rate * factor if rate is not None else None
-
-    servers = tuple(
-        replace(
-            split,
-            queue_ms=split.queue_ms / factor,
-            compute_infer_ms=split.compute_infer_ms / factor,
-            batches=tuple(replace(b, compute_ms=b.compute_ms / factor) for b in split.batches),
-        )
-        for split in row.servers
-    )
+    high = row.capacity_high_per_second
+    saturation_high = row.saturation_high_per_second
     return replace(
         row,
         capacity_per_second=row.capacity_per_second * factor,
         capacity_low_per_second=row.capacity_low_per_second * factor,
-        capacity_high_per_second=times(row.capacity_high_per_second),
-        saturation_per_second=times(row.saturation_per_second),
-        saturation_high_per_second=times(row.saturation_high_per_second),
-        servers=servers,
+        capacity_high_per_second=high * factor if high is not None else None,
+        saturation=_faster_level(row.saturation, factor),
+        saturation_high_per_second=saturation_high * factor if saturation_high else None,
+        light=_faster_level(row.light, factor),
+    )
+
+
+def _faster_level(level: RecordedLevel | None, factor: float) -> RecordedLevel | None:
+    if level is None:
+        return None
+    return replace(
+        level,
+        per_second=level.per_second * factor,
+        latencies=tuple(
+            replace(each, p50_ms=each.p50_ms / factor, p95_ms=each.p95_ms / factor)
+            for each in level.latencies
+        ),
+        servers=tuple(
+            replace(
+                split,
+                queue_ms=split.queue_ms / factor,
+                compute_infer_ms=split.compute_infer_ms / factor,
+                batches=tuple(replace(b, compute_ms=b.compute_ms / factor) for b in split.batches),
+            )
+            for split in level.servers
+        ),
     )

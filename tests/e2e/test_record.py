@@ -42,7 +42,9 @@ def test_a_space_is_recorded_resumed_and_replayed(start: StartOptimizer, tmp_pat
     table = read_table(path)
     assert {row.kind for row in table.rows} == {"point", "latencies", "repeat"}
     assert all(row.outcome == "ok" for row in table.rows)
-    assert all(row.servers[0].batches for row in table.rows)
+    assert all(row.saturation and row.saturation.servers[0].batches for row in table.rows)
+    points = [row for row in table.rows if row.kind == "point"]
+    assert all(row.light and row.light.latencies[0].p95_ms > 0 for row in points)
     sampled = [row for row in table.rows if row.kind == "latencies"]
     assert all(len(row.latencies) == 2 for row in sampled)
 

@@ -229,6 +229,9 @@ class FakeEvaluator:
         self.saturated.append(config)
         return self.pace(len(self.saturated))
 
+    def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        return self.saturate(config, slot)
+
     def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
         assert slot == SETTING.slot
         before = self.confirmed.count(config)

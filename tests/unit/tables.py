@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement import BatchPoint, ServerSplit
-from optimizer.search.recorded.table import Kind, Latency, RecordedRow, RecordedSpace, RecordedTable
+from optimizer.search.recorded.table import (
+    Kind,
+    Latency,
+    RecordedLevel,
+    RecordedRow,
+    RecordedSpace,
+    RecordedTable,
+    StreamLatency,
+)
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
@@ -37,6 +45,7 @@ def recorded_row(space: SearchSpace, row: int, rate: float, kind: Kind = "point"
     compute_ms = 1e3 * model.instance_count * model.max_batch_size / (1.05 * rate)
     executed = BatchPoint(model.max_batch_size, 100, compute_ms)
     requests = executed.batch_size * executed.executions
+    servers = (ServerSplit("bert", requests, 5.0, 0.1, compute_ms, 0.1, (executed,)),)
     return RecordedRow(
         kind=kind,
         position=position,
@@ -46,12 +55,12 @@ def recorded_row(space: SearchSpace, row: int, rate: float, kind: Kind = "point"
         capacity_low_per_second=0.98 * rate,
         capacity_high_per_second=1.02 * rate,
         excess=-0.5,
-        saturation_per_second=1.05 * rate,
+        saturation=RecordedLevel(1.05 * rate, 2.0, 0.5, (), servers),
         saturation_high_per_second=1.06 * rate,
-        saturation_seconds=2.0,
-        network_ms=0.5,
+        light=RecordedLevel(
+            0.5 * rate, 1.0, 0.4, (StreamLatency("bert", compute_ms, 3 * compute_ms),), servers
+        ),
         latencies=(Latency(0.5 * rate, 20.0),) if kind == "latencies" else (),
-        servers=(ServerSplit("bert", requests, 5.0, 0.1, compute_ms, 0.1, (executed,)),),
         measuring_seconds=8.0,
         serving_seconds=1.0,
     )

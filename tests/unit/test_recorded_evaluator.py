@@ -40,10 +40,33 @@ def test_saturation_has_the_batches_that_the_server_executed() -> None:
     assert level.kind == "saturation"
     assert level.achieved_per_second == pytest.approx(1.05 * CAPACITY)
     assert level.rate[0] == pytest.approx(1.05 * CAPACITY, rel=0.05)
-    assert level.server == recorded_row(SPACE, 3, CAPACITY).servers
+    recorded = recorded_row(SPACE, 3, CAPACITY).saturation
+    assert recorded is not None
+    assert level.server == recorded.servers
     assert level.network_ms == pytest.approx(0.5)
     # The level and its warm-up, and loading the model.
     assert (found.seconds.measuring, found.seconds.serving) == (2.5, 1.0)
+
+
+def test_calibrating_adds_the_light_level_and_its_time() -> None:
+    found = evaluator().calibrate(CONFIG, SETTING.slot)
+    assert found.outcome == "bounded"
+    assert found.measurement is not None
+    saturated, light = found.measurement.levels
+    assert (saturated.kind, light.kind) == ("saturation", "open_loop")
+    [stream] = light.streams
+    assert stream.offered_per_second == pytest.approx(0.5 * CAPACITY)
+    assert stream.latency_ms(95) == pytest.approx(3 * stream.latency_ms(50))
+    assert found.seconds.measuring == (2.0 + 0.5) + (1.0 + 0.5)
+
+
+def test_calibrating_draws_what_has_a_light_level() -> None:
+    others = [replace(recorded_row(SPACE, 3, 900.0, "repeat"), light=None) for _ in range(9)]
+    table = RecordedTable(TABLE.space, (*TABLE.rows, *others))
+    for seed in range(20):
+        measurement = evaluator(table, seed).calibrate(CONFIG, SETTING.slot).measurement
+        assert measurement is not None
+        assert len(measurement.levels) == 2
 
 
 def test_what_saturates_below_the_bound_costs_that_level_alone() -> None:
@@ -56,12 +79,13 @@ def test_what_saturates_below_the_bound_costs_that_level_alone() -> None:
 
 def test_a_failure_is_answered_as_one() -> None:
     rows = [
-        replace(row, outcome="failed", reason="broke", saturation_per_second=None)
+        replace(row, outcome="failed", reason="broke", saturation=None, light=None)
         for row in TABLE.rows
     ]
     for found in (
         evaluator(RecordedTable(TABLE.space, tuple(rows))).evaluate(CONFIG, SETTING.slot),
         evaluator(RecordedTable(TABLE.space, tuple(rows))).saturate(CONFIG, SETTING.slot),
+        evaluator(RecordedTable(TABLE.space, tuple(rows))).calibrate(CONFIG, SETTING.slot),
     ):
         assert (found.outcome, found.reason) == ("failed", "broke")
         assert found.failure is not None

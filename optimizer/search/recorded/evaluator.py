@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from optimizer.estimates import Percentile
 from optimizer.machine.slots import Slot
-from optimizer.measurement import ClientUse, LoadLevel, Measurement, Slice, StreamLevel
+from optimizer.measurement import (
+    ClientUse,
+    LevelKind,
+    LoadLevel,
+    Measurement,
+    Slice,
+    StreamLevel,
+)
 from optimizer.search.evaluator import Evaluation
-from optimizer.search.recorded.table import RecordedRow, RecordedTable
+from optimizer.search.recorded.table import (
+    RecordedLevel,
+    RecordedRow,
+    RecordedTable,
+    StreamLatency,
+)
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import Failure, Seconds
+from optimizer.workload import Stream
 
 _SLICES = 10
 
@@ -45,14 +60,14 @@ class RecordedEvaluator:
         return self._counted(self._evaluated(self._drawn(config), worse_below))
 
     def _evaluated(self, row: RecordedRow, worse_below: float | None) -> Evaluation:
-        if row.saturation_per_second is None:
+        if row.saturation is None:
             failure = Failure("Recorded", transient=False, out_of_memory=False)
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
-        high = (row.saturation_high_per_second or row.saturation_per_second) / self._demand
+        high = (row.saturation_high_per_second or row.saturation.per_second) / self._demand
         if worse_below is not None and high < worse_below:
-            return self._bounded(row, high)
+            return self._bounded(row, high, [self._level("saturation", row.saturation)])
         measurement = Measurement(
-            levels=(self._saturation(row),),
+            levels=(self._level("saturation", row.saturation),),
             load_factor=row.capacity_per_second / self._demand,
             load_factor_low=row.capacity_low_per_second / self._demand,
             load_factor_high=_of(row.capacity_high_per_second, self._demand),
@@ -64,7 +79,7 @@ class RecordedEvaluator:
             row.reason,
             measurement,
             row.excess,
-            row.saturation_per_second,
+            row.saturation.per_second,
             seconds=_seconds(row),
         )
 
@@ -72,62 +87,88 @@ class RecordedEvaluator:
         """See `Evaluator`."""
         return self._counted(self._evaluated(self._drawn(config), math.inf))
 
+    def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
+        """See `Evaluator`."""
+        row = self._drawn(config, lambda row: row.light is not None)
+        if row.saturation is None or row.light is None:
+            return self._counted(self._evaluated(row, math.inf))
+        levels = [self._level("saturation", row.saturation), self._level("open_loop", row.light)]
+        high = row.saturation_high_per_second or row.saturation.per_second
+        return self._counted(self._bounded(row, high / self._demand, levels))
+
     def _counted(self, evaluation: Evaluation) -> Evaluation:
         self.seconds += evaluation.seconds.measuring + evaluation.seconds.serving
         return evaluation
 
-    def _drawn(self, config: ServingConfig) -> RecordedRow:
+    def _drawn(
+        self, config: ServingConfig, wanted: Callable[[RecordedRow], bool] = lambda _: True
+    ) -> RecordedRow:
         position = self._table.space.search_space.position_of(config)
         assert position is not None, "points of the recorded space alone are asked for"
-        rows = self._table.by_position[position]
+        all_rows = self._table.by_position[position]
+        rows = list(filter(wanted, all_rows)) or all_rows
         return rows[int(self._rng.integers(len(rows)))]
 
-    def _bounded(self, row: RecordedRow, high: float) -> Evaluation:
-        level = self._saturation(row)
-        ended = "saturation alone was needed"
-        measurement = Measurement((level,), 0.0, 0.0, high, self._demand, ended)
-        warmed = self._table.space.warmup_seconds + row.saturation_seconds
+    def _bounded(self, row: RecordedRow, high: float, levels: Sequence[LoadLevel]) -> Evaluation:
+        ended = "its capacity was not needed"
+        measurement = Measurement(tuple(levels), 0.0, 0.0, high, self._demand, ended)
+        warmup = self._table.space.warmup_seconds
         return Evaluation(
             "bounded",
             ended,
             measurement,
             0.0,
-            row.saturation_per_second,
-            seconds=Seconds(measuring=warmed, serving=row.serving_seconds),
+            levels[0].achieved_per_second,
+            seconds=Seconds(
+                measuring=sum(warmup + level.seconds for level in levels),
+                serving=row.serving_seconds,
+            ),
         )
 
-    def _saturation(self, row: RecordedRow) -> LoadLevel:
-        rate, seconds = row.saturation_per_second or 0.0, row.saturation_seconds
-        total_ms = [split.total_ms for split in row.servers]
-        answered = sum(split.requests for split in row.servers)
-        replied_ms = sum(s.total_ms * s.requests for s in row.servers) / answered if total_ms else 0
-        streams = tuple(
-            StreamLevel(
-                name=stream.name,
-                offered_per_second=rate * stream.demand_per_second / self._demand,
-                achieved_per_second=rate * stream.demand_per_second / self._demand,
-                sent=round(rate * seconds),
-                completed=round(rate * seconds),
-                errors=0,
-                first_error=None,
-                mean_ms=replied_ms,
-                mean_from_send_ms=replied_ms,
-                latencies=(),
-                limit_percentile=stream.limit.percentile,
-                limit_ms=stream.limit.latency_ms,
-            )
-            for stream in self._table.space.workload.streams
-        )
+    def _level(self, kind: LevelKind, recorded: RecordedLevel) -> LoadLevel:
+        rate, requests = recorded.per_second, round(recorded.per_second * recorded.seconds)
+        answered = sum(split.requests for split in recorded.servers)
+        inside_ms = sum(s.total_ms * s.requests for s in recorded.servers) / max(1, answered)
+        network_ms = recorded.network_ms
+        latencies = {each.stream: each for each in recorded.latencies}
         return LoadLevel(
-            kind="saturation",
+            kind=kind,
             load_factor=rate / self._demand,
-            seconds=seconds,
-            streams=streams,
-            server=row.servers,
+            seconds=recorded.seconds,
+            streams=tuple(
+                self._stream(stream, rate, requests, inside_ms, latencies.get(stream.name))
+                for stream in self._table.space.workload.streams
+            ),
+            server=recorded.servers,
             client=ClientUse(processes=1, cpu_seconds=0.0, memory_mib=0.0, lag_ms=0.0),
-            replied_ms=replied_ms + row.network_ms if row.network_ms is not None else None,
-            slices=(Slice(round(rate * seconds / _SLICES), None),) * _SLICES,
-            ended=row.reason,
+            replied_ms=inside_ms + network_ms if network_ms is not None else None,
+            slices=(Slice(round(requests / _SLICES), None),) * _SLICES,
+            ended="recorded",
+        )
+
+    def _stream(
+        self,
+        stream: Stream,
+        rate: float,
+        requests: int,
+        mean_ms: float,
+        latency: StreamLatency | None,
+    ) -> StreamLevel:
+        share = stream.demand_per_second / self._demand
+        told = () if latency is None else ((50.0, latency.p50_ms), (95.0, latency.p95_ms))
+        return StreamLevel(
+            name=stream.name,
+            offered_per_second=rate * share,
+            achieved_per_second=rate * share,
+            sent=round(requests * share),
+            completed=round(requests * share),
+            errors=0,
+            first_error=None,
+            mean_ms=mean_ms,
+            mean_from_send_ms=mean_ms,
+            latencies=tuple(Percentile(p, ms, ms, ms, requests, requests) for p, ms in told),
+            limit_percentile=stream.limit.percentile,
+            limit_ms=stream.limit.latency_ms,
         )
 
 

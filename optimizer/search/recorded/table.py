@@ -43,18 +43,44 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class StreamLatency:
+    """Percentiles of the latency of one stream at one level."""
+
+    stream: str
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class RecordedLevel:
+    """One load level.
+
+    Attributes:
+        per_second: requests of all streams, served under saturation, offered otherwise.
+        seconds: measured time, warm-up excluded.
+        network_ms: mean time between client and server, None where unseen.
+        latencies: of each stream; of a saturated level they are not kept.
+        servers: what the server said, model by model.
+    """
+
+    per_second: float
+    seconds: float
+    network_ms: float | None
+    latencies: tuple[StreamLatency, ...]
+    servers: tuple[ServerSplit, ...]
+
+
+@dataclass(frozen=True)
 class RecordedRow:
     """One measurement of one point; rates are requests/s.
 
     Attributes:
-        saturation_per_second, saturation_high_per_second: None where it failed before.
-        saturation_seconds: measured time of that level, warm-up excluded.
-        servers: what the server said of that level, model by model.
-        network_ms: mean time between client and server in that level, None where unseen.
+        saturation: None where it failed before; with the upper bound of the rate.
+        light: the level that service times are learnt from beside it, of points alone.
         capacity_per_second: 0 where nothing is served within the limits.
         excess: see `Evaluation`.
         latencies: at parts of the capacity, where they were measured.
-        measuring_seconds, serving_seconds: see `Seconds`.
+        measuring_seconds, serving_seconds: see `Seconds`; without the light level.
         disturbed: whether anything else ran on the machine meanwhile.
     """
 
@@ -66,12 +92,10 @@ class RecordedRow:
     capacity_low_per_second: float = 0.0
     capacity_high_per_second: float | None = None
     excess: float | None = None
-    saturation_per_second: float | None = None
+    saturation: RecordedLevel | None = None
     saturation_high_per_second: float | None = None
-    saturation_seconds: float = 0.0
-    network_ms: float | None = None
+    light: RecordedLevel | None = None
     latencies: tuple[Latency, ...] = ()
-    servers: tuple[ServerSplit, ...] = ()
     measuring_seconds: float = 0.0
     serving_seconds: float = 0.0
     disturbed: bool = False

@@ -16,18 +16,19 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from optimizer.errors import UsageError
-from optimizer.measurement import BatchPoint, LoadLevel
+from optimizer.measurement import BatchPoint, LoadLevel, StreamLevel
 from optimizer.parameters import Parameter, label
 from optimizer.search.recorded.recording import disturbed
 from optimizer.search.recorded.table import (
     Kind,
     Latency,
+    RecordedLevel,
     RecordedRow,
     RecordedSpace,
     RecordedTable,
+    StreamLatency,
 )
 from optimizer.search.study_directory import RecordingDirectory, write_text
-from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
 
 _SPACE = TypeAdapter(RecordedSpace)
@@ -38,10 +39,7 @@ _PLAIN = (
     "capacity_low_per_second",
     "capacity_high_per_second",
     "excess",
-    "saturation_per_second",
     "saturation_high_per_second",
-    "saturation_seconds",
-    "network_ms",
     "measuring_seconds",
     "serving_seconds",
     "disturbed",
@@ -49,6 +47,11 @@ _PLAIN = (
 )
 """Fields of a row that are columns as they are."""
 
+_LEVELS = ("saturation", "light")
+"""Levels of a row, as they are called in front of their columns."""
+
+_OF_LEVEL = ("per_second", "seconds", "network_ms")
+_OF_STREAM = ("p50_ms", "p95_ms")
 _PARTS = ("queue_ms", "compute_input_ms", "compute_infer_ms", "compute_output_ms")
 _DIGITS = 6
 
@@ -60,12 +63,12 @@ def recorded(space: RecordedSpace, directory: RecordingDirectory) -> RecordedTab
         "latencies": directory.latencies.read_all(),
         "repeat": directory.repeats.read_all(),
     }
-    rows = [_row(kind, r, space.search_space) for kind in stores for r in stores[kind].values()]
+    rows = [_row(kind, record, space) for kind in stores for record in stores[kind].values()]
     return RecordedTable(space, tuple(rows))
 
 
-def _row(kind: Kind, record: TrialRecord, space: SearchSpace) -> RecordedRow:
-    position = space.position_of(record.config)
+def _row(kind: Kind, record: TrialRecord, space: RecordedSpace) -> RecordedRow:
+    position = space.search_space.position_of(record.config)
     assert position is not None, "points of this space were recorded"
     row: dict[str, Any] = {
         "kind": kind,
@@ -77,30 +80,39 @@ def _row(kind: Kind, record: TrialRecord, space: SearchSpace) -> RecordedRow:
         "disturbed": disturbed(record),
     }
     if (measurement := record.measurement) is not None:
-        row |= _saturation(measurement.levels[0]) | {
+        first, last = measurement.levels[0], measurement.levels[-1]
+        row |= {
+            "saturation": _recorded(first, first.achieved_per_second, ()),
+            "saturation_high_per_second": first.rate[2],
             "capacity_per_second": measurement.capacity_per_second,
             "capacity_low_per_second": measurement.capacity_low_per_second,
             "capacity_high_per_second": measurement.capacity_high_per_second,
             "excess": record.constraints[0][1] if record.constraints else None,
         }
+        if kind == "point":
+            row["light"] = _recorded(last, _offered(last), last.streams)
+            row["measuring_seconds"] -= space.warmup_seconds + last.seconds
         if kind == "latencies" and record.outcome == "ok":
             row["latencies"] = tuple(map(_latency, measurement.levels[-2:]))
     return RecordedRow(**row)
 
 
-def _saturation(level: LoadLevel) -> dict[str, Any]:
-    return {
-        "saturation_per_second": level.achieved_per_second,
-        "saturation_high_per_second": level.rate[2],
-        "saturation_seconds": level.seconds,
-        "network_ms": level.network_ms,
-        "servers": level.server,
-    }
+def _recorded(level: LoadLevel, per_second: float, streams: Sequence[StreamLevel]) -> RecordedLevel:
+    return RecordedLevel(
+        per_second,
+        level.seconds,
+        level.network_ms,
+        tuple(StreamLatency(s.name, s.latency_ms(50), s.latency_ms(95)) for s in streams),
+        level.server,
+    )
 
 
 def _latency(level: LoadLevel) -> Latency:
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    return Latency(offered, max(stream.latency_ms(95) for stream in level.streams))
+    return Latency(_offered(level), max(stream.latency_ms(95) for stream in level.streams))
+
+
+def _offered(level: LoadLevel) -> float:
+    return sum(stream.offered_per_second for stream in level.streams)
 
 
 def write_table(path: Path, table: RecordedTable) -> None:
@@ -126,7 +138,17 @@ def _columns(row: RecordedRow, parameters: Sequence[Parameter]) -> dict[str, obj
     columns["latencies"] = " ".join(
         f"{_short(x.p95_ms)}@{_short(x.per_second)}" for x in row.latencies
     )
-    for split in row.servers:
+    for name in _LEVELS:
+        if (level := getattr(row, name)) is not None:
+            columns |= {f"{name}:{key}": value for key, value in _level_columns(level).items()}
+    return columns
+
+
+def _level_columns(level: RecordedLevel) -> dict[str, object]:
+    columns = {name: _short(getattr(level, name)) for name in _OF_LEVEL}
+    for latency in level.latencies:
+        columns |= {f"{latency.stream}:{p}": _short(getattr(latency, p)) for p in _OF_STREAM}
+    for split in level.servers:
         of = {part: _short(getattr(split, part)) for part in _PARTS}
         of |= {"requests": split.requests, "batches": _batches_text(split.batches)}
         columns |= {f"{split.model}:{name}": value for name, value in of.items()}
@@ -172,9 +194,28 @@ def _parsed(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> Reco
         dict(zip(("p95_ms", "per_second"), text.split("@"), strict=True))
         for text in columns["latencies"].split()
     ]
-    models = [name.removesuffix(":batches") for name in columns if name.endswith(":batches")]
-    row["servers"] = [_split(columns, model) for model in models if columns[f"{model}:batches"]]
+    for name in _LEVELS:
+        prefix = f"{name}:"
+        own = {k.removeprefix(prefix): v for k, v in columns.items() if k.startswith(prefix) and v}
+        row[name] = _level(own) if own else None
     return _ROW.validate_python(row)
+
+
+def _level(columns: Mapping[str, str]) -> dict[str, object]:
+    streams, models = _having(columns, ":p50_ms"), _having(columns, ":batches")
+    return {
+        **{name: columns.get(name) for name in _OF_LEVEL},
+        "latencies": [
+            {"stream": stream, **{p: columns[f"{stream}:{p}"] for p in _OF_STREAM}}
+            for stream in streams
+        ],
+        "servers": [_split(columns, model) for model in models],
+    }
+
+
+def _having(columns: Mapping[str, str], ending: str) -> list[str]:
+    """Names of models or streams of which there is such a column."""
+    return [name.removesuffix(ending) for name in columns if name.endswith(ending)]
 
 
 def _split(columns: Mapping[str, str], model: str) -> dict[str, object]:

@@ -1,0 +1,112 @@
+"""How single executions depart from the mean times of a saturated server. Pure.
+
+Triton counts sums, so a saturated level tells neither how much executions of one size differ nor
+what an instance takes longer when it was idle: its threads sleep, its caches are cold. Both show at
+a light load: in the latencies, and in the batches that form while others wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from optimizer.measurement import LoadLevel
+from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.simulator.prediction import level
+from optimizer.simulator.service_curve import ServiceCurve, Unevenness
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.stream_simulation import serving_of
+from optimizer.workload import Stream, Workload
+
+_PERCENTILES = (50.0, 95.0)
+_SPREADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_WAKES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
+"""In the shortest time that an inference takes with the runtime."""
+
+_REQUESTS = 2_000
+_FAR = 0.7
+"""Logarithm of a ratio; a level that is further off was disturbed, however far it is."""
+
+
+@dataclass(frozen=True)
+class LightLoad:
+    """What one stream met while its model was often idle.
+
+    Attributes:
+        per_second: requests to the model, those of other streams included.
+        latencies_ms: (percentile, latency) pairs.
+        mean_batch: inferences in an execution.
+    """
+
+    model: ModelServing
+    server: ServerOptions
+    stream: Stream
+    per_second: float
+    latencies_ms: tuple[tuple[float, float], ...]
+    mean_batch: float
+
+
+def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> Iterator[LightLoad]:
+    """What an open-loop level shows, for each stream of which anything was answered."""
+    splits = {split.model: split for split in found.server}
+    models = {model.name: model for model in config.models}
+    seen = {each.name: each for each in found.streams}
+    for stream in workload.streams:
+        own, split = seen[stream.name], splits.get(stream.target)
+        if split is None or not split.batches or not own.latencies:
+            continue
+        asking = [each for each in workload.streams if each.target == stream.target]
+        inferences = sum(point.batch_size * point.executions for point in split.batches)
+        yield LightLoad(
+            models[stream.target],
+            config.server,
+            stream,
+            sum(seen[each.name].offered_per_second for each in asking),
+            tuple((p, own.latency_ms(p)) for p in _PERCENTILES),
+            inferences / sum(point.executions for point in split.batches),
+        )
+
+
+def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenness:
+    """What simulates nearest to the light loads; that of `service` where there are none.
+
+    A grid: the simulation is neither smooth nor slow.
+    """
+    if not loads:
+        return service.unevenness
+    curves = [service.curve(load.model, load.server) for load in loads]
+    by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]] = {}
+    for load, curve in zip(loads, curves, strict=True):
+        by_runtime.setdefault(load.model.artifact.runtime, []).append((load, curve))
+    tried = (_nearest_wakes(by_runtime, spread) for spread in _SPREADS)
+    return min(tried, key=lambda found: found[0])[1]
+
+
+def _nearest_wakes(
+    by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]], spread: float
+) -> tuple[float, Unevenness]:
+    """The misfit of a spread with the wake of each runtime that suits it best."""
+    total, wakes = 0.0, []
+    for runtime, pairs in by_runtime.items():
+        shortest_ms = min(curve.execution_ms[0] for _, curve in pairs)
+        found = [
+            (sum(_misfit(load, replace(c, spread=spread, wake_ms=wake)) for load, c in pairs), wake)
+            for wake in (share * shortest_ms for share in _WAKES)
+        ]
+        misfit, wake = min(found)
+        total += misfit
+        wakes.append((runtime, wake))
+    return total, Unevenness(spread, tuple(wakes))
+
+
+def _misfit(load: LightLoad, curve: ServiceCurve) -> float:
+    """Summed size of the logarithms of simulated over measured."""
+    serving = serving_of(load.model, curve, load.stream)
+    found = level(
+        serving, load.stream.arrivals, load.per_second, 0, _REQUESTS, percentiles=_PERCENTILES
+    )
+    executions = sum(found.batches.values())
+    mean_batch = sum(size * n for size, n in found.batches.items()) / executions
+    pairs = [(found.latency_ms(p), measured) for p, measured in load.latencies_ms]
+    return sum(min(_FAR, abs(math.log(a / b))) for a, b in [*pairs, (mean_batch, load.mean_batch)])
