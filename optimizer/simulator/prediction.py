@@ -62,8 +62,7 @@ class PredictedSaturation:
     @property
     def mean_batch(self) -> float:
         """Inferences in an execution; 0 where everything was refused."""
-        executions = sum(self.batches.values())
-        return sum(size * n for size, n in self.batches.items()) / max(1, executions)
+        return _mean_batch(self.batches)
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,11 @@ class PredictedLevel:
         """One of the predicted percentiles. Raises KeyError for another."""
         return dict(self.latencies_ms)[percentile]
 
+    @property
+    def mean_batch(self) -> float:
+        """See `PredictedSaturation`."""
+        return _mean_batch(self.batches)
+
 
 @dataclass(frozen=True)
 class PredictedCapacity:
@@ -105,6 +109,11 @@ class PredictedCapacity:
     per_second: float
     saturation: PredictedSaturation
     floor_ms: float
+
+
+def _mean_batch(batches: dict[int, int]) -> float:
+    executions = sum(batches.values())
+    return sum(size * n for size, n in batches.items()) / max(1, executions)
 
 
 def saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSaturation:

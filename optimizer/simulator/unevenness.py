@@ -106,7 +106,6 @@ def _misfit(load: LightLoad, curve: ServiceCurve) -> float:
     found = level(
         serving, load.stream.arrivals, load.per_second, 0, _REQUESTS, percentiles=_PERCENTILES
     )
-    executions = sum(found.batches.values())
-    mean_batch = sum(size * n for size, n in found.batches.items()) / executions
     pairs = [(found.latency_ms(p), measured) for p, measured in load.latencies_ms]
-    return sum(min(_FAR, abs(math.log(a / b))) for a, b in [*pairs, (mean_batch, load.mean_batch)])
+    pairs.append((found.mean_batch, load.mean_batch))
+    return sum(min(_FAR, abs(math.log(a / b))) for a, b in pairs)

@@ -3,6 +3,8 @@
 Every execution takes 10 ms whatever its size, unless a test says otherwise.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -165,6 +167,21 @@ def test_executions_slow_down_with_the_instances_that_are_busy_when_they_begin()
     curve = ServiceCurve((1, 64), (10.0, 10.0), busy_factors=(0.5, 1.0))
     done = simulate(Scheduler(8, instances=2), [0, 1], curve=curve)
     assert done.execution_ms.tolist() == [5, 10]
+
+
+def test_an_execution_takes_longer_on_an_instance_that_was_idle() -> None:
+    alone = Scheduler(8, dynamic=False)
+    done = simulate(alone, [0, 1, 30], curve=replace(TEN_MS, wake_ms=3.0))
+    assert done.execution_begin_ms.tolist() == [0, 13, 30]
+    assert done.execution_ms.tolist() == [13, 10, 13]
+
+
+def test_each_instance_wakes_by_itself() -> None:
+    alone = Scheduler(8, dynamic=False, instances=2)
+    done = simulate(alone, [0, 0, 1, 12], curve=replace(TEN_MS, wake_ms=3.0))
+    assert done.execution_ms.tolist() == [13, 13, 10, 10]
+    late = simulate(alone, [0, 0, 1, 14], curve=replace(TEN_MS, wake_ms=3.0))
+    assert late.execution_ms.tolist() == [13, 13, 10, 13]
 
 
 def test_requests_of_different_shapes_are_not_merged() -> None:
