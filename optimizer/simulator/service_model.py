@@ -104,8 +104,6 @@ def _busy_factors(instances: int, alone: float) -> tuple[float, ...]:
     return tuple(steps.tolist())
 
 
-def fitted(
-    observations: Iterable[ServiceObservation], unevenness: Unevenness = EVEN
-) -> ServiceModel:
+def fitted(observations: Iterable[ServiceObservation]) -> ServiceModel:
     """The model of what was observed."""
-    return ServiceModel(tuple(observations), unevenness)
+    return ServiceModel(tuple(observations))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
@@ -20,6 +20,9 @@ LEAST_SHARE = 0.02
 
 _FIXED_OVERHEAD = 0.25
 """Share of the overhead that may go with executions, whatever their size."""
+
+_LIGHT_DOUBT = 0.1
+"""Standard deviation of the logarithm of a time at a light load, where instances are idle."""
 
 _QUEUES = 0.5
 """Of its executing time: a model whose requests wait for less has instances that idle."""
@@ -104,19 +107,28 @@ class ServiceObservation:
     disturbance: float = 0.0
 
 
-def observed(config: ServingConfig, level: LoadLevel) -> tuple[ServiceObservation, ...]:
-    """The service times that a saturated level shows, for each model that executed anything.
+def observed(
+    config: ServingConfig, level: LoadLevel, light: LoadLevel | None = None
+) -> tuple[ServiceObservation, ...]:
+    """The service times that a run shows, for each model that executed anything.
+
+    Args:
+        level: saturated, which tells of the largest batch.
+        light: of the same server with less to do, which tells of small ones.
 
     Raises:
         ValueError: when the level is of another kind.
     """
     if level.kind != "saturation":
         raise ValueError(f"service times need a saturated level, got one of kind {level.kind}")
-    return tuple(_observations(config, level))
+    return tuple(_observations(config, level, light))
 
 
-def _observations(config: ServingConfig, level: LoadLevel) -> Iterator[ServiceObservation]:
+def _observations(
+    config: ServingConfig, level: LoadLevel, light: LoadLevel | None
+) -> Iterator[ServiceObservation]:
     splits = {split.model: split for split in level.server}
+    small = {split.model: split for split in light.server} if light is not None else {}
     requests = sum(split.requests for split in level.server)
     for model in config.models:
         split = splits.get(model.name)
@@ -127,6 +139,8 @@ def _observations(config: ServingConfig, level: LoadLevel) -> Iterator[ServiceOb
         per_second = level.achieved_per_second * split.requests / requests
         busy = len(config.models) == 1 or _queues(split)
         times = _times(split, way.executing, per_second if busy else None)
+        if model.name in small:
+            times += _light_times(small[model.name], split, times)
         yield ServiceObservation(way, times, level.network_ms, _disturbance(level.machine))
 
 
@@ -166,6 +180,28 @@ def _times(
         overhead_ms = 1000 * instances * mean_batch / inferences_per_second - compute_ms
     kept = [p for p in split.batches if p.batch_size * p.executions >= LEAST_SHARE * inferences]
     return tuple(_time(point, overhead_ms, compute_ms, mean_batch) for point in kept)
+
+
+def _light_times(
+    light: ServerSplit, saturated: ServerSplit, known: Sequence[BatchTime]
+) -> tuple[BatchTime, ...]:
+    """Of the sizes that saturation does not show; what is overhead there is taken to be here."""
+    compute_ms = {point.batch_size: point.compute_ms for point in saturated.batches}
+    overhead_ms = [(t.occupancy_ms - compute_ms[t.batch_size]) / t.batch_size for t in known]
+    by_request = max(0.0, sum(overhead_ms) / len(overhead_ms))
+    told = {time.batch_size for time in known}
+    inferences = sum(point.executions * point.batch_size for point in light.batches)
+    return tuple(
+        BatchTime(
+            point.batch_size,
+            point.executions,
+            point.compute_ms + by_request * point.batch_size,
+            _LIGHT_DOUBT,
+        )
+        for point in light.batches
+        if point.batch_size not in told
+        and point.batch_size * point.executions >= LEAST_SHARE * inferences
+    )
 
 
 def _time(

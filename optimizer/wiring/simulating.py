@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import UsageError
-from optimizer.search.guidance.learnt_forecast import learnt_service, learnt_unevenness
+from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.searched_space import read_searched
 from optimizer.search.served_levels import concurrency
 from optimizer.search.study_directory import StudyDirectory
@@ -88,12 +88,9 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
     searched = read_searched(directory)
     trials = list(directory.trials.read_all().values())
     calibration = list(directory.calibration.read_all().values())
-    records = [*calibration, *trials]
-    service = learnt_service(records)
+    service = with_trials(calibrated(calibration, searched.workload), trials)
     if not service.observations:
         raise UsageError(f"study {request.study} has saturated nothing yet: run it first")
-    unevenness = learnt_unevenness(calibration, searched.workload)
-    service = replace(service, unevenness=unevenness)
     point = only_point(searched.search_space, request.settings)
     config = point.config(point.baseline)
     own = [record for record in trials if record.config == config and record.outcome == "ok"]
@@ -104,7 +101,7 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
             _predicted(stream, config, service, request.seed)
             for stream in searched.workload.streams
         ),
-        runs=sum(record.measurement is not None for record in records),
+        runs=sum(record.measurement is not None for record in (*calibration, *trials)),
         measured=own[-1] if own else None,
     )
 

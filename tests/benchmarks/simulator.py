@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.model_space import Position
-from optimizer.search.guidance.learnt_forecast import learnt_service, learnt_unevenness
+from optimizer.search.guidance.learnt_forecast import calibrated
 from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedRow, RecordedTable
@@ -41,7 +41,7 @@ def learnt(table: RecordedTable, points: Sequence[Position]) -> ServiceModel:
         measured_record(n, config, evaluator.calibrate(config, setting.slot), setting)
         for n, config in enumerate(configs)
     ]
-    return learnt_service(records, learnt_unevenness(records, table.space.workload))
+    return calibrated(records, table.space.workload)
 
 
 def serving(table: RecordedTable, service: ServiceModel, row: RecordedRow) -> Serving:

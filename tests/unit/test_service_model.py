@@ -118,6 +118,33 @@ def test_requests_of_several_inferences_are_counted_as_such() -> None:
     assert observed(config, in_pairs)[0].times == pytest.approx(observed(config, shown)[0].times)
 
 
+def light(config: ServingConfig, *points: BatchPoint) -> LoadLevel:
+    requests = sum(point.batch_size * point.executions for point in points)
+    split = ServerSplit(config.models[0].name, requests, 1.0, 0.1, 5.0, 0.1, points)
+    return replace(level(0.5), server=(split,))
+
+
+def test_a_light_load_tells_of_sizes_that_saturation_does_not_show() -> None:
+    config, truth = config_of(largest=8), affine_truth(0)
+    way = way_of(config.models[0], config.server)
+    shown = saturated(config, truth, overhead_ms=0.8)
+    small = light(config, BatchPoint(1, 90, truth(way, 1) - 0.1), BatchPoint(8, 9, 99.0))
+    (found,) = observed(config, shown, small)
+    assert [time.batch_size for time in found.times] == [4, 8, 1]
+    single = found.times[-1]
+    # A tenth of a millisecond for each request is what saturation shows beside computing.
+    assert single.occupancy_ms == pytest.approx(truth(way, 1), rel=0.01)
+    assert single.doubt > max(time.doubt for time in found.times[:2])
+
+
+def test_a_light_load_of_saturated_sizes_alone_tells_nothing_more() -> None:
+    config, truth = config_of(largest=1), affine_truth(0)
+    shown = saturated(config, truth)
+    assert observed(config, shown, light(config, BatchPoint(1, 90, 99.0))) == observed(
+        config, shown
+    )
+
+
 def test_only_a_saturated_level_shows_service_times() -> None:
     with pytest.raises(ValueError, match="got one of kind open_loop"):
         observed(config_of(), level(0.5))

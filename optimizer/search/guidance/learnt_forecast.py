@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from optimizer.search.history import History
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.service_curve import EVEN, Unevenness
 from optimizer.simulator.service_model import ServiceModel, fitted
-from optimizer.simulator.service_observation import ServiceObservation, observed
+from optimizer.simulator.service_observation import observed
 from optimizer.simulator.unevenness import light_loads, unevenness_of
 from optimizer.trial_record import TrialRecord
 from optimizer.workload import Workload
 
 
-def learnt_unevenness(calibration: Sequence[TrialRecord], workload: Workload) -> Unevenness:
-    """How uneven executions are, by the light load that each calibration run ends with."""
-    service = learnt_service(calibration)
-    return unevenness_of(
-        service,
-        [
-            load
-            for record in calibration
-            if record.measurement is not None
-            for level in record.measurement.levels[1:]
-            for load in light_loads(record.config, level, workload)
-        ],
+def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
+    """Service times by calibration runs: of each its saturated level and its light load."""
+    runs = [(r.config, r.measurement.levels) for r in calibration if r.measurement is not None]
+    service = fitted(
+        each for config, (saturated, *light) in runs for each in observed(config, saturated, *light)
     )
+    loads = [
+        load
+        for config, (_, *light) in runs
+        for level in light
+        for load in light_loads(config, level, workload)
+    ]
+    return replace(service, unevenness=unevenness_of(service, loads))
 
 
-def learnt_service(records: Iterable[TrialRecord], unevenness: Unevenness = EVEN) -> ServiceModel:
-    """Service times by the saturated level that each measurement began with."""
-    return fitted(_observed(records), unevenness)
-
-
-def _observed(records: Iterable[TrialRecord]) -> Iterable[ServiceObservation]:
-    for record in records:
-        if record.measurement is not None:
-            yield from observed(record.config, record.measurement.levels[0])
+def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> ServiceModel:
+    """What is learnt further from the saturated level that each trial began with."""
+    more = (
+        each
+        for record in trials
+        if record.measurement is not None
+        for each in observed(record.config, record.measurement.levels[0])
+    )
+    return replace(service, observations=(*service.observations, *more))
 
 
 class LearntForecast:
@@ -65,12 +65,12 @@ class LearntForecast:
 
     def __call__(self) -> Forecast:
         """What is expected of every point by now."""
-        records = [*self._calibration, *self._history.records]
-        if self._known is None or self._known[0] != len(records):
-            service = learnt_service(records, self._unevenness)
-            self._known = len(records), self._forecaster.forecast(service)
+        trials = self._history.records
+        if self._known is None or self._known[0] != len(trials):
+            service = with_trials(self._calibrated, trials)
+            self._known = len(trials), self._forecaster.forecast(service)
         return self._known[1]
 
     @cached_property
-    def _unevenness(self) -> Unevenness:
-        return learnt_unevenness(self._calibration, self._workload)
+    def _calibrated(self) -> ServiceModel:
+        return calibrated(self._calibration, self._workload)
