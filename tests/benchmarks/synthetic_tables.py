@@ -38,7 +38,7 @@ NOISE = 0.03
 """Standard deviations of logarithms."""
 
 _SPEED = {"fp32": 1.0, "fp16": 1.1, "bf16": 1.4, "int8": 2.2}
-_SERVING_SECONDS, _WARMUP_SECONDS, _LEVEL_SECONDS, _LEVELS = 1.0, 0.7, 2.75, 3
+_SERVING_SECONDS, _WARMUP_SECONDS, _LEVEL_SECONDS, _LEVELS = 1.0, 0.7, 3.5, 3
 
 
 def quickstart() -> Space:
@@ -119,7 +119,7 @@ def synthetic_table(seed: int) -> RecordedTable:
             ),
             saturation_high_per_second=1.02 * found.saturation.per_second,
             light=_recorded_level(rate, model, curve, light.batches, (latency,)),
-            measuring_seconds=_LEVELS * (_LEVEL_SECONDS + _WARMUP_SECONDS),
+            measuring_seconds=_LEVELS * _LEVEL_SECONDS,
             serving_seconds=_SERVING_SECONDS,
         )
         own = truth.normal(POINT, "point", row)

@@ -55,10 +55,10 @@ def recorded_row(space: SearchSpace, row: int, rate: float, kind: Kind = "point"
         capacity_low_per_second=0.98 * rate,
         capacity_high_per_second=1.02 * rate,
         excess=-0.5,
-        saturation=RecordedLevel(1.05 * rate, 2.0, 0.5, (), servers),
+        saturation=RecordedLevel(1.05 * rate, 2.5, 0.5, (), servers),
         saturation_high_per_second=1.06 * rate,
         light=RecordedLevel(
-            0.5 * rate, 1.0, 0.4, (StreamLatency("bert", compute_ms, 3 * compute_ms),), servers
+            0.5 * rate, 1.5, 0.4, (StreamLatency("bert", compute_ms, 3 * compute_ms),), servers
         ),
         latencies=(Latency(0.5 * rate, 20.0),) if kind == "latencies" else (),
         measuring_seconds=8.0,

@@ -57,7 +57,7 @@ def test_calibrating_adds_the_light_level_and_its_time() -> None:
     [stream] = light.streams
     assert stream.offered_per_second == pytest.approx(0.5 * CAPACITY)
     assert stream.latency_ms(95) == pytest.approx(3 * stream.latency_ms(50))
-    assert found.seconds.measuring == (2.0 + 0.5) + (1.0 + 0.5)
+    assert found.seconds.measuring == 2.5 + 1.5
 
 
 def test_calibrating_draws_what_has_a_light_level() -> None:

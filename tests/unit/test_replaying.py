@@ -19,7 +19,7 @@ from tests.unit.tables import recorded_table
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 TABLE = recorded_table(SPACE)
-CALIBRATION_RUN_SECONDS = (2.0 + 0.5) + (1.0 + 0.5) + 1.0
+CALIBRATION_RUN_SECONDS = 2.5 + 1.5 + 1.0
 
 
 def replayed(sampler: str, *, trials: int = 12, seed: int = 0, near: float | None = None) -> Replay:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class RecordedEvaluator:
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
         high = (row.saturation_high_per_second or row.saturation.per_second) / self._demand
         if worse_below is not None and high < worse_below:
-            return self._bounded(row, high, [self._level("saturation", row.saturation)])
+            return self._bounded(row, high, {"saturation": row.saturation})
         measurement = Measurement(
             levels=(self._level("saturation", row.saturation),),
             load_factor=row.capacity_per_second / self._demand,
@@ -92,8 +92,11 @@ class RecordedEvaluator:
         row = self._drawn(config, lambda row: row.light is not None)
         if row.saturation is None or row.light is None:
             return self._counted(self._evaluated(row, math.inf))
-        levels = [self._level("saturation", row.saturation), self._level("open_loop", row.light)]
         high = row.saturation_high_per_second or row.saturation.per_second
+        levels: dict[LevelKind, RecordedLevel] = {
+            "saturation": row.saturation,
+            "open_loop": row.light,
+        }
         return self._counted(self._bounded(row, high / self._demand, levels))
 
     def _counted(self, evaluation: Evaluation) -> Evaluation:
@@ -109,24 +112,27 @@ class RecordedEvaluator:
         rows = list(filter(wanted, all_rows)) or all_rows
         return rows[int(self._rng.integers(len(rows)))]
 
-    def _bounded(self, row: RecordedRow, high: float, levels: Sequence[LoadLevel]) -> Evaluation:
+    def _bounded(
+        self, row: RecordedRow, high: float, levels: Mapping[LevelKind, RecordedLevel]
+    ) -> Evaluation:
         ended = "its capacity was not needed"
-        measurement = Measurement(tuple(levels), 0.0, 0.0, high, self._demand, ended)
-        warmup = self._table.space.warmup_seconds
+        seen = tuple(self._level(kind, level) for kind, level in levels.items())
+        measurement = Measurement(seen, 0.0, 0.0, high, self._demand, ended)
         return Evaluation(
             "bounded",
             ended,
             measurement,
             0.0,
-            levels[0].achieved_per_second,
+            seen[0].achieved_per_second,
             seconds=Seconds(
-                measuring=sum(warmup + level.seconds for level in levels),
+                measuring=sum(level.seconds for level in levels.values()),
                 serving=row.serving_seconds,
             ),
         )
 
     def _level(self, kind: LevelKind, recorded: RecordedLevel) -> LoadLevel:
-        rate, requests = recorded.per_second, round(recorded.per_second * recorded.seconds)
+        rate, seconds = recorded.per_second, recorded.seconds - self._table.space.warmup_seconds
+        requests = round(rate * seconds)
         answered = sum(split.requests for split in recorded.servers)
         inside_ms = sum(s.total_ms * s.requests for s in recorded.servers) / max(1, answered)
         network_ms = recorded.network_ms
@@ -134,7 +140,7 @@ class RecordedEvaluator:
         return LoadLevel(
             kind=kind,
             load_factor=rate / self._demand,
-            seconds=recorded.seconds,
+            seconds=seconds,
             streams=tuple(
                 self._stream(stream, rate, requests, inside_ms, latencies.get(stream.name))
                 for stream in self._table.space.workload.streams

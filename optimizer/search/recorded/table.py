@@ -57,7 +57,7 @@ class RecordedLevel:
 
     Attributes:
         per_second: requests of all streams, served under saturation, offered otherwise.
-        seconds: measured time, warm-up excluded.
+        seconds: that it took, warm-up included.
         network_ms: mean time between client and server, None where unseen.
         latencies: of each stream; of a saturated level they are not kept.
         servers: what the server said, model by model.

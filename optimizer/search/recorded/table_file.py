@@ -82,7 +82,7 @@ def _row(kind: Kind, record: TrialRecord, space: RecordedSpace) -> RecordedRow:
     if (measurement := record.measurement) is not None:
         first, last = measurement.levels[0], measurement.levels[-1]
         row |= {
-            "saturation": _recorded(first, first.achieved_per_second, ()),
+            "saturation": _recorded(first, first.achieved_per_second, (), space),
             "saturation_high_per_second": first.rate[2],
             "capacity_per_second": measurement.capacity_per_second,
             "capacity_low_per_second": measurement.capacity_low_per_second,
@@ -90,17 +90,20 @@ def _row(kind: Kind, record: TrialRecord, space: RecordedSpace) -> RecordedRow:
             "excess": record.constraints[0][1] if record.constraints else None,
         }
         if kind == "point":
-            row["light"] = _recorded(last, _offered(last), last.streams)
-            row["measuring_seconds"] -= space.warmup_seconds + last.seconds
+            row["light"] = light = _recorded(last, _offered(last), last.streams, space)
+            row["measuring_seconds"] -= light.seconds
         if kind == "latencies" and record.outcome == "ok":
             row["latencies"] = tuple(map(_latency, measurement.levels[-2:]))
     return RecordedRow(**row)
 
 
-def _recorded(level: LoadLevel, per_second: float, streams: Sequence[StreamLevel]) -> RecordedLevel:
+def _recorded(
+    level: LoadLevel, per_second: float, streams: Sequence[StreamLevel], space: RecordedSpace
+) -> RecordedLevel:
+    machine = level.machine
     return RecordedLevel(
         per_second,
-        level.seconds,
+        machine.seconds if machine is not None else space.warmup_seconds + level.seconds,
         level.network_ms,
         tuple(StreamLatency(s.name, s.latency_ms(50), s.latency_ms(95)) for s in streams),
         level.server,
