@@ -20,11 +20,17 @@ from optimizer.simulator.stream_simulation import serving_of
 from optimizer.workload import Stream, Workload
 
 _PERCENTILES = (50.0, 95.0)
-_SPREADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_SPREADS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_LIKELY_SPREAD, _LOG_SPREAD_SD = 0.15, 0.6
+"""Expected, and how sure that is: a short level tells little of a percentile."""
+
 _WAKES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 """In the shortest time that an inference takes with the runtime."""
 
-_REQUESTS = 2_000
+_REQUESTS = 4_000
+_OFF = 0.12
+"""Mean size of the logarithms by which a level is off from a simulation of the truth."""
+
 _FAR = 0.7
 """Logarithm of a ratio; a level that is further off was disturbed, however far it is."""
 
@@ -69,9 +75,9 @@ def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> 
 
 
 def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenness:
-    """What simulates nearest to the light loads; that of `service` where there are none.
+    """What is likeliest by the light loads; that of `service` where there are none.
 
-    A grid: the simulation is neither smooth nor slow.
+    Found on a grid: the simulation is neither smooth nor slow.
     """
     if not loads:
         return service.unevenness
@@ -79,15 +85,15 @@ def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenne
     by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]] = {}
     for load, curve in zip(loads, curves, strict=True):
         by_runtime.setdefault(load.model.artifact.runtime, []).append((load, curve))
-    tried = (_nearest_wakes(by_runtime, spread) for spread in _SPREADS)
+    tried = (_likeliest_wakes(by_runtime, spread) for spread in _SPREADS)
     return min(tried, key=lambda found: found[0])[1]
 
 
-def _nearest_wakes(
+def _likeliest_wakes(
     by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]], spread: float
 ) -> tuple[float, Unevenness]:
-    """The misfit of a spread with the wake of each runtime that suits it best."""
-    total, wakes = 0.0, []
+    """A spread with the wake of each runtime that suits it best; how unlikely they are, first."""
+    total, wakes = (math.log(spread / _LIKELY_SPREAD) / _LOG_SPREAD_SD) ** 2 / 2, []
     for runtime, pairs in by_runtime.items():
         shortest_ms = min(curve.execution_ms[0] for _, curve in pairs)
         found = [
@@ -95,17 +101,17 @@ def _nearest_wakes(
             for wake in (share * shortest_ms for share in _WAKES)
         ]
         misfit, wake = min(found)
-        total += misfit
+        total += misfit / _OFF
         wakes.append((runtime, wake))
     return total, Unevenness(spread, tuple(wakes))
 
 
 def _misfit(load: LightLoad, curve: ServiceCurve) -> float:
-    """Summed size of the logarithms of simulated over measured."""
+    """Mean size of the logarithms of simulated over measured."""
     serving = serving_of(load.model, curve, load.stream)
     found = level(
         serving, load.stream.arrivals, load.per_second, 0, _REQUESTS, percentiles=_PERCENTILES
     )
     pairs = [(found.latency_ms(p), measured) for p, measured in load.latencies_ms]
     pairs.append((found.mean_batch, load.mean_batch))
-    return sum(min(_FAR, abs(math.log(a / b))) for a, b in pairs)
+    return sum(min(_FAR, abs(math.log(a / b))) for a, b in pairs) / len(pairs)

@@ -2,19 +2,21 @@
 
 On each table the service times are learnt from the points that a study would calibrate with, and
 everything else is predicted: what a point saturates at, and its 95th percentile at half and at
-four fifths of its measured capacity, at the rates that were offered then. A second block learns
-from all points, as a study does in the end: what is left is the batcher's share of the error.
+four fifths of its capacity: of the predicted one, as whoever asks the simulator has no other, and
+at the rate that was offered, where an error of the capacity weighs many times as much in a queue.
+A second block learns from all points: what is left is the batcher's share of the error.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.load.curve import SHARES_OF_CAPACITY
 from optimizer.model_space import Position
 from optimizer.search.guidance.learnt_forecast import calibrated
 from optimizer.search.measured_record import measured_record
@@ -24,7 +26,7 @@ from optimizer.search.recorded.table_file import read_table
 from optimizer.search.served_levels import concurrency
 from optimizer.shipped import shipped
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.prediction import Serving, level, saturation
+from optimizer.simulator.prediction import Serving, capacity, level, saturation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
 from optimizer.wiring.replaying import recorded_setting
@@ -67,18 +69,23 @@ def throughput_errors(
 
 
 def latency_errors(
-    table: RecordedTable, service: ServiceModel, known: Sequence[Position], at: int
-) -> Floats:
-    """Predicted over measured 95th percentile less 1 at one of the loads that were measured."""
+    table: RecordedTable, service: ServiceModel, known: Sequence[Position]
+) -> Iterator[tuple[str, float]]:
+    """Predicted over measured 95th percentile less 1, by load."""
     [stream] = table.space.workload.streams
-    errors = []
     for row in table.rows:
-        if row.latencies and row.position not in known and not row.disturbed:
-            measured = row.latencies[at]
-            way = serving(table, service, row)
-            found = level(way, stream.arrivals, measured.per_second, seed=0, requests=20_000)
-            errors.append(found.latency_ms(95.0) / measured.p95_ms - 1)
-    return np.array(errors)
+        if not row.latencies or row.position in known or row.disturbed:
+            continue
+        way = serving(table, service, row)
+        outstanding = concurrency(table.space.search_space.config(row.position))
+        most = capacity(way, stream.arrivals, stream.limit, outstanding, seed=0).per_second
+        for share, measured in zip(SHARES_OF_CAPACITY, row.latencies, strict=True):
+            for what, rate in (
+                (f"p95 at {share:.0%} of capacity", share * most),
+                (f"p95 at the rate of {share:.0%}", measured.per_second),
+            ):
+                found = level(way, stream.arrivals, rate, seed=0, requests=20_000)
+                yield what, found.latency_ms(95.0) / measured.p95_ms - 1
 
 
 def shown(name: str, errors: Floats) -> None:
@@ -97,15 +104,16 @@ def compare(path: Path) -> None:
     calibration = calibration_points(space)
     every = [space.at(row) for row in range(len(space))]
     for what, points, known in (
-        (f"learnt from {len(calibration)} saturated runs, judged on the others", calibration, None),
+        (f"learnt from {len(calibration)} runs, judged on the others", calibration, None),
         (f"learnt from all {len(every)} points", every, ()),
     ):
         unjudged = points if known is None else known
         service = learnt(table, points)
         print(f"{path.stem}, {what}:")
         shown("saturated throughput", throughput_errors(table, service, unjudged))
-        shown("p95 at 50 % of capacity", latency_errors(table, service, unjudged, 0))
-        shown("p95 at 80 % of capacity", latency_errors(table, service, unjudged, 1))
+        errors = list(latency_errors(table, service, unjudged))
+        for name in sorted({load for load, _ in errors}):
+            shown(name, np.array([error for load, error in errors if load == name]))
 
 
 def main() -> None:

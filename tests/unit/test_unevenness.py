@@ -37,13 +37,13 @@ def served(known: ServiceModel, config: ServingConfig) -> Serving:
 
 
 def loads(truth: Unevenness, seed: int) -> Iterator[LightLoad]:
-    """What half of its saturation shows of every seventh configuration."""
+    """What half of its saturation shows of every third configuration."""
     true_service = replace(service(), unevenness=truth)
-    for config in CONFIGS[::7]:
+    for config in CONFIGS[::3]:
         [model] = config.models
         curve = true_service.curve(model, config.server)
         rate = 500 * len(curve.busy_factors) * model.max_batch_size / curve.execution_ms[-1]
-        found = level(served(true_service, config), STREAM.arrivals, rate, seed, 3_000)
+        found = level(served(true_service, config), STREAM.arrivals, rate, seed, 8_000)
         yield LightLoad(
             model,
             config.server,
@@ -59,7 +59,7 @@ def test_spread_and_wake_are_recovered_from_light_loads(spread: float, wake: flo
     runtimes = sorted({config.models[0].artifact.runtime for config in CONFIGS})
     truth = Unevenness(spread, tuple((runtime, wake) for runtime in runtimes))
     found = unevenness_of(service(), list(loads(truth, seed=5)))
-    assert found.spread == pytest.approx(spread, abs=0.11)
+    assert found.spread == pytest.approx(spread, abs=0.15)
     assert {runtime for runtime, _ in found.wake_ms} <= {*runtimes}
     for _, own in found.wake_ms:
         assert own == pytest.approx(wake, abs=0.8)
@@ -74,7 +74,7 @@ def test_one_disturbed_level_does_not_decide() -> None:
     worst = quiet[0]
     disturbed = replace(worst, latencies_ms=tuple((p, 30 * ms) for p, ms in worst.latencies_ms))
     found = unevenness_of(service(), [disturbed, *quiet[1:]])
-    assert found.spread == pytest.approx(0.3, abs=0.11)
+    assert found.spread == pytest.approx(0.3, abs=0.15)
 
 
 def recorded_light(config: ServingConfig) -> LoadLevel:
