@@ -82,7 +82,7 @@ def test_a_table_that_is_no_file_and_does_not_ship_is_refused_with_those_that_do
     assert "short_sequences" in str(ran.exception)
 
 
-@pytest.mark.parametrize("name", ["short_sequences"])
+@pytest.mark.parametrize("name", ["precision_and_instances", "short_sequences"])
 def test_shipped_tables_hold_every_point_and_the_best_again_and_again(name: str) -> None:
     table = open_table(name)
     space = table.space.search_space
