@@ -21,7 +21,7 @@ LEAST_SHARE = 0.02
 _FIXED_OVERHEAD = 0.25
 """Share of the overhead that may go with executions, whatever their size."""
 
-_LIGHT_DOUBT = 0.1
+_LIGHT_DOUBT = 0.2
 """Standard deviation of the logarithm of a time at a light load, where instances are idle."""
 
 _QUEUES = 0.5
