@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from optimizer.measurement import LoadLevel
 from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig
 from optimizer.simulator.prediction import level
-from optimizer.simulator.service_curve import ServiceCurve, Unevenness
+from optimizer.simulator.service_curve import SPREAD, ServiceCurve, Unevenness
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
 from optimizer.workload import Stream, Workload
 
 _PERCENTILES = (50.0, 95.0)
 _SPREADS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
-_LIKELY_SPREAD, _LOG_SPREAD_SD = 0.15, 0.6
-"""Expected, and how sure that is: a short level tells little of a percentile."""
+_LOG_SPREAD_SCALE = 0.3
+"""Of a Cauchy distribution around the expected spread: a few short levels tell little of a
+percentile, but where they tell of another spread it may be any."""
 
 _WAKES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 """In the shortest time that an inference takes with the runtime."""
@@ -93,7 +94,7 @@ def _likeliest_wakes(
     by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]], spread: float
 ) -> tuple[float, Unevenness]:
     """A spread with the wake of each runtime that suits it best; how unlikely they are, first."""
-    total, wakes = (math.log(spread / _LIKELY_SPREAD) / _LOG_SPREAD_SD) ** 2 / 2, []
+    total, wakes = math.log1p((math.log(spread / SPREAD) / _LOG_SPREAD_SCALE) ** 2), []
     for runtime, pairs in by_runtime.items():
         shortest_ms = min(curve.execution_ms[0] for _, curve in pairs)
         found = [

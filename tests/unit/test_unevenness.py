@@ -54,12 +54,12 @@ def loads(truth: Unevenness, seed: int) -> Iterator[LightLoad]:
         )
 
 
-@pytest.mark.parametrize(("spread", "wake"), [(0.1, 0.0), (0.5, 0.0), (0.3, 1.5)])
+@pytest.mark.parametrize(("spread", "wake"), [(0.1, 0.0), (0.2, 1.5), (0.65, 0.0), (1.0, 0.0)])
 def test_spread_and_wake_are_recovered_from_light_loads(spread: float, wake: float) -> None:
     runtimes = sorted({config.models[0].artifact.runtime for config in CONFIGS})
     truth = Unevenness(spread, tuple((runtime, wake) for runtime in runtimes))
     found = unevenness_of(service(), list(loads(truth, seed=5)))
-    assert found.spread == pytest.approx(spread, abs=0.15)
+    assert found.spread == pytest.approx(spread, rel=0.5)
     assert {runtime for runtime, _ in found.wake_ms} <= {*runtimes}
     for _, own in found.wake_ms:
         assert own == pytest.approx(wake, abs=0.8)
@@ -70,11 +70,11 @@ def test_without_light_loads_nothing_new_is_known() -> None:
 
 
 def test_one_disturbed_level_does_not_decide() -> None:
-    quiet = list(loads(Unevenness(0.3), seed=5))
+    quiet = list(loads(Unevenness(0.8), seed=5))
     worst = quiet[0]
     disturbed = replace(worst, latencies_ms=tuple((p, 30 * ms) for p, ms in worst.latencies_ms))
     found = unevenness_of(service(), [disturbed, *quiet[1:]])
-    assert found.spread == pytest.approx(0.3, abs=0.15)
+    assert found.spread == pytest.approx(0.8, rel=0.3)
 
 
 def recorded_light(config: ServingConfig) -> LoadLevel:
