@@ -1,0 +1,246 @@
+"""The published benchmark that eight configurations were tuned by hand for, and what follows from it.
+
+AWS Machine Learning Blog, 2022, on NVIDIA Triton and Amazon SageMaker: bert-large-uncased,
+sequences of 512 tokens, on three instance types with NVIDIA T4 GPUs. Each row is one load of a ramp
+of closed-loop users, not a capacity at the latency limit: rows compare loads of 8 to 47 users.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from optimizer.cost import Demand, Price, Score, score
+from optimizer.shipped import shipped
+
+PUBLISHED_DEMAND = Demand(requests_per_second=500.0)
+PUBLISHED_LIMIT_MS = 500.0
+
+_HEADLINE, _MIDDLE = "ml.g4dn.xlarge", "ml.g4dn.2xlarge"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One configuration on one instance type.
+
+    Attributes:
+        configuration: its name there, such as "trt-db-ig".
+        instances: of the model on each GPU.
+        gpus: of the instance type.
+        replicas: instances for 500 requests a second, as published.
+        invocations_per_minute: that one instance serves.
+        latency_ms: model latency at that load.
+        usd_per_hour: of all replicas, as published.
+    """
+
+    configuration: str
+    runtime: str
+    batching: bool
+    instances: int
+    instance_type: str
+    gpus: int
+    replicas: int
+    invocations_per_minute: float
+    latency_ms: float
+    usd_per_hour: float
+
+    @property
+    def per_second(self) -> float:
+        """Requests a second that one instance serves."""
+        return self.invocations_per_minute / 60
+
+    def score(self, price: Price) -> Score:
+        """What serving the published demand costs, worked out anew."""
+        return score(self.per_second, self.per_second, price, PUBLISHED_DEMAND)
+
+    @property
+    def meets_limit(self) -> bool:
+        """Whether its latency is within the published threshold."""
+        return self.latency_ms <= PUBLISHED_LIMIT_MS
+
+
+def published_rows() -> tuple[PublishedRow, ...]:
+    """The 24 rows, in their order."""
+    with shipped("published_benchmark.csv").open(encoding="utf-8") as lines:
+        return tuple(map(_row, csv.DictReader(lines)))
+
+
+def _row(row: Mapping[str, str]) -> PublishedRow:
+    return PublishedRow(
+        configuration=row["configuration"],
+        runtime=row["runtime"],
+        batching=row["batching"] == "true",
+        instances=int(row["instances"]),
+        instance_type=row["instance_type"],
+        gpus=int(row["gpus"]),
+        replicas=int(row["replicas"]),
+        invocations_per_minute=float(row["invocations_per_minute"]),
+        latency_ms=float(row["latency_ms"]),
+        usd_per_hour=float(row["usd_per_hour"]),
+    )
+
+
+def cheapest(
+    rows: Sequence[PublishedRow], prices: Mapping[str, Price], limit_ms: float | None = None
+) -> PublishedRow:
+    """The row whose fleet costs least; of those within a limit where one is given.
+
+    Raises:
+        ValueError: when no row is within the limit.
+    """
+    within = [row for row in rows if limit_ms is None or row.latency_ms <= limit_ms]
+    if not within:
+        raise ValueError(f"no published row is within {limit_ms} ms")
+    return min(within, key=lambda row: row.score(prices[row.instance_type]).fleet_usd_per_hour)
+
+
+Feature = Callable[[PublishedRow], Any]
+"""One of `runtime`, `batching` and `instances`."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two rows that differ in one feature."""
+
+    before: PublishedRow
+    after: PublishedRow
+
+    @property
+    def throughput(self) -> float:
+        """Ratio of what one instance serves."""
+        return self.after.invocations_per_minute / self.before.invocations_per_minute
+
+    @property
+    def latency(self) -> float:
+        """Ratio of the latencies; below 1 is a gain."""
+        return self.after.latency_ms / self.before.latency_ms
+
+
+def changes(rows: Sequence[PublishedRow], feature: Feature) -> Iterator[Change]:
+    """All pairs on one instance type in which only `feature` differs, the plainer one first."""
+    kept = [each for each in (runtime, batching, instances) if each is not feature]
+    for before, after in product(rows, rows):
+        same = before.instance_type == after.instance_type
+        same = same and all(each(before) == each(after) for each in kept)
+        if same and feature(before) < feature(after):
+            yield Change(before, after)
+
+
+def runtime(row: PublishedRow) -> str:
+    """PyTorch before TensorRT."""
+    return row.runtime
+
+
+def batching(row: PublishedRow) -> bool:
+    """Without dynamic batching before with it."""
+    return row.batching
+
+
+def instances(row: PublishedRow) -> int:
+    """One model instance before two."""
+    return row.instances
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was said of a feature, and whether the table bears it out.
+
+    Attributes:
+        said: in our words.
+        pairs: all that it is about.
+        measure: the ratio of a pair that it is about.
+        low, high: where the ratio must be for what was said, as rounded there.
+    """
+
+    said: str
+    pairs: tuple[Change, ...]
+    measure: Callable[[Change], float]
+    low: float
+    high: float
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Of all pairs, ascending."""
+        return tuple(sorted(map(self.measure, self.pairs)))
+
+    @property
+    def borne_out(self) -> int:
+        """In how many pairs the table shows it."""
+        return sum(self.low <= ratio <= self.high for ratio in self.ratios)
+
+
+def claims(rows: Sequence[PublishedRow]) -> tuple[Claim, ...]:
+    """What the article says of its features, held against its own table.
+
+    "About" allows a rounding of a quarter; a bound that was said is a bound.
+    """
+    of_runtime = tuple(changes(rows, runtime))
+    one_gpu = tuple(c for c in of_runtime if c.after.gpus == 1)
+    four_gpus = tuple(c for c in of_runtime if c.after.gpus > 1)
+    batched = tuple(changes(rows, batching))
+    doubled = tuple(changes(rows, instances))
+    endless = float("inf")
+
+    def throughput(change: Change) -> float:
+        return change.throughput
+
+    def latency(change: Change) -> float:
+        return change.latency
+
+    return (
+        Claim("TensorRT: about half the latency on one GPU", one_gpu, latency, 0.375, 0.625),
+        Claim("TensorRT: less than a third of it on four", four_gpus, latency, 0.0, 1 / 3),
+        Claim("TensorRT: at least 30 % more throughput", of_runtime, throughput, 1.3, endless),
+        *(
+            Claim(
+                f"dynamic batching, {name}: twice the throughput",
+                tuple(c for c in batched if c.after.runtime == name),
+                throughput,
+                1.5,
+                endless,
+            )
+            for name in ("pytorch", "tensorrt")
+        ),
+        Claim("dynamic batching: no noticeable latency", batched, latency, 0.0, 1.1),
+        *(
+            Claim(
+                f"two instances, {name}: 2 to 4 times the throughput",
+                tuple(c for c in doubled if c.after.runtime == name),
+                throughput,
+                1.5,
+                5.0,
+            )
+            for name in ("pytorch", "tensorrt")
+        ),
+    )
+
+
+def notes(rows: Sequence[PublishedRow]) -> list[str]:
+    """Where the table says less, or something else, than the article."""
+    of = {(row.configuration, row.instance_type): row for row in rows}
+    batched = [
+        change.throughput for change in changes(rows, batching) if change.after.runtime == "pytorch"
+    ]
+    gain = 1 - Change(of["pt-base", _MIDDLE], of["trt-base", _MIDDLE]).latency
+    rates = per_gpu(rows, "trt-db-ig")
+    others = max(rate for name, rate in rates.items() if name != _HEADLINE)
+    return [
+        f"Dynamic batching changes PyTorch's throughput by {min(batched):.2f} to "
+        f"{max(batched):.2f} times, not 2.",
+        f"On {_MIDDLE}, TensorRT's latency is {gain:.1%} below PyTorch's (trt-base, pt-base).",
+        f"trt-db-ig on {_HEADLINE}, the cheapest row, serves {rates[_HEADLINE]:.1f} requests a "
+        f"second and GPU, {rates[_HEADLINE] / others:.1f} times what the same GPU serves on the "
+        f"other instance types ({others:.1f} at most).",
+    ]
+
+
+def per_gpu(rows: Sequence[PublishedRow], configuration: str) -> Mapping[str, float]:
+    """Requests a second and GPU of one configuration, by instance type: the GPUs are equal."""
+    return {
+        row.instance_type: row.per_second / row.gpus
+        for row in rows
+        if row.configuration == configuration
+    }

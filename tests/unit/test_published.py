@@ -1,0 +1,101 @@
+"""The published benchmark: every figure that follows from it is worked out anew."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.published import (
+    PUBLISHED_LIMIT_MS,
+    PublishedRow,
+    batching,
+    changes,
+    cheapest,
+    claims,
+    instances,
+    per_gpu,
+    published_rows,
+    runtime,
+)
+
+ROWS = published_rows()
+PRICES = shipped_prices()
+
+
+def test_there_are_eight_configurations_on_three_instance_types() -> None:
+    assert len(ROWS) == 24
+    assert len({(row.configuration, row.instance_type) for row in ROWS}) == 24
+    assert len({row.configuration for row in ROWS}) == 8
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.instance_type}-{row.configuration}")
+def test_replicas_and_cost_are_those_that_were_published(row: PublishedRow) -> None:
+    found = row.score(PRICES[row.instance_type])
+    assert found.replicas == row.replicas
+    assert found.fleet_usd_per_hour == pytest.approx(row.usd_per_hour, abs=0.01)
+    assert found.usd_per_million_at_demand == pytest.approx(row.usd_per_hour / 1.8, abs=0.01)
+
+
+def test_the_cheapest_is_another_where_the_limit_counts() -> None:
+    any_latency, within = cheapest(ROWS, PRICES), cheapest(ROWS, PRICES, PUBLISHED_LIMIT_MS)
+    assert (any_latency.configuration, any_latency.instance_type) == ("trt-db-ig", "ml.g4dn.xlarge")
+    assert (any_latency.usd_per_hour, any_latency.latency_ms) == (7.364, 783)
+    assert (within.configuration, within.instance_type) == ("trt-db", "ml.g4dn.2xlarge")
+    assert (within.usd_per_hour, within.latency_ms) == (21.62, 499)
+    assert within.meets_limit
+    assert not any_latency.meets_limit
+
+
+def test_a_limit_that_nothing_meets_is_named() -> None:
+    with pytest.raises(ValueError, match="100"):
+        cheapest(ROWS, PRICES, 100.0)
+
+
+@pytest.mark.parametrize("feature", [runtime, batching, instances])
+def test_each_feature_has_twelve_pairs_that_differ_in_it_alone(feature: object) -> None:
+    pairs = list(changes(ROWS, feature))  # type: ignore[arg-type]
+    assert len(pairs) == 12
+    for pair in pairs:
+        differing = [f for f in (runtime, batching, instances) if f(pair.before) != f(pair.after)]
+        assert differing == [feature]
+
+
+def ratios(said: str) -> tuple[float, ...]:
+    [claim] = [each for each in claims(ROWS) if each.said.startswith(said)]
+    return claim.ratios
+
+
+def test_batching_gains_pytorch_nothing() -> None:
+    found = ratios("dynamic batching, pytorch")
+    assert (round(found[0], 2), round(found[-1], 2)) == (0.95, 1.08)
+
+
+def test_what_the_table_does_not_bear_out_is_counted() -> None:
+    of = {claim.said: (claim.borne_out, len(claim.pairs)) for claim in claims(ROWS)}
+    assert of["dynamic batching, pytorch: twice the throughput"] == (0, 6)
+    borne_out, pairs = of["TensorRT: about half the latency on one GPU"]
+    assert 0 < borne_out < pairs == 8
+
+
+def test_tensorrt_gains_little_latency_on_one_instance_type() -> None:
+    [pair] = [
+        c
+        for c in changes(ROWS, runtime)
+        if c.after.configuration == "trt-base" and c.after.instance_type == "ml.g4dn.2xlarge"
+    ]
+    assert 1 - pair.latency == pytest.approx(0.004)
+
+
+def test_the_headline_row_serves_more_than_the_same_gpu_elsewhere() -> None:
+    by_type = per_gpu(ROWS, "trt-db-ig")
+    others = [rate for name, rate in by_type.items() if name != "ml.g4dn.xlarge"]
+    assert by_type["ml.g4dn.xlarge"] / max(others) == pytest.approx(2.33, abs=0.01)
+
+
+def test_each_row_is_a_load_of_few_users() -> None:
+    users = [row.per_second * row.latency_ms / 1e3 for row in ROWS]
+    assert 8 <= min(users)
+    assert max(users) < 48
+    assert all(math.isfinite(each) for each in users)
