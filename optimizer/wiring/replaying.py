@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from optimizer.errors import UsageError
+from optimizer.fleet.published import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.search.events import Event, TrialEnded, Watcher
@@ -78,7 +79,7 @@ def open_table(name: str) -> RecordedTable:
         return read_table(path)
     if (folder / f"{name}.csv").exists():
         return read_table(folder / f"{name}.csv")
-    known = ", ".join(sorted(each.stem for each in folder.glob("*.csv")))
+    known = ", ".join([*sorted(each.stem for each in folder.glob("*.csv")), PUBLISHED])
     raise UsageError(f"TABLE must be a file or one of {known}; got {name!r}")
 
 
