@@ -6,12 +6,19 @@ from pathlib import Path
 
 import click
 
+from optimizer.cli.benchmark import show_benchmark, show_claims
 from optimizer.cli.options import OutputConsole, results_option, sampler_option
-from optimizer.cli.published import show_published
 from optimizer.cli.watchers import PlainLines
 from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import PUBLISHED, published_rows
-from optimizer.report.published_page import published_page
+from optimizer.fleet.published import (
+    PUBLISHED,
+    PUBLISHED_DEMAND,
+    PUBLISHED_LIMIT_MS,
+    claims,
+    notes,
+    published_rows,
+)
+from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.study_directory import write_text
 from optimizer.serving_config import describe
 from optimizer.wiring.replaying import Replay, open_table, replay_table
@@ -36,16 +43,25 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
     """
     console = OutputConsole()
     if table == PUBLISHED:
-        rows, prices = published_rows(), shipped_prices()
-        page = results.absolute() / f"{PUBLISHED}.html"
-        write_text(page, published_page(rows, prices))
-        show_published(console, rows, prices, page)
+        replay_published(console, results.absolute() / f"{PUBLISHED}.html")
         return 0
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
     found = replay_table(recorded, sampler, seed, budget, PlainLines(console))
     console.print("\n" + replay_text(found), markup=False, highlight=False, soft_wrap=True)
     return 0 if found.best is not None else 1
+
+
+def replay_published(console: OutputConsole, page: Path) -> None:
+    """Work out what follows from the published rows; print it, and write the page."""
+    prices, demand, limit_ms = shipped_prices(), PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+    rows = [row.priced(prices[row.instance_type], demand) for row in published_rows()]
+    said, remarks = claims(rows), notes(rows)
+    title = "The published benchmark, worked out anew"
+    write_text(page, benchmark_page(title, rows, prices, demand, limit_ms, said, remarks))
+    show_benchmark(console, rows, prices, demand, limit_ms)
+    show_claims(console, said, remarks)
+    console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def replay_text(found: Replay) -> str:

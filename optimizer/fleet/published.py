@@ -7,13 +7,19 @@ of closed-loop users, not a capacity at the latency limit: rows compare loads of
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
 
-from optimizer.cost import Demand, Price, Score, score
+from optimizer.cost import Demand
+from optimizer.fleet.benchmark import (
+    BenchmarkRow,
+    Change,
+    batching,
+    changes,
+    instances,
+    read_rows,
+    runtime,
+)
 from optimizer.shipped import shipped
 
 PUBLISHED = "published_benchmark"
@@ -25,126 +31,10 @@ PUBLISHED_LIMIT_MS = 500.0
 _HEADLINE, _MIDDLE = "ml.g4dn.xlarge", "ml.g4dn.2xlarge"
 
 
-@dataclass(frozen=True)
-class PublishedRow:
-    """One configuration on one instance type.
-
-    Attributes:
-        configuration: its name there, such as "trt-db-ig".
-        instances: of the model on each GPU.
-        gpus: of the instance type.
-        replicas: instances for 500 requests a second, as published.
-        invocations_per_minute: that one instance serves.
-        latency_ms: model latency at that load.
-        usd_per_hour: of all replicas, as published.
-    """
-
-    configuration: str
-    runtime: str
-    batching: bool
-    instances: int
-    instance_type: str
-    gpus: int
-    replicas: int
-    invocations_per_minute: float
-    latency_ms: float
-    usd_per_hour: float
-
-    @property
-    def per_second(self) -> float:
-        """Requests a second that one instance serves."""
-        return self.invocations_per_minute / 60
-
-    def score(self, price: Price) -> Score:
-        """What serving the published demand costs, worked out anew."""
-        return score(self.per_second, self.per_second, price, PUBLISHED_DEMAND)
-
-    @property
-    def meets_limit(self) -> bool:
-        """Whether its latency is within the published threshold."""
-        return self.latency_ms <= PUBLISHED_LIMIT_MS
-
-
-def published_rows() -> tuple[PublishedRow, ...]:
-    """The 24 rows, in their order."""
+def published_rows() -> tuple[BenchmarkRow, ...]:
+    """The 24 rows as published, in their order."""
     with shipped(f"{PUBLISHED}.csv").open(encoding="utf-8") as lines:
-        return tuple(map(_row, csv.DictReader(lines)))
-
-
-def _row(row: Mapping[str, str]) -> PublishedRow:
-    return PublishedRow(
-        configuration=row["configuration"],
-        runtime=row["runtime"],
-        batching=row["batching"] == "true",
-        instances=int(row["instances"]),
-        instance_type=row["instance_type"],
-        gpus=int(row["gpus"]),
-        replicas=int(row["replicas"]),
-        invocations_per_minute=float(row["invocations_per_minute"]),
-        latency_ms=float(row["latency_ms"]),
-        usd_per_hour=float(row["usd_per_hour"]),
-    )
-
-
-def cheapest(
-    rows: Sequence[PublishedRow], prices: Mapping[str, Price], limit_ms: float | None = None
-) -> PublishedRow:
-    """The row whose fleet costs least; of those within a limit where one is given.
-
-    Raises:
-        ValueError: when no row is within the limit.
-    """
-    within = [row for row in rows if limit_ms is None or row.latency_ms <= limit_ms]
-    if not within:
-        raise ValueError(f"no published row is within {limit_ms} ms")
-    return min(within, key=lambda row: row.score(prices[row.instance_type]).fleet_usd_per_hour)
-
-
-Feature = Callable[[PublishedRow], Any]
-"""One of `runtime`, `batching` and `instances`."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """Two rows that differ in one feature."""
-
-    before: PublishedRow
-    after: PublishedRow
-
-    @property
-    def throughput(self) -> float:
-        """Ratio of what one instance serves."""
-        return self.after.invocations_per_minute / self.before.invocations_per_minute
-
-    @property
-    def latency(self) -> float:
-        """Ratio of the latencies; below 1 is a gain."""
-        return self.after.latency_ms / self.before.latency_ms
-
-
-def changes(rows: Sequence[PublishedRow], feature: Feature) -> Iterator[Change]:
-    """All pairs on one instance type in which only `feature` differs, the plainer one first."""
-    kept = [each for each in (runtime, batching, instances) if each is not feature]
-    for before, after in product(rows, rows):
-        same = before.instance_type == after.instance_type
-        same = same and all(each(before) == each(after) for each in kept)
-        if same and feature(before) < feature(after):
-            yield Change(before, after)
-
-
-def runtime(row: PublishedRow) -> str:
-    """PyTorch before TensorRT."""
-    return row.runtime
-
-
-def batching(row: PublishedRow) -> bool:
-    """Without dynamic batching before with it."""
-    return row.batching
-
-
-def instances(row: PublishedRow) -> int:
-    """One model instance before two."""
-    return row.instances
+        return read_rows(lines)
 
 
 @dataclass(frozen=True)
@@ -175,7 +65,7 @@ class Claim:
         return sum(self.low <= ratio <= self.high for ratio in self.ratios)
 
 
-def claims(rows: Sequence[PublishedRow]) -> tuple[Claim, ...]:
+def claims(rows: Sequence[BenchmarkRow]) -> tuple[Claim, ...]:
     """What the article says of its features, held against its own table.
 
     "About" allows a rounding of a quarter; a bound that was said is a bound.
@@ -221,7 +111,7 @@ def claims(rows: Sequence[PublishedRow]) -> tuple[Claim, ...]:
     )
 
 
-def notes(rows: Sequence[PublishedRow]) -> list[str]:
+def notes(rows: Sequence[BenchmarkRow]) -> list[str]:
     """Where the table says less, or something else, than the article."""
     of = {(row.configuration, row.instance_type): row for row in rows}
     batched = [
@@ -240,7 +130,7 @@ def notes(rows: Sequence[PublishedRow]) -> list[str]:
     ]
 
 
-def per_gpu(rows: Sequence[PublishedRow], configuration: str) -> Mapping[str, float]:
+def per_gpu(rows: Sequence[BenchmarkRow], configuration: str) -> Mapping[str, float]:
     """Requests a second and GPU of one configuration, by instance type: the GPUs are equal."""
     return {
         row.instance_type: row.per_second / row.gpus

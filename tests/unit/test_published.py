@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from pathlib import Path
@@ -10,19 +11,25 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import (
-    PUBLISHED,
-    PUBLISHED_LIMIT_MS,
-    PublishedRow,
+from optimizer.fleet.benchmark import (
+    BenchmarkRow,
+    Feature,
     batching,
     changes,
     cheapest,
-    claims,
     instances,
+    read_rows,
+    runtime,
+    write_rows,
+)
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.published import (
+    PUBLISHED,
+    PUBLISHED_DEMAND,
+    PUBLISHED_LIMIT_MS,
+    claims,
     per_gpu,
     published_rows,
-    runtime,
 )
 
 ROWS = published_rows()
@@ -36,31 +43,35 @@ def test_there_are_eight_configurations_on_three_instance_types() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.instance_type}-{row.configuration}")
-def test_replicas_and_cost_are_those_that_were_published(row: PublishedRow) -> None:
-    found = row.score(PRICES[row.instance_type])
+def test_replicas_and_cost_are_those_that_were_published(row: BenchmarkRow) -> None:
+    found = row.priced(PRICES[row.instance_type], PUBLISHED_DEMAND)
     assert found.replicas == row.replicas
-    assert found.fleet_usd_per_hour == pytest.approx(row.usd_per_hour, abs=0.01)
-    assert found.usd_per_million_at_demand == pytest.approx(row.usd_per_hour / 1.8, abs=0.01)
+    assert found.usd_per_hour == pytest.approx(row.usd_per_hour, abs=0.01)
+
+
+def test_rows_are_read_as_they_were_written() -> None:
+    file = io.StringIO()
+    write_rows(file, ROWS)
+    assert read_rows(io.StringIO(file.getvalue())) == ROWS
 
 
 def test_the_cheapest_is_another_where_the_limit_counts() -> None:
-    any_latency, within = cheapest(ROWS, PRICES), cheapest(ROWS, PRICES, PUBLISHED_LIMIT_MS)
+    any_latency, within = cheapest(ROWS), cheapest(ROWS, PUBLISHED_LIMIT_MS)
+    assert any_latency is not None
+    assert within is not None
     assert (any_latency.configuration, any_latency.instance_type) == ("trt-db-ig", "ml.g4dn.xlarge")
     assert (any_latency.usd_per_hour, any_latency.latency_ms) == (7.364, 783)
     assert (within.configuration, within.instance_type) == ("trt-db", "ml.g4dn.2xlarge")
     assert (within.usd_per_hour, within.latency_ms) == (21.62, 499)
-    assert within.meets_limit
-    assert not any_latency.meets_limit
 
 
-def test_a_limit_that_nothing_meets_is_named() -> None:
-    with pytest.raises(ValueError, match="100"):
-        cheapest(ROWS, PRICES, 100.0)
+def test_nothing_is_the_cheapest_within_a_limit_that_nothing_meets() -> None:
+    assert cheapest(ROWS, 100.0) is None
 
 
 @pytest.mark.parametrize("feature", [runtime, batching, instances])
-def test_each_feature_has_twelve_pairs_that_differ_in_it_alone(feature: object) -> None:
-    pairs = list(changes(ROWS, feature))  # type: ignore[arg-type]
+def test_each_feature_has_twelve_pairs_that_differ_in_it_alone(feature: Feature) -> None:
+    pairs = list(changes(ROWS, feature))
     assert len(pairs) == 12
     for pair in pairs:
         differing = [f for f in (runtime, batching, instances) if f(pair.before) != f(pair.after)]

@@ -1,4 +1,4 @@
-"""The published benchmark as its article's tables and charts would show it."""
+"""Rows of the published table's kind, as its article's tables and charts would show them."""
 
 from __future__ import annotations
 
@@ -8,66 +8,82 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.cost import Price
-from optimizer.fleet.published import (
-    PUBLISHED_DEMAND,
-    PUBLISHED_LIMIT_MS,
-    Claim,
-    PublishedRow,
-    cheapest,
-    claims,
-    notes,
-)
+from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.fleet.benchmark import BenchmarkRow, cheapest
+from optimizer.fleet.published import Claim
 from optimizer.report.page import COLOURS, page
 
 
-def published_page(rows: Sequence[PublishedRow], prices: Mapping[str, Price]) -> str:
-    """HTML in one file."""
+def benchmark_page(
+    title: str,
+    rows: Sequence[BenchmarkRow],
+    prices: Mapping[str, Price],
+    demand: Demand,
+    limit_ms: float,
+    claims: Sequence[Claim] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """HTML in one file.
+
+    Args:
+        rows: priced for the demand.
+        prices: of one instance, by instance type.
+        claims: said of the features, to be held against the rows.
+        notes: sentences below them.
+    """
     types = list(dict.fromkeys(row.instance_type for row in rows))
-    within = cheapest(rows, prices, PUBLISHED_LIMIT_MS)
-    users = [row.per_second * row.latency_ms / 1e3 for row in rows]
+    within = cheapest(rows, limit_ms)
+    winners = {"without a limit": cheapest(rows), f"within {limit_ms:.0f} ms": within}
     values = {
-        "demand": PUBLISHED_DEMAND.requests_per_second,
-        "limit_ms": PUBLISHED_LIMIT_MS,
-        "cheapest": _cells(cheapest(rows, prices), prices),
-        "within": _cells(within, prices),
-        "users": f"{min(users):.0f} to {max(users):.0f}",
+        "title": title,
+        "demand": demand.requests_per_second,
+        "limit_ms": limit_ms,
+        "winners": {
+            said: _cells(row, demand, limit_ms) if row is not None else None
+            for said, row in winners.items()
+        },
+        "prices": {name: _price(prices[name]) for name in types},
         "tables": {
             name: [
-                _cells(row, prices) | {"best": row == within}
+                _cells(row, demand, limit_ms) | {"best": row == within}
                 for row in rows
                 if row.instance_type == name
             ]
             for name in types
         },
-        "claims": [_claim(claim) for claim in claims(rows)],
-        "notes": notes(rows),
+        "claims": [_claim(claim) for claim in claims],
+        "notes": notes,
     }
     charts = {
         "cost": _bars(rows, "Cost of serving the demand, $ an hour", lambda r: r.usd_per_hour),
         "throughput": _bars(
             rows, "Invocations a minute of one instance", lambda r: r.invocations_per_minute
         ),
-        "latency": _bars(rows, "Model latency, ms", lambda r: r.latency_ms, PUBLISHED_LIMIT_MS),
+        "latency": _bars(rows, "Latency, ms", lambda r: r.latency_ms, limit_ms),
     }
-    return page("published.html", values, charts)
+    return page("benchmark.html", values, charts)
 
 
-def _cells(row: PublishedRow, prices: Mapping[str, Price]) -> dict[str, Any]:
-    price = prices[row.instance_type]
-    found = row.score(price)
+def _price(price: Price) -> str:
+    return f"${price.usd_per_hour} an hour each ({price.source}, {price.as_of})"
+
+
+def _cells(row: BenchmarkRow, demand: Demand, limit_ms: float) -> dict[str, Any]:
+    per_million = usd_per_million(
+        row.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
+    )
     return {
         "name": row.configuration,
+        "type": row.instance_type,
         "runtime": row.runtime,
         "batching": "on" if row.batching else "off",
         "instances": row.instances,
         "rate": f"{row.invocations_per_minute:,.0f}",
         "latency": f"{row.latency_ms:.0f}",
-        "missed": not row.meets_limit,
-        "replicas": found.replicas,
-        "cost": f"${found.fleet_usd_per_hour:.3f}",
-        "per_million": f"${found.usd_per_million_at_demand:.2f}",
-        "price": f"{row.instance_type} at ${price.usd_per_hour} ({price.source}, {price.as_of})",
+        "missed": row.latency_ms > limit_ms,
+        "replicas": row.replicas,
+        "cost": f"${row.usd_per_hour:.3f}",
+        "per_million": f"${per_million:.2f}",
     }
 
 
@@ -83,9 +99,9 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 
 def _bars(
-    rows: Sequence[PublishedRow],
+    rows: Sequence[BenchmarkRow],
     title: str,
-    value: Callable[[PublishedRow], float],
+    value: Callable[[BenchmarkRow], float],
     limit: float | None = None,
 ) -> go.Figure:
     """One group of bars for each instance type, one bar for each configuration."""
