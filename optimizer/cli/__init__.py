@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from optimizer import __version__
+from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
@@ -48,6 +49,7 @@ def commands() -> None:
 
 commands.add_command(run)
 commands.add_command(measure)
+commands.add_command(baseline)
 commands.add_command(record)
 commands.add_command(replay)
 commands.add_command(simulate)

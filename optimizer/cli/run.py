@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -41,6 +42,10 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     "--warm-start", callback=_study_name, metavar="STUDY",
     help="Take over from another study what still holds.",
 )  # fmt: skip
+@click.option(
+    "--enqueue", type=click.Choice(["published"]),
+    help="Measure the published benchmark's eight configurations first.",
+)  # fmt: skip
 @results_option
 @cache_option
 def run(
@@ -52,6 +57,7 @@ def run(
     sampler: str,
     storage: str | None,
     warm_start: str | None,
+    enqueue: Literal["published"] | None,
     results: Path,
     cache: Path | None,
 ) -> int:
@@ -67,6 +73,7 @@ def run(
         sampler=sampler,
         storage=storage,
         warm_start=warm_start,
+        enqueue=enqueue,
     )
     console = OutputConsole()
     with watching(console) as watch:

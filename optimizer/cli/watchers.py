@@ -139,7 +139,7 @@ class LiveView:
                 mark = "left out" if dropped else "ready"
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialStarted(_, measured, _, config):
-                counted = self._phase in ("calibrate", "search", "record")
+                counted = self._phase in ("calibrate", "search", "record", "baseline")
                 self._done = measured - 1 if counted else self._done
                 self._config, self._levels = describe(config), []
             case ReferenceStarted(config):

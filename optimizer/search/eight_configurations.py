@@ -6,13 +6,18 @@ two}. On a GPU that is PyTorch against TensorRT, as published; on a CPU PyTorch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from optimizer.hardware import Hardware
+from optimizer.model_space import Position
+from optimizer.parameters import label
 from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
+from optimizer.serving_config import ArtifactSpec, ServingConfig
 from optimizer.space_file import only_point
+
+_MUST_MATCH = ("runtime", "precision", "batching", "instance_count")
+"""What makes one of the eight what it is."""
 
 _SHORT = {"pytorch": "pt", "tensorrt": "trt", "openvino": "ov"}
 
@@ -23,6 +28,11 @@ class NamedConfiguration:
 
     name: str
     config: ServingConfig
+
+    @property
+    def artifacts(self) -> frozenset[ArtifactSpec]:
+        """Files that it needs."""
+        return frozenset(model.artifact for model in self.config.models)
 
 
 def eight_configurations(space: SearchSpace) -> tuple[NamedConfiguration, ...]:
@@ -68,3 +78,45 @@ def _name(runtime: str, batching: bool, instances: int) -> str:
     if runtime == "pytorch":
         features.reverse()
     return "-".join([_SHORT[runtime], *(features or ["base"])])
+
+
+def space_of(space: SearchSpace) -> SearchSpace:
+    """A space that holds at least the eight: what must be built for them. Raises UsageError."""
+    points = [only_point(space, settings) for _, settings in _settings(space)]
+    parameters = []
+    for same in zip(*(point.parameters for point in points), strict=True):
+        values = list(dict.fromkeys(value for each in same for value in each.values))
+        if all(each.ordinal for each in same):
+            values.sort()
+        parameters.append(replace(same[0], values=tuple(values)))
+    return SearchSpace(tuple(parameters), space.hardware, points[0].limits)
+
+
+def positions_of_the_eight(space: SearchSpace) -> Mapping[str, Position | None]:
+    """By name: the points of a space that come nearest to the eight.
+
+    None where the space does not hold their runtime, precision, batching or number of instances.
+    """
+    return {name: _nearest(space, settings) for name, settings in _settings(space)}
+
+
+def _nearest(space: SearchSpace, settings: Mapping[str, str]) -> Position | None:
+    wanted = []
+    for parameter in space.parameters:
+        text = settings.get(parameter.key, settings.get(parameter.name))
+        labels = [str(label(value)).lower() for value in parameter.values]
+        if text in labels:
+            wanted.append(labels.index(text))
+        elif parameter.name in _MUST_MATCH:
+            return None
+        else:
+            wanted.append(0)
+    found = space.nearest(wanted)
+    assert found is not None, "no point is excluded"
+    return found if _matches(space, found, wanted) else None
+
+
+def _matches(space: SearchSpace, found: Position, wanted: Sequence[int]) -> bool:
+    """Whether the nearest valid point still is what was wanted."""
+    pairs = zip(space.parameters, found, wanted, strict=True)
+    return all(at == own for parameter, at, own in pairs if parameter.name in _MUST_MATCH)

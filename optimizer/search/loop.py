@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.cost import usd_per_million
@@ -66,13 +67,18 @@ class SearchLoop:
         self._references = ReferenceRuns(baseline, evaluator, directory, setting, watch)
 
     def run(
-        self, budget: Budget, advise: Advisor = no_outlook, spent_seconds: float = 0.0
+        self,
+        budget: Budget,
+        advise: Advisor = no_outlook,
+        spent_seconds: float = 0.0,
+        first: Sequence[Position] = (),
     ) -> SearchEnd:
         """Search until the budget ends, every valid point is measured or nothing is left to gain.
 
         Args:
             advise: asked before every proposal whether anything is left to gain.
             spent_seconds: of the budget's time, before.
+            first: points that are measured before the study proposes any, after the baseline.
 
         Raises:
             EverythingFailedError: after five failures in a row, the baseline tried again among
@@ -81,9 +87,10 @@ class SearchLoop:
         """
         started = time.monotonic() - spent_seconds
         self._watch(PhaseStarted("search", budget.trials))
-        baseline = self._space.config(self._space.baseline)
-        if self._history.decided(baseline) is None and not self._study.has_queue:
-            self._study.enqueue(self._space.baseline)
+        if not self._study.has_queue:
+            for position in dict.fromkeys([self._space.baseline, *first]):
+                if self._history.decided(self._space.config(position)) is None:
+                    self._study.enqueue(position)
         repeats = 0
         while self._history.measured_here < budget.trials:
             if time.monotonic() - started >= budget.wall_clock_seconds:

@@ -10,18 +10,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import RequirementError, SpaceChangedError
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
+from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.model_spec import TransformersSource
-from optimizer.search.evaluator import Protocols
+from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.events import Note, Watcher
 from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.served_levels import ServedLevels
 from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.warm_start import differences
@@ -112,6 +116,21 @@ class Place:
         gpus = space.search_space.hardware.gpus
         with ServingSession(launcher, repository, self.slot, gpus) as session:
             yield session
+
+    @contextmanager
+    def evaluator(
+        self, session: ServingSession, space: Space, prepared: Prepared, seed: int, watch: Watcher
+    ) -> Iterator[LiveEvaluator]:
+        """Measures configurations of what was prepared, with a load client of its own.
+
+        Args:
+            seed: of the arrivals.
+        """
+        with LoadClient(self.slot.client_cores) as client:
+            rng = np.random.default_rng(seed)
+            levels = ServedLevels(client, space.workload, self.slot, rng, watch)
+            timing = protocols(space, self.slot)
+            yield LiveEvaluator(session, levels, space.workload, prepared.files, timing, watch)
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
         """Build and gate what the space needs, see `PreparePhase`."""

@@ -6,24 +6,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import this_machine
-from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Watcher
 from optimizer.search.recorded.recording import RecordingPlan, RecordPhase
 from optimizer.search.recorded.table import RecordedSpace
 from optimizer.search.recorded.table_file import recorded, write_table
-from optimizer.search.served_levels import ServedLevels
 from optimizer.search.study_directory import RecordingDirectory
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     hold_to_what_was_begun,
     open_space,
-    protocols,
     require_packages,
+    search_protocol,
     setting_of,
     slot_of,
 )
@@ -67,31 +62,27 @@ def record_space(request: RecordRequest, watch: Watcher) -> Path:
         place = Place(directory, request.cache, slot, space.host)
         place.introduce(machine, watch)
         setting = setting_of(space, slot, machine)
-        protocol = protocols(space, slot)
-        with place.session(space) as session, LoadClient(slot.client_cores) as client:
+        protocol = search_protocol(space)
+        with place.session(space) as session:
             prepared = place.prepare(session, space, watch)
-            rng = np.random.default_rng(request.seed)
-            levels = ServedLevels(client, space.workload, slot, rng, watch)
-            evaluator = LiveEvaluator(
-                session, levels, space.workload, prepared.files, protocol, watch
-            )
-            phase = RecordPhase(
-                prepared.space,
-                space.workload,
-                protocol.search,
-                evaluator.measured,
-                directory,
-                setting,
-                watch,
-            )
-            phase.run(RecordingPlan(prepared.space, request.seed))
+            with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
+                phase = RecordPhase(
+                    prepared.space,
+                    space.workload,
+                    protocol,
+                    evaluator.measured,
+                    directory,
+                    setting,
+                    watch,
+                )
+                phase.run(RecordingPlan(prepared.space, request.seed))
         recorded_space = RecordedSpace(
             study=space.study,
             search_space=prepared.space,
             workload=space.workload,
             price=space.price,
             demand=space.demand,
-            warmup_seconds=protocol.search.warmup_seconds,
+            warmup_seconds=protocol.warmup_seconds,
             machine=machine,
             as_of=datetime.now(UTC).date().isoformat(),
         )

@@ -7,15 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from optimizer.errors import UsageError
 from optimizer.export.bundle import write_bundle
-from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
+from optimizer.model_space import Position
 from optimizer.search.confirm import Confirmed, ConfirmPhase
+from optimizer.search.eight_configurations import positions_of_the_eight
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
@@ -24,7 +23,6 @@ from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.prepare import Prepared
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, Strategy
 from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.served_levels import ServedLevels
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
@@ -33,14 +31,13 @@ from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.session import ServingSession, files_of
+from optimizer.triton.session import files_of
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     hold_to_what_was_begun,
     open_space,
     plain,
-    protocols,
     require_packages,
     search_protocol,
     setting_of,
@@ -64,6 +61,8 @@ class RunRequest:
         cache: folder of the artefact cache.
         storage: URL of a study database; None keeps a journal in the study's folder.
         warm_start: name of a study in `results` whose measurements are taken over.
+        enqueue: what is measured before anything is proposed: the eight configurations of the
+            published benchmark, as far as the space holds them.
     """
 
     space: Path
@@ -76,6 +75,7 @@ class RunRequest:
     sampler: str = "guided"
     storage: str | None = None
     warm_start: str | None = None
+    enqueue: Literal["published"] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,21 +182,14 @@ class _Study:
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
-            with LoadClient(self._place.slot.client_cores) as client:
-                evaluator = self._evaluator(session, client, prepared)
+            seed = self._request.seed
+            with self._place.evaluator(
+                session, self._space, prepared, seed, self._watch
+            ) as evaluator:
                 ended = self._search(evaluator, history, prepared)
                 confirmed = self._confirm(evaluator, history, prepared)
         self._hand_out(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
-
-    def _evaluator(
-        self, session: ServingSession, client: LoadClient, prepared: Prepared
-    ) -> LiveEvaluator:
-        workload, slot = self._space.workload, self._place.slot
-        rng = np.random.default_rng(self._request.seed)
-        levels = ServedLevels(client, workload, slot, rng, self._watch)
-        timing = protocols(self._space, slot)
-        return LiveEvaluator(session, levels, workload, prepared.files, timing, self._watch)
 
     def _search(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> SearchEnd:
         """The calibrate phase, where the sampler has use for one, and the search."""
@@ -217,7 +210,17 @@ class _Study:
             )
             # The calibration is part of what a person has time for.
             spent_seconds = time.monotonic() - started
-            return loop.run(self._space.budget, strategy.advise, spent_seconds)
+            first = self._enqueued(prepared.space)
+            return loop.run(self._space.budget, strategy.advise, spent_seconds, first)
+
+    def _enqueued(self, space: SearchSpace) -> list[Position]:
+        """Points that were asked to be measured first."""
+        if self._request.enqueue is None:
+            return []
+        eight = positions_of_the_eight(space)
+        if missing := [name for name, position in eight.items() if position is None]:
+            self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}"))
+        return [position for position in eight.values() if position is not None]
 
     def _searched(self, space: SearchSpace) -> SearchedSpace:
         own = self._space

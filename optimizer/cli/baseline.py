@@ -1,0 +1,42 @@
+"""`baseline`: the eight configurations of the published benchmark, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from optimizer.cli.benchmark import show_benchmark
+from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.watchers import watching
+from optimizer.wiring.baselines import BaselineRequest, measure_baselines
+from optimizer.wiring.parts import default_cache
+
+
+@click.command()
+@click.argument("space", type=click.Path(path_type=Path))
+@click.option(
+    "--ramp", is_flag=True,
+    help="By the published ramp of users, up to 25 minutes each, not by the short protocol.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@results_option
+@cache_option
+def baseline(space: Path, ramp: bool, seed: int, results: Path, cache: Path | None) -> int:
+    """Measure {unoptimised, compiled} x {batching off, on} x {one instance, two} of SPACE.
+
+    On a GPU that is PyTorch and TensorRT, on a CPU PyTorch and OpenVINO; in FP32, with the largest
+    batch that the space lists.
+    """
+    request = BaselineRequest(space, results, (cache or default_cache()).absolute(), seed, ramp)
+    console = OutputConsole()
+    with watching(console) as watch:
+        found = measure_baselines(request, watch)
+    own = found.space
+    prices = {own.price.instance_type: own.price}
+    show_benchmark(console, found.rows, prices, own.demand, found.limit_ms)
+    for name, reason in found.left_out.items():
+        console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
+    for what, path in (("table", found.table), ("page", found.page)):
+        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0 if any(row.latency_ms <= found.limit_ms for row in found.rows) else 1

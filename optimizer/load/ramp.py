@@ -1,0 +1,54 @@
+"""The published benchmark's load test: users who become more and more until it is too much. Pure.
+
+An "advanced" job of SageMaker Inference Recommender: 2 users, 2 more a minute, 25 minutes at most;
+it ends when the demand is served or a latency threshold is passed. What it finds is a load of a
+closed loop, which independent arrivals of the same rate would wait longer at.
+"""
+
+from __future__ import annotations
+
+import math
+
+from optimizer.load.capacity import CapacityResult, RunLevel, Verdict
+from optimizer.load.judging import refuse_if_all_failed
+from optimizer.load.plan import LevelPlan
+from optimizer.load.stopping import StoppingConditions
+from optimizer.load.user_load import Phase, UserLoad
+from optimizer.measurement import LoadLevel, Measurement
+from optimizer.workload import Workload
+
+PUBLISHED_RAMP = UserLoad((Phase(2, 2.0, 1500.0),))
+
+
+def find_by_ramp(
+    run: RunLevel, workload: Workload, timeout_seconds: float, ramp: UserLoad = PUBLISHED_RAMP
+) -> CapacityResult:
+    """Find the most that is served within the limits while users become more.
+
+    Raises:
+        LoadTestFailure: when every request failed.
+    """
+    limits = tuple(stream.limit for stream in workload.streams)
+    invocations = math.ceil(60 * workload.demand_per_second)
+    conditions = StoppingConditions(invocations, limits)
+    level = run(LevelPlan(ramp, 0.0, ramp.seconds, timeout_seconds, stop=conditions))
+    refuse_if_all_failed(level)
+    limit_ms = min(limit.latency_ms for limit in limits)
+    per_second, p95_ms = most_within(level, limit_ms)
+    factor = per_second / workload.demand_per_second if p95_ms <= limit_ms else 0.0
+    verdict: Verdict = "ok" if factor > 0 else "infeasible"
+    measurement = Measurement(
+        (level,), factor, factor, None, workload.demand_per_second, level.ended
+    )
+    return CapacityResult(verdict, measurement, p95_ms / limit_ms - 1)
+
+
+def most_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
+    """Largest rate of a user load's equal parts whose p95 is within the limit, and that p95 in ms.
+
+    Those of the part with the least p95 where none is. Something must have been answered.
+    """
+    each = level.seconds / len(level.slices)
+    parts = [(s.completed / each, s.p95_ms) for s in level.slices if s.p95_ms is not None]
+    within = [part for part in parts if part[1] <= limit_ms]
+    return max(within) if within else min(parts, key=lambda part: part[1])

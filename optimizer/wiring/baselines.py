@@ -1,0 +1,225 @@
+"""The eight configurations of the published benchmark, measured on this machine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.load.ramp import find_by_ramp, most_within
+from optimizer.machine.fingerprint import this_machine
+from optimizer.report.benchmark_page import benchmark_page
+from optimizer.search.eight_configurations import (
+    NamedConfiguration,
+    eight_configurations,
+    space_of,
+)
+from optimizer.search.evaluator import Evaluation, LiveEvaluator
+from optimizer.search.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.search.history import History
+from optimizer.search.measured_record import measured_record
+from optimizer.search.prepare import GatedArtifact
+from optimizer.search.setting import Setting
+from optimizer.search.study_directory import StudyDirectory, write_text
+from optimizer.serving_config import ServingConfig
+from optimizer.space_file import Space
+from optimizer.trial_record import TrialRecord
+from optimizer.wiring.hosts import require_host
+from optimizer.wiring.parts import (
+    Place,
+    hold_to_what_was_begun,
+    open_space,
+    require_packages,
+    search_protocol,
+    setting_of,
+    slot_of,
+)
+
+_HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
+
+
+@dataclass(frozen=True)
+class BaselineRequest:
+    """What one `baseline` was asked to do.
+
+    Attributes:
+        results: folder of the studies; these go to STUDY/baselines below it, or STUDY/ramp.
+        cache: folder of the artefact cache.
+        ramp: by the published ramp of users instead of the search for the capacity.
+    """
+
+    space: Path
+    results: Path
+    cache: Path
+    seed: int = 0
+    ramp: bool = False
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The eight as they were found.
+
+    Attributes:
+        rows: of those that answered, in the published order, priced for the demand.
+        left_out: why there is no row, by name.
+        table, page: files that were written.
+    """
+
+    space: Space
+    rows: tuple[BenchmarkRow, ...]
+    left_out: Mapping[str, str]
+    table: Path
+    page: Path
+
+    @property
+    def limit_ms(self) -> float:
+        """The tightest stream's."""
+        return min(stream.limit.latency_ms for stream in self.space.workload.streams)
+
+
+def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
+    """Measure those of the eight that are not yet; what is measured is kept.
+
+    Everything that can be known to be missing or wrong is found before anything starts.
+
+    Raises:
+        OptimizerError: one of its branches, see `optimizer.errors`.
+    """
+    given = open_space(request.space)
+    eight = eight_configurations(given.search_space)
+    space = replace(given, search_space=space_of(given.search_space))
+    slot = slot_of(space)
+    server = require_host(space, slot)
+    require_packages(space)
+    machine = this_machine(server, space.search_space.hardware.gpus)
+    folder = "ramp" if request.ramp else "baselines"
+    directory = StudyDirectory(request.results.absolute() / space.study / folder)
+    with directory.locked():
+        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
+        place = Place(directory, request.cache, slot, space.host)
+        place.introduce(machine, watch)
+        with place.session(space) as session:
+            prepared = place.prepare(session, space, watch)
+            served, left_out = _served(eight, prepared.gated)
+            with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
+                measure = _measure(evaluator, space, request.ramp)
+                setting = setting_of(space, slot, machine)
+                _measure_all(served, measure, directory, setting, watch)
+        return _shown(space, served, left_out, directory, request.ramp)
+
+
+def _served(
+    eight: Sequence[NamedConfiguration], gated: Sequence[GatedArtifact]
+) -> tuple[list[NamedConfiguration], dict[str, str]]:
+    """Those of the eight whose files are there, and why the others' are not, by name."""
+    dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
+    reasons = {
+        each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
+        for each in eight
+    }
+    served = [each for each in eight if not reasons[each.name]]
+    return served, {name: reason for name, reason in reasons.items() if reason}
+
+
+def _measure(
+    evaluator: LiveEvaluator, space: Space, ramp: bool
+) -> Callable[[ServingConfig, Setting], Evaluation]:
+    if not ramp:
+        return lambda config, setting: evaluator.evaluate(config, setting.slot)
+    timeout = search_protocol(space).saturation_timeout_seconds
+    return lambda config, _: evaluator.measured(
+        config, lambda run: find_by_ramp(run, space.workload, timeout)
+    )
+
+
+def _measure_all(
+    configurations: Sequence[NamedConfiguration],
+    measure: Callable[[ServingConfig, Setting], Evaluation],
+    directory: StudyDirectory,
+    setting: Setting,
+    watch: Watcher,
+) -> None:
+    """Those that are not measured yet."""
+    records = dict(directory.trials.read_all())
+    watch(PhaseStarted("baseline", len(configurations)))
+    for step, each in enumerate(configurations, 1):
+        if History(records).decided(each.config) is not None:
+            continue
+        number = len(records)
+        watch(TrialStarted(number, step, len(configurations), each.config))
+        record = measured_record(number, each.config, measure(each.config, setting), setting)
+        directory.trials.write(record)
+        records[number] = record
+        watch(TrialEnded(record, History(records).incumbent))
+
+
+def _shown(
+    space: Space,
+    served: Sequence[NamedConfiguration],
+    left_out: Mapping[str, str],
+    directory: StudyDirectory,
+    ramp: bool,
+) -> Baselines:
+    """The rows, and the files that show them."""
+    records = {record.config: record for record in directory.trials.read_all().values()}
+    failed = {
+        each.name: records[each.config].reason
+        for each in served
+        if records[each.config].measurement is None
+    }
+    rows = tuple(
+        _row(each, records[each.config], space, ramp).priced(space.price, space.demand)
+        for each in served
+        if each.name not in failed
+    )
+    found = Baselines(
+        space,
+        rows,
+        {**left_out, **failed},
+        directory.root / "table.csv",
+        directory.root / "page.html",
+    )
+    text = io.StringIO()
+    write_rows(text, rows)
+    write_text(found.table, text.getvalue())
+    prices = {space.price.instance_type: space.price}
+    title = f"{space.study}: the eight configurations"
+    notes = [f"{name} is left out: {reason}" for name, reason in found.left_out.items()]
+    html = benchmark_page(title, rows, prices, space.demand, found.limit_ms, notes=notes)
+    write_text(found.page, html)
+    return found
+
+
+def _row(each: NamedConfiguration, record: TrialRecord, space: Space, ramp: bool) -> BenchmarkRow:
+    per_second, latency_ms = _found(record, space, ramp)
+    [model, *_] = each.config.models
+    return BenchmarkRow(
+        configuration=each.name,
+        runtime=model.artifact.runtime,
+        batching=model.batching is not None,
+        instances=model.groups[0].count,
+        instance_type=space.price.instance_type,
+        gpus=len(space.search_space.hardware.gpus),
+        replicas=0,
+        invocations_per_minute=60 * per_second,
+        latency_ms=latency_ms,
+        usd_per_hour=0.0,
+    )
+
+
+def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]:
+    """Requests a second at the capacity, and latency there at the tightest stream's percentile.
+
+    Where nothing is within the limits: of the last load that was tried.
+    """
+    measurement = record.measurement
+    assert measurement is not None, "what failed has no row"
+    last = measurement.levels[-1]
+    if ramp:
+        return most_within(last, min(s.limit.latency_ms for s in space.workload.streams))
+    level = measurement.level_at_capacity or last
+    worst = max(level.streams, key=lambda stream: stream.excess)
+    rate = measurement.capacity_per_second or level.achieved_per_second
+    return rate, worst.latency_ms(worst.limit_percentile)
