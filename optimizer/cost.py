@@ -12,15 +12,50 @@ from dataclasses import dataclass
 from optimizer.measurement import Measurement
 from optimizer.serving_config import PRECISION_RANK, ServingConfig
 
+ON_DEMAND = "on-demand"
+
 
 @dataclass(frozen=True)
 class Price:
-    """What one instance costs, and who says so."""
+    """What one instance costs, and who says so.
+
+    Attributes:
+        as_of: day or month, "undated" where it is not known.
+        region: "" where it is not known.
+        rate: on-demand, spot, reserved, or owned: what a price may be compared with.
+    """
 
     instance_type: str
     usd_per_hour: float
     source: str
     as_of: str
+    region: str = ""
+    rate: str = ON_DEMAND
+
+
+_HOURS_PER_YEAR = 8766
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """A machine that is owned.
+
+    Attributes:
+        usd: what it cost.
+        lifetime_years: over which that is spread.
+        watts: that it draws, cooling included.
+    """
+
+    usd: float
+    lifetime_years: float
+    watts: float
+    usd_per_kwh: float
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Straight-line depreciation and power; it runs all the time."""
+        power = self.watts / 1000 * self.usd_per_kwh
+        return self.usd / (self.lifetime_years * _HOURS_PER_YEAR) + power
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.arrival_trace import read_trace
-from optimizer.cost import Price
+from optimizer.cost import Price, Purchase
 from optimizer.model_schema import LimitSection, ModelSection
 from optimizer.parameter_schema import ParametersSection
 from optimizer.section import (
@@ -121,32 +121,49 @@ class TrafficSection(Section):
         return self.arrivals
 
 
+class PurchaseSection(Section):
+    """A machine that is owned: purchase price over its lifetime, and power."""
+
+    usd: Positive
+    lifetime_years: Positive = 4
+    watts: Positive = Field(description="that it draws while it serves, cooling included")
+    usd_per_kwh: Positive
+
+    def to_value(self) -> Purchase:
+        """The purchase as a value."""
+        return Purchase(self.usd, self.lifetime_years, self.watts, self.usd_per_kwh)
+
+
 class PriceSection(Section):
-    """What one instance costs; without `usd_per_hour` the shipped price list is asked."""
+    """What one instance costs; without `usd_per_hour` or `purchase` the price list is asked."""
 
     instance_type: str
     usd_per_hour: Positive | None = None
+    purchase: PurchaseSection | None = None
     source: str | None = None
     as_of: Day | None = Field(None, description="date of the price")
 
     @model_validator(mode="after")
     def _priced(self, info: ValidationInfo) -> Self:
         prices: Mapping[str, Price] = (info.context or {}).get("prices", {})
-        if self.usd_per_hour is None and self.instance_type not in prices:
+        if self.usd_per_hour is not None and self.purchase is not None:
+            raise wrong("purchase", "must not be given beside usd_per_hour", self.purchase.usd)
+        given = self.usd_per_hour is not None or self.purchase is not None
+        if not given and self.instance_type not in prices:
             rule = f"must be listed ({', '.join(sorted(prices))}) where usd_per_hour is not given"
             raise wrong("instance_type", rule, self.instance_type)
         return self
 
     def to_value(self, prices: Mapping[str, Price]) -> Price:
         """The price with its source."""
+        as_of = self.as_of or "undated"
+        if self.purchase is not None:
+            owned = self.purchase.to_value()
+            source = self.source or f"bought, over {owned.lifetime_years:g} years, and power"
+            return Price(self.instance_type, owned.usd_per_hour, source, as_of, rate="owned")
         if self.usd_per_hour is None:
             return prices[self.instance_type]
-        return Price(
-            self.instance_type,
-            self.usd_per_hour,
-            self.source or "space file",
-            self.as_of or "undated",
-        )
+        return Price(self.instance_type, self.usd_per_hour, self.source or "space file", as_of)
 
 
 class MeasurementSection(Section):

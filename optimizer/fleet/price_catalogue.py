@@ -1,25 +1,179 @@
-"""The shipped price list: hourly on-demand prices with region, source and date."""
+"""What instances cost by the hour: the prices that ship, and the user's own before them.
+
+A price list is a CSV file with at least the columns instance_type, usd_per_hour, region, as_of and
+basis; `rate` (on-demand where it is left out) tells spot and reserved prices apart.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from importlib import resources
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
-from optimizer.cost import Price
+from optimizer.cost import ON_DEMAND, Price
+from optimizer.errors import UsageError
+from optimizer.shipped import shipped
+
+_YEAR_DAYS = 365
+_NEEDED = ("instance_type", "usd_per_hour", "region", "as_of", "basis")
+COLUMNS = (*_NEEDED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
+
+
+@dataclass(frozen=True)
+class ListedPrice:
+    """A price, and what the instance has; None where the list does not say."""
+
+    price: Price
+    vcpus: int | None = None
+    gpu: str | None = None
+    gpus: int | None = None
+    memory_gb: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What there is one price of: instance type, region, rate."""
+        return (self.price.instance_type, self.price.region, self.price.rate)
+
+
+def own_list() -> Path:
+    """The user's own list, by the XDG base-directory specification; it need not be there."""
+    root = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(root) / "triton-cost-optimizer" / "prices.csv"
+
+
+def price_list() -> tuple[ListedPrice, ...]:
+    """The shipped prices, those of the user's own list in the place of theirs.
+
+    Raises:
+        UsageError: when the user's list cannot be read.
+    """
+    own = own_list()
+    return merged(read_list(shipped("prices.csv")), read_list(own) if own.exists() else ())
+
+
+def merged(listed: Iterable[ListedPrice], newer: Iterable[ListedPrice]) -> tuple[ListedPrice, ...]:
+    """All of both; of two with the same type, region and rate the newer one."""
+    found = {entry.key: entry for entry in listed}
+    found |= {entry.key: entry for entry in newer}
+    return tuple(found.values())
+
+
+def usual_prices(listed: Iterable[ListedPrice]) -> Mapping[str, Price]:
+    """By instance type, what a space that names nothing else is charged.
+
+    The on-demand rate; in the region of the latest price where there are several.
+    """
+    on_demand = [entry.price for entry in listed if entry.price.rate == ON_DEMAND]
+    return {price.instance_type: price for price in sorted(on_demand, key=lambda p: p.as_of)}
 
 
 def shipped_prices() -> Mapping[str, Price]:
-    """Prices by instance type, from optimizer/data/prices.csv."""
-    file = resources.files("optimizer") / "data" / "prices.csv"
-    with file.open(encoding="utf-8") as lines:
-        return {row["instance_type"]: _price(row) for row in csv.DictReader(lines)}
+    """By instance type, from the list that ships alone."""
+    return usual_prices(read_list(shipped("prices.csv")))
 
 
-def _price(row: Mapping[str, str]) -> Price:
-    return Price(
-        instance_type=row["instance_type"],
-        usd_per_hour=float(row["usd_per_hour"]),
+def read_list(path: Path) -> tuple[ListedPrice, ...]:
+    """The prices of a CSV file. Raises UsageError, naming file, line, column, rule and value."""
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UsageError(f"{path}: must have the columns {', '.join(missing)}")
+            return tuple(_listed(path, n, row) for n, row in enumerate(reader, 2))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: must be a readable CSV file ({error})") from error
+
+
+def _listed(path: Path, line: int, row: Mapping[str, str | None]) -> ListedPrice:
+    def number(column: str) -> float | None:
+        text = (row.get(column) or "").strip()
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            value = math.nan
+        if value is not None and not 0 <= value < math.inf:
+            rule = f"{path}, line {line}: {column} must be a number of at least 0, got {text!r}"
+            raise UsageError(rule)
+        return value
+
+    usd = number("usd_per_hour")
+    if not usd:
+        raise UsageError(f"{path}, line {line}: usd_per_hour must be above 0, got {usd}")
+    vcpus, gpus = number("vcpus"), number("gpus")
+    price = Price(
+        instance_type=row["instance_type"] or "",
+        usd_per_hour=usd,
         source=f"{row['basis']}, {row['region']}",
-        as_of=row["as_of"],
+        as_of=row["as_of"] or "undated",
+        region=row["region"] or "",
+        rate=row.get("rate") or ON_DEMAND,
     )
+    return ListedPrice(
+        price,
+        int(vcpus) if vcpus is not None else None,
+        row.get("gpu") or None,
+        int(gpus) if gpus is not None else None,
+        number("memory_gb"),
+    )
+
+
+def written(listed: Sequence[ListedPrice]) -> Iterator[dict[str, object]]:
+    """Rows of a CSV file with `COLUMNS` that `read_list` reads."""
+    for entry in listed:
+        price = entry.price
+        yield {
+            "instance_type": price.instance_type,
+            "usd_per_hour": price.usd_per_hour,
+            "region": price.region,
+            "as_of": price.as_of,
+            "basis": price.source.removesuffix(f", {price.region}"),
+            "rate": price.rate,
+            "vcpus": entry.vcpus,
+            "gpu": entry.gpu,
+            "gpus": entry.gpus,
+            "memory_gb": entry.memory_gb,
+        }
+
+
+def age_warning(price: Price, today: date) -> str | None:
+    """That a price is older than a year, or has no date; None where it is recent."""
+    try:
+        year, month, *day = map(int, price.as_of.split("-"))
+        since = date(year, month, *(day or [1]))
+    except ValueError:
+        return f"the price of {price.instance_type} has no date: check that it still holds"
+    if (today - since).days <= _YEAR_DAYS:
+        return None
+    return (
+        f"the price of {price.instance_type} is of {price.as_of}, more than a year old: "
+        "`python -m optimizer prices update` asks AWS for today's, or give usd_per_hour"
+    )
+
+
+def contradiction(entry: ListedPrice, cores: int, gpus: Sequence[str]) -> str | None:
+    """How a machine differs from the instance whose price is charged; None where it may be it.
+
+    Args:
+        cores: of the machine: as many as the instance has, or its physical half.
+        gpus: names by the driver, such as "NVIDIA A10G".
+    """
+    kind = entry.price.instance_type
+    if entry.gpus is not None and entry.gpus != len(gpus):
+        return f"{kind} has {entry.gpus} GPUs, this machine {len(gpus)}"
+    other = [name for name in gpus if entry.gpu is not None and not _same_gpu(entry.gpu, name)]
+    if other:
+        return f"{kind} has {entry.gpu}, this machine {other[0]}"
+    if entry.vcpus is not None and cores not in (entry.vcpus, entry.vcpus // 2):
+        return f"{kind} has {entry.vcpus} virtual CPUs, this machine {cores} cores"
+    return None
+
+
+def _same_gpu(listed: str, driver: str) -> bool:
+    """Drivers call a T4 "Tesla T4" or "NVIDIA T4", and an H100 "NVIDIA H100 80GB HBM3"."""
+    model = listed.removeprefix("NVIDIA ")
+    return model in driver.replace("Tesla ", "").split()

@@ -30,6 +30,7 @@ from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     hold_to_what_was_begun,
+    introduce_price,
     open_space,
     require_packages,
     search_protocol,
@@ -100,6 +101,7 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
         hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
         place = Place(directory, request.cache, slot, space.host)
         place.introduce(machine, watch)
+        introduce_price(space.price, watch)
         with place.session(space) as session:
             prepared = place.prepare(session, space, watch)
             served, left_out = _served(eight, prepared.gated)

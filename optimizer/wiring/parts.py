@@ -7,14 +7,16 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optimizer.artifacts.workshop import Workshop
+from optimizer.cost import Price
 from optimizer.errors import RequirementError, SpaceChangedError
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_catalogue import age_warning, price_list, usual_prices
 from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
@@ -56,8 +58,14 @@ def default_cache() -> Path:
 
 
 def open_space(path: Path) -> Space:
-    """Read a space file for this machine. Raises SpaceFileError."""
-    return load_space(path, shipped_prices(), local_hardware())
+    """Read a space file for this machine. Raises SpaceFileError, or UsageError for a price list."""
+    return load_space(path, usual_prices(price_list()), local_hardware())
+
+
+def introduce_price(price: Price, watch: Watcher) -> None:
+    """Say so where a price is old."""
+    if (warning := age_warning(price, datetime.now(UTC).date())) is not None:
+        watch(Note(warning))
 
 
 def slot_of(space: Space) -> Slot:

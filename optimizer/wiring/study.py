@@ -36,6 +36,7 @@ from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
     hold_to_what_was_begun,
+    introduce_price,
     open_space,
     plain,
     require_packages,
@@ -173,6 +174,7 @@ class _Study:
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
+        introduce_price(self._space.price, self._watch)
         # A damaged record, or a storage that cannot be opened, is known now, and not after
         # everything is built.
         self._directory.trials.read_all()
