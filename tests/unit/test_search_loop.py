@@ -89,6 +89,16 @@ def test_the_baseline_is_measured_first(search: Search) -> None:
     assert search.records[0].config == baseline_of(search.space)
 
 
+def test_what_is_to_be_measured_first_is_once_in_its_order(search: Search) -> None:
+    first = [search.space.at(row) for row in (7, 3, 7)]
+    for trials in (2, 6):
+        study, history = search.opened()
+        search.loop(study, history).run(Budget(trials, 1e9), first=first)
+    wanted = [search.space.baseline, *dict.fromkeys(first)]
+    assert search.evaluator.evaluated[:3] == [search.space.config(at) for at in wanted]
+    assert len(set(search.evaluator.evaluated)) == 6
+
+
 def test_a_record_says_everything_of_its_trial(search: Search) -> None:
     search.run(1)
     (record,) = search.records
