@@ -116,5 +116,6 @@ def _bars(
         )
     if limit is not None:
         figure.add_hline(y=limit, line_dash="dash", annotation_text=f"limit, {limit:.0f} ms")
-    figure.update_layout(title=title, barmode="group", template="plotly_white", height=380)
+    figure.update_layout(title=title, barmode="group", template="plotly_white", height=400)
+    figure.update_layout(legend={"orientation": "h", "y": -0.15}, margin={"l": 50, "r": 10})
     return figure
