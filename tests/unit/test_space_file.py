@@ -144,6 +144,18 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert space.search_space.limits.conditions == ("max_batch_size == 8",)
 
 
+def test_a_machine_that_is_owned_costs_its_purchase_and_its_power(tmp_path: Path) -> None:
+    owned = "purchase: {usd: 8766, lifetime_years: 4, watts: 500, usd_per_kwh: 0.2}"
+    text = changed((PRICE, f"{{instance_type: mine, {owned}, as_of: 2026-02-03}}"))
+    assert load(tmp_path, text).price == Price(
+        "mine",
+        pytest.approx(0.35),  # type: ignore[arg-type]
+        "bought, over 4 years, and power",
+        "2026-02-03",
+        rate="owned",
+    )
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     text = changed((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
@@ -190,6 +202,11 @@ LENGTHS = "lengths: {fixed: 32}"
 BATCHES = "max_batch_size: [4, 8]"
 PRICE = "{instance_type: listed.large}"
 ONE_MISTAKE = [
+    (
+        PRICE,
+        "{instance_type: mine, usd_per_hour: 1, purchase: {usd: 9, watts: 5, usd_per_kwh: 0.2}}",
+        "line 10: price.purchase: must not be given beside usd_per_hour, got 9.0",
+    ),
     (
         LENGTHS,
         "lengths: {fixed: 32, typo: 1}",
