@@ -1,4 +1,4 @@
-"""The calibrate phase: short runs that tell how long batches take, saturated and at a light load.
+"""The calibrate phase: short saturated runs that tell how long batches take; a light load in some.
 
 They are what the simulator predicts every other configuration from. Together they take about as
 long as two trials.
@@ -14,6 +14,7 @@ from optimizer.search.measured_record import measured_record
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
+from optimizer.simulator.calibration import LIGHT_RUNS
 from optimizer.trial_record import TrialRecord
 
 
@@ -35,6 +36,8 @@ class CalibratePhase:
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
         """Measure what was not yet; returns the records of all of the study's runs.
 
+        The first `LIGHT_RUNS` have a light load too.
+
         One that fails is a record like the others, from which nothing is learnt.
 
         Raises:
@@ -48,7 +51,8 @@ class CalibratePhase:
                 continue
             number = len(records)
             self._watch(TrialStarted(number, step, len(configs), config))
-            evaluation = self._evaluator.calibrate(config, self._setting.slot)
+            measure = self._evaluator.calibrate if step <= LIGHT_RUNS else self._evaluator.saturate
+            evaluation = measure(config, self._setting.slot)
             records[number] = measured_record(number, config, evaluation, self._setting)
             self._store.write(records[number])
             if evaluation.outcome == "failed":

@@ -12,7 +12,10 @@ from optimizer.simulator.service_effects import Coder, covariance
 from optimizer.simulator.service_observation import Way
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 
-CALIBRATION_RUNS = 8
+CALIBRATION_RUNS = 7
+
+LIGHT_RUNS = 3
+"""Of these, after the baseline, have a light load: the others add less than their time is worth."""
 
 _MOST_LEVELS = 2_000
 """Saturated levels of one model that are weighed against each other; a larger space is sampled."""

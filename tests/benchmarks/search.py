@@ -31,7 +31,7 @@ from optimizer.search.recorded.table_file import read_table
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.served_levels import concurrency
 from optimizer.shipped import shipped
-from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.stream_simulation import simulated
@@ -100,7 +100,7 @@ def forecast_of(table: RecordedTable) -> Forecast:
     """What the guided search forecasts of a table after its calibration."""
     space = table.space.search_space
     forecaster = Forecaster(space, table.space.workload, concurrency, partial(simulated, seed=0))
-    return forecaster.forecast(learnt(table, calibration_points(space)))
+    return forecaster.forecast(learnt(table, calibration_points(space), LIGHT_RUNS))
 
 
 def shuffled(table: RecordedTable, seeds: int) -> Iterator[RecordedTable]:

@@ -25,7 +25,7 @@ from optimizer.search.recorded.table import RecordedRow, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.served_levels import concurrency
 from optimizer.shipped import shipped
-from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.prediction import Serving, capacity, level, saturation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
@@ -34,15 +34,15 @@ from optimizer.wiring.replaying import recorded_setting
 Floats = NDArray[np.float64]
 
 
-def learnt(table: RecordedTable, points: Sequence[Position]) -> ServiceModel:
-    """What a study would learn by calibrating with these points."""
+def learnt(table: RecordedTable, points: Sequence[Position], lights: int) -> ServiceModel:
+    """What a study would learn from these points; from so many after the first a light load too."""
     space, setting = table.space.search_space, recorded_setting(table.space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(0))
-    configs = [space.config(point) for point in points]
-    records = [
-        measured_record(n, config, evaluator.calibrate(config, setting.slot), setting)
-        for n, config in enumerate(configs)
-    ]
+    records = []
+    for n, point in enumerate(points):
+        measure = evaluator.calibrate if 1 <= n <= lights else evaluator.saturate
+        config = space.config(point)
+        records.append(measured_record(n, config, measure(config, setting.slot), setting))
     return calibrated(records, table.space.workload)
 
 
@@ -103,15 +103,19 @@ def compare(path: Path) -> None:
     space = table.space.search_space
     calibration = calibration_points(space)
     every = [space.at(row) for row in range(len(space))]
-    for what, points, known in (
-        (f"learnt from {len(calibration)} runs, judged on the others", calibration, None),
-        (f"learnt from all {len(every)} points", every, ()),
+    for what, points, lights, known in (
+        (
+            f"learnt from {len(calibration)} runs, judged on the others",
+            calibration,
+            LIGHT_RUNS,
+            calibration,
+        ),
+        (f"learnt from all {len(every)} points", every, len(every), ()),
     ):
-        unjudged = points if known is None else known
-        service = learnt(table, points)
+        service = learnt(table, points, lights)
         print(f"{path.stem}, {what}:")
-        shown("saturated throughput", throughput_errors(table, service, unjudged))
-        errors = list(latency_errors(table, service, unjudged))
+        shown("saturated throughput", throughput_errors(table, service, known))
+        errors = list(latency_errors(table, service, known))
         for name in sorted({load for load, _ in errors}):
             shown(name, np.array([error for load, error in errors if load == name]))
 

@@ -26,7 +26,7 @@ def test_a_guided_search_calibrates_once_and_predicts_what_it_has_not_served(
 ) -> None:
     space = tiny.write_space(tmp_path, SPACE)
     first = start(space, "--sampler", "guided", "--trials", 2)
-    first.wait_for("calibrate: up to 7 steps")
+    first.wait_for("calibrate: up to 6 steps")
     assert first.wait() == 0, first.errors
     study = StudyDirectory(tmp_path / "results" / "tiny")
     calibration = study.calibration.read_all()

@@ -19,7 +19,7 @@ from tests.unit.tables import recorded_table
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 TABLE = recorded_table(SPACE)
-CALIBRATION_RUN_SECONDS = 2.5 + 1.5 + 1.0
+CALIBRATION_SECONDS = 6 * (2.5 + 1.0) + 3 * 1.5
 
 
 def replayed(sampler: str, *, trials: int = 12, seed: int = 0, near: float | None = None) -> Replay:
@@ -33,7 +33,7 @@ def test_every_sampler_searches_a_table(sampler: str) -> None:
     assert found.best is not None
     assert 0 < found.best.true_share <= 1
     calibrates = sampler in CALIBRATED
-    assert found.calibration_seconds == (7 * CALIBRATION_RUN_SECONDS if calibrates else 0)
+    assert found.calibration_seconds == (CALIBRATION_SECONDS if calibrates else 0)
     seconds = [trial.seconds for trial in found.trials]
     assert seconds == sorted(seconds)
     assert seconds[0] > found.calibration_seconds
@@ -70,7 +70,7 @@ def test_replay_prints_what_was_found_and_how_soon(tmp_path: Path) -> None:
     write_table(path, TABLE)
     ran = CliRunner().invoke(commands, ["replay", str(path), "--trials", "20"])
     assert ran.exit_code == 0, ran.output
-    assert "calibrate: up to 7 steps" in ran.output
+    assert "calibrate: up to 6 steps" in ran.output
     assert "test, recorded 2026-01-01 on a processor, 2 cores, 24 GiB (avx2)" in ran.output
     assert "of the table's best, 537/s" in ran.output
     assert "within 5% of it after" in ran.output

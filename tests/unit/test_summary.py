@@ -210,6 +210,8 @@ def test_price_demand_and_evidence_are_said(space: Space) -> None:
         "usd_per_hour": 0.36,
         "source": "the tests",
         "as_of": "2026-01-01",
+        "region": "",
+        "rate": "on-demand",
     }
     assert (summary["demand_per_second"], summary["headroom"]) == (500.0, 0.0)
     assert summary["accuracy_evidence"] == "synthetic"
