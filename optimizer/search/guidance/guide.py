@@ -36,6 +36,9 @@ _STOOD = 6
 """Trials that the incumbent must have stood before the search may end: early on a few that happen
 to fit make the forecast look better than it is."""
 
+_HOPE = 2.0
+"""Standard deviations below the mean, where a point would turn out well."""
+
 _TIES = 3
 _TIED = 0.02
 """Points of the incumbent's cell that are measured beside it, and how close they must cost."""
@@ -77,11 +80,19 @@ class Assessment:
     seconds: Array
 
     @property
+    def hoped(self) -> Array:
+        """Logarithm of what each point costs if it turns out well."""
+        return self.log_mean - _HOPE * self.log_sd
+
+    @property
     def best(self) -> int:
         """Index of the point to measure next."""
         if self.log_best is None:
             cheapness = np.exp(self.log_mean.min() - self.log_mean)
             return int(np.argmax(self.feasible * cheapness))
+        if self.gain.max() < WORTHWHILE:
+            # What is measured before the search ends is to show whether that is right.
+            return int(np.argmin(np.where(self.feasible > 0.5, self.hoped, np.inf)))
         return int(np.argmax(self.gain / self.seconds))
 
 
@@ -244,8 +255,7 @@ class Guide:
 
     def _gap(self, assessed: Assessment, log_best: float) -> float:
         """The quantile of what the cheapest open point saves, from joint draws."""
-        hopeful = assessed.log_mean - 2 * assessed.log_sd
-        kept = np.sort(np.argsort(hopeful, kind="stable")[:_GAP_POINTS])
+        kept = np.sort(np.argsort(assessed.hoped, kind="stable")[:_GAP_POINTS])
         rng = np.random.default_rng((self.seed, len(self._history.records)))
         costs = assessed.belief.log_cost_draws(assessed.rows[kept], _DRAWS, rng)
         costs[rng.random(costs.shape) >= assessed.feasible[kept]] = np.inf
