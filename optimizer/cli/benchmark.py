@@ -39,12 +39,12 @@ def show_benchmark(
 def _rows(rows: Sequence[BenchmarkRow], price: Price, demand: Demand) -> Table:
     table = plain_table(
         f"{price.instance_type} at ${price.usd_per_hour} an hour ({price.source}, {price.as_of})",
-        "configuration",
-        "invocations/min",
+        "name",
+        "calls/min",
         "latency, ms",
         "replicas",
         "$ an hour",
-        "$ per million",
+        "$/million",
     )
     for row in rows:
         per_million = usd_per_million(

@@ -77,9 +77,12 @@ def _row(row: Mapping[str, str]) -> BenchmarkRow:
 
 
 def cheapest(rows: Sequence[BenchmarkRow], limit_ms: float = math.inf) -> BenchmarkRow | None:
-    """The row whose fleet costs least, of those within a limit; None where there is none."""
+    """The row whose fleet costs least, of those within a limit; None where there is none.
+
+    Of equal costs the lowest latency.
+    """
     within = [row for row in rows if row.latency_ms <= limit_ms]
-    return min(within, key=lambda row: row.usd_per_hour, default=None)
+    return min(within, key=lambda row: (row.usd_per_hour, row.latency_ms), default=None)
 
 
 Feature = Callable[[BenchmarkRow], Any]

@@ -10,7 +10,7 @@ from optimizer.model_space import Limits
 from optimizer.parameters import parameters_in_order
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServerOptions, ServingConfig
-from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.calibration import CALIBRATION_RUNS, calibration_points
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import observed, way_of
 from tests.unit.service_truths import affine_truth, saturated
@@ -24,7 +24,7 @@ SPACE = small_space(
 def test_the_baseline_is_first_and_no_point_is_twice() -> None:
     points = calibration_points(SPACE)
     assert points[0] == SPACE.baseline
-    assert len(set(points)) == len(points) == 8
+    assert len(set(points)) == len(points) == CALIBRATION_RUNS
 
 
 def test_every_artifact_is_run() -> None:
@@ -34,7 +34,7 @@ def test_every_artifact_is_run() -> None:
 
 def test_the_choice_is_the_same_every_time_and_grows_at_its_end() -> None:
     assert calibration_points(SPACE) == calibration_points(SPACE)
-    assert calibration_points(SPACE, 5) == calibration_points(SPACE, 8)[:5]
+    assert calibration_points(SPACE, 5) == calibration_points(SPACE)[:5]
 
 
 def test_neither_delay_nor_preferred_sizes_are_spent_a_run_on() -> None:
@@ -61,7 +61,12 @@ def test_chosen_runs_tell_more_than_what_chance_draws() -> None:
     chosen = left([SPACE.config(point) for point in calibration_points(SPACE)])
     rng = np.random.default_rng(0)
     others = [
-        left([SPACE.config(SPACE.at(int(row))) for row in rng.choice(len(SPACE), 8, replace=False)])
+        left(
+            [
+                SPACE.config(SPACE.at(int(row)))
+                for row in rng.choice(len(SPACE), CALIBRATION_RUNS, replace=False)
+            ]
+        )
         for _ in range(8)
     ]
     assert chosen < 0.7 * np.median(others)
@@ -89,4 +94,4 @@ def test_a_space_of_many_points_is_sampled() -> None:
     )
     points = calibration_points(space)
     assert points[0] == space.baseline
-    assert len(set(points)) == 8
+    assert len(set(points)) == CALIBRATION_RUNS
