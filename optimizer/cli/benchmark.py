@@ -56,7 +56,7 @@ def _rows(rows: Sequence[BenchmarkRow], price: Price, demand: Demand) -> Table:
             f"{row.latency_ms:.0f}",
             str(row.replicas),
             f"{row.usd_per_hour:.3f}",
-            f"{per_million:.2f}",
+            f"{per_million:.4f}" if per_million < 1 else f"{per_million:.2f}",
         )
     return table
 

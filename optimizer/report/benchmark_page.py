@@ -83,7 +83,7 @@ def _cells(row: BenchmarkRow, demand: Demand, limit_ms: float) -> dict[str, Any]
         "missed": row.latency_ms > limit_ms,
         "replicas": row.replicas,
         "cost": f"${row.usd_per_hour:.3f}",
-        "per_million": f"${per_million:.2f}",
+        "per_million": f"${per_million:.4f}" if per_million < 1 else f"${per_million:.2f}",
     }
 
 
