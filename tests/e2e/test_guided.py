@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from optimizer.cli import commands
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.simulator.calibration import CALIBRATION_RUNS, LIGHT_RUNS
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 
@@ -30,10 +31,11 @@ def test_a_guided_search_calibrates_once_and_predicts_what_it_has_not_served(
     assert first.wait() == 0, first.errors
     study = StudyDirectory(tmp_path / "results" / "tiny")
     calibration = study.calibration.read_all()
-    assert len(calibration) == 7
+    assert len(calibration) == CALIBRATION_RUNS - 1
     baseline = study.trials.read_all()[0].config
-    assert len({baseline, *(record.config for record in calibration.values())}) == 8
-    assert all(record.measurement is not None for record in calibration.values())
+    assert len({baseline, *(record.config for record in calibration.values())}) == CALIBRATION_RUNS
+    levels = [r.measurement.levels for r in calibration.values() if r.measurement is not None]
+    assert [own[-1].kind for own in levels] == ["open_loop"] * LIGHT_RUNS + ["saturation"] * 3
     summary = study.read_json(study.summary)
     assert summary["remaining_gap"] is not None
     assert summary["measuring_seconds"] > sum(r.seconds.measuring for r in calibration.values())
