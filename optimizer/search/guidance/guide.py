@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 WORTHWHILE = 0.01
 """Share of the incumbent's cost that a trial must be expected to save."""
 
-_STOOD = 6
+_STOOD = 10
 """Trials that the incumbent must have stood before the search may end: early on a few that happen
 to fit make the forecast look better than it is."""
 
