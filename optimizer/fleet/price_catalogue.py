@@ -153,27 +153,3 @@ def age_warning(price: Price, today: date) -> str | None:
         f"the price of {price.instance_type} is of {price.as_of}, more than a year old: "
         "`python -m optimizer prices update` asks AWS for today's, or give usd_per_hour"
     )
-
-
-def contradiction(entry: ListedPrice, cores: int, gpus: Sequence[str]) -> str | None:
-    """How a machine differs from the instance whose price is charged; None where it may be it.
-
-    Args:
-        cores: of the machine: as many as the instance has, or its physical half.
-        gpus: names by the driver, such as "NVIDIA A10G".
-    """
-    kind = entry.price.instance_type
-    if entry.gpus is not None and entry.gpus != len(gpus):
-        return f"{kind} has {entry.gpus} GPUs, this machine {len(gpus)}"
-    other = [name for name in gpus if entry.gpu is not None and not _same_gpu(entry.gpu, name)]
-    if other:
-        return f"{kind} has {entry.gpu}, this machine {other[0]}"
-    if entry.vcpus is not None and cores not in (entry.vcpus, entry.vcpus // 2):
-        return f"{kind} has {entry.vcpus} virtual CPUs, this machine {cores} cores"
-    return None
-
-
-def _same_gpu(listed: str, driver: str) -> bool:
-    """Drivers call a T4 "Tesla T4" or "NVIDIA T4", and an H100 "NVIDIA H100 80GB HBM3"."""
-    model = listed.removeprefix("NVIDIA ")
-    return model in driver.replace("Tesla ", "").split()

@@ -17,9 +17,7 @@ from optimizer.cost import Price, Purchase
 from optimizer.errors import RequirementError, UsageError
 from optimizer.fleet.aws_prices import todays_prices
 from optimizer.fleet.price_catalogue import (
-    ListedPrice,
     age_warning,
-    contradiction,
     merged,
     price_list,
     read_list,
@@ -107,28 +105,6 @@ def test_a_price_that_is_older_than_a_year_or_undated_is_said(as_of: str, said: 
     warning = age_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
     assert (warning is None) == (said is None)
     assert said is None or said in (warning or "")
-
-
-T4 = ListedPrice(Price("ml.g4dn.xlarge", 0.7, "s", "2026-01-01"), 4, "NVIDIA T4", 1, 16)
-
-
-@pytest.mark.parametrize(
-    ("cores", "gpus", "said"),
-    [
-        (4, ["Tesla T4"], None),
-        (2, ["NVIDIA T4"], None),
-        (4, [], "has 1 GPUs, this machine 0"),
-        (4, ["NVIDIA A10G"], "has NVIDIA T4, this machine NVIDIA A10G"),
-        (8, ["Tesla T4"], "has 4 virtual CPUs, this machine 8 cores"),
-        (4, ["Tesla T4", "Tesla T4"], "has 1 GPUs, this machine 2"),
-    ],
-)
-def test_a_price_of_another_machine_is_noticed(
-    cores: int, gpus: list[str], said: str | None
-) -> None:
-    found = contradiction(T4, cores, gpus)
-    assert (found is None) == (said is None)
-    assert said is None or said in (found or "")
 
 
 def test_a_machine_that_is_owned_costs_its_depreciation_and_its_power() -> None:
