@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -106,7 +107,7 @@ def _bars(
 ) -> go.Figure:
     """One group of bars for each instance type, one bar for each configuration."""
     figure = go.Figure()
-    for name, colour in zip(dict.fromkeys(r.configuration for r in rows), COLOURS, strict=True):
+    for name, colour in zip(dict.fromkeys(r.configuration for r in rows), cycle(COLOURS)):
         own = [row for row in rows if row.configuration == name]
         figure.add_bar(
             name=name,

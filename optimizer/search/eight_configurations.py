@@ -36,16 +36,16 @@ class NamedConfiguration:
 
 
 def eight_configurations(space: SearchSpace) -> tuple[NamedConfiguration, ...]:
-    """The eight, in FP32, with the largest batch that the space lists.
+    """The eight, in FP32, with the largest batch that the space lists; points of `space_of`.
 
     Raises:
         UsageError: when the space's models cannot be served so, see `only_point`.
     """
-    found = []
-    for name, settings in _settings(space):
-        point = only_point(space, settings)
-        found.append(NamedConfiguration(name, point.config(point.baseline)))
-    return tuple(found)
+    served = space_of(space)
+    found = positions_of_the_eight(served).items()
+    return tuple(
+        NamedConfiguration(name, served.config(at)) for name, at in found if at is not None
+    )
 
 
 def _settings(space: SearchSpace) -> Iterator[tuple[str, Mapping[str, str]]]:

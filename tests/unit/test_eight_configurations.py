@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pytest
+
 from optimizer.hardware import Gpu, Hardware
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.eight_configurations import (
@@ -24,6 +26,12 @@ VALUES: Mapping[str, Sequence[Value]] = {
     "padding": ("max",),
 }
 SPACE = SearchSpace(parameters_in_order("bert", VALUES), Hardware(cores=2, memory_mib=8000))
+ON_A_GPU = SearchSpace(
+    parameters_in_order(
+        "bert", {**VALUES, "runtime": ("pytorch", "tensorrt"), "precision": ("fp32", "fp16")}
+    ),
+    Hardware(4, 16_000, gpus=(Gpu("GPU-0", "Tesla T4", (7, 5), 15_360),)),
+)
 
 
 def test_on_a_cpu_pytorch_stands_against_openvino_under_the_published_names() -> None:
@@ -46,14 +54,17 @@ def test_on_a_cpu_pytorch_stands_against_openvino_under_the_published_names() ->
 
 
 def test_on_a_gpu_pytorch_stands_against_tensorrt() -> None:
-    gpu = Gpu("GPU-0", "Tesla T4", (7, 5), 15_360)
-    values = {**VALUES, "runtime": ("pytorch", "tensorrt"), "precision": ("fp32", "fp16")}
-    hardware = Hardware(cores=4, memory_mib=16_000, gpus=(gpu,))
-    eight = eight_configurations(SearchSpace(parameters_in_order("bert", values), hardware))
+    eight = eight_configurations(ON_A_GPU)
     runtimes = {each.name: each.config.models[0].artifact.runtime for each in eight}
     assert runtimes["trt-db-ig"] == "tensorrt"
     assert runtimes["pt-ig-db"] == "pytorch"
     assert all(each.config.models[0].groups[0].kind == "KIND_GPU" for each in eight)
+
+
+@pytest.mark.parametrize("space", [SPACE, ON_A_GPU], ids=["cpu", "gpu"])
+def test_whatever_the_eight_are_served_from_is_built(space: SearchSpace) -> None:
+    needed = {spec for each in eight_configurations(space) for spec in each.artifacts}
+    assert needed == set(space_of(space).artifacts)
 
 
 def test_what_is_built_for_the_eight_holds_them_all() -> None:

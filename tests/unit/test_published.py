@@ -31,6 +31,7 @@ from optimizer.fleet.published import (
     per_gpu,
     published_rows,
 )
+from optimizer.report.benchmark_page import benchmark_page
 
 ROWS = published_rows()
 PRICES = shipped_prices()
@@ -130,3 +131,11 @@ def test_replay_prints_every_row_both_winners_and_the_page(tmp_path: Path) -> No
     assert "$21.620" in own
     assert not re.search(r'(src|href)="http', own), "nothing is fetched from elsewhere"
     assert '<script src="' not in page
+
+
+def test_a_page_of_fewer_configurations_draws_those_that_there_are() -> None:
+    rows = [row for row in ROWS if row.runtime == "tensorrt"]
+    page = benchmark_page("some", rows, PRICES, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS)
+    own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert own.count("<tr") == 12 + 3
+    assert "pt-base" not in page
