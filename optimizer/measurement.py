@@ -82,6 +82,11 @@ class BatchPoint:
     executions: int
     compute_ms: float
 
+    @property
+    def inferences(self) -> int:
+        """Of all executions of this size."""
+        return self.batch_size * self.executions
+
 
 @dataclass(frozen=True)
 class ServerSplit:
@@ -100,6 +105,16 @@ class ServerSplit:
         """All of it together."""
         parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
         return sum(parts) + self.compute_output_ms
+
+    @property
+    def executions(self) -> int:
+        """Of all batch sizes."""
+        return sum(point.executions for point in self.batches)
+
+    @property
+    def inferences(self) -> int:
+        """Of all executions."""
+        return sum(point.inferences for point in self.batches)
 
 
 @dataclass(frozen=True)

@@ -204,3 +204,8 @@ class Workload:
     def demand_per_second(self) -> float:
         """Requests a second over all streams."""
         return sum(stream.demand_per_second for stream in self.streams)
+
+    @property
+    def shortest_limit_ms(self) -> float:
+        """Of the streams' latency limits."""
+        return min(stream.limit.latency_ms for stream in self.streams)

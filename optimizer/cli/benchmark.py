@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from optimizer.cli.plain_table import plain_table
-from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.cost import Demand, Price
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
 from optimizer.fleet.published import Claim
 
@@ -47,9 +46,7 @@ def _rows(rows: Sequence[BenchmarkRow], price: Price, demand: Demand) -> Table:
         "$/million",
     )
     for row in rows:
-        per_million = usd_per_million(
-            row.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
-        )
+        per_million = row.usd_per_million(demand)
         table.add_row(
             row.configuration,
             f"{row.invocations_per_minute:,.0f}",
@@ -68,7 +65,7 @@ def show_claims(console: Console, claims: Sequence[Claim], notes: Sequence[str])
         table.add_row(
             claim.said,
             f"{claim.ratios[0]:.2f} to {claim.ratios[-1]:.2f}",
-            f"{median(claim.ratios):.2f}",
+            f"{claim.median:.2f}",
             f"{claim.borne_out} of {len(claim.pairs)} pairs",
         )
     console.print(table)

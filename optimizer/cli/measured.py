@@ -133,8 +133,8 @@ def _batches(split: ServerSplit) -> Table:
         f"Batches that {split.model} executed", "batch size", "executions", "share of inferences",
         "compute ms", "inferences/s of one instance",
     )  # fmt: skip
-    inferences = sum(point.batch_size * point.executions for point in split.batches)
-    shares = {p: p.batch_size * p.executions / inferences for p in split.batches}
+    inferences = split.inferences
+    shares = {point: point.inferences / inferences for point in split.batches}
     for point, share in shares.items():
         if share >= _LEAST_SHARE:
             table.add_row(

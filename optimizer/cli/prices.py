@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from datetime import UTC, date, datetime
 
@@ -13,14 +12,13 @@ from optimizer.cli.options import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.fleet.aws_prices import aws_client, todays_prices
 from optimizer.fleet.price_catalogue import (
-    COLUMNS,
     ListedPrice,
     age_warning,
     merged,
     own_list,
     price_list,
     read_list,
-    written,
+    write_list,
 )
 from optimizer.search.study_directory import write_text
 
@@ -53,9 +51,7 @@ def update(region: str, types: tuple[str, ...]) -> int:
     found = tuple(todays_prices(aws_client(), wanted, region))
     own = merged(read_list(path) if path.exists() else (), found)
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(written(own))
+    write_list(text, own)
     write_text(path, text.getvalue())
     console.print(_table(found))
     missing = [name for name in wanted if name not in {e.price.instance_type for e in found}]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, TextIO
 
-from optimizer.cost import Demand, Price, score
+from optimizer.cost import Demand, Price, score, usd_per_million
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class BenchmarkRow:
     def per_second(self) -> float:
         """Requests a second that one instance serves."""
         return self.invocations_per_minute / 60
+
+    def usd_per_million(self, demand: Demand) -> float:
+        """The fleet's price spread over the demand."""
+        each = demand.inferences_per_request
+        return usd_per_million(self.usd_per_hour, demand.requests_per_second, each)
 
     def priced(self, price: Price, demand: Demand) -> BenchmarkRow:
         """With replicas and cost worked out anew."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TextIO
 
 from optimizer.cost import ON_DEMAND, Price
 from optimizer.errors import UsageError
@@ -20,7 +21,7 @@ from optimizer.shipped import shipped
 
 _YEAR_DAYS = 365
 _NEEDED = ("instance_type", "usd_per_hour", "region", "as_of", "basis")
-COLUMNS = (*_NEEDED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
+_COLUMNS = (*_NEEDED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
 
 
 @dataclass(frozen=True)
@@ -122,22 +123,27 @@ def _listed(path: Path, line: int, row: Mapping[str, str | None]) -> ListedPrice
     )
 
 
-def written(listed: Sequence[ListedPrice]) -> Iterator[dict[str, object]]:
-    """Rows of a CSV file with `COLUMNS` that `read_list` reads."""
-    for entry in listed:
-        price = entry.price
-        yield {
-            "instance_type": price.instance_type,
-            "usd_per_hour": price.usd_per_hour,
-            "region": price.region,
-            "as_of": price.as_of,
-            "basis": price.source.removesuffix(f", {price.region}"),
-            "rate": price.rate,
-            "vcpus": entry.vcpus,
-            "gpu": entry.gpu,
-            "gpus": entry.gpus,
-            "memory_gb": entry.memory_gb,
-        }
+def write_list(lines: TextIO, listed: Iterable[ListedPrice]) -> None:
+    """Write a CSV file that `read_list` reads."""
+    writer = csv.DictWriter(lines, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_written, listed))
+
+
+def _written(entry: ListedPrice) -> dict[str, object]:
+    price = entry.price
+    return {
+        "instance_type": price.instance_type,
+        "usd_per_hour": price.usd_per_hour,
+        "region": price.region,
+        "as_of": price.as_of,
+        "basis": price.source.removesuffix(f", {price.region}"),
+        "rate": price.rate,
+        "vcpus": entry.vcpus,
+        "gpu": entry.gpu,
+        "gpus": entry.gpus,
+        "memory_gb": entry.memory_gb,
+    }
 
 
 def age_warning(price: Price, today: date) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from optimizer.cost import Demand
 from optimizer.fleet.benchmark import (
@@ -58,6 +59,11 @@ class Claim:
     def ratios(self) -> tuple[float, ...]:
         """Of all pairs, ascending."""
         return tuple(sorted(map(self.measure, self.pairs)))
+
+    @property
+    def median(self) -> float:
+        """Of the ratios."""
+        return median(self.ratios)
 
     @property
     def borne_out(self) -> int:

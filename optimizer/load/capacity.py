@@ -354,5 +354,4 @@ def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
 
 def longest_lag_ms(workload: Workload) -> float:
     """The client's lag above which a level says more of the client than of the server."""
-    shortest = min(stream.limit.latency_ms for stream in workload.streams)
-    return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest)
+    return max(_LAG_FLOOR_MS, _LONGEST_LAG * workload.shortest_limit_ms)

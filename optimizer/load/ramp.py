@@ -20,20 +20,18 @@ from optimizer.workload import Workload
 PUBLISHED_RAMP = UserLoad((Phase(2, 2.0, 1500.0),))
 
 
-def find_by_ramp(
-    run: RunLevel, workload: Workload, timeout_seconds: float, ramp: UserLoad = PUBLISHED_RAMP
-) -> CapacityResult:
+def find_by_ramp(run: RunLevel, workload: Workload, timeout_seconds: float) -> CapacityResult:
     """Find the most that is served within the limits while users become more.
 
     Raises:
         LoadTestFailure: when every request failed.
     """
-    limits = tuple(stream.limit for stream in workload.streams)
+    ramp, limits = PUBLISHED_RAMP, tuple(stream.limit for stream in workload.streams)
     invocations = math.ceil(60 * workload.demand_per_second)
     conditions = StoppingConditions(invocations, limits)
     level = run(LevelPlan(ramp, 0.0, ramp.seconds, timeout_seconds, stop=conditions))
     refuse_if_all_failed(level)
-    limit_ms = min(limit.latency_ms for limit in limits)
+    limit_ms = workload.shortest_limit_ms
     per_second, p95_ms = most_within(level, limit_ms)
     factor = per_second / workload.demand_per_second if p95_ms <= limit_ms else 0.0
     verdict: Verdict = "ok" if factor > 0 else "infeasible"

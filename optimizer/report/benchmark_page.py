@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.cost import Demand, Price, usd_per_million
+from optimizer.cost import Demand, Price
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
 from optimizer.fleet.published import Claim
 from optimizer.report.page import COLOURS, page
@@ -70,9 +69,7 @@ def _price(price: Price) -> str:
 
 
 def _cells(row: BenchmarkRow, demand: Demand, limit_ms: float) -> dict[str, Any]:
-    per_million = usd_per_million(
-        row.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
-    )
+    per_million = row.usd_per_million(demand)
     return {
         "name": row.configuration,
         "type": row.instance_type,
@@ -93,7 +90,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
     return {
         "said": claim.said,
         "ratios": f"{claim.ratios[0]:.2f} to {claim.ratios[-1]:.2f}",
-        "median": f"{median(claim.ratios):.2f}",
+        "median": f"{claim.median:.2f}",
         "borne_out": f"{claim.borne_out} of {pairs}",
         "missed": claim.borne_out < pairs,
     }

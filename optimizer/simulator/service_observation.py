@@ -170,16 +170,20 @@ def _times(
     same cores). It goes with the requests: on a real server it was 1.1, 3.4 and 6.8 ms for batches
     of 4, 16 and 32.
     """
-    executions = sum(point.executions for point in split.batches)
-    inferences = sum(point.executions * point.batch_size for point in split.batches)
+    executions, inferences = split.executions, split.inferences
     compute_ms = sum(point.executions * point.compute_ms for point in split.batches) / executions
     mean_batch = inferences / executions
     overhead_ms = 0.0
     if requests_per_second is not None:
         inferences_per_second = requests_per_second * inferences / split.requests
         overhead_ms = 1000 * instances * mean_batch / inferences_per_second - compute_ms
-    kept = [p for p in split.batches if p.batch_size * p.executions >= LEAST_SHARE * inferences]
-    return tuple(_time(point, overhead_ms, compute_ms, mean_batch) for point in kept)
+    return tuple(_time(point, overhead_ms, compute_ms, mean_batch) for point in _telling(split))
+
+
+def _telling(split: ServerSplit) -> list[BatchPoint]:
+    """Batch sizes that are no mere beginning or end of a level."""
+    least = LEAST_SHARE * split.inferences
+    return [point for point in split.batches if point.inferences >= least]
 
 
 def _light_times(
@@ -190,7 +194,6 @@ def _light_times(
     overhead_ms = [(t.occupancy_ms - compute_ms[t.batch_size]) / t.batch_size for t in known]
     by_request = max(0.0, sum(overhead_ms) / len(overhead_ms))
     told = {time.batch_size for time in known}
-    inferences = sum(point.executions * point.batch_size for point in light.batches)
     return tuple(
         BatchTime(
             point.batch_size,
@@ -198,9 +201,8 @@ def _light_times(
             point.compute_ms + by_request * point.batch_size,
             _LIGHT_DOUBT,
         )
-        for point in light.batches
+        for point in _telling(light)
         if point.batch_size not in told
-        and point.batch_size * point.executions >= LEAST_SHARE * inferences
     )
 
 

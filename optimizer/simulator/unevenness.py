@@ -64,14 +64,13 @@ def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> 
         if split is None or not split.batches or not own.latencies:
             continue
         asking = [each for each in workload.streams if each.target == stream.target]
-        inferences = sum(point.batch_size * point.executions for point in split.batches)
         yield LightLoad(
             models[stream.target],
             config.server,
             stream,
             sum(seen[each.name].offered_per_second for each in asking),
             tuple((p, own.latency_ms(p)) for p in _PERCENTILES),
-            inferences / sum(point.executions for point in split.batches),
+            split.inferences / split.executions,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from optimizer.fleet.benchmark import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.machine.fingerprint import this_machine
+from optimizer.machine.slots import Slot
 from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.eight_configurations import (
     NamedConfiguration,
@@ -77,7 +78,7 @@ class Baselines:
     @property
     def limit_ms(self) -> float:
         """The tightest stream's."""
-        return min(stream.limit.latency_ms for stream in self.space.workload.streams)
+        return self.space.workload.shortest_limit_ms
 
 
 def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
@@ -106,7 +107,7 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
             prepared = place.prepare(session, space, watch)
             served, left_out = _served(eight, prepared.gated)
             with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
-                measure = _measure(evaluator, space, request.ramp)
+                measure = _measure(evaluator, space, slot, request.ramp)
                 setting = setting_of(space, slot, machine)
                 _measure_all(served, measure, directory, setting, watch)
         return _shown(space, served, left_out, directory, request.ramp)
@@ -126,19 +127,19 @@ def _served(
 
 
 def _measure(
-    evaluator: LiveEvaluator, space: Space, ramp: bool
-) -> Callable[[ServingConfig, Setting], Evaluation]:
+    evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool
+) -> Callable[[ServingConfig], Evaluation]:
     if not ramp:
-        return lambda config, setting: evaluator.evaluate(config, setting.slot)
+        return lambda config: evaluator.evaluate(config, slot)
     timeout = search_protocol(space).saturation_timeout_seconds
-    return lambda config, _: evaluator.measured(
+    return lambda config: evaluator.measured(
         config, lambda run: find_by_ramp(run, space.workload, timeout)
     )
 
 
 def _measure_all(
     configurations: Sequence[NamedConfiguration],
-    measure: Callable[[ServingConfig, Setting], Evaluation],
+    measure: Callable[[ServingConfig], Evaluation],
     directory: StudyDirectory,
     setting: Setting,
     watch: Watcher,
@@ -151,7 +152,7 @@ def _measure_all(
             continue
         number = len(records)
         watch(TrialStarted(number, step, len(configurations), each.config))
-        record = measured_record(number, each.config, measure(each.config, setting), setting)
+        record = measured_record(number, each.config, measure(each.config), setting)
         directory.trials.write(record)
         records[number] = record
         watch(TrialEnded(record, History(records).incumbent))
@@ -220,7 +221,7 @@ def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]
     assert measurement is not None, "what failed has no row"
     last = measurement.levels[-1]
     if ramp:
-        return most_within(last, min(s.limit.latency_ms for s in space.workload.streams))
+        return most_within(last, space.workload.shortest_limit_ms)
     level = measurement.level_at_capacity or last
     worst = max(level.streams, key=lambda stream: stream.excess)
     rate = measurement.capacity_per_second or level.achieved_per_second

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from optimizer.estimates import Percentile
+from optimizer.load.levels import SLICES
 from optimizer.machine.slots import Slot
 from optimizer.measurement import (
     ClientUse,
@@ -27,8 +28,6 @@ from optimizer.search.recorded.table import (
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import Failure, Seconds
 from optimizer.workload import Stream
-
-_SLICES = 10
 
 
 class RecordedEvaluator:
@@ -63,9 +62,8 @@ class RecordedEvaluator:
         if row.saturation is None:
             failure = Failure("Recorded", transient=False, out_of_memory=False)
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
-        high = (row.saturation_high_per_second or row.saturation.per_second) / self._demand
-        if worse_below is not None and high < worse_below:
-            return self._bounded(row, high, {"saturation": row.saturation})
+        if worse_below is not None and self._upper(row, row.saturation) < worse_below:
+            return self._bounded(row, {"saturation": row.saturation})
         measurement = Measurement(
             levels=(self._level("saturation", row.saturation),),
             load_factor=row.capacity_per_second / self._demand,
@@ -92,12 +90,15 @@ class RecordedEvaluator:
         row = self._drawn(config, lambda row: row.light is not None)
         if row.saturation is None or row.light is None:
             return self._counted(self._evaluated(row, math.inf))
-        high = row.saturation_high_per_second or row.saturation.per_second
         levels: dict[LevelKind, RecordedLevel] = {
             "saturation": row.saturation,
             "open_loop": row.light,
         }
-        return self._counted(self._bounded(row, high / self._demand, levels))
+        return self._counted(self._bounded(row, levels))
+
+    def _upper(self, row: RecordedRow, saturation: RecordedLevel) -> float:
+        """The load factor that a row surely cannot serve more than."""
+        return (row.saturation_high_per_second or saturation.per_second) / self._demand
 
     def _counted(self, evaluation: Evaluation) -> Evaluation:
         self.seconds += evaluation.seconds.measuring + evaluation.seconds.serving
@@ -112,11 +113,10 @@ class RecordedEvaluator:
         rows = list(filter(wanted, all_rows)) or all_rows
         return rows[int(self._rng.integers(len(rows)))]
 
-    def _bounded(
-        self, row: RecordedRow, high: float, levels: Mapping[LevelKind, RecordedLevel]
-    ) -> Evaluation:
+    def _bounded(self, row: RecordedRow, levels: Mapping[LevelKind, RecordedLevel]) -> Evaluation:
         ended = "its capacity was not needed"
         seen = tuple(self._level(kind, level) for kind, level in levels.items())
+        high = self._upper(row, levels["saturation"])
         measurement = Measurement(seen, 0.0, 0.0, high, self._demand, ended)
         return Evaluation(
             "bounded",
@@ -148,7 +148,7 @@ class RecordedEvaluator:
             server=recorded.servers,
             client=ClientUse(processes=1, cpu_seconds=0.0, memory_mib=0.0, lag_ms=0.0),
             replied_ms=inside_ms + network_ms if network_ms is not None else None,
-            slices=(Slice(round(requests / _SLICES), None),) * _SLICES,
+            slices=(Slice(round(requests / SLICES), None),) * SLICES,
             ended="recorded",
         )
 
