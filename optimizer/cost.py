@@ -32,6 +32,11 @@ class Price:
     region: str = ""
     rate: str = ON_DEMAND
 
+    @property
+    def basis(self) -> str:
+        """The source without the region."""
+        return self.source.removesuffix(f", {self.region}")
+
 
 _HOURS_PER_YEAR = 8766
 

@@ -137,7 +137,7 @@ def _written(entry: ListedPrice) -> dict[str, object]:
         "usd_per_hour": price.usd_per_hour,
         "region": price.region,
         "as_of": price.as_of,
-        "basis": price.source.removesuffix(f", {price.region}"),
+        "basis": price.basis,
         "rate": price.rate,
         "vcpus": entry.vcpus,
         "gpu": entry.gpu,

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -64,6 +65,17 @@ class Machine:
         cards = [f"{self.gpus.count(name)} x {name}" for name in dict.fromkeys(self.gpus)]
         driver = [f"driver {self.driver}"] if self.driver is not None else []
         return ", ".join([machine, *cards, *driver])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        lists = {"cpu_features": list(self.cpu_features), "gpus": list(self.gpus)}
+        return {**asdict(self), **lists, "packages": dict(self.packages)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Machine:
+        """What `to_json` wrote. Raises TypeError for anything else."""
+        lists = {key: tuple(data[key]) for key in ("cpu_features", "gpus")}
+        return cls(**{**data, **lists, "packages": tuple(data["packages"].items())})
 
 
 def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:

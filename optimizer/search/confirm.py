@@ -12,7 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import Candidate, equal_cost_set, replicas_for, score, tie_break_key
+from optimizer.cost import (
+    Candidate,
+    Demand,
+    Price,
+    equal_cost_set,
+    replicas_for,
+    score,
+    tie_break_key,
+)
 from optimizer.load.holding import HoldingTask
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.claims import Claim, Finalist, claims
@@ -103,8 +111,7 @@ class ConfirmPhase:
         return claims(winner, others)
 
     def _held(self, config: ServingConfig) -> list[Measurement]:
-        """The rounds in which a load was held."""
-        return [r.measurement for r in self._rounds(config) if r.outcome == "ok" and r.measurement]
+        return held_rounds(self._rounds(config))
 
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
         """What was measured of a configuration; a failure that may pass is no round."""
@@ -147,14 +154,8 @@ class ConfirmPhase:
 
     def _candidate(self, record: TrialRecord) -> Candidate | None:
         """What all rounds together certify; None unless it held in every one."""
-        measured = self._held(record.config)
-        if len(measured) < ROUNDS:
-            return None
-        together = merged(measured)
-        cost = scored(together, self._setting.price, self._setting.demand)
-        if cost is None:
-            return None
-        return Candidate(record.config, together, cost, _p95_at_lowest_load(together))
+        held = self._held(record.config)
+        return certified(record.config, held, self._setting.price, self._setting.demand)
 
 
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -204,6 +205,30 @@ def _rank(record: TrialRecord, setting: Setting) -> tuple[float, ...]:
     p95 = _p95_at_lowest_load(measurement)
     candidate = Candidate(record.config, measurement, likely, p95)
     return (likely.fleet_usd_per_hour, *tie_break_key(candidate), record.number)
+
+
+def held_rounds(rounds: Sequence[TrialRecord]) -> list[Measurement]:
+    """The rounds in which a load was held."""
+    return [each.measurement for each in rounds if each.outcome == "ok" and each.measurement]
+
+
+def certified(
+    config: ServingConfig, held: Sequence[Measurement], price: Price, demand: Demand
+) -> Candidate | None:
+    """What all rounds of one configuration together certify; None with fewer than `ROUNDS`."""
+    if len(held) < ROUNDS:
+        return None
+    return candidate_of(config, merged(held), price, demand)
+
+
+def candidate_of(
+    config: ServingConfig, measurement: Measurement, price: Price, demand: Demand
+) -> Candidate | None:
+    """A configuration with its cost; None where it met the limits at no load."""
+    cost = scored(measurement, price, demand)
+    if cost is None:
+        return None
+    return Candidate(config, measurement, cost, _p95_at_lowest_load(measurement))
 
 
 def merged(rounds: Sequence[Measurement]) -> Measurement:

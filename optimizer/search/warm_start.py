@@ -58,7 +58,7 @@ def carried_over(
             continue
         if space.position_of(record.config) is None:
             continue
-        measurement = _relative_to(demand.requests_per_second, record.measurement)
+        measurement = relative_to(demand.requests_per_second, record.measurement)
         rate = measurement.capacity_per_second or measurement.levels[0].achieved_per_second
         kept.append(
             replace(
@@ -73,7 +73,7 @@ def carried_over(
     return kept
 
 
-def _relative_to(demand_per_second: float, measurement: Measurement) -> Measurement:
+def relative_to(demand_per_second: float, measurement: Measurement) -> Measurement:
     """The same rates, as load factors of another demand."""
     scale = measurement.demand_per_second / demand_per_second
     high = measurement.load_factor_high

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -149,17 +149,10 @@ class Place:
             return phase.run(space.models, space.search_space)
 
 
-def plain(machine: Machine) -> dict[str, Any]:
-    """The machine's fingerprint as JSON has it."""
-    data = asdict(machine)
-    lists = {"cpu_features": list(machine.cpu_features), "gpus": list(machine.gpus)}
-    return {**data, **lists, "packages": dict(machine.packages)}
-
-
 def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
     """The machine as JSON has it, and which of its cores server and load client keep to."""
     return {
-        **plain(machine),
+        **machine.to_json(),
         "cores_separated": slot.separated,
         "server_cores": list(slot.cores),
         "client_cores": list(slot.client_cores),
@@ -206,7 +199,7 @@ def hold_to_what_was_begun(
     Raises:
         SpaceChangedError: with every difference, and the remedy.
     """
-    now = {"space": space.content, "machine": plain(machine)}
+    now = {"space": space.content, "machine": machine.to_json()}
     if not directory.space.exists():
         write_json(directory.space, now)
         return

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.errors import UsageError
-from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
-from optimizer.search.searched_space import read_searched
 from optimizer.search.served_levels import concurrency
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_reading import read_study
 from optimizer.serving_config import ServingConfig
 from optimizer.simulator.prediction import PredictedCapacity, PredictedLevel, capacity, level
 from optimizer.simulator.service_curve import ServiceCurve
@@ -80,28 +77,19 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
         UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
         StorageError: when its files are damaged.
     """
-    directory = StudyDirectory(request.results.absolute() / request.study)
-    if not directory.searched.exists():
-        raise UsageError(
-            f"there is no study {request.study} in {request.results} that was searched"
-        )
-    searched = read_searched(directory)
-    trials = list(directory.trials.read_all().values())
-    calibration = list(directory.calibration.read_all().values())
-    service = with_trials(calibrated(calibration, searched.workload), trials)
-    if not service.observations:
-        raise UsageError(f"study {request.study} has saturated nothing yet: run it first")
-    point = only_point(searched.search_space, request.settings)
+    study = read_study(request.results, request.study)
+    service = study.service
+    point = only_point(study.searched.search_space, request.settings)
     config = point.config(point.baseline)
-    own = [record for record in trials if record.config == config and record.outcome == "ok"]
+    own = [record for record in study.trials if record.config == config and record.outcome == "ok"]
     return WhatIf(
-        study=request.study,
+        study=study.name,
         config=config,
         streams=tuple(
             _predicted(stream, config, service, request.seed)
-            for stream in searched.workload.streams
+            for stream in study.searched.workload.streams
         ),
-        runs=sum(record.measurement is not None for record in (*calibration, *trials)),
+        runs=sum(r.measurement is not None for r in (*study.calibration, *study.trials)),
         measured=own[-1] if own else None,
     )
 

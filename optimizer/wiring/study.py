@@ -38,7 +38,6 @@ from optimizer.wiring.parts import (
     hold_to_what_was_begun,
     introduce_price,
     open_space,
-    plain,
     require_packages,
     search_protocol,
     setting_of,
@@ -130,7 +129,7 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     begun = other.read_json(other.space)
     blocking = [
         *blocking_differences(begun["space"], space.content),
-        *(text for _, text in differences(begun["machine"], plain(machine), ("machine",))),
+        *(text for _, text in differences(begun["machine"], machine.to_json(), ("machine",))),
     ]
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)

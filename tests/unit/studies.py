@@ -12,6 +12,7 @@ from optimizer.estimates import Percentile
 from optimizer.hardware import Hardware
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.holding import HoldingTask
+from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, Slice, StreamLevel
 from optimizer.model_space import Limits
@@ -40,6 +41,7 @@ SETTING = Setting(
     PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here", confirm_requests=5000
 )
 
+MACHINE = Machine("Some CPU", 2, 24, ("avx2",), (("numpy", "2"),), "3.11.7", "Linux x86_64")
 HARDWARE = Hardware(cores=2, memory_mib=24_000)
 
 VALUES: Mapping[str, Sequence[Value]] = {

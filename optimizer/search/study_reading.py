@@ -1,0 +1,131 @@
+"""A study as it stands, read back for what is built on it: recommendations, fleets, what-ifs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from optimizer.cost import Candidate, Demand, Price, tie_break_key
+from optimizer.errors import StorageError, UsageError
+from optimizer.machine.fingerprint import Machine
+from optimizer.search.confirm import candidate_of, certified, held_rounds
+from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
+from optimizer.search.history import History
+from optimizer.search.searched_space import SearchedSpace, read_searched
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.warm_start import relative_to
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.trial_record import TrialRecord
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A configuration that met the limits.
+
+    Attributes:
+        candidate: with its cost at the price and demand that were asked about.
+        trial: the record of the search that found it.
+        confirmed: whether the figures are of the confirm phase.
+    """
+
+    candidate: Candidate
+    trial: TrialRecord
+    confirmed: bool
+
+
+@dataclass(frozen=True)
+class StudyReading:
+    """What lies in a study's directory.
+
+    Attributes:
+        machine: that everything in it was measured on.
+    """
+
+    name: str
+    searched: SearchedSpace
+    machine: Machine
+    trials: tuple[TrialRecord, ...]
+    calibration: tuple[TrialRecord, ...]
+    confirmations: tuple[TrialRecord, ...]
+
+    def findings(self, price: Price, demand: Demand) -> list[Finding]:
+        """Configurations within the limits, best first by cost and the rules for ties.
+
+        Those that were confirmed; where there is none, all that the search has measured.
+        """
+        found = self._confirmed(price, demand) or self._measured(price, demand)
+        return sorted(found, key=_rank)
+
+    def _confirmed(self, price: Price, demand: Demand) -> list[Finding]:
+        found = []
+        for trial in self._met_limits:
+            rounds = held_rounds([r for r in self.confirmations if r.config == trial.config])
+            held = [relative_to(demand.requests_per_second, each) for each in rounds]
+            candidate = certified(trial.config, held, price, demand)
+            if candidate is not None:
+                found.append(Finding(candidate, trial, confirmed=True))
+        return found
+
+    def _measured(self, price: Price, demand: Demand) -> list[Finding]:
+        found = []
+        for trial in self._met_limits:
+            assert trial.measurement is not None, "what met the limits was measured"
+            measurement = relative_to(demand.requests_per_second, trial.measurement)
+            candidate = candidate_of(trial.config, measurement, price, demand)
+            if candidate is not None:
+                found.append(Finding(candidate, trial, confirmed=False))
+        return found
+
+    @property
+    def _met_limits(self) -> Sequence[TrialRecord]:
+        return History({record.number: record for record in self.trials}).ok
+
+    @cached_property
+    def service(self) -> ServiceModel:
+        """Service times by all that was saturated. Raises UsageError where nothing was."""
+        service = with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
+        if not service.observations:
+            raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
+        return service
+
+
+def _rank(finding: Finding) -> tuple[float, ...]:
+    candidate = finding.candidate
+    return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), finding.trial.number)
+
+
+def read_study(results: Path, study: str) -> StudyReading:
+    """Read a study.
+
+    Args:
+        results: folder of the studies.
+        study: a name in it, or the path of a study's own folder, which may have come from another
+            machine.
+
+    Raises:
+        UsageError: where there is no such study, or it has not come to its search yet.
+        StorageError: when its files are damaged.
+    """
+    directory = _directory(results, study)
+    begun = directory.read_json(directory.space)
+    try:
+        machine = Machine.from_json(begun["machine"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"cannot read {directory.space}: no machine ({error})") from error
+    stores = (directory.trials, directory.calibration, directory.confirmations)
+    trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
+    return StudyReading(
+        directory.name, read_searched(directory), machine, trials, calibration, confirmations
+    )
+
+
+def _directory(results: Path, study: str) -> StudyDirectory:
+    for root in (results.absolute() / study, Path(study).absolute()):
+        directory = StudyDirectory(root)
+        if directory.searched.exists():
+            return directory
+    raise UsageError(
+        f"there is no study {study} in {results} that was searched, nor a folder of one"
+    )

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.cost import Demand
+from optimizer.errors import StorageError, UsageError
+from optimizer.search.measured_record import measured_record
+from optimizer.search.searched_space import SearchedSpace, keep_searched
+from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.study_reading import read_study
+from optimizer.trial_record import TrialRecord
+from tests.unit.studies import DEMAND, MACHINE, PRICE, SETTING, ok, small_space
+from tests.unit.tables import WORKLOAD
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = small_space()
+CONFIGS = [SPACE.config(SPACE.at(row)) for row in range(3)]
+
+
+def begun(root: Path) -> StudyDirectory:
+    directory = StudyDirectory(root)
+    keep_searched(directory, SearchedSpace(root.name, SPACE, WORKLOAD, PRICE, DEMAND))
+    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    return directory
+
+
+def trial(number: int, which: int, capacity: float) -> TrialRecord:
+    return measured_record(number, CONFIGS[which], ok(capacity), SETTING)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyDirectory:
+    """Three configurations; the second claims most."""
+    directory = begun(tmp_path / "three")
+    for n, capacity in enumerate((100.0, 300.0, 200.0)):
+        directory.trials.write(trial(n, n, capacity))
+    return directory
+
+
+def test_what_was_only_measured_is_ranked_by_cost(study: StudyDirectory, tmp_path: Path) -> None:
+    found = read_study(tmp_path, "three").findings(PRICE, DEMAND)
+    assert [each.candidate.config for each in found] == [CONFIGS[n] for n in (1, 2, 0)]
+    assert [each.candidate.score.replicas for each in found] == [2, 3, 5]
+    assert not any(each.confirmed for each in found)
+
+
+def test_confirmed_figures_go_before_what_trials_claim(
+    study: StudyDirectory, tmp_path: Path
+) -> None:
+    for n, capacity in enumerate((190.0, 180.0)):
+        study.confirmations.write(trial(n, 2, capacity))
+    study.confirmations.write(trial(2, 1, 150.0))
+    [only] = read_study(tmp_path, "three").findings(PRICE, DEMAND)
+    assert only.confirmed
+    assert only.candidate.config == CONFIGS[2], "one round alone confirms nothing"
+    assert only.candidate.measurement.capacity_per_second == pytest.approx(180.0)
+    assert only.trial.number == 2
+
+
+def test_another_demand_and_price_are_counted_anew(study: StudyDirectory, tmp_path: Path) -> None:
+    dear = replace(PRICE, usd_per_hour=2.0)
+    found = read_study(tmp_path, "three").findings(dear, Demand(5000.0, headroom=0.2))
+    best = found[0].candidate
+    assert best.score.replicas == 20
+    assert best.score.fleet_usd_per_hour == pytest.approx(40.0)
+    assert best.measurement.capacity_per_second == pytest.approx(300.0)
+
+
+def test_a_study_that_came_from_another_machine_is_read_by_its_folder(
+    study: StudyDirectory, tmp_path: Path
+) -> None:
+    found = read_study(tmp_path / "elsewhere", str(study.root))
+    assert (found.name, found.machine) == ("three", MACHINE)
+
+
+def test_what_is_missing_or_damaged_is_named(study: StudyDirectory, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no study four in"):
+        read_study(tmp_path, "four")
+    write_json(study.space, {"space": {}, "machine": {"cpu": "x"}})
+    with pytest.raises(StorageError, match=r"space\.json: no machine"):
+        read_study(tmp_path, "three")
