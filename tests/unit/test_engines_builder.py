@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.artifacts import workshop as workshop_module
-from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.disk import bytes_needed, require_room
 from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
 from optimizer.artifacts.engines.places import Folders
@@ -145,10 +145,11 @@ def test_a_build_dies_with_the_workshops_child(
 
 @dataclass
 class FakePlace:
-    """Knows an identity, and writes a plan or, in a bad case, none."""
+    """Knows an identity, adds to the timings, and writes a plan or, in a bad case, none."""
 
     known: Mapping[str, str]
     writes: bool = True
+    dies: bool = False
 
     def identity(self) -> Mapping[str, str]:
         return self.known
@@ -157,7 +158,12 @@ class FakePlace:
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
         assert (folders.graph / recipe.onnx).is_file()
-        assert folders.timings.is_dir()
+        timings = folders.timings / recipe.timing_cache
+        known = timings.read_text() if timings.exists() else ""
+        timings.with_suffix(".cache.lock").touch()
+        timings.write_text("half of" if self.dies else known + "a kernel ")
+        if self.dies:
+            raise BuildFailure("killed")
         if self.writes:
             (folders.plans / recipe.plan).write_text(recipe.to_json())
         return FACTS
@@ -206,6 +212,25 @@ def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
     place = FakePlace({"tensorrt": "1"}, writes=False)
     with pytest.raises(BuildFailure, match=r"left no model\.plan"):
         TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
+
+
+def test_what_was_timed_is_kept_whole_whoever_dies(cache_root: Path) -> None:
+    bench = Workbench(MODEL, ArtifactCache(cache_root), LOCAL)
+
+    def build(batch: int, **behaviour: bool) -> CacheEntry:
+        place = FakePlace({"tensorrt": "9"}, **behaviour)
+        spec = replace(SPEC, profile=EngineProfile(batch, batch))
+        return TensorRtBuilder({"local": lambda _: place}).entry(spec, bench)
+
+    first = build(1)
+    with pytest.raises(BuildFailure, match="killed"):
+        build(2, dies=True)
+    kept = bench.cache.timings / "9-NVIDIA-A10G.cache"
+    assert kept.read_text() == "a kernel "
+    build(2)
+    assert kept.read_text() == "a kernel a kernel "
+    assert {path.name for path in first.path.iterdir()} == {"model.plan", "plan.json"}
+    assert not [*bench.cache.timings.glob("*.lock")]
 
 
 def test_the_command_lists_engines_and_prunes_timings(tmp_path: Path) -> None:
