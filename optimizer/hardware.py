@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optimizer.serving_config import Precision
+from optimizer.serving_config import Precision, Runtime
 
-LEAST_COMPUTE_CAPABILITY: Mapping[Precision, tuple[int, int]] = {"bf16": (8, 0)}
-"""NVIDIA's compute capability from which a precision has arithmetic of its own; a T4 (7.5) has no
-BF16."""
+LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
+    "tensorrt": (7, 5),
+    "bf16": (8, 0),
+}
+"""NVIDIA's compute capability from which TensorRT builds engines (release notes of 10.5), and from
+which a precision has arithmetic of its own; a T4 (7.5) has no BF16."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,13 @@ class Hardware:
             return 0.95 * min(gpu.memory_mib for gpu in self.gpus)
         return 0.9 * self.memory_mib
 
-    def lacks(self, precision: Precision) -> str | None:
-        """Why its GPUs cannot do a precision; None where they can, or where there is none."""
-        least = LEAST_COMPUTE_CAPABILITY.get(precision)
-        for gpu in self.gpus:
+    def lacks(self, *wanted: Runtime | Precision) -> str | None:
+        """Why its GPUs cannot do what is wanted; None where they can, or where there is none."""
+        for gpu, name in itertools.product(self.gpus, wanted):
+            least = LEAST_COMPUTE_CAPABILITY.get(name)
             if least is not None and gpu.compute_capability < least:
                 return (
-                    f"{precision} needs compute capability {_version(least)},"
+                    f"{name} needs compute capability {_version(least)},"
                     f" {gpu.name} has {_version(gpu.compute_capability)}"
                 )
         return None

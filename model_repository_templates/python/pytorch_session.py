@@ -18,6 +18,7 @@ def open_session(directory, output, precision, threads, gpu):
         device = f"cuda:{gpu}"
         # FP32 is the unoptimised reference: nothing is rounded to TF32 behind its back.
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         program = move_to_device_pass(program, device)
     module = program.module()
 

@@ -202,7 +202,7 @@ def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | N
             "INT8 of trained weights is recommended on real inputs only: give calibration and "
             "evaluation data, or set accuracy.int8_on_generated_data"
         )
-    return hardware.lacks(spec.precision)
+    return hardware.lacks(spec.runtime, spec.precision)
 
 
 def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def model_config(
     _add_batching(config, model)
     config.response_cache.enable = model.cache
     if model.cuda_graphs:
-        config.optimization.cuda.graphs = True
+        _add_cuda_graphs(config, model, payloads)
     _add_warmup(config, model, payloads)
     for name, value in {**_settings(model), **dict(model.parameters)}.items():
         config.parameters[name].string_value = value
@@ -90,6 +91,27 @@ def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> 
     config.dynamic_batching.SetInParent()
     config.dynamic_batching.preferred_batch_size.extend(model.batching.preferred_batch_sizes)
     config.dynamic_batching.max_queue_delay_microseconds = model.batching.max_queue_delay_us
+
+
+def _add_cuda_graphs(
+    config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
+) -> None:
+    """Record graphs for the batch sizes that Triton chooses itself, at every length that is sent.
+
+    Unless it is told, Triton records them at the engine's optimal length, which is the longest.
+    """
+    cuda, lengths = config.optimization.cuda, payloads.lengths
+    cuda.graphs = True
+    sent = {padded_length(length, model.padding, lengths) for length in lengths.lengths}
+    if sent == {lengths.longest}:
+        return
+    preferred = model.batching.preferred_batch_sizes if model.batching is not None else ()
+    sizes = {1, *preferred, model.max_batch_size}
+    for size, length in itertools.product(sorted(sizes), sorted(sent)):
+        spec = cuda.graph_spec.add(batch_size=size)
+        for tensor in payloads.tensors:
+            dims = (length if n is None else n for n in tensor.shape)
+            spec.input[tensor.name].dim.extend(dims)
 
 
 def _add_warmup(

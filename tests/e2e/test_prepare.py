@@ -137,13 +137,16 @@ def test_int8_of_trained_weights_needs_real_inputs(
     assert refusal(_spec("int8"), allowed.models[0], allowed.search_space.hardware) is None
 
 
-def test_a_precision_that_the_gpu_lacks_is_not_built() -> None:
+def test_what_the_gpu_cannot_do_is_not_built() -> None:
     space = open_space(shipped("search_spaces/quickstart.yaml"))
     t4 = Gpu("GPU-0", "Tesla T4", (7, 5), 15360)
     hardware = replace(space.search_space.hardware, gpus=(t4,))
     reason = refusal(_spec("bf16"), space.models[0], hardware)
     assert reason == "bf16 needs compute capability 8.0, Tesla T4 has 7.5"
     assert refusal(_spec("fp16"), space.models[0], hardware) is None
+    v100 = replace(t4, name="Tesla V100", compute_capability=(7, 0))
+    reason = refusal(_spec("fp16"), space.models[0], replace(hardware, gpus=(v100,)))
+    assert reason == "tensorrt needs compute capability 7.5, Tesla V100 has 7.0"
 
 
 def _spec(precision: Precision) -> ArtifactSpec:

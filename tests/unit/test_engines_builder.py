@@ -7,16 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from optimizer.artifacts import workshop as workshop_module
-from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.disk import bytes_needed, require_room
 from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
 from optimizer.artifacts.engines.places import Folders
@@ -25,13 +27,22 @@ from optimizer.artifacts.workbench import Workbench
 from optimizer.artifacts.workshop import Workshop
 from optimizer.cli import commands
 from optimizer.errors import BuildFailure, RequirementError
+from optimizer.hardware import Gpu, Hardware
 from optimizer.hosting import EngineSettings
+from optimizer.model_space import Limits
 from optimizer.model_spec import ModelSpec
+from optimizer.parameters import Value, parameters_in_order
 from optimizer.releases import EngineFacts
-from optimizer.serving_config import ArtifactSpec, EngineProfile
+from optimizer.search.events import Event, StepStarted
+from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search_space import SearchSpace
+from optimizer.serving_config import ArtifactSpec, EngineProfile, ServingConfig
+from optimizer.triton.session import ModelFiles, ServingSession
 from tests.unit.engines import A10G, LOCAL
 from tests.unit.fake_tensorrt import install_beside
 from tests.unit.test_artifacts_workshop import LONGEST, MODEL, artifact, building_pid, running
+from tests.unit.test_gpu_spaces import ONE_POINT
 
 SPEC = ArtifactSpec(MODEL.name, "tensorrt", "tensorrt", "fp16", EngineProfile(2, 4))
 FACTS = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)
@@ -86,6 +97,62 @@ def test_without_a_gpu_there_is_no_engine(cache_root: Path, tmp_path: Path) -> N
         pytest.raises(BuildFailure, match="on and for a GPU, and there is none"),
     ):
         shop.build(SPEC, MODEL)
+
+
+@dataclass
+class FakeSession:
+    """Serves whatever it is given, and answers as the reference does."""
+
+    reference: NDArray[Any]
+    served: list[ServingConfig] = field(default_factory=list)
+
+    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> Any:
+        assert all((each.artifact / "model.plan").is_file() for each in files.values())
+        self.served.append(config)
+        return SimpleNamespace(control=SimpleNamespace(infer=lambda *_: self.reference))
+
+    def memory_of_models_mib(self) -> float:
+        return 700.0
+
+    def retire(self, *, wait: bool) -> None:
+        """Keep nothing."""
+
+
+def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared, list[str]]:
+    """What the prepare phase of a study leaves, and which builds it told of."""
+    precisions: Sequence[Value] = ("fp32", "fp16", "bf16", "int8")
+    parameters = parameters_in_order(MODEL.name, {**ONE_POINT, "precision": precisions})
+    space = SearchSpace(parameters, Hardware(4, 16_000, (gpu,)), Limits())
+    events: list[Event] = []
+    with Workshop(cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)) as shop:
+        session = cast(ServingSession, FakeSession(shop.prepare_model(MODEL).reference))
+        phase = PreparePhase(StudyDirectory(folder / "study"), shop, session, events.append)
+        found = phase.run([MODEL], space)
+    told = [event.doing for event in events if isinstance(event, StepStarted)]
+    return found, [text for text in told if text.endswith("reads the graph")]
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_second_search_builds_no_engine(cache_root: Path, tmp_path: Path) -> None:
+    first, builds = prepared(tmp_path / "first", cache_root)
+    assert len(builds) == 4
+    assert builds[0].startswith(f"building {MODEL.name}/tensorrt/fp32/batch 8..8: TensorRT 10.16")
+    assert first.building_seconds > 0
+    again, builds = prepared(tmp_path / "again", cache_root)
+    assert (again.building_seconds, builds) == (0, [])
+    assert {each.spec: each.sha256 for each in again.gated} == {
+        each.spec: each.sha256 for each in first.gated
+    }
+    assert {each.dropped for each in again.gated} == {None}
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_a_gpu_lacks_is_left_out_before_any_build(cache_root: Path, tmp_path: Path) -> None:
+    found, builds = prepared(tmp_path, cache_root, Gpu("GPU-0", "Tesla T4", (7, 5), 15360))
+    assert len(builds) == 3
+    dropped = {each.spec.precision: each.dropped for each in found.gated if each.dropped}
+    assert dropped == {"bf16": "bf16 needs compute capability 8.0, Tesla T4 has 7.5"}
+    assert {spec.precision for spec in found.files} == {"fp32", "fp16", "int8"}
 
 
 def test_a_failed_build_leaves_the_workshop_to_go_on(
@@ -145,10 +212,11 @@ def test_a_build_dies_with_the_workshops_child(
 
 @dataclass
 class FakePlace:
-    """Knows an identity, and writes a plan or, in a bad case, none."""
+    """Knows an identity, adds to the timings, and writes a plan or, in a bad case, none."""
 
     known: Mapping[str, str]
     writes: bool = True
+    dies: bool = False
 
     def identity(self) -> Mapping[str, str]:
         return self.known
@@ -157,7 +225,12 @@ class FakePlace:
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
         assert (folders.graph / recipe.onnx).is_file()
-        assert folders.timings.is_dir()
+        timings = folders.timings / recipe.timing_cache
+        known = timings.read_text() if timings.exists() else ""
+        timings.with_suffix(".cache.lock").touch()
+        timings.write_text("half of" if self.dies else known + "a kernel ")
+        if self.dies:
+            raise BuildFailure("killed")
         if self.writes:
             (folders.plans / recipe.plan).write_text(recipe.to_json())
         return FACTS
@@ -206,6 +279,25 @@ def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
     place = FakePlace({"tensorrt": "1"}, writes=False)
     with pytest.raises(BuildFailure, match=r"left no model\.plan"):
         TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
+
+
+def test_what_was_timed_is_kept_whole_whoever_dies(cache_root: Path) -> None:
+    bench = Workbench(MODEL, ArtifactCache(cache_root), LOCAL)
+
+    def build(batch: int, **behaviour: bool) -> CacheEntry:
+        place = FakePlace({"tensorrt": "9"}, **behaviour)
+        spec = replace(SPEC, profile=EngineProfile(batch, batch))
+        return TensorRtBuilder({"local": lambda _: place}).entry(spec, bench)
+
+    first = build(1)
+    with pytest.raises(BuildFailure, match="killed"):
+        build(2, dies=True)
+    kept = bench.cache.timings / "9-NVIDIA-A10G.cache"
+    assert kept.read_text() == "a kernel "
+    build(2)
+    assert kept.read_text() == "a kernel a kernel "
+    assert {path.name for path in first.path.iterdir()} == {"model.plan", "plan.json"}
+    assert not [*bench.cache.timings.glob("*.lock")]
 
 
 def test_the_command_lists_engines_and_prunes_timings(tmp_path: Path) -> None:

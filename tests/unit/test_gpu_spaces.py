@@ -191,7 +191,8 @@ def test_nothing_that_fits_is_said_with_the_rule() -> None:
 
 def test_a_precision_that_a_gpu_lacks_is_named_with_what_it_needs() -> None:
     assert TWO_T4.lacks("bf16") == "bf16 needs compute capability 8.0, Tesla T4 has 7.5"
-    assert TWO_T4.lacks("fp16") is None
+    assert TWO_T4.lacks("tensorrt", "fp16") is None
+    assert TWO_T4.lacks("tensorrt", "bf16") == TWO_T4.lacks("bf16")
     assert Hardware(8, 1000, (A10G,)).lacks("bf16") is None
     assert Hardware(8, 1000).lacks("bf16") is None
 

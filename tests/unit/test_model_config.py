@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_warmup_pads_the_longest_request() -> None:
     assert (one.batch_size, largest.batch_size) == (1, 16)
     assert [list(one.inputs[name].dims) for name in ("input_ids", "pixels")] == [[64], [3, 64]]
     assert all(each.zero_data for each in one.inputs.values())
+
+
+def test_cuda_graphs_are_recorded_at_every_length_that_is_sent() -> None:
+    asked = replace(MODEL, padding=(32,), cuda_graphs=True)
+    cuda = built(asked).optimization.cuda
+    assert cuda.graphs
+    shapes = [
+        (spec.batch_size, list(spec.input["input_ids"].dim), list(spec.input["pixels"].dim))
+        for spec in cuda.graph_spec
+    ]
+    assert shapes == [(b, [n], [3, n]) for b in (1, 8, 16) for n in (32, 60)]
+
+
+def test_cuda_graphs_of_one_length_are_left_to_triton() -> None:
+    cuda = built(replace(MODEL, padding=(), cuda_graphs=True)).optimization.cuda
+    assert cuda.graphs
+    assert not cuda.graph_spec
 
 
 def test_a_template_that_is_none_is_named(tmp_path: Path) -> None:

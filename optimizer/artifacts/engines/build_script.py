@@ -8,7 +8,6 @@ JSON with one key each: {"progress": TEXT}, and in the end {"facts": {...}} or {
 
 import ctypes
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -179,17 +178,6 @@ def attach_timing_cache(config: Any, file: Path) -> Any:
     return cache
 
 
-def write_whole(file: Path, content: Any) -> None:
-    """Write a file that is either as it was or as it shall be, whoever is killed."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with fresh.open("wb") as writing:
-            writing.write(memoryview(content))
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def build(trt: Any, recipe: dict[str, Any], log: Any, folders: list[Path]) -> None:
     """Write the plan, and the timing cache with what was learnt."""
     graph, plans, timings = folders
@@ -204,8 +192,8 @@ def build(trt: Any, recipe: dict[str, Any], log: Any, folders: list[Path]) -> No
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError("TensorRT found no engine for this graph")
-    write_whole(plans / recipe["plan"], plan)
-    write_whole(timings / recipe["timing_cache"], config.get_timing_cache().serialize())
+    (plans / recipe["plan"]).write_bytes(plan)
+    (timings / recipe["timing_cache"]).write_bytes(config.get_timing_cache().serialize())
     del kept_alive
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,12 +101,28 @@ class _Engine:
     def build(self, into: Path) -> None:
         graph = self.bench.graphs.entry(GRAPHS[self.precision]).path
         check_tensorrt_rules(graph / "model.onnx")
-        timings = self.bench.cache.timings
-        timings.mkdir(parents=True, exist_ok=True)
-        facts = self.place.run(self.recipe, Folders(graph, into, timings), self.bench.tell)
+        with self._timings(into) as timings:
+            facts = self.place.run(self.recipe, Folders(graph, into, timings), self.bench.tell)
         if not (into / PLAN_FILE).is_file():
             raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))
+
+    @contextmanager
+    def _timings(self, into: Path) -> Iterator[Path]:
+        """A folder with a copy of what has been timed, which the build adds to.
+
+        It is kept once there is an engine: whoever is killed before, the cache's own file is whole.
+        """
+        kept, folder = self.bench.cache.timings / self._timing_cache, into / "timings"
+        own = folder / kept.name
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            shutil.copyfile(kept, own)
+        yield folder
+        if own.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            own.replace(kept)
+        shutil.rmtree(folder)  # trtexec leaves a lock there
 
     @cached_property
     def recipe(self) -> Recipe:

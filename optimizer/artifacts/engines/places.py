@@ -38,7 +38,7 @@ class Folders:
     Attributes:
         graph: of the ONNX file and its external data; only read.
         plans: that the plan is written to.
-        timings: of the timing caches, which later builds use again.
+        timings: of the timing cache, which is used and written anew.
     """
 
     graph: Path

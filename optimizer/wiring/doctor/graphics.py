@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_PRECISION
+from optimizer.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.machine.gpus import Card, driver_version, present_cards
 from optimizer.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.wiring.doctor.examination import Finding
@@ -97,8 +97,8 @@ def _card(number: int, card: Card) -> Finding:
     gpu = card.gpu
     capability = gpu.compute_capability
     lacking = [
-        f", no {precision} (from {_version(least)} on)"
-        for precision, least in LEAST_OF_PRECISION.items()
+        f", no {name} (from {_version(least)} on)"
+        for name, least in LEAST_OF_EACH.items()
         if capability < least
     ]
     found = f"{gpu.name}, {gpu.memory_mib} MiB, compute capability {_version(capability)}"
