@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -60,4 +62,27 @@ cache_option = click.option(
 sampler_option = click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)), default="guided", show_default=True,
     help="What proposes configurations.",
+)  # fmt: skip
+
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def pricing_options(command: _Command) -> _Command:
+    """--rate, --region and --accept: which prices are charged."""
+    for option in reversed(_PRICING):
+        command = option(command)
+    return command
+
+
+_PRICING = (
+    click.option(
+        "--rate", type=click.Choice(["on-demand", "spot", "reserved"]),
+        help="Charge this rate of the price list; else what each study was charged.",
+    ),
+    click.option("--region", help="Charge the price list's price in this region."),
+    click.option(
+        "--accept", type=click.Choice(["contradictions", "mixed-prices"]), multiple=True,
+        help="Prices of another machine, or of more than one region, rate or basis.",
+    ),
 )  # fmt: skip

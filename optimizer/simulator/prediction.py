@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,7 @@ class PredictedLevel:
             where all was.
         mean_queue_ms: from arrival to execution, of the same requests.
         refused_share: of the requests.
+        late_share: of the requests, those over a limit that was named, and those refused.
         batches: executions by their size in inferences, ascending.
         utilisation: share of the instances' time that they execute.
     """
@@ -84,6 +85,7 @@ class PredictedLevel:
     latencies_ms: tuple[tuple[float, float], ...]
     mean_queue_ms: float
     refused_share: float
+    late_share: float
     batches: dict[int, int]
     utilisation: float
 
@@ -150,7 +152,7 @@ def level(
     percentiles: tuple[float, ...] = (50.0, 95.0, 99.0),
 ) -> PredictedLevel:
     """Offer `rate_per_second` for the time of about so many requests."""
-    return _Loads(serving, arrivals, requests, seed).level(rate_per_second, percentiles)
+    return Loads(serving, arrivals, requests, seed).level(rate_per_second, percentiles)
 
 
 def capacity(
@@ -170,7 +172,7 @@ def capacity(
         resolution: it ends when the rate is known to this share of saturation.
     """
     saturated = saturation(serving, concurrency, seed)
-    loads = _Loads(serving, arrivals, requests, seed)
+    loads = Loads(serving, arrivals, requests, seed)
 
     def excess(rate: float) -> float:
         latency_ms = loads.latency_ms(rate, limit.percentile)
@@ -218,8 +220,12 @@ def _crossing(
     return low
 
 
-class _Loads:
-    """Levels of one serving that differ by their rate alone."""
+class Loads:
+    """Levels of one serving that differ by their rate alone.
+
+    Args:
+        requests: of each level, about.
+    """
 
     def __init__(
         self, serving: Serving, arrivals: ArrivalPattern, requests: int, seed: int
@@ -230,7 +236,9 @@ class _Loads:
         self._due = due * (len(due) / requests)
         self._requests = len(due)
         self._serving = serving
-        self._draws = draw(len(self._due), serving.curve.spread, serving.shapes, rng)
+        draws = draw(len(self._due), serving.curve.spread, serving.shapes, rng)
+        # So are the service times: in heavy traffic a per cent of them is many of the latency.
+        self._draws = replace(draws, noise=draws.noise / draws.noise.mean())
 
     def latency_ms(self, rate_per_second: float, percentile: float) -> float:
         """Latency at one percentile."""
@@ -238,7 +246,18 @@ class _Loads:
         good = self._counted() & ~simulation.refused
         return _percentiles(simulation, good, (percentile,))[0]
 
-    def level(self, rate_per_second: float, percentiles: tuple[float, ...]) -> PredictedLevel:
+    def latencies_ms(self, rate_per_second: float) -> NDArray[np.float64]:
+        """Of every request that counts, shape [requests]; infinity where it was refused."""
+        simulation = self._simulate(rate_per_second)
+        latency_ms = np.where(simulation.refused, np.inf, simulation.latency_ms)
+        return latency_ms[self._counted()]
+
+    def level(
+        self,
+        rate_per_second: float,
+        percentiles: tuple[float, ...],
+        limit_ms: float = math.inf,
+    ) -> PredictedLevel:
         """All that is to say of a level."""
         simulation = self._simulate(rate_per_second)
         counted = self._counted()
@@ -251,12 +270,14 @@ class _Loads:
         instances = self._serving.scheduler.instances
         begun = simulation.execution_begin_ms >= begin_ms
         ordered = tuple(sorted(percentiles))
+        late = simulation.refused | (simulation.latency_ms > limit_ms)
         return PredictedLevel(
             offered_per_second=rate_per_second,
             achieved_per_second=1e3 * completed / (end_ms - begin_ms),
             latencies_ms=tuple(zip(ordered, _percentiles(simulation, good, ordered), strict=True)),
             mean_queue_ms=float(simulation.queue_ms[good].mean()) if good.any() else math.inf,
             refused_share=float(simulation.refused[counted].mean()),
+            late_share=float(late[counted].mean()),
             batches=histogram(simulation.execution_size[begun]),
             utilisation=executed / (instances * (end_ms - begin_ms)),
         )

@@ -1,0 +1,1 @@
+"""How many instances of which types a demand needs over time, and what that costs."""

@@ -1,0 +1,249 @@
+"""A fleet for a demand, from what studies have measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizer.cost import Demand, Price
+from optimizer.errors import UsageError
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant
+from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
+from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.fleet.planning.mix import Mix
+from optimizer.fleet.planning.plan import Plan, Question, Way, plan_fleet
+from optimizer.fleet.planning.sizing import Survival
+from optimizer.fleet.price_catalogue import price_list
+from optimizer.fleet.pricing import Accepted, PriceChoice, prices_for
+from optimizer.report.plan_page import plan_page
+from optimizer.search.served_levels import concurrency
+from optimizer.search.study_directory import write_json, write_text
+from optimizer.search.study_reading import Finding, StudyReading, read_study
+from optimizer.serving_config import describe
+from optimizer.simulator.stream_simulation import serving_of
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What one `plan` was asked.
+
+    Attributes:
+        studies: names in `results`, or folders.
+        demand: None for the first study's own, all day.
+        headroom: None for the first study's own.
+        most: instances that can be had, by instance type.
+    """
+
+    studies: tuple[str, ...]
+    results: Path
+    demand: DemandCurve | None
+    headroom: float | None
+    survival: Survival
+    zones: int
+    launch_seconds: float
+    most: dict[str, int]
+    choice: PriceChoice
+    accepted: Collection[Accepted]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the plan knows of one study: its best configuration, and the instance that it makes."""
+
+    finding: Finding
+    instance: Instance
+
+    @property
+    def described(self) -> str:
+        """The configuration in words."""
+        return describe(self.finding.candidate.config)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, what it was made from, and the files that show it.
+
+    Attributes:
+        plan: None where what can be had does not suffice.
+        nothing: names of studies in which nothing met the limits.
+    """
+
+    curve: DemandCurve
+    sources: tuple[Source, ...]
+    nothing: tuple[str, ...]
+    plan: Plan | None
+    page: Path
+    data: Path
+
+
+def plan_for(request: PlanRequest) -> Planned:
+    """Plan a fleet for a demand.
+
+    Raises:
+        UsageError: where there is no such study, prices do not fit, or what is asked cannot be.
+        StorageError: when files are damaged or cannot be written.
+    """
+    studies = [read_study(request.results, name) for name in request.studies]
+    refuse_unlike(studies)
+    first = studies[0].searched.demand
+    curve = request.demand or constant(first.requests_per_second)
+    headroom = request.headroom if request.headroom is not None else first.headroom
+    demand = Demand(curve.peak, headroom, first.inferences_per_request)
+    machines = [(study.searched.price, study.machine) for study in studies]
+    prices = prices_for(machines, request.choice, price_list(), request.accepted)
+    found = [
+        (study, price, study.findings(price, demand))
+        for study, price in zip(studies, prices, strict=True)
+    ]
+    sources = tuple(
+        Source(own[0], _instance(study, own[0], price, request.seed))
+        for study, price, own in found
+        if own
+    )
+    _refuse_unknown_types(request.most, sources)
+    question = Question(
+        curve,
+        headroom,
+        request.survival,
+        request.zones,
+        request.launch_seconds,
+        request.most,
+        request.seed,
+    )
+    plan = plan_fleet([source.instance for source in sources], question) if sources else None
+    folder = request.results.absolute() / studies[0].name
+    planned = Planned(
+        curve=curve,
+        sources=sources,
+        nothing=tuple(study.name for study, _, own in found if not own),
+        plan=plan,
+        page=folder / "plan.html",
+        data=folder / "plan.json",
+    )
+    if plan is not None:
+        described = {source.instance.name: source.described for source in sources}
+        write_text(planned.page, plan_page(plan, described))
+        write_json(planned.data, _to_json(plan, described))
+    return planned
+
+
+def refuse_unlike(studies: Sequence[StudyReading]) -> None:
+    """Studies of one fleet must have been asked the same. Raises UsageError, naming the study."""
+    first = studies[0]
+    for study in studies[1:]:
+        same = [
+            (s.target, s.limit, s.payloads, s.batch_size, s.arrivals)
+            for s in study.searched.workload.streams
+        ] == [
+            (s.target, s.limit, s.payloads, s.batch_size, s.arrivals)
+            for s in first.searched.workload.streams
+        ]
+        if not same:
+            raise UsageError(f"{study.name} was asked for something else than {first.name}")
+
+
+def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:
+    types = [source.instance.price.instance_type for source in sources]
+    for name in most:
+        if name not in types:
+            raise UsageError(f"--most {name}: must be one of {', '.join(types) or 'none'}")
+
+
+def _instance(study: StudyReading, finding: Finding, price: Price, seed: int) -> Instance:
+    candidate = finding.candidate
+    config, workload = candidate.config, study.searched.workload
+    parts = []
+    for stream in workload.streams:
+        model = next(model for model in config.models if model.name == stream.target)
+        curve = study.service.curve(model, config.server)
+        parts.append(
+            Part(
+                serving_of(model, curve, stream),
+                stream.arrivals,
+                stream.limit,
+                concurrency(config),
+                stream.demand_per_second / workload.demand_per_second,
+            )
+        )
+    measurement = candidate.measurement
+    instance = Instance(
+        name=study.name,
+        price=price,
+        capacity_per_second=measurement.capacity_per_second,
+        capacity_low_per_second=measurement.capacity_low_per_second,
+        setup_seconds=finding.trial.seconds.serving,
+        parts=tuple(parts),
+    )
+    try:
+        return instance.agreed(seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _to_json(plan: Plan, described: dict[str, str]) -> dict[str, Any]:
+    one = plan.one_type
+    question = plan.question
+    return {
+        "demand": asdict(question.curve),
+        "headroom": question.headroom,
+        "survives": question.survival,
+        "zones": question.zones,
+        "launch_seconds": question.launch_seconds,
+        "instances": [
+            {
+                "study": member.instance.name,
+                "configuration": described[member.instance.name],
+                "price": asdict(member.instance.price),
+                "capacity_per_second": member.instance.capacity_per_second,
+                "capacity_low_per_second": member.instance.capacity_low_per_second,
+                "simulated_most_within_limits_per_second": member.response.most_within_per_second,
+                "service_times_moved_by": member.instance.moved,
+            }
+            for member in plan.fleet.members
+        ],
+        "fleet": _mix(plan.fleet),
+        "at_the_peak": [asdict(each) for each in plan.found],
+        "late_share_allowed": plan.allowed,
+        "ways": [_way(way, plan.allowed) for way in (*plan.ways, *(one.autoscaled if one else ()))],
+        "smallest_fleet_of_one_type": _simulated(one.at_minimum if one else None),
+        "one_instance_less": _simulated(one.below_minimum if one else None),
+        "surviving": {
+            name: _mix(mix) if mix is not None else None for name, mix in plan.surviving.items()
+        },
+        "losses": [
+            {
+                "lost": loss.lost,
+                "left": _mix(loss.left),
+                "at_the_peak": [asdict(each) for each in loss.found],
+                "waiting_seconds": loss.waiting_seconds if loss.left.instances else None,
+            }
+            for loss in plan.losses
+        ],
+    }
+
+
+def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
+    return asdict(found) if found is not None else None
+
+
+def _mix(mix: Mix) -> dict[str, Any]:
+    names = [member.instance.price.instance_type for member in mix.members]
+    return {
+        "counts": dict(zip(names, mix.counts, strict=True)),
+        "usd_per_hour": mix.usd_per_hour,
+    }
+
+
+def _way(way: Way, allowed: float) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "usd_per_hour": way.usd_per_hour,
+        "usd_per_month": way.usd_per_month,
+        "instances": way.charged.tolist(),
+        "late_share": way.late_share.tolist(),
+        "steps_over_the_limit": way.missed_steps(allowed),
+        "policy": asdict(way.policy) if way.policy is not None else None,
+    }

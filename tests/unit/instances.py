@@ -1,0 +1,42 @@
+"""Instances that are made up: how long a batch takes is known."""
+
+from __future__ import annotations
+
+from optimizer.cost import Price
+from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.simulator.batcher import Scheduler
+from optimizer.simulator.prediction import Serving
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.workload import LatencyLimit
+
+
+def batching_part(scale: float = 1.0, limit_ms: float = 60.0) -> Part:
+    """Two model instances that merge up to 16 requests; `scale` makes them slower."""
+    curve = ServiceCurve(
+        (1, 16),
+        (6.0 * scale, 24.0 * scale),
+        spread=0.1,
+        busy_factors=(0.7, 1.0),
+        outside_ms=0.5,
+    )
+    serving = Serving(Scheduler(16, (), 1000, dynamic=True, instances=2), curve)
+    return Part(serving, "poisson", LatencyLimit(95.0, limit_ms), concurrency=64)
+
+
+def instance(
+    name: str = "a.large",
+    usd_per_hour: float = 0.5,
+    capacity: float = 1100.0,
+    *,
+    low: float | None = None,
+    part: Part | None = None,
+) -> Instance:
+    """One of a type; its study has the same name."""
+    return Instance(
+        name=name,
+        price=Price(name, usd_per_hour, "the tests", "2026-01"),
+        capacity_per_second=capacity,
+        capacity_low_per_second=capacity if low is None else low,
+        setup_seconds=8.0,
+        parts=(part or batching_part(),),
+    )

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optimizer.cli import main
+from optimizer.cost import Price
+from optimizer.search.calibrate import CalibratePhase
+from optimizer.search.measured_record import measured_record
+from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.searched_space import SearchedSpace, keep_searched
+from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.simulator.calibration import calibration_points
+from tests.unit.studies import DEMAND, MACHINE, PRICE, SETTING, capacity_of, ok, small_space
+from tests.unit.tables import WORKLOAD, recorded_table
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = small_space()
+
+
+def searched(results: Path, name: str, price: Price = PRICE, limit_ms: float = 100.0) -> None:
+    """A study that has been calibrated, and has measured one configuration."""
+    directory = StudyDirectory(results / name)
+    [stream] = WORKLOAD.streams
+    limit = replace(stream.limit, latency_ms=limit_ms)
+    workload = replace(WORKLOAD, streams=(replace(stream, limit=limit),))
+    keep_searched(directory, SearchedSpace(name, SPACE, workload, price, DEMAND))
+    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
+    points = [SPACE.config(point) for point in calibration_points(SPACE)]
+    CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
+    config = points[-1]
+    directory.trials.write(measured_record(0, config, ok(capacity_of(config)), SETTING))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    searched(folder, "one")
+    return folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    exit_code: int
+    output: str
+
+
+def plan(results: Path, *arguments: str) -> Ran:
+    """Run the command; lines are joined, wherever the terminal broke them."""
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as ended:
+        main(["plan", *arguments, "--results", str(results)])
+    assert isinstance(ended.value.code, int)
+    return Ran(ended.value.code, " ".join(output.getvalue().split()))
+
+
+def test_a_plan_is_printed_and_kept(results: Path) -> None:
+    ran = plan(results, "one", "--daily", "300:3000@10", "--survive", "instance")
+    assert ran.exit_code == 0, ran.output
+    data = json.loads((results / "one" / "plan.json").read_text())
+    count = data["fleet"]["counts"]["test.large"]
+    assert f"{count} x test.large for 3,000 requests/s" in ran.output
+    assert data["survives"] == "instance"
+    assert data["surviving"]["instance"]["counts"]["test.large"] == count
+    assert data["surviving"]["nothing"]["counts"]["test.large"] == count - 1
+    assert [way["name"] for way in data["ways"]][:2] == ["constant", "scheduled"]
+    assert len(data["ways"][0]["late_share"]) == len(data["demand"]["per_second"]) == 288
+    page = (results / "one" / "plan.html").read_text()
+    assert "A fleet for daily, 300 to 3000/s, most at 10 h" in page
+    assert "<td>recommended</td>" in page
+
+
+def test_without_a_demand_it_is_the_studys_own(results: Path) -> None:
+    ran = plan(results, "one")
+    assert ran.exit_code == 0, ran.output
+    assert "(constant, 500/s)" in ran.output
+    assert "kept" in ran.output
+
+
+def test_too_few_instances_are_no_plan(results: Path) -> None:
+    ran = plan(results, "one", "--demand", "90000", "--most", "test.large=2")
+    assert ran.exit_code == 1
+    assert "No fleet for constant, 90000/s: what can be had does not suffice." in ran.output
+
+
+def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path) -> None:
+    searched(results, "tighter", limit_ms=50.0)
+    ran = plan(results, "one", "tighter")
+    assert ran.exit_code == 2
+    assert "tighter" in ran.output
+    dear = replace(PRICE, instance_type="other.large", region="us-east-1")
+    searched(results, "elsewhere", dear)
+    mixed = plan(results, "one", "elsewhere")
+    assert mixed.exit_code == 2
+    assert "prices of more than one region" in mixed.output
+    assert plan(results, "one", "elsewhere", "--accept", "mixed-prices").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none"], "there is no study none"),
+        (["one", "--daily", "5"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
+        (["one", "--daily", "5:1"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
+        (["one", "--daily", "1:5@24"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
+        (["one", "--daily", "1:5", "--demand", "7"], "give one of --demand, --daily, --trace"),
+        (["one", "--peak", "5"], "--peak goes with --trace"),
+        (["one", "--trace", "none.csv"], "none.csv: must be a readable CSV file"),
+        (["one", "--most", "x"], "must be INSTANCE_TYPE=COUNT"),
+        (["one", "--most", "x=1"], "--most x: must be one of test.large"),
+        (["one", "--zones", "1"], "1 is not in the range x>=2"),
+        (["one", "--rate", "spot"], "test.large: no spot price is listed"),
+    ],
+)
+def test_mistakes_are_told_with_exit_code_2(results: Path, arguments: list[str], said: str) -> None:
+    ran = plan(results, *arguments)
+    assert ran.exit_code == 2
+    assert said in ran.output
+
+
+def test_a_study_in_which_nothing_met_the_limits_has_no_fleet(tmp_path: Path) -> None:
+    searched(tmp_path, "empty")
+    for record in (tmp_path / "empty" / "trials").glob("*.json"):
+        record.unlink()
+    ran = plan(tmp_path, "empty")
+    assert ran.exit_code == 1
+    assert "empty: nothing met the limits" in ran.output
