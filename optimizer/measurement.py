@@ -271,6 +271,11 @@ class LoadLevel:
         return sum(stream.errors for stream in self.streams)
 
     @property
+    def shortest_limit_ms(self) -> float:
+        """Of the streams' latency limits."""
+        return min(stream.limit_ms for stream in self.streams)
+
+    @property
     def latencies(self) -> Latencies:
         """The four latencies of this level, means over all streams."""
         sent = sum(stream.sent for stream in self.streams)

@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.load.judging import excess, met_with_ease, point, refuse_if_all_failed, why_missed
+from optimizer.load.judging import (
+    excess,
+    longest_lag_ms,
+    met_with_ease,
+    point,
+    refuse_if_all_failed,
+    why_missed,
+)
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
@@ -27,9 +34,6 @@ Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
-_LONGEST_LAG = 0.05
-_LAG_FLOOR_MS = 2.0
-"""A level is void where the client's p99 lag is above 5 % of the shortest limit, and above this."""
 
 
 @dataclass(frozen=True)
@@ -285,13 +289,14 @@ class CapacitySearch:
     def _level(
         self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None
     ) -> LoadLevel:
+        limit_ms = self._workload.shortest_limit_ms
         plan = LevelPlan(
             load,
             self._protocol.warmup_seconds,
             seconds,
             timeout,
             # A saturated server's replies come when they come.
-            longest_lag_ms=longest_lag_ms(self._workload) if isinstance(load, OpenLoop) else None,
+            longest_lag_ms=longest_lag_ms(limit_ms) if isinstance(load, OpenLoop) else None,
             stop=stop,
         )
         level = self._run(plan)
@@ -350,8 +355,3 @@ def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
         late = -math.log1p(-stream.limit.percentile / 100)
         shares.append(room / (room + late / 2) if room > 0 else 0.0)
     return min(shares)
-
-
-def longest_lag_ms(workload: Workload) -> float:
-    """The client's lag above which a level says more of the client than of the server."""
-    return max(_LAG_FLOOR_MS, _LONGEST_LAG * workload.shortest_limit_ms)
