@@ -73,6 +73,14 @@ class WhatIf:
     measured: TrialRecord | None
 
 
+def searched_study(results: Path, name: str) -> StudyDirectory:
+    """A study that has begun to search. Raises UsageError where there is none of that name."""
+    directory = StudyDirectory(results.absolute() / name)
+    if not directory.searched.exists():
+        raise UsageError(f"there is no study {name} in {results} that was searched")
+    return directory
+
+
 def simulate_configuration(request: SimulateRequest) -> WhatIf:
     """Predict one configuration from what a study has measured of others.
 
@@ -80,11 +88,7 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
         UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
         StorageError: when its files are damaged.
     """
-    directory = StudyDirectory(request.results.absolute() / request.study)
-    if not directory.searched.exists():
-        raise UsageError(
-            f"there is no study {request.study} in {request.results} that was searched"
-        )
+    directory = searched_study(request.results, request.study)
     searched = read_searched(directory)
     trials = list(directory.trials.read_all().values())
     calibration = list(directory.calibration.read_all().values())

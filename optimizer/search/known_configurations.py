@@ -1,0 +1,68 @@
+"""What the records of a study say of each configuration, for other limits than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from optimizer.measurement import Measurement
+from optimizer.search.confirm import ROUNDS, merged
+from optimizer.search.latency_curve import Known
+from optimizer.search.summary import LoadRuns
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import TrialRecord
+
+
+def known_configurations(trials: Iterable[TrialRecord], runs: LoadRuns) -> list[Known]:
+    """Every configuration whose capacity was searched for, in the order of the trials.
+
+    What was confirmed counts as it was confirmed; what did not hold then is left out.
+    """
+    latest = {r.config: r for r in trials if r.outcome in ("ok", "infeasible") and _whole(r)}
+    held = _by_config(runs.confirmations)
+    light = _by_config(runs.calibration)
+    return [
+        _known(record, held.get(config, []), light.get(config, []))
+        for config, record in latest.items()
+        if all(again.outcome == "ok" for again in held.get(config, []))
+    ]
+
+
+def _whole(record: TrialRecord) -> bool:
+    levels = record.measurement.levels if record.measurement is not None else ()
+    return [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+
+
+def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[TrialRecord]]:
+    """Without failures that may pass, which say nothing of a configuration."""
+    found: dict[ServingConfig, list[TrialRecord]] = {}
+    for record in records:
+        if record.failure is None or not record.failure.transient:
+            found.setdefault(record.config, []).append(record)
+    return found
+
+
+def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord]) -> Known:
+    assert record.measurement is not None, "what was searched for was measured"
+    own = record.measurement
+    limit_ms = own.levels[0].shortest_limit_ms
+    rounds = [again.measurement for again in held if again.measurement is not None]
+    more = [again.measurement for again in light if again.measurement is not None]
+    certified = {limit_ms: own}
+    if len(rounds) >= ROUNDS:
+        certified = {min(limit_ms, _met_ms(rounds)): merged(rounds), limit_ms: merged(rounds)}
+    return Known(
+        record.config,
+        own.levels[0].load_factor,
+        tuple(level for each in (own, *rounds, *more) for level in each.levels),
+        tuple(certified.items()),
+    )
+
+
+def _met_ms(rounds: Iterable[Measurement]) -> float:
+    """The shortest limit that every round would have held what it held within."""
+    return max(
+        level.shortest_limit_ms * (1 + level.excess)
+        for held in rounds
+        for level in held.levels
+        if level.kind == "open_loop" and level.load_factor <= held.load_factor
+    )
