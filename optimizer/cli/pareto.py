@@ -84,7 +84,7 @@ def _curve(costs: LatencyCosts, numbers: Mapping[ServingConfig, str]) -> Table:
     for at in (1, 2, 3, 5):
         table.columns[at].no_wrap = True
     for within in costs.curve:
-        name = f"{within.limit_ms:g}{'*' * (within.limit_ms == limit.latency_ms)}"
+        name = f"{within.limit_ms:g}{'*' if within.limit_ms in costs.searched_ms else ''}"
         if within.cheapest is None:
             table.add_row(name, "", "not met")
         for offer in _offers(within):

@@ -29,6 +29,7 @@ def pareto_page(costs: LatencyCosts) -> str:
         "title": f"What each latency limit costs: {costs.study}",
         "percentile": first.limit.percentile,
         "own_ms": first.limit.latency_ms,
+        "searched": _listed(costs.searched_ms),
         "demand": costs.demand.requests_per_second,
         "others": [s for s in costs.streams if s.limit.latency_ms != first.limit.latency_ms],
         "shortest": first.name,
@@ -43,10 +44,10 @@ def pareto_page(costs: LatencyCosts) -> str:
 
 def _rows(costs: LatencyCosts) -> Iterator[dict[str, Any]]:
     for within in costs.curve:
-        own = within.limit_ms == costs.shortest.limit.latency_ms
-        yield {"limit": f"{within.limit_ms:g}", "own": own} | _cells(within.cheapest)
+        limit = {"limit": f"{within.limit_ms:g}", "own": within.limit_ms in costs.searched_ms}
+        yield limit | _cells(within.cheapest)
         if within.predicted is not None:
-            yield {"limit": f"{within.limit_ms:g}", "own": own} | _cells(within.predicted)
+            yield limit | _cells(within.predicted)
 
 
 def _cells(offer: Offer | None) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _cells(offer: Offer | None) -> dict[str, Any]:
     }
 
 
-def _listed(limits_ms: list[float]) -> str:
+def _listed(limits_ms: Sequence[float]) -> str:
     return ", ".join(f"{limit:g}" for limit in limits_ms) + " ms"
 
 

@@ -47,14 +47,16 @@ def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord
     limit_ms = own.levels[0].shortest_limit_ms
     rounds = [again.measurement for again in held if again.measurement is not None]
     more = [again.measurement for again in light if again.measurement is not None]
+    further = {each.limit_ms: each.measurement for each in record.further}
     certified = {limit_ms: own}
     if len(rounds) >= ROUNDS:
         certified = {min(limit_ms, _met_ms(rounds)): merged(rounds), limit_ms: merged(rounds)}
     return Known(
         record.config,
         own.levels[0].load_factor,
-        tuple(level for each in (own, *rounds, *more) for level in each.levels),
-        tuple(certified.items()),
+        tuple(x for each in (own, *further.values(), *rounds, *more) for x in each.levels),
+        tuple(sorted((certified | further).items(), key=lambda pair: pair[0])),
+        (limit_ms, *further),
     )
 
 

@@ -49,12 +49,14 @@ class Known:
         saturation: load factor under saturation, in the trial that the capacity was found in.
         levels: of the trial and of whatever was measured of it besides.
         certified: (limit in ms, what was found within it), ascending.
+        searched_ms: the limits that its capacity was searched for within.
     """
 
     config: ServingConfig
     saturation: float
     levels: tuple[LoadLevel, ...]
     certified: tuple[tuple[float, Measurement], ...]
+    searched_ms: tuple[float, ...]
 
     @property
     def demand_per_second(self) -> float:
@@ -121,11 +123,13 @@ class LatencyCosts:
 
     Attributes:
         streams: with the study's own limits, which vary in the same proportion.
+        searched_ms: the limits that the study was searched for.
         curve: by limit, ascending.
     """
 
     study: str
     streams: tuple[Stream, ...]
+    searched_ms: tuple[float, ...]
     price: Price
     demand: Demand
     curve: tuple[WithinLimit, ...]
@@ -232,3 +236,17 @@ def usual_limits(known: Sequence[Known], *own_ms: float) -> list[float]:
         spread.remove(min(spread, key=lambda limit: abs(np.log(limit / own))))
     rounded = {float(f"{limit:.2g}") for limit in spread}
     return sorted(rounded | set(own_ms))
+
+
+def undominated(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Which of some rows of costs are on the Pareto front, by number.
+
+    A row is not where another is nowhere dearer and somewhere cheaper, or where all is infinite.
+    """
+    rows = np.array(costs, dtype=float)
+    return [
+        number
+        for number, own in enumerate(rows)
+        if np.isfinite(own).any()
+        and not ((rows <= own).all(axis=1) & (rows < own).any(axis=1)).any()
+    ]

@@ -22,8 +22,8 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import simulated
+from optimizer.wiring.parts import hold_to_one_limit
 from optimizer.wiring.simulating import searched_study
-from optimizer.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,15 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
     searched = read_searched(directory)
     workload = searched.workload
     if request.limits_ms:
-        _hold_to_one_limit(workload)
+        hold_to_one_limit(workload, "--limit")
     trials, runs = list(directory.trials.read_all().values()), LoadRuns.of(directory)
     known = known_configurations(trials, runs)
     if not known:
         raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
     own_ms = workload.shortest_limit_ms
     # The study's own limit is what the others are compared with.
-    asked = request.limits_ms or usual_limits(known, own_ms)
+    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
+    asked = request.limits_ms or usual_limits(known, *searched_ms)
     limits_ms = sorted({*asked, own_ms})
     measured = [within_limit(known, ms, searched.price, searched.demand) for ms in limits_ms]
     service = with_trials(calibrated(runs.calibration, workload), trials)
@@ -73,19 +74,16 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
             for forecast in [_forecast(searched, service, within.limit_ms, request.seed)]
         ]
     costs = LatencyCosts(
-        request.study, workload.streams, searched.price, searched.demand, tuple(measured)
+        request.study,
+        workload.streams,
+        tuple(searched_ms),
+        searched.price,
+        searched.demand,
+        tuple(measured),
     )
     page = directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page
-
-
-def _hold_to_one_limit(workload: Workload) -> None:
-    if len({stream.limit.latency_ms for stream in workload.streams}) > 1:
-        own = ", ".join(f"{s.name} {s.limit.latency_ms:g} ms" for s in workload.streams)
-        raise UsageError(
-            f"--limit: must be left out where streams have limits of their own; got {own}"
-        )
 
 
 def _forecast(

@@ -22,6 +22,7 @@ from optimizer.search.guidance.guide import Guide, no_forecast
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.measured_record import measured_record
+from optimizer.search.objectives import objective_names
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.setting import Setting
@@ -272,11 +273,13 @@ def open_study(
     sampler: str = "random",
     seed: int = 0,
     guide: Guide | None = None,
+    further_ms: tuple[float, ...] = (),
 ) -> OptunaStudy:
     """The study whose journal lies in `folder`; its guide has seen nothing where none is given."""
     journal = StudyDirectory(folder).journal
     strategy = SAMPLERS[sampler](guide or guide_of(space, History({}), seed=seed))
-    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed)
+    names = objective_names(further_ms)
+    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed, names)
 
 
 @dataclass
@@ -289,6 +292,7 @@ class Search:
     events: list[Event] = field(default_factory=list)
     sampler: str = "random"
     forecast: Forecast | None = None
+    setting: Setting = SETTING
 
     @property
     def directory(self) -> StudyDirectory:
@@ -307,7 +311,10 @@ class Search:
         records = self.directory.trials.read_all()
         history = History(records)
         guide = guide_of(self.space, history, forecast=self.forecast)
-        study = open_study(self.folder, self.space, sampler=self.sampler, guide=guide)
+        further_ms = self.setting.further_ms
+        study = open_study(
+            self.folder, self.space, sampler=self.sampler, guide=guide, further_ms=further_ms
+        )
         study.reconcile(records)
         return study, history, guide
 
@@ -318,7 +325,7 @@ class Search:
             self.evaluator,
             self.directory,
             history,
-            SETTING,
+            self.setting,
             self.events.append,
         )
 

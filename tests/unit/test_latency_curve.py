@@ -47,7 +47,8 @@ def known(
     """Levels by load factor and p95; saturates at 1,000/s."""
     own = found or certified(1.6, low=1.5, high=1.7)
     anchors = tuple(sorted(((LIMIT_MS, own), *more), key=lambda pair: pair[0]))
-    return Known(config, SATURATION, tuple(level(*each) for each in levels), anchors)
+    whole = tuple(level(*each) for each in levels)
+    return Known(config, SATURATION, whole, anchors, tuple(limit for limit, _ in anchors))
 
 
 AROUND = ((1.2, 40.0), (1.6, 95.0), (1.7, 160.0))
@@ -115,7 +116,7 @@ def test_offers_are_compared_by_what_they_surely_cost_and_fleets_sized_by_it() -
     assert within.cheapest is not None
     # 750 requests/s at 0.36 $ an hour.
     assert within.cheapest.usd_per_million == pytest.approx(0.36 / (750 * 3600) * 1e6)
-    costs = LatencyCosts("made up", WORKLOAD.streams, PRICE, DEMAND, (within,))
+    costs = LatencyCosts("made up", WORKLOAD.streams, (LIMIT_MS,), PRICE, DEMAND, (within,))
     assert costs.front == [(ONE, [LIMIT_MS])]
     assert within_limit([none], LIMIT_MS, PRICE, DEMAND).cheapest is None
 
