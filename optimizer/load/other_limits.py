@@ -74,7 +74,7 @@ def share_within(
     points = [point(level, saturation) for level in again]
     met = [x.load_factor / saturation for x in again if why_missed(x) is None]
     at_top = [x for x in again if x.load_factor / saturation >= HIGHEST_SHARE - _ROUNDING]
-    if any(met_with_ease(level) for level in at_top):
+    if len(met) == len(again) and any(met_with_ease(level) for level in at_top):
         return ShareWithin(HIGHEST_SHARE, HIGHEST_SHARE, 1.0, shown=True, met=True)
     knee = find_knee(points)
     share = min(max(knee.share, min(met, default=0.0)), HIGHEST_SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from optimizer.measurement import Measurement
 from optimizer.search.confirm import ROUNDS, merged
@@ -50,7 +51,9 @@ def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord
     further = {each.limit_ms: each.measurement for each in record.further}
     certified = {limit_ms: own}
     if len(rounds) >= ROUNDS:
-        certified = {min(limit_ms, _met_ms(rounds)): merged(rounds), limit_ms: merged(rounds)}
+        held_ms, confirmed = _met_ms(rounds), merged(rounds)
+        further = {ms: _agreeing(x, confirmed, ms < limit_ms) for ms, x in further.items()}
+        certified = {min(limit_ms, held_ms): confirmed, limit_ms: confirmed}
     return Known(
         record.config,
         own.levels[0].load_factor,
@@ -67,4 +70,21 @@ def _met_ms(rounds: Iterable[Measurement]) -> float:
         for held in rounds
         for level in held.levels
         if level.kind == "open_loop" and level.load_factor <= held.load_factor
+    )
+
+
+def _agreeing(found: Measurement, confirmed: Measurement, shorter: bool) -> Measurement:
+    """What a trial found within another limit, as far as it agrees with what was confirmed.
+
+    Within a shorter limit no more is served than within the one that was confirmed, and within a
+    longer one no less.
+    """
+    if shorter == (found.load_factor <= confirmed.load_factor):
+        return found
+    low = min if shorter else max
+    return replace(
+        found,
+        load_factor=confirmed.load_factor,
+        load_factor_low=low(found.load_factor_low, confirmed.load_factor_low),
+        load_factor_high=confirmed.load_factor_high,
     )

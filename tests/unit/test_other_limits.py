@@ -72,6 +72,14 @@ def test_what_was_met_next_to_saturation_is_met_within_every_longer_limit() -> N
     assert (found.share, found.low, found.shown) == (HIGHEST_SHARE, HIGHEST_SHARE, True)
 
 
+def test_what_a_lower_load_missed_is_not_met_with_ease_above_it() -> None:
+    """The machine was slower when the second level was measured."""
+    levels = [level(0.95, 35.0), level(0.6, 120.0)]
+    found = share_within(levels, 1.0, 90.0)
+    assert found is not None
+    assert found.low < 0.9
+
+
 def test_a_limit_below_all_that_was_seen_is_not_shown_and_its_interval_is_wide() -> None:
     levels = [level(0.8, 60.0), level(0.9, 90.0)]
     among, below = (share_within(levels, 1.0, limit_ms) for limit_ms in (80.0, 20.0))

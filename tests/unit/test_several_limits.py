@@ -246,6 +246,17 @@ def test_pareto_knows_what_a_trial_found_within_a_further_limit() -> None:
     assert 180.0 <= between[0].per_second <= 300.0
 
 
+def test_what_was_confirmed_bounds_what_a_trial_found_within_further_limits() -> None:
+    """The trial served more than the machine did when it was confirmed."""
+    further = (within(SHORT_MS, 280.0), within(LONG_MS, 320.0))
+    record = record_of(0, ONE, replace(ok(300.0), further=further))
+    for confirmed, expected in ((200.0, (200.0, 320.0)), (340.0, (280.0, 340.0))):
+        again = [record_of(n, ONE, ok(confirmed, 95.0)) for n in range(2)]
+        [known] = known_configurations([record], LoadRuns(confirmations=again))
+        found = [capacity_within(known, limit_ms) for limit_ms in (SHORT_MS, LONG_MS)]
+        assert tuple(each[0].per_second for each in found if each) == pytest.approx(expected)
+
+
 def test_a_study_of_one_limit_takes_over_nothing_of_the_others() -> None:
     good = record_of(0, ONE, replace(ok(300.0), further=(within(SHORT_MS, 180.0),)))
     bad = record_of(1, TWO, replace(infeasible(300.0), further=(within(LONG_MS, 180.0),)))
