@@ -18,6 +18,7 @@ from optimizer.cli.cache import cache
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
+from optimizer.cli.pareto import pareto
 from optimizer.cli.plan import plan
 from optimizer.cli.prices import prices
 from optimizer.cli.record import record
@@ -55,6 +56,7 @@ commands.add_command(baseline)
 commands.add_command(record)
 commands.add_command(replay)
 commands.add_command(simulate)
+commands.add_command(pareto)
 commands.add_command(plan)
 commands.add_command(init)
 commands.add_command(prices)

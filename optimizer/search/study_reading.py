@@ -15,6 +15,7 @@ from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.history import History
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.summary import LoadRuns
 from optimizer.search.warm_start import relative_to
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.trial_record import TrialRecord
@@ -40,10 +41,11 @@ class StudyReading:
     """What lies in a study's directory.
 
     Attributes:
+        root: the study's folder.
         machine: that everything in it was measured on.
     """
 
-    name: str
+    root: Path
     searched: SearchedSpace
     machine: Machine
     trials: tuple[TrialRecord, ...]
@@ -82,13 +84,31 @@ class StudyReading:
     def _met_limits(self) -> Sequence[TrialRecord]:
         return History({record.number: record for record in self.trials}).ok
 
-    @cached_property
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.root.name
+
+    @property
+    def runs(self) -> LoadRuns:
+        """What was measured beside the trials."""
+        return LoadRuns(self.calibration, (), self.confirmations)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether anything tells how long batches take."""
+        return bool(self._learnt.observations)
+
+    @property
     def service(self) -> ServiceModel:
         """Service times by all that was saturated. Raises UsageError where nothing was."""
-        service = with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
-        if not service.observations:
+        if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
-        return service
+        return self._learnt
+
+    @cached_property
+    def _learnt(self) -> ServiceModel:
+        return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
 
 
 def _rank(finding: Finding) -> tuple[float, ...]:
@@ -117,7 +137,7 @@ def read_study(results: Path, study: str) -> StudyReading:
     stores = (directory.trials, directory.calibration, directory.confirmations)
     trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
     return StudyReading(
-        directory.name, read_searched(directory), machine, trials, calibration, confirmations
+        directory.root, read_searched(directory), machine, trials, calibration, confirmations
     )
 
 

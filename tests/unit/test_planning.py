@@ -14,10 +14,18 @@ from optimizer.cost import Price
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.searched_space import SearchedSpace
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.simulator.calibration import calibration_points
-from tests.unit.studies import DEMAND, MACHINE, PRICE, SETTING, capacity_of, ok, small_space
+from tests.unit.studies import (
+    DEMAND,
+    PRICE,
+    SETTING,
+    begin_study,
+    capacity_of,
+    ok,
+    small_space,
+)
 from tests.unit.tables import WORKLOAD, recorded_table
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -30,8 +38,7 @@ def searched(results: Path, name: str, price: Price = PRICE, limit_ms: float = 1
     [stream] = WORKLOAD.streams
     limit = replace(stream.limit, latency_ms=limit_ms)
     workload = replace(WORKLOAD, streams=(replace(stream, limit=limit),))
-    keep_searched(directory, SearchedSpace(name, SPACE, workload, price, DEMAND))
-    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    begin_study(directory, SearchedSpace(name, SPACE, workload, price, DEMAND))
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     points = [SPACE.config(point) for point in calibration_points(SPACE)]
     CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
