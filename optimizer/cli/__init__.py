@@ -19,6 +19,7 @@ from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
 from optimizer.cli.prices import prices
+from optimizer.cli.recommend import recommend
 from optimizer.cli.record import record
 from optimizer.cli.replay import replay
 from optimizer.cli.run import run
@@ -54,6 +55,7 @@ commands.add_command(baseline)
 commands.add_command(record)
 commands.add_command(replay)
 commands.add_command(simulate)
+commands.add_command(recommend)
 commands.add_command(init)
 commands.add_command(prices)
 commands.add_command(doctor)
