@@ -62,8 +62,14 @@ def show_recommendation(console: Console, found: Recommendation, *, by_users: bo
     for offer in found.offers:
         if offer.extrapolated is not None:
             say(f"{offer.price.instance_type} is extrapolated: {offer.extrapolated}")
-        if offer.warning is not None:
-            say(f"{offer.price.instance_type}: {offer.warning}", "yellow")
+    for line in dict.fromkeys(
+        f"{offer.price.instance_type} ({offer.study}): {warning}"
+        for offer in found.offers
+        for warning in offer.warnings
+    ):
+        say(line, "yellow")
+    for text in found.accepted:
+        say(f"accepted: {text}", "yellow")
     for study, reason in found.nothing:
         say(f"{study}: nothing within the limits: {reason}", "yellow")
     for price in dict.fromkeys(offer.price for offer in found.offers):

@@ -5,7 +5,7 @@ Names are those of SageMaker Inference Recommender where it has one; its own kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from optimizer.cost import Candidate, Demand, Price, score, tie_break_key, usd_per_million
@@ -46,6 +46,7 @@ class Observation:
         use: what the machine did at the capacity, None where nobody watched.
         gpu_memory_mib: of the GPUs that were used, together.
         setup_seconds: loading the model; starting the server too, where that had to be.
+        warnings: of the load test at the capacity.
     """
 
     study: str
@@ -57,6 +58,7 @@ class Observation:
     use: MachineUse | None
     gpu_memory_mib: float
     setup_seconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def busy_cores(self) -> float | None:
@@ -73,7 +75,7 @@ class Offer:
     Attributes:
         candidate: with its capacity and cost on the whole instance.
         extrapolated: from what, None where it was measured.
-        warning: why less must be expected, if anything tells so.
+        warnings: what a reader must know before trusting the figures.
         metrics: by the names of `METRICS`; None where nobody has seen it.
     """
 
@@ -82,7 +84,7 @@ class Offer:
     candidate: Candidate
     latency_percentile: float
     extrapolated: str | None
-    warning: str | None
+    warnings: tuple[str, ...]
     metrics: Mapping[str, Figure | None]
 
     @property
@@ -165,7 +167,7 @@ def _offer(
         candidate=replace(seen.candidate, measurement=measurement, score=cost),
         latency_percentile=seen.latency_percentile,
         extrapolated=extrapolated,
-        warning=_too_few_cores(seen.busy_cores, times, vcpus),
+        warnings=(*seen.warnings, *_too_few_cores(seen.busy_cores, times, vcpus)),
         metrics={name: metrics.get(name) for name in METRICS},
     )
 
@@ -186,11 +188,10 @@ def _scaled(measurement: Measurement, times: float) -> Measurement:
     )
 
 
-def _too_few_cores(busy: float | None, times: float, vcpus: int | None) -> str | None:
+def _too_few_cores(busy: float | None, times: float, vcpus: int | None) -> Iterator[str]:
     """More GPUs take more of the CPU."""
-    if times <= 1 or busy is None or vcpus is None or busy * times <= vcpus:
-        return None
-    return f"its {vcpus} cores would have to do the work of {busy * times:.1f}: expect less"
+    if times > 1 and busy is not None and vcpus is not None and busy * times > vcpus:
+        yield f"its {vcpus} cores would have to do the work of {busy * times:.1f}: expect less"
 
 
 def _seen(seen: Observation, basis: Basis) -> Mapping[str, Figure | None]:

@@ -47,29 +47,30 @@ def prices_for(
         UsageError: where a price is of another machine, or prices cannot be compared, and that was
             not accepted.
     """
-    charged = []
-    for price, machine in machines:
-        entry = listed_price(listed, price.instance_type, choice) if choice.chosen else None
-        charged.append(entry.price if entry is not None else price)
-        known = entry or _listing_of(price, listed)
-        wrong = list(contradictions(known, machine)) if known is not None else []
-        if wrong and "contradictions" not in accepted:
+    charged = tuple(
+        listed_price(listed, price.instance_type, choice).price if choice.chosen else price
+        for price, _ in machines
+    )
+    for price, (_, machine) in zip(charged, machines, strict=True):
+        wrong = what_contradicts(price, machine, listed)
+        if wrong is not None and "contradictions" not in accepted:
             raise UsageError(
-                f"price: {'; '.join(wrong)}; name what the machine is, or accept it: "
-                "--accept contradictions"
+                f"price: {wrong}; name what the machine is, or accept it: --accept contradictions"
             )
     refuse_mixture(charged, accepted)
-    return tuple(charged)
+    return charged
 
 
-def _listing_of(price: Price, listed: Sequence[ListedPrice]) -> ListedPrice | None:
-    """What is listed of a price's instance type; nothing of what a person has given by hand.
+def what_contradicts(price: Price, machine: Machine, listed: Sequence[ListedPrice]) -> str | None:
+    """How a machine is not what its price is for; None where it is, or nobody can tell.
 
-    A price that was listed where its study was run names a region, and need not be listed here.
+    Of a price that a person gave by hand nothing is known. One that was listed where its study was
+    run names a region, and need not be listed here.
     """
     own = [entry for entry in listed if entry.price.instance_type == price.instance_type]
     same = [entry for entry in own if entry.price == price]
-    return next(iter([*same, *own]), None) if price.region else None
+    known = [*same, *(own if price.region else ())]
+    return "; ".join(contradictions(known[0], machine)) or None if known else None
 
 
 def refuse_mixture(prices: Sequence[Price], accepted: Collection[Accepted]) -> None:

@@ -41,11 +41,13 @@ class Recommendation:
 
     Attributes:
         nothing: (study, reason) where nothing was within the limits.
+        accepted: what does not fit together, and the user wanted all the same.
     """
 
     demand: Demand
     offers: tuple[Offer, ...]
     nothing: tuple[tuple[str, str], ...]
+    accepted: tuple[str, ...] = ()
 
     @property
     def best_measured(self) -> Offer | None:
@@ -60,6 +62,7 @@ class Recommendation:
             "headroom": self.demand.headroom,
             "offers": [_offer_to_json(offer) for offer in self.offers],
             "nothing_within_the_limits": dict(self.nothing),
+            "accepted": list(self.accepted),
         }
 
 
@@ -72,7 +75,7 @@ def _offer_to_json(offer: Offer) -> dict[str, Any]:
         "config": asdict(config),
         "price": asdict(offer.price),
         "extrapolated": offer.extrapolated,
-        "warning": offer.warning,
+        "warnings": list(offer.warnings),
         "latency_percentile": offer.latency_percentile,
         "metrics": {
             name: {**asdict(figure), "unit": METRICS[name]} if figure is not None else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from optimizer.cost import Candidate, Demand, Price
 from optimizer.fleet.offer import Observation
 from optimizer.fleet.recommendation import Studied
@@ -15,6 +17,8 @@ from optimizer.search.warm_start import relative_to
 from optimizer.serving_config import describe
 from optimizer.trial_record import TrialRecord
 from optimizer.wiring.advanced_job import Tests
+
+_SURE_PART_SECONDS = 60.0
 
 
 def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> Studied:
@@ -37,6 +41,7 @@ def _observed(name: str, study: StudyReading, finding: Finding) -> Observation:
         use=level.machine,
         gpu_memory_mib=_gpu_memory_mib(study),
         setup_seconds=finding.trial.seconds.serving,
+        warnings=level.warnings,
     )
 
 
@@ -103,4 +108,12 @@ def _tested(
         use=level.machine,
         gpu_memory_mib=_gpu_memory_mib(study),
         setup_seconds=record.seconds.serving,
+        warnings=(*level.warnings, *_short_parts(level)),
     )
+
+
+def _short_parts(level: LoadLevel) -> Iterator[str]:
+    """The best of several short parts of a load is lucky; the recommender counts whole minutes."""
+    seconds = level.seconds / len(level.slices)
+    if seconds < _SURE_PART_SECONDS:
+        yield f"MaxInvocations is that of the best {seconds:.0f} s: a longer load tells more surely"

@@ -12,7 +12,15 @@ from typing import Any, Self
 from optimizer.cost import Demand, Price
 from optimizer.errors import UsageError
 from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import Accepted, PriceChoice, listed_price, prices_for, refuse_mixture
+from optimizer.fleet.pricing import (
+    Accepted,
+    PriceChoice,
+    listed_price,
+    mixture,
+    prices_for,
+    refuse_mixture,
+    what_contradicts,
+)
 from optimizer.fleet.recommendation import Recommendation, measured_with_its_gpu, recommend
 from optimizer.load.user_load_file import AdvancedJob, read_job
 from optimizer.machine.fingerprint import Machine, this_machine
@@ -79,12 +87,14 @@ class _Terms:
     Attributes:
         charged: by study.
         others: instance types that nobody measured.
+        accepted: what would have been refused.
     """
 
     demand: Demand
     listed: Sequence[ListedPrice]
     charged: Mapping[str, Price]
     others: Sequence[ListedPrice]
+    accepted: tuple[str, ...]
 
 
 def recommend_instances(request: RecommendRequest, watch: Watcher) -> Recommendation:
@@ -164,9 +174,17 @@ def _terms(
     ]
     for entry in others:
         measured_with_its_gpu(entry, [(host.study, host.machine) for host in hosts])
-    refuse_mixture([*charged, *(entry.price for entry in others)], request.accepted)
-    names = [host.study for host in hosts]
-    return _Terms(demand, listed, dict(zip(names, charged, strict=True)), others)
+    compared = [*charged, *(entry.price for entry in others)]
+    refuse_mixture(compared, request.accepted)
+    pairs = list(zip(hosts, charged, strict=True))
+    accepted = [what_contradicts(price, host.machine, listed) for host, price in pairs]
+    return _Terms(
+        demand=demand,
+        listed=listed,
+        charged={host.study: price for host, price in pairs},
+        others=others,
+        accepted=tuple(text for text in [*accepted, mixture(compared)] if text is not None),
+    )
 
 
 def _refuse_incomparable(studies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -246,6 +264,7 @@ def _found(
         ]
     else:
         studied = [by_search(name, study, charged[name], demand) for name, study in studies.items()]
-    return recommend(
+    found = recommend(
         studied, terms.others, terms.listed, demand, every_configuration=request.by_users
     )
+    return replace(found, accepted=terms.accepted)

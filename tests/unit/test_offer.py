@@ -127,7 +127,7 @@ def test_all_gpus_of_an_instance_count_though_some_were_used() -> None:
     assert offer.fleet_usd_per_hour == pytest.approx(2 * 4.89), "the whole instance is charged"
     assert offer.metrics["CpuUtilization"] is None, "what else it does is not extrapolated"
     assert offer.metrics["CostPerHour"] == Figure(4.89, "price")
-    assert offer.warning is None
+    assert offer.warnings == ()
 
 
 def test_gpus_of_another_model_are_not_counted() -> None:
@@ -146,8 +146,13 @@ def test_another_instance_type_serves_what_its_gpus_do() -> None:
 
 def test_cores_that_cannot_feed_the_gpus_are_told() -> None:
     hungry = offer_elsewhere(observation(busy_cores=13.0), G4_4GPUS, DEMAND)
-    assert hungry.warning == "its 48 cores would have to do the work of 52.0: expect less"
-    assert offer_elsewhere(observation(busy_cores=11.0), G4_4GPUS, DEMAND).warning is None
+    assert hungry.warnings == ("its 48 cores would have to do the work of 52.0: expect less",)
+    assert offer_elsewhere(observation(busy_cores=11.0), G4_4GPUS, DEMAND).warnings == ()
+
+
+def test_what_a_load_test_warned_of_stays_with_its_figures() -> None:
+    seen = replace(observation(), warnings=("others took part",))
+    assert offer_as_measured(seen, G4.price, G4, DEMAND).warnings == ("others took part",)
 
 
 def studied(machine: Machine, entry: ListedPrice, *seen: Observation) -> Studied:

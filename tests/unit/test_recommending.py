@@ -127,8 +127,10 @@ def test_a_price_of_another_machine_is_refused_unless_accepted(results: Path) ->
         UsageError, match=r"ml\.g4dn\.xlarge has NVIDIA T4, the machine NVIDIA A10G"
     ):
         ask(results, "wrong")
-    [offer] = ask(results, "wrong", accepted=frozenset({"contradictions"})).offers
+    found = ask(results, "wrong", accepted=frozenset({"contradictions"}))
+    [offer] = found.offers
     assert offer.price.instance_type == "ml.g4dn.xlarge"
+    assert found.accepted == ("ml.g4dn.xlarge has NVIDIA T4, the machine NVIDIA A10G",)
 
 
 def test_a_price_that_only_the_other_host_lists_is_checked_too(results: Path) -> None:
@@ -144,6 +146,8 @@ def test_prices_that_cannot_be_compared_are_refused_unless_accepted(results: Pat
         ask(results, "small", "t4")
     both = ask(results, "small", "t4", accepted=frozenset({"mixed-prices"}))
     assert len(both.offers) == 2
+    assert [text.partition(":")[0] for text in both.accepted] == ["prices of more than one basis"]
+    assert ask(results, accepted=frozenset({"mixed-prices"})).accepted == ()
 
 
 def test_one_type_priced_in_two_regions_is_a_mixture_too(results: Path) -> None:
@@ -248,6 +252,9 @@ def test_advanced_jobs_of_all_hosts_are_ranked_by_what_they_measured(results: Pa
     assert (latency.value, latency.basis) == (80.0, "measured")
     assert invocations is not None
     assert invocations.value == pytest.approx(15_000)
+    assert best.warnings == (
+        "MaxInvocations is that of the best 50 s: a longer load tells more surely",
+    )
 
 
 def test_a_host_without_a_job_or_with_another_one_is_refused(results: Path) -> None:
