@@ -10,10 +10,14 @@ import click
 from optimizer.cli.options import Duration, OutputConsole, cache_option, results_option
 from optimizer.cli.recommended import show_recommendation
 from optimizer.cli.watchers import watching
+from optimizer.errors import UsageError
 from optimizer.fleet.pricing import Accepted, PriceChoice
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.recommending import RecommendRequest, recommend_instances
 from optimizer.wiring.study import RunRequest
+
+_TRIALS = 10
+"""A look at a machine, not a night's search."""
 
 
 @click.command()
@@ -23,10 +27,10 @@ from optimizer.wiring.study import RunRequest
     help="Search this machine first (a YAML file), and rank it with the others.",
 )  # fmt: skip
 @click.option(
-    "--trials", type=click.IntRange(min=1), default=10, show_default=True,
-    help="Configurations that --search measures.",
+    "--trials", type=click.IntRange(min=1),
+    help=f"Configurations that --search measures; {_TRIALS} without.",
 )  # fmt: skip
-@click.option("--timeout", type=Duration(), help="End the search after, say, 30m.")
+@click.option("--timeout", type=Duration(), help="End that search after, say, 30m.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
@@ -63,7 +67,7 @@ from optimizer.wiring.study import RunRequest
 def recommend(
     studies: tuple[str, ...],
     space: Path | None,
-    trials: int,
+    trials: int | None,
     timeout: float | None,
     seed: int,
     job: Path | None,
@@ -86,7 +90,9 @@ def recommend(
     search = None
     if space is not None:
         built = (cache or default_cache()).absolute()
-        search = RunRequest(space, results, built, None, trials, timeout, seed)
+        search = RunRequest(space, results, built, None, trials or _TRIALS, timeout, seed)
+    elif trials is not None or timeout is not None:
+        raise UsageError("--trials and --timeout are those of a --search")
     request = RecommendRequest(
         studies=studies,
         results=results,

@@ -127,8 +127,8 @@ def _say_best(say: _Speaker, found: Recommendation) -> None:
     say(f"recommended: {_whole(best)}", "green")
     if best.extrapolated is not None:
         measured = found.best_measured
-        least = f"the best that was measured: {_whole(measured)}" if measured else "nothing"
-        say(f"that is extrapolated; {least}", "yellow")
+        least = f"; the best that was measured: {_whole(measured)}" if measured else ""
+        say(f"that is extrapolated{least}", "yellow")
     for other in others[:1]:
         more = other.fleet_usd_per_hour / best.fleet_usd_per_hour - 1
         costs = f"{more:.0%} more" if round(more, 3) else "the same"

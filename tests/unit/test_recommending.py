@@ -20,11 +20,14 @@ from optimizer.load.user_load_file import AdvancedJob
 from optimizer.measurement import Slice
 from optimizer.search.measured_record import measured_record
 from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.shipped import shipped
+from optimizer.wiring import recommending
 from optimizer.wiring.advanced_job import job_content
 from optimizer.wiring.recommending import RecommendRequest, recommend_instances
+from optimizer.wiring.study import RunRequest
 from optimizer.workload import LatencyLimit
 from tests.unit.hosts import A10G, CONTENT, T4, host, on_machine, price_of, space_on, use_of
-from tests.unit.studies import SETTING, infeasible, ok
+from tests.unit.studies import MACHINE, SETTING, infeasible, ok
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 EAST = PriceChoice(region="us-east-1")
@@ -281,3 +284,73 @@ def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     write_json(folder.space, {"space": {}, "machine": {}})
     with pytest.raises(StorageError, match="no job"):
         ask(results, "small", advanced=True)
+
+
+class Searching(Exception):
+    """A search would begin now."""
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
+    """This machine is an ml.c5.xlarge; what it is asked to search is kept."""
+    asked: list[RunRequest] = []
+
+    def run_study(request: RunRequest, _: object) -> None:
+        asked.append(request)
+        raise Searching
+
+    machine = replace(MACHINE, cores=4, memory_gib=8)
+    monkeypatch.setattr(recommending, "require_host", lambda *_: "embedded")
+    monkeypatch.setattr(recommending, "this_machine", lambda *_: machine)
+    monkeypatch.setattr(recommending, "run_study", run_study)
+    return asked
+
+
+QUICKSTART = shipped("search_spaces") / "quickstart.yaml"
+
+
+def ask_here(folder: Path, *studies: str, seconds: float | None = None, **settings: Any) -> None:
+    search = RunRequest(QUICKSTART, folder, folder, trials=10, timeout_seconds=seconds)
+    recommend_instances(RecommendRequest(studies, folder, search, **settings), lambda _: None)
+
+
+def job_file(folder: Path, **more: Any) -> Path:
+    phase = {"InitialNumberOfUsers": 2, "DurationInSeconds": 60}
+    pattern = {"TrafficType": "PHASES", "Phases": [phase]}
+    path = folder / "job.json"
+    path.write_text(json.dumps({"TrafficPattern": pattern, **more}))
+    return path
+
+
+def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
+    tmp_path: Path, here: list[RunRequest]
+) -> None:
+    for seconds in (None, 100.0, 10_000.0):
+        with pytest.raises(Searching):
+            ask_here(tmp_path, seconds=seconds, job=job_file(tmp_path, JobDurationInSeconds=600))
+    with pytest.raises(Searching):
+        ask_here(tmp_path, seconds=77.0, job=job_file(tmp_path))
+    assert [request.timeout_seconds for request in here] == [420.0, 100.0, 420.0, 77.0]
+
+
+def test_what_does_not_fit_is_refused_before_a_search(
+    results: Path, here: list[RunRequest]
+) -> None:
+    with pytest.raises(UsageError, match="did not ask the same"):
+        ask_here(results, "small")
+    with pytest.raises(UsageError, match="is no job"):
+        ask_here(results, job=job_file(results, ResourceLimit={"MaxParallelOfTests": 4}))
+    with pytest.raises(UsageError, match="it has NVIDIA A10G"):
+        ask_here(results, instance_types=("ml.g5.xlarge",))
+    with pytest.raises(UsageError, match="no spot price is listed"):
+        ask_here(results, prices=PriceChoice("spot"))
+    assert here == []
+
+
+def test_a_price_of_another_machine_is_refused_before_a_search(
+    tmp_path: Path, here: list[RunRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommending, "this_machine", lambda *_: MACHINE)
+    with pytest.raises(UsageError, match=r"ml\.c5\.xlarge has 4 vCPUs, the machine 2 cores"):
+        ask_here(tmp_path)
+    assert here == []
