@@ -21,6 +21,7 @@ from optimizer.cli.measure import measure
 from optimizer.cli.pareto import pareto
 from optimizer.cli.plan import plan
 from optimizer.cli.prices import prices
+from optimizer.cli.recommend import recommend
 from optimizer.cli.record import record
 from optimizer.cli.replay import replay
 from optimizer.cli.run import run
@@ -58,6 +59,7 @@ commands.add_command(replay)
 commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(plan)
+commands.add_command(recommend)
 commands.add_command(init)
 commands.add_command(prices)
 commands.add_command(doctor)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import click
 from rich.console import Console
 
+from optimizer.fleet.pricing import Accepted
 from optimizer.search.samplers import SAMPLERS
 from optimizer.section import duration_seconds
 
@@ -99,7 +100,7 @@ _PRICING = (
     ),
     click.option("--region", help="Charge the price list's price in this region."),
     click.option(
-        "--accept", type=click.Choice(["contradictions", "mixed-prices"]), multiple=True,
+        "--accept", type=click.Choice(get_args(Accepted)), multiple=True,
         help="Prices of another machine, or of more than one region, rate or basis.",
     ),
 )  # fmt: skip

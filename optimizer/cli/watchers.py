@@ -148,8 +148,8 @@ class LiveView:
                 mark = "left out" if dropped else "ready"
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialStarted(_, measured, _, config):
-                counted = self._phase in ("calibrate", "search", "record", "baseline")
-                self._done = measured - 1 if counted else self._done
+                # The steps of the confirm phase are rounds, of which each finalist has its own.
+                self._done = self._done if self._phase == "confirm" else measured - 1
                 self._config, self._levels = describe(config), []
             case ReferenceStarted(config):
                 self._config = f"the pace of the machine: {describe(config)}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from optimizer.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.errors import StorageError, UsageError
@@ -17,6 +18,7 @@ from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.summary import LoadRuns
 from optimizer.search.warm_start import relative_to
+from optimizer.serving_config import describe
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.trial_record import TrialRecord
 
@@ -41,16 +43,22 @@ class StudyReading:
     """What lies in a study's directory.
 
     Attributes:
-        root: the study's folder.
+        content: of the space file, see `Space.content`.
         machine: that everything in it was measured on.
     """
 
-    root: Path
+    directory: StudyDirectory
+    content: Mapping[str, Any]
     searched: SearchedSpace
     machine: Machine
     trials: tuple[TrialRecord, ...]
     calibration: tuple[TrialRecord, ...]
     confirmations: tuple[TrialRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.directory.name
 
     def findings(self, price: Price, demand: Demand) -> list[Finding]:
         """Configurations within the limits, best first by cost and the rules for ties.
@@ -59,6 +67,27 @@ class StudyReading:
         """
         found = self._confirmed(price, demand) or self._measured(price, demand)
         return sorted(found, key=_rank)
+
+    def contenders(self, price: Price, demand: Demand) -> list[Finding]:
+        """All configurations within the limits: what was confirmed, then the rest, best first."""
+        confirmed = sorted(self._confirmed(price, demand), key=_rank)
+        known = {finding.candidate.config for finding in confirmed}
+        measured = sorted(self._measured(price, demand), key=_rank)
+        return [*confirmed, *(found for found in measured if found.candidate.config not in known)]
+
+    @property
+    def nothing_found(self) -> str:
+        """Why nothing is within the limits, where nothing is."""
+        missed = [r for r in self.trials if r.outcome == "infeasible" and r.constraints]
+        if missed:
+            nearest = min(missed, key=lambda r: max(value for _, value in r.constraints))
+            return (
+                f"none of {len(self.trials)} trials met the limits; the nearest was "
+                f"{describe(nearest.config)}: {nearest.reason}"
+            )
+        if self.trials:
+            return f"none of {len(self.trials)} trials could be measured: {self.trials[-1].reason}"
+        return "it has measured nothing yet"
 
     def _confirmed(self, price: Price, demand: Demand) -> list[Finding]:
         found = []
@@ -83,11 +112,6 @@ class StudyReading:
     @property
     def _met_limits(self) -> Sequence[TrialRecord]:
         return History({record.number: record for record in self.trials}).ok
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self.root.name
 
     @property
     def runs(self) -> LoadRuns:
@@ -131,13 +155,19 @@ def read_study(results: Path, study: str) -> StudyReading:
     directory = _directory(results, study)
     begun = directory.read_json(directory.space)
     try:
-        machine = Machine.from_json(begun["machine"])
+        content, machine = begun["space"], Machine.from_json(begun["machine"])
     except (KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"cannot read {directory.space}: no machine ({error})") from error
     stores = (directory.trials, directory.calibration, directory.confirmations)
     trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
     return StudyReading(
-        directory.root, read_searched(directory), machine, trials, calibration, confirmations
+        directory=directory,
+        content=content,
+        searched=read_searched(directory),
+        machine=machine,
+        trials=trials,
+        calibration=calibration,
+        confirmations=confirmations,
     )
 
 

@@ -76,7 +76,7 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
         searched.demand,
         tuple(measured),
     )
-    page = study.root / "pareto.html"
+    page = study.directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page
 

@@ -67,10 +67,13 @@ def small_space(
     return SearchSpace(parameters, hardware, Limits(conditions))
 
 
-def begin_study(directory: StudyDirectory, searched: SearchedSpace) -> None:
-    """What a study keeps of itself before it measures anything, on `MACHINE`."""
+def begin_study(
+    directory: StudyDirectory, searched: SearchedSpace, machine: Machine = MACHINE
+) -> None:
+    """What a study keeps of itself before it measures anything."""
     keep_searched(directory, searched)
-    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    limits = {stream.name: stream.limit.latency_ms for stream in searched.workload.streams}
+    write_json(directory.space, {"space": {"limit": limits}, "machine": machine.to_json()})
 
 
 def four_points() -> SearchSpace:
