@@ -87,7 +87,14 @@ def recommend(
     search = None
     if space is not None:
         built = (cache or default_cache()).absolute()
-        search = RunRequest(space, results, built, None, trials or _TRIALS, timeout, seed)
+        search = RunRequest(
+            space=space,
+            results=results,
+            cache=built,
+            trials=trials or _TRIALS,
+            timeout_seconds=timeout,
+            seed=seed,
+        )
     elif trials is not None or timeout is not None:
         raise UsageError("--trials and --timeout are those of a --search")
     request = RecommendRequest(

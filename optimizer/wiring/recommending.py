@@ -178,12 +178,14 @@ def _terms(
     refuse_mixture(compared, request.accepted)
     pairs = list(zip(hosts, charged, strict=True))
     accepted = [what_contradicts(price, host.machine, listed) for host, price in pairs]
+    # Hosts may be alike.
+    accepted = [*dict.fromkeys(accepted), mixture(compared)]
     return _Terms(
         demand=demand,
         listed=listed,
         charged={host.study: price for host, price in pairs},
         others=others,
-        accepted=tuple(text for text in [*accepted, mixture(compared)] if text is not None),
+        accepted=tuple(text for text in accepted if text is not None),
     )
 
 

@@ -134,6 +134,9 @@ def test_a_price_of_another_machine_is_refused_unless_accepted(results: Path) ->
     [offer] = found.offers
     assert offer.price.instance_type == "ml.g4dn.xlarge"
     assert found.accepted == ("ml.g4dn.xlarge has NVIDIA T4, the machine NVIDIA A10G",)
+    host(results / "another", price_of("ml.g4dn.xlarge"), A10G, [100.0])
+    alike = ask(results, "wrong", "another", accepted=frozenset({"contradictions"}))
+    assert alike.accepted == found.accepted, "said once of hosts that are alike"
 
 
 def test_a_price_that_only_the_other_host_lists_is_checked_too(results: Path) -> None:
