@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from optimizer.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.errors import StorageError, UsageError
 from optimizer.machine.fingerprint import Machine
-from optimizer.search.confirm import candidate_of, certified, held_rounds
+from optimizer.measurement import Measurement
+from optimizer.search.confirm import candidate_of, certified, held_rounds, levels_near
 from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.history import History
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.warm_start import relative_to
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.trial_record import TrialRecord
 
@@ -34,21 +37,46 @@ class Finding:
     trial: TrialRecord
     confirmed: bool
 
+    def latency_ms(self, percentile: float) -> float | None:
+        """At the capacity, the worst over streams and rounds; None where no level is near it."""
+        measurement = self.candidate.measurement
+        levels = levels_near(measurement, measurement.load_factor)
+        if not levels and (level := measurement.level_at_capacity) is not None:
+            levels = [level]
+        found = [stream.latency_ms(percentile) for level in levels for stream in level.streams]
+        return max(found, default=None)
+
 
 @dataclass(frozen=True)
 class StudyReading:
     """What lies in a study's directory.
 
     Attributes:
+        content: of the space file, see `Space.content`.
         machine: that everything in it was measured on.
     """
 
-    name: str
+    directory: StudyDirectory
+    content: Mapping[str, Any]
     searched: SearchedSpace
     machine: Machine
     trials: tuple[TrialRecord, ...]
     calibration: tuple[TrialRecord, ...]
     confirmations: tuple[TrialRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.directory.name
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """summary.json, None where the study has not ended yet. Raises StorageError."""
+        directory = self.directory
+        if not directory.summary.exists():
+            return None
+        summary: Mapping[str, Any] = directory.read_json(directory.summary)
+        return summary
 
     def findings(self, price: Price, demand: Demand) -> list[Finding]:
         """Configurations within the limits, best first by cost and the rules for ties.
@@ -58,15 +86,40 @@ class StudyReading:
         found = self._confirmed(price, demand) or self._measured(price, demand)
         return sorted(found, key=_rank)
 
+    def contenders(self, price: Price, demand: Demand) -> list[Finding]:
+        """All configurations within the limits: what was confirmed, then the rest, best first."""
+        confirmed = sorted(self._confirmed(price, demand), key=_rank)
+        known = {finding.candidate.config for finding in confirmed}
+        measured = sorted(self._measured(price, demand), key=_rank)
+        return [*confirmed, *(found for found in measured if found.candidate.config not in known)]
+
+    @property
+    def nothing_found(self) -> str:
+        """Why nothing is within the limits, where nothing is."""
+        missed = [r for r in self.trials if r.outcome == "infeasible" and r.constraints]
+        if missed:
+            nearest = min(missed, key=lambda r: max(value for _, value in r.constraints))
+            return (
+                f"none of {len(self.trials)} trials met the limits; the nearest was "
+                f"{describe(nearest.config)}: {nearest.reason}"
+            )
+        if self.trials:
+            return f"none of {len(self.trials)} trials could be measured: {self.trials[-1].reason}"
+        return "it has measured nothing yet"
+
     def _confirmed(self, price: Price, demand: Demand) -> list[Finding]:
         found = []
         for trial in self._met_limits:
-            rounds = held_rounds([r for r in self.confirmations if r.config == trial.config])
+            rounds = self.rounds(trial.config)
             held = [relative_to(demand.requests_per_second, each) for each in rounds]
             candidate = certified(trial.config, held, price, demand)
             if candidate is not None:
                 found.append(Finding(candidate, trial, confirmed=True))
         return found
+
+    def rounds(self, config: ServingConfig) -> list[Measurement]:
+        """What the confirm phase measured of a configuration, as far as it held a load."""
+        return held_rounds([r for r in self.confirmations if r.config == config])
 
     def _measured(self, price: Price, demand: Demand) -> list[Finding]:
         found = []
@@ -111,13 +164,19 @@ def read_study(results: Path, study: str) -> StudyReading:
     directory = _directory(results, study)
     begun = directory.read_json(directory.space)
     try:
-        machine = Machine.from_json(begun["machine"])
+        content, machine = begun["space"], Machine.from_json(begun["machine"])
     except (KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"cannot read {directory.space}: no machine ({error})") from error
     stores = (directory.trials, directory.calibration, directory.confirmations)
     trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
     return StudyReading(
-        directory.name, read_searched(directory), machine, trials, calibration, confirmations
+        directory=directory,
+        content=content,
+        searched=read_searched(directory),
+        machine=machine,
+        trials=trials,
+        calibration=calibration,
+        confirmations=confirmations,
     )
 
 

@@ -28,11 +28,19 @@ def differences(
     old: Any, new: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """(key, "was A, is B") for every setting in which two contents of a space file differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(set(old) | set(new)):
-            yield from differences(old.get(key), new.get(key), (*path, str(key)))
-    elif old != new:
-        yield path, f"{'.'.join(path)}: was {old}, is {new}"
+    for at, before, now in unequal(old, new, path):
+        yield at, f"{'.'.join(at)}: was {before}, is {now}"
+
+
+def unequal(
+    one: Any, other: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(key, value, other value) for every setting in which two contents of a space file differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted(set(one) | set(other)):
+            yield from unequal(one.get(key), other.get(key), (*path, str(key)))
+    elif one != other:
+        yield path, one, other
 
 
 def blocking_differences(old: Any, new: Any) -> list[str]:

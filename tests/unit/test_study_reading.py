@@ -11,8 +11,18 @@ from optimizer.search.measured_record import measured_record
 from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_reading import read_study
+from optimizer.serving_config import describe
 from optimizer.trial_record import TrialRecord
-from tests.unit.studies import DEMAND, MACHINE, PRICE, SETTING, ok, small_space
+from tests.unit.studies import (
+    DEMAND,
+    MACHINE,
+    PRICE,
+    SETTING,
+    failed,
+    infeasible,
+    ok,
+    small_space,
+)
 from tests.unit.tables import WORKLOAD
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -82,3 +92,27 @@ def test_what_is_missing_or_damaged_is_named(study: StudyDirectory, tmp_path: Pa
     write_json(study.space, {"space": {}, "machine": {"cpu": "x"}})
     with pytest.raises(StorageError, match=r"space\.json: no machine"):
         read_study(tmp_path, "three")
+
+
+def test_contenders_are_what_was_confirmed_and_then_the_rest(
+    study: StudyDirectory, tmp_path: Path
+) -> None:
+    for n, capacity in enumerate((190.0, 180.0)):
+        study.confirmations.write(trial(n, 2, capacity))
+    found = read_study(tmp_path, "three").contenders(PRICE, DEMAND)
+    assert [each.candidate.config for each in found] == [CONFIGS[n] for n in (2, 1, 0)]
+    assert [each.confirmed for each in found] == [True, False, False]
+
+
+def test_why_nothing_was_found_is_told_by_the_nearest_miss(tmp_path: Path) -> None:
+    directory = begun(tmp_path / "slow")
+    assert read_study(tmp_path, "slow").nothing_found == "it has measured nothing yet"
+    directory.trials.write(measured_record(0, CONFIGS[0], failed("it broke"), SETTING))
+    reading = read_study(tmp_path, "slow")
+    assert reading.nothing_found == "none of 1 trials could be measured: it broke"
+    for n, p95 in ((1, 300.0), (2, 120.0)):
+        directory.trials.write(measured_record(n, CONFIGS[n], infeasible(50, p95), SETTING))
+    assert read_study(tmp_path, "slow").nothing_found == (
+        f"none of 3 trials met the limits; the nearest was {describe(CONFIGS[2])}: "
+        "over the limit at the floor"
+    )
