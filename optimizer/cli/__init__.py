@@ -15,6 +15,7 @@ import click
 from optimizer import __version__
 from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
+from optimizer.cli.compare import compare
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
@@ -58,6 +59,7 @@ commands.add_command(record)
 commands.add_command(replay)
 commands.add_command(simulate)
 commands.add_command(pareto)
+commands.add_command(compare)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)

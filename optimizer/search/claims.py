@@ -21,7 +21,7 @@ from optimizer.load.knee import NORMAL_QUANTILE, find_knee
 from optimizer.measurement import HIGHEST_SHARE, Measurement
 from optimizer.serving_config import ServingConfig
 
-_PRIOR_ROUNDS = 4
+PRIOR_ROUNDS = 4
 """Degrees of freedom that the levels' own intervals count for, beside those of the rounds."""
 
 _LEAST_SD = 0.01
@@ -60,7 +60,7 @@ class Claim:
 
 def claims(winner: Finalist, rivals: Sequence[Finalist]) -> tuple[Claim, ...]:
     """What the rounds say of the winner beside each rival. Every finalist has as many rounds."""
-    estimates = [[_estimate(m) for m in one.rounds] for one in (winner, *rivals)]
+    estimates = [[log_capacity(m) for m in one.rounds] for one in (winner, *rivals)]
     logs = np.array([[log for log, _ in row] for row in estimates])
     own = np.array([[sd**2 for _, sd in row] for row in estimates]).mean(axis=1)
     residuals = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
@@ -79,8 +79,8 @@ def _claim(
     spare: int,
 ) -> Claim:
     """One claim from the differences of the log capacities, shape [rounds]."""
-    freedom = _PRIOR_ROUNDS + spare
-    shown = (_PRIOR_ROUNDS * own_variance + float((residuals**2).sum())) / freedom
+    freedom = PRIOR_ROUNDS + spare
+    shown = (PRIOR_ROUNDS * own_variance + float((residuals**2).sum())) / freedom
     # Rounds that happen to agree do not make the levels any surer than they are.
     error = math.sqrt(2 * max(own_variance, shown) / len(differences))
     difference = float(differences.mean())
@@ -94,8 +94,8 @@ def _claim(
     )
 
 
-def _estimate(measurement: Measurement) -> tuple[float, float]:
-    """Log of the capacity that one round's levels show, and its standard error."""
+def log_capacity(measurement: Measurement) -> tuple[float, float]:
+    """Log of the load factor that one round's levels show, and its standard error."""
     [saturated] = [level for level in measurement.levels if level.kind == "saturation"]
     points = [
         point(level, saturated.load_factor)

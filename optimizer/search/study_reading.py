@@ -11,14 +11,15 @@ from typing import Any
 from optimizer.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.errors import StorageError, UsageError
 from optimizer.machine.fingerprint import Machine
-from optimizer.search.confirm import candidate_of, certified, held_rounds
+from optimizer.measurement import Measurement
+from optimizer.search.confirm import candidate_of, certified, held_rounds, levels_near
 from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.history import History
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.summary import LoadRuns
 from optimizer.search.warm_start import relative_to
-from optimizer.serving_config import describe
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.trial_record import TrialRecord
 
@@ -36,6 +37,15 @@ class Finding:
     candidate: Candidate
     trial: TrialRecord
     confirmed: bool
+
+    def latency_ms(self, percentile: float) -> float | None:
+        """At the capacity, the worst over streams and rounds; None where no level is near it."""
+        measurement = self.candidate.measurement
+        levels = levels_near(measurement, measurement.load_factor)
+        if not levels and (level := measurement.level_at_capacity) is not None:
+            levels = [level]
+        found = [stream.latency_ms(percentile) for level in levels for stream in level.streams]
+        return max(found, default=None)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,15 @@ class StudyReading:
     def name(self) -> str:
         """The study's name."""
         return self.directory.name
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """summary.json, None where the study has not ended yet. Raises StorageError."""
+        directory = self.directory
+        if not directory.summary.exists():
+            return None
+        summary: Mapping[str, Any] = directory.read_json(directory.summary)
+        return summary
 
     def findings(self, price: Price, demand: Demand) -> list[Finding]:
         """Configurations within the limits, best first by cost and the rules for ties.
@@ -92,12 +111,16 @@ class StudyReading:
     def _confirmed(self, price: Price, demand: Demand) -> list[Finding]:
         found = []
         for trial in self._met_limits:
-            rounds = held_rounds([r for r in self.confirmations if r.config == trial.config])
+            rounds = self.rounds(trial.config)
             held = [relative_to(demand.requests_per_second, each) for each in rounds]
             candidate = certified(trial.config, held, price, demand)
             if candidate is not None:
                 found.append(Finding(candidate, trial, confirmed=True))
         return found
+
+    def rounds(self, config: ServingConfig) -> list[Measurement]:
+        """What the confirm phase measured of a configuration, as far as it held a load."""
+        return held_rounds([r for r in self.confirmations if r.config == config])
 
     def _measured(self, price: Price, demand: Demand) -> list[Finding]:
         found = []

@@ -58,7 +58,7 @@ class MeasureRequest:
         second_opinion: have perf_analyzer measure the same level.
     """
 
-    space: Path
+    space: Path | Space
     settings: Mapping[str, str]
     results: Path
     cache: Path

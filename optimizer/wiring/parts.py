@@ -53,14 +53,23 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 
 
 def default_cache() -> Path:
-    """The artefact cache of this user, by the XDG base-directory specification."""
+    """This user's artefact cache: OPTIMIZER_CACHE, or by the XDG base-directory specification."""
+    if given := os.environ.get("OPTIMIZER_CACHE"):
+        return Path(given)
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "triton-cost-optimizer"
 
 
-def open_space(path: Path) -> Space:
-    """Read a space file for this machine. Raises SpaceFileError, or UsageError for a price list."""
-    return load_space(path, usual_prices(price_list()), local_hardware())
+def open_space(given: Path | Space) -> Space:
+    """Read a space file for this machine; what was read already is taken as it is.
+
+    Raises:
+        SpaceFileError: with every mistake in the file.
+        UsageError: for a price list that cannot be used.
+    """
+    if isinstance(given, Space):
+        return given
+    return load_space(given, usual_prices(price_list()), local_hardware())
 
 
 def introduce_price(price: Price, watch: Watcher) -> None:

@@ -61,6 +61,7 @@ class RunRequest:
     """What one `run` was asked to do; None leaves the space file's own value.
 
     Attributes:
+        space: the file, or what was read of it.
         results: folder that holds the studies.
         cache: folder of the artefact cache.
         storage: URL of a study database; None keeps a journal in the study's folder.
@@ -71,7 +72,7 @@ class RunRequest:
             published benchmark, as far as the space holds them.
     """
 
-    space: Path
+    space: Path | Space
     results: Path
     cache: Path
     study: str | None = None

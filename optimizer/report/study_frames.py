@@ -1,0 +1,295 @@
+"""What a study measured as pandas tables, with units in the names of columns. Pure.
+
+A column is there in every table of its kind, whatever was measured, so that code that reads one can
+rely on it; a figure that does not exist is missing (NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from optimizer.measurement import LoadLevel, Measurement, ServerSplit, StreamLevel
+from optimizer.parameters import ParameterName
+from optimizer.search.study_reading import Finding
+from optimizer.search_space import SearchSpace
+from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig, describe
+from optimizer.simulator.prediction import PredictedLevel
+from optimizer.trial_record import TrialRecord
+from optimizer.workload import Workload
+
+Row = dict[str, object]
+
+_PERCENTILES = (50, 95, 99)
+
+
+def trials_frame(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataFrame:
+    """One row for each record.
+
+    Args:
+        space: whose parameters become columns: "precision", with several models "bert.precision".
+            What has no effect (a queue delay without batching) is missing.
+    """
+    columns = [*_record(None), *_parameters(None, space), *_figures(None)]
+    rows = [
+        {**_record(each), **_parameters(each.config, space), **_figures(each)} for each in records
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _record(record: TrialRecord | None) -> Row:
+    if record is None:
+        return dict.fromkeys(("number", "outcome", "reason", "attempt", "origin", "configuration"))
+    return {
+        "number": record.number,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "attempt": record.attempt,
+        "origin": record.origin,
+        "configuration": describe(record.config),
+    }
+
+
+def _figures(record: TrialRecord | None) -> Row:
+    """Capacity, latency, cost and time; missing where the limits were met at no load."""
+    measured = record.measurement if record is not None else None
+    score = record.score if record is not None else None
+    seconds = record.seconds if record is not None else None
+    met = measured if measured is not None and measured.load_factor > 0 else None
+    saturated = [x for x in measured.levels if x.kind == "saturation"] if measured else []
+    return {
+        "saturation_per_second": saturated[0].achieved_per_second if saturated else np.nan,
+        "capacity_per_second": met.capacity_per_second if met else np.nan,
+        "capacity_low_per_second": met.capacity_low_per_second if met else np.nan,
+        "capacity_high_per_second": _number(met.capacity_high_per_second if met else None),
+        **_latencies(met),
+        "usd_per_million_at_capacity": score.usd_per_million_at_capacity if score else np.nan,
+        "usd_per_million_at_demand": score.usd_per_million_at_demand if score else np.nan,
+        "replicas": score.replicas if score else np.nan,
+        "fleet_usd_per_hour": score.fleet_usd_per_hour if score else np.nan,
+        "measuring_seconds": seconds.measuring if seconds else np.nan,
+        "building_seconds": seconds.building if seconds else np.nan,
+        "serving_seconds": seconds.serving if seconds else np.nan,
+        "total_seconds": seconds.total if seconds else np.nan,
+    }
+
+
+def _latencies(measurement: Measurement | None) -> Row:
+    """Of the highest level within the limits, the worst stream's."""
+    level = measurement.level_at_capacity if measurement is not None else None
+    return {
+        f"p{percentile}_ms_at_capacity": max(s.latency_ms(percentile) for s in level.streams)
+        if level is not None
+        else np.nan
+        for percentile in _PERCENTILES
+    }
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _parameters(config: ServingConfig | None, space: SearchSpace) -> Row:
+    """What is served, in the words of the space file."""
+    several = len(space.models) > 1
+    row: Row = {}
+    for own in space.models:
+        model = next((m for m in config.models if m.name == own.model), None) if config else None
+        gpus = len(space.hardware.gpus)
+        values = _served(model, config.server, gpus) if config and model is not None else {}
+        for parameter in own.parameters:
+            key = parameter.key if several else parameter.name
+            row[key] = values.get(parameter.name)
+    return row
+
+
+def _served(
+    model: ModelServing, server: ServerOptions, gpus: int
+) -> Mapping[ParameterName, object]:
+    batching, group = model.batching, model.groups[0]
+    profile = model.artifact.profile
+    policies = [value for _, setting, value in server.backend_config
+                if setting == "execution-policy"]  # fmt: skip
+    tensorrt = model.artifact.runtime == "tensorrt"
+    return {
+        "runtime": model.artifact.runtime,
+        "precision": model.artifact.precision,
+        "batching": batching is not None,
+        "max_batch_size": model.max_batch_size,
+        "preferred_batch_sizes": _joined(batching.preferred_batch_sizes) if batching else None,
+        "max_queue_delay_us": batching.max_queue_delay_us if batching else None,
+        "instance_count": _instances(model, gpus),
+        "intra_op_threads": group.threads if group.kind == "KIND_CPU" else None,
+        "padding": _joined(model.padding) if model.padding else "max",
+        "engine_profile": f"{profile.optimal_batch_size}..{profile.max_batch_size}"
+        if profile
+        else None,
+        "cuda_graphs": model.cuda_graphs if tensorrt else None,
+        "execution_policy": (policies or ["DEVICE_BLOCKING"])[0].lower() if tensorrt else None,
+        "rate_limit": server.executions_per_device if model.rate_limited else None,
+    }
+
+
+def _instances(model: ModelServing, gpus: int) -> int | str:
+    """On a CPU, or on each GPU; where GPUs have different numbers, those of each."""
+    if model.groups[0].kind == "KIND_CPU":
+        return model.groups[0].count
+    counts = [sum(g.count for g in model.groups if gpu in g.logical_gpus) for gpu in range(gpus)]
+    return counts[0] if len(set(counts)) == 1 else "/".join(map(str, counts))
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return "/".join(map(str, sizes)) or "none"
+
+
+def levels_frame(records: Sequence[TrialRecord], workload: Workload) -> pd.DataFrame:
+    """One row for each load level and stream of each record, in the order of measuring."""
+    targets = {stream.name: stream.target for stream in workload.streams}
+    rows = [
+        {"trial": record.number, "level": n, **row}
+        for record in records
+        if record.measurement is not None
+        for n, level in enumerate(record.measurement.levels)
+        for row in _streams(level, targets)
+    ]
+    return pd.DataFrame(rows, columns=["trial", "level", *_LEVEL_COLUMNS])
+
+
+def measured_levels_frame(levels: Sequence[LoadLevel], workload: Workload) -> pd.DataFrame:
+    """The same of levels that belong to no trial."""
+    targets = {stream.name: stream.target for stream in workload.streams}
+    rows = [
+        {"level": n, **row} for n, level in enumerate(levels) for row in _streams(level, targets)
+    ]
+    return pd.DataFrame(rows, columns=["level", *_LEVEL_COLUMNS])
+
+
+_LEVEL_COLUMNS = (
+    "kind",
+    "stream",
+    "load_factor",
+    "seconds",
+    "offered_per_second",
+    "achieved_per_second",
+    "mean_ms",
+    "p50_ms",
+    "p95_ms",
+    "p95_low_ms",
+    "p95_high_ms",
+    "p99_ms",
+    "limit_ms",
+    "queue_ms",
+    "compute_ms",
+    "mean_batch_size",
+    "sent",
+    "completed",
+    "errors",
+    "client_lag_ms",
+    "meets_limits",
+    "verdict",
+    "ended",
+)
+
+
+def _streams(level: LoadLevel, targets: Mapping[str, str]) -> Iterator[Row]:
+    for stream in level.streams:
+        split = next((s for s in level.server if s.model == targets.get(stream.name)), None)
+        yield {
+            "kind": level.kind,
+            "stream": stream.name,
+            "load_factor": level.load_factor,
+            "seconds": level.seconds,
+            **_stream(stream),
+            **_split(split),
+            "client_lag_ms": level.client.lag_ms,
+            "meets_limits": level.meets_limits,
+            "verdict": level.verdict,
+            "ended": level.ended,
+        }
+
+
+def _stream(stream: StreamLevel) -> Row:
+    p95 = stream.latency(95)
+    return {
+        "offered_per_second": stream.offered_per_second,
+        "achieved_per_second": stream.achieved_per_second,
+        "mean_ms": stream.mean_ms,
+        **{f"p{percentile}_ms": stream.latency_ms(percentile) for percentile in _PERCENTILES},
+        "p95_low_ms": p95.low_ms,
+        "p95_high_ms": _number(p95.high_ms),
+        "limit_ms": stream.limit_ms,
+        "sent": stream.sent,
+        "completed": stream.completed,
+        "errors": stream.errors,
+    }
+
+
+def _split(split: ServerSplit | None) -> Row:
+    """The server's own times, means of a request; missing where its statistics were not at hand."""
+    if split is None:
+        return {}
+    compute_ms = split.compute_input_ms + split.compute_infer_ms + split.compute_output_ms
+    executions = split.executions
+    return {
+        "queue_ms": split.queue_ms,
+        "compute_ms": compute_ms,
+        "mean_batch_size": split.inferences / executions if executions else np.nan,
+    }
+
+
+def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd.DataFrame:
+    """One row for each predicted load level, by stream; columns are called as measured ones are."""
+    rows = [
+        {
+            "stream": stream,
+            "offered_per_second": level.offered_per_second,
+            "achieved_per_second": level.achieved_per_second,
+            **{f"p{percentile}_ms": level.latency_ms(percentile) for percentile in _PERCENTILES},
+            "queue_ms": level.mean_queue_ms,
+            "mean_batch_size": level.mean_batch,
+            "refused_share": level.refused_share,
+            "utilisation": level.utilisation,
+        }
+        for stream, own in levels.items()
+        for level in own
+    ]
+    columns = [
+        "stream",
+        "offered_per_second",
+        "achieved_per_second",
+        *(f"p{percentile}_ms" for percentile in _PERCENTILES),
+        "queue_ms",
+        "mean_batch_size",
+        "refused_share",
+        "utilisation",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def finding_series(finding: Finding, space: SearchSpace) -> pd.Series:
+    """What was found of one configuration: its figures, by names like those of a trial's."""
+    candidate = finding.candidate
+    measurement, score = candidate.measurement, candidate.score
+    return pd.Series(
+        {
+            "number": finding.trial.number,
+            "confirmed": finding.confirmed,
+            "configuration": describe(candidate.config),
+            **_parameters(candidate.config, space),
+            "capacity_per_second": measurement.capacity_per_second,
+            "capacity_low_per_second": measurement.capacity_low_per_second,
+            "capacity_high_per_second": _number(measurement.capacity_high_per_second),
+            **{
+                f"p{percentile}_ms_at_capacity": _number(finding.latency_ms(percentile))
+                for percentile in _PERCENTILES
+            },
+            "p95_ms_at_demand": candidate.p95_ms_at_demand,
+            "usd_per_million_at_capacity": score.usd_per_million_at_capacity,
+            "usd_per_million_at_demand": score.usd_per_million_at_demand,
+            "replicas": score.replicas,
+            "fleet_usd_per_hour": score.fleet_usd_per_hour,
+        },
+        dtype=object,
+    )
