@@ -51,12 +51,12 @@ clean:
 # A stamp is newer than both files when what they ask for is installed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton and the runtimes into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded,dev]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard,dev]'
 	@touch $@ $(VENV)/installed
 
 # Each candidate is run, not only looked for: a version manager leaves names that start nothing.
