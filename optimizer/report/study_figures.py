@@ -75,8 +75,13 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
         records: of the search.
     """
     points = history_of(records)
+    below = any(point.usd_per_million is None for point in points)
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, row_heights=(0.82, 0.18), vertical_spacing=0.06
+        rows=1 + below,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=(0.82, 0.18) if below else None,
+        vertical_spacing=0.06,
     )
     best = [point for point in points if point.best_usd_per_million is not None]
     figure.add_scatter(
@@ -89,30 +94,35 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
         row=1,
         col=1,
     )
-    for outcome, (colour, symbol) in _OUTCOMES.items():
+    for outcome in _OUTCOMES:
         own = [point for point in points if point.outcome == outcome]
         priced = [point for point in own if point.usd_per_million is not None]
-        for row, shown in ((1, priced), (2, [point for point in own if point not in priced])):
-            if shown:
-                figure.add_scatter(
-                    x=[point.number for point in shown],
-                    y=[point.usd_per_million for point in shown] if row == 1 else [0] * len(shown),
-                    name=outcome,
-                    mode="markers",
-                    marker={"color": colour, "symbol": symbol, "size": 10},
-                    text=[f"{point.described}<br>{point.reason}" for point in shown],
-                    hovertemplate="trial %{x}: "
-                    + ("$%{y:.4f}" if row == 1 else outcome)
-                    + "<br>%{text}<extra></extra>",
-                    row=row,
-                    col=1,
-                )
+        _add_trials(figure, outcome, priced, row=1)
+        _add_trials(figure, outcome, [point for point in own if point not in priced], row=2)
     figure.update_yaxes(title_text="$ per million at capacity", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(
-        title_text="no cost", showticklabels=False, range=[-1, 1], zeroline=False, row=2, col=1
-    )
-    figure.update_xaxes(title_text="trial", row=2, col=1)
+    if below:
+        strip = {"showticklabels": False, "range": [-1, 1], "zeroline": False}
+        figure.update_yaxes(title_text="no cost", row=2, col=1, **strip)
+    figure.update_xaxes(title_text="trial", row=1 + below, col=1)
     return _laid_out(figure, "Course of the study", 480)
+
+
+def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint], row: int) -> None:
+    if not points:
+        return
+    colour, symbol = _OUTCOMES[outcome]
+    cost = "$%{y:.4f}" if row == 1 else outcome
+    figure.add_scatter(
+        x=[point.number for point in points],
+        y=[point.usd_per_million or 0.0 for point in points],
+        name=outcome,
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 10},
+        text=[f"{point.described}<br>{point.reason}" for point in points],
+        hovertemplate=f"trial %{{x}}: {cost}<br>%{{text}}<extra></extra>",
+        row=row,
+        col=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -311,7 +321,7 @@ def load_latency_figure(named: Mapping[str, Sequence[LoadLevel]]) -> Figure:
             },
             name=f"{curve.stream}: {curve.name}" if several else curve.name,
             mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
+            line={"color": colour, "dash": dash, "width": 1},
             marker={"color": colour, "symbol": symbol, "size": 8},
             hovertemplate="%{x:.1f}/s: %{y:.1f} ms<extra>%{fullData.name}</extra>",
         )
