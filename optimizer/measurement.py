@@ -271,6 +271,11 @@ class LoadLevel:
         return sum(stream.errors for stream in self.streams)
 
     @property
+    def shortest_limit_ms(self) -> float:
+        """Of the streams' latency limits."""
+        return min(stream.limit_ms for stream in self.streams)
+
+    @property
     def latencies(self) -> Latencies:
         """The four latencies of this level, means over all streams."""
         sent = sum(stream.sent for stream in self.streams)
@@ -352,3 +357,18 @@ class Measurement:
         open_loop = (x for x in self.levels if x.kind == "open_loop")
         passed = [x for x in open_loop if x.load_factor <= self.load_factor and x.meets_limits]
         return max(passed, key=lambda level: level.load_factor, default=None)
+
+
+@dataclass(frozen=True)
+class FurtherLimit:
+    """What the same server serves within another latency limit than the workload's own.
+
+    Attributes:
+        limit_ms: of the stream whose own limit is the shortest; others keep their proportion.
+        measurement: its levels are those that were run for this limit, after all others.
+        excess: of the level at the capacity (<= 0), or of the floor load (> 0), over this limit.
+    """
+
+    limit_ms: float
+    measurement: Measurement
+    excess: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from optimizer.cost import Score
-from optimizer.measurement import Measurement
+from optimizer.measurement import FurtherLimit, Measurement
 from optimizer.serving_config import ServingConfig
 
 SCHEMA_VERSION = 4
@@ -60,6 +60,8 @@ class TrialRecord:
         machine: digest of the machine's fingerprint.
         origin: study that it was measured in, where it was carried over.
         attempt: 2 for the retry of a transient failure, which is a trial of its own.
+        further, told_further: what was found within further limits, and told of them; empty in a
+            study of one limit.
     """
 
     number: int
@@ -76,4 +78,6 @@ class TrialRecord:
     seconds: Seconds = field(default_factory=Seconds)
     attempt: int = 1
     origin: str | None = None
+    further: tuple[FurtherLimit, ...] = ()
+    told_further: tuple[float, ...] = ()
     schema_version: int = SCHEMA_VERSION

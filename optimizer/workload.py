@@ -5,7 +5,7 @@ Pure: arrays come from a generator that the caller seeds; nothing here reads a c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -209,3 +209,15 @@ class Workload:
     def shortest_limit_ms(self) -> float:
         """Of the streams' latency limits."""
         return min(stream.limit.latency_ms for stream in self.streams)
+
+    def within(self, limit_ms: float) -> Workload:
+        """The same requests within another limit, that of the stream whose limit is the shortest.
+
+        The limits of the other streams keep their proportion to it.
+        """
+        scale = limit_ms / self.shortest_limit_ms
+        limits = [
+            LatencyLimit(s.limit.percentile, scale * s.limit.latency_ms) for s in self.streams
+        ]
+        pairs = zip(self.streams, limits, strict=True)
+        return replace(self, streams=tuple(replace(s, limit=limit) for s, limit in pairs))

@@ -19,8 +19,10 @@ from optimizer.cli.compare import compare
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
+from optimizer.cli.pareto import pareto
 from optimizer.cli.plan import plan
 from optimizer.cli.prices import prices
+from optimizer.cli.recommend import recommend
 from optimizer.cli.record import record
 from optimizer.cli.replay import replay
 from optimizer.cli.run import run
@@ -56,8 +58,10 @@ commands.add_command(baseline)
 commands.add_command(record)
 commands.add_command(replay)
 commands.add_command(simulate)
+commands.add_command(pareto)
 commands.add_command(compare)
 commands.add_command(plan)
+commands.add_command(recommend)
 commands.add_command(init)
 commands.add_command(prices)
 commands.add_command(doctor)

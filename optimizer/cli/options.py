@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import click
 from rich.console import Console
 
+from optimizer.fleet.pricing import Accepted
 from optimizer.search.samplers import SAMPLERS
 from optimizer.section import duration_seconds
 
@@ -35,6 +37,22 @@ class Duration(click.ParamType[float]):
             return duration_seconds(str(value))
         except ValueError as error:
             self.fail(f"{error}; got {value!r}", param, ctx)
+
+
+class LatencyLimitMs(click.ParamType[float]):
+    """A latency limit such as 300ms or 0.5s as milliseconds."""
+
+    name = "latency"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Milliseconds, or a usage error that says the rule."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", str(value))
+        if match is None or float(match[1]) == 0:
+            rule = "must be a number above 0 and ms or s, such as 300ms"
+            self.fail(f"{rule}; got {value!r}", param, ctx)
+        return float(match[1]) * {"ms": 1.0, "s": 1e3}[match[2]]
 
 
 def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -82,7 +100,7 @@ _PRICING = (
     ),
     click.option("--region", help="Charge the price list's price in this region."),
     click.option(
-        "--accept", type=click.Choice(["contradictions", "mixed-prices"]), multiple=True,
+        "--accept", type=click.Choice(get_args(Accepted)), multiple=True,
         help="Prices of another machine, or of more than one region, rate or basis.",
     ),
 )  # fmt: skip

@@ -35,6 +35,8 @@ def show_outcome(console: Console, result: RunResult) -> None:
         if summary["claims"]:
             console.print(_distances(summary["claims"]))
         _say_what_it_means(console, summary)
+    if summary.get("pareto"):
+        show_front(console, summary["pareto"])
     _say_end(console, result)
     _say_pace(console, summary["pace"])
     _say_where(console, result)
@@ -94,6 +96,18 @@ def _distances(claims: Sequence[Mapping[str, Any]]) -> Table:
             _confidence(claim) if claim["apart"] else "cannot be told apart",
         )
     return table
+
+
+def show_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
+    """Of a study of several limits: what nothing beats within all of them."""
+    table = Table(title="$ per million within each limit: the Pareto front", title_justify="left")
+    table.add_column("configuration", overflow="fold")
+    for limit_ms in front[0]["limits_ms"]:
+        table.add_column(f"{limit_ms:g} ms", justify="right", overflow="fold")
+    for entry in front:
+        costs = entry["usd_per_million_at_capacity"]
+        table.add_row(entry["description"], *("missed" if c is None else f"{c:.4f}" for c in costs))
+    console.print(table)
 
 
 def _more_or_less(change: float) -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import click
 from rich.table import Table
 
 from optimizer.cli.options import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.fleet.aws_prices import aws_client, todays_prices
-from optimizer.fleet.price_catalogue import (
-    ListedPrice,
-    age_warning,
-    merged,
-    own_list,
-    price_list,
-    read_list,
-    write_list,
-)
-from optimizer.search.study_directory import write_text
+from optimizer.fleet.price_catalogue import ListedPrice, age_warning, own_list, price_list
+from optimizer.wiring.pricing import update_prices
 
 
 @click.group(invoke_without_command=True)
@@ -35,7 +26,7 @@ def prices(context: click.Context) -> None:
             console.print(
                 f"{old} of {len(listed)} are more than a year old or undated", style="yellow"
             )
-        console.print(f"your own list: {own_list()}", markup=False, highlight=False, soft_wrap=True)
+        _say_where(console, own_list())
 
 
 @prices.command()
@@ -46,19 +37,16 @@ def prices(context: click.Context) -> None:
 )  # fmt: skip
 def update(region: str, types: tuple[str, ...]) -> int:
     """Ask the AWS price list for today's prices and keep them in your own list."""
-    console, path = OutputConsole(), own_list()
-    wanted = types or tuple(dict.fromkeys(e.price.instance_type for e in price_list()))
-    found = tuple(todays_prices(aws_client(), wanted, region))
-    own = merged(read_list(path) if path.exists() else (), found)
-    text = io.StringIO()
-    write_list(text, own)
-    write_text(path, text.getvalue())
-    console.print(_table(found))
-    missing = [name for name in wanted if name not in {e.price.instance_type for e in found}]
-    if missing:
-        console.print(f"no price in {region}: {', '.join(missing)}", style="yellow")
+    console, updated = OutputConsole(), update_prices(region, types)
+    console.print(_table(updated.found))
+    if updated.missing:
+        console.print(f"no price in {region}: {', '.join(updated.missing)}", style="yellow")
+    _say_where(console, updated.path)
+    return 0 if updated.found else 1
+
+
+def _say_where(console: OutputConsole, path: Path) -> None:
     console.print(f"your own list: {path}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if found else 1
 
 
 def _table(listed: tuple[ListedPrice, ...]) -> Table:

@@ -9,18 +9,9 @@ import click
 from optimizer.cli.benchmark import show_benchmark, show_claims
 from optimizer.cli.options import OutputConsole, results_option, sampler_option
 from optimizer.cli.watchers import PlainLines
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import (
-    PUBLISHED,
-    PUBLISHED_DEMAND,
-    PUBLISHED_LIMIT_MS,
-    claims,
-    notes,
-    published_rows,
-)
-from optimizer.report.benchmark_page import benchmark_page
-from optimizer.search.study_directory import write_text
+from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
 from optimizer.serving_config import describe
+from optimizer.wiring.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.wiring.replaying import Replay, open_table, replay_table
 
 _NEAR = 0.05
@@ -43,7 +34,7 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
     """
     console = OutputConsole()
     if table == PUBLISHED:
-        replay_published(console, results.absolute() / f"{PUBLISHED}.html")
+        _show_published(console, replay_published_benchmark(results))
         return 0
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
@@ -52,16 +43,10 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
     return 0 if found.best is not None else 1
 
 
-def replay_published(console: OutputConsole, page: Path) -> None:
-    """Work out what follows from the published rows; print it, and write the page."""
-    prices, demand, limit_ms = shipped_prices(), PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
-    rows = [row.priced(prices[row.instance_type], demand) for row in published_rows()]
-    said, remarks = claims(rows), notes(rows)
-    title = "The published benchmark, worked out anew"
-    write_text(page, benchmark_page(title, rows, prices, demand, limit_ms, said, remarks))
-    show_benchmark(console, rows, prices, demand, limit_ms)
-    show_claims(console, said, remarks)
-    console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+def _show_published(console: OutputConsole, found: PublishedBenchmark) -> None:
+    show_benchmark(console, found.rows, found.prices, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS)
+    show_claims(console, found.claims, found.notes)
+    console.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def replay_text(found: Replay) -> str:

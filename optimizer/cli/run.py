@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from optimizer.cli.options import (
     Duration,
+    LatencyLimitMs,
     OutputConsole,
     cache_option,
     results_option,
@@ -46,9 +48,16 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     "--enqueue", type=click.Choice(["published"]),
     help="Measure the published benchmark's eight configurations first.",
 )  # fmt: skip
+@click.option(
+    "--also-limit", "also_limits_ms", type=LatencyLimitMs(), multiple=True,
+    help="Minimise the cost within this latency limit as well, such as 300ms; repeatable. "
+    "The sampler is tpe then, unless another is chosen.",
+)  # fmt: skip
 @results_option
 @cache_option
+@click.pass_context
 def run(
+    context: click.Context,
     space: Path | None,
     study: str | None,
     trials: int | None,
@@ -58,10 +67,12 @@ def run(
     storage: str | None,
     warm_start: str | None,
     enqueue: Literal["published"] | None,
+    also_limits_ms: tuple[float, ...],
     results: Path,
     cache: Path | None,
 ) -> int:
     """Search SPACE (a YAML file; the quickstart without one), or go on where it stopped."""
+    chosen = context.get_parameter_source("sampler") is not ParameterSource.DEFAULT
     request = RunRequest(
         space=space or shipped("search_spaces") / "quickstart.yaml",
         results=results,
@@ -70,10 +81,11 @@ def run(
         trials=trials,
         timeout_seconds=timeout,
         seed=seed,
-        sampler=sampler,
+        sampler=sampler if chosen else None,
         storage=storage,
         warm_start=warm_start,
         enqueue=enqueue,
+        also_limits_ms=also_limits_ms,
     )
     console = OutputConsole()
     with watching(console) as watch:

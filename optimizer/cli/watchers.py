@@ -70,10 +70,19 @@ def trial_text(record: TrialRecord) -> str:
     """What came of a trial, in one line without its configuration."""
     if record.score is not None and record.measurement is not None:
         capacity = record.measurement.capacity_per_second
-        return f"{capacity:.0f}/s, ${record.score.usd_per_million_at_capacity:.4f} per million"
+        cost = f"${record.score.usd_per_million_at_capacity:.4f} per million"
+        return f"{capacity:.0f}/s, {cost}{_further_text(record)}"
     if record.outcome == "ok" and record.measurement is not None:
         return f"holds {record.measurement.capacity_per_second:.0f}/s"
-    return record.reason
+    return record.reason + _further_text(record)
+
+
+def _further_text(record: TrialRecord) -> str:
+    """What is served within further limits."""
+    return "".join(
+        f"; within {each.limit_ms:g} ms: {each.measurement.capacity_per_second:.0f}/s"
+        for each in record.further
+    )
 
 
 class PlainLines:
@@ -139,8 +148,8 @@ class LiveView:
                 mark = "left out" if dropped else "ready"
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialStarted(_, measured, _, config):
-                counted = self._phase in ("calibrate", "search", "record", "baseline")
-                self._done = measured - 1 if counted else self._done
+                # The steps of the confirm phase are rounds, of which each finalist has its own.
+                self._done = self._done if self._phase == "confirm" else measured - 1
                 self._config, self._levels = describe(config), []
             case ReferenceStarted(config):
                 self._config = f"the pace of the machine: {describe(config)}"

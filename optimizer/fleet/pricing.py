@@ -47,22 +47,38 @@ def prices_for(
         UsageError: where a price is of another machine, or prices cannot be compared, and that was
             not accepted.
     """
-    charged = []
-    for price, machine in machines:
-        entry = listed_price(listed, price.instance_type, choice) if choice.chosen else None
-        charged.append(entry.price if entry is not None else price)
-        known = entry or next((e for e in listed if e.price == price), None)
-        wrong = list(contradictions(known, machine)) if known is not None else []
-        if wrong and "contradictions" not in accepted:
+    charged = tuple(
+        listed_price(listed, price.instance_type, choice).price if choice.chosen else price
+        for price, _ in machines
+    )
+    for price, (_, machine) in zip(charged, machines, strict=True):
+        wrong = what_contradicts(price, machine, listed)
+        if wrong is not None and "contradictions" not in accepted:
             raise UsageError(
-                f"price: {'; '.join(wrong)}; name what the machine is, or accept it: "
-                "--accept contradictions"
+                f"price: {wrong}; name what the machine is, or accept it: --accept contradictions"
             )
-    if "mixed-prices" not in accepted and (found := mixture(charged)) is not None:
+    refuse_mixture(charged, accepted)
+    return charged
+
+
+def what_contradicts(price: Price, machine: Machine, listed: Sequence[ListedPrice]) -> str | None:
+    """How a machine is not what its price is for; None where it is, or nobody can tell.
+
+    Of a price that a person gave by hand nothing is known. One that was listed where its study was
+    run names a region, and need not be listed here.
+    """
+    own = [entry for entry in listed if entry.price.instance_type == price.instance_type]
+    same = [entry for entry in own if entry.price == price]
+    known = [*same, *(own if price.region else ())]
+    return "; ".join(contradictions(known[0], machine)) or None if known else None
+
+
+def refuse_mixture(prices: Sequence[Price], accepted: Collection[Accepted]) -> None:
+    """Raises UsageError where prices cannot be compared, and that was not accepted."""
+    if "mixed-prices" not in accepted and (found := mixture(prices)) is not None:
         raise UsageError(
             f"{found}; choose --rate and --region, or accept them: --accept mixed-prices"
         )
-    return tuple(charged)
 
 
 def listed_price(
@@ -90,6 +106,12 @@ def listed_price(
     return max(meant, key=lambda entry: entry.price.as_of)
 
 
+def known_instance(listed: Sequence[ListedPrice], instance_type: str) -> ListedPrice | None:
+    """What an instance type has, by the latest entry that says its GPUs; None where none does."""
+    own = [e for e in listed if e.price.instance_type == instance_type and e.gpus is not None]
+    return max(own, key=lambda entry: entry.price.as_of, default=None)
+
+
 def mixture(prices: Iterable[Price]) -> str | None:
     """In what the prices differ that makes them unfit to be compared; None where in nothing."""
     kinds: Sequence[tuple[str, Callable[[Price], str]]] = (
@@ -97,10 +119,13 @@ def mixture(prices: Iterable[Price]) -> str | None:
         ("rate", lambda price: price.rate),
         ("basis", lambda price: price.basis),
     )
-    of = {price.instance_type: price for price in prices}
+    every = list(prices)
     for name, kind in kinds:
-        if len({kind(price) for price in of.values()}) > 1:
-            told = ", ".join(f"{key} {kind(of[key]) or 'unknown'}" for key in sorted(of))
+        found = sorted({(price.instance_type, kind(price)) for price in every})
+        if len({each for _, each in found}) > 1:
+            told = ", ".join(
+                f"{instance_type} {each or 'unknown'}" for instance_type, each in found
+            )
             return f"prices of more than one {name}: {told}"
     return None
 

@@ -13,11 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.load.judging import excess, met_with_ease, point, refuse_if_all_failed, why_missed
+from optimizer.load.judging import (
+    excess,
+    longest_lag_ms,
+    met_with_ease,
+    point,
+    refuse_if_all_failed,
+    why_missed,
+)
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.measurement import HIGHEST_SHARE, LoadLevel, Measurement, floor_per_second
+from optimizer.measurement import (
+    HIGHEST_SHARE,
+    FurtherLimit,
+    LoadLevel,
+    Measurement,
+    floor_per_second,
+)
 from optimizer.workload import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
@@ -27,9 +40,6 @@ Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
-_LONGEST_LAG = 0.05
-_LAG_FLOOR_MS = 2.0
-"""A level is void where the client's p99 lag is above 5 % of the shortest limit, and above this."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,13 @@ class CapacityResult:
         excess: of the level at capacity (<= 0), or of the floor load (> 0); latency at the limit's
             percentile relative to the limit minus 1, or the share of errors if that is larger.
             None where no open-loop level was run ("bounded").
+        further: the same within other limits, where that was asked for.
     """
 
     verdict: Verdict
     measurement: Measurement
     excess: float | None
+    further: tuple[FurtherLimit, ...] = ()
 
     @property
     def saturation(self) -> LoadLevel:
@@ -126,13 +138,20 @@ def find_saturation(
 class CapacitySearch:
     """The levels visited so far, what they mean, and which comes next."""
 
-    def __init__(self, run: RunLevel, workload: Workload, protocol: CapacityProtocol) -> None:
-        """Begin with no level visited."""
+    def __init__(
+        self,
+        run: RunLevel,
+        workload: Workload,
+        protocol: CapacityProtocol,
+        known: Sequence[LoadLevel] = (),
+    ) -> None:
+        """Begin with `known`: saturation, and open-loop levels that cost this search nothing."""
         self._run = run
         self._workload = workload
         self._demand = workload.demand_per_second
         self._protocol = protocol
-        self._levels: list[LoadLevel] = []
+        self._levels: list[LoadLevel] = [*known]
+        self._free = max(0, len(known) - 1)
 
     def find(
         self,
@@ -154,6 +173,21 @@ class CapacitySearch:
         else:
             share = share_by_service_time(self._levels[0], self._workload)
         return self._approach(saturation, upper, share * saturation)
+
+    def go_on(self) -> CapacityResult:
+        """Find the capacity from the levels that are known, with as few more as it takes."""
+        saturated = self._levels[0]
+        saturation, upper = saturated.load_factor, saturated.rate[2] / self._demand
+        known = self._open_loop()
+        if not known:
+            share = share_by_service_time(saturated, self._workload)
+            return self._approach(saturation, upper, share * saturation)
+        for level in sorted(known, key=lambda each: each.load_factor):
+            if (result := self._settled(level, saturation, upper)) is not None:
+                return result
+        if (result := self._known_well(saturation, upper)) is not None:
+            return result
+        return self._approach(saturation, upper, self._next_load(saturation))
 
     def find_saturation(self, concurrency: int) -> CapacityResult:
         """See `find_saturation`."""
@@ -178,21 +212,35 @@ class CapacitySearch:
         load = max(floor, min(first, top))
         while True:
             level = self.level_at(load, self._left(saturation))
-            if load >= top and met_with_ease(level):
-                ended = f"met the limits at {top * self._demand:.1f}/s, next to saturation"
-                return self.ok(top, top, upper, ended)
-            if load <= floor and why_missed(level) is not None:
-                return self.infeasible(floor)
-            knee = self._knee(saturation)
-            capacity = min(knee.share * saturation, top)
-            if self._certified(capacity) and knee.half_width <= self._protocol.resolution:
-                return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
-            most = len(self._levels) >= _MOST_LEVELS
+            if (result := self._settled(level, saturation, upper)) is not None:
+                return result
+            if (result := self._known_well(saturation, upper)) is not None:
+                return result
+            most = len(self._levels) - self._free >= _MOST_LEVELS
             if (most or self._left(saturation) <= 0) and self._held():
+                knee = self._knee(saturation)
                 return self._estimated(knee, saturation, upper, "its load time is spent")
             if most:
                 return self.infeasible(load)
-            load = max(floor, self._next_load(capacity, floor))
+            load = self._next_load(saturation)
+
+    def _settled(self, level: LoadLevel, saturation: float, upper: float) -> CapacityResult | None:
+        """What one level shows by itself: met next to saturation, or missed at the floor."""
+        floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
+        if level.load_factor >= top and met_with_ease(level):
+            ended = f"met the limits at {top * self._demand:.1f}/s, next to saturation"
+            return self.ok(top, top, upper, ended)
+        if level.load_factor <= floor and why_missed(level) is not None:
+            return self.infeasible(floor, level)
+        return None
+
+    def _known_well(self, saturation: float, upper: float) -> CapacityResult | None:
+        """The capacity, once the levels together tell it closely enough."""
+        knee = self._knee(saturation)
+        capacity = min(knee.share, HIGHEST_SHARE) * saturation
+        if not self._certified(capacity) or knee.half_width > self._protocol.resolution:
+            return None
+        return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
 
     def _floor(self, saturation: float) -> float:
         """The least load that is tried; below it a configuration is of no use."""
@@ -216,22 +264,25 @@ class CapacitySearch:
         """Seconds of load that may still be spent."""
         protocol = self._protocol
         rate = saturation * self._demand
-        spent = sum(protocol.warmup_seconds + level.seconds for level in self._levels)
+        own = (*self._levels[:1], *self._levels[1 + self._free :])
+        spent = sum(protocol.warmup_seconds + level.seconds for level in own)
         return max(protocol.load_seconds, protocol.load_requests / rate) - spent
 
-    def _next_load(self, capacity: float, floor: float) -> float:
+    def _next_load(self, saturation: float) -> float:
         """The estimate itself, kept between what is proven to be too little and too much.
 
         Where nothing has met the limits yet, a little less each time.
         """
+        floor = self._floor(saturation)
+        capacity = min(self._knee(saturation).share, HIGHEST_SHARE) * saturation
         missed = [x.load_factor for x in self._open_loop() if x.verdict == "infeasible"]
         met = [x.load_factor for x in self._open_loop() if x.verdict == "feasible"]
         low, high = max(met, default=floor), min(missed, default=math.inf)
         if not self._held():
             tried = min(x.load_factor for x in self._open_loop())
-            return min(capacity, 0.9 * tried)
+            return max(floor, min(capacity, 0.9 * tried))
         if low < capacity < high or math.isinf(high):
-            return capacity
+            return max(floor, capacity)
         return (max((x for x in self._held() if x < high), default=floor) + high) / 2
 
     def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> CapacityResult:
@@ -285,13 +336,14 @@ class CapacitySearch:
     def _level(
         self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None
     ) -> LoadLevel:
+        limit_ms = self._workload.shortest_limit_ms
         plan = LevelPlan(
             load,
             self._protocol.warmup_seconds,
             seconds,
             timeout,
             # A saturated server's replies come when they come.
-            longest_lag_ms=longest_lag_ms(self._workload) if isinstance(load, OpenLoop) else None,
+            longest_lag_ms=longest_lag_ms(limit_ms) if isinstance(load, OpenLoop) else None,
             stop=stop,
         )
         level = self._run(plan)
@@ -304,13 +356,13 @@ class CapacitySearch:
         level = max((x for x in held if x.load_factor <= load_factor), key=lambda x: x.load_factor)
         return CapacityResult("ok", self._measurement(load_factor, low, high, ended), excess(level))
 
-    def infeasible(self, floor: float) -> CapacityResult:
-        """Give up after the last level, at the load factor `floor`, did not pass.
+    def infeasible(self, floor: float, level: LoadLevel | None = None) -> CapacityResult:
+        """Give up where a level at the load factor `floor`, the last one, did not pass.
 
         Raises:
             LoadTestFailure: when nothing at all was answered at that load.
         """
-        level = self._levels[-1]
+        level = level or self._levels[-1]
         refuse_if_all_failed(level)
         ended = f"even at {floor * self._demand:.1f}/s: {why_missed(level)}"
         return CapacityResult(
@@ -350,8 +402,3 @@ def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
         late = -math.log1p(-stream.limit.percentile / 100)
         shares.append(room / (room + late / 2) if room > 0 else 0.0)
     return min(shares)
-
-
-def longest_lag_ms(workload: Workload) -> float:
-    """The client's lag above which a level says more of the client than of the server."""
-    return max(_LAG_FLOOR_MS, _LONGEST_LAG * workload.shortest_limit_ms)

@@ -12,6 +12,15 @@ _LEAST_SD = 0.01
 _FAILING = math.log(1.5)
 """Log latency over the limit that stands for a level that fails by errors, backlog or lag."""
 
+_LONGEST_LAG = 0.05
+_LAG_FLOOR_MS = 2.0
+"""A level is void where the client's p99 lag is above 5 % of the shortest limit, and above this."""
+
+
+def longest_lag_ms(shortest_limit_ms: float) -> float:
+    """The client's lag above which a level says more of the client than of the server."""
+    return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest_limit_ms)
+
 
 def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""

@@ -1,8 +1,9 @@
-"""The published benchmark's load test: users who become more and more until it is too much. Pure.
+"""Load tests with users who become more and more until it is too much. Pure.
 
-An "advanced" job of SageMaker Inference Recommender: 2 users, 2 more a minute, 25 minutes at most;
-it ends when the demand is served or a latency threshold is passed. What it finds is a load of a
-closed loop, which independent arrivals of the same rate would wait longer at.
+The published benchmark's is an "advanced" job of SageMaker Inference Recommender: 2 users, 2 more a
+minute, 25 minutes at most; it ends when the demand is served or a latency threshold is passed. What
+is found is a load of a closed loop, which independent arrivals of the same rate would wait longer
+at.
 """
 
 from __future__ import annotations
@@ -26,12 +27,29 @@ def find_by_ramp(run: RunLevel, workload: Workload, timeout_seconds: float) -> C
     Raises:
         LoadTestFailure: when every request failed.
     """
-    ramp, limits = PUBLISHED_RAMP, tuple(stream.limit for stream in workload.streams)
-    invocations = math.ceil(60 * workload.demand_per_second)
-    conditions = StoppingConditions(invocations, limits)
-    level = run(LevelPlan(ramp, 0.0, ramp.seconds, timeout_seconds, stop=conditions))
+    limits = tuple(stream.limit for stream in workload.streams)
+    conditions = StoppingConditions(math.ceil(60 * workload.demand_per_second), limits)
+    return find_in_user_load(run, workload, PUBLISHED_RAMP, conditions, timeout_seconds)
+
+
+def find_in_user_load(
+    run: RunLevel,
+    workload: Workload,
+    load: UserLoad,
+    conditions: StoppingConditions,
+    timeout_seconds: float,
+) -> CapacityResult:
+    """Find the most that is served within the thresholds of a user load, see `most_within`.
+
+    Args:
+        conditions: end the load; they have a latency threshold.
+
+    Raises:
+        LoadTestFailure: when every request failed.
+    """
+    level = run(LevelPlan(load, 0.0, load.seconds, timeout_seconds, stop=conditions))
     refuse_if_all_failed(level)
-    limit_ms = workload.shortest_limit_ms
+    limit_ms = min(limit.latency_ms for limit in conditions.model_latency_thresholds)
     per_second, p95_ms = most_within(level, limit_ms)
     factor = per_second / workload.demand_per_second if p95_ms <= limit_ms else 0.0
     verdict: Verdict = "ok" if factor > 0 else "infeasible"

@@ -9,12 +9,16 @@
 
 or "TrafficType": "STAIRS" with "Stairs": {"DurationInSeconds", "NumberOfSteps", "UsersPerStep"}.
 "ThinkTimeInSeconds" beside them is this program's own; the recommender's users do not think.
+
+A job may also have "ResourceLimit": {"MaxNumberOfTests", "MaxParallelOfTests"}, and
+"JobDurationInSeconds".
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_pascal
@@ -23,6 +27,9 @@ from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, Stairs, UserLoad
 from optimizer.workload import LatencyLimit
+
+JOB_PERCENTILE = 95.0
+"""Of every latency threshold of a job, here as in the recommender's custom load tests."""
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _Seconds = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
@@ -86,10 +93,69 @@ class _StoppingConditions(_Section):
     flat_invocations: Literal["Continue", "Stop"] = "Continue"
 
 
-class _Job(_Section):
+class _UserLoad(_Section):
     traffic_pattern: _TrafficPattern
     stopping_conditions: _StoppingConditions = _StoppingConditions()
     think_time_in_seconds: _NotNegative = 0
+
+    def load(self) -> UserLoad:
+        return UserLoad(self.traffic_pattern.in_order(), self.think_time_in_seconds)
+
+    def conditions(self) -> StoppingConditions:
+        given = self.stopping_conditions
+        thresholds = tuple(
+            LatencyLimit(float(t.percentile[1:]), t.value_in_milliseconds)
+            for t in given.model_latency_thresholds
+        )
+        return StoppingConditions(given.max_invocations, thresholds, given.flat_invocations)
+
+
+class _ResourceLimit(_Section):
+    max_number_of_tests: _Count = 3
+    max_parallel_of_tests: _Count = 1
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> Self:
+        if self.max_parallel_of_tests != 1:
+            rule = "MaxParallelOfTests must be 1: a machine measures one configuration at a time"
+            raise ValueError(f"{rule}; got {self.max_parallel_of_tests}")
+        return self
+
+
+class _Job(_UserLoad):
+    resource_limit: _ResourceLimit = _ResourceLimit()
+    job_duration_in_seconds: _Seconds | None = None
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        for threshold in self.conditions().model_latency_thresholds:
+            if threshold.percentile != JOB_PERCENTILE:
+                raise ValueError(
+                    f"Percentile of a job's ModelLatencyThresholds must be P{JOB_PERCENTILE:g}; "
+                    f"got P{threshold.percentile:g}"
+                )
+        tests, seconds = self.resource_limit.max_number_of_tests, self.load().seconds
+        given = self.job_duration_in_seconds
+        if given is not None and given <= tests * seconds:
+            rule = "JobDurationInSeconds must be above what the tests may take"
+            raise ValueError(f"{rule}, {tests} x {seconds:g} s; got {given:g}")
+        return self
+
+
+@dataclass(frozen=True)
+class AdvancedJob:
+    """A load test of a study's best configurations.
+
+    Attributes:
+        conditions: that end each test before the load's time is up.
+        tests: configurations that are tested, at most.
+        seconds: that the search and the tests may take together, None for no bound.
+    """
+
+    load: UserLoad
+    conditions: StoppingConditions
+    tests: int
+    seconds: float | None
 
 
 def read_user_load(path: Path) -> tuple[UserLoad, StoppingConditions]:
@@ -98,22 +164,32 @@ def read_user_load(path: Path) -> tuple[UserLoad, StoppingConditions]:
     Raises:
         UsageError: when the file cannot be read, or with every mistake in it.
     """
+    given = _read(path, _UserLoad, "user load")
+    return given.load(), given.conditions()
+
+
+def read_job(path: Path) -> AdvancedJob:
+    """Read a job. Raises UsageError as `read_user_load` does."""
+    job = _read(path, _Job, "job")
+    return AdvancedJob(
+        job.load(),
+        job.conditions(),
+        job.resource_limit.max_number_of_tests,
+        job.job_duration_in_seconds,
+    )
+
+
+_Read = TypeVar("_Read", bound=_UserLoad)
+
+
+def _read(path: Path, kind: type[_Read], name: str) -> _Read:
     try:
-        job = _Job.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} must be readable: {error.strerror}") from error
     except ValidationError as error:
         lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in error.errors()]
-        raise UsageError("\n".join([f"{path} is no user load:", *lines])) from error
-    conditions = job.stopping_conditions
-    thresholds = tuple(
-        LatencyLimit(float(t.percentile[1:]), t.value_in_milliseconds)
-        for t in conditions.model_latency_thresholds
-    )
-    return (
-        UserLoad(job.traffic_pattern.in_order(), job.think_time_in_seconds),
-        StoppingConditions(conditions.max_invocations, thresholds, conditions.flat_invocations),
-    )
+        raise UsageError("\n".join([f"{path} is no {name}:", *lines])) from error
 
 
 def _key(location: tuple[int | str, ...]) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.search.evaluator import Evaluator
-from optimizer.search.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.measured_record import measured_record
+from optimizer.search.evaluator import Evaluation, Evaluator
+from optimizer.search.events import Watcher
+from optimizer.search.kept_runs import KeptRuns
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
@@ -29,9 +29,8 @@ class CalibratePhase:
         watch: Watcher,
     ) -> None:
         self._evaluator = evaluator
-        self._store = directory.calibration
-        self._setting = setting
-        self._watch = watch
+        self._slot = setting.slot
+        self._runs = KeptRuns(directory.calibration, setting, watch)
 
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
         """Measure what was not yet; returns the records of all of the study's runs.
@@ -43,18 +42,11 @@ class CalibratePhase:
         Raises:
             StorageError: when a record cannot be written.
         """
-        records = dict(self._store.read_all())
-        known = {record.config for record in records.values()}
-        self._watch(PhaseStarted("calibrate", len(configs)))
-        for step, config in enumerate(configs, 1):
-            if config in known:
-                continue
-            number = len(records)
-            self._watch(TrialStarted(number, step, len(configs), config))
-            measure = self._evaluator.calibrate if step <= LIGHT_RUNS else self._evaluator.saturate
-            evaluation = measure(config, self._setting.slot)
-            records[number] = measured_record(number, config, evaluation, self._setting)
-            self._store.write(records[number])
-            if evaluation.outcome == "failed":
-                self._watch(TrialEnded(records[number], None))
-        return list(records.values())
+        light = configs[:LIGHT_RUNS]
+
+        def measure(config: ServingConfig) -> Evaluation:
+            run = self._evaluator.calibrate if config in light else self._evaluator.saturate
+            return run(config, self._slot)
+
+        self._runs.measure_missing("calibrate", configs, measure)
+        return self._runs.history.records

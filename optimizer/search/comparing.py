@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from optimizer.errors import UsageError
 from optimizer.search.warm_start import unequal
 from optimizer.workload import Workload
 
@@ -33,6 +34,13 @@ def asked(content: Mapping[str, Any], workload: Workload) -> Mapping[str, Any]:
 
 def _less(section: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
     return {key: value for key, value in section.items() if key not in keys}
+
+
+def refuse_incomparable(studies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raises UsageError, with every difference, where studies did not ask the same."""
+    if studies and (unlike := list(incomparable(studies))):
+        lines = "\n".join(f"  {text}" for text in unlike)
+        raise UsageError(f"the studies did not ask the same, they cannot be compared:\n{lines}")
 
 
 def incomparable(studies: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

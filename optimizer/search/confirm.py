@@ -140,6 +140,8 @@ class ConfirmPhase:
             score=None,
             failure=evaluation.failure,
             seconds=evaluation.seconds,
+            further=(),
+            told_further=(),
         )
         self._directory.confirmations.write(again)
         self._records[number] = again

@@ -20,9 +20,10 @@ from optimizer.load.capacity import (
     find_saturation,
 )
 from optimizer.load.curve import find_service
+from optimizer.load.further_limits import find_capacities
 from optimizer.load.holding import HoldingTask, hold_load
 from optimizer.machine.slots import Slot
-from optimizer.measurement import Measurement
+from optimizer.measurement import FurtherLimit, Measurement
 from optimizer.search.events import StepStarted, Watcher
 from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.serving_config import ArtifactSpec, ServingConfig
@@ -39,6 +40,7 @@ class Evaluation:
         excess: how far the level that decided was over the limit, relative to it; <= 0 met it.
             0 for `bounded`, whose latency was not measured; None for `failed`.
         saturation_per_second: rate under saturation, None where it was not measured.
+        further: what was found within further limits.
     """
 
     outcome: Outcome
@@ -48,6 +50,7 @@ class Evaluation:
     saturation_per_second: float | None = None
     failure: Failure | None = None
     seconds: Seconds = field(default_factory=Seconds)
+    further: tuple[FurtherLimit, ...] = ()
 
 
 class Evaluator(Protocol):
@@ -98,6 +101,7 @@ class LiveEvaluator:
 
     Args:
         files: what serving needs, by artefact.
+        further_ms: latency limits within which the capacity is found as well.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class LiveEvaluator:
         files: Mapping[ArtifactSpec, ModelFiles],
         protocols: Protocols,
         watch: Watcher,
+        further_ms: tuple[float, ...] = (),
     ) -> None:
         self._session = session
         self._levels = levels
@@ -115,6 +120,7 @@ class LiveEvaluator:
         self._files = files
         self._protocols = protocols
         self._watch = watch
+        self._further_ms = further_ms
 
     def evaluate(
         self,
@@ -124,11 +130,19 @@ class LiveEvaluator:
         expected_share: float | None = None,
     ) -> Evaluation:
         """See `Evaluator`."""
-        protocol, outstanding = self._protocols.search, concurrency(config)
+        workload, protocol = self._workload, self._protocols.search
+        outstanding, further_ms = concurrency(config), self._further_ms
+        if further_ms:
+            return self.measured(
+                config,
+                lambda run: find_capacities(
+                    run, workload, protocol, outstanding, further_ms, expected_share
+                ),
+            )
         return self.measured(
             config,
             lambda run: find_capacity(
-                run, self._workload, protocol, outstanding, worse_below, expected_share
+                run, workload, protocol, outstanding, worse_below, expected_share
             ),
         )
 
@@ -189,4 +203,5 @@ def _evaluation(result: CapacityResult, seconds: Seconds) -> Evaluation:
         excess=result.excess if result.excess is not None else 0.0,
         saturation_per_second=saturated[0].achieved_per_second if saturated else None,
         seconds=seconds,
+        further=result.further,
     )

@@ -10,7 +10,7 @@ from optimizer.measurement import LoadLevel
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
 
-Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline"]
+Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline", "advanced"]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import usd_per_million
 from optimizer.errors import EverythingFailedError
 from optimizer.model_space import Position
-from optimizer.search.evaluator import Evaluation, Evaluator
+from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.guidance.outlook import Advisor, no_outlook
 from optimizer.search.history import History, bound_load_factor
 from optimizer.search.measured_record import measured_record
+from optimizer.search.objectives import told_values
 from optimizer.search.optuna_study import OptunaStudy, Proposal
 from optimizer.search.reference import ReferenceRuns
 from optimizer.search.setting import Setting
@@ -137,27 +137,21 @@ class SearchLoop:
         measured = self._history.measured_here
         self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config))
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
+        if self._setting.further_ms:
+            # What is worse within one limit may be the best within another.
+            bound = None
         expected = self._history.expected_share(config)
         evaluation = self._evaluator.evaluate(config, self._setting.slot, bound, expected)
         attempt = self._history.attempts(config) + 1
         record = measured_record(proposal.number, config, evaluation, self._setting, attempt)
+        told = told_values(evaluation, self._setting)
         return replace(
             record,
             params=proposal.params,
-            told_value=self._told_value(evaluation),
+            told_value=told[0] if told else None,
+            told_further=told[1:],
             seconds=replace(evaluation.seconds, total=time.monotonic() - begun),
         )
-
-    def _told_value(self, evaluation: Evaluation) -> float | None:
-        """Dollars per million at the capacity, or at saturation where no capacity was found."""
-        if evaluation.measurement is None or evaluation.excess is None:
-            return None
-        rate = evaluation.measurement.capacity_per_second
-        if evaluation.outcome != "ok":
-            rate = evaluation.saturation_per_second or 0.0
-        each = self._setting.demand.inferences_per_request
-        hourly = self._setting.price.usd_per_hour
-        return usd_per_million(hourly, rate, each) if rate > 0 else None
 
     def _enqueue_something_new(self) -> bool:
         """Queue the unmeasured point nearest to the incumbent; False when there is none."""

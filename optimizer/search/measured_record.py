@@ -14,6 +14,9 @@ def measured_record(
 ) -> TrialRecord:
     """The record of a measurement that no proposal of the study's asked for."""
     measurement, excess = evaluation.measurement, evaluation.excess
+    if excess is not None:
+        # What misses one of several limits may be the best within another.
+        excess = min([excess, *(each.excess for each in evaluation.further)])
     told = () if excess is None else tuple((name, excess) for name in setting.limit_names)
     return TrialRecord(
         number=number,
@@ -28,4 +31,5 @@ def measured_record(
         failure=evaluation.failure,
         seconds=evaluation.seconds,
         attempt=attempt,
+        further=evaluation.further,
     )

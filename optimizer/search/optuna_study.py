@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.model_space import Position
 from optimizer.parameters import label
+from optimizer.search.objectives import COST
 from optimizer.search.optuna_space import OptunaSpace
 from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
@@ -53,6 +54,7 @@ class OptunaStudy:
     Args:
         storage: URL of a database; None keeps a journal file.
         make_sampler: what makes the proposals.
+        objectives: names of what is minimised, in the order in which it is told.
 
     Raises:
         StorageError: when the storage cannot be opened.
@@ -66,6 +68,7 @@ class OptunaStudy:
         space: SearchSpace,
         make_sampler: SamplerFactory,
         seed: int,
+        objectives: Sequence[str] = (COST,),
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = space
@@ -79,10 +82,10 @@ class OptunaStudy:
             self._study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
-                direction="minimize",
+                directions=["minimize"] * len(objectives),
                 load_if_exists=True,
             )
-            self._study.set_metric_names(["usd_per_million_at_capacity"])
+            self._study.set_metric_names([*objectives])
 
     def __enter__(self) -> OptunaStudy:
         return self
@@ -145,7 +148,7 @@ class OptunaStudy:
             for key, value in record.constraints:
                 if key not in known:
                     trial.set_constraint(key, value)
-            self._study.tell(trial, record.told_value)
+            self._study.tell(trial, [record.told_value, *record.told_further])
 
     def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
         """Bring the study up to the records, after a run that was cut off or a lost storage.
@@ -181,7 +184,7 @@ class OptunaStudy:
                 return
             self._study.add_trial(
                 create_trial(
-                    value=record.told_value,
+                    values=[record.told_value, *record.told_further],
                     params=dict(self._seen.params(position)),
                     distributions=self._seen.distributions,
                     constraints=dict(record.constraints),

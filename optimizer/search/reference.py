@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Note, ReferenceStarted, Watcher
 from optimizer.search.history import History
-from optimizer.search.measured_record import measured_record
+from optimizer.search.kept_runs import KeptRuns
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
@@ -63,8 +63,8 @@ class ReferenceRuns:
     ) -> None:
         self._reference = reference
         self._evaluator = evaluator
-        self._store = directory.references
-        self._setting = setting
+        self._slot = setting.slot
+        self._runs = KeptRuns(directory.references, setting, watch)
         self._watch = watch
         self._due_at = 0
         """Trials measured here: a study that goes on finds another machine, and it is due."""
@@ -82,7 +82,8 @@ class ReferenceRuns:
         if not first:
             return
         self._watch(ReferenceStarted(self._reference))
-        record = self._run()
+        evaluation = self._evaluator.saturate(self._reference, self._slot)
+        record = self._runs.keep(self._reference, evaluation)
         for now in paces([record], self._reference):
             change = now.change_from(first[0])
             if change is not None:
@@ -94,10 +95,3 @@ class ReferenceRuns:
                         "as much (keep other work off this machine)"
                     )
                 )
-
-    def _run(self) -> TrialRecord:
-        evaluation = self._evaluator.saturate(self._reference, self._setting.slot)
-        number = max(self._store.read_all(), default=-1) + 1
-        record = measured_record(number, self._reference, evaluation, self._setting)
-        self._store.write(record)
-        return record

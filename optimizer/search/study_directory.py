@@ -56,10 +56,10 @@ class StudyDirectory:
         self.repository = root / "server" / "repository"
         self.server_log = root / "logs" / "server.log"
         self.build_log = root / "logs" / "build.log"
-        self.calibration = _Records(root / "calibration")
-        self.trials = _Records(root / "trials")
-        self.confirmations = _Records(root / "confirmations")
-        self.references = _Records(root / "references")
+        self.calibration = Records(root / "calibration")
+        self.trials = Records(root / "trials")
+        self.confirmations = Records(root / "confirmations")
+        self.references = Records(root / "references")
 
     @property
     def name(self) -> str:
@@ -115,8 +115,8 @@ class RecordingDirectory(StudyDirectory):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.table = root / "table.csv"
-        self.latencies = _Records(root / "latencies")
-        self.repeats = _Records(root / "repeats")
+        self.latencies = Records(root / "latencies")
+        self.repeats = Records(root / "repeats")
 
 
 class _Versioned(BaseModel):
@@ -125,7 +125,7 @@ class _Versioned(BaseModel):
     schema_version: int
 
 
-class _Records:
+class Records:
     """A folder of TrialRecords, one JSON file each, named by their number."""
 
     _json = TypeAdapter(TrialRecord)

@@ -17,6 +17,7 @@ from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.history import History
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.summary import LoadRuns
 from optimizer.search.warm_start import relative_to
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.service_model import ServiceModel
@@ -135,13 +136,26 @@ class StudyReading:
     def _met_limits(self) -> Sequence[TrialRecord]:
         return History({record.number: record for record in self.trials}).ok
 
-    @cached_property
+    @property
+    def runs(self) -> LoadRuns:
+        """What was measured beside the trials."""
+        return LoadRuns(self.calibration, (), self.confirmations)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether anything tells how long batches take."""
+        return bool(self._learnt.observations)
+
+    @property
     def service(self) -> ServiceModel:
         """Service times by all that was saturated. Raises UsageError where nothing was."""
-        service = with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
-        if not service.observations:
+        if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
-        return service
+        return self._learnt
+
+    @cached_property
+    def _learnt(self) -> ServiceModel:
+        return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
 
 
 def _rank(finding: Finding) -> tuple[float, ...]:

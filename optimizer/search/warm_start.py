@@ -58,7 +58,7 @@ def carried_over(
     """The records that hold in `space`, numbered from 0 and priced anew.
 
     Failures are left to be tried again, and what was only bounded is left out: the bound came from
-    another price and demand.
+    another price and demand. What was found within further limits is left behind.
     """
     kept: list[TrialRecord] = []
     for record in records:
@@ -66,6 +66,8 @@ def carried_over(
             continue
         if space.position_of(record.config) is None:
             continue
+        if record.outcome == "infeasible" and record.further:
+            continue  # its constraints are those of several limits
         measurement = relative_to(demand.requests_per_second, record.measurement)
         rate = measurement.capacity_per_second or measurement.levels[0].achieved_per_second
         kept.append(
@@ -76,6 +78,8 @@ def carried_over(
                 score=scored(measurement, price, demand),
                 told_value=usd_per_million(price.usd_per_hour, rate, demand.inferences_per_request),
                 origin=record.origin or origin,
+                further=(),
+                told_further=(),
             )
         )
     return kept

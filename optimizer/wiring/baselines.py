@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +17,11 @@ from optimizer.search.eight_configurations import (
     eight_configurations,
     space_of,
 )
-from optimizer.search.evaluator import Evaluation, LiveEvaluator
-from optimizer.search.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import History
-from optimizer.search.measured_record import measured_record
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.events import Watcher
+from optimizer.search.kept_runs import KeptRuns, Measure
 from optimizer.search.prepare import GatedArtifact
-from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory, write_text
-from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
 from optimizer.wiring.hosts import require_host
@@ -109,8 +106,11 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
             with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
                 measure = _measure(evaluator, space, slot, request.ramp)
                 setting = setting_of(space, slot, machine)
-                _measure_all(served, measure, directory, setting, watch)
-        return _shown(space, served, left_out, directory, request.ramp)
+                runs = KeptRuns(directory.trials, setting, watch)
+                configs = [each.config for each in served]
+                records = runs.measure_missing("baseline", configs, measure)
+        found = [(each, records[each.config]) for each in served]
+        return _shown(space, found, left_out, directory.root, request.ramp)
 
 
 def _served(
@@ -126,9 +126,7 @@ def _served(
     return served, {name: reason for name, reason in reasons.items() if reason}
 
 
-def _measure(
-    evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool
-) -> Callable[[ServingConfig], Evaluation]:
+def _measure(evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool) -> Measure:
     if not ramp:
         return lambda config: evaluator.evaluate(config, slot)
     timeout = search_protocol(space).saturation_timeout_seconds
@@ -137,52 +135,22 @@ def _measure(
     )
 
 
-def _measure_all(
-    configurations: Sequence[NamedConfiguration],
-    measure: Callable[[ServingConfig], Evaluation],
-    directory: StudyDirectory,
-    setting: Setting,
-    watch: Watcher,
-) -> None:
-    """Those that are not measured yet."""
-    records = dict(directory.trials.read_all())
-    watch(PhaseStarted("baseline", len(configurations)))
-    for step, each in enumerate(configurations, 1):
-        if History(records).decided(each.config) is not None:
-            continue
-        number = len(records)
-        watch(TrialStarted(number, step, len(configurations), each.config))
-        record = measured_record(number, each.config, measure(each.config), setting)
-        directory.trials.write(record)
-        records[number] = record
-        watch(TrialEnded(record, History(records).incumbent))
-
-
 def _shown(
     space: Space,
-    served: Sequence[NamedConfiguration],
+    measured: Sequence[tuple[NamedConfiguration, TrialRecord]],
     left_out: Mapping[str, str],
-    directory: StudyDirectory,
+    folder: Path,
     ramp: bool,
 ) -> Baselines:
     """The rows, and the files that show them."""
-    records = {record.config: record for record in directory.trials.read_all().values()}
-    failed = {
-        each.name: records[each.config].reason
-        for each in served
-        if records[each.config].measurement is None
-    }
+    failed = {each.name: record.reason for each, record in measured if record.measurement is None}
     rows = tuple(
-        _row(each, records[each.config], space, ramp).priced(space.price, space.demand)
-        for each in served
+        _row(each, record, space, ramp).priced(space.price, space.demand)
+        for each, record in measured
         if each.name not in failed
     )
     found = Baselines(
-        space,
-        rows,
-        {**left_out, **failed},
-        directory.root / "table.csv",
-        directory.root / "page.html",
+        space, rows, {**left_out, **failed}, folder / "table.csv", folder / "page.html"
     )
     text = io.StringIO()
     write_rows(text, rows)

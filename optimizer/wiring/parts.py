@@ -15,7 +15,7 @@ import numpy as np
 
 from optimizer.artifacts.workshop import Workshop
 from optimizer.cost import Price
-from optimizer.errors import RequirementError, SpaceChangedError
+from optimizer.errors import RequirementError, SpaceChangedError, UsageError
 from optimizer.fleet.price_catalogue import age_warning, price_list, usual_prices
 from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
@@ -35,6 +35,7 @@ from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.space_file import Space, load_space
 from optimizer.triton.session import ServingSession
 from optimizer.wiring.hosts import launch_with
+from optimizer.workload import Workload
 
 _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
@@ -136,18 +137,27 @@ class Place:
 
     @contextmanager
     def evaluator(
-        self, session: ServingSession, space: Space, prepared: Prepared, seed: int, watch: Watcher
+        self,
+        session: ServingSession,
+        space: Space,
+        prepared: Prepared,
+        seed: int,
+        watch: Watcher,
+        further_ms: tuple[float, ...] = (),
     ) -> Iterator[LiveEvaluator]:
         """Measures configurations of what was prepared, with a load client of its own.
 
         Args:
             seed: of the arrivals.
+            further_ms: latency limits within which a capacity is found as well.
         """
         with LoadClient(self.slot.client_cores) as client:
             rng = np.random.default_rng(seed)
             levels = ServedLevels(client, space.workload, self.slot, rng, watch)
-            timing = protocols(space, self.slot)
-            yield LiveEvaluator(session, levels, space.workload, prepared.files, timing, watch)
+            timing = protocols(space, self.slot, further_ms)
+            yield LiveEvaluator(
+                session, levels, space.workload, prepared.files, timing, watch, further_ms
+            )
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
         """Build and gate what the space needs, see `PreparePhase`."""
@@ -168,10 +178,11 @@ def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
     }
 
 
-def search_protocol(space: Space) -> CapacityProtocol:
-    """How long levels take by the space's settings."""
+def search_protocol(space: Space, further_ms: tuple[float, ...] = ()) -> CapacityProtocol:
+    """How long levels take by the space's settings, and by further limits."""
     settings = space.measurement
-    limit_seconds = max(stream.limit.latency_ms for stream in space.workload.streams) / 1000
+    own_ms = [stream.limit.latency_ms for stream in space.workload.streams]
+    limit_seconds = max([*own_ms, *further_ms]) / 1000
     return CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,
         check_seconds=settings.check_seconds,
@@ -180,15 +191,30 @@ def search_protocol(space: Space) -> CapacityProtocol:
     )
 
 
-def protocols(space: Space, slot: Slot) -> Protocols:
+def protocols(space: Space, slot: Slot, further_ms: tuple[float, ...] = ()) -> Protocols:
     """How long levels take in a search and when confirming, by the space's settings."""
-    search = search_protocol(space)
+    search = search_protocol(space, further_ms)
     usual = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else _CONFIRM_SECONDS
     confirm_seconds = space.measurement.confirm_seconds or usual
     return Protocols(search, replace(search, check_seconds=confirm_seconds))
 
 
-def setting_of(space: Space, slot: Slot, machine: Machine) -> Setting:
+def hold_to_one_limit(workload: Workload, option: str) -> None:
+    """Other limits are for streams that share one.
+
+    Raises:
+        UsageError: naming `option`, where they do not.
+    """
+    if len({stream.limit.latency_ms for stream in workload.streams}) > 1:
+        own = ", ".join(f"{each.name} {each.limit.latency_ms:g} ms" for each in workload.streams)
+        raise UsageError(
+            f"{option}: must be left out where streams have limits of their own; got {own}"
+        )
+
+
+def setting_of(
+    space: Space, slot: Slot, machine: Machine, further_ms: tuple[float, ...] = ()
+) -> Setting:
     """What all measurements of a space on this machine have in common."""
     return Setting(
         price=space.price,
@@ -197,22 +223,36 @@ def setting_of(space: Space, slot: Slot, machine: Machine) -> Setting:
         slot=slot,
         machine=machine.digest,
         confirm_requests=space.measurement.confirm_requests,
+        further_ms=further_ms,
     )
 
 
 def hold_to_what_was_begun(
-    directory: StudyDirectory, space: Space, machine: Machine, remedy: str
+    directory: StudyDirectory,
+    space: Space,
+    machine: Machine,
+    remedy: str,
+    further_ms: tuple[float, ...] | None = None,
 ) -> None:
     """A study is resumed with its own space, on its own machine, or not at all.
+
+    Args:
+        further_ms: latency limits that it searches for beside the space's; None where that does
+            not matter.
 
     Raises:
         SpaceChangedError: with every difference, and the remedy.
     """
-    now = {"space": space.content, "machine": machine.to_json()}
+    now: dict[str, Any] = {"space": space.content, "machine": machine.to_json()}
+    if further_ms:
+        now["also_limit_ms"] = list(further_ms)
     if not directory.space.exists():
         write_json(directory.space, now)
         return
-    changed = [text for _, text in differences(directory.read_json(directory.space), now)]
+    begun = directory.read_json(directory.space)
+    if further_ms is None:
+        begun.pop("also_limit_ms", None)
+    changed = [text for _, text in differences(begun, now)]
     if changed:
         lines = "\n".join(f"  {text}" for text in changed)
         raise SpaceChangedError(

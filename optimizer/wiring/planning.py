@@ -9,19 +9,21 @@ from typing import Any
 
 from optimizer.cost import Demand, Price
 from optimizer.errors import UsageError
+from optimizer.fleet.offer import gpus_like, some_gpus_used
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance, Part
 from optimizer.fleet.planning.mix import Mix
 from optimizer.fleet.planning.plan import Plan, Question, Way, plan_fleet
 from optimizer.fleet.planning.sizing import Survival
-from optimizer.fleet.price_catalogue import price_list
-from optimizer.fleet.pricing import Accepted, PriceChoice, prices_for
+from optimizer.fleet.price_catalogue import ListedPrice, price_list
+from optimizer.fleet.pricing import Accepted, PriceChoice, known_instance, prices_for
 from optimizer.report.plan_page import plan_page
+from optimizer.search.comparing import asked, refuse_incomparable
 from optimizer.search.served_levels import concurrency
 from optimizer.search.study_directory import write_json, write_text
 from optimizer.search.study_reading import Finding, StudyReading, read_study
-from optimizer.serving_config import describe
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.stream_simulation import serving_of
 
 
@@ -51,15 +53,10 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Source:
-    """What the plan knows of one study: its best configuration, and the instance that it makes."""
+    """The instance that the best configuration of a study makes, and that in words."""
 
-    finding: Finding
     instance: Instance
-
-    @property
-    def described(self) -> str:
-        """The configuration in words."""
-        return describe(self.finding.candidate.config)
+    described: str
 
 
 @dataclass(frozen=True)
@@ -87,21 +84,22 @@ def plan_for(request: PlanRequest) -> Planned:
         StorageError: when files are damaged or cannot be written.
     """
     studies = [read_study(request.results, name) for name in request.studies]
-    refuse_unlike(studies)
+    refuse_incomparable(
+        [(study.name, asked(study.content, study.searched.workload)) for study in studies]
+    )
     first = studies[0].searched.demand
     curve = request.demand or constant(first.requests_per_second)
     headroom = request.headroom if request.headroom is not None else first.headroom
     demand = Demand(curve.peak, headroom, first.inferences_per_request)
     machines = [(study.searched.price, study.machine) for study in studies]
-    prices = prices_for(machines, request.choice, price_list(), request.accepted)
+    listed = price_list()
+    prices = prices_for(machines, request.choice, listed, request.accepted)
     found = [
         (study, price, study.findings(price, demand))
         for study, price in zip(studies, prices, strict=True)
     ]
     sources = tuple(
-        Source(own[0], _instance(study, own[0], price, request.seed))
-        for study, price, own in found
-        if own
+        _source(study, own[0], price, listed, request.seed) for study, price, own in found if own
     )
     _refuse_unknown_types(request.most, sources)
     question = Question(
@@ -130,21 +128,6 @@ def plan_for(request: PlanRequest) -> Planned:
     return planned
 
 
-def refuse_unlike(studies: Sequence[StudyReading]) -> None:
-    """Studies of one fleet must have been asked the same. Raises UsageError, naming the study."""
-    first = studies[0]
-    for study in studies[1:]:
-        same = [
-            (s.target, s.limit, s.payloads, s.batch_size, s.arrivals)
-            for s in study.searched.workload.streams
-        ] == [
-            (s.target, s.limit, s.payloads, s.batch_size, s.arrivals)
-            for s in first.searched.workload.streams
-        ]
-        if not same:
-            raise UsageError(f"{study.name} was asked for something else than {first.name}")
-
-
 def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:
     types = [source.instance.price.instance_type for source in sources]
     for name in most:
@@ -152,35 +135,55 @@ def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> No
             raise UsageError(f"--most {name}: must be one of {', '.join(types) or 'none'}")
 
 
-def _instance(study: StudyReading, finding: Finding, price: Price, seed: int) -> Instance:
-    candidate = finding.candidate
-    config, workload = candidate.config, study.searched.workload
-    parts = []
-    for stream in workload.streams:
-        model = next(model for model in config.models if model.name == stream.target)
-        curve = study.service.curve(model, config.server)
-        parts.append(
-            Part(
-                serving_of(model, curve, stream),
-                stream.arrivals,
-                stream.limit,
-                concurrency(config),
-                stream.demand_per_second / workload.demand_per_second,
+def _source(
+    study: StudyReading,
+    finding: Finding,
+    price: Price,
+    listed: Sequence[ListedPrice],
+    seed: int,
+) -> Source:
+    """Where a study used some of its machine's GPUs, the others are taken to serve as much."""
+    candidate, known = finding.candidate, known_instance(listed, price.instance_type)
+    described, copies = describe(candidate.config), 1
+    used, every = len(study.machine.gpus), gpus_like(study.machine, known)
+    if every > used:
+        if every % used:
+            raise UsageError(
+                f"{study.name}: it used {used} of {every} GPUs, which are no whole number of "
+                "times as many: search with a part of them that divides all"
             )
-        )
+        copies = every // used
+        described += f"; extrapolated, {some_gpus_used(used, every)}"
     measurement = candidate.measurement
     instance = Instance(
         name=study.name,
         price=price,
-        capacity_per_second=measurement.capacity_per_second,
-        capacity_low_per_second=measurement.capacity_low_per_second,
+        capacity_per_second=copies * measurement.capacity_per_second,
+        capacity_low_per_second=copies * measurement.capacity_low_per_second,
         setup_seconds=finding.trial.seconds.serving,
-        parts=tuple(parts),
+        parts=_parts(study, candidate.config),
+        copies=copies,
     )
     try:
-        return instance.agreed(seed)
+        return Source(instance.agreed(seed), described)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
+    workload = study.searched.workload
+    models = {model.name: model for model in config.models}
+    return tuple(
+        Part(
+            serving_of(model, study.service.curve(model, config.server), stream),
+            stream.arrivals,
+            stream.limit,
+            concurrency(config),
+            stream.demand_per_second / workload.demand_per_second,
+        )
+        for stream in workload.streams
+        for model in [models[stream.target]]
+    )
 
 
 def _to_json(plan: Plan, described: dict[str, str]) -> dict[str, Any]:

@@ -18,10 +18,13 @@ from optimizer.search.eight_configurations import positions_of_the_eight
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher
 from optimizer.search.history import History
+from optimizer.search.known_configurations import known_configurations
 from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.objectives import objective_names
 from optimizer.search.optuna_study import OptunaStudy
+from optimizer.search.pareto_front import pareto_front
 from optimizer.search.prepare import Prepared
-from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import LoadRuns, summarise
@@ -35,6 +38,7 @@ from optimizer.triton.session import files_of
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
+    hold_to_one_limit,
     hold_to_what_was_begun,
     introduce_price,
     open_space,
@@ -62,6 +66,8 @@ class RunRequest:
         cache: folder of the artefact cache.
         storage: URL of a study database; None keeps a journal in the study's folder.
         warm_start: name of a study in `results` whose measurements are taken over.
+        also_limits_ms: latency limits beside the space file's: a study of several objectives.
+        sampler: guided where None; tpe for several objectives, of which guided knows nothing.
         enqueue: what is measured before anything is proposed: the eight configurations of the
             published benchmark, as far as the space holds them.
     """
@@ -73,10 +79,21 @@ class RunRequest:
     trials: int | None = None
     timeout_seconds: float | None = None
     seed: int = 0
-    sampler: str = "guided"
+    sampler: str | None = None
     storage: str | None = None
     warm_start: str | None = None
     enqueue: Literal["published"] | None = None
+    also_limits_ms: tuple[float, ...] = ()
+
+    @property
+    def chosen_sampler(self) -> str:
+        """Its name."""
+        return self.sampler or ("tpe" if self.also_limits_ms else "guided")
+
+    @property
+    def further_ms(self) -> tuple[float, ...]:
+        """The further limits, ascending."""
+        return tuple(sorted(set(self.also_limits_ms)))
 
 
 @dataclass(frozen=True)
@@ -98,16 +115,19 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     """
     started = time.monotonic()
     space = _with_request(open_space(request.space), request)
+    if request.also_limits_ms:
+        _hold_to_what_several_limits_permit(request, space)
     slot = slot_of(space)
     server = require_host(space, slot)
-    require_packages(space, SAMPLER_PACKAGES[request.sampler])
+    require_packages(space, SAMPLER_PACKAGES[request.chosen_sampler])
     machine = this_machine(server, space.search_space.hardware.gpus)
     directory = StudyDirectory(request.results.absolute() / space.study)
     if request.warm_start is not None and not directory.trials.read_all():
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
-        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON.format(directory.name))
-        if (summary := _finished(directory, space.budget, request.sampler)) is not None:
+        remedy = _HOW_TO_GO_ON.format(directory.name)
+        hold_to_what_was_begun(directory, space, machine, remedy, request.further_ms)
+        if (summary := _finished(directory, space.budget, request.chosen_sampler)) is not None:
             return RunResult(directory, summary, was_finished=True)
         place = Place(directory, request.cache, slot, space.host)
         study = _Study(request, space, place, machine, watch)
@@ -120,6 +140,26 @@ def _with_request(space: Space, request: RunRequest) -> Space:
         request.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=request.study or space.study, budget=budget)
+
+
+def _hold_to_what_several_limits_permit(request: RunRequest, space: Space) -> None:
+    hold_to_one_limit(space.workload, "--also-limit")
+    own_ms = space.workload.shortest_limit_ms
+    if own_ms in request.also_limits_ms:
+        raise UsageError(
+            f"--also-limit: must be another limit than the space file's; got {own_ms:g} ms"
+        )
+    if request.chosen_sampler in CALIBRATED:
+        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
+        raise UsageError(
+            f"--sampler: must be one of {others} with --also-limit; got {request.sampler}, which "
+            "minimises the cost within one limit"
+        )
+    if request.warm_start is not None:
+        raise UsageError(
+            "--warm-start: must be left out with --also-limit: the other study's trials have no "
+            f"cost within further limits; got {request.warm_start}"
+        )
 
 
 def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Machine) -> None:
@@ -169,7 +209,8 @@ class _Study:
         self._machine = machine
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._setting = setting_of(space, place.slot, machine)
+        self._sampler, self._further_ms = request.chosen_sampler, request.further_ms
+        self._setting = setting_of(space, place.slot, machine, self._further_ms)
 
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
@@ -179,14 +220,14 @@ class _Study:
         # everything is built.
         self._directory.trials.read_all()
         untaught = self._strategies(self._space.search_space, History({}))
-        strategy = untaught.untaught(self._request.sampler)
+        strategy = untaught.untaught(self._sampler)
         self._open_study(self._space.search_space, strategy).close()
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
             seed = self._request.seed
             with self._place.evaluator(
-                session, self._space, prepared, seed, self._watch
+                session, self._space, prepared, seed, self._watch, self._further_ms
             ) as evaluator:
                 ended = self._search(evaluator, history, prepared)
                 confirmed = self._confirm(evaluator, history, prepared)
@@ -198,7 +239,7 @@ class _Study:
         started = time.monotonic()
         keep_searched(self._directory, self._searched(prepared.space))
         strategies = self._strategies(prepared.space, history)
-        strategy = strategies.taught(self._request.sampler, evaluator, self._directory, self._watch)
+        strategy = strategies.taught(self._sampler, evaluator, self._directory, self._watch)
         with self._open_study(prepared.space, strategy) as study:
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
@@ -249,7 +290,7 @@ class _Study:
             self._space.workload,
             history,
             self._setting,
-            search_protocol(self._space),
+            search_protocol(self._space, self._further_ms),
             self._request.seed,
         )
 
@@ -261,6 +302,7 @@ class _Study:
             space,
             strategy.make_sampler,
             self._request.seed,
+            objective_names(self._further_ms),
         )
 
     def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
@@ -288,14 +330,11 @@ class _Study:
         confirmed: Confirmed,
         prepared: Prepared,
     ) -> Mapping[str, Any]:
-        summary = summarise(
-            self._space,
-            ended,
-            history,
-            confirmed,
-            LoadRuns.of(self._directory),
-            prepared,
-        )
+        runs = LoadRuns.of(self._directory)
+        summary = summarise(self._space, ended, history, confirmed, runs, prepared)
+        if self._further_ms:
+            known = known_configurations(history.records, runs)
+            summary["pareto"] = pareto_front(known, self._space.workload, self._setting)
         summary |= {
             "wall_seconds": time.monotonic() - started,
             "machine": whereabouts(self._machine, self._place.slot),

@@ -12,6 +12,7 @@ from optimizer.estimates import Percentile
 from optimizer.measurement import (
     BatchPoint,
     ClientUse,
+    FurtherLimit,
     GpuUse,
     LoadLevel,
     MachineUse,
@@ -184,6 +185,7 @@ measurements = st.builds(
     demand_per_second=numbers,
     ended=texts,
 )
+further_limits = st.builds(FurtherLimit, limit_ms=numbers, measurement=measurements, excess=numbers)
 trial_records = st.builds(
     TrialRecord,
     number=counts,
@@ -206,4 +208,6 @@ trial_records = st.builds(
     seconds=st.builds(Seconds, building=numbers, measuring=numbers, serving=numbers, total=numbers),
     attempt=st.integers(1, 2),
     origin=st.none() | names,
+    further=tuples(further_limits, 2),
+    told_further=tuples(numbers),
 )

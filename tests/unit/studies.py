@@ -23,10 +23,12 @@ from optimizer.search.guidance.guide import Guide, no_forecast
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.measured_record import measured_record
+from optimizer.search.objectives import objective_names
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.samplers import SAMPLERS
+from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.setting import Setting
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.simulator.forecast import Forecast
@@ -63,6 +65,15 @@ def small_space(
     """63 points; any list of values can be replaced by name."""
     parameters = parameters_in_order("bert", {**VALUES, **values})
     return SearchSpace(parameters, hardware, Limits(conditions))
+
+
+def begin_study(
+    directory: StudyDirectory, searched: SearchedSpace, machine: Machine = MACHINE
+) -> None:
+    """What a study keeps of itself before it measures anything."""
+    keep_searched(directory, searched)
+    limits = {stream.name: stream.limit.latency_ms for stream in searched.workload.streams}
+    write_json(directory.space, {"space": {"limit": limits}, "machine": machine.to_json()})
 
 
 def four_points() -> SearchSpace:
@@ -274,11 +285,13 @@ def open_study(
     sampler: str = "random",
     seed: int = 0,
     guide: Guide | None = None,
+    further_ms: tuple[float, ...] = (),
 ) -> OptunaStudy:
     """The study whose journal lies in `folder`; its guide has seen nothing where none is given."""
     journal = StudyDirectory(folder).journal
     strategy = SAMPLERS[sampler](guide or guide_of(space, History({}), seed=seed))
-    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed)
+    names = objective_names(further_ms)
+    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed, names)
 
 
 @dataclass
@@ -291,6 +304,7 @@ class Search:
     events: list[Event] = field(default_factory=list)
     sampler: str = "random"
     forecast: Forecast | None = None
+    setting: Setting = SETTING
 
     @property
     def directory(self) -> StudyDirectory:
@@ -309,7 +323,10 @@ class Search:
         records = self.directory.trials.read_all()
         history = History(records)
         guide = guide_of(self.space, history, forecast=self.forecast)
-        study = open_study(self.folder, self.space, sampler=self.sampler, guide=guide)
+        further_ms = self.setting.further_ms
+        study = open_study(
+            self.folder, self.space, sampler=self.sampler, guide=guide, further_ms=further_ms
+        )
         study.reconcile(records)
         return study, history, guide
 
@@ -320,7 +337,7 @@ class Search:
             self.evaluator,
             self.directory,
             history,
-            SETTING,
+            self.setting,
             self.events.append,
         )
 

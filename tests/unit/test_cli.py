@@ -263,6 +263,8 @@ def test_options_become_the_request(
         "--seed", "7", "--sampler", "tpe", "--storage", "postgresql://here/db",
         "--warm-start", "night-0", "--results", "out", "--cache", "kept",
     )  # fmt: skip
+    optimizer("run", "--also-limit", "300ms", "--also-limit", "0.1s")
+    optimizer("run", "--also-limit", "300ms", "--sampler", "guided")
     monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
     optimizer("run")
     quickstart = shipped("search_spaces") / "quickstart.yaml"
@@ -273,6 +275,8 @@ def test_options_become_the_request(
             Path("my.yaml"), Path("out"), tmp_path / "kept", "night-1", 40, 5400.0, 7, "tpe",
             "postgresql://here/db", "night-0",
         ),
+        replace(default, also_limits_ms=(300.0, 100.0)),
+        replace(default, also_limits_ms=(300.0,), sampler="guided"),
         replace(default, cache=Path("/elsewhere")),
     ]  # fmt: skip
 

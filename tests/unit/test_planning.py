@@ -11,27 +11,43 @@ import pytest
 
 from optimizer.cli import main
 from optimizer.cost import Price
+from optimizer.fleet.price_catalogue import price_list
+from optimizer.machine.fingerprint import Machine
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.searched_space import SearchedSpace
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.simulator.calibration import calibration_points
-from tests.unit.studies import DEMAND, MACHINE, PRICE, SETTING, capacity_of, ok, small_space
+from tests.unit.studies import (
+    DEMAND,
+    MACHINE,
+    PRICE,
+    SETTING,
+    begin_study,
+    capacity_of,
+    ok,
+    small_space,
+)
 from tests.unit.tables import WORKLOAD, recorded_table
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 
 
-def searched(results: Path, name: str, price: Price = PRICE, limit_ms: float = 100.0) -> None:
+def searched(
+    results: Path,
+    name: str,
+    price: Price = PRICE,
+    limit_ms: float = 100.0,
+    machine: Machine = MACHINE,
+) -> None:
     """A study that has been calibrated, and has measured one configuration."""
     directory = StudyDirectory(results / name)
     [stream] = WORKLOAD.streams
     limit = replace(stream.limit, latency_ms=limit_ms)
     workload = replace(WORKLOAD, streams=(replace(stream, limit=limit),))
-    keep_searched(directory, SearchedSpace(name, SPACE, workload, price, DEMAND))
-    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    begin_study(directory, SearchedSpace(name, SPACE, workload, price, DEMAND), machine)
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     points = [SPACE.config(point) for point in calibration_points(SPACE)]
     CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
@@ -94,7 +110,7 @@ def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path)
     searched(results, "tighter", limit_ms=50.0)
     ran = plan(results, "one", "tighter")
     assert ran.exit_code == 2
-    assert "tighter" in ran.output
+    assert "limit.bert: 100.0 in one, 50.0 in tighter" in ran.output
     dear = replace(PRICE, instance_type="other.large", region="us-east-1")
     searched(results, "elsewhere", dear)
     mixed = plan(results, "one", "elsewhere")
@@ -132,3 +148,25 @@ def test_a_study_in_which_nothing_met_the_limits_has_no_fleet(tmp_path: Path) ->
     ran = plan(tmp_path, "empty")
     assert ran.exit_code == 1
     assert "empty: nothing met the limits" in ran.output
+
+
+def test_gpus_that_were_not_used_are_taken_to_serve_as_much(tmp_path: Path) -> None:
+    [listed] = [e for e in price_list() if e.price.instance_type == "ml.g4dn.12xlarge"]
+    t4 = replace(MACHINE, cores=48, memory_gib=186, gpus=("Tesla T4",), driver="580.1")
+    searched(tmp_path, "quarter", listed.price, machine=t4)
+    whole = replace(t4, gpus=("Tesla T4",) * 4)
+    searched(tmp_path, "whole", listed.price, machine=whole)
+    ran = plan(tmp_path, "quarter", "--demand", "5000")
+    assert ran.exit_code == 0, ran.output
+    assert "extrapolated, 1 of 4 GPUs were used" in ran.output
+    assert plan(tmp_path, "whole", "--demand", "5000").exit_code == 0
+    quarter, all_four = (
+        json.loads((tmp_path / name / "plan.json").read_text()) for name in ("quarter", "whole")
+    )
+    [one], [four] = quarter["instances"], all_four["instances"]
+    assert one["capacity_per_second"] == pytest.approx(4 * four["capacity_per_second"])
+    count = quarter["fleet"]["counts"]["ml.g4dn.12xlarge"]
+    assert count < all_four["fleet"]["counts"]["ml.g4dn.12xlarge"]
+    [peak] = quarter["at_the_peak"]
+    assert peak["instances"] == count
+    assert peak["latency_ms"] <= peak["limit_ms"]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -194,7 +193,7 @@ def test_update_keeps_todays_prices_in_the_own_list(
     own: Path, aws: tuple[Any, Stubber], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, stubber = aws
-    monkeypatch.setattr(sys.modules["optimizer.cli.prices"], "aws_client", lambda: client)
+    monkeypatch.setattr("optimizer.wiring.pricing.aws_client", lambda: client)
     write(own, "mine,2,here,2026-10-01,our contract,")
     listed = product("ml.g4dn.xlarge", OnDemand={"t": term("0.8")})
     stubber.add_response("get_products", {"PriceList": [listed]})

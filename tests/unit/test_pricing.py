@@ -9,6 +9,7 @@ from optimizer.fleet.price_catalogue import ListedPrice, read_list
 from optimizer.fleet.pricing import (
     PriceChoice,
     contradictions,
+    known_instance,
     listed_price,
     mixture,
     prices_for,
@@ -81,6 +82,10 @@ def test_what_prices_differ_in_is_named() -> None:
         "prices of more than one basis: ml.g4dn.xlarge published benchmark, "
         "ml.g5.xlarge price list API copy"
     )
+    abroad = replace(G5.price, region="eu-west-1", source="price list API copy, eu-west-1")
+    assert mixture([G5.price, abroad]) == (
+        "prices of more than one region: ml.g5.xlarge eu-west-1, ml.g5.xlarge us-east-1"
+    )
     spot = replace(G5.price, instance_type="other", rate="spot")
     assert mixture([G5.price, spot]) == (
         "prices of more than one rate: ml.g5.xlarge on-demand, other spot"
@@ -113,6 +118,19 @@ def test_prices_of_another_machine_are_refused_unless_accepted() -> None:
     with pytest.raises(UsageError, match=r"NVIDIA T4, the machine NVIDIA A10G.*--accept contr"):
         prices_for([(G4.price, A10G)], USUAL, LISTED, ())
     assert prices_for([(G4.price, A10G)], USUAL, LISTED, ["contradictions"]) == (G4.price,)
+
+
+def test_a_price_that_is_listed_elsewhere_is_checked_by_its_instance_type() -> None:
+    other = replace(G4.price, usd_per_hour=0.8, region="eu-west-1")
+    with pytest.raises(UsageError, match="NVIDIA T4, the machine NVIDIA A10G"):
+        prices_for([(other, A10G)], USUAL, LISTED, ())
+    assert prices_for([(other, T4)], USUAL, LISTED, ()) == (other,)
+
+
+def test_what_an_instance_has_is_told_by_any_of_its_prices() -> None:
+    bare = ListedPrice(replace(G5.price, as_of="2027-01-01"))
+    assert known_instance((bare, G5), "ml.g5.xlarge") == G5
+    assert known_instance((bare,), "ml.g5.xlarge") is None
 
 
 def test_prices_that_cannot_be_compared_are_refused_unless_accepted() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.plan import LevelPlan
-from optimizer.load.ramp import PUBLISHED_RAMP, find_by_ramp, most_within
+from optimizer.load.ramp import PUBLISHED_RAMP, find_by_ramp, find_in_user_load, most_within
 from optimizer.load.stopping import StoppingConditions
-from optimizer.load.user_load import UserLoad
+from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement import LoadLevel, Slice
+from optimizer.workload import LatencyLimit
 from tests.unit.simulated_server import workload
 from tests.unit.studies import level
 
@@ -73,3 +74,20 @@ def test_a_server_that_answers_nothing_has_failed() -> None:
     stream = replace(dead.streams[0], sent=5, completed=0, errors=5, first_error="refused")
     with pytest.raises(LoadTestFailure, match="refused"):
         find_by_ramp(lambda _: replace(dead, streams=(stream,)), WORK, 30.0)
+
+
+def test_a_job_is_judged_by_the_shortest_of_its_own_thresholds() -> None:
+    load = UserLoad((Phase(4, 0.0, 30.0),), think_seconds=0.5)
+    limits = (LatencyLimit(95, 80.0), LatencyLimit(95, 50.0))
+    conditions = StoppingConditions(None, limits, "Stop")
+    asked: list[LevelPlan] = []
+
+    def run(plan: LevelPlan) -> LoadLevel:
+        asked.append(plan)
+        return ramped((100, 20.0), (500, 49.0), (700, 55.0))
+
+    result = find_in_user_load(run, WORK, load, conditions, 5.0)
+    assert result.measurement.capacity_per_second == pytest.approx(500 / (100 / 3))
+    assert result.excess == pytest.approx(49 / 50 - 1)
+    [plan] = asked
+    assert (plan.load, plan.stop, plan.seconds) == (load, conditions, 30.0)

@@ -11,10 +11,18 @@ from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.searched_space import SearchedSpace, keep_searched, read_searched
-from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.simulator.calibration import calibration_points
 from optimizer.wiring.simulating import SHARES, SimulateRequest, WhatIf, simulate_configuration
-from tests.unit.studies import DEMAND, LIMIT_MS, MACHINE, PRICE, SETTING, capacity_of, small_space
+from tests.unit.studies import (
+    DEMAND,
+    LIMIT_MS,
+    PRICE,
+    SETTING,
+    begin_study,
+    capacity_of,
+    small_space,
+)
 from tests.unit.tables import WORKLOAD, recorded_table
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -22,16 +30,11 @@ SPACE = small_space()
 SEARCHED = SearchedSpace("calibrated", SPACE, WORKLOAD, PRICE, DEMAND)
 
 
-def begin(directory: StudyDirectory) -> None:
-    keep_searched(directory, SEARCHED)
-    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
-
-
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A folder with a study that has been calibrated and no trial."""
     directory = StudyDirectory(tmp_path / "calibrated")
-    begin(directory)
+    begin_study(directory, SEARCHED)
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     phase = CalibratePhase(evaluator, directory, SETTING, lambda _: None)
     phase.run([SPACE.config(point) for point in calibration_points(SPACE)])
@@ -84,7 +87,7 @@ def test_mistakes_name_the_study_or_the_setting(results: Path) -> None:
     with pytest.raises(UsageError, match="precision"):
         predicted(results, precision="int9")
     directory = StudyDirectory(results / "fresh")
-    begin(directory)
+    begin_study(directory, SEARCHED)
     with pytest.raises(UsageError, match="study fresh has saturated nothing yet"):
         simulate_configuration(SimulateRequest("fresh", results, {}))
 

@@ -8,7 +8,7 @@ import pytest
 from optimizer.cost import Demand
 from optimizer.errors import StorageError, UsageError
 from optimizer.search.measured_record import measured_record
-from optimizer.search.searched_space import SearchedSpace, keep_searched
+from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_reading import read_study
 from optimizer.serving_config import describe
@@ -18,6 +18,7 @@ from tests.unit.studies import (
     MACHINE,
     PRICE,
     SETTING,
+    begin_study,
     failed,
     infeasible,
     ok,
@@ -32,8 +33,7 @@ CONFIGS = [SPACE.config(SPACE.at(row)) for row in range(3)]
 
 def begun(root: Path) -> StudyDirectory:
     directory = StudyDirectory(root)
-    keep_searched(directory, SearchedSpace(root.name, SPACE, WORKLOAD, PRICE, DEMAND))
-    write_json(directory.space, {"space": {}, "machine": MACHINE.to_json()})
+    begin_study(directory, SearchedSpace(root.name, SPACE, WORKLOAD, PRICE, DEMAND))
     return directory
 
 

@@ -9,7 +9,7 @@ import pytest
 from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.user_load_file import read_user_load
+from optimizer.load.user_load_file import AdvancedJob, read_job, read_user_load
 from optimizer.workload import LatencyLimit
 
 PHASE = {"InitialNumberOfUsers": 2, "SpawnRate": 2, "DurationInSeconds": 1500}
@@ -92,3 +92,55 @@ def test_every_mistake_at_once(tmp_path: Path, content: Any, lines: list[str]) -
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.json must be readable: No such file"):
         read_user_load(tmp_path / "nowhere.json")
+
+
+JOB = {
+    "TrafficPattern": {"TrafficType": "STAIRS", "Stairs": STAIRS},
+    "StoppingConditions": {
+        "ModelLatencyThresholds": [{"Percentile": "P95", "ValueInMilliseconds": 500}]
+    },
+}
+
+
+def test_a_job_says_how_many_tests_it_has_and_how_long_it_may_take(tmp_path: Path) -> None:
+    load = UserLoad((Phase(4, 0.0, 60), Phase(8, 0.0, 60), Phase(12, 0.0, 60)))
+    conditions = StoppingConditions(None, (LatencyLimit(95, 500),))
+    assert read_job(written(tmp_path, JOB)) == AdvancedJob(load, conditions, 3, None)
+    limits = {"MaxNumberOfTests": 5, "MaxParallelOfTests": 1}
+    given = {**JOB, "ResourceLimit": limits, "JobDurationInSeconds": 901}
+    assert read_job(written(tmp_path, given)) == AdvancedJob(load, conditions, 5, 901)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"ResourceLimit": {"MaxParallelOfTests": 2}},
+            "ResourceLimit: MaxParallelOfTests must be 1: a machine measures one configuration at "
+            "a time; got 2",
+        ),
+        (
+            {"JobDurationInSeconds": 540},
+            "file: JobDurationInSeconds must be above what the tests may take, 3 x 180 s; got 540",
+        ),
+        (
+            {
+                "StoppingConditions": {
+                    "ModelLatencyThresholds": [{"Percentile": "P99", "ValueInMilliseconds": 500}]
+                }
+            },
+            "file: Percentile of a job's ModelLatencyThresholds must be P95; got P99",
+        ),
+    ],
+)
+def test_a_job_that_cannot_be_done_is_refused(tmp_path: Path, change: Any, line: str) -> None:
+    path = written(tmp_path, {**JOB, **change})
+    with pytest.raises(UsageError) as caught:
+        read_job(path)
+    assert str(caught.value).splitlines() == [f"{path} is no job:", f"  {line}"]
+
+
+def test_users_that_are_measured_alone_have_no_resource_limit(tmp_path: Path) -> None:
+    path = written(tmp_path, {**JOB, "ResourceLimit": {"MaxNumberOfTests": 2}})
+    with pytest.raises(UsageError, match="ResourceLimit: Extra inputs are not permitted"):
+        read_user_load(path)

@@ -52,9 +52,11 @@ class Instance:
     Attributes:
         name: of the study that it was measured in.
         price: of one.
-        capacity_per_second, capacity_low_per_second: requests of all streams within the limits.
+        capacity_per_second, capacity_low_per_second: requests of all streams within the limits,
+            of the whole instance.
         setup_seconds: until its models serve, once its machine is there.
         parts: of its streams, simulated so that the capacity is the measured one.
+        copies: of these on the instance, where not all of its GPUs were used: each has its share.
         moved: factor of the service times that was needed for that.
     """
 
@@ -64,6 +66,7 @@ class Instance:
     capacity_low_per_second: float
     setup_seconds: float
     parts: tuple[Part, ...]
+    copies: int = 1
     moved: float = 1.0
 
     def agreed(self, seed: int) -> Instance:
@@ -76,7 +79,7 @@ class Instance:
         for _ in range(_STEPS):
             middle = (low + high) / 2
             slower = [_slower(part, math.exp(middle)) for part in self.parts]
-            if simulated_capacity(slower, seed) >= self.capacity_per_second:
+            if self.copies * simulated_capacity(slower, seed) >= self.capacity_per_second:
                 low = middle
             else:
                 high = middle
@@ -102,7 +105,10 @@ def _slower(part: Part, factor: float) -> Part:
 
 
 def simulated_capacity(parts: Sequence[Part], seed: int) -> float:
-    """Requests a second of all streams within the limits, as a measurement would find it."""
+    """Requests a second of all streams within the limits, as a measurement would find it.
+
+    Of one copy.
+    """
     return min(_capacity(part, seed) / part.share for part in parts)
 
 

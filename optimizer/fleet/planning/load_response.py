@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,15 @@ class Response:
     busy_share: NDArray[np.float64]
     saturation_per_second: float
     most_within_per_second: float
+
+    def times(self, copies: int) -> Response:
+        """Of so many, each with its share of the load."""
+        return replace(
+            self,
+            per_second=copies * self.per_second,
+            saturation_per_second=copies * self.saturation_per_second,
+            most_within_per_second=copies * self.most_within_per_second,
+        )
 
     def late_share_at(self, per_second: NDArray[np.float64]) -> NDArray[np.float64]:
         """Shape as given; 1 from saturation on."""

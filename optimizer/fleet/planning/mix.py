@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,12 @@ class Member:
     def least(self, per_second: float) -> int:
         """Instances below which the limit is missed, by the simulation."""
         return max(1, math.ceil(per_second / self.response.most_within_per_second - 1e-9))
+
+    def simulated(self, instances: int, per_second: float, seed: int) -> SimulatedFleet:
+        """So many of it, all simulated, under a load of theirs."""
+        instance = self.instance
+        found = simulate_fleet(instance.parts, instances * instance.copies, per_second, seed)
+        return replace(found, instances=instances)
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,7 @@ class Mix:
         """Every instance, by type; types of which there is none are left out."""
         whole = self.capacity_per_second
         return tuple(
-            simulate_fleet(
-                member.instance.parts,
-                count,
-                per_second * (member.capacity_per_second * count / whole),
-                seed,
-            )
+            member.simulated(count, per_second * (member.capacity_per_second * count / whole), seed)
             for member, count in self._each()
         )
 

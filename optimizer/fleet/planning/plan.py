@@ -18,7 +18,7 @@ from optimizer.fleet.planning.autoscaling import (
     target_at,
 )
 from optimizer.fleet.planning.demand_curve import DemandCurve
-from optimizer.fleet.planning.fleet_simulation import SimulatedFleet, simulate_fleet
+from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance
 from optimizer.fleet.planning.load_response import respond
 from optimizer.fleet.planning.mix import Member, Mix
@@ -156,7 +156,9 @@ def plan_fleet(instances: Sequence[Instance], question: Question) -> Plan | None
         instances: whose simulation agrees with what was measured, see `Instance.agreed`; at least
             one, all asked for the same streams.
     """
-    members = tuple(Member(each, respond(each.parts, question.seed)) for each in instances)
+    members = tuple(
+        Member(each, respond(each.parts, question.seed).times(each.copies)) for each in instances
+    )
     usable = [member for member in members if member.capacity_per_second > 0]
     return _Planner(question, usable).plan() if usable else None
 
@@ -249,8 +251,7 @@ class _Planner:
         """
 
         def simulated(instances: int) -> SimulatedFleet:
-            parts = member.instance.parts
-            return simulate_fleet(parts, instances, self._peak, self._question.seed)
+            return member.simulated(instances, self._peak, self._question.seed)
 
         guess = member.least(self._peak)
         corrections = _CORRECTIONS if guess <= _CORRECTED else 0

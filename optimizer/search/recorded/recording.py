@@ -23,7 +23,7 @@ from optimizer.model_space import Position
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import History
-from optimizer.search.measured_record import measured_record
+from optimizer.search.kept_runs import KeptRuns
 from optimizer.search.recorded.table import Kind
 from optimizer.search.served_levels import concurrency
 from optimizer.search.setting import Setting
@@ -152,19 +152,16 @@ class RecordPhase:
             "latencies": self._directory.latencies,
             "repeat": self._directory.repeats,
         }
-        known = {kind: dict(store.read_all()) for kind, store in stores.items()}
-        while task := plan.next(*(list(records.values()) for records in known.values())):
-            done = sum(map(len, known.values()))
+        kept = {kind: KeptRuns(s, self._setting, self._watch) for kind, s in stores.items()}
+        points = kept["point"].history
+        while task := plan.next(*(runs.history.records for runs in kept.values())):
+            own = kept[task.kind]
+            done = sum(len(runs.history.records) for runs in kept.values())
             config = self._space.config(task.position)
-            number = len(known[task.kind])
+            number = len(own.history.records)
             self._watch(TrialStarted(number, done + 1, plan.steps, config))
-            history = History(known["point"])
-            evaluation = self._measure(config, self._levels(task, config, history))
-            attempt = history.attempts(config) + 1
-            record = measured_record(number, config, evaluation, self._setting, attempt)
-            stores[task.kind].write(record)
-            known[task.kind][number] = record
-            self._watch(TrialEnded(record, History(known["point"]).incumbent))
+            evaluation = self._measure(config, self._levels(task, config, points))
+            self._watch(TrialEnded(own.keep(config, evaluation), points.incumbent))
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History

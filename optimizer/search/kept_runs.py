@@ -1,0 +1,73 @@
+"""Measurements made one after the other, each kept before the next begins and made only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import Phase, PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.search.history import History
+from optimizer.search.measured_record import measured_record
+from optimizer.search.setting import Setting
+from optimizer.search.study_directory import Records
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import TrialRecord
+
+Measure = Callable[[ServingConfig], Evaluation]
+
+
+class KeptRuns:
+    """The measurements of one store: those of earlier runs, and those made now.
+
+    Raises:
+        StorageError: when a record of an earlier run is damaged.
+    """
+
+    def __init__(self, store: Records, setting: Setting, watch: Watcher) -> None:
+        self._store = store
+        self._setting = setting
+        self._watch = watch
+        self.history = History(store.read_all())
+
+    def keep(self, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:
+        """Write down what was found. Raises StorageError."""
+        number = max((record.number for record in self.history.records), default=-1) + 1
+        attempt = self.history.attempts(config) + 1
+        record = measured_record(number, config, evaluation, self._setting, attempt)
+        self._store.write(record)
+        self.history.add(record)
+        return record
+
+    def measure_missing(
+        self,
+        phase: Phase,
+        configs: Sequence[ServingConfig],
+        measure: Measure,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> Mapping[ServingConfig, TrialRecord]:
+        """Measure what was not yet; a failure that may pass is tried once more.
+
+        Saturation alone ("bounded") is told by its level, and by nothing else.
+
+        Args:
+            go_on: asked before each measurement; what is left when it says no is left out.
+
+        Returns:
+            By configuration, the record that decides it: its own, or that of a smaller one which
+            ran out of memory.
+
+        Raises:
+            StorageError: when a record cannot be written.
+        """
+        self._watch(PhaseStarted(phase, len(configs)))
+        decided: dict[ServingConfig, TrialRecord] = {}
+        for step, config in enumerate(configs, 1):
+            while (known := self.history.decided(config)) is None and go_on():
+                number = len(self.history.records)
+                self._watch(TrialStarted(number, step, len(configs), config))
+                record = self.keep(config, measure(config))
+                if record.outcome != "bounded":
+                    self._watch(TrialEnded(record, self.history.incumbent))
+            if known is not None:
+                decided[config] = known
+        return decided

@@ -1,0 +1,96 @@
+"""What other latency limits would cost: the curve of a study, as measured and as predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from optimizer.errors import UsageError
+from optimizer.machine.slots import Slot
+from optimizer.report.pareto_page import pareto_page
+from optimizer.search.guidance.unmeasured import Unmeasured
+from optimizer.search.known_configurations import known_configurations
+from optimizer.search.latency_curve import LatencyCosts, usual_limits, within_limit
+from optimizer.search.searched_space import SearchedSpace
+from optimizer.search.served_levels import concurrency
+from optimizer.search.setting import Setting, limit_names
+from optimizer.search.study_directory import write_text
+from optimizer.search.study_reading import read_study
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.stream_simulation import simulated
+from optimizer.wiring.parts import hold_to_one_limit
+
+
+@dataclass(frozen=True)
+class ParetoRequest:
+    """What one `pareto` was asked.
+
+    Attributes:
+        results: folder of the studies.
+        limits_ms: latency limits; some around the study's own where there are none.
+        seed: of the simulation.
+    """
+
+    study: str
+    results: Path
+    limits_ms: tuple[float, ...] = ()
+    seed: int = 0
+
+
+def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
+    """Work out what each limit costs; returns it and the page that it is drawn on.
+
+    Raises:
+        UsageError: where there is no such study, or nothing measured in it, or its streams have
+            limits of their own and one is asked for.
+        StorageError: when its files are damaged, or the page cannot be written.
+    """
+    study = read_study(request.results, request.study)
+    searched, workload = study.searched, study.searched.workload
+    if request.limits_ms:
+        hold_to_one_limit(workload, "--limit")
+    known = known_configurations(study.trials, study.runs)
+    if not known:
+        raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
+    own_ms = workload.shortest_limit_ms
+    # The study's own limit is what the others are compared with.
+    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
+    asked = request.limits_ms or usual_limits(known, *searched_ms)
+    limits_ms = sorted({*asked, own_ms})
+    measured = [within_limit(known, ms, searched.price, searched.demand) for ms in limits_ms]
+    if study.saturated:
+        unmeasured = Unmeasured(searched.search_space, study.trials, known, _setting(searched))
+        measured = [
+            replace(within, predicted=unmeasured.cheaper(within, forecast))
+            for within in measured
+            for forecast in [_forecast(searched, study.service, within.limit_ms, request.seed)]
+        ]
+    costs = LatencyCosts(
+        study.name,
+        workload.streams,
+        tuple(searched_ms),
+        searched.price,
+        searched.demand,
+        tuple(measured),
+    )
+    page = study.directory.root / "pareto.html"
+    write_text(page, pareto_page(costs))
+    return costs, page
+
+
+def _forecast(
+    searched: SearchedSpace, service: ServiceModel, limit_ms: float, seed: int
+) -> Forecast:
+    workload = searched.workload.within(limit_ms)
+    simulate = partial(simulated, seed=seed)
+    return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
+
+
+def _setting(searched: SearchedSpace) -> Setting:
+    """Of costs alone: nothing is measured in it."""
+    names = limit_names(searched.workload)
+    nowhere = Slot((), ())
+    return Setting(searched.price, searched.demand, names, nowhere, machine="", confirm_requests=0)
