@@ -87,8 +87,13 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
         records: of the search.
     """
     points = history_of(records)
+    below = any(point.usd_per_million is None for point in points)
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, row_heights=(0.82, 0.18), vertical_spacing=0.06
+        rows=1 + below,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=(0.82, 0.18) if below else None,
+        vertical_spacing=0.06,
     )
     best = [point for point in points if point.best_usd_per_million is not None]
     figure.add_scatter(
@@ -101,35 +106,40 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
         row=1,
         col=1,
     )
-    for outcome, (colour, symbol) in _OUTCOMES.items():
+    for outcome in _OUTCOMES:
         own = [point for point in points if point.outcome == outcome]
         priced = [point for point in own if point.usd_per_million is not None]
-        for row, shown in ((1, priced), (2, [point for point in own if point not in priced])):
-            if shown:
-                figure.add_scatter(
-                    x=[point.measured_seconds for point in shown],
-                    y=[point.usd_per_million for point in shown] if row == 1 else [0] * len(shown),
-                    name=outcome,
-                    mode="markers",
-                    marker={"color": colour, "symbol": symbol, "size": 10},
-                    text=[_hover(point) for point in shown],
-                    hovertemplate="%{x:.0f} s: "
-                    + ("$%{y:.4f}" if row == 1 else outcome)
-                    + "<br>%{text}<extra></extra>",
-                    row=row,
-                    col=1,
-                )
+        _add_trials(figure, outcome, priced, row=1)
+        _add_trials(figure, outcome, [point for point in own if point not in priced], row=2)
     figure.update_yaxes(title_text="$ per million at capacity", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(
-        title_text="no cost", showticklabels=False, range=[-1, 1], zeroline=False, row=2, col=1
-    )
-    figure.update_xaxes(title_text="seconds of load tests", row=2, col=1)
+    if below:
+        strip = {"showticklabels": False, "range": [-1, 1], "zeroline": False}
+        figure.update_yaxes(title_text="no cost", row=2, col=1, **strip)
+    figure.update_xaxes(title_text="seconds of load tests", row=1 + below, col=1)
     return _laid_out(figure, "Course of the study", 480)
+
+
+def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint], row: int) -> None:
+    if not points:
+        return
+    colour, symbol = _OUTCOMES[outcome]
+    cost = "$%{y:.4f}" if row == 1 else outcome
+    figure.add_scatter(
+        x=[point.measured_seconds for point in points],
+        y=[point.usd_per_million or 0.0 for point in points],
+        name=outcome,
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 10},
+        text=[_hover(point) for point in points],
+        hovertemplate=f"%{{x:.0f}} s: {cost}<br>%{{text}}<extra></extra>",
+        row=row,
+        col=1,
+    )
 
 
 def _hover(point: HistoryPoint) -> str:
     """What a server has said may look like markup."""
-    return f"{point.number}, {point.described}<br>{escape(point.reason)}"
+    return f"trial {point.number}, {point.described}<br>{escape(point.reason)}"
 
 
 @dataclass(frozen=True)
