@@ -26,6 +26,7 @@ from optimizer.report.study_figures import (
     load_latency_figure,
 )
 from optimizer.report.study_frames import (
+    confirmations_frame,
     finding_series,
     levels_frame,
     measured_levels_frame,
@@ -250,11 +251,14 @@ class Study:
         return trials_frame(self._reading.trials, self._reading.searched.search_space)
 
     def confirmations(self) -> pd.DataFrame:
-        """One row for each round of the confirm phase, like those of `trials`.
+        """One row for each round of the confirm phase, like those of `trials`, without a cost.
 
-        Rounds are numbered by themselves; `configuration` tells which of them belong together.
+        Rounds are numbered by themselves; `trial` is the one that was measured again.
         """
-        return trials_frame(self._reading.confirmations, self._reading.searched.search_space)
+        reading = self._reading
+        return confirmations_frame(
+            reading.confirmations, reading.trials, reading.searched.search_space
+        )
 
     def levels(
         self, of: Literal["trials", "confirmations", "calibration"] = "trials"

@@ -358,6 +358,15 @@ class Measurement:
         passed = [x for x in open_loop if x.load_factor <= self.load_factor and x.meets_limits]
         return max(passed, key=lambda level: level.load_factor, default=None)
 
+    @property
+    def nearest_level(self) -> LoadLevel | None:
+        """The level at the capacity, or the open-loop one that is nearest to it, if any."""
+        open_loop = [level for level in self.levels if level.kind == "open_loop"]
+        nearest = min(
+            open_loop, key=lambda level: abs(level.load_factor - self.load_factor), default=None
+        )
+        return self.level_at_capacity or nearest
+
 
 @dataclass(frozen=True)
 class FurtherLimit:

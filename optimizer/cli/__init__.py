@@ -27,6 +27,7 @@ from optimizer.cli.prices import prices
 from optimizer.cli.recommend import recommend
 from optimizer.cli.record import record
 from optimizer.cli.replay import replay
+from optimizer.cli.report import report
 from optimizer.cli.run import run
 from optimizer.cli.simulate import simulate
 from optimizer.cli.status import status
@@ -58,6 +59,7 @@ commands.add_command(measure)
 commands.add_command(baseline)
 commands.add_command(record)
 commands.add_command(replay)
+commands.add_command(report)
 commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(compare)

@@ -29,6 +29,9 @@ from optimizer.wiring.comparing import CompareRequest, compare_studies
 _SHOWN = 10
 """Configurations that two studies share: the rest is in the JSON file."""
 
+_NOTABLE = 0.05
+"""Median change of what two studies on machines alike have both measured that is worth a word."""
+
 _VERDICTS: Mapping[str, str] = {
     "apart": "told apart",
     "within the pace": "not beyond the machines' own change of pace",
@@ -275,6 +278,15 @@ def _notes(comparison: Comparison) -> list[str]:
             notes.append(f"{study.name} has not ended: `run` goes on with it")
         if study.best is None:
             notes.append(f"{study.name}: {study.reading.nothing_found}")
+    first, *others = comparison.studies
+    for study, shared in zip(others, comparison.shared, strict=True):
+        alike = study.reading.machine == first.reading.machine
+        if alike and shared.median is not None and abs(shared.median - 1) > _NOTABLE:
+            notes.append(
+                f"{study.name} and {first.name} were run on machines alike in everything that is "
+                f"recorded, and yet one serves {shared.median:.2f} times what the other does: "
+                "that is in all their ratios"
+            )
     prices = [study.reading.searched.price for study in comparison.studies]
     if (mixed := mixture(prices)) is not None:
         notes.append(f"{mixed}; dollars differ by that too")

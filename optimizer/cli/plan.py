@@ -14,7 +14,8 @@ from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily
 from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.pricing import Accepted, PriceChoice
-from optimizer.report.plan_tables import PlanTable, headline, hours, tables
+from optimizer.report.plan_tables import headline, hours, tables
+from optimizer.report.text_table import TextTable
 from optimizer.wiring.planning import Planned, PlanRequest, plan_for
 
 
@@ -175,7 +176,7 @@ def show_planned(console: Console, planned: Planned) -> None:
         console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(console: Console, shown: PlanTable) -> None:
+def _show(console: Console, shown: TextTable) -> None:
     table = plain_table(shown.title, *shown.columns)
     for row in shown.rows:
         table.add_row(*row)

@@ -38,8 +38,13 @@ def pareto_page(costs: LatencyCosts) -> str:
         "rows": list(_rows(costs)),
         "front": [(describe(config), _listed(limits)) for config, limits in costs.front],
     }
-    charts = {"per_million": _chart(costs, _PER_MILLION), "fleet": _chart(costs, _FLEET)}
+    charts = {"per_million": per_million_chart(costs), "fleet": _chart(costs, _FLEET)}
     return page("pareto.html", values, charts)
+
+
+def per_million_chart(costs: LatencyCosts) -> go.Figure:
+    """Cost at capacity of the cheapest within each limit."""
+    return _chart(costs, _PER_MILLION)
 
 
 def _rows(costs: LatencyCosts) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from optimizer.fleet.planning.autoscaling import Metric, Policy
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.mix import Mix, keeps_limits
 from optimizer.fleet.planning.plan import MOST_AUTOSCALED, Loss, Plan, Way
+from optimizer.report.text_table import TextTable
 
 _UNITS: Mapping[Metric, tuple[str, float]] = {
     "rate": ("{:.4g}/s each", 1.0),
@@ -24,20 +24,6 @@ _UNITS: Mapping[Metric, tuple[str, float]] = {
 _HOURS_SHOWN = 24
 
 _Number = TypeVar("_Number", np.int64, np.float64)
-
-
-@dataclass(frozen=True)
-class PlanTable:
-    """A table of texts; the first column is to the left.
-
-    Attributes:
-        notes: sentences below it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def headline(plan: Plan) -> str:
@@ -64,7 +50,7 @@ def fleet_text(mix: Mix) -> str:
     return " and ".join(counts) or "no instance"
 
 
-def tables(plan: Plan, described: Mapping[str, str]) -> list[PlanTable]:
+def tables(plan: Plan, described: Mapping[str, str]) -> list[TextTable]:
     """All of them, in the order of reading.
 
     Args:
@@ -73,7 +59,7 @@ def tables(plan: Plan, described: Mapping[str, str]) -> list[PlanTable]:
     return [_instances(plan, described), _over_time(plan), _peak(plan), _surviving(plan)]
 
 
-def _instances(plan: Plan, described: Mapping[str, str]) -> PlanTable:
+def _instances(plan: Plan, described: Mapping[str, str]) -> TextTable:
     rows = [
         (
             member.instance.price.instance_type,
@@ -87,7 +73,7 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> PlanTable:
         )
         for member in plan.fleet.members
     ]
-    return PlanTable(
+    return TextTable(
         "What one instance serves within the limits, requests/s",
         ("type", "study", "$/hour", "measured", "at least", "simulated", "times", "setup, s"),
         tuple(rows),
@@ -100,7 +86,7 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> PlanTable:
     )  # fmt: skip
 
 
-def _over_time(plan: Plan) -> PlanTable:
+def _over_time(plan: Plan) -> TextTable:
     constant = plan.ways[0].usd_per_month
     steps = len(plan.question.curve.per_second)
     rows = [
@@ -117,7 +103,7 @@ def _over_time(plan: Plan) -> PlanTable:
         for way in _ways(plan)
     ]
     delay = plan.question.launch_seconds
-    return PlanTable(
+    return TextTable(
         f"The fleet over time ({plan.question.curve.name})",
         ("way", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
@@ -133,7 +119,7 @@ def _over_time(plan: Plan) -> PlanTable:
     )  # fmt: skip
 
 
-def _peak(plan: Plan) -> PlanTable:
+def _peak(plan: Plan) -> TextTable:
     rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.found)]
     if plan.one_type is not None:
         kind, one = plan.one_type.member.instance.price.instance_type, plan.one_type
@@ -141,7 +127,7 @@ def _peak(plan: Plan) -> PlanTable:
         if one.below_minimum is not None:
             rows.append(_one_row("one less", kind, one.below_minimum))
     rows += [_loss_row(loss) for loss in plan.losses]
-    return PlanTable(
+    return TextTable(
         f"The peak of {plan.question.curve.peak:,.0f} requests/s, every instance simulated",
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
@@ -181,7 +167,7 @@ def _loss_row(loss: Loss) -> tuple[str, ...]:
     return (name, fleet, "-", "-", "-", f"waits {loss.waiting_seconds:,.0f} s")
 
 
-def _surviving(plan: Plan) -> PlanTable:
+def _surviving(plan: Plan) -> TextTable:
     least = plan.surviving["nothing"]
     rows = []
     for name, mix in plan.surviving.items():
@@ -191,14 +177,14 @@ def _surviving(plan: Plan) -> PlanTable:
             continue
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
         rows.append((what, fleet_text(mix), f"{mix.usd_per_hour:,.2f}", f"{more:+.0%}"))
-    return PlanTable(
+    return TextTable(
         f"What it costs to survive a loss at the peak, spread over {plan.question.zones} zones",
         ("loss of", "cheapest fleet", "$/hour", "more"),
         tuple(rows),
     )
 
 
-def hours(plan: Plan) -> PlanTable | None:
+def hours(plan: Plan) -> TextTable | None:
     """Demand and instances by the hour; None where the demand does not change."""
     curve = plan.question.curve
     if min(curve.per_second) == curve.peak:
@@ -219,7 +205,7 @@ def hours(plan: Plan) -> PlanTable | None:
             )
         )
     names = [way.name for way in ways]
-    return PlanTable(
+    return TextTable(
         "Most of each stretch of time: demand, and instances",
         ("from", "requests/s", *names),
         tuple(rows),

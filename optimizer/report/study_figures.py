@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import cycle
 from typing import TypeAlias
 
@@ -41,11 +42,13 @@ class HistoryPoint:
     """One trial in the course of a study.
 
     Attributes:
+        measured_seconds: load tests of all trials up to it and with it.
         usd_per_million: at its capacity; None where it has no cost.
         best_usd_per_million: the least so far, None while there is none.
     """
 
     number: int
+    measured_seconds: float
     outcome: Outcome
     usd_per_million: float | None
     best_usd_per_million: float | None
@@ -55,14 +58,21 @@ class HistoryPoint:
 
 def history_of(records: Sequence[TrialRecord]) -> tuple[HistoryPoint, ...]:
     """The trials in the order of their numbers, each with the best up to it."""
-    points, best = [], None
+    points, best, seconds = [], None, 0.0
     for record in sorted(records, key=lambda record: record.number):
         cost = record.score.usd_per_million_at_capacity if record.score is not None else None
+        seconds += record.seconds.measuring
         if cost is not None:
             best = cost if best is None else min(best, cost)
         points.append(
             HistoryPoint(
-                record.number, record.outcome, cost, best, describe(record.config), record.reason
+                record.number,
+                seconds,
+                record.outcome,
+                cost,
+                best,
+                describe(record.config),
+                record.reason,
             )
         )
     return tuple(points)
@@ -71,16 +81,23 @@ def history_of(records: Sequence[TrialRecord]) -> tuple[HistoryPoint, ...]:
 def history_figure(records: Sequence[TrialRecord]) -> Figure:
     """Cost of each trial at its capacity, and the least so far; below, the trials without a cost.
 
+    Over the time that was spent on load tests.
+
     Args:
         records: of the search.
     """
     points = history_of(records)
+    below = any(point.usd_per_million is None for point in points)
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, row_heights=(0.82, 0.18), vertical_spacing=0.06
+        rows=1 + below,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=(0.82, 0.18) if below else None,
+        vertical_spacing=0.06,
     )
     best = [point for point in points if point.best_usd_per_million is not None]
     figure.add_scatter(
-        x=[point.number for point in best],
+        x=[point.measured_seconds for point in best],
         y=[point.best_usd_per_million for point in best],
         name="least so far",
         mode="lines",
@@ -89,30 +106,40 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
         row=1,
         col=1,
     )
-    for outcome, (colour, symbol) in _OUTCOMES.items():
+    for outcome in _OUTCOMES:
         own = [point for point in points if point.outcome == outcome]
         priced = [point for point in own if point.usd_per_million is not None]
-        for row, shown in ((1, priced), (2, [point for point in own if point not in priced])):
-            if shown:
-                figure.add_scatter(
-                    x=[point.number for point in shown],
-                    y=[point.usd_per_million for point in shown] if row == 1 else [0] * len(shown),
-                    name=outcome,
-                    mode="markers",
-                    marker={"color": colour, "symbol": symbol, "size": 10},
-                    text=[f"{point.described}<br>{point.reason}" for point in shown],
-                    hovertemplate="trial %{x}: "
-                    + ("$%{y:.4f}" if row == 1 else outcome)
-                    + "<br>%{text}<extra></extra>",
-                    row=row,
-                    col=1,
-                )
+        _add_trials(figure, outcome, priced, row=1)
+        _add_trials(figure, outcome, [point for point in own if point not in priced], row=2)
     figure.update_yaxes(title_text="$ per million at capacity", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(
-        title_text="no cost", showticklabels=False, range=[-1, 1], zeroline=False, row=2, col=1
-    )
-    figure.update_xaxes(title_text="trial", row=2, col=1)
+    if below:
+        strip = {"showticklabels": False, "range": [-1, 1], "zeroline": False}
+        figure.update_yaxes(title_text="no cost", row=2, col=1, **strip)
+    figure.update_xaxes(title_text="seconds of load tests", row=1 + below, col=1)
     return _laid_out(figure, "Course of the study", 480)
+
+
+def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint], row: int) -> None:
+    if not points:
+        return
+    colour, symbol = _OUTCOMES[outcome]
+    cost = "$%{y:.4f}" if row == 1 else outcome
+    figure.add_scatter(
+        x=[point.measured_seconds for point in points],
+        y=[point.usd_per_million or 0.0 for point in points],
+        name=outcome,
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 10},
+        text=[_hover(point) for point in points],
+        hovertemplate=f"%{{x:.0f}} s: {cost}<br>%{{text}}<extra></extra>",
+        row=row,
+        col=1,
+    )
+
+
+def _hover(point: HistoryPoint) -> str:
+    """What a server has said may look like markup."""
+    return f"trial {point.number}, {point.described}<br>{escape(point.reason)}"
 
 
 @dataclass(frozen=True)
@@ -282,17 +309,37 @@ def _levels_of(records: Sequence[TrialRecord], config: ServingConfig) -> Iterato
             yield from record.measurement.levels
 
 
-def load_latency_figure(named: Mapping[str, Sequence[LoadLevel]]) -> Figure:
+PredictedCurve: TypeAlias = Sequence[tuple[float, float]]
+"""(offered requests/s, latency in ms at the limit's percentile), ascending."""
+
+
+def load_latency_figure(
+    named: Mapping[str, Sequence[LoadLevel]],
+    predicted: Mapping[tuple[str, str], PredictedCurve] | None = None,
+) -> Figure:
     """Latency over offered load, with intervals, beside the limit.
 
     Args:
         named: levels by the name of what was measured, see `levels_by_configuration`.
+        predicted: by name and stream; drawn as a line. Without one a line joins the levels.
     """
     curves = load_curves(named)
     several = len({curve.stream for curve in curves}) > 1
     figure = go.Figure()
     styled = zip(curves, cycle(COLOURS), cycle(_DASHES), cycle(_MARKERS))
     for curve, colour, dash, symbol in styled:
+        line = {"color": colour, "dash": dash, "width": 2}
+        foreseen = (predicted or {}).get((curve.name, curve.stream), ())
+        if foreseen:
+            figure.add_scatter(
+                x=[offered for offered, _ in foreseen],
+                y=[latency_ms for _, latency_ms in foreseen],
+                mode="lines",
+                line=line,
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=f"{curve.stream} {curve.name}",
+            )
         figure.add_scatter(
             x=curve.offered_per_second,
             y=curve.latency_ms,
@@ -310,13 +357,16 @@ def load_latency_figure(named: Mapping[str, Sequence[LoadLevel]]) -> Figure:
                 "width": 3,
             },
             name=f"{curve.stream}: {curve.name}" if several else curve.name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
+            mode="markers" if foreseen else "lines+markers",
+            line=line,
+            legendgroup=f"{curve.stream} {curve.name}",
             marker={"color": colour, "symbol": symbol, "size": 8},
             hovertemplate="%{x:.1f}/s: %{y:.1f} ms<extra>%{fullData.name}</extra>",
         )
     for limit_ms in sorted({curve.limit_ms for curve in curves}):
-        figure.add_hline(y=limit_ms, line_dash="dash", annotation_text=f"limit, {limit_ms:g} ms")
+        # An annotation's place is wrong on a logarithmic axis.
+        name = f"limit, {limit_ms:g} ms"
+        figure.add_hline(y=limit_ms, line_dash="dash", name=name, showlegend=True)
     percentiles = {f"p{curve.percentile:g}" for curve in curves}
     said = percentiles.pop() if len(percentiles) == 1 else "latency at the limit's percentile"
     figure.update_xaxes(title_text="offered requests/s of one replica", rangemode="tozero")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from optimizer.cost import Score
 from optimizer.measurement import LoadLevel, Measurement, ServerSplit, StreamLevel
 from optimizer.parameters import ParameterName
 from optimizer.search.study_reading import Finding
@@ -39,6 +40,21 @@ def trials_frame(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataF
     return pd.DataFrame(rows, columns=columns)
 
 
+def confirmations_frame(
+    records: Sequence[TrialRecord], trials: Sequence[TrialRecord], space: SearchSpace
+) -> pd.DataFrame:
+    """One row for each round of the confirm phase; a round by itself has no cost.
+
+    Args:
+        records: of the rounds.
+        trials: of the search, of which `trial` names the one that is measured again.
+    """
+    of = {each.config: each.number for each in trials if each.outcome == "ok"}
+    frame = trials_frame(records, space).drop(columns=list(_cost(None)))
+    frame.insert(1, "trial", [of.get(each.config) for each in records])
+    return frame
+
+
 def _record(record: TrialRecord | None) -> Row:
     if record is None:
         return dict.fromkeys(("number", "outcome", "reason", "attempt", "origin", "configuration"))
@@ -55,7 +71,6 @@ def _record(record: TrialRecord | None) -> Row:
 def _figures(record: TrialRecord | None) -> Row:
     """Capacity, latency, cost and time; missing where the limits were met at no load."""
     measured = record.measurement if record is not None else None
-    score = record.score if record is not None else None
     seconds = record.seconds if record is not None else None
     met = measured if measured is not None and measured.load_factor > 0 else None
     saturated = [x for x in measured.levels if x.kind == "saturation"] if measured else []
@@ -65,14 +80,20 @@ def _figures(record: TrialRecord | None) -> Row:
         "capacity_low_per_second": met.capacity_low_per_second if met else np.nan,
         "capacity_high_per_second": _number(met.capacity_high_per_second if met else None),
         **_latencies(met),
-        "usd_per_million_at_capacity": score.usd_per_million_at_capacity if score else np.nan,
-        "usd_per_million_at_demand": score.usd_per_million_at_demand if score else np.nan,
-        "replicas": score.replicas if score else np.nan,
-        "fleet_usd_per_hour": score.fleet_usd_per_hour if score else np.nan,
+        **_cost(record.score if record is not None else None),
         "measuring_seconds": seconds.measuring if seconds else np.nan,
         "building_seconds": seconds.building if seconds else np.nan,
         "serving_seconds": seconds.serving if seconds else np.nan,
         "total_seconds": seconds.total if seconds else np.nan,
+    }
+
+
+def _cost(score: Score | None) -> Row:
+    return {
+        "usd_per_million_at_capacity": score.usd_per_million_at_capacity if score else np.nan,
+        "usd_per_million_at_demand": score.usd_per_million_at_demand if score else np.nan,
+        "replicas": score.replicas if score else np.nan,
+        "fleet_usd_per_hour": score.fleet_usd_per_hour if score else np.nan,
     }
 
 
@@ -271,7 +292,7 @@ def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd
 def finding_series(finding: Finding, space: SearchSpace) -> pd.Series:
     """What was found of one configuration: its figures, by names like those of a trial's."""
     candidate = finding.candidate
-    measurement, score = candidate.measurement, candidate.score
+    measurement = candidate.measurement
     return pd.Series(
         {
             "number": finding.trial.number,
@@ -286,10 +307,7 @@ def finding_series(finding: Finding, space: SearchSpace) -> pd.Series:
                 for percentile in _PERCENTILES
             },
             "p95_ms_at_demand": candidate.p95_ms_at_demand,
-            "usd_per_million_at_capacity": score.usd_per_million_at_capacity,
-            "usd_per_million_at_demand": score.usd_per_million_at_demand,
-            "replicas": score.replicas,
-            "fleet_usd_per_hour": score.fleet_usd_per_hour,
+            **_cost(candidate.score),
         },
         dtype=object,
     )

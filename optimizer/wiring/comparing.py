@@ -10,7 +10,7 @@ from typing import Any
 
 from optimizer.errors import UsageError
 from optimizer.search.capacity_ratio import Estimate, Ratio
-from optimizer.search.comparing import asked, incomparable
+from optimizer.search.comparing import asked, refuse_incomparable
 from optimizer.search.comparison import (
     ComparedStudy,
     Comparison,
@@ -80,23 +80,18 @@ def _names(readings: Sequence[StudyReading], given: Sequence[str]) -> list[str]:
 
 
 def _refuse_incomparable(readings: Sequence[StudyReading], names: Sequence[str]) -> None:
+    """What asked something else is refused: its capacities mean something else."""
     pairs = zip(names, readings, strict=True)
-    unlike = list(
-        incomparable([(name, asked(r.content, r.searched.workload)) for name, r in pairs])
-    )
-    if not unlike:
-        return
-    lines = "\n".join(f"  {text}" for text in unlike)
-    message = (
-        f"the studies did not ask the same, so a capacity means something else in each:\n{lines}"
-    )
-    limits = [{s.name: s.limit for s in r.searched.workload.streams} for r in readings]
-    if any(limit != limits[0] for limit in limits):
-        message += (
-            "\nwhat a study serves within another limit is told by its own levels: "
+    try:
+        refuse_incomparable([(name, asked(r.content, r.searched.workload)) for name, r in pairs])
+    except UsageError as error:
+        limits = [{s.name: s.limit for s in r.searched.workload.streams} for r in readings]
+        if all(limit == limits[0] for limit in limits):
+            raise
+        raise UsageError(
+            f"{error}\nwhat a study serves within another limit is told by its own levels: "
             "python -m optimizer pareto STUDY"
-        )
-    raise UsageError(message)
+        ) from error
 
 
 def _to_json(comparison: Comparison) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.guidance.unmeasured import Unmeasured
 from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import LatencyCosts, usual_limits, within_limit
+from optimizer.search.latency_curve import LatencyCosts, latency_curve, usual_limits
 from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.served_levels import concurrency
 from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import write_text
-from optimizer.search.study_reading import read_study
+from optimizer.search.study_reading import StudyReading, read_study
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_model import ServiceModel
@@ -49,47 +49,65 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
         StorageError: when its files are damaged, or the page cannot be written.
     """
     study = read_study(request.results, request.study)
-    searched, workload = study.searched, study.searched.workload
     if request.limits_ms:
-        hold_to_one_limit(workload, "--limit")
-    known = known_configurations(study.trials, study.runs)
-    if not known:
+        hold_to_one_limit(study.searched.workload, "--limit")
+    costs = measured_costs(study, request.limits_ms)
+    if costs is None:
         raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
-    own_ms = workload.shortest_limit_ms
-    # The study's own limit is what the others are compared with.
-    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
-    asked = request.limits_ms or usual_limits(known, *searched_ms)
-    limits_ms = sorted({*asked, own_ms})
-    measured = [within_limit(known, ms, searched.price, searched.demand) for ms in limits_ms]
     if study.saturated:
-        unmeasured = Unmeasured(searched.search_space, study.trials, known, _setting(searched))
-        measured = [
-            replace(within, predicted=unmeasured.cheaper(within, forecast))
-            for within in measured
-            for forecast in [_forecast(searched, study.service, within.limit_ms, request.seed)]
-        ]
-    costs = LatencyCosts(
-        study.name,
-        workload.streams,
-        tuple(searched_ms),
-        searched.price,
-        searched.demand,
-        tuple(measured),
-    )
+        costs = _with_predictions(study, costs, request.seed)
     page = study.directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page
 
 
-def _forecast(
+def measured_costs(study: StudyReading, limits_ms: tuple[float, ...] = ()) -> LatencyCosts | None:
+    """What each limit costs by what was measured alone; None where nothing was.
+
+    Args:
+        limits_ms: some around the study's own where there are none.
+    """
+    searched, workload = study.searched, study.searched.workload
+    known = known_configurations(study.trials, study.runs)
+    if not known:
+        return None
+    own_ms = workload.shortest_limit_ms
+    # The study's own limit is what the others are compared with.
+    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
+    asked = limits_ms or usual_limits(known, *searched_ms)
+    curve = latency_curve(known, sorted({*asked, own_ms}), searched.price, searched.demand)
+    return LatencyCosts(
+        study.name,
+        workload.streams,
+        tuple(searched_ms),
+        searched.price,
+        searched.demand,
+        curve,
+    )
+
+
+def _with_predictions(study: StudyReading, costs: LatencyCosts, seed: int) -> LatencyCosts:
+    searched = study.searched
+    known = known_configurations(study.trials, study.runs)
+    unmeasured = Unmeasured(searched.search_space, study.trials, known, costs_setting(searched))
+    curve = [
+        replace(within, predicted=unmeasured.cheaper(within, forecast))
+        for within in costs.curve
+        for forecast in [forecast_within(searched, study.service, within.limit_ms, seed)]
+    ]
+    return replace(costs, curve=tuple(curve))
+
+
+def forecast_within(
     searched: SearchedSpace, service: ServiceModel, limit_ms: float, seed: int
 ) -> Forecast:
+    """What service times let expect of every configuration within a latency limit."""
     workload = searched.workload.within(limit_ms)
     simulate = partial(simulated, seed=seed)
     return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
 
 
-def _setting(searched: SearchedSpace) -> Setting:
+def costs_setting(searched: SearchedSpace) -> Setting:
     """Of costs alone: nothing is measured in it."""
     names = limit_names(searched.workload)
     nowhere = Slot((), ())

@@ -47,10 +47,8 @@ def _observed(name: str, study: StudyReading, finding: Finding) -> Observation:
 
 def _level_at_capacity(measurement: Measurement) -> LoadLevel:
     """The worst of the levels there; the nearest one where none was measured right there."""
-    level = measurement.level_at_capacity or min(
-        (level for level in measurement.levels if level.kind == "open_loop"),
-        key=lambda level: abs(level.load_factor - measurement.load_factor),
-    )
+    level = measurement.nearest_level
+    assert level is not None, "what meets limits does so at some load"
     return max(levels_near(measurement, level.load_factor), key=lambda each: each.excess)
 
 

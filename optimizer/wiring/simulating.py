@@ -20,6 +20,9 @@ from optimizer.workload import Stream
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 """Of saturation, at which latency is predicted."""
 
+PERCENTILES = (50.0, 95.0, 99.0)
+"""Of latency, beside the limit's own."""
+
 _REQUESTS = 20_000
 
 
@@ -86,7 +89,7 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
         study=study.name,
         config=config,
         streams=tuple(
-            _predicted(stream, config, service, request.seed)
+            predicted_stream(stream, config, service, request.seed)
             for stream in study.searched.workload.streams
         ),
         runs=sum(r.measurement is not None for r in (*study.calibration, *study.trials)),
@@ -94,16 +97,20 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
     )
 
 
-def _predicted(
+def predicted_stream(
     stream: Stream, config: ServingConfig, service: ServiceModel, seed: int
 ) -> PredictedStream:
+    """One stream of a configuration, from what service times are known."""
     model = next(model for model in config.models if model.name == stream.target)
     curve = service.curve(model, config.server)
     serving = serving_of(model, curve, stream)
     found = capacity(serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS)
 
     def at(rate_per_second: float) -> PredictedLevel:
-        return level(serving, stream.arrivals, rate_per_second, seed, _REQUESTS)
+        percentiles = tuple(sorted({*PERCENTILES, stream.limit.percentile}))
+        return level(
+            serving, stream.arrivals, rate_per_second, seed, _REQUESTS, percentiles=percentiles
+        )
 
     return PredictedStream(
         stream,

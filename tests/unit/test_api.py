@@ -122,7 +122,8 @@ def test_the_best_and_the_baseline_carry_confirmed_figures(study: optimizer.Stud
     assert study.summary["study"] == "one"
     rounds = study.confirmations()
     assert list(rounds.capacity_per_second) == pytest.approx([290.0, 280.0, 100.0, 99.0])
-    assert rounds.configuration.nunique() == 2
+    assert list(rounds.trial) == [3, 3, 0, 0]
+    assert "replicas" not in rounds
 
 
 def test_a_study_that_has_found_nothing_says_so(tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ def test_the_machine_is_told_by_its_differences_alone(results: Path) -> None:
     assert "memory, GiB" not in ran.output
 
 
+def test_another_triton_is_no_machine_alike(results: Path) -> None:
+    ran = compare(results, "before", "after")
+    assert "after serves 1.10 times what before does (median of 3 configurations" in ran.output
+    assert "alike in everything" not in ran.output
+
+
 def test_what_a_study_took_over_is_not_matched_with_its_origin(results: Path) -> None:
     WholeStudy(results / "warm", {0: 100.0, 1: 180.0}, origin="before").written()
     ran = compare(results, "before", "warm")
@@ -134,6 +140,7 @@ def test_a_machine_that_changed_its_pace_makes_no_difference_of_as_much(tmp_path
     ran = compare(tmp_path, "steady", "tired")
     assert "tired: its machine's pace changed by up to -20% while it ran" in ran.output
     assert "how much a machine differs from one day to the next is not in them" in ran.output
+    assert "alike in everything that is recorded, and yet one serves 1.10 times" in ran.output
 
 
 def test_another_demand_and_price_are_allowed_and_counted_twice(results: Path) -> None:

@@ -58,8 +58,15 @@ def test_trials_without_a_cost_are_drawn_apart_and_by_another_marker(
     assert len({marker["color"] for marker in markers}) == 4
     assert traces[1]["yaxis"] == "y"
     assert {trace["yaxis"] for trace in traces[2:]} == {"y2"}
-    assert list(traces[1]["x"]) == [0, 2, 3]
+    assert list(traces[1]["x"]) == pytest.approx([2.0, 6.0, 8.0]), "seconds of load tests"
     assert list(traces[1]["y"]) == pytest.approx([1.0, 2.0, 0.5])
+
+
+def test_where_every_trial_has_a_cost_there_is_one_chart(records: list[TrialRecord]) -> None:
+    figure = history_figure([records[0], records[2]])
+    assert figure.layout.xaxis.title.text == "seconds of load tests"
+    assert "yaxis2" not in figure.to_dict()["layout"]
+    assert history_figure([]).layout.title.text == "Course of the study"
 
 
 def test_cost_stands_beside_the_latency_at_the_limits_percentile(

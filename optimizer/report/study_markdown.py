@@ -1,0 +1,50 @@
+"""A study's report as Markdown: what a pull request or a message has room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from optimizer.report.study_report import StudyReport
+from optimizer.report.study_sections import Section, sections
+from optimizer.report.text_table import TextTable
+
+_LEFT_OUT = ("trials",)
+"""Sections that only a page has room for."""
+
+
+def study_markdown(report: StudyReport) -> str:
+    """GitHub's Markdown; what comes from elsewhere cannot be read as markup."""
+    lines = [f"# {_plain(report.title)}"]
+    for section in sections(report):
+        if section.anchor not in _LEFT_OUT and (own := list(_section(section))):
+            lines += ["", f"## {_plain(section.title)}", *own]
+    return "\n".join(lines) + "\n"
+
+
+def _section(section: Section) -> Iterator[str]:
+    for paragraph in section.paragraphs:
+        yield from ("", _plain(paragraph))
+    for table in section.tables:
+        yield from ("", *_table(table))
+    if section.code:
+        yield from ("", *(f"    {line}" for line in section.code))
+
+
+def _table(table: TextTable) -> Iterator[str]:
+    if table.title:
+        yield from (f"{_plain(table.title)}:", "")
+    yield f"| {' | '.join(map(_plain, table.columns))} |"
+    marks = ["---", *("---" if name in table.texts else "---:" for name in table.columns[1:])]
+    yield f"| {' | '.join(marks)} |"
+    for row in table.rows:
+        yield f"| {' | '.join(map(_plain, row))} |"
+    for note in table.notes:
+        yield from ("", _plain(note))
+
+
+def _plain(text: str) -> str:
+    """With everything escaped that Markdown or HTML would take for markup, in one line."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", text)

@@ -1,0 +1,35 @@
+"""A study's report as a page in one file."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from optimizer.report.page import page
+from optimizer.report.study_report import StudyReport
+from optimizer.report.study_sections import sections
+
+_FILTERED_FROM = 20
+"""Rows of a table above which it can be filtered."""
+
+
+def study_page(report: StudyReport) -> str:
+    """HTML in one file."""
+    made = sections(report)
+    values = {
+        "title": report.title,
+        "sections": made,
+        "space_content": report.space_content,
+        "filtered_from": _FILTERED_FROM,
+    }
+    charts = {
+        f"{section.anchor}/{name}": draw() for section in made for name, draw in section.charts
+    }
+    values["captions"] = {name: _without_title(chart) for name, chart in charts.items()}
+    return page("study.html", values, charts)
+
+
+def _without_title(chart: go.Figure) -> str:
+    """Takes the title from a chart, for a caption: captions are broken where lines are short."""
+    title = chart.layout.title.text or ""
+    chart.update_layout(title=None, margin_t=30)
+    return title

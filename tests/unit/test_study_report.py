@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.errors import UsageError
+from optimizer.report.cells import usd
+from optimizer.report.study_sections import sections
+from optimizer.search.study_reading import read_study
+from optimizer.wiring.reporting import Reported, report_study
+from tests.unit.reported import Names, studied
+from tests.unit.studies import MACHINE, PRICE
+
+ANCHORS = [
+    "recommendation", "what-mattered", "cost-and-latency", "loads", "course", "predictions",
+    "failures", "accuracy", "machine", "commands", "trials",
+]  # fmt: skip
+HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked=1">\'&\u202eabc'
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    results = tmp_path_factory.mktemp("results")
+    studied(results / "made-up", trials=40)
+    return report_study(results, "made-up")
+
+
+def test_every_section_has_something_to_say(found: Reported) -> None:
+    assert [section.anchor for section in sections(found.report)] == ANCHORS
+    page = found.page.read_text()
+    for anchor in ANCHORS:
+        assert f'<section id="{anchor}"' in page
+        assert f'href="#{anchor}"' in page
+
+
+def test_the_headline_names_configuration_count_cost_interval_and_latency(found: Reported) -> None:
+    report = found.report
+    best = report.best
+    assert best is not None
+    said = report.headline()
+    assert f"on {best.score.replicas} x test.large: " in said
+    assert usd(best.score.fleet_usd_per_hour) in said
+    assert re.search(r"one instance serves \d+ requests/s \(\d+ to \d+\) within the limit", said)
+    assert re.search(r"p95 \d+ of 100 ms", said)
+    assert "of the baseline's" in said
+    assert found.markdown.read_text().count("##") == len(ANCHORS) - 1, "all but the trials"
+
+
+def test_what_a_reader_must_know_stands_below_it(found: Reported) -> None:
+    said = " ".join(found.report.cautions())
+    assert "The search ended: the budget is used up; an unmeasured one may be up to 3% " in said
+    assert "serves more than the next best" in said
+    assert "generated inputs" in said
+
+
+def test_all_trials_are_there_with_their_reasons(found: Reported) -> None:
+    by_anchor = {section.anchor: section for section in sections(found.report)}
+    [trials] = by_anchor["trials"].tables
+    assert [row[0] for row in trials.rows] == [str(n) for n in range(40)]
+    [failures] = by_anchor["failures"].tables
+    assert [row[:2] for row in failures.rows] == [("failed", "5"), ("infeasible", "5")]
+    assert failures.rows[0][2].endswith(" 5"), "figures alone make no new reason"
+
+
+def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: Reported) -> None:
+    report = found.report
+    saturated = {record.config for record in report.study.calibration}
+    ok = [r for r in report.study.trials if r.outcome == "ok" and r.config not in saturated]
+    assert len(report.predicted) == len(ok)
+    assert all(pair.predicted > 0 for pair in report.predicted)
+
+
+def test_the_most_important_parameter_is_the_one_that_the_truth_has(found: Reported) -> None:
+    effects = found.report.effects
+    assert effects is not None
+    assert effects.main[0].parameter in ("precision", "max_batch_size")
+    assert effects.points > 50
+
+
+def test_curves_rise_with_the_load(found: Reported) -> None:
+    assert found.report.curves
+    for curve in found.report.curves.values():
+        assert curve[-1][1] > curve[0][1]
+
+
+def test_names_cannot_be_markup(tmp_path: Path) -> None:
+    price = replace(PRICE, instance_type=HOSTILE, source=HOSTILE)
+    machine = replace(MACHINE, cpu=HOSTILE, packages=((HOSTILE, HOSTILE),))
+    studied(tmp_path / "hostile", 20, Names(price, machine, HOSTILE + "x" * 3000))
+    found = report_study(tmp_path, "hostile")
+    page, markdown = found.page.read_text(), found.markdown.read_text()
+    for text in (page, markdown):
+        assert "<script>window.hacked" not in text
+        assert "<img src=x" not in text
+    assert "&lt;script&gt;window.hacked" in page
+    assert "&lt;script&gt;window.hacked" in markdown
+
+
+def test_a_running_study_is_told_as_it_stands(tmp_path: Path) -> None:
+    directory = studied(tmp_path / "running", 10)
+    directory.summary.unlink()
+    for record in directory.confirmations.folder.glob("*.json"):
+        record.unlink()
+    found = report_study(tmp_path, "running")
+    said = " ".join(found.report.cautions())
+    assert "not confirmed yet" in said
+    assert "The study has not ended" in said
+    assert "accuracy" not in [section.anchor for section in sections(found.report)]
+
+
+def test_a_study_without_a_success_says_why(tmp_path: Path) -> None:
+    directory = studied(tmp_path / "poor", 10)
+    for n in range(10):
+        if n != 6:
+            (directory.trials.folder / f"{n:05}.json").unlink()
+    for record in directory.confirmations.folder.glob("*.json"):
+        record.unlink()
+    directory.summary.unlink()
+    found = report_study(tmp_path, "poor")
+    assert found.report.headline().startswith("Nothing was found within the limits: none of 1 tri")
+    assert found.report.best is None
+    with pytest.raises(UsageError, match="there is no study none"):
+        report_study(tmp_path, "none")
+
+
+def test_a_report_can_be_written_again(found: Reported) -> None:
+    study = read_study(found.page.parent.parent, "made-up")
+    before = found.markdown.read_text()
+    again = report_study(found.page.parent.parent, str(study.directory.root))
+    texts = (before, again.markdown.read_text())
+    one, two = ([x for x in text.splitlines() if "report written" not in x] for text in texts)
+    assert one == two
