@@ -47,8 +47,9 @@ def one_of_each(config: ServingConfig) -> Evaluation:
 
 
 @contextmanager
-def shown_search(results: Path, name: str = "test") -> Iterator[Search]:
+def shown_search(results: Path) -> Iterator[Search]:
     """A search of four points, of which one fails and one is outside the limits."""
+    name = "test"  # As `open_study` has it.
     search = Search(results / name, four_points(), FakeEvaluator(one_of_each))
     begin_study(
         search.directory, SearchedSpace(name, search.space, WORKLOAD, PRICE, DEMAND), MACHINE

@@ -274,6 +274,7 @@ def test_a_running_search_is_seen_as_it_goes(tmp_path: Path) -> None:
         ("DELETE", "/api/studies/0"),
         ("PUT", "/api/studies/0/note"),
         ("POST", "/api/studies"),
+        ("POST", "/api/trials/0/tell"),
         ("POST", "/api/artifacts/0/0"),
     ],
 )

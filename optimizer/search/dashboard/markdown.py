@@ -41,7 +41,8 @@ def study_note(
     """
     history = History({record.number: record for record in records})
     counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
-    parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {len(records)} trials: {counts}"]
+    many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
+    parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
     if summary is not None and summary["best"] is not None:
         parts.append(_confirmed(summary))
     if history.incumbent is not None:
