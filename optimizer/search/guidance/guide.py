@@ -105,7 +105,7 @@ class Assessment:
             return "the cheapest that is likely to meet the limits"
         if self.gain.max() < WORTHWHILE:
             return f"nothing is expected to save {WORTHWHILE:.0%}; the most hopeful is tried"
-        return "the largest saving per second is expected"
+        return "the largest saving per second"
 
     def expectation(self, at: int, why: str) -> Expectation:
         """What is expected of one of the points."""
