@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.interruption import until_interrupted
@@ -33,35 +32,34 @@ _SECONDS_BETWEEN = 2.0
 def status(study: str | None, as_json: bool, watch: bool, results: Path) -> None:
     """Say where STUDY stands, or all studies in a table. It reads, and changes nothing."""
     console = OutputConsole()
-    look = _looking(results, study)
+    look, draw = _all(results) if study is None else _one(results, study)
     if watch:
         with until_interrupted():
-            _watch(console, look, as_json=as_json)
+            _watch(console, look, draw, as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps([each.to_json() for each in look()], indent=2))
     else:
-        _say(console, look(), as_json=as_json)
+        console.print(draw(look()))
 
 
-def _looking(results: Path, study: str | None) -> Callable[[], list[StudyStatus]]:
-    if study is None:
-        return lambda: all_statuses(results)
-    return lambda: [study_status(results, study)]
+_Look = Callable[[], list[StudyStatus]]
+_Draw = Callable[[list[StudyStatus]], RenderableType]
 
 
-def _say(console: Console, found: list[StudyStatus], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([each.to_json() for each in found], indent=2))
-    elif not found:
-        console.print("there are no studies yet")
-    else:
-        console.print(Statuses(found, time.time()))
+def _all(results: Path) -> tuple[_Look, _Draw]:
+    return lambda: all_statuses(results), statuses_table
 
 
-def _watch(console: Console, look: Callable[[], list[StudyStatus]], *, as_json: bool) -> None:
+def _one(results: Path, study: str) -> tuple[_Look, _Draw]:
+    return lambda: [study_status(results, study)], lambda found: Detail(found[0], time.time())
+
+
+def _watch(console: Console, look: _Look, draw: _Draw, *, as_json: bool) -> None:
     """Until nothing runs any more; on a terminal in its place, elsewhere by lines that changed."""
     if console.is_terminal and not console.is_dumb_terminal and not as_json:
         with Live(console=console, auto_refresh=False) as live:
             for found in _looks(look):
-                live.update(Statuses(found, time.time()), refresh=True)
+                live.update(draw(found), refresh=True)
         return
     said = list[str]()
     for found in _looks(look):
@@ -85,37 +83,37 @@ def _looks(look: Callable[[], list[StudyStatus]]) -> Iterator[list[StudyStatus]]
         time.sleep(_SECONDS_BETWEEN)
 
 
-class Statuses:
-    """One study with all that is known of it, several as a table.
+def statuses_table(found: list[StudyStatus]) -> RenderableType:
+    """Studies, a line each."""
+    if not found:
+        return "there are no studies yet"
+    table = plain_table("", "study", "state", "trials", "best, requests/s", "$ per million")
+    for each in found:
+        best = each.best
+        table.add_row(
+            each.name,
+            _state_text(each),
+            str(sum(each.trials.values())),
+            "-" if best is None else f"{best.capacity_per_second:.0f}",
+            "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}",
+        )
+    return table
+
+
+class Detail:
+    """All that is known of where one study stands.
 
     Args:
         now: Unix time in seconds.
     """
 
-    def __init__(self, found: list[StudyStatus], now: float) -> None:
-        self._found = found
+    def __init__(self, study: StudyStatus, now: float) -> None:
+        self._study = study
         self._now = now
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if len(self._found) != 1:
-            yield self._table()
-            return
-        [study] = self._found
-        yield Text(_headline(study, self._now), style="bold")
-        yield Rows(_rows(study, self._now, bars_for(options)))
-
-    def _table(self) -> Table:
-        table = plain_table("", "study", "state", "trials", "best, requests/s", "$ per million")
-        for each in self._found:
-            best = each.best
-            table.add_row(
-                each.name,
-                _state_text(each),
-                str(sum(each.trials.values())),
-                "-" if best is None else f"{best.capacity_per_second:.0f}",
-                "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}",
-            )
-        return table
+        yield Text(_headline(self._study, self._now), style="bold")
+        yield Rows(_rows(self._study, self._now, bars_for(options)))
 
 
 def _headline(study: StudyStatus, now: float) -> str:

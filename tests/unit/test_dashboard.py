@@ -146,6 +146,7 @@ def test_a_trials_note_shows_its_levels_and_constraints() -> None:
     assert "| saturation | 900 | 25.0 | 50.0 | 60.0 |  |" in note
     assert "| 45/s | 45 | 75.0 | 150.0 | 180.0 |  |" in note
     assert "Constraint latency.bert: +0.500 (50% over the limit)." in note
+    assert "Constraint" not in trial_note(record_of(0, A, bounded(80)))
 
 
 # What a run writes.

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from optimizer.cli.interruption import Interrupted
-from optimizer.cli.status import Statuses
+from optimizer.cli.status import Detail
 from optimizer.errors import StorageError, UsageError
 from optimizer.search.events import (
     LevelEnded,
@@ -84,7 +84,7 @@ def drawn(directory: StudyDirectory, width: int = 80, encoding: str = "utf-8") -
     assert found.progress is not None
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=file, width=width, color_system=None)
-    console.print(Statuses([found], found.progress.started + 30))
+    console.print(Detail(found, found.progress.started + 30))
     file.seek(0)
     return "\n".join(line.rstrip() for line in file.read().splitlines())
 

@@ -50,7 +50,7 @@ def study_note(
     elif records:
         parts.append("**Nothing has met the limits so far.**")
     if gap is not None and summary is None:
-        parts.append(_plain(gap_text(gap)) + ".")
+        parts.append(f"By the search's own reckoning {_plain(gap_text(gap))}.")
     parts.append(
         "The best is the cheapest trial within the limits. The values of infeasible and bounded "
         "trials are costs at saturation, and no costs of a service within them."
@@ -73,7 +73,8 @@ def trial_note(record: TrialRecord) -> str:
             f"{_plain('$')}{score.usd_per_million_at_capacity:.4f} per million; "
             f"{score.replicas} replicas for the demand."
         )
-    for name, value in record.constraints:
+    # Of one that ended at saturation nobody knows how far it is from its limits.
+    for name, value in record.constraints if record.outcome != "bounded" else ():
         over = f"{abs(value):.0%} {'over' if value > 0 else 'within'} the limit"
         parts.append(f"Constraint {_plain(name)}: {value:+.3f} ({over}).")
     if record.measurement is not None:
