@@ -29,6 +29,7 @@ from optimizer.cli.replay import replay
 from optimizer.cli.report import report
 from optimizer.cli.run import run
 from optimizer.cli.simulate import simulate
+from optimizer.cli.verify import verify
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -64,6 +65,7 @@ commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(compare)
 commands.add_command(export)
+commands.add_command(verify)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not go on; 130 interrupted, resumable.
+    something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
         # A hang-up that is ignored already was meant to be: nohup.
