@@ -9,12 +9,12 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from optimizer.cost import Demand, Price, replicas_for
-from optimizer.measurement import LoadLevel, Measurement
-from optimizer.serving_config import ServingConfig
+from optimizer.cost import Candidate, Demand, Price, replicas_for
+from optimizer.measurement import LoadLevel
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.triton.server_options import option_flags
 from optimizer.workload import LatencyLimit, Stream, Workload
 
@@ -34,12 +34,14 @@ class ServerImage:
         packages: requirements of pip, of the models' runtimes.
         carries_server: whether `base` holds tritonserver.
         python: "3.11": of the interpreter in `base`, where that matters.
+        shared_memory_mib: through which the server talks to models in Python.
     """
 
     base: str
     packages: tuple[str, ...]
     carries_server: bool
     python: str
+    shared_memory_mib: int = 1024
 
 
 def embedded_image(packages: Sequence[str], server_package: str) -> ServerImage:
@@ -53,9 +55,14 @@ def embedded_image(packages: Sequence[str], server_package: str) -> ServerImage:
     return ServerImage(base, (server_package, *packages), carries_server=False, python=version)
 
 
-def container_image(image: str, packages: Sequence[str]) -> ServerImage:
+def container_image(
+    image: str, packages: Sequence[str], shared_memory_bytes: int | None = None
+) -> ServerImage:
     """The image that was measured, and what the models' runtimes need beside it."""
-    return ServerImage(image, tuple(packages), carries_server=True, python="")
+    found = ServerImage(image, tuple(packages), carries_server=True, python="")
+    if shared_memory_bytes is None:
+        return found
+    return replace(found, shared_memory_mib=math.ceil(shared_memory_bytes / 2**20))
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,11 @@ class Resources:
     Attributes:
         cores: on average; None where unseen.
         memory_mib: of the server and its models; None where unseen.
-        shared_memory_mib: that it had to talk to models in Python.
     """
 
     cores: float | None
     memory_mib: float | None
     gpus: int
-    shared_memory_mib: int
 
 
 @dataclass(frozen=True)
@@ -149,22 +154,22 @@ class Deployment:
 
 def deployment_of(
     study: str,
-    description: str,
-    config: ServingConfig,
-    measurement: Measurement,
+    candidate: Candidate,
     workload: Workload,
     demand: Demand,
     price: Price,
     image: ServerImage,
-    *,
-    shared_memory_mib: int = 1024,
     load_seconds: float | None = None,
 ) -> Deployment:
     """A configuration that was measured, for production.
 
+    Args:
+        candidate: whose load factors are relative to `workload`.
+
     Raises:
         ValueError: where it served nothing within the limits.
     """
+    config, measurement = candidate.config, candidate.measurement
     level = measurement.nearest_level
     if level is None or measurement.capacity_low_per_second <= 0:
         raise ValueError("nothing was served within the limits")
@@ -174,11 +179,11 @@ def deployment_of(
     ]
     return Deployment(
         name=resource_name(study),
-        description=description,
+        description=describe(config),
         image=image,
         flags=("--disable-auto-complete-config", *option_flags(config.server)),
         models=tuple(model for model in models if model is not None),
-        resources=_resources(config, level, shared_memory_mib),
+        resources=_resources(config, level),
         price=price,
         demand=demand,
         capacity_per_second=measurement.capacity_low_per_second,
@@ -211,7 +216,7 @@ def _measured(
     )
 
 
-def _resources(config: ServingConfig, level: LoadLevel, shared_memory_mib: int) -> Resources:
+def _resources(config: ServingConfig, level: LoadLevel) -> Resources:
     used = level.machine
     seconds = used.server_cpu_seconds if used is not None else None
     positions = [n for m in config.models for group in m.groups for n in group.logical_gpus]
@@ -219,7 +224,6 @@ def _resources(config: ServingConfig, level: LoadLevel, shared_memory_mib: int) 
         cores=seconds / used.seconds if used is not None and seconds is not None else None,
         memory_mib=used.server_memory_mib if used is not None else None,
         gpus=max(positions, default=-1) + 1,
-        shared_memory_mib=shared_memory_mib,
     )
 
 

@@ -38,7 +38,7 @@ ON_CPU = Deployment(
     image=embedded_image(["numpy==1.26.4", "openvino==2026.4.1"], "nvidia-pytriton==0.7.0"),
     flags=("--disable-auto-complete-config",),
     models=(BERT,),
-    resources=Resources(cores=1.52, memory_mib=411.0, gpus=0, shared_memory_mib=1024),
+    resources=Resources(cores=1.52, memory_mib=411.0, gpus=0),
     price=Price("ml.c5.xlarge", 0.204, "price list, us-west-2", "2026-09-01", "us-west-2"),
     demand=Demand(5000, headroom=0.2),
     capacity_per_second=850.0,
@@ -48,12 +48,12 @@ ON_GPU = replace(
     ON_CPU,
     name="bert-large",
     description="tensorrt fp16, batch <= 64, delay 500 us, 2 on GPU 0",
-    image=container_image("nvcr.io/nvidia/tritonserver:26.05-py3", []),
+    image=container_image("nvcr.io/nvidia/tritonserver:26.05-py3", [], 2**28),
     flags=(
         "--disable-auto-complete-config",
         "--backend-config=tensorrt,execution-policy=BLOCKING",
     ),
-    resources=Resources(cores=2.0, memory_mib=3000.0, gpus=1, shared_memory_mib=256),
+    resources=Resources(cores=2.0, memory_mib=3000.0, gpus=1),
     price=Price("ml.g5.xlarge", 1.41, "price list, us-west-2", "2026-09-01", "us-west-2"),
     protocol="http",
 )
@@ -61,7 +61,7 @@ SEVERAL = replace(
     ON_CPU,
     name="several",
     models=(BERT, RANKER, UNSEEN),
-    resources=Resources(cores=None, memory_mib=None, gpus=0, shared_memory_mib=1024),
+    resources=Resources(cores=None, memory_mib=None, gpus=0),
     load_seconds=None,
 )
 ALL = (ON_CPU, ON_GPU, SEVERAL)

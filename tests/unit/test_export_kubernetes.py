@@ -156,9 +156,7 @@ def test_kserve_resources_fit_its_models(deployment: Deployment) -> None:
     service = documents(files["inference-service.yaml"])[0]
     fits(runtime, "V1alpha1ServingRuntime")
     fits(service, "V1beta1InferenceService")
-    kubernetes_validate.validate(
-        documents(files["autoscaler.yaml"])[0], SCHEMAS[-1], strict=True
-    )
+    kubernetes_validate.validate(documents(files["autoscaler.yaml"])[0], SCHEMAS[-1], strict=True)
     # What KServe makes a pod of is a pod.
     spec = {key: runtime["spec"][key] for key in ("containers", "volumes", "affinity")}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
@@ -168,7 +166,7 @@ def test_kserve_resources_fit_its_models(deployment: Deployment) -> None:
 def test_kserve_models_refuse_what_is_misspelt() -> None:
     service = documents(kserve_files(ON_CPU)["inference-service.yaml"])[0]
     service["spec"]["predictor"]["leastReplicas"] = 1
-    with pytest.raises(AssertionError, match="V1beta1PredictorSpec has no {'leastReplicas'}"):
+    with pytest.raises(AssertionError, match=r"V1beta1PredictorSpec has no \{'leastReplicas'\}"):
         fits(service, "V1beta1InferenceService")
 
 

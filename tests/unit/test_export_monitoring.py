@@ -61,9 +61,7 @@ def test_the_test_of_the_rules_fails_when_a_rule_is_another(
     assert was in rules
     files["monitoring/triton-rules.yaml"] = rules.replace(was, becomes)
     folder = kept(files, tmp_path) / "monitoring"
-    assert "FAILED" in said(
-        promtool, "test", "rules", folder / "triton-rules-test.yaml", code=1
-    )
+    assert "FAILED" in said(promtool, "test", "rules", folder / "triton-rules-test.yaml", code=1)
 
 
 def test_what_was_not_seen_is_not_watched() -> None:

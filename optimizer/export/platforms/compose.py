@@ -57,7 +57,7 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
         "image": deployment.name,
         "command": server_command(deployment, HTTP_PORT, GRPC_PORT),
         "ports": [f"{port}:{port}" for port in (HTTP_PORT, GRPC_PORT, METRICS_PORT)],
-        "shm_size": f"{deployment.resources.shared_memory_mib}m",
+        "shm_size": f"{deployment.image.shared_memory_mib}m",
         "restart": "unless-stopped",
         "stop_grace_period": "40s",
         "security_opt": ["no-new-privileges:true"],

@@ -64,7 +64,7 @@ def server_command(deployment: Deployment, http_port: int, grpc_port: int) -> li
 
 def shared_memory(deployment: Deployment) -> dict[str, Any]:
     """The volume behind /dev/shm, through which Triton talks to models in Python."""
-    size = f"{deployment.resources.shared_memory_mib}Mi"
+    size = f"{deployment.image.shared_memory_mib}Mi"
     return {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}}
 
 
@@ -95,7 +95,7 @@ def resources(deployment: Deployment) -> dict[str, Any]:
         requests["cpu"] = f"{max(1, math.ceil(used.cores * 10)) * 100}m"
     if used.memory_mib is not None:
         steps = math.ceil(
-            (_MEMORY_ROOM * used.memory_mib + used.shared_memory_mib) / _MEMORY_STEP_MIB
+            (_MEMORY_ROOM * used.memory_mib + deployment.image.shared_memory_mib) / _MEMORY_STEP_MIB
         )
         requests["memory"] = limits["memory"] = f"{steps * _MEMORY_STEP_MIB}Mi"
     if used.gpus:

@@ -46,7 +46,7 @@ def sagemaker_files(deployment: Deployment, archive_sha256: str) -> dict[str, st
     Raises:
         UsageError: for several models, or an instance type that is none of SageMaker's.
     """
-    _refuse_what_it_cannot_host(deployment)
+    refuse_what_it_cannot_host(deployment)
     release = f"{deployment.name}-{archive_sha256[:8]}"
     calls = {
         "create-model": _model(deployment, release),
@@ -61,7 +61,8 @@ def sagemaker_files(deployment: Deployment, archive_sha256: str) -> dict[str, st
     return files | _image(deployment)
 
 
-def _refuse_what_it_cannot_host(deployment: Deployment) -> None:
+def refuse_what_it_cannot_host(deployment: Deployment) -> None:
+    """Raises UsageError for several models, or an instance type that is none of SageMaker's."""
     if len(deployment.models) != 1:
         names = ", ".join(model.name for model in deployment.models)
         raise UsageError(
