@@ -17,6 +17,7 @@ from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
 from optimizer.cli.compare import compare
 from optimizer.cli.doctor import doctor
+from optimizer.cli.export import export
 from optimizer.cli.init import init
 from optimizer.cli.measure import measure
 from optimizer.cli.pareto import pareto
@@ -62,6 +63,7 @@ commands.add_command(report)
 commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(compare)
+commands.add_command(export)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)
