@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -44,15 +43,15 @@ class ServerImage:
     shared_memory_mib: int = 1024
 
 
-def embedded_image(packages: Sequence[str], server_package: str) -> ServerImage:
+def embedded_image(packages: Sequence[str], server_package: str, python: str) -> ServerImage:
     """The server of a Python package: in production on the same Python that it was measured on.
 
     Args:
         server_package: requirement of pip, of the package that holds tritonserver.
+        python: "3.11".
     """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    base = f"python:{version}-slim-bookworm"
-    return ServerImage(base, (server_package, *packages), carries_server=False, python=version)
+    base = f"python:{python}-slim-bookworm"
+    return ServerImage(base, (server_package, *packages), carries_server=False, python=python)
 
 
 def container_image(

@@ -12,6 +12,7 @@ from optimizer.export.deployment import (
     container_image,
     embedded_image,
 )
+from optimizer.triton.embedded import SERVER_PACKAGE
 from optimizer.workload import LatencyLimit
 
 BERT = MeasuredModel(
@@ -35,7 +36,7 @@ UNSEEN = replace(RANKER, name="on", queue_ms=None, batch_size=None)
 ON_CPU = Deployment(
     name="quickstart",
     description="openvino int8, batch <= 16, delay 0 us, 2 x 1 thread",
-    image=embedded_image(["numpy==1.26.4", "openvino==2026.4.1"], "nvidia-pytriton==0.7.0"),
+    image=embedded_image(["numpy==1.26.4", "openvino==2026.4.1"], SERVER_PACKAGE, "3.11"),
     flags=("--disable-auto-complete-config",),
     models=(BERT,),
     resources=Resources(cores=1.52, memory_mib=411.0, gpus=0),

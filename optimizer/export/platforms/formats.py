@@ -38,10 +38,10 @@ def _with_repository(name: str, files: Callable[[Deployment], Mapping[str, str]]
 
 def _sagemaker(deployment: Deployment, repository: Path, target: Path) -> None:
     """Raises UsageError for what SageMaker cannot host."""
-    refuse_what_it_cannot_host(deployment)
+    models = [model.name for model in deployment.models]
+    refuse_what_it_cannot_host(models, deployment.price.instance_type)
     with storage_errors(target):
         repository.rename(target / _REPOSITORY)
-    models = [model.name for model in deployment.models]
     sha256 = write_model_archive(target / _REPOSITORY, models, target / MODEL_ARCHIVE)
     files = sagemaker_files(deployment, sha256)
     _write(target, {**files, "README.md": readme("sagemaker", deployment)})

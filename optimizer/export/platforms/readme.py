@@ -21,7 +21,8 @@ know the limits and what was measured: alerts are for latency near or over its l
 above the capacity, for failures, and for queues, latency or batches that leave what was measured.
 Triton's latencies are those inside the server, without network and client. They tell servers
 apart by the label `instance`, and select by the model's name: two servers with different models
-of one name need rules that select by a further label. """
+of one name need rules that select by a further label.
+"""
 
 _KUBERNETES = """
 ## Start it

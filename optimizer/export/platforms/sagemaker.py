@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def sagemaker_files(deployment: Deployment, archive_sha256: str) -> dict[str, st
     Raises:
         UsageError: for several models, or an instance type that is none of SageMaker's.
     """
-    refuse_what_it_cannot_host(deployment)
+    names = [model.name for model in deployment.models]
+    refuse_what_it_cannot_host(names, deployment.price.instance_type)
     release = f"{deployment.name}-{archive_sha256[:8]}"
     calls = {
         "create-model": _model(deployment, release),
@@ -61,15 +62,13 @@ def sagemaker_files(deployment: Deployment, archive_sha256: str) -> dict[str, st
     return files | _image(deployment)
 
 
-def refuse_what_it_cannot_host(deployment: Deployment) -> None:
+def refuse_what_it_cannot_host(models: Sequence[str], instance_type: str) -> None:
     """Raises UsageError for several models, or an instance type that is none of SageMaker's."""
-    if len(deployment.models) != 1:
-        names = ", ".join(model.name for model in deployment.models)
+    if len(models) != 1:
         raise UsageError(
-            f"an endpoint of SageMaker passes requests to one model, this server has {names}:"
-            " export to another format"
+            "an endpoint of SageMaker passes requests to one model, this server has"
+            f" {', '.join(models)}: export to another format"
         )
-    instance_type = deployment.price.instance_type
     if not instance_type.startswith("ml."):
         raise UsageError(
             f"SageMaker's instance types begin with 'ml.', the study's is {instance_type}:"
