@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from optimizer.export.manifest import (
     Versions,
     write_manifest,
 )
+from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.production_bundle import Winner, write_winner
 from optimizer.export.repository_format import as_repository
 from optimizer.export.study_artifacts import StudyArtifacts
@@ -36,14 +38,23 @@ from optimizer.wiring.bundle_serving import (
     bundle_host,
     served_bundle,
 )
+from optimizer.wiring.platforms import refuse_unfit, write_platform
 
-Format = Callable[[Bundle, Path], None]
+Format = Callable[[Bundle, Winner, Path], None]
 """Writes a format of a bundle into an empty folder, which gets its name when it is whole.
 
 The bundle lies beside it and is gone afterwards: what is needed of it is moved or copied.
 """
 
-FORMATS: Mapping[str, Format] = {"repository": as_repository}
+
+def _as_repository(bundle: Bundle, _: Winner, target: Path) -> None:
+    as_repository(bundle, target)
+
+
+FORMATS: Mapping[str, Format] = {
+    "repository": _as_repository,
+    **{name: partial(write_platform, name) for name in PLATFORMS},
+}
 """What a bundle can be exported as."""
 
 
@@ -86,6 +97,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
     study = read_study(request.results, request.study)
     finding = _finding(study, request.trial)
     config = finding.candidate.config
+    refuse_unfit(request.format, study, finding)
     content = _Content(study)
     where = None
     if request.examples:
@@ -113,7 +125,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
             out.mkdir()
-            FORMATS[request.format](bundle, out)
+            FORMATS[request.format](bundle, winner, out)
             out.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
