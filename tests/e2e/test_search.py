@@ -20,7 +20,6 @@ import pytest
 
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.model_spec import AccuracyLimits
-from optimizer.search.dashboard.shown_study import can_note
 from optimizer.search.optuna_study import open_storage
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.study_status import study_status
@@ -198,10 +197,14 @@ def test_each_trial_keeps_what_it_was_served_with(finished: Finished) -> None:
         assert kept.filename == "config.pbtxt"
         config = read_config(finished.study.artifacts / kept.artifact_id)
         assert config.max_batch_size == record.config.models[0].max_batch_size
-    if can_note():
-        note = storage.get_study_system_attrs(study._study_id)["dashboard:note_str:0"]
-        assert "**ended: " in note
-        assert "winner, confirmed" in note
+
+
+def test_the_note_says_what_the_study_came_to(finished: Finished) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    storage = open_storage(finished.study.journal, None)
+    note = dashboard.get_note(optuna.load_study(study_name="tiny", storage=storage))
+    assert "**ended: " in note
+    assert "winner, confirmed" in note
 
 
 def test_the_same_command_again_measures_nothing(
