@@ -18,6 +18,7 @@ from urllib.error import URLError
 import pytest
 
 from optimizer.export.monitoring.rules import monitoring_files
+from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.platforms.kubernetes import kubernetes_files
 from optimizer.export.platforms.model_archive import write_model_archive
 from optimizer.export.platforms.pods import server_command
@@ -28,7 +29,8 @@ from optimizer.shipped import shipped
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
 from optimizer.triton.repository import ModelRepository
-from tests.e2e.conftest import Built
+from tests.e2e import tiny
+from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import wait_until
 from tests.unit.deployments import BERT, ON_CPU
 
@@ -144,3 +146,29 @@ def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
     for name in watched:
         assert f"\n{name}{{" in shown, f"Triton has no {name}"
     assert 'nv_inference_request_summary_us{model="bert",version="1",quantile="0.95"}' in shown
+
+
+def test_a_study_is_exported_for_every_platform(start: StartOptimizer, tmp_path: Path) -> None:
+    content = tiny.space(price={"instance_type": "ml.c5.xlarge"})
+    run = start(tiny.write_space(tmp_path, content))
+    assert run.wait() == 0, run.errors
+    for name in PLATFORMS:
+        export = start("tiny", "--format", name, "--no-examples", "--to", name, command="export")
+        assert export.wait() == 0, export.errors
+        assert f"{name}: {name}" in export.output
+        assert (tmp_path / name / "README.md").exists()
+    manifests = (tmp_path / "kubernetes/base/deployment.yaml").read_text()
+    assert "cpu:" in manifests, "what the server used is known"
+    with tarfile.open(tmp_path / "sagemaker/model.tar.gz") as archive:
+        assert "bert/1/model.onnx" in archive.getnames()
+
+
+def test_what_a_platform_cannot_host_is_refused_and_nothing_is_left(
+    start: StartOptimizer, tmp_path: Path
+) -> None:
+    run = start(tiny.write_space(tmp_path, tiny.space()))
+    assert run.wait() == 0, run.errors
+    export = start("tiny", "--format", "sagemaker", "--to", "out", command="export")
+    assert export.wait() == 2
+    assert "begin with 'ml.', the study's is test.large" in export.errors
+    assert not (tmp_path / "out").exists()

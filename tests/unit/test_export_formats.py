@@ -71,8 +71,8 @@ def texts(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 SECRETS = re.compile(
-    rb"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY"
-    rb"|(?i:\b(?:password|secret|token)\b)\s*[:=]\s*\S|\b\d{12}\b"
+    rb"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|\b\d{12}\b"
+    rb"|(?i:\b(?:password|secret|token)\b)\s*[:=]\s*\S"
 )
 
 
