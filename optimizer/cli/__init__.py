@@ -17,6 +17,7 @@ from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
 from optimizer.cli.compare import compare
 from optimizer.cli.dashboard import dashboard
+from optimizer.cli.diff import diff
 from optimizer.cli.doctor import doctor
 from optimizer.cli.export import export
 from optimizer.cli.init import init
@@ -67,6 +68,7 @@ commands.add_command(pareto)
 commands.add_command(compare)
 commands.add_command(export)
 commands.add_command(verify)
+commands.add_command(diff)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)
