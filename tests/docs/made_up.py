@@ -19,7 +19,7 @@ HOSTS = {"t4": (T4, "ml.g4dn.xlarge"), "a10g": (A10G, "ml.g5.xlarge")}
 
 
 def fill(folder: Path) -> None:
-    """Studies by the names that the pages use, and the files that commands read; one host's beside it."""
+    """Studies by the names that the pages use, and files; one host's folder lies beside it."""
     results = folder / "results"
     for name in SEARCHED:
         studied(results / name, TRIALS, space=_space())

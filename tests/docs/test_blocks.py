@@ -53,11 +53,13 @@ def completed(fragment: Mapping[str, Any]) -> dict[str, Any]:
     if "study" in fragment:
         return dict(fragment)
     space = tiny.space(parameters={"precision": ["fp32", "int8"]})
-    space["models"]["bert"]["lengths"] = {"fixed": 128}
+    bert = space["models"]["bert"]
+    bert["lengths"] = {"fixed": 128}
+    bert["source"]["config"]["max_position_embeddings"] = 128
     own = dict(fragment)
     for key in OF_A_MODEL:
         if key in own:
-            space["models"]["bert"][key] = own.pop(key)
+            bert[key] = own.pop(key)
     return {**space, **own}
 
 

@@ -51,8 +51,12 @@ def test_every_page_is_there_and_nothing_else(site: Path) -> None:
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = text_of(page)
-        assert not re.findall(r"""<(?:script|img|iframe)[^>]* src=["']?(?:https?:)?//""", text), page
-        assert not re.findall(r"""<link[^>]* rel=["']?(?:stylesheet|preconnect)[^>]*//""", text), page
+        assert not re.findall(r"""<(?:script|img|iframe)[^>]* src=["']?(?:https?:)?//""", text), (
+            page
+        )
+        assert not re.findall(r"""<link[^>]* rel=["']?(?:stylesheet|preconnect)[^>]*//""", text), (
+            page
+        )
 
 
 def every_command(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -79,10 +83,11 @@ def keys(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any
             yield name, key, value
 
 
-def test_the_reference_has_every_key_of_the_space_file(site: Path) -> None:
+def test_the_reference_has_every_key_of_the_space_file_and_its_meaning(site: Path) -> None:
     page = text_of(site / "reference" / "space-file.html")
-    for name, key, _ in keys(json_schema()):
+    for name, key, value in keys(json_schema()):
         assert f"<code>{key}</code>" in page, f"{name} {key}"
+        assert value.get("description"), f"{name} {key}"
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
@@ -104,7 +109,7 @@ def assert_sound(found: Opened) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("path", (*SEEN, *ALSO_WIDE))
+@pytest.mark.parametrize("path", [*SEEN, *ALSO_WIDE])
 def test_a_page_opens_from_a_folder(chromium: Browser, site: Path, path: str, width: int) -> None:
     found = opened(chromium, (site / path).as_uri(), width)
     found.page.wait_for_timeout(500)
