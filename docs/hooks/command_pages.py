@@ -46,8 +46,10 @@ def _command(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     yield f"## {name}"
     yield f"```text\npython -m optimizer {name} {usage}\n```"
     yield inspect.cleandoc(command.help or "")
-    rows = [record for each in command.params if (record := each.get_help_record(context))]
-    yield table(("option", "meaning"), [(f"`{option}`", text) for option, text in rows])
+    records = [each.get_help_record(context) for each in command.params]
+    # Arguments have no text of their own: the command's says what they are.
+    rows = [(f"`{record[0]}`", record[1]) for record in records if record and record[1]]
+    yield table(("option", "meaning"), rows)
 
 
 def exit_codes() -> str:
@@ -64,7 +66,7 @@ def exit_codes() -> str:
             "# Exit codes and errors",
             table(("code", "meaning"), codes),
             (
-                "An error names the key, the rule and the value, and is one message without a "
+                "An error names the key, the rule and the value, or what to install, in one message without a "
                 "traceback. From Python it is raised as one of `optimizer.errors`:"
             ),
             table(("error", "code", "meaning"), kinds),

@@ -65,12 +65,12 @@ def _section(title: str, section: Mapping[str, Any], schema: Mapping[str, Any], 
     rows = []
     for key, value in section["properties"].items():
         default = "" if key in required else _default(value)
-        rows.append((f"`{key}`", _type(value, schema), default, value.get("description", "")))
+        rows.append((f"`{key}`", value.get("description", ""), _type(value, schema), default))
     return "\n\n".join(
         [
             f"## {title} {{ #{anchor} }}",
             section.get("description", ""),
-            table(("key", "type", "default", "meaning"), rows),
+            table(("key", "meaning", "type", "default"), rows),
         ]
     )
 
