@@ -66,8 +66,8 @@ def exit_codes() -> str:
             "# Exit codes and errors",
             table(("code", "meaning"), codes),
             (
-                "An error names the key, the rule and the value, or what to install, in one message without a "
-                "traceback. From Python it is raised as one of `optimizer.errors`:"
+                "An error names the key, the rule and the value, or what to install, in one "
+                "message without a traceback. From Python it is one of `optimizer.errors`:"
             ),
             table(("error", "code", "meaning"), kinds),
             (
