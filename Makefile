@@ -41,8 +41,9 @@ test-all: test
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu
 
+# The theme advertises its successor at every build, unless it is told not to.
 docs: $(VENV)/installed-dev
-	@$(PY) -m mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
 	@echo "wrote site/index.html"
 
 format: $(VENV)/installed-dev
@@ -56,12 +57,12 @@ clean:
 # A stamp is newer than both files when what they ask for is installed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton and the runtimes into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded,dev,docs]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
 
 # Each candidate is run, not only looked for: a version manager leaves names that start nothing.

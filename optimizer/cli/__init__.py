@@ -16,8 +16,10 @@ from optimizer import __version__
 from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
 from optimizer.cli.compare import compare
+from optimizer.cli.dashboard import dashboard
 from optimizer.cli.doctor import doctor
 from optimizer.cli.init import init
+from optimizer.cli.interruption import Interrupted
 from optimizer.cli.measure import measure
 from optimizer.cli.pareto import pareto
 from optimizer.cli.plan import plan
@@ -28,20 +30,17 @@ from optimizer.cli.replay import replay
 from optimizer.cli.report import report
 from optimizer.cli.run import run
 from optimizer.cli.simulate import simulate
+from optimizer.cli.status import status
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
-
-
-class _Interrupted(BaseException):
-    """A signal asked this process to end."""
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     # A second signal ends at once: the parts that are left running end with their parent.
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    raise _Interrupted(signal.Signals(number).name)
+    raise Interrupted(signal.Signals(number).name)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -54,6 +53,8 @@ def commands() -> None:
 
 
 commands.add_command(run)
+commands.add_command(status)
+commands.add_command(dashboard)
 commands.add_command(measure)
 commands.add_command(baseline)
 commands.add_command(record)
@@ -87,7 +88,7 @@ def _exit_code(arguments: list[str] | None) -> int:
     try:
         result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except _Interrupted as signalled:
+    except Interrupted as signalled:
         with contextlib.suppress(OSError):
             click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
         return INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import click
 from rich.console import Console
@@ -83,7 +83,28 @@ sampler_option = click.option(
 )  # fmt: skip
 
 
+Said = Literal["quiet", "verbose"]
+"""How much is said, where it is not what is usual."""
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def said_options(command: _Command) -> _Command:
+    """--quiet and --verbose, of which the later counts: one argument, `said`."""
+    for option in reversed(_SAID):
+        command = option(command)
+    return command
+
+
+_SAID = (
+    click.option(
+        "--quiet", "said", flag_value="quiet", help="Say warnings and the outcome alone.",
+    ),
+    click.option(
+        "--verbose", "said", flag_value="verbose",
+        help="Say every step and level, as lines; logs/run.log has them in any case.",
+    ),
+)  # fmt: skip
 
 
 def pricing_options(command: _Command) -> _Command:

@@ -13,7 +13,7 @@ from tests.docs.parsing import command_of
 RUN_AT_ONCE = frozenset(
     {
         "cache", "compare", "doctor", "init", "pareto", "plan", "prices", "recommend", "replay",
-        "report", "simulate",
+        "report", "simulate", "status",
     }
 )  # fmt: skip
 """Commands of the optimizer that need studies, and no server: run on studies that are made up."""
@@ -22,6 +22,9 @@ RUN_ON_A_SERVER = frozenset({"baseline", "measure", "record", "run"})
 """Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""
 
 PARSED_ONLY: Mapping[str, str] = {
+    "python -m optimizer dashboard quickstart": (
+        "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
+    ),
     "python -m optimizer measure space.yaml --rate 300 --with perf_analyzer": (
         "needs perf_analyzer on PATH; tests/e2e/test_measure.py runs it where it is installed"
     ),
