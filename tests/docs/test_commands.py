@@ -58,7 +58,7 @@ def test_all_code_is_fenced_and_of_a_known_kind() -> None:
     assert {block.language for block in blocks()} <= set(LANGUAGES)
     for place, text in prose():
         assert "```" not in text, place
-        assert not re.search(r"\n\n {4}(?! *(-|\d\.)|`make|No machine|been run)\S", text), place
+        assert not re.search(r"\n\n {4}\S", text), place
 
 
 @pytest.fixture(scope="module")
