@@ -154,6 +154,24 @@ def only_point(searched: SearchSpace, settings: Mapping[str, str]) -> SearchSpac
     return SearchSpace(fixed, searched.hardware, limits)
 
 
+def read_host(settings: Mapping[str, object], folder: Path) -> Host:
+    """The host of a server section that was not read as part of a space file.
+
+    Args:
+        settings: as the section has them; GPUs are chosen elsewhere.
+        folder: that paths are relative to.
+
+    Raises:
+        UsageError: with every setting that is wrong.
+    """
+    given = {name: value for name, value in settings.items() if name != "gpus"}
+    try:
+        return ServerSection.model_validate(given).to_value(folder)
+    except ValidationError as error:
+        mistakes = "; ".join(str(mistake(each, given)) for each in error.errors())
+        raise UsageError(f"server: {mistakes}") from error
+
+
 def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Parameter, ...]:
     """The model's parameters, some of them set; raises pydantic's ValidationError."""
     values: dict[str, Any] = {

@@ -85,6 +85,19 @@ class ArtifactCache:
         """Whether the entry of `key` is there."""
         return (self.root / key_digest(key) / "manifest.json").exists()
 
+    def find(self, sha256: str) -> tuple[CacheEntry, Key] | None:
+        """The entry whose content has this digest, and its key; None where there is none."""
+        for path in sorted(self.root.glob("*/manifest.json")):
+            manifest = json.loads(path.read_text())
+            if key_digest(manifest["files"]) == sha256:
+                return _read(path.parent, built=False), manifest["key"]
+        return None
+
+    def named(self, digest: str) -> Path | None:
+        """The files of the entry whose key has this digest; None where there is none."""
+        entry = self.root / digest
+        return entry / "files" if (entry / "manifest.json").exists() else None
+
     def get_or_build(self, key: Key, build: Callable[[Path], None]) -> CacheEntry:
         """Return the entry of `key`, after `build(directory)` has filled it where it is missing.
 
@@ -153,6 +166,11 @@ def key_digest(key: Key) -> str:
     """Sha256 of the canonical JSON of `key`, as hex digits."""
     text = json.dumps(key, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_digest(root: Path, files: Iterable[Path]) -> str:
+    """`CacheEntry.sha256` of these files, which lie below `root`."""
+    return key_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
 
 
 FileState = tuple[int, int, int]

@@ -18,6 +18,7 @@ from optimizer.cli.cache import cache
 from optimizer.cli.compare import compare
 from optimizer.cli.dashboard import dashboard
 from optimizer.cli.doctor import doctor
+from optimizer.cli.export import export
 from optimizer.cli.init import init
 from optimizer.cli.interruption import Interrupted
 from optimizer.cli.measure import measure
@@ -31,6 +32,7 @@ from optimizer.cli.report import report
 from optimizer.cli.run import run
 from optimizer.cli.simulate import simulate
 from optimizer.cli.status import status
+from optimizer.cli.verify import verify
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -63,6 +65,8 @@ commands.add_command(report)
 commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(compare)
+commands.add_command(export)
+commands.add_command(verify)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)
@@ -75,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not go on; 130 interrupted, resumable.
+    something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
         # A hang-up that is ignored already was meant to be: nohup.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 from rich.console import Console
@@ -105,6 +106,32 @@ _SAID = (
         help="Say every step and level, as lines; logs/run.log has them in any case.",
     ),
 )  # fmt: skip
+
+
+def server_options(command: Callable[..., object]) -> Callable[..., object]:
+    """--launcher and what goes with it, as one argument `server`: those that were given."""
+
+    @functools.wraps(command)
+    def with_server(**options: Any) -> object:
+        server = {name: options.pop(name) for name in _SERVER}
+        given = {name: value for name, value in server.items() if value is not None}
+        return command(**options, server=given)
+
+    decorated: Callable[..., object] = with_server
+    for name, help_text in reversed(list(_SERVER.items())):
+        kind = click.Choice(["embedded", "docker", "remote"]) if name == "launcher" else None
+        decorated = click.option(f"--{name}", name, type=kind, help=help_text)(decorated)
+    return decorated
+
+
+_SERVER: Mapping[str, str] = {
+    "launcher": "Which server; else of the kind that measured.",
+    "image": "docker: the image, with its tag.",
+    "grpc": "remote: host:port, as are --http and --metrics.",
+    "http": "remote: host:port.",
+    "metrics": "remote: host:port.",
+    "repository": "remote: folder here that is the server's model repository.",
+}
 
 
 def pricing_options(command: _Command) -> _Command:

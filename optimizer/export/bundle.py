@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import storage_errors
-from optimizer.serving_config import RUNTIME_PACKAGE, ServingConfig, describe
+from optimizer.export.commented_config import Origins, commented
+from optimizer.serving_config import RUNTIME_PACKAGE, ModelServing, ServingConfig, describe
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.session import ModelFiles
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where a configuration comes from.
+
+    Attributes:
+        origins: how the values of its parameters were chosen.
+        packages: versions of the packages that it was measured with, by name.
+    """
+
+    origins: Origins
+    packages: Mapping[str, str]
+
+
 def write_bundle(
-    target: Path, templates: Path, config: ServingConfig, files: Mapping[str, ModelFiles]
+    target: Path,
+    templates: Path,
+    config: ServingConfig,
+    files: Mapping[str, ModelFiles],
+    provenance: Provenance,
 ) -> None:
     """Write a model repository with copies of every file, replacing `target` as a whole.
 
@@ -33,7 +51,7 @@ def write_bundle(
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            _write(fresh, templates, config, files)
+            _write(fresh, templates, config, files, provenance)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
@@ -44,37 +62,53 @@ def write_bundle(
 
 
 def _write(
-    folder: Path, templates: Path, config: ServingConfig, files: Mapping[str, ModelFiles]
+    folder: Path,
+    templates: Path,
+    config: ServingConfig,
+    files: Mapping[str, ModelFiles],
+    provenance: Provenance,
 ) -> None:
     folder.mkdir(parents=True)
     repository = ModelRepository(folder, templates, place=shutil.copyfile)
     for model in config.models:
         own = files[model.name]
-        repository.write(model, own.artifact, own.payloads, own.output)
-    requirements = _requirements(config)
+        asked = repository.write(model, own.artifact, own.payloads, own.output)
+        path = folder / model.name / "config.pbtxt"
+        path.write_text(commented(asked, model, provenance.origins))
+    requirements = "".join(
+        f"{each}\n" for each in required_packages(config.models, provenance.packages)
+    )
     (folder / "requirements.txt").write_text(requirements)
     (folder / "README.md").write_text(_readme(config, requirements))
 
 
-def _requirements(config: ServingConfig) -> str:
-    hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]
+def required_packages(
+    models: Iterable[ModelServing], installed: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What Python-hosted models need in Triton's interpreter.
+
+    Args:
+        installed: versions that were measured, by package; one that is not known is not pinned.
+    """
+    hosted = [m.artifact.runtime for m in models if m.artifact.backend == "python"]
     packages = dict.fromkeys(
         package for runtime in hosted for package in ("numpy", RUNTIME_PACKAGE[runtime])
     )
-    return "".join(map(_requirement, packages))
+    return tuple(
+        # A local version such as 2.13.0+cpu is one that only its own index has.
+        f"{name}=={installed[name].partition('+')[0]}" if name in installed else name
+        for name in packages
+    )
 
 
-def _requirement(package: str) -> str:
-    try:
-        return f"{package}=={version(package).split('+')[0]}\n"
-    except PackageNotFoundError:
-        return f"{package}\n"
+def server_arguments(config: ServingConfig) -> tuple[str, ...]:
+    """What tritonserver is given beside the repository and its own addresses."""
+    return ("--disable-auto-complete-config", *option_flags(config.server))
 
 
 def _readme(config: ServingConfig, requirements: str) -> str:
     names = ", ".join(model.name for model in config.models)
-    flags = ["--disable-auto-complete-config", *option_flags(config.server)]
-    start = f'tritonserver --model-repository="$PWD" {shlex.join(flags)}'
+    start = f'tritonserver --model-repository="$PWD" {shlex.join(server_arguments(config))}'
     text = f"""# {names}: {describe(config)}
 
 A Triton model repository. Start it with:

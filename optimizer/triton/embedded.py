@@ -17,6 +17,9 @@ from pathlib import Path
 
 from optimizer.errors import RequirementError, storage_errors
 
+SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
+"""What holds the server, as pip is asked for it; its layout is relied upon."""
+
 _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 _STUB = "triton_python_backend_stub"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -130,6 +130,15 @@ def _add_warmup(
 
 def _type(name: DataType) -> model_config_pb2.DataType:
     return model_config_pb2.DataType.Value(f"TYPE_{name}")
+
+
+def output_of_config(config: model_config_pb2.ModelConfig) -> OutputTensor:
+    """The tensor that the model of a configuration written here answers with."""
+    [output] = config.output
+    known = get_args(DataType)
+    name = model_config_pb2.DataType.Name(output.data_type).removeprefix("TYPE_")
+    data_type: DataType = known[known.index(name)]
+    return OutputTensor(output.name, data_type, tuple(output.dims))
 
 
 def to_text(config: model_config_pb2.ModelConfig) -> str:

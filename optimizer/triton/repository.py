@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -14,6 +15,9 @@ from optimizer.serving_config import ModelServing
 from optimizer.triton.model_config import OutputTensor, model_config, to_text
 from optimizer.workload import Payloads
 
+MODEL_CODE = ("model.py", "session.py")
+"""What of a version's files belongs to a Python-hosted runtime, and not to the model."""
+
 Place = Callable[[Path, Path], object]
 """Puts a file at a second path: by symbolic link for a trial, by copy for what is handed out."""
 
@@ -21,6 +25,25 @@ Place = Callable[[Path, Path], object]
 def link(source: Path, target: Path) -> None:
     """Place a file by a symbolic link: gigabytes of weights are not copied for a trial."""
     target.symlink_to(source.resolve())
+
+
+class WritesModels(Protocol):
+    """Puts models where a server looks for them."""
+
+    def write(
+        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+    ) -> model_config_pb2.ModelConfig:
+        """Put one model there, replacing it as a whole where it is there already.
+
+        Args:
+            artifact: directory of the files that version 1 holds.
+
+        Returns:
+            The configuration that was written.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
 
 
 class ModelRepository:
@@ -35,22 +58,12 @@ class ModelRepository:
     def __init__(self, root: Path, templates: Path, place: Place = link) -> None:
         self.root = root
         self._templates = templates
-        self._place = place
+        self.place = place
 
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """Write one model, replacing it as a whole where it is there already.
-
-        Args:
-            artifact: directory of the files that version 1 holds.
-
-        Returns:
-            The configuration that was written.
-
-        Raises:
-            StorageError: when it cannot be written.
-        """
+        """See `WritesModels`."""
         template = self._templates / model.artifact.backend
         config = model_config(model, payloads, output, template / "config.pbtxt")
         final, fresh = self.root / model.name, self.root / f".{model.name}.new"
@@ -60,11 +73,11 @@ class ModelRepository:
             version.mkdir(parents=True)
             (fresh / "config.pbtxt").write_text(to_text(config))
             if model.artifact.backend == "python":
-                shutil.copyfile(template / "model.py", version / "model.py")
-                session = template / f"{model.artifact.runtime}_session.py"
-                shutil.copyfile(session, version / "session.py")
+                session = f"{model.artifact.runtime}_session.py"
+                for source, name in zip(("model.py", session), MODEL_CODE, strict=True):
+                    shutil.copyfile(template / source, version / name)
             for file in sorted(artifact.iterdir()):
-                self._place(file, version / file.name)
+                self.place(file, version / file.name)
             shutil.rmtree(final, ignore_errors=True)
             fresh.rename(final)
         return config

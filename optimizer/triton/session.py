@@ -16,7 +16,7 @@ from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import OutputTensor, model_config, to_text
-from optimizer.triton.repository import ModelRepository
+from optimizer.triton.repository import WritesModels
 from optimizer.workload import Payloads
 
 _LOAD_SECONDS = 120.0
@@ -89,7 +89,7 @@ class ServingSession:
     def __init__(
         self,
         launcher: ServerLauncher,
-        repository: ModelRepository,
+        repository: WritesModels,
         slot: Slot,
         gpus: tuple[Gpu, ...] = (),
     ) -> None:

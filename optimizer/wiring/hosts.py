@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.machine.slots import Slot
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import RUNTIME_PACKAGE, ServerOptions
+from optimizer.serving_config import RUNTIME_PACKAGE, Runtime, ServerOptions
 from optimizer.shipped import shipped
 from optimizer.space_file import Space
 from optimizer.triton.docker_launcher import DockerLauncher
@@ -42,6 +42,20 @@ _CLAIM = ".triton-cost-optimizer"
 """File in a shared repository that lists the models that are this program's to replace."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What is to be served: names of the models, and the runtimes that Python hosts for them."""
+
+    models: tuple[str, ...]
+    runtimes: tuple[Runtime, ...]
+
+    @property
+    def packages(self) -> list[str]:
+        """Python packages of the server's interpreter."""
+        own = {RUNTIME_PACKAGE[runtime] for runtime in self.runtimes}
+        return sorted({"numpy", *own} if own else ())
+
+
 def require_host(space: Space, slot: Slot) -> str:
     """See that the space's host can serve it; nothing is left running.
 
@@ -52,7 +66,14 @@ def require_host(space: Space, slot: Slot) -> str:
         RequirementError: the machine, the image or the server lacks something.
     """
     _require_what_builds_engines(space)
-    return _kind(space.host).require(space, slot)
+    hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
+    needs = Needs(tuple(model.name for model in space.models), tuple(hosted))
+    return require_server(space.host, needs, slot)
+
+
+def require_server(host: Host, needs: Needs, slot: Slot) -> str:
+    """As `require_host`, for anything that is to be served."""
+    return _kind(host).require(host, needs, slot)
 
 
 def _require_what_builds_engines(space: Space) -> None:
@@ -84,7 +105,7 @@ def launch_with(
 
 @dataclass(frozen=True)
 class _Kind:
-    require: Callable[[Space, Slot], str]
+    require: Callable[[Any, Needs, Slot], str]
     launcher: Callable[[Any, StudyDirectory, Path], ServerLauncher]
     repository: Callable[[Any, StudyDirectory], ModelRepository]
 
@@ -104,7 +125,7 @@ def _repository(root: Path, place: Place) -> ModelRepository:
 # Embedded
 
 
-def _require_embedded(_: Space, __: Slot) -> str:
+def _require_embedded(_: EmbeddedHost, __: Needs, ___: Slot) -> str:
     find_embedded_runtime()
     return "embedded"
 
@@ -118,21 +139,15 @@ def _embedded(_: EmbeddedHost, directory: StudyDirectory, __: Path) -> ServerLau
 # Docker
 
 
-def _require_container(space: Space, slot: Slot) -> str:
-    assert isinstance(space.host, ContainerHost)
+def _require_container(host: ContainerHost, needs: Needs, slot: Slot) -> str:
     engine = ContainerEngine.connect()
-    image = engine.image(space.host.image)
-    if missing := _missing_in(engine, space.host.image, _hosted_packages(space), slot):
+    image = engine.image(host.image)
+    if missing := _missing_in(engine, host.image, needs.packages, slot):
         raise RequirementError(
-            f"the image {space.host.image} lacks {', '.join(missing)}: build one from it that has "
+            f"the image {host.image} lacks {', '.join(missing)}: build one from it that has "
             "them, such as FROM that image, and RUN pip install what is missing"
         )
-    return f"{space.host.image} ({image.id})"
-
-
-def _hosted_packages(space: Space) -> list[str]:
-    hosted = [spec for spec in space.search_space.artifacts if spec.backend == "python"]
-    return sorted({"numpy", *(RUNTIME_PACKAGE[spec.runtime] for spec in hosted)} if hosted else ())
+    return f"{host.image} ({image.id})"
 
 
 def _missing_in(
@@ -166,19 +181,18 @@ def _docker(host: ContainerHost, directory: StudyDirectory, cache: Path) -> Serv
 # Remote
 
 
-def _require_remote(space: Space, slot: Slot) -> str:
-    assert isinstance(space.host, RemoteHost)
+def _require_remote(host: RemoteHost, needs: Needs, slot: Slot) -> str:
     try:
-        server = RemoteLauncher(space.host, _FOUND_SECONDS).start(ServerOptions(), slot)
+        server = RemoteLauncher(host, _FOUND_SECONDS).start(ServerOptions(), slot)
         version = server.control.version()
         server.stop()
     except ServerFailure as error:
         raise RequirementError(str(error)) from error
-    _claim(space.host.repository, [model.name for model in space.models])
-    return f"{space.host.grpc}, Triton {version}"
+    _claim(host.repository, needs.models)
+    return f"{host.grpc}, Triton {version}"
 
 
-def _claim(repository: Path, models: list[str]) -> None:
+def _claim(repository: Path, models: Sequence[str]) -> None:
     """Keep a model that somebody else has put there from being replaced."""
     if not repository.is_dir():
         raise RequirementError(f"server.repository: {repository} is no folder of this machine")

@@ -32,7 +32,7 @@ from optimizer.search.setting import Setting, limit_names
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.warm_start import differences
 from optimizer.serving_config import RUNTIME_PACKAGE
-from optimizer.space_file import Space, load_space
+from optimizer.space_file import MeasurementSettings, Space, load_space
 from optimizer.triton.session import ServingSession
 from optimizer.wiring.hosts import launch_with
 from optimizer.workload import Workload
@@ -180,8 +180,14 @@ def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
 
 def search_protocol(space: Space, further_ms: tuple[float, ...] = ()) -> CapacityProtocol:
     """How long levels take by the space's settings, and by further limits."""
-    settings = space.measurement
-    own_ms = [stream.limit.latency_ms for stream in space.workload.streams]
+    return protocol_by(space.measurement, space.workload, further_ms)
+
+
+def protocol_by(
+    settings: MeasurementSettings, workload: Workload, further_ms: tuple[float, ...] = ()
+) -> CapacityProtocol:
+    """How long levels of a workload take."""
+    own_ms = [stream.limit.latency_ms for stream in workload.streams]
     limit_seconds = max([*own_ms, *further_ms]) / 1000
     return CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optimizer.errors import UsageError
-from optimizer.export.bundle import write_bundle
+from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.commented_config import origins_in
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.model_space import Position
 from optimizer.search.confirm import Confirmed, ConfirmPhase
@@ -351,7 +352,8 @@ class _Study:
         self._write(self._directory.baseline, baseline, prepared)
 
     def _write(self, target: Path, config: ServingConfig, prepared: Prepared) -> None:
-        write_bundle(target, self._templates, config, files_of(config, prepared.files))
+        provenance = Provenance(origins_in(prepared.space), dict(self._machine.packages))
+        write_bundle(target, self._templates, config, files_of(config, prepared.files), provenance)
 
     def _summarise(
         self,

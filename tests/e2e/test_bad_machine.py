@@ -15,7 +15,7 @@ import pytest
 
 from optimizer import cli
 from optimizer.errors import RequirementError, StorageError
-from optimizer.export.bundle import write_bundle
+from optimizer.export.bundle import Provenance, write_bundle
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ModelServing, ServingConfig
 from optimizer.shipped import shipped
@@ -117,11 +117,11 @@ def test_a_disk_that_has_no_room_for_best_leaves_the_one_before(built: Built, mo
     spec = built.spec("onnxruntime", "fp32")
     templates = shipped("model_repository_templates")
     config = ServingConfig((ModelServing("bert", spec),))
-    write_bundle(best, templates, config, {"bert": built.files[spec]})
+    write_bundle(best, templates, config, {"bert": built.files[spec]}, Provenance({}, {}))
     before = sorted(best.rglob("*"))
     fill(best.parent)
     with pytest.raises(StorageError, match=rf"cannot write {best.parent}.*No space left"):
-        write_bundle(best, templates, config, {"bert": built.files[spec]})
+        write_bundle(best, templates, config, {"bert": built.files[spec]}, Provenance({}, {}))
     assert sorted(best.rglob("*")) == before
     assert sorted(path.name for path in best.parent.iterdir()) == ["ballast", "best"]
 

@@ -199,7 +199,7 @@ def test_each_trial_keeps_what_it_was_served_with(finished: Finished) -> None:
         config = read_config(finished.study.artifacts / kept.artifact_id)
         assert config.max_batch_size == record.config.models[0].max_batch_size
     if can_note():
-        note = study.system_attrs["dashboard:note_str:0"]
+        note = storage.get_study_system_attrs(study._study_id)["dashboard:note_str:0"]
         assert "**ended: " in note
         assert "winner, confirmed" in note
 

@@ -1,0 +1,85 @@
+"""Recorded examples: a few inputs of the model, and what the server that was measured answered.
+
+Inputs are drawn as those of load tests are, never taken from a person's evaluation data. They are
+of the longest length: so they are all of one shape, and nothing in them is padding.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.artifacts.accuracy import compare, misses
+from optimizer.errors import ConfigMismatch, UsageError, storage_errors
+from optimizer.model_spec import AccuracyLimits
+from optimizer.workload import LengthDistribution, Payloads, Tensors, stack
+
+COUNT = 16
+_SEED = 11
+_INPUT, _OUTPUT = "input:", "output:"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs by name and the output, each of shape [examples, ...]."""
+
+    inputs: Tensors
+    output: str
+    answers: NDArray[Any]
+
+    @property
+    def requests(self) -> list[Tensors]:
+        """The inputs as requests of batch 1."""
+        return [
+            {name: values[at : at + 1] for name, values in self.inputs.items()}
+            for at in range(len(self.answers))
+        ]
+
+    def misses(self, answers: NDArray[Any], tolerance: AccuracyLimits) -> list[str]:
+        """In what `answers` to `requests` are not those recorded; empty where they are."""
+        try:
+            return misses(compare(self.answers, answers), tolerance)
+        except ConfigMismatch as error:
+            return [str(error)]
+
+
+def draw_requests(payloads: Payloads) -> list[Tensors]:
+    """`COUNT` requests of batch 1, always the same ones."""
+    longest = LengthDistribution((payloads.lengths.longest,), (1.0,))
+    return replace(payloads, lengths=longest).sample(COUNT, np.random.default_rng(_SEED))
+
+
+def write_examples(
+    path: Path, requests: list[Tensors], output: str, answers: NDArray[np.float64]
+) -> None:
+    """Keep requests and their answers as an npz file. Raises StorageError."""
+    arrays: dict[str, NDArray[Any]] = {
+        f"{_INPUT}{name}": values for name, values in stack(requests).items()
+    }
+    arrays[f"{_OUTPUT}{output}"] = answers.astype(np.float32)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    with storage_errors(path):
+        path.write_bytes(content.getvalue())
+
+
+def read_examples(path: Path) -> Examples:
+    """Read what `write_examples` wrote; arrays alone, nothing that would be executed.
+
+    Raises:
+        UsageError: for anything else; names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
+        [(name, answers)] = [(n, a) for n, a in arrays.items() if n.startswith(_OUTPUT)]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} holds no recorded examples: {error}") from error
+    return Examples(inputs, name.removeprefix(_OUTPUT), answers)

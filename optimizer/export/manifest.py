@@ -1,0 +1,302 @@
+"""What a bundle says of itself: manifest.json, and load.json that tells how it is loaded.
+
+A bundle is a directory that `tritonserver --model-repository` starts:
+
+    README.md, requirements.txt     for people; for the interpreter of Python-hosted models
+    manifest.json, load.json        this module
+    MODEL/config.pbtxt              commented with where each value comes from
+    MODEL/1/...                     the model file, and model.py of a Python-hosted one
+    MODEL/labels.txt                where the source names its classes
+    MODEL/examples.npz              a few inputs, and what the measured server answered
+    MODEL/graph/..., recipe.json    of a TensorRT engine: what `rebuild_engines.py` builds it from
+    rebuild_engines.py, build_engine.py
+
+Nothing in it names the machine that it was made on; all paths are relative to the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from optimizer.cost import Price, Score
+from optimizer.errors import UsageError, storage_errors
+from optimizer.measurement import LoadLevel
+from optimizer.model_spec import AccuracyLimits
+from optimizer.releases import EngineFacts
+from optimizer.serving_config import ServingConfig
+from optimizer.space_file import MeasurementSettings
+from optimizer.workload import Workload
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+LOAD = "load.json"
+EXAMPLES = "examples.npz"
+UNKNOWN = "unknown"
+
+ServerKind = Literal["embedded", "docker", "remote"]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What the figures were measured with; a version that is not known is None.
+
+    Attributes:
+        server: which kind of host served.
+        image: of a container, with its tag.
+        triton: that the server gave as its own when the examples were recorded; None where none
+            was asked. TensorRT's is that of each engine, see `ExportedModel`.
+        driver, gpus: NVIDIA's driver, and the models of the GPUs by logical index.
+        python: of the program that measured.
+        packages: installed there, by name: those that a Python-hosted model needs, and its client.
+    """
+
+    server: ServerKind
+    image: str | None
+    triton: str | None
+    driver: str | None
+    gpus: tuple[str, ...]
+    cpu: str
+    cores: int
+    memory_gib: int
+    cpu_features: tuple[str, ...]
+    python: str
+    packages: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """One model of the bundle.
+
+    Attributes:
+        config: Triton's ModelConfig as it was measured, as JSON has it (protobuf names); what a
+            server runs is held against it.
+        output: name of the tensor that it answers with.
+        artifact_sha256: digest of the model file, as the artefact cache counts it.
+        licence: as the model's source states it, else "unknown".
+        tolerance: how close outputs must come to the recorded ones: the limits of the accuracy
+            gate, less the task's metric, whose function and data stay where they are.
+        examples: file of the recorded examples, None where there are none.
+        engine: what a TensorRT engine was built with and for, None for other files.
+        rebuilt: whether the engine was built anew since it was measured.
+        graph: folder that the engine can be built anew from, None where there is none.
+        packages: requirements of a Python-hosted model, such as "numpy==1.26.4".
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    output: str
+    artifact_sha256: str
+    licence: str
+    tolerance: AccuracyLimits
+    examples: str | None = None
+    engine: EngineFacts | None = None
+    rebuilt: bool = False
+    graph: str | None = None
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The latency limit of one stream of requests, and the load that it was asked for.
+
+    Attributes:
+        model: that the stream asks.
+        demand_per_second: of the whole fleet.
+    """
+
+    stream: str
+    model: str
+    percentile: float
+    latency_ms: float
+    demand_per_second: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one replica serves, over all streams.
+
+    Attributes:
+        confirmed: whether the figures are of the confirm phase.
+        capacity_low_per_second, capacity_high_per_second: interval at `estimates.CONFIDENCE`; no
+            upper bound where no load was too much.
+        at_capacity, at_demand: the levels nearest to the capacity and to the load of one replica,
+            each None where there is none; they hold percentiles with intervals, the server's own
+            times and the batch sizes that were executed.
+    """
+
+    confirmed: bool
+    capacity_per_second: float
+    capacity_low_per_second: float
+    capacity_high_per_second: float | None
+    at_capacity: LoadLevel | None
+    at_demand: LoadLevel | None
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """How many replicas serve the demand, and what that costs.
+
+    Attributes:
+        demand_per_second: requests of the whole fleet.
+        headroom: share kept free above the demand.
+        per_replica_per_second: load of one of `score.replicas`, the headroom included.
+    """
+
+    demand_per_second: float
+    headroom: float
+    per_replica_per_second: float
+    price: Price
+    score: Score
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a bundle says of itself.
+
+    Attributes:
+        description: the configuration for people.
+        trial: number of the study's trial.
+        made_by: this program and its version.
+        server_arguments: of tritonserver beside --model-repository.
+        files: sha256 of every file of the bundle but this one, by path.
+        limits: one for each stream.
+        missing: what the bundle should hold and does not, with the reason.
+    """
+
+    study: str
+    trial: int
+    description: str
+    made_by: str
+    config: ServingConfig
+    server_arguments: tuple[str, ...]
+    models: tuple[ExportedModel, ...]
+    versions: Versions
+    limits: tuple[Limit, ...]
+    measured: Measured
+    recommended: Recommended
+    files: Mapping[str, str]
+    missing: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class LoadDescription:
+    """How the bundle is loaded when it is measured again.
+
+    Attributes:
+        measurement: seconds that levels last.
+    """
+
+    workload: Workload
+    measurement: MeasurementSettings
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on the disk."""
+
+    root: Path
+    manifest: Manifest
+    load: LoadDescription
+
+
+class _Versioned(BaseModel):
+    schema_version: int
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_LOAD = TypeAdapter(LoadDescription)
+
+
+def files_of_bundle(root: Path) -> Iterator[Path]:
+    """Every file of a bundle but its manifest, in the order of their paths."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path != root / MANIFEST:
+            yield path
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Sha256 of `files_of_bundle`, by path relative to `root`."""
+    found = {}
+    for path in files_of_bundle(root):
+        with path.open("rb") as file:
+            found[path.relative_to(root).as_posix()] = hashlib.file_digest(
+                file, "sha256"
+            ).hexdigest()
+    return found
+
+
+def write_manifest(root: Path, manifest: Manifest, load: LoadDescription) -> Bundle:
+    """Write both files last, when everything else of the bundle is there.
+
+    Returns:
+        The bundle, with the digests of all its files.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    with storage_errors(root):
+        (root / LOAD).write_text(_text(_LOAD.dump_python(load, mode="json")))
+        whole = replace(manifest, files=digests(root))
+        (root / MANIFEST).write_text(_text(_MANIFEST.dump_python(whole, mode="json")))
+    return Bundle(root, whole, load)
+
+
+def _text(data: object) -> str:
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Read a bundle; whether its files are those of the manifest is not looked at.
+
+    Raises:
+        UsageError: when `root` holds no bundle, or one of another version; names file and place.
+    """
+    content = _read(root / MANIFEST)
+    try:
+        version = _Versioned.model_validate_json(content).schema_version
+    except ValidationError as error:
+        raise _unreadable(root / MANIFEST, error) from error
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{root / MANIFEST}: schema_version must be {SCHEMA_VERSION}, got {version}; "
+            "use the version of the program that made_by names"
+        )
+    try:
+        manifest = _MANIFEST.validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(root / MANIFEST, error) from error
+    try:
+        load = _LOAD.validate_json(_read(root / LOAD))
+    except ValidationError as error:
+        raise _unreadable(root / LOAD, error) from error
+    for model in manifest.config.models:
+        if Path(model.name).name != model.name:
+            raise UsageError(
+                f"{root / MANIFEST}: a model's name must be that of a folder, got {model.name!r}"
+            )
+    return Bundle(root, manifest, load)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent} is no exported bundle: cannot read {path.name} ({error.strerror})"
+        ) from error
+
+
+def _unreadable(path: Path, error: ValidationError) -> UsageError:
+    """The first mistake, by its place in the file."""
+    first, *more = error.errors()
+    place = ".".join(map(str, first["loc"])) or "file"
+    rest = f" (and {len(more)} more)" if more else ""
+    return UsageError(f"{path}: {place}: {first['msg']}{rest}")

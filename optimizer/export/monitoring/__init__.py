@@ -1,0 +1,1 @@
+"""What is watched in production: live figures beside those that were measured."""

@@ -1,0 +1,187 @@
+"""A Grafana dashboard with the measured capacity and the limits drawn in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from optimizer.export.deployment import Deployment, MeasuredModel
+from optimizer.export.monitoring import alerts, expressions
+from optimizer.export.monitoring.expressions import selected
+
+SCHEMA_VERSION = 39
+"""Grafana 11's."""
+
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_OWN = 'instance=~"$instance"'
+_WIDTH, _HEIGHT, _ACROSS = 8, 8, 3
+
+_Steps = list[tuple[str, float]]
+"""(colour, value from which on) pairs, ascending."""
+
+
+def dashboard(deployment: Deployment) -> str:
+    """The dashboard as JSON, ready to be imported."""
+    blocks = [[_row(f"{m.name}: {_measured(m)}"), *_panels(m)] for m in deployment.models]
+    if deployment.resources.gpus:
+        blocks.append([_row("GPUs"), *_gpu_panels()])
+    content = {
+        "uid": deployment.name,
+        "title": f"Triton: {deployment.name}",
+        "description": deployment.summary,
+        "tags": ["triton"],
+        "schemaVersion": SCHEMA_VERSION,
+        "version": 1,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {"list": _variables(deployment)},
+        "panels": _placed(blocks),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _variables(deployment: Deployment) -> list[dict[str, Any]]:
+    names = "|".join(re.escape(model.name) for model in deployment.models)
+    query = f"label_values({expressions.SUCCESS}{{model=~{json.dumps(names)}}}, instance)"
+    return [
+        {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
+        {
+            "name": "instance",
+            "label": "Instance",
+            "type": "query",
+            "datasource": _SOURCE,
+            "query": {"query": query, "refId": "instance"},
+            "refresh": 2,
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"text": "All", "value": "$__all"},
+        },
+    ]
+
+
+def _measured(model: MeasuredModel) -> str:
+    return (
+        f"{model.requests_per_second:.4g} requests/s an instance within"
+        f" p{model.limit.percentile:g} <= {model.limit.latency_ms:g} ms"
+    )
+
+
+def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
+    selector = selected(model, _OWN)
+    capacity, limit = model.requests_per_second, model.limit.latency_ms
+    percentile = f"p{model.limit.percentile:g}"
+    yield _panel(
+        "Requests of each instance",
+        "reqps",
+        expressions.requests(selector),
+        f"Red: the measured capacity, {capacity:.4g} requests/s.",
+        [("orange", alerts.NEAR_CAPACITY * capacity), ("red", capacity)],
+    )
+    yield _panel(
+        f"{percentile} inside the server",
+        "ms",
+        expressions.latency_ms(model, _OWN),
+        f"Red: the limit, {limit:g} ms; orange: {percentile} as the client measured it at the"
+        f" capacity, {model.latency_ms:.4g} ms.",
+        [("orange", model.latency_ms), ("red", limit)]
+        if model.latency_ms < limit
+        else [("red", limit)],
+    )
+    yield _panel(
+        "Mean time in the queue",
+        "ms",
+        expressions.queue_ms(selector),
+        _known(model.queue_ms, "measured at the capacity: {:.4g} ms"),
+        [("orange", model.queue_ms)] if model.queue_ms is not None else [],
+    )
+    yield _panel(
+        "Mean batch",
+        "none",
+        expressions.batch_size(selector),
+        _known(model.batch_size, "measured at the capacity: {:.4g} inferences"),
+        [("orange", model.batch_size)] if model.batch_size is not None else [],
+    )
+    yield _panel(
+        "Failed requests",
+        "percentunit",
+        expressions.failures(selector),
+        "None failed when it was measured.",
+        [("red", alerts.MOST_FAILURES)],
+    )
+    yield _panel(
+        "All good replies",
+        "reqps",
+        f"sum by (model) ({expressions.answered(selector)})",
+        "Over all instances.",
+        [],
+    )
+
+
+def _gpu_panels() -> Iterator[dict[str, Any]]:
+    own = "{" + _OWN + "}"
+    for title, unit, metric in (
+        ("Use of the GPUs", "percentunit", expressions.GPU_UTILIZATION),
+        ("Memory of the GPUs in use", "bytes", expressions.GPU_MEMORY_BYTES),
+    ):
+        yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [])
+
+
+def _known(value: float | None, text: str) -> str:
+    return text.format(value) if value is not None else "not seen when it was measured"
+
+
+def _row(title: str) -> dict[str, Any]:
+    return {"type": "row", "title": title, "collapsed": False, "panels": []}
+
+
+def _panel(
+    title: str, unit: str, expression: str, description: str, steps: _Steps
+) -> dict[str, Any]:
+    colours: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    colours += [{"color": colour, "value": value} for colour, value in steps]
+    return {
+        "type": "timeseries",
+        "title": title,
+        "description": description,
+        "datasource": _SOURCE,
+        "targets": [
+            {
+                "refId": "A",
+                "datasource": _SOURCE,
+                "expr": expression,
+                "legendFormat": "{{instance}}",
+            }
+        ],
+        "fieldConfig": {
+            "defaults": {
+                "unit": unit,
+                "min": 0,
+                "custom": {"thresholdsStyle": {"mode": "line" if steps else "off"}},
+                "thresholds": {"mode": "absolute", "steps": colours},
+            },
+            "overrides": [],
+        },
+        "options": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}},
+    }
+
+
+def _placed(blocks: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows over the whole width, and their panels three abreast, with ids and places."""
+    placed: list[dict[str, Any]] = []
+    top = 0
+    for row, *panels in blocks:
+        placed.append({**row, "gridPos": {"x": 0, "y": top, "w": _WIDTH * _ACROSS, "h": 1}})
+        for index, panel in enumerate(panels):
+            place = {
+                "x": _WIDTH * (index % _ACROSS),
+                "y": top + 1 + _HEIGHT * (index // _ACROSS),
+                "w": _WIDTH,
+                "h": _HEIGHT,
+            }
+            placed.append({**panel, "gridPos": place})
+        top += 1 + _HEIGHT * -(-len(panels) // _ACROSS)
+    return [{"id": number, **panel} for number, panel in enumerate(placed, 1)]

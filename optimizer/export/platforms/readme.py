@@ -1,0 +1,113 @@
+"""How each format is started, checked and rolled back, for people."""
+
+from __future__ import annotations
+
+from optimizer.export.deployment import Deployment
+
+_CHECK = """
+## Check it
+
+    python -m optimizer verify repository      # on a machine like the one that serves
+
+says whether files, outputs and capacity are still what was measured.
+"""
+
+_WATCH = """
+## Watch it
+
+`monitoring/triton-rules.yaml` are rules for Prometheus, `triton-rules-test.yaml` beside them is
+their test (`promtool test rules`), and `grafana-dashboard.json` is a dashboard to import. They
+know the limits and what was measured: alerts are for latency near or over its limit, for load
+above the capacity, for failures, and for queues, latency or batches that leave what was measured.
+Triton's latencies are those inside the server, without network and client. They tell servers
+apart by the label `instance`, and select by the model's name: two servers with different models
+of one name need rules that select by a further label.
+"""
+
+_KUBERNETES = """
+## Start it
+
+1. `docker build -t REGISTRY/{name}:TAG .`, and push it. The models are in the image.
+2. Write that name into `images` of `overlays/production/kustomization.yaml`.
+3. `kubectl apply -k overlays/production`
+
+The HorizontalPodAutoscaler goes by requests a second of each pod, at {target:.4g} (the capacity
+less the headroom). Prometheus has to scrape the pods (they carry the usual annotations), and
+prometheus-adapter has to offer the metric: `prometheus-adapter.yaml` holds its values. At least
+{replicas} pods run, for the demand of the study; the overlay is the place for other numbers. A
+node holds one pod, as it was measured: an update needs one node more for a while.
+
+## Roll back
+
+    kubectl rollout undo deployment/{name}
+"""
+
+_KSERVE = """
+## Start it
+
+1. `docker build -t REGISTRY/{name}:TAG .`, and push it. The models are in the image.
+2. Write that name into `images` of `kustomization.yaml`.
+3. `kubectl apply -k .`
+
+The ServingRuntime is Triton as it was measured; the InferenceService is deployed without Knative
+(RawDeployment), and scaled by the HorizontalPodAutoscaler beside it: by requests a second of each
+pod, at {target:.4g} (the capacity less the headroom). For that, Prometheus has to scrape the
+pods, and prometheus-adapter has to offer the metric: `prometheus-adapter.yaml` holds its values.
+
+## Roll back
+
+Apply the folder that was applied before.
+"""
+
+_COMPOSE = """
+## Start it
+
+    docker compose up --build --wait
+
+is one instance; {replicas} serve the demand of the study. With `--profile monitoring` Prometheus
+runs beside it, on 127.0.0.1:9090.
+
+## Roll back
+
+Start the folder that was started before.
+"""
+
+_SAGEMAKER = """
+## Start it
+
+1. Build `image/` and push it to a registry that SageMaker reads:
+   `docker build -t REGISTRY/{name}:TAG image`
+2. `python deploy.py --region REGION --bucket BUCKET --role ARN --image REGISTRY/{name}:TAG` says
+   what it would do; with `--apply` it does it (boto3). Or upload model.tar.gz, and create a
+   stack of `template.yaml` with its address, which sets alarms for latency, capacity and
+   failures as well.
+
+{replicas} instances of {instance_type} serve the demand of the study. Autoscaling goes by
+invocations of each instance, at {target:.4g} a second (the capacity less the headroom), from
+{replicas} to {most_replicas} instances. An update is made without a gap: the endpoint keeps its
+name, and gets a new configuration, whose name ends with the digest of model.tar.gz.
+
+## Roll back
+
+Deploy the folder that was deployed before: its model and configuration are still there.
+"""
+
+_STEPS = {
+    "sagemaker": _SAGEMAKER + _CHECK,
+    "kubernetes": _KUBERNETES + _CHECK + _WATCH,
+    "kserve": _KSERVE + _CHECK + _WATCH,
+    "compose": _COMPOSE + _CHECK + _WATCH,
+    "monitoring": _WATCH,
+}
+
+
+def readme(platform: str, deployment: Deployment) -> str:
+    """The README of a format."""
+    steps = _STEPS[platform].format(
+        name=deployment.name,
+        target=deployment.target_per_second,
+        replicas=deployment.replicas,
+        most_replicas=deployment.most_replicas,
+        instance_type=deployment.price.instance_type,
+    )
+    return f"# {deployment.name}\n\n{deployment.summary}\n{steps}"

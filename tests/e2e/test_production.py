@@ -1,0 +1,146 @@
+"""What is written for production, started: by a real Triton, as the platforms would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from optimizer.export.monitoring.rules import monitoring_files
+from optimizer.export.platforms.kubernetes import kubernetes_files
+from optimizer.export.platforms.model_archive import write_model_archive
+from optimizer.export.platforms.pods import server_command
+from optimizer.export.platforms.sagemaker import sagemaker_files
+from optimizer.export.platforms.server_image import REPOSITORY
+from optimizer.serving_config import Batching, ModelServing
+from optimizer.shipped import shipped
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.launcher import free_ports
+from optimizer.triton.repository import ModelRepository
+from tests.e2e.conftest import Built
+from tests.e2e.running import wait_until
+from tests.unit.deployments import BERT, ON_CPU
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+DEPLOYMENT = replace(ON_CPU, models=(BERT,))
+REQUEST = {
+    "inputs": [
+        {"name": name, "shape": [1, 16], "datatype": "INT64", "data": [value] * 16}
+        for name, value in (("input_ids", 7), ("attention_mask", 1))
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def repository(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, as it is handed out."""
+    folder = tmp_path_factory.mktemp("exported") / "repository"
+    folder.mkdir()
+    spec = built.spec("onnxruntime", "fp32")
+    files = built.files[spec]
+    model = ModelServing("bert", spec, max_batch_size=8, batching=Batching())
+    writing = ModelRepository(folder, shipped("model_repository_templates"), shutil.copyfile)
+    writing.write(model, files.artifact, files.payloads, files.output)
+    (folder / "README.md").write_text("# For people\n")
+    return folder
+
+
+@contextmanager
+def started(command: list[str], folder: Path, **environment: str) -> Iterator[None]:
+    """A program that finds `tritonserver` on its PATH, as in an image."""
+    runtime = find_embedded_runtime()
+    own = dict(runtime.environment)
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "tritonserver").symlink_to(runtime.binary)
+    backends = runtime.lay_out(folder / "backends")
+    command = [*command, f"--backend-directory={backends}"]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **own, **environment, "PATH": f"{programs}:{own['PATH']}"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def answers(url: str, body: object = None) -> str | None:
+    """The reply's text; None where nobody answers, or not yet."""
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            text: str = reply.read().decode()
+            return text
+    except (URLError, ConnectionError):
+        return None
+
+
+def test_the_archive_of_sagemaker_answers_ping_and_invocations(
+    repository: Path, tmp_path: Path
+) -> None:
+    digest = write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
+    files = sagemaker_files(DEPLOYMENT, digest)
+    (tmp_path / "serve").write_text(files["image/serve"])
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        archive.extractall(tmp_path / "opt-ml-model", filter="data")
+    environment = json.loads(files["create-model.json"])["PrimaryContainer"]["Environment"]
+    [port] = free_ports(1)
+    with started(
+        ["sh", str(tmp_path / "serve")],
+        tmp_path,
+        **environment,
+        MODEL_REPOSITORY=str(tmp_path / "opt-ml-model"),
+        SAGEMAKER_BIND_TO_PORT=str(port),
+    ):
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{address}/ping") is not None, "an answer to /ping")
+        reply = answers(f"{address}/invocations", REQUEST)
+        assert reply is not None
+        [output] = json.loads(reply)["outputs"]
+        assert output["shape"] == [1, 3]
+        assert answers(f"{address}/v2/models/bert") is None
+
+
+def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
+    repository: Path, tmp_path: Path
+) -> None:
+    http, grpc, metrics = free_ports(3)
+    command = [
+        re.sub("^--metrics-port=.*", f"--metrics-port={metrics}", argument)
+        for argument in server_command(DEPLOYMENT, http, grpc)
+    ]
+    command[command.index(f"--model-repository={REPOSITORY}")] = f"--model-repository={repository}"
+    command += [f"--{what}-address=127.0.0.1" for what in ("http", "grpc", "metrics")]
+    with started(command, tmp_path):
+        address = f"http://127.0.0.1:{http}/v2"
+        wait_until(lambda: answers(f"{address}/health/ready") is not None, "a ready server")
+        for _ in range(5):
+            assert answers(f"{address}/models/bert/infer", REQUEST) is not None
+        shown = answers(f"http://127.0.0.1:{metrics}/metrics")
+    assert shown is not None
+    files = monitoring_files(DEPLOYMENT) | kubernetes_files(DEPLOYMENT)
+    watched = set(re.findall(r"\bnv_\w+", "".join(files.values())))
+    for name in watched:
+        assert f"\n{name}{{" in shown, f"Triton has no {name}"
+    assert 'nv_inference_request_summary_us{model="bert",version="1",quantile="0.95"}' in shown

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.cost import Candidate, Demand, Price, Score
+from optimizer.errors import UsageError
+from optimizer.export.deployment import (
+    Deployment,
+    container_image,
+    deployment_of,
+    embedded_image,
+    resource_name,
+    startup_seconds,
+)
+from optimizer.export.platforms.formats import PLATFORMS
+from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.serving_config import InstanceGroup, ServerOptions, ServingConfig
+from optimizer.triton.embedded import SERVER_PACKAGE
+from optimizer.workload import Transport, Workload
+from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
+from tests.unit.studies import LIMIT_MS, measured
+from tests.unit.tables import WORKLOAD as STUDIED
+from tests.unit.test_model_config import MODEL
+
+
+def repository(folder: Path, deployment: Deployment) -> Path:
+    root = folder / "bundle"
+    for model in deployment.models:
+        version = root / model.name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text("pass\n")
+        (version.parent / "config.pbtxt").write_text(f'name: "{model.name}"\n')
+    (root / "manifest.json").write_text("{}\n")
+    return root
+
+
+def written(platform: str, deployment: Deployment, folder: Path) -> Path:
+    target = folder / "target"
+    target.mkdir()
+    PLATFORMS[platform](deployment, repository(folder, deployment), target)
+    return target
+
+
+def cases() -> Iterator[tuple[str, Deployment]]:
+    for name in PLATFORMS:
+        for deployment in ALL:
+            if (name, deployment) != ("sagemaker", SEVERAL):
+                yield name, deployment
+
+
+def texts(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.name == "model.tar.gz":
+            with tarfile.open(path) as archive:
+                for entry in archive:
+                    file = archive.extractfile(entry)
+                    yield entry.name, file.read() if file is not None else b""
+                    yield f"owner of {entry.name}", f"{entry.uname} {entry.gname}".encode()
+        elif path.is_file():
+            yield str(path.relative_to(folder)), path.read_bytes()
+
+
+SECRETS = re.compile(
+    rb"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|(?i:\b(?:password|secret|token)\b)\s*[:=]\s*\S|\b\d{12}\b"
+)
+
+
+@pytest.mark.parametrize(
+    ("platform", "deployment"), list(cases()), ids=lambda value: str(value)[:20]
+)
+def test_nothing_names_this_machine_holds_a_secret_or_a_pickle(
+    platform: str, deployment: Deployment, tmp_path: Path
+) -> None:
+    own = {socket.gethostname(), os.uname().nodename, str(tmp_path), str(Path.cwd())}
+    own |= {str(Path.home()), os.environ.get("VIRTUAL_ENV", str(tmp_path))}
+    if getpass.getuser() != "root":
+        own.add(getpass.getuser())
+    for name, content in texts(written(platform, deployment, tmp_path)):
+        for word in own - {"/", "localhost"}:
+            found = re.search(rb"(?<!\w)" + re.escape(word.encode()) + rb"\b", content)
+            assert found is None, f"{name} names {word}"
+        assert SECRETS.search(content) is None, name
+        assert b"pickle" not in content.lower(), name
+        assert not content.startswith((b"\x80\x04", b"\x80\x05")), f"{name} is a pickle"
+
+
+@pytest.mark.parametrize("platform", ["kubernetes", "kserve", "compose"])
+def test_the_repository_goes_with_the_image_that_holds_it(platform: str, tmp_path: Path) -> None:
+    target = written(platform, SEVERAL, tmp_path)
+    assert (target / "repository/bert/config.pbtxt").exists()
+    assert (target / "repository/manifest.json").exists()
+    assert "COPY repository /models\n" in (target / "Dockerfile").read_text()
+    assert (target / "monitoring/triton-rules.yaml").exists()
+    assert "## Roll back" in (target / "README.md").read_text()
+
+
+def test_sagemaker_gets_an_archive_and_names_after_it(tmp_path: Path) -> None:
+    target = written("sagemaker", ON_CPU, tmp_path)
+    with tarfile.open(target / "model.tar.gz") as archive:
+        assert "bert/config.pbtxt" in archive.getnames()
+        assert "manifest.json" not in archive.getnames()
+    assert re.search(
+        r'"ModelName": "quickstart-[0-9a-f]{8}"', (target / "create-model.json").read_text()
+    )
+
+
+def test_what_sagemaker_cannot_host_is_refused_before_anything_is_moved(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        written("sagemaker", SEVERAL, tmp_path)
+    assert (tmp_path / "bundle/manifest.json").exists()
+
+
+def test_monitoring_alone_is_rules_test_and_dashboard(tmp_path: Path) -> None:
+    target = written("monitoring", ON_GPU, tmp_path)
+    assert {path.relative_to(target).as_posix() for path in target.rglob("*.*")} == {
+        "README.md",
+        "monitoring/grafana-dashboard.json",
+        "monitoring/triton-rules.yaml",
+        "monitoring/triton-rules-test.yaml",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("quickstart", "quickstart"),
+        ("BERT large_v2", "bert-large-v2"),
+        ("-42-", "triton-42"),
+        ("___", "triton"),
+        ("x" * 39 + "--y", "x" * 39),
+    ],
+)
+def test_names_are_such_as_kubernetes_and_sagemaker_take(text: str, name: str) -> None:
+    assert resource_name(text) == name
+
+
+CONFIG = ServingConfig(
+    (replace(MODEL, groups=(InstanceGroup("KIND_GPU", 2, (0, 1)),)),),
+    server=ServerOptions(backend_config=(("tensorrt", "execution-policy", "BLOCKING"),)),
+)
+DEMAND = Demand(200, headroom=0.5)
+PRICE = Price("ml.c5.xlarge", 0.204, "tested", "2026-09-01")
+IMAGE = container_image("triton:26.05", [])
+
+
+def candidate(machine: MachineUse | None = None, server: tuple[ServerSplit, ...] = ()) -> Candidate:
+    found = measured(40.0, 60.0, demand=STUDIED.demand_per_second)
+    levels: tuple[LoadLevel, ...] = tuple(
+        replace(level, machine=machine, server=server) for level in found.levels
+    )
+    return Candidate(CONFIG, replace(found, levels=levels), Score(1.0, 8, 1.6, 1.0), 50.0)
+
+
+def workload(transport: Transport) -> Workload:
+    return replace(STUDIED, transport=transport)
+
+
+def test_a_deployment_is_what_was_measured() -> None:
+    split = ServerSplit("bert", 10, 3.5, 0, 1, 0, (BatchPoint(2, 4, 1.0), BatchPoint(8, 4, 2.0)))
+    machine = MachineUse(2.0, 4, 3.0, 500.0, None)
+    found = deployment_of(
+        "My study",
+        candidate(machine, (split,)),
+        workload(Transport("http")),
+        DEMAND,
+        PRICE,
+        IMAGE,
+        load_seconds=20.0,
+    )
+    assert found.name == "my-study"
+    assert found.flags == (
+        "--disable-auto-complete-config",
+        "--backend-config=tensorrt,execution-policy=BLOCKING",
+    )
+    [model] = found.models
+    assert model.requests_per_second == pytest.approx(40)
+    assert (model.limit.percentile, model.limit.latency_ms) == (95, LIMIT_MS)
+    assert (model.latency_ms, model.queue_ms, model.batch_size) == (60.0, 3.5, 5.0)
+    assert (found.resources.cores, found.resources.memory_mib) == (1.5, 500.0)
+    assert found.resources.gpus == 2
+    # 200 a second, and half of that free, by instances of 40.
+    assert found.replicas == 8
+    assert found.target_per_second == pytest.approx(40 / 1.5)
+    assert found.protocol == "http"
+    assert startup_seconds(found) == 100
+
+
+def test_what_was_not_seen_stays_unknown() -> None:
+    found = deployment_of("s", candidate(), workload(Transport()), DEMAND, PRICE, IMAGE)
+    assert (found.models[0].queue_ms, found.models[0].batch_size) == (None, None)
+    assert (found.resources.cores, found.resources.memory_mib) == (None, None)
+
+
+def test_nothing_is_deployed_that_served_nothing() -> None:
+    none = replace(candidate(), measurement=replace(candidate().measurement, load_factor_low=0.0))
+    with pytest.raises(ValueError, match="nothing was served within the limits"):
+        deployment_of("s", none, workload(Transport()), DEMAND, PRICE, IMAGE)
+
+
+def test_images() -> None:
+    embedded = embedded_image(["numpy==1.26.4"], SERVER_PACKAGE, "3.12")
+    assert embedded.base == "python:3.12-slim-bookworm"
+    assert embedded.packages == (SERVER_PACKAGE, "numpy==1.26.4")
+    assert container_image("triton:1", [], 3 * 2**20).shared_memory_mib == 3
+    assert container_image("triton:1", []).shared_memory_mib == 1024
+
+
+def test_the_server_in_the_image_is_the_one_that_is_installed_here() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert SERVER_PACKAGE in project["project"]["optional-dependencies"]["embedded"]
