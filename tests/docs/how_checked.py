@@ -18,7 +18,7 @@ RUN_AT_ONCE = frozenset(
 )  # fmt: skip
 """Commands of the optimizer that need studies, and no server: run on studies that are made up."""
 
-RUN_ON_A_SERVER = frozenset({"baseline", "measure", "record", "run"})
+RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
 """Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""
 
 PARSED_ONLY: Mapping[str, str] = {
