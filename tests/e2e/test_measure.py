@@ -80,6 +80,7 @@ def test_perf_analyzer_measures_the_same_level(start: StartOptimizer, tmp_path: 
     assert found["perf_analyzer"]["achieved_per_second"] == pytest.approx(50, rel=0.2)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_said_before_anything_starts(
     start: StartOptimizer, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ CURVES = {
         np.array([2, 2, 1, 1, 1, 2, 4, 9, 9, 8, 7, 9, 9, 6, 6, 7, 8, 9, 5, 4, 4, 3, 3, 2]) * 800.0,
     ),
 }
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "recorded")]
 
 
 @cache
@@ -47,7 +48,7 @@ def test_a_simulation_that_cannot_be_brought_there_is_refused() -> None:
         instance(capacity=90_000.0).agreed(seed=0)
 
 
-@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("name", ["daily", *SLOW])
 def test_the_fleet_keeps_the_limit_and_one_less_than_the_smallest_misses_it(name: str) -> None:
     plan = planned(name)
     one = plan.one_type
