@@ -15,7 +15,7 @@ from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import Optimizer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 TRIALS = 4
 # So lax that a machine that is busy with something else meets them too.
