@@ -3,6 +3,7 @@
 # make test-slow  the slow suites alone      make test-docker  those on a real Docker engine
 # make test-gpu   the acceptance test for a machine with an NVIDIA GPU and Docker
 # make test-all   all of them but that       make format       format the code
+# make docs       the documentation as a site, site/index.html; it opens without a network
 # make clean      remove what make made; results/ stays
 
 VENV := .venv
@@ -18,7 +19,7 @@ PIP_INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check $(PI
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-slow test-docker test-all test-gpu format clean
+.PHONY: run test test-slow test-docker test-all test-gpu docs format clean
 
 run: $(VENV)/installed
 	@$(PY) -m optimizer run $(SPACE) $(ARGS)
@@ -40,23 +41,28 @@ test-all: test
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu
 
+# The theme advertises its successor at every build, unless it is told not to.
+docs: $(VENV)/installed-dev
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
+	@echo "wrote site/index.html"
+
 format: $(VENV)/installed-dev
 	@$(PY) -m ruff check --fix-only --quiet .
 	@$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	find optimizer tests model_repository_templates -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find docs optimizer tests model_repository_templates -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than both files when what they ask for is installed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton and the runtimes into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded,dev]'
+	@$(PIP_INSTALL) -e '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
 
 # Each candidate is run, not only looked for: a version manager leaves names that start nothing.

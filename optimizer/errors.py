@@ -14,6 +14,7 @@
         ├── ContainerFailure           the container engine refused, or did not answer
         ├── ServerFailure              the server did not start, or died
         ├── ModelLoadFailure           the server refused or could not load the model
+        │   └── EngineMismatch             a TensorRT engine of another GPU or TensorRT
         ├── ConfigMismatch             the server runs something else than it was asked to
         └── LoadTestFailure            requests failed, or the load client did
 
@@ -156,6 +157,10 @@ class ServerFailure(TrialFailure):
 
 class ModelLoadFailure(TrialFailure):
     """The server could not load a model."""
+
+
+class EngineMismatch(ModelLoadFailure):
+    """A TensorRT engine was built for another GPU, or with another TensorRT, than is there."""
 
 
 class ConfigMismatch(TrialFailure):

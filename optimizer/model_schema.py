@@ -129,7 +129,7 @@ def _known_limits(info: ValidationInfo) -> dict[str, int]:
 class InputSection(Section):
     """One input tensor and the bounds of its values; `length` in the shape is the request's."""
 
-    data_type: DataType = "INT64"
+    data_type: DataType = Field("INT64", description="of its values")
     shape: list[Count | Literal["length"]] = Field(["length"], description="without the batch axis")
     minimum: Number = Field(description="smallest value, inclusive")
     maximum: Number = Field(description="largest value, inclusive")
@@ -150,7 +150,7 @@ class InputSection(Section):
 class LengthSection(Section):
     """How long requests are, in tokens: one of fixed, uniform, weights."""
 
-    fixed: Length | None = None
+    fixed: Length | None = Field(None, description="every request is as long")
     uniform: tuple[Length, Length] | None = Field(None, description="[shortest, longest]")
     weights: dict[Length, Positive] | None = Field(None, description="weight by length")
 
@@ -194,7 +194,7 @@ class DataSection(Section):
         None, description="rows by input; shorter rows are padded to the longest length"
     )
     samples: Count = Field(64, description="how many are used; all of `tensors` by default")
-    seed: _Seed = 0
+    seed: _Seed = Field(0, description="of generated inputs")
 
     @model_validator(mode="before")
     @classmethod
@@ -265,10 +265,18 @@ class MetricSection(Section):
 class AccuracySection(Section):
     """What an artefact must reach against the FP32 reference, through the running server."""
 
-    min_argmax_agreement: _Share = 0.99
-    min_cosine: Annotated[Number, Field(ge=-1, le=1)] = 0.99
-    max_abs_error: Positive | None = None
-    metric: MetricSection | None = None
+    min_argmax_agreement: _Share = Field(
+        0.99, description="least share of samples whose largest output is the reference's"
+    )
+    min_cosine: Annotated[Number, Field(ge=-1, le=1)] = Field(
+        0.99, description="least mean cosine of an answer and the reference's"
+    )
+    max_abs_error: Positive | None = Field(
+        None, description="largest difference of any value; not judged without"
+    )
+    metric: MetricSection | None = Field(
+        None, description="of your own task, judged beside the others"
+    )
     int8_on_generated_data: Switch = Field(
         False, description="trust INT8 of trained weights that saw no real inputs"
     )
@@ -287,20 +295,30 @@ class AccuracySection(Section):
 class LimitSection(Section):
     """The latency that must be met."""
 
-    percentile: Annotated[Number, Field(ge=50, le=99.9)] = 95
-    latency_ms: Positive = 500
+    percentile: Annotated[Number, Field(ge=50, le=99.9)] = Field(
+        95, description="of the latencies, which must be within the limit"
+    )
+    latency_ms: Positive = Field(500, description="from the moment that a request was due")
 
 
 class ModelSection(Section):
     """One model: its source, what requests to it carry, and how its accuracy is judged."""
 
-    source: SourceSection
-    inputs: Annotated[dict[str, InputSection], Field(min_length=1)]
-    lengths: LengthSection
+    source: SourceSection = Field(description="where the model comes from")
+    inputs: Annotated[dict[str, InputSection], Field(min_length=1)] = Field(
+        description="tensors that a request carries"
+    )
+    lengths: LengthSection = Field(description="how long requests are")
     output: str = Field("logits", description="tensor that the model answers with")
-    calibration: DataSection = DataSection(seed=1)
-    evaluation: DataSection = DataSection(seed=2)
-    accuracy: AccuracySection = AccuracySection()
+    calibration: DataSection = Field(
+        DataSection(seed=1), description="inputs that INT8 is calibrated with"
+    )
+    evaluation: DataSection = Field(
+        DataSection(seed=2), description="other inputs, on which the accuracy is judged"
+    )
+    accuracy: AccuracySection = Field(
+        AccuracySection(), description="what is left out of the space when it is missed"
+    )
     demand_per_second: Positive | None = Field(
         None, description="requests a second to this model, where there are several"
     )

@@ -27,20 +27,28 @@ _Switches = Annotated[list[Switch], Field(min_length=1)]
 class ParametersSection(Section):
     """What may be tried. A single value fixes a parameter."""
 
-    runtime: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
-    precision: Annotated[list[Precision], Field(min_length=1)] = ["fp32"]
-    batching: _Switches = [False]
-    max_batch_size: Annotated[list[Count], Field(min_length=1)] = [8]
+    runtime: Annotated[list[Runtime], Field(min_length=1)] = Field(
+        ["onnxruntime"], description="what executes the model; tensorrt on GPUs alone"
+    )
+    precision: Annotated[list[Precision], Field(min_length=1)] = Field(
+        ["fp32"], description="what a runtime does not have is left out by itself"
+    )
+    batching: _Switches = Field([False], description="whether Triton joins requests into batches")
+    max_batch_size: Annotated[list[Count], Field(min_length=1)] = Field(
+        [8], description="most inferences of one execution"
+    )
     preferred_batch_sizes: Annotated[
         list[Literal["none", "half", "powers"] | _Sizes], Field(min_length=1)
     ] = Field(["none"], description="none, half, powers (derived from max_batch_size), or sizes")
     max_queue_delay_us: Annotated[
         list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)
-    ] = [0]
+    ] = Field([0], description="how long a request may wait for others to join it")
     instance_count: Annotated[list[Count | _PerGpu], Field(min_length=1)] = Field(
         [1], description="on the CPU, or on every GPU; a list has one number for each GPU"
     )
-    intra_op_threads: Annotated[list[Count], Field(min_length=1)] = [1]
+    intra_op_threads: Annotated[list[Count], Field(min_length=1)] = Field(
+        [1], description="of each instance on the CPU"
+    )
     padding: Annotated[list[Literal["max"] | _Sizes], Field(min_length=1)] = Field(
         ["max"], description="max, or lengths that requests are padded up to"
     )

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizer.errors import ModelLoadFailure
+from optimizer.errors import EngineMismatch
 from optimizer.hardware import Gpu
 
 DEFAULT_TAG = "26.05"
@@ -131,19 +131,19 @@ def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] 
         gpus: those that the server may use.
 
     Raises:
-        ModelLoadFailure: it does not fit; the message names what it was built with and what is
+        EngineMismatch: it does not fit; the message names what it was built with and what is
             there.
     """
     known = {release.triton: release for release in RELEASES}.get(triton_version)
     if known is not None and known.tensorrt and not same_version(plan.tensorrt, known.tensorrt):
-        raise ModelLoadFailure(
+        raise EngineMismatch(
             f"the engine was built with TensorRT {plan.tensorrt}, but Triton {triton_version} has"
             f" TensorRT {known.tensorrt}: build in {tensorrt_image(known.tag)}"
         )
     own = plan.gpu_name, plan.compute_capability
     for gpu in gpus:
         if (gpu.name, gpu.compute_capability) != own:
-            raise ModelLoadFailure(
+            raise EngineMismatch(
                 f"the engine was built for {_gpu(*own)}, but the server has"
                 f" {_gpu(gpu.name, gpu.compute_capability)}: build it there"
             )

@@ -37,8 +37,8 @@ class ServerSection(Section):
     )
     shared_memory_mib: Count = Field(1024, description="docker: size of the container's /dev/shm")
     grpc: _Address | None = Field(None, description="remote: host:port, as are http and metrics")
-    http: _Address | None = None
-    metrics: _Address | None = None
+    http: _Address | None = Field(None, description="remote: host:port")
+    metrics: _Address | None = Field(None, description="remote: host:port")
     repository: str | None = Field(
         None, description="remote: folder here that is the server's model repository"
     )
@@ -83,8 +83,10 @@ class EnginesSection(Section):
         "tensorrt image of the same tag with container",
     )
     workspace_mib: Count | None = Field(None, description="scratch memory of a kernel; all without")
-    optimization_level: Annotated[int, Field(ge=0, le=5, strict=True)] = 3
-    timeout: Duration = 3600.0
+    optimization_level: Annotated[int, Field(ge=0, le=5, strict=True)] = Field(
+        3, description="of TensorRT's builder; higher builds longer"
+    )
+    timeout: Duration = Field(3600.0, description="of one build")
 
     def to_value(self, host: Host, gpu: Gpu) -> EngineSettings:
         """The settings for a host; they are built on `gpu`."""

@@ -82,7 +82,7 @@ _Arrivals = Annotated[
 class TransportSection(Section):
     """How requests travel to the server."""
 
-    protocol: Literal["grpc", "http"] = "grpc"
+    protocol: Literal["grpc", "http"] = Field("grpc", description="of the requests")
     encoding: Literal["binary", "json"] = Field(
         "binary", description="of tensors; json is for comparison"
     )
@@ -108,7 +108,9 @@ class TrafficSection(Section):
         "poisson", description="poisson, constant, or a recorded trace; never waiting for replies"
     )
     batch_size: Count = Field(1, description="inferences that one request asks for")
-    transport: TransportSection = TransportSection()
+    transport: TransportSection = Field(
+        TransportSection(), description="how requests travel to the server"
+    )
     demand_per_second: Positive = Field(500, description="requests a second, whole fleet")
     headroom: Annotated[Number, Field(ge=0, le=10)] = Field(
         0, description="share of capacity kept free above the demand"
@@ -124,10 +126,10 @@ class TrafficSection(Section):
 class PurchaseSection(Section):
     """A machine that is owned: purchase price over its lifetime, and power."""
 
-    usd: Positive
-    lifetime_years: Positive = 4
+    usd: Positive = Field(description="purchase price")
+    lifetime_years: Positive = Field(4, description="over which it is written off")
     watts: Positive = Field(description="that it draws while it serves, cooling included")
-    usd_per_kwh: Positive
+    usd_per_kwh: Positive = Field(description="price of power")
 
     def to_value(self) -> Purchase:
         """The purchase as a value."""
@@ -137,10 +139,12 @@ class PurchaseSection(Section):
 class PriceSection(Section):
     """What one instance costs; without `usd_per_hour` or `purchase` the price list is asked."""
 
-    instance_type: str
-    usd_per_hour: Positive | None = None
-    purchase: PurchaseSection | None = None
-    source: str | None = None
+    instance_type: str = Field(description="its name; listed where no price is given here")
+    usd_per_hour: Positive | None = Field(None, description="of the whole instance")
+    purchase: PurchaseSection | None = Field(
+        None, description="for a machine of your own, in place of usd_per_hour"
+    )
+    source: str | None = Field(None, description="where the price is from, for the report")
     as_of: Day | None = Field(None, description="date of the price")
 
     @model_validator(mode="after")
@@ -169,36 +173,48 @@ class PriceSection(Section):
 class MeasurementSection(Section):
     """How long each load level lasts, and how many requests confirm a finalist at its capacity."""
 
-    saturation_seconds: Duration = 8.0
-    check_seconds: Duration = 10.0
-    warmup_seconds: Duration = 1.0
+    saturation_seconds: Duration = Field(8.0, description="of a saturated level")
+    check_seconds: Duration = Field(
+        10.0, description="of an open level, unless its verdict is proven sooner"
+    )
+    warmup_seconds: Duration = Field(1.0, description="before each level, dropped")
     confirm_seconds: Duration | None = Field(
         None, description="of each of two rounds; 20s without, 5m on a GPU, which must grow hot"
     )
-    confirm_requests: Count = 5000
+    confirm_requests: Count = Field(
+        5000, description="answered by each finalist at its capacity, over both rounds"
+    )
 
 
 class BudgetSection(Section):
     """When the search ends, whichever comes first."""
 
-    trials: Count = 60
-    wall_clock: Duration = 8 * 3600.0
+    trials: Count = Field(60, description="configurations to measure")
+    wall_clock: Duration = Field(8 * 3600.0, description="time of the search")
 
 
 class SpaceSection(Section):
     """The whole file."""
 
-    study: _NAME
-    server: ServerSection = ServerSection()
-    engines: EnginesSection = EnginesSection()
-    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1)]
-    traffic: TrafficSection = TrafficSection()
-    limit: LimitSection = LimitSection()
-    price: PriceSection
-    parameters: ParametersSection
-    conditions: list[str] = []
-    measurement: MeasurementSection = MeasurementSection()
-    budget: BudgetSection = BudgetSection()
+    study: _NAME = Field(description="its name; results are in results/NAME/")
+    server: ServerSection = Field(ServerSection(), description="which server serves")
+    engines: EnginesSection = Field(EnginesSection(), description="how TensorRT engines are built")
+    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1)] = Field(
+        description="one, or several that share the server"
+    )
+    traffic: TrafficSection = Field(TrafficSection(), description="what the fleet must serve")
+    limit: LimitSection = Field(LimitSection(), description="the latency that must be met")
+    price: PriceSection = Field(description="what one instance costs")
+    parameters: ParametersSection = Field(description="what may be tried")
+    conditions: list[str] = Field(
+        [],
+        description="further rules over parameter names and `cores`, such as "
+        "`batching or max_queue_delay_us == 0`",
+    )
+    measurement: MeasurementSection = Field(
+        MeasurementSection(), description="how long a level lasts"
+    )
+    budget: BudgetSection = Field(BudgetSection(), description="when the search ends")
 
     @field_validator("models")
     @classmethod

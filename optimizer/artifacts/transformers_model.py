@@ -46,6 +46,7 @@ class TransformersModel:
             "seed": self.source.seed,
             "weights": self._weights(),
             "opset": ONNX_OPSET,
+            "traces": False,
             "libraries": versions("torch", "transformers", "onnx", "onnxscript"),
         }
 
@@ -62,6 +63,7 @@ class TransformersModel:
             verbose=False,
         )
         assert program is not None
+        _forget_traces(program.model)
         weights = program.model.graph.initializers.values()
         size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
         program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
@@ -70,7 +72,13 @@ class TransformersModel:
         """See `ModelSource`."""
         import torch
 
-        torch.export.save(self._program(precision), into / "model.pt2")
+        program = self._program(precision)
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if hasattr(module, "graph") else ():
+                node.meta.pop("stack_trace", None)
+        # Example inputs would be pickled beside the program, which runs without them.
+        program.example_inputs = None
+        torch.export.save(program, into / "model.pt2")
 
     def reference(self, requests: list[Tensors]) -> NDArray[Any]:
         """See `ModelSource`."""
@@ -178,6 +186,16 @@ class TransformersModel:
             f"checkpoint {self.source.checkpoint!r} is no directory that transformers can load and"
             f" cannot be had from the hub: {reason}"
         )
+
+
+def _forget_traces(model: Any) -> None:
+    """Remove from every node where in this machine's files it was traced: that travels along."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+        for value in (*graph.inputs, *graph.outputs):
+            value.metadata_props.clear()
 
 
 def _tensors(request: Tensors) -> dict[str, torch.Tensor]:

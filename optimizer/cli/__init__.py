@@ -16,9 +16,12 @@ from optimizer import __version__
 from optimizer.cli.baseline import baseline
 from optimizer.cli.cache import cache
 from optimizer.cli.compare import compare
+from optimizer.cli.dashboard import dashboard
+from optimizer.cli.diff import diff
 from optimizer.cli.doctor import doctor
 from optimizer.cli.export import export
 from optimizer.cli.init import init
+from optimizer.cli.interruption import Interrupted
 from optimizer.cli.measure import measure
 from optimizer.cli.pareto import pareto
 from optimizer.cli.plan import plan
@@ -29,20 +32,18 @@ from optimizer.cli.replay import replay
 from optimizer.cli.report import report
 from optimizer.cli.run import run
 from optimizer.cli.simulate import simulate
+from optimizer.cli.status import status
+from optimizer.cli.verify import verify
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
-
-
-class _Interrupted(BaseException):
-    """A signal asked this process to end."""
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     # A second signal ends at once: the parts that are left running end with their parent.
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    raise _Interrupted(signal.Signals(number).name)
+    raise Interrupted(signal.Signals(number).name)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -55,6 +56,8 @@ def commands() -> None:
 
 
 commands.add_command(run)
+commands.add_command(status)
+commands.add_command(dashboard)
 commands.add_command(measure)
 commands.add_command(baseline)
 commands.add_command(record)
@@ -64,6 +67,8 @@ commands.add_command(simulate)
 commands.add_command(pareto)
 commands.add_command(compare)
 commands.add_command(export)
+commands.add_command(verify)
+commands.add_command(diff)
 commands.add_command(plan)
 commands.add_command(recommend)
 commands.add_command(init)
@@ -76,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not go on; 130 interrupted, resumable.
+    something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
         # A hang-up that is ignored already was meant to be: nohup.
@@ -89,7 +94,7 @@ def _exit_code(arguments: list[str] | None) -> int:
     try:
         result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except _Interrupted as signalled:
+    except Interrupted as signalled:
         with contextlib.suppress(OSError):
             click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
         return INTERRUPTED

@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from optimizer.cli.benchmark import show_benchmark
-from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.options import (
+    OutputConsole,
+    Said,
+    cache_option,
+    results_option,
+    said_options,
+)
 from optimizer.cli.watchers import watching
 from optimizer.wiring.baselines import BaselineRequest, measure_baselines
 from optimizer.wiring.parts import default_cache
@@ -20,9 +26,12 @@ from optimizer.wiring.parts import default_cache
     help="By the published ramp of users, up to 25 minutes each, not by the short protocol.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@said_options
 @results_option
 @cache_option
-def baseline(space: Path, ramp: bool, seed: int, results: Path, cache: Path | None) -> int:
+def baseline(
+    space: Path, ramp: bool, seed: int, said: Said | None, results: Path, cache: Path | None
+) -> int:
     """Measure {unoptimised, compiled} x {batching off, on} x {one instance, two} of SPACE.
 
     On a GPU that is PyTorch and TensorRT, on a CPU PyTorch and OpenVINO; in FP32, with the largest
@@ -30,7 +39,7 @@ def baseline(space: Path, ramp: bool, seed: int, results: Path, cache: Path | No
     """
     request = BaselineRequest(space, results, (cache or default_cache()).absolute(), seed, ramp)
     console = OutputConsole()
-    with watching(console) as watch:
+    with watching(console, said) as watch:
         found = measure_baselines(request, watch)
     own = found.space
     prices = {own.price.instance_type: own.price}

@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from optimizer.cli.measured import show_measured
-from optimizer.cli.options import OutputConsole, cache_option, results_option, settings_option
+from optimizer.cli.options import (
+    OutputConsole,
+    Said,
+    cache_option,
+    results_option,
+    said_options,
+    settings_option,
+)
 from optimizer.cli.watchers import watching
 from optimizer.errors import UsageError
 from optimizer.wiring.measuring import MeasureRequest, measure_configuration
@@ -31,6 +38,7 @@ from optimizer.wiring.parts import default_cache
     help="Have another tool measure the same level.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@said_options
 @results_option
 @cache_option
 def measure(
@@ -41,6 +49,7 @@ def measure(
     users: Path | None,
     other: str | None,
     seed: int,
+    said: Said | None,
     results: Path,
     cache: Path | None,
 ) -> int:
@@ -63,7 +72,7 @@ def measure(
         second_opinion=other is not None,
     )
     console = OutputConsole()
-    with watching(console) as watch:
+    with watching(console, said) as watch:
         measured = measure_configuration(request, watch)
     show_measured(console, measured)
     measurement = measured.found.measurement

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 from rich.console import Console
@@ -84,7 +84,28 @@ sampler_option = click.option(
 )  # fmt: skip
 
 
+Said = Literal["quiet", "verbose"]
+"""How much is said, where it is not what is usual."""
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def said_options(command: _Command) -> _Command:
+    """--quiet and --verbose, of which the later counts: one argument, `said`."""
+    for option in reversed(_SAID):
+        command = option(command)
+    return command
+
+
+_SAID = (
+    click.option(
+        "--quiet", "said", flag_value="quiet", help="Say warnings and the outcome alone.",
+    ),
+    click.option(
+        "--verbose", "said", flag_value="verbose",
+        help="Say every step and level, as lines; logs/run.log has them in any case.",
+    ),
+)  # fmt: skip
 
 
 def server_options(command: Callable[..., object]) -> Callable[..., object]:

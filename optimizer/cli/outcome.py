@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.watchers import trial_text
+from optimizer.search.event_text import trial_text
 from optimizer.serving_config import describe
 from optimizer.wiring.study import RunResult
 

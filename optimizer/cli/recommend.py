@@ -9,9 +9,11 @@ import click
 from optimizer.cli.options import (
     Duration,
     OutputConsole,
+    Said,
     cache_option,
     pricing_options,
     results_option,
+    said_options,
 )
 from optimizer.cli.recommended import show_recommendation
 from optimizer.cli.watchers import watching
@@ -59,6 +61,7 @@ _TRIALS = 10
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the recommendation for programs too.",
 )  # fmt: skip
+@said_options
 @results_option
 @cache_option
 def recommend(
@@ -76,6 +79,7 @@ def recommend(
     instance_types: tuple[str, ...],
     accept: tuple[Accepted, ...],
     json_file: Path | None,
+    said: Said | None,
     results: Path,
     cache: Path | None,
 ) -> int:
@@ -111,7 +115,7 @@ def recommend(
         json=json_file,
     )
     console = OutputConsole()
-    with watching(console) as watch:
+    with watching(console, said) as watch:
         found = recommend_instances(request, watch)
     show_recommendation(console, found, by_users=request.by_users)
     return 0 if found.offers else 1

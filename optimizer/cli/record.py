@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.options import (
+    OutputConsole,
+    Said,
+    cache_option,
+    results_option,
+    said_options,
+)
 from optimizer.cli.watchers import watching
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.recording import RecordRequest, record_space
@@ -17,12 +23,13 @@ from optimizer.wiring.recording import RecordRequest, record_space
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the order and the arrivals."
 )
+@said_options
 @results_option
 @cache_option
-def record(space: Path, seed: int, results: Path, cache: Path | None) -> None:
+def record(space: Path, seed: int, said: Said | None, results: Path, cache: Path | None) -> None:
     """Measure every configuration of SPACE (a YAML file) into a CSV table, or go on with it."""
     request = RecordRequest(space, results, (cache or default_cache()).absolute(), seed)
     console = OutputConsole()
-    with watching(console) as watch:
+    with watching(console, said) as watch:
         table = record_space(request, watch)
     console.print(f"table: {table}", markup=False, highlight=False, soft_wrap=True)

@@ -13,8 +13,10 @@ from optimizer.cli.options import (
     Duration,
     LatencyLimitMs,
     OutputConsole,
+    Said,
     cache_option,
     results_option,
+    said_options,
     sampler_option,
 )
 from optimizer.cli.outcome import show_outcome
@@ -53,6 +55,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     help="Minimise the cost within this latency limit as well, such as 300ms; repeatable. "
     "The sampler is tpe then, unless another is chosen.",
 )  # fmt: skip
+@said_options
 @results_option
 @cache_option
 @click.pass_context
@@ -68,6 +71,7 @@ def run(
     warm_start: str | None,
     enqueue: Literal["published"] | None,
     also_limits_ms: tuple[float, ...],
+    said: Said | None,
     results: Path,
     cache: Path | None,
 ) -> int:
@@ -88,7 +92,7 @@ def run(
         also_limits_ms=also_limits_ms,
     )
     console = OutputConsole()
-    with watching(console) as watch:
+    with watching(console, said) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)
     return 0 if result.summary["best"] is not None else 1

@@ -8,11 +8,13 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.artifacts.engines.builder import read_facts
 from optimizer.errors import ModelLoadFailure, storage_errors
 from optimizer.export.engine_sources import GRAPH
 from optimizer.serving_config import ModelServing
-from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.model_config import OutputTensor, output_of_config
 from optimizer.triton.repository import ModelRepository, read_config
+from optimizer.triton.session import ModelFiles
 from optimizer.workload import Payloads
 
 
@@ -46,9 +48,29 @@ class BundleRepository:
                 ignore=shutil.ignore_patterns(GRAPH),
                 copy_function=lambda file, at: self._repository.place(Path(file), Path(at)),
             )
-        try:
-            return read_config(source / "config.pbtxt")
-        except text_format.ParseError as error:
-            raise ModelLoadFailure(
-                f"{model.name}/config.pbtxt is no Triton model configuration: {error}"
-            ) from error
+        return _config(self._bundle, model.name)
+
+
+def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
+    """What serving a model of a bundle needs beside its configuration.
+
+    Raises:
+        ModelLoadFailure: where its config.pbtxt is none, or no longer answers with one tensor.
+    """
+    version = bundle / model / "1"
+    try:
+        output = output_of_config(_config(bundle, model))
+    except ValueError as error:
+        raise ModelLoadFailure(
+            f"{model}/config.pbtxt must have one known output: {error}"
+        ) from error
+    return ModelFiles(version, payloads, output, read_facts(version))
+
+
+def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:
+    try:
+        return read_config(bundle / model / "config.pbtxt")
+    except text_format.ParseError as error:
+        raise ModelLoadFailure(
+            f"{model}/config.pbtxt is no Triton model configuration: {error}"
+        ) from error

@@ -277,6 +277,11 @@ def read_bundle(root: Path) -> Bundle:
         load = _LOAD.validate_json(_read(root / LOAD))
     except ValidationError as error:
         raise _unreadable(root / LOAD, error) from error
+    for model in manifest.config.models:
+        if Path(model.name).name != model.name:
+            raise UsageError(
+                f"{root / MANIFEST}: a model's name must be that of a folder, got {model.name!r}"
+            )
     return Bundle(root, manifest, load)
 
 

@@ -65,7 +65,7 @@ class AccuracyGate:
         except TrialFailure as error:
             if not error.transient:
                 raise
-            self._watch(Note(f"{artifact.spec.label}: {error}; trying once more"))
+            self._watch(Note(f"{artifact.spec.label}: {error}; trying once more", True))
         return self._served(artifact, model, prepared)
 
     def _served(self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel) -> Served:

@@ -93,7 +93,7 @@ class ConfirmPhase:
         confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
         while (other := next((r for r in queue if _claims_less(r, confirmed)), None)) is not None:
             queue.remove(other)
-            self._watch(Note(f"the winner gave way; next is {describe(other.config)}"))
+            self._watch(Note(f"the winner gave way; next is {describe(other.config)}", True))
             for _ in range(ROUNDS):
                 self._measure(other, whole)
             confirmed += [c for c in [self._candidate(other)] if c is not None]

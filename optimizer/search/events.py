@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.measurement import LoadLevel
+from optimizer.search.guidance.outlook import Expectation, Outlook
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
 
@@ -15,10 +16,15 @@ Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """A phase begins; `steps` is how many things it has to do, at most."""
+    """A phase begins; `steps` is how many things it has to do, at most.
+
+    Attributes:
+        seconds: that it may take; None where nothing bounds it.
+    """
 
     phase: Phase
     steps: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,24 @@ class ArtifactReady:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A configuration is about to be measured; `of` is the budget."""
+    """A configuration is about to be measured; `of` is the budget.
+
+    Attributes:
+        expected: what the sampler expects of it; None where it has no expectations.
+    """
 
     number: int
     measured: int
     of: int
     config: ServingConfig
+    expected: Expectation | None = None
+
+
+@dataclass(frozen=True)
+class OutlookChanged:
+    """What the search may still find, after what was measured last."""
+
+    outlook: Outlook
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,13 @@ class LevelEnded:
 
 
 @dataclass(frozen=True)
+class TrialRecorded:
+    """A record was written and is about to be told."""
+
+    record: TrialRecord
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A record was written and told."""
 
@@ -79,9 +104,14 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a person should know and that changes nothing."""
+    """Something that a person should know and that changes nothing.
+
+    Attributes:
+        warning: whether it is to be said even to who wants to hear little.
+    """
 
     text: str
+    warning: bool = False
 
 
 Event = (
@@ -92,7 +122,19 @@ Event = (
     | ReferenceStarted
     | LevelStarted
     | LevelEnded
+    | OutlookChanged
+    | TrialRecorded
     | TrialEnded
     | Note
 )
 Watcher = Callable[[Event], None]
+
+
+def to_all(*watchers: Watcher) -> Watcher:
+    """A watcher that tells each of several, in this order."""
+
+    def tell(event: Event) -> None:
+        for watch in watchers:
+            watch(event)
+
+    return tell

@@ -208,19 +208,45 @@ def _at_least(capacity: Capacity, found: Measurement) -> Capacity:
     return Capacity(at, low, None if capacity.high is None else max(capacity.high, at))
 
 
-def within_limit(
-    known: Sequence[Known], limit_ms: float, price: Price, demand: Demand
-) -> WithinLimit:
-    """What the measured configurations cost within a limit."""
-    offers = [
-        Offer(each.config, basis, capacity, score(capacity.per_second, capacity.low, price, demand))
-        for each in known
-        if (found := capacity_within(each, limit_ms)) is not None
-        for capacity, basis in [found]
-    ]
-    return WithinLimit(
-        limit_ms, tuple(sorted(offers, key=lambda offer: offer.surely_usd_per_million))
-    )
+def latency_curve(
+    known: Sequence[Known], limits_ms: Sequence[float], price: Price, demand: Demand
+) -> tuple[WithinLimit, ...]:
+    """What the measured configurations cost within each limit, ascending.
+
+    What is served within a limit is served within every longer one, however little the levels tell
+    of that.
+    """
+    curve = []
+    served: dict[ServingConfig, tuple[Capacity, Basis]] = {}
+    for limit_ms in sorted(limits_ms):
+        for each in known:
+            found, before = capacity_within(each, limit_ms), served.get(each.config)
+            if found is not None:
+                served[each.config] = _no_less(found, before) if before is not None else found
+        offers = [
+            Offer(config, basis, capacity, _score(capacity, price, demand))
+            for config, (capacity, basis) in served.items()
+        ]
+        offers.sort(key=lambda offer: offer.surely_usd_per_million)
+        curve.append(WithinLimit(limit_ms, tuple(offers)))
+    return tuple(curve)
+
+
+def _no_less(
+    found: tuple[Capacity, Basis], before: tuple[Capacity, Basis]
+) -> tuple[Capacity, Basis]:
+    """What is known within a limit, and within a shorter one."""
+    (own, basis), (shorter, shorter_basis) = found, before
+    if own.low >= shorter.low and own.per_second >= shorter.per_second:
+        return found
+    at = max(own.per_second, shorter.per_second)
+    high = None if own.high is None else max(own.high, at)
+    surest = basis if shorter_basis == "measured" else shorter_basis
+    return Capacity(at, max(own.low, shorter.low), high), surest
+
+
+def _score(capacity: Capacity, price: Price, demand: Demand) -> Score:
+    return score(capacity.per_second, capacity.low, price, demand)
 
 
 def usual_limits(known: Sequence[Known], *own_ms: float) -> list[float]:

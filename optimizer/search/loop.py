@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +10,22 @@ from dataclasses import dataclass, replace
 from optimizer.errors import EverythingFailedError
 from optimizer.model_space import Position
 from optimizer.search.evaluator import Evaluator
-from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.guidance.outlook import Advisor, no_outlook
+from optimizer.search.events import (
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    TrialEnded,
+    TrialRecorded,
+    TrialStarted,
+    Watcher,
+)
+from optimizer.search.guidance.outlook import (
+    Advisor,
+    Expectation,
+    Explain,
+    no_expectation,
+    no_outlook,
+)
 from optimizer.search.history import History, bound_load_factor
 from optimizer.search.measured_record import measured_record
 from optimizer.search.objectives import told_values
@@ -72,6 +87,7 @@ class SearchLoop:
         advise: Advisor = no_outlook,
         spent_seconds: float = 0.0,
         first: Sequence[Position] = (),
+        explain: Explain = no_expectation,
     ) -> SearchEnd:
         """Search until the budget ends, every valid point is measured or nothing is left to gain.
 
@@ -79,6 +95,7 @@ class SearchLoop:
             advise: asked before every proposal whether anything is left to gain.
             spent_seconds: of the budget's time, before.
             first: points that are measured before the study proposes any, after the baseline.
+            explain: asked after every proposal what is expected of it.
 
         Raises:
             EverythingFailedError: after five failures in a row, the baseline tried again among
@@ -86,7 +103,8 @@ class SearchLoop:
             StorageError: when a record or the study cannot be written.
         """
         started = time.monotonic() - spent_seconds
-        self._watch(PhaseStarted("search", budget.trials))
+        left = budget.wall_clock_seconds - spent_seconds
+        self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         if not self._study.has_queue:
             for position in dict.fromkeys([self._space.baseline, *first]):
                 if self._history.decided(self._space.config(position)) is None:
@@ -103,6 +121,7 @@ class SearchLoop:
             outlook = advise()
             if outlook.ended is not None and not self._study.has_queue:
                 return SearchEnd(outlook.ended, settled=True, gap=outlook.gap)
+            self._watch(OutlookChanged(outlook))
             self._references.before_trial(self._history)
             begun = time.monotonic()
             proposal = self._study.ask()
@@ -113,16 +132,24 @@ class SearchLoop:
                 repeats += 1
                 continue
             repeats = 0
-            self._trial(proposal, config, budget, begun)
+            self._trial(proposal, config, budget, begun, explain(proposal.position))
         reason = f"the budget of {budget.trials} trials is used up"
         return SearchEnd(reason, gap=advise().gap)
 
     def _trial(
-        self, proposal: Proposal, config: ServingConfig, budget: Budget, begun: float
+        self,
+        proposal: Proposal,
+        config: ServingConfig,
+        budget: Budget,
+        begun: float,
+        expected: Expectation | None,
     ) -> None:
-        record = self._measure(proposal, config, budget, begun)
+        measured = self._history.measured_here
+        self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config, expected))
+        record = self._measure(proposal, config, begun)
         self._directory.trials.write(record)
         self._history.add(record)
+        self._watch(TrialRecorded(record))
         self._study.tell(record)
         self._watch(TrialEnded(record, self._history.incumbent))
         if record.failure is not None and record.failure.transient and record.attempt == 1:
@@ -131,11 +158,7 @@ class SearchLoop:
         if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
             self._check_baseline(record)
 
-    def _measure(
-        self, proposal: Proposal, config: ServingConfig, budget: Budget, begun: float
-    ) -> TrialRecord:
-        measured = self._history.measured_here
-        self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config))
+    def _measure(self, proposal: Proposal, config: ServingConfig, begun: float) -> TrialRecord:
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
         if self._setting.further_ms:
             # What is worse within one limit may be the best within another.
@@ -167,7 +190,9 @@ class SearchLoop:
 
     def _check_baseline(self, last: TrialRecord) -> None:
         """Try the baseline again: if it fails too, the machine is at fault and not the points."""
-        self._watch(Note(f"{_FAILURES_IN_A_ROW} failures in a row, trying the baseline again"))
+        self._watch(
+            Note(f"{_FAILURES_IN_A_ROW} failures in a row, trying the baseline again", True)
+        )
         config = self._space.config(self._space.baseline)
         evaluation = self._evaluator.evaluate(config, self._setting.slot)
         if evaluation.outcome == "failed":

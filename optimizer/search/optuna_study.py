@@ -77,8 +77,11 @@ class OptunaStudy:
         self._seen = OptunaSpace(space)
         self._asked: dict[int, Trial] = {}
         self._where = str(journal) if storage is None else "the study storage"
-        with _storage_failures(self._where):
-            self._storage = _open_storage(journal, storage)
+        with storage_failures(self._where):
+            if storage is None:
+                with storage_errors(journal):
+                    _mend(journal)
+            self._storage = open_storage(journal, storage)
             self._study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
@@ -95,9 +98,7 @@ class OptunaStudy:
 
     def close(self) -> None:
         """Close the connections to a database."""
-        if isinstance(self._storage, RDBStorage):
-            self._storage.remove_session()
-            self._storage.engine.dispose()
+        close_storage(self._storage)
 
     @property
     def has_queue(self) -> bool:
@@ -106,19 +107,19 @@ class OptunaStudy:
 
     def enqueue(self, position: Position) -> None:
         """Have this point proposed before the sampler's own."""
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             self._study.enqueue_trial(self._seen.params(position))
 
     def ask(self) -> Proposal:
         """The next proposal. Raises StorageError."""
         number = len(self._trials())
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
             trial = self._study.ask(self._seen.distributions)
         self._asked[trial.number] = trial
         position = self._seen.position(trial.params)
         config = self._space.config(position)
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             trial.set_user_attr("config", config.digest)
             for parameter, at in zip(self._space.parameters, position, strict=True):
                 trial.set_user_attr(parameter.key, label(parameter.values[at]))
@@ -132,7 +133,7 @@ class OptunaStudy:
                 is told what was measured before.
         """
         told = record.number if number is None else number
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             if told not in self._asked:
                 trial_id = self._trials()[told]._trial_id
                 self._asked[told] = Trial(self._study, trial_id)
@@ -166,7 +167,7 @@ class OptunaStudy:
             if trial.number in records:
                 self.tell(records[trial.number])
                 continue
-            with _storage_failures(self._where):
+            with storage_failures(self._where):
                 running = Trial(self._study, trial._trial_id)
                 running.set_user_attr("outcome", "failed")
                 running.set_user_attr("reason", "interrupted; its point is queued again")
@@ -175,7 +176,7 @@ class OptunaStudy:
 
     def _add(self, record: TrialRecord | None) -> None:
         position = self._space.position_of(record.config) if record is not None else None
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             if record is None or record.told_value is None or position is None:
                 reason = record.reason if record is not None else "a repeat"
                 self._study.add_trial(
@@ -193,7 +194,7 @@ class OptunaStudy:
             )
 
     def _trials(self) -> list[FrozenTrial]:
-        with _storage_failures(self._where):
+        with storage_failures(self._where):
             return self._study.get_trials(deepcopy=False)
 
 
@@ -201,12 +202,22 @@ def _derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
 
 
-def _open_storage(journal: Path, url: str | None) -> BaseStorage:
+def open_storage(journal: Path, url: str | None, *, create: bool = True) -> BaseStorage:
+    """The storage of a study: a database, or its journal where there is no URL.
+
+    Args:
+        create: make the tables of a database that has none.
+    """
     if url is not None:
-        return RDBStorage(url)
-    with storage_errors(journal):
-        _mend(journal)
+        return RDBStorage(url, skip_table_creation=not create)
     return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections to a database."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _mend(journal: Path) -> None:
@@ -234,7 +245,7 @@ def _mend(journal: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_failures(where: str) -> Iterator[None]:
+def storage_failures(where: str) -> Iterator[None]:
     """Errors of Optuna's storages as ours; its warnings of experimental parts stay inside."""
     try:
         with warnings.catch_warnings():

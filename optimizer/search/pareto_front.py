@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from optimizer.search.latency_curve import Known, undominated, within_limit
+from optimizer.search.latency_curve import Known, latency_curve, undominated
 from optimizer.search.objectives import COST
 from optimizer.search.setting import Setting
 from optimizer.serving_config import describe
@@ -24,9 +24,9 @@ def pareto_front(
     the confirmed ones, where there are any.
     """
     limits_ms = (workload.shortest_limit_ms, *setting.further_ms)
-    within = [within_limit(known, ms, setting.price, setting.demand) for ms in limits_ms]
-    by_config = [{offer.config: offer for offer in each.offers} for each in within]
-    offers = [[own.get(each.config) for own in by_config] for each in known]
+    curve = latency_curve(known, limits_ms, setting.price, setting.demand)
+    within = {each.limit_ms: {offer.config: offer for offer in each.offers} for each in curve}
+    offers = [[within[limit].get(each.config) for limit in limits_ms] for each in known]
     costs = [[o.usd_per_million if o is not None else math.inf for o in row] for row in offers]
     return [
         {

@@ -189,7 +189,8 @@ class PreparePhase:
             self._watch(
                 Note(
                     f"{left} of {len(space)} configurations are left out: their instances (up to "
-                    f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
+                    f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory",
+                    warning=True,
                 )
             )
         return fitting

@@ -92,6 +92,7 @@ class ReferenceRuns:
                         f"the machine's pace changed by {change:+.0%} since the baseline's trial: "
                         f"it saturates at {now.per_second:.0f}/s now, at "
                         f"{first[0].per_second:.0f}/s then; trials of different times differ by "
-                        "as much (keep other work off this machine)"
+                        "as much (keep other work off this machine)",
+                        warning=True,
                     )
                 )

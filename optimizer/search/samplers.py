@@ -9,7 +9,7 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
 from optimizer.search.grid_sampler import GridSampler
 from optimizer.search.guidance.guide import Guide
-from optimizer.search.guidance.outlook import Advisor, no_outlook
+from optimizer.search.guidance.outlook import Advisor, Explain, no_expectation, no_outlook
 from optimizer.search.guided_sampler import GuidedSampler
 from optimizer.search.optuna_study import SamplerFactory
 
@@ -18,14 +18,17 @@ _STARTUP_TRIALS = 6
 
 @dataclass(frozen=True)
 class Strategy:
-    """What makes the proposals, and who says when the search is over."""
+    """What makes the proposals, who says why, and who says when the search is over."""
 
     make_sampler: SamplerFactory
     advise: Advisor = no_outlook
+    explain: Explain = no_expectation
 
 
 SAMPLERS: Mapping[str, Callable[[Guide], Strategy]] = {
-    "guided": lambda guide: Strategy(lambda seed: GuidedSampler(guide, seed), guide.outlook),
+    "guided": lambda guide: Strategy(
+        lambda seed: GuidedSampler(guide, seed), guide.outlook, guide.explain
+    ),
     "gp": lambda _: Strategy(
         lambda seed: GPSampler(
             seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False

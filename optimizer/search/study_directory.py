@@ -9,15 +9,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from optimizer.errors import StorageError, StudyBusyError, UsageError, storage_errors
 from optimizer.trial_record import SCHEMA_VERSION, TrialRecord
+
+_LOOKING_SECONDS = 0.2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,6 +59,9 @@ class StudyDirectory:
         self.repository = root / "server" / "repository"
         self.server_log = root / "logs" / "server.log"
         self.build_log = root / "logs" / "build.log"
+        self.run_log = root / "logs" / "run.log"
+        self.progress = root / "progress.json"
+        self.artifacts = root / "artifacts"
         self.calibration = Records(root / "calibration")
         self.trials = Records(root / "trials")
         self.confirmations = Records(root / "confirmations")
@@ -84,18 +90,26 @@ class StudyDirectory:
                 f"results cannot be written to {self.root}: {error.strerror}"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(file):
                 file.seek(0)
                 holder = file.read().decode().strip() or "unknown"
-                raise StudyBusyError(
-                    f"study {self.name} is being run by process {holder}"
-                ) from None
+                raise StudyBusyError(f"study {self.name} is being run by process {holder}")
             with storage_errors(path):
                 file.truncate(0)
                 file.write(str(os.getpid()).encode())
             yield
+
+    @property
+    def held(self) -> bool:
+        """Whether a process runs the study now."""
+        try:
+            with (self.root / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def read_json(self, path: Path) -> Any:
         """Read one of the study's own JSON files. Raises StorageError when it is damaged."""
@@ -103,6 +117,19 @@ class StudyDirectory:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise StorageError(f"cannot read {path}: {error}") from error
+
+
+def _taken(file: IO[bytes]) -> bool:
+    """Take the lock. Who only looks whether it is held has it for a moment: that is waited for."""
+    end = time.monotonic() + _LOOKING_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
 
 
 class RecordingDirectory(StudyDirectory):

@@ -15,7 +15,7 @@ from optimizer.releases import EngineFacts, refuse_mismatch
 from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
-from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.model_config import OutputTensor, model_config, to_text
 from optimizer.triton.repository import WritesModels
 from optimizer.workload import Payloads
 
@@ -48,6 +48,24 @@ def files_of(
 ) -> dict[str, ModelFiles]:
     """What serving a configuration needs, by model, out of everything that was built."""
     return {model.name: built[model.artifact] for model in config.models}
+
+
+def config_texts(
+    config: ServingConfig, files: Mapping[str, ModelFiles], templates: Path
+) -> dict[str, str]:
+    """The config.pbtxt of each model by a file name, of which several models share no two.
+
+    Args:
+        files: by model.
+        templates: folder with one folder per backend.
+    """
+    several = len(config.models) > 1
+    texts = {}
+    for model in config.models:
+        own, template = files[model.name], templates / model.artifact.backend / "config.pbtxt"
+        message = model_config(model, own.payloads, own.output, template)
+        texts[f"{model.name}.config.pbtxt" if several else "config.pbtxt"] = to_text(message)
+    return texts
 
 
 @dataclass(frozen=True)

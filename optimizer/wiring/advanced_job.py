@@ -29,6 +29,7 @@ from optimizer.wiring.parts import (
     setting_of,
     slot_of,
 )
+from optimizer.wiring.watched import looked_on
 
 _JOB = "job"
 _FOLDER = "advanced"
@@ -93,23 +94,23 @@ class JobRun:
         slot = slot_of(space)
         machine = this_machine(require_host(space, slot), space.search_space.hardware.gpus)
         how_to_go_on = f"go on with it, or move {directory.root} away"
-        with directory.locked():
+        with directory.locked(), looked_on(directory, watch) as watch_all:
             hold_to_what_was_begun(directory, space, machine, how_to_go_on)
-            runs = KeptRuns(directory.trials, setting_of(space, slot, machine), watch)
+            runs = KeptRuns(directory.trials, setting_of(space, slot, machine), watch_all)
             if all(runs.history.decided(config) is not None for config in configs):
                 return
             place = Place(directory, self.cache, slot, space.host)
-            place.introduce(machine, watch)
+            place.introduce(machine, watch_all)
             needed = _less_what_no_test_needs(space, configs)
             with place.session(needed) as session:
-                prepared = place.prepare(session, needed, watch)
-                with place.evaluator(session, needed, prepared, self.seed, watch) as evaluator:
+                prepared = place.prepare(session, needed, watch_all)
+                with place.evaluator(session, needed, prepared, self.seed, watch_all) as evaluator:
                     tested = runs.measure_missing(
                         "advanced", configs, self._measure(evaluator), self._in_time
                     )
-        if left := len(configs) - len(tested):
-            spent = f"JobDurationInSeconds is spent: {left} of {len(configs)} tests are left"
-            watch(Note(f"{spent} to the same command"))
+            if left := len(configs) - len(tested):
+                spent = f"JobDurationInSeconds is spent: {left} of {len(configs)} tests are left"
+                watch_all(Note(f"{spent} to the same command", True))
 
     def _measure(self, evaluator: LiveEvaluator) -> Measure:
         find = partial(

@@ -35,6 +35,7 @@ from optimizer.wiring.parts import (
     setting_of,
     slot_of,
 )
+from optimizer.wiring.watched import looked_on
 
 _HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
 
@@ -98,15 +99,15 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
     with directory.locked():
         hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
         place = Place(directory, request.cache, slot, space.host)
-        place.introduce(machine, watch)
-        introduce_price(space.price, watch)
-        with place.session(space) as session:
-            prepared = place.prepare(session, space, watch)
+        with looked_on(directory, watch) as watch_all, place.session(space) as session:
+            place.introduce(machine, watch_all)
+            introduce_price(space.price, watch_all)
+            prepared = place.prepare(session, space, watch_all)
             served, left_out = _served(eight, prepared.gated)
-            with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
+            with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:
                 measure = _measure(evaluator, space, slot, request.ramp)
                 setting = setting_of(space, slot, machine)
-                runs = KeptRuns(directory.trials, setting, watch)
+                runs = KeptRuns(directory.trials, setting, watch_all)
                 configs = [each.config for each in served]
                 records = runs.measure_missing("baseline", configs, measure)
         found = [(each, records[each.config]) for each in served]

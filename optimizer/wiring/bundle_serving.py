@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.engines.builder import read_facts
 from optimizer.errors import RequirementError, TrialFailure, UsageError
-from optimizer.export.bundle_repository import BundleRepository
+from optimizer.export.bundle_repository import BundleRepository, files_in
 from optimizer.hardware import Gpu
 from optimizer.hosting import EmbeddedHost, Host
 from optimizer.machine.gpus import present_gpus
@@ -22,9 +21,7 @@ from optimizer.machine.slots import Slot, local_slot
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import read_host
-from optimizer.triton.model_config import output_of_config
-from optimizer.triton.repository import read_config
-from optimizer.triton.session import ModelFiles, Served, ServingSession
+from optimizer.triton.session import Served, ServingSession
 from optimizer.wiring.hosts import Needs, launch_with, require_server
 from optimizer.workload import Tensors, Workload
 
@@ -121,12 +118,7 @@ def served_bundle(
         models = BundleRepository(root.resolve(), repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:
             files = {
-                model.name: ModelFiles(
-                    root / model.name / "1",
-                    payloads[model.name],
-                    output_of_config(read_config(root / model.name / "config.pbtxt")),
-                    read_facts(root / model.name / "1"),
-                )
+                model.name: files_in(root, model.name, payloads[model.name])
                 for model in config.models
             }
             yield ServedBundle(session, session.serve(config, files))

@@ -149,12 +149,8 @@ def _finding(study: StudyReading, trial: int | None) -> Finding:
         return found[0]
     record = next((record for record in study.trials if record.number == trial), None)
     if record is None:
-        numbers = [each.number for each in study.trials]
-        raise UsageError(
-            f"--trial: must be one of {study.name}'s, {min(numbers)} to {max(numbers)}; got {trial}"
-            if numbers
-            else f"--trial: study {study.name} has none yet; got {trial}"
-        )
+        numbers = ", ".join(str(each.number) for each in study.trials) or "none yet"
+        raise UsageError(f"--trial: {study.name} has trials {numbers}; got {trial}")
     same = [
         each
         for each in study.contenders(searched.price, searched.demand)

@@ -11,7 +11,7 @@ from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.guidance.unmeasured import Unmeasured
 from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import LatencyCosts, usual_limits, within_limit
+from optimizer.search.latency_curve import LatencyCosts, latency_curve, usual_limits
 from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.served_levels import concurrency
 from optimizer.search.setting import Setting, limit_names
@@ -75,17 +75,14 @@ def measured_costs(study: StudyReading, limits_ms: tuple[float, ...] = ()) -> La
     # The study's own limit is what the others are compared with.
     searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
     asked = limits_ms or usual_limits(known, *searched_ms)
-    curve = [
-        within_limit(known, limit_ms, searched.price, searched.demand)
-        for limit_ms in sorted({*asked, own_ms})
-    ]
+    curve = latency_curve(known, sorted({*asked, own_ms}), searched.price, searched.demand)
     return LatencyCosts(
         study.name,
         workload.streams,
         tuple(searched_ms),
         searched.price,
         searched.demand,
-        tuple(curve),
+        curve,
     )
 
 

@@ -39,6 +39,7 @@ from optimizer.wiring.parts import (
     slot_of,
     whereabouts,
 )
+from optimizer.wiring.watched import logged
 
 _OPINION_SHARE = 0.7
 """Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
@@ -118,17 +119,17 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
         place = Place(directory, request.cache, slot, space.host)
         machine = this_machine(server, space.search_space.hardware.gpus)
-        place.introduce(machine, watch)
         try:
-            with place.session(space) as session:
-                prepared = place.prepare(session, space, watch)
+            with logged(directory, watch) as log, place.session(space) as session:
+                place.introduce(machine, log)
+                prepared = place.prepare(session, space, log)
                 config = prepared.space.config(prepared.space.baseline)
-                watch(StepStarted(f"loading {describe(config)}"))
+                log(StepStarted(f"loading {describe(config)}"))
                 served = session.serve(config, files_of(config, prepared.files))
                 try:
                     with LoadClient(place.slot.client_cores) as client:
                         rng = np.random.default_rng(request.seed)
-                        levels = ServedLevels(client, space.workload, place.slot, rng, watch)
+                        levels = ServedLevels(client, space.workload, place.slot, rng, log)
                         bench = _Bench(space, config, levels, served)
                         found = bench.measure(request, users)
                         if binary is not None:

@@ -75,7 +75,7 @@ def open_space(given: Path | Space) -> Space:
 def introduce_price(price: Price, watch: Watcher) -> None:
     """Say so where a price is old."""
     if (warning := age_warning(price, datetime.now(UTC).date())) is not None:
-        watch(Note(warning))
+        watch(Note(warning, True))
 
 
 def slot_of(space: Space) -> Slot:

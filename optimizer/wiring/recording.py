@@ -22,6 +22,7 @@ from optimizer.wiring.parts import (
     setting_of,
     slot_of,
 )
+from optimizer.wiring.watched import looked_on
 
 _HOW_TO_GO_ON = "go on with what it was begun with, or record under another name: study: NEW"
 
@@ -58,14 +59,13 @@ def record_space(request: RecordRequest, watch: Watcher) -> Path:
     directory = RecordingDirectory(request.results.absolute() / space.study / "recorded")
     with directory.locked():
         hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
-        directory.trials.read_all()  # A damaged record is known now.
         place = Place(directory, request.cache, slot, space.host)
-        place.introduce(machine, watch)
         setting = setting_of(space, slot, machine)
         protocol = search_protocol(space)
-        with place.session(space) as session:
-            prepared = place.prepare(session, space, watch)
-            with place.evaluator(session, space, prepared, request.seed, watch) as evaluator:
+        with looked_on(directory, watch) as watch_all, place.session(space) as session:
+            place.introduce(machine, watch_all)
+            prepared = place.prepare(session, space, watch_all)
+            with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:
                 phase = RecordPhase(
                     prepared.space,
                     space.workload,
@@ -73,7 +73,7 @@ def record_space(request: RecordRequest, watch: Watcher) -> Path:
                     evaluator.measured,
                     directory,
                     setting,
-                    watch,
+                    watch_all,
                 )
                 phase.run(RecordingPlan(prepared.space, request.seed))
         recorded_space = RecordedSpace(

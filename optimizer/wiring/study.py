@@ -15,9 +15,11 @@ from optimizer.export.commented_config import origins_in
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.model_space import Position
 from optimizer.search.confirm import Confirmed, ConfirmPhase
+from optimizer.search.dashboard.shown_study import ShownStudy
+from optimizer.search.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.search.eight_configurations import positions_of_the_eight
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.search.events import Note, Watcher
+from optimizer.search.events import Note, Watcher, to_all
 from optimizer.search.history import History
 from optimizer.search.known_configurations import known_configurations
 from optimizer.search.loop import SearchEnd, SearchLoop
@@ -35,7 +37,7 @@ from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
-from optimizer.triton.session import files_of
+from optimizer.triton.session import config_texts, files_of
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
@@ -50,6 +52,7 @@ from optimizer.wiring.parts import (
     whereabouts,
 )
 from optimizer.wiring.strategies import Strategies
+from optimizer.wiring.watched import looked_on
 
 _HOW_TO_GO_ON = (
     "go on with what it was begun with, or begin another that takes over what still holds: "
@@ -131,8 +134,9 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         if (summary := _finished(directory, space.budget, request.chosen_sampler)) is not None:
             return RunResult(directory, summary, was_finished=True)
         place = Place(directory, request.cache, slot, space.host)
-        study = _Study(request, space, place, machine, watch)
-        return RunResult(directory, study.run(started), was_finished=False)
+        with looked_on(directory, watch) as watch_all:
+            study = _Study(request, space, place, machine, watch_all)
+            return RunResult(directory, study.run(started), was_finished=False)
 
 
 def _with_request(space: Space, request: RunRequest) -> Space:
@@ -217,12 +221,18 @@ class _Study:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
         introduce_price(self._space.price, self._watch)
-        # A damaged record, or a storage that cannot be opened, is known now, and not after
-        # everything is built.
-        self._directory.trials.read_all()
+        # A storage that cannot be opened is known now, and not after everything is built.
         untaught = self._strategies(self._space.search_space, History({}))
         strategy = untaught.untaught(self._sampler)
         self._open_study(self._space.search_space, strategy).close()
+        with self._shown() as shown:
+            notes = self._notes(shown)
+            self._watch = to_all(self._watch, notes)
+            summary = self._phases(started, shown)
+            notes.end(summary)
+        return summary
+
+    def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
@@ -230,12 +240,31 @@ class _Study:
             with self._place.evaluator(
                 session, self._space, prepared, seed, self._watch, self._further_ms
             ) as evaluator:
-                ended = self._search(evaluator, history, prepared)
+                ended = self._search(evaluator, history, prepared, shown)
                 confirmed = self._confirm(evaluator, history, prepared)
         self._hand_out(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
-    def _search(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> SearchEnd:
+    def _shown(self) -> ShownStudy:
+        directory, storage = self._directory, self._request.storage
+        return ShownStudy(self._space.study, directory.journal, storage, directory.artifacts)
+
+    def _notes(self, shown: ShownStudy) -> StudyNotes:
+        name, constraints = self._space.study, self._setting.limit_names
+        return StudyNotes(name, shown, self._directory.trials, constraints, self._watch)
+
+    def _files(self, shown: ShownStudy, prepared: Prepared) -> TrialFiles:
+        """What is kept of each trial for the dashboard."""
+        return TrialFiles(
+            shown,
+            lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
+            self._directory.server_log,
+            self._watch,
+        )
+
+    def _search(
+        self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: ShownStudy
+    ) -> SearchEnd:
         """The calibrate phase, where the sampler has use for one, and the search."""
         started = time.monotonic()
         keep_searched(self._directory, self._searched(prepared.space))
@@ -250,12 +279,14 @@ class _Study:
                 self._directory,
                 history,
                 self._setting,
-                self._watch,
+                to_all(self._watch, self._files(shown, prepared)),
             )
             # The calibration is part of what a person has time for.
             spent_seconds = time.monotonic() - started
             first = self._enqueued(prepared.space)
-            return loop.run(self._space.budget, strategy.advise, spent_seconds, first)
+            return loop.run(
+                self._space.budget, strategy.advise, spent_seconds, first, strategy.explain
+            )
 
     def _enqueued(self, space: SearchSpace) -> list[Position]:
         """Points that were asked to be measured first."""
@@ -263,7 +294,7 @@ class _Study:
             return []
         eight = positions_of_the_eight(space)
         if missing := [name for name, position in eight.items() if position is None]:
-            self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}"))
+            self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}", True))
         return [position for position in eight.values() if position is not None]
 
     def _searched(self, space: SearchSpace) -> SearchedSpace:

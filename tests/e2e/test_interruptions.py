@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_status import study_status
 from optimizer.trial_record import TrialRecord
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
@@ -59,7 +60,10 @@ def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only
     assert killed.marked.servers()
     before = content_of(study)
     assert list(before) == ["00000.json"]
+    results = study.root.parent
+    assert study_status(results, study.name).state == "running"
     killed.kill()
+    assert study_status(results, study.name).state == "cut off"
     again = start(space)  # at once: what is left of the first is still going
     killed.assert_nothing_left()
     assert content_of(study) == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from playwright.sync_api import Browser, Page
 
 from optimizer.fleet.planning.demand_curve import daily
 from optimizer.fleet.pricing import PriceChoice
+from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
 from optimizer.wiring.planning import PlanRequest, plan_for
+from optimizer.wiring.published_benchmark import replay_published_benchmark
 from optimizer.wiring.reporting import report_study
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
 from tests.unit.reported import Names, studied
@@ -39,14 +41,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The other pages, by what they show."""
     results = tmp_path_factory.mktemp("results")
-    studied(results / "planned", 20)
+    studied(results / "small", 20)
     demand = daily(3_000.0, 500.0)
     request = PlanRequest(
-        ("planned",), results, demand, None, "nothing", 3, 240.0, {}, PriceChoice(), ()
+        ("small",), results, demand, None, "nothing", 3, 240.0, {}, PriceChoice(), ()
     )
-    return plan_for(request).page
+    return {
+        "plan": plan_for(request).page,
+        "pareto": latency_costs(ParetoRequest("small", results))[1],
+        "published": replay_published_benchmark(results).page,
+    }
 
 
 def drawn(page: Page) -> list[int]:
@@ -128,11 +135,14 @@ def test_hostile_names_run_nothing(chromium: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_plan_opens_offline(chromium: Browser, plan: Path, width: int) -> None:
-    found = opened(chromium, plan.as_uri(), width)
+@pytest.mark.parametrize(("name", "figures"), [("plan", 2), ("pareto", 2), ("published", 3)])
+def test_the_other_pages_open_offline(
+    chromium: Browser, pages: Mapping[str, Path], name: str, figures: int, width: int
+) -> None:
+    found = opened(chromium, pages[name].as_uri(), width)
     assert_sound(found)
-    assert len(drawn(found.page)) == 2
-    screenshot(found.page, f"plan-{width}")
+    assert len(drawn(found.page)) == figures
+    screenshot(found.page, f"{name}-{width}")
     assert serious(found.page) == []
 
 

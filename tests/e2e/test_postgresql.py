@@ -1,19 +1,25 @@
 """The study storage on a real PostgreSQL, where the machine has one."""
 
+import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from optimizer.errors import StorageError, UsageError
+from optimizer.search.dashboard.markdown import trial_note
+from optimizer.search.dashboard.server import dashboard_server
+from optimizer.search.dashboard.shown_study import ShownStudy
 from optimizer.search.history import History
 from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.samplers import SAMPLERS
 from optimizer.triton.launcher import free_ports
-from tests.unit.studies import as_fast_as_it_is, guide_of, record_of, small_space
+from tests.unit.studies import as_fast_as_it_is, guide_of, infeasible, record_of, small_space
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +97,37 @@ def test_a_database_that_is_not_there_is_named_without_the_password(tmp_path: Pa
 def test_a_storage_that_is_no_url_is_a_usage_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--storage"):
         opened("nowhere", "any", tmp_path)
+
+
+def test_the_dashboard_shows_a_study_in_the_database(database: str, tmp_path: Path) -> None:
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    journal, artifacts = tmp_path / "study.journal", tmp_path / "artifacts"
+    study = opened(database, "shown", tmp_path)
+    proposal = study.ask()
+    config = small_space().config(proposal.position)
+    record = record_of(proposal.number, config, infeasible(900.0))
+    with ShownStudy("shown", journal, database, artifacts) as shown:
+        shown.name_constraints(["latency.bert"])
+        shown.attach(proposal.number, "config.pbtxt", 'name: "bert"')
+        study.tell(record)
+        assert shown.unnoted([proposal.number]) == [proposal.number]
+        shown.note_trial(proposal.number, trial_note(record))
+        shown.note("a note of the study, longer than a column of the table: " + "x" * 5000)
+    study.close()
+    opened(database, "another", tmp_path).close()
+    with dashboard_server("shown", journal, database, artifacts, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            [listed] = json.load(urlopen(f"{address}/api/studies"))["study_summaries"]
+            assert listed["study_name"] == "shown"
+            found = json.load(urlopen(f"{address}/api/studies/{listed['study_id']}"))
+        finally:
+            server.shutdown()
+            thread.join()
+    [trial] = found["trials"]
+    assert "**infeasible**" in trial["note"]["body"]
+    assert [each["filename"] for each in trial["artifacts"]] == ["config.pbtxt"]
+    assert trial["constraints"] == [0.5]
+    assert found["note"]["body"].endswith("x" * 5000)

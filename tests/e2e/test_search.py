@@ -15,15 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.model_spec import AccuracyLimits
+from optimizer.search.optuna_study import open_storage
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_status import study_status
 from optimizer.serving_config import describe
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
+from optimizer.triton.repository import read_config
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Marked, Optimizer, wait_until
@@ -160,6 +164,47 @@ def test_every_trial_is_on_disk_and_the_baseline_came_first(finished: Finished) 
         kinds = [level.kind for level in again.measurement.levels]
         assert kinds == ["saturation", *["open_loop"] * (len(kinds) - 1)]
     assert (finished.study.root / "logs" / "server.log").stat().st_size > 0
+
+
+def test_the_log_has_every_step_with_its_time(finished: Finished) -> None:
+    lines = finished.study.run_log.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d ", line) for line in lines)
+    said = [line[26:] for line in lines]
+    assert (said[0], said[-1]) == ("-- the run begins", "-- the run is done")
+    assert "      loading the model" in said
+    assert sum(line.startswith("      saturating for ") for line in said) >= TRIALS
+    assert {line for line in finished.output.splitlines() if line.startswith("    ok: ")} <= {*said}
+
+
+def test_where_it_stands_is_known_after_it(finished: Finished) -> None:
+    status = study_status(finished.folder / "results", "tiny")
+    assert status.state == "done"
+    assert sum(status.trials.values()) == TRIALS
+    assert status.best is not None
+    assert status.confirmed == finished.summary["best"]
+    assert status.progress is not None
+    assert status.progress.phase == "confirm"
+    assert len(status.progress.capacities) == TRIALS
+
+
+def test_each_trial_keeps_what_it_was_served_with(finished: Finished) -> None:
+    storage = open_storage(finished.study.journal, None)
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    for record in finished.study.trials.read_all().values():
+        [kept] = optuna.artifacts.get_all_artifact_meta(
+            study.trials[record.number], storage=storage
+        )
+        assert kept.filename == "config.pbtxt"
+        config = read_config(finished.study.artifacts / kept.artifact_id)
+        assert config.max_batch_size == record.config.models[0].max_batch_size
+
+
+def test_the_note_says_what_the_study_came_to(finished: Finished) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    storage = open_storage(finished.study.journal, None)
+    note = dashboard.get_note(optuna.load_study(study_name="tiny", storage=storage))
+    assert "**ended: " in note
+    assert "winner, confirmed" in note
 
 
 def test_the_same_command_again_measures_nothing(

@@ -18,7 +18,7 @@ from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, 
 from optimizer.model_space import Limits
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event
+from optimizer.search.events import Event, Watcher, to_all
 from optimizer.search.guidance.guide import Guide, no_forecast
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
@@ -305,6 +305,7 @@ class Search:
     sampler: str = "random"
     forecast: Forecast | None = None
     setting: Setting = SETTING
+    watchers: list[Watcher] = field(default_factory=list)
 
     @property
     def directory(self) -> StudyDirectory:
@@ -338,11 +339,12 @@ class Search:
             self.directory,
             history,
             self.setting,
-            self.events.append,
+            to_all(self.events.append, *self.watchers),
         )
 
     def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
         """Start, or go on as a new process would."""
         study, history, guide = self._opened()
-        advise = SAMPLERS[self.sampler](guide).advise
-        return self.loop(study, history).run(Budget(trials, wall_clock_seconds), advise)
+        strategy = SAMPLERS[self.sampler](guide)
+        budget = Budget(trials, wall_clock_seconds)
+        return self.loop(study, history).run(budget, strategy.advise, explain=strategy.explain)

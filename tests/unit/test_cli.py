@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from optimizer import __version__
 from optimizer.cli import main
@@ -33,17 +35,21 @@ from optimizer.search.events import (
     LevelEnded,
     LevelStarted,
     Note,
+    OutlookChanged,
     PhaseStarted,
     ReferenceStarted,
     StepStarted,
     TrialEnded,
+    TrialRecorded,
     TrialStarted,
 )
+from optimizer.search.guidance.outlook import Expectation, Outlook
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.shipped import shipped
 from optimizer.space_file import Space, load_space
 from optimizer.wiring.study import RunRequest, RunResult
+from tests.unit.commands import Commands, Said
 from tests.unit.studies import (
     HARDWARE,
     PRICE,
@@ -70,42 +76,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 HOSTILE = "[red]it[/nope] [StatusCode.INTERNAL] broke [/]"
 # The command's name hides its module.
 run_module = importlib.import_module("optimizer.cli.run")
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """`main` takes the signals of its process over; here that is pytest's."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Said:
-    code: object
-    out: str
-    err: str
-
-
-Commands = Callable[..., Said]
-
-
-@pytest.fixture
-def optimizer(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Commands:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> Said:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return Said(ended.value.code, captured.out, captured.err)
-
-    return command
 
 
 @pytest.mark.parametrize(
@@ -314,10 +284,10 @@ def test_init_writes_the_schema_for_editors(optimizer: Commands) -> None:
 
 
 @pytest.fixture
-def _a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock is 15 minutes after the one before."""
-    times = iter(range(0, 10**6, 900))
-    clock = SimpleNamespace(monotonic=lambda: float(next(times)))
+def _half_an_hour_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock but the first is half an hour after it."""
+    times = itertools.chain([0.0], itertools.repeat(1800.0))
+    clock = SimpleNamespace(monotonic=lambda: next(times))
     monkeypatch.setattr("optimizer.cli.watchers.time", clock)
 
 
@@ -351,6 +321,8 @@ LINES: list[tuple[Event, str]] = [
      "    infeasible: over the limit at the floor\n"),
     (TrialEnded(record_of(2, C, bounded(80)), OK), "    bounded: saturates below the bound\n"),
     (TrialEnded(FAILED, OK), f"    failed: {HOSTILE}\n"),
+    (OutlookChanged(Outlook(gap=0.2)), ""),
+    (TrialRecorded(OK), ""),
     (Note(HOSTILE), f"{HOSTILE}\n"),
 ]  # fmt: skip
 
@@ -358,6 +330,51 @@ LINES: list[tuple[Event, str]] = [
 @pytest.mark.parametrize(("event", "line"), LINES)
 def test_each_event_is_a_plain_line_however_wide(event: Event, line: str) -> None:
     assert printed(event) == line
+
+
+EXPECTED = Expectation("the largest saving", 0.5, 0.4, 0.625, 0.9, None, 20.0)
+DETAILS: list[tuple[Event, str]] = [
+    (StepStarted("building bert/openvino/int8"), "      building bert/openvino/int8\n"),
+    (LevelStarted(None, 3.0), "      saturating for 3 s\n"),
+    (LevelStarted(250.0, 4.0), "      offering 250/s for 4 s\n"),
+    (TrialStarted(3, 2, 12, A, EXPECTED),
+     "  2/12 openvino fp32, no batching, 1 x 1 thread\n"
+     "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
+     "limits, in 20 s\n"),
+    (OutlookChanged(Outlook(gap=0.2)),
+     "  an unmeasured configuration may be up to 20% cheaper (95%)\n"),
+    (OutlookChanged(Outlook()), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "line"), DETAILS)
+def test_every_step_is_a_line_to_who_wants_to_know(event: Event, line: str) -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=20), "verbose") as watch:
+        watch(event)
+    assert file.getvalue() == line
+
+
+WARNINGS: list[tuple[Event, str]] = [
+    (Note("the price is old", warning=True), "warning: the price is old\n"),
+    (ArtifactReady("bert/openvino/int8", HOSTILE, True),
+     f"warning: bert/openvino/int8 is left out: {HOSTILE}\n"),
+    (LevelEnded(replace(level(0.3), warnings=("others took part",))),
+     "warning: others took part\n"),
+    (TrialEnded(FAILED, OK),
+     f"warning: openvino int8, no batching, 2 x 1 thread failed: {HOSTILE}\n"),
+]  # fmt: skip
+
+
+def test_who_wants_to_hear_little_gets_each_warning_once() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=20, force_terminal=True), "quiet") as watch:
+        for event, _ in [*LINES, *WARNINGS, *WARNINGS, *DETAILS]:
+            watch(event)
+    said = Text.from_ansi(file.getvalue()).plain
+    for _, line in WARNINGS:
+        assert said.count(line.strip()) == 1
+    assert said.count("\n") == len(WARNINGS)
 
 
 def test_errors_of_a_level_are_said() -> None:
@@ -396,6 +413,17 @@ SEARCH: list[Event] = [
     LevelEnded(level(0.3, 45.67, kind="saturation")),
     LevelStarted(142.5, 4.0),
 ]
+LATER: list[Event] = [
+    *SEARCH,
+    LevelEnded(level(0.285, 30.0)),
+    TrialEnded(record_of(2, A, ok(140)), record_of(2, A, ok(140))),
+    OutlookChanged(Outlook(gap=0.11)),
+    TrialStarted(3, 4, 12, C, EXPECTED),
+    LevelEnded(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
+    LevelEnded(level(0.38, 60.0)),
+    LevelEnded(level(0.36, 20.0)),
+    LevelStarted(170.0, 4.0),
+]
 
 
 def drawn(width: int, *events: Event) -> str:
@@ -411,13 +439,32 @@ def words(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
-@pytest.mark.usefixtures("_a_quarter_of_an_hour")
+@pytest.mark.usefixtures("_half_an_hour_in")
 def test_the_live_view_shows_where_a_search_stands() -> None:
     assert drawn(80, *SEARCH) == (GOLDEN / "live_view.txt").read_text()
 
 
+@pytest.mark.usefixtures("_half_an_hour_in")
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_live_view_shows_what_is_expected_and_how_it_goes(width: int) -> None:
+    assert drawn(width, *LATER) == (GOLDEN / f"live_view_later_{width}.txt").read_text()
+
+
+def test_a_terminal_without_unicode_gets_bars_that_it_can_show() -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    view = LiveView()
+    for event in LATER:
+        view.watch(event)
+    Console(file=file, width=80, force_terminal=True, color_system=None).print(view)
+    file.seek(0)
+    said = words(file.read().replace("|", " "))
+    assert "rate @@# 180/s" in said
+    assert "p95 @*- 20.0 ms" in said
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_live_view_fits_any_width(width: int) -> None:
+    assert {len(line) for line in drawn(width, *LATER).splitlines()} == {width}
     text = drawn(width, *SEARCH)
     assert {len(line) for line in text.splitlines()} == {width}
     if width >= 40:
@@ -465,6 +512,29 @@ def test_a_terminal_gets_the_view_and_is_left_as_it_was() -> None:
     assert "triton cost optimizer" in text
     assert text.count(hidden) == text.count(shown) == 1
     assert text.rindex(shown) > text.rindex("triton cost optimizer")
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    file = io.StringIO()
+    with watching(Console(file=file, force_terminal=True, width=80)) as watch:
+        for event in SEARCH:
+            watch(event)
+    assert "\x1b" not in file.getvalue()
+    assert "  1/12 openvino fp32, no batching, 2 x 1 thread\n" in file.getvalue()
+
+
+def test_no_color_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = io.StringIO()
+    with watching(Console(file=file, force_terminal=True, width=80)) as watch:
+        for event in LATER:
+            watch(event)
+    styles = re.findall(r"\x1b\[([\d;]+)m", file.getvalue())
+    # Bold and dim are no colours.
+    assert {code for style in styles for code in style.split(";")} <= {"0", "1", "2"}
 
 
 def test_anything_else_gets_plain_lines() -> None:

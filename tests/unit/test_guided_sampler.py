@@ -11,6 +11,7 @@ import pytest
 
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import TrialStarted
 from optimizer.search.guidance import guide as guide_module
 from optimizer.search.guidance.guide import WORTHWHILE, Guide, no_forecast
 from optimizer.search.guidance.likeness import Likeness
@@ -21,6 +22,7 @@ from optimizer.serving_config import ServingConfig
 from optimizer.simulator.forecast import Forecast
 from tests.unit.studies import (
     DEMAND,
+    PRICE,
     SETTING,
     FakeEvaluator,
     Search,
@@ -249,6 +251,47 @@ def test_before_anything_met_the_limits_nobody_knows_what_is_left() -> None:
     assert (outlook.ended, outlook.gap) == (None, None)
 
 
+def test_what_is_proposed_is_explained_by_what_is_expected_of_it() -> None:
+    guide = guided({0: ok(50)}, forecast())
+    position = guide.propose()
+    assert position is not None
+    expected = guide.explain(position)
+    assert expected is not None
+    assert expected.why == "the largest saving per second"
+    true_cost = PRICE.usd_per_hour / 3600 / capacity_of(SPACE.config(position)) * 1e6
+    assert expected.low < true_cost < expected.high
+    assert expected.low < expected.usd_per_million < expected.high
+    assert expected.saving is not None
+    assert expected.saving > WORTHWHILE
+    assert 0.9 < expected.feasible <= 1
+    assert expected.seconds > 0
+    other = next(point for row in ROWS if (point := SPACE.at(row)) != position)
+    assert guide.explain(other) is None
+
+
+def test_before_there_is_a_best_no_saving_is_expected() -> None:
+    guide = guided({0: infeasible(100)}, forecast())
+    position = guide.propose()
+    assert position is not None
+    expected = guide.explain(position)
+    assert expected is not None
+    assert expected.saving is None
+    assert expected.why == "the cheapest that is likely to meet the limits"
+
+
+def test_a_search_tells_what_is_expected_of_all_but_what_was_asked_for(search: Search) -> None:
+    search.run(4)
+    started = [event for event in search.events if isinstance(event, TrialStarted)]
+    assert started[0].expected is None
+    assert all(event.expected is not None for event in started[1:])
+
+
+def test_samplers_without_expectations_tell_none(search: Search) -> None:
+    random = replace(search, sampler="random")
+    random.run(4)
+    assert all(e.expected is None for e in random.events if isinstance(e, TrialStarted))
+
+
 def test_ties_are_measured_last_and_at_most_three_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -271,6 +314,9 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
         row = configs.index(space.config(position))
         if settled:
             ties.append(row)
+            expected = guide.explain(position)
+            assert expected is not None
+            assert expected.why == "it cannot be told from the best"
         history.add(record_of(len(history.records), configs[row], ok(truth[row])))
     best = cells[int(np.argmax(truth))]
     assert ties

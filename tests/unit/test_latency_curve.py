@@ -11,8 +11,8 @@ from optimizer.search.latency_curve import (
     Known,
     LatencyCosts,
     capacity_within,
+    latency_curve,
     usual_limits,
-    within_limit,
 )
 from optimizer.search.summary import LoadRuns
 from optimizer.serving_config import ServingConfig
@@ -110,7 +110,7 @@ def test_offers_are_compared_by_what_they_surely_cost_and_fleets_sized_by_it() -
     sure = known(*AROUND, found=certified(1.5, low=1.5), config=ONE)
     unsure = known(*AROUND, found=certified(1.6, low=0.8), config=TWO)
     none = known(found=certified(0.0), config=THREE)
-    within = within_limit([unsure, sure, none], LIMIT_MS, PRICE, DEMAND)
+    [within] = latency_curve([unsure, sure, none], [LIMIT_MS], PRICE, DEMAND)
     assert [offer.config for offer in within.offers] == [ONE, TWO]
     assert [offer.score.replicas for offer in within.offers] == [1, 2]
     assert within.cheapest is not None
@@ -118,7 +118,19 @@ def test_offers_are_compared_by_what_they_surely_cost_and_fleets_sized_by_it() -
     assert within.cheapest.usd_per_million == pytest.approx(0.36 / (750 * 3600) * 1e6)
     costs = LatencyCosts("made up", WORKLOAD.streams, (LIMIT_MS,), PRICE, DEMAND, (within,))
     assert costs.front == [(ONE, [LIMIT_MS])]
-    assert within_limit([none], LIMIT_MS, PRICE, DEMAND).cheapest is None
+    [nothing] = latency_curve([none], [LIMIT_MS], PRICE, DEMAND)
+    assert nothing.cheapest is None
+
+
+def test_a_longer_limit_costs_no_more_however_little_is_known_of_it() -> None:
+    several = [known(*AROUND), known((0.4, 20.0), (0.5, 90.0), (0.45, 30.0), config=TWO)]
+    limits = [20.0, 25.0, 30.0, 40.0, 60.0, 90.0, 100.0, 150.0, 300.0]
+    curve = latency_curve(several, limits, PRICE, DEMAND)
+    costs = [w.cheapest.surely_usd_per_million for w in curve if w.cheapest is not None]
+    assert len(costs) > 5
+    assert costs == sorted(costs, reverse=True)
+    fleets = [w.cheapest.score.replicas for w in curve if w.cheapest is not None]
+    assert fleets == sorted(fleets, reverse=True)
 
 
 def test_the_usual_limits_begin_at_the_least_latency_and_hold_the_studys_own() -> None:

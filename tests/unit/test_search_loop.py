@@ -16,7 +16,14 @@ from optuna.trial import TrialState
 from optimizer.errors import EverythingFailedError, StorageError
 from optimizer.search import loop
 from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.search.events import (
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    TrialEnded,
+    TrialRecorded,
+    TrialStarted,
+)
 from optimizer.search.loop import SearchEnd
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
@@ -159,8 +166,10 @@ def test_a_configuration_is_told_what_similar_ones_served(search: Search) -> Non
 def test_watchers_are_told_what_happens(search: Search) -> None:
     search.run(2)
     first, *rest = search.events
-    assert first == PhaseStarted("search", 2)
-    assert [type(event) for event in rest] == [TrialStarted, TrialEnded] * 2
+    assert first == PhaseStarted("search", 2, 1e9)
+    assert [type(event) for event in rest] == [
+        OutlookChanged, TrialStarted, TrialRecorded, TrialEnded,
+    ] * 2  # fmt: skip
     started = [event for event in rest if isinstance(event, TrialStarted)]
     assert [(e.number, e.measured, e.of) for e in started] == [(0, 1, 2), (1, 2, 2)]
     assert [e.record for e in rest if isinstance(e, TrialEnded)] == search.records
@@ -295,7 +304,7 @@ def test_five_failures_in_a_row_have_the_baseline_tried_again(search: Search) ->
     assert [config == baseline for config in search.evaluator.evaluated] == [
         True, False, False, False, False, False, True,
     ]  # fmt: skip
-    assert Note("5 failures in a row, trying the baseline again") in search.events
+    assert Note("5 failures in a row, trying the baseline again", warning=True) in search.events
     assert len(search.records) == 6
 
 

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from optimizer.cli import commands
 from optimizer.cli.outcome import show_front
-from optimizer.cli.watchers import trial_text
 from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.measurement import FurtherLimit, Measurement
 from optimizer.search.evaluator import Evaluation
+from optimizer.search.event_text import trial_text
 from optimizer.search.known_configurations import known_configurations
 from optimizer.search.latency_curve import capacity_within, undominated
 from optimizer.search.pareto_front import pareto_front

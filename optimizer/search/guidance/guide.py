@@ -8,6 +8,7 @@ decides between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from optimizer.model_space import Position
 from optimizer.search.guidance.belief import Belief, Expected, SeenTrial
 from optimizer.search.guidance.expected_improvement import Effort
 from optimizer.search.guidance.likeness import Likeness
-from optimizer.search.guidance.outlook import Outlook
+from optimizer.search.guidance.outlook import Expectation, Outlook
 from optimizer.search.guidance.residuals import Rows
 from optimizer.search.history import History, bound_load_factor
 from optimizer.search.setting import Setting
@@ -42,6 +43,8 @@ _HOPE = 2.0
 _TIES = 3
 _TIED = 0.02
 """Points of the incumbent's cell that are measured beside it, and how close they must cost."""
+
+_NORMAL_95 = 1.96
 
 _LIKELIEST, _RANDOM = 3000, 1000
 """Points that are considered where a space has more: the cheapest by the forecast, and others."""
@@ -95,6 +98,28 @@ class Assessment:
             return int(np.argmin(np.where(self.feasible > 0.5, self.hoped, np.inf)))
         return int(np.argmax(self.gain / self.seconds))
 
+    @property
+    def why_best(self) -> str:
+        """Why that point is measured next."""
+        if self.log_best is None:
+            return "the cheapest that is likely to meet the limits"
+        if self.gain.max() < WORTHWHILE:
+            return f"nothing is expected to save {WORTHWHILE:.0%}; the most hopeful is tried"
+        return "the largest saving per second"
+
+    def expectation(self, at: int, why: str) -> Expectation:
+        """What is expected of one of the points."""
+        mean, half = float(self.log_mean[at]), _NORMAL_95 * float(self.log_sd[at])
+        return Expectation(
+            why,
+            usd_per_million=math.exp(mean),
+            low=math.exp(mean - half),
+            high=math.exp(mean + half),
+            feasible=float(self.feasible[at]),
+            saving=float(self.gain[at]) if self.log_best is not None else None,
+            seconds=float(self.seconds[at]),
+        )
+
 
 class Guide:
     """Assesses the points of a space by a forecast and the history of a study.
@@ -121,6 +146,7 @@ class Guide:
         self._protocol = protocol
         self.seed = seed
         self._known: tuple[tuple[object, ...], Assessment] | None = None
+        self._proposed: tuple[Position, Expectation] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
         """The point to measure next; None when every point is measured or ruled out.
@@ -132,10 +158,18 @@ class Guide:
         assessed = self._assess(running)
         if len(assessed.rows) == 0:
             return None
-        at = assessed.best
-        if self._settled(assessed):
-            at = next(iter(self._ties(assessed)), at)
-        return self.space.at(int(assessed.rows[at]))
+        at, why = assessed.best, assessed.why_best
+        if self._settled(assessed) and (ties := self._ties(assessed)):
+            at, why = ties[0], "it cannot be told from the best"
+        position = self.space.at(int(assessed.rows[at]))
+        self._proposed = (position, assessed.expectation(at, why))
+        return position
+
+    def explain(self, position: Position) -> Expectation | None:
+        """What was expected of a point as it was proposed; None of any but the last."""
+        if self._proposed is None or self._proposed[0] != position:
+            return None
+        return self._proposed[1]
 
     def outlook(self) -> Outlook:
         """Whether anything worthwhile is left, and what may be."""

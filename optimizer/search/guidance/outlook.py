@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optimizer.model_space import Position
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -27,3 +29,33 @@ Advisor = Callable[[], Outlook]
 def no_outlook() -> Outlook:
     """Of a search that has no expectations: it goes on, and nobody knows."""
     return Outlook()
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a sampler expects of the configuration that it has proposed, and why it did.
+
+    Attributes:
+        why: in a few words.
+        usd_per_million: expected cost at the capacity; `low` and `high` its interval at 95 %.
+        feasible: probability that the limits are met.
+        saving: expected share of the best one's cost that is saved; None while there is no best.
+        seconds: that measuring is expected to take.
+    """
+
+    why: str
+    usd_per_million: float
+    low: float
+    high: float
+    feasible: float
+    saving: float | None
+    seconds: float
+
+
+Explain = Callable[[Position], Expectation | None]
+"""Asked after a proposal what is expected of it."""
+
+
+def no_expectation(_: Position) -> Expectation | None:
+    """Of a sampler that has none."""
+    return None

@@ -1,0 +1,2 @@
+// A name for the search's dialog, which the theme gives none.
+document.querySelector(".md-search").setAttribute("aria-label", "Search")

@@ -1,0 +1,18 @@
+"""Rows as a table of Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """In one line; only code may hold a bar, which would end the cell elsewhere."""
+    plain = re.sub(r"\s+", " ", text)
+    return plain if "`" in plain else plain.replace("|", "&#124;").replace("<", "&lt;")

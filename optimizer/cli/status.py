@@ -1,0 +1,189 @@
+"""`status`: where studies stand, from another shell or after their runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from optimizer.cli.interruption import until_interrupted
+from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.plain_table import plain_table
+from optimizer.cli.rows import Row, Rows, bars_for, clock_text, left_text, level_rows, trials_row
+from optimizer.search.event_text import gap_text
+from optimizer.search.progress import CurrentTrial, Progress
+from optimizer.search.run_state import TimeLeft
+from optimizer.search.study_status import StudyStatus, all_statuses, study_status
+
+_SECONDS_BETWEEN = 2.0
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--watch", is_flag=True, help="Go on until the run ends, or Ctrl-C.")
+@results_option
+def status(study: str | None, as_json: bool, watch: bool, results: Path) -> None:
+    """Say where STUDY stands, or all studies in a table. It reads, and changes nothing."""
+    console = OutputConsole()
+    look, draw = _all(results) if study is None else _one(results, study)
+    if watch:
+        with until_interrupted():
+            _watch(console, look, draw, as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps([each.to_json() for each in look()], indent=2))
+    else:
+        console.print(draw(look()))
+
+
+_Look = Callable[[], list[StudyStatus]]
+_Draw = Callable[[list[StudyStatus]], RenderableType]
+
+
+def _all(results: Path) -> tuple[_Look, _Draw]:
+    return lambda: all_statuses(results), statuses_table
+
+
+def _one(results: Path, study: str) -> tuple[_Look, _Draw]:
+    return lambda: [study_status(results, study)], lambda found: Detail(found[0], time.time())
+
+
+def _watch(console: Console, look: _Look, draw: _Draw, *, as_json: bool) -> None:
+    """Until nothing runs any more; on a terminal in its place, elsewhere by lines that changed."""
+    if console.is_terminal and not console.is_dumb_terminal and not as_json:
+        with Live(console=console, auto_refresh=False) as live:
+            for found in _looks(look):
+                live.update(draw(found), refresh=True)
+        return
+    said = list[str]()
+    for found in _looks(look):
+        lines = (
+            [json.dumps([each.to_json() for each in found])]
+            if as_json
+            else [_one_line(each) for each in found]
+        )
+        for line in lines:
+            if line not in said:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        said = lines
+
+
+def _looks(look: Callable[[], list[StudyStatus]]) -> Iterator[list[StudyStatus]]:
+    while True:
+        found = look()
+        yield found
+        if all(each.state != "running" for each in found):
+            return
+        time.sleep(_SECONDS_BETWEEN)
+
+
+def statuses_table(found: list[StudyStatus]) -> RenderableType:
+    """Studies, a line each."""
+    if not found:
+        return "there are no studies yet"
+    table = plain_table("", "study", "state", "trials", "best, requests/s", "$ per million")
+    for each in found:
+        best = each.best
+        table.add_row(
+            each.name,
+            _state_text(each),
+            str(sum(each.trials.values())),
+            "-" if best is None else f"{best.capacity_per_second:.0f}",
+            "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}",
+        )
+    return table
+
+
+class Detail:
+    """All that is known of where one study stands.
+
+    Args:
+        now: Unix time in seconds.
+    """
+
+    def __init__(self, study: StudyStatus, now: float) -> None:
+        self._study = study
+        self._now = now
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(_headline(self._study, self._now), style="bold")
+        yield Rows(_rows(self._study, self._now, bars_for(options)))
+
+
+def _headline(study: StudyStatus, now: float) -> str:
+    progress = study.progress
+    text = f"{study.name}: {_state_text(study)}"
+    if progress is None:
+        return text
+    if study.state != "running":
+        return f"{text}, {clock_text(now - progress.updated)} ago"
+    # What was left when it was written is less by now.
+    since = now - progress.updated
+    steps, clock = progress.seconds_left_by_steps, progress.seconds_left_by_clock
+    left = TimeLeft(
+        None if steps is None else max(0.0, steps - since),
+        None if clock is None else max(0.0, clock - since),
+    )
+    return f"{text}, {clock_text(now - progress.started)} gone{left_text(left)}"
+
+
+def _state_text(study: StudyStatus) -> str:
+    progress = study.progress
+    if study.state == "running" and progress is not None:
+        return f"running, {progress.phase} {progress.done}/{progress.steps}"
+    if study.state == "cut off" and progress is not None:
+        return f"cut off in phase {progress.phase}; the same command goes on"
+    if study.state == "ended" and progress is not None and progress.ended:
+        return f"ended: {progress.ended.splitlines()[0]}"
+    return study.state
+
+
+def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
+    yield "found", ", ".join(f"{count} {name}" for name, count in study.trials.items()), ""
+    if study.best is not None:
+        best = study.best
+        yield "best", f"trial {best.number}: {best.configuration}: {best.found}", "bold green"
+    progress = study.progress
+    if progress is not None and len(progress.capacities) > 1:
+        yield trials_row(progress.capacities, bars)
+    if study.state == "running" and progress is not None:
+        yield from _running(progress, now, bars)
+    elif study.confirmed is not None:
+        won = study.confirmed
+        found = f"{won['capacity_per_second']:.0f}/s"
+        cost = f"${won['usd_per_million_at_capacity']:.4f} per million"
+        yield "winner", f"{won['description']}: {found}, {cost}, confirmed", "bold green"
+    if study.state != "running" and study.search_ended is not None:
+        yield "search", f"it ended: {study.search_ended}", ""
+    if progress is not None:
+        for n, line in enumerate(progress.events):
+            yield "latest" if n == 0 else "", line.strip(), "dim"
+
+
+def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
+    if progress.now is None:
+        yield "now", progress.doing, ""
+    else:
+        yield from _current(progress.now, progress.doing, now, bars)
+    if progress.gap is not None:
+        yield "to find", gap_text(progress.gap), ""
+
+
+def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:
+    number = f"trial {trial.number}, " if trial.number is not None else ""
+    since = f" for {clock_text(now - trial.since)}" if trial.since is not None else ""
+    yield "now", f"{number}{trial.configuration}{since}; {doing}", ""
+    if trial.expected:
+        yield "expected", trial.expected, "dim"
+    yield from level_rows(trial.levels, trial.warnings, trial.rates, trial.p95s_ms, bars)
+
+
+def _one_line(study: StudyStatus) -> str:
+    best = "" if study.best is None else f"; best {study.best.found}"
+    return f"{study.name}: {_state_text(study)}; {sum(study.trials.values())} trials{best}"

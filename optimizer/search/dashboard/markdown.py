@@ -1,0 +1,150 @@
+"""The notes that optuna-dashboard shows, in Markdown. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from optimizer.measurement import LoadLevel
+from optimizer.search.event_text import gap_text, load_text
+from optimizer.search.history import History
+from optimizer.serving_config import describe
+from optimizer.trial_record import TrialRecord
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
+
+_VALUES = {
+    "ok": "The value is the cost at the capacity, in dollars per million requests.",
+    "infeasible": "The value is the cost at saturation, **outside the limits**: it is no cost of a "
+    "service that keeps them.",
+    "bounded": "The value is the cost at saturation, where the trial ended: it was already worse "
+    "than the best so far, and its capacity is not known.",
+    "failed": "There is no value: the configuration could not be measured.",
+}
+
+
+def study_note(
+    name: str,
+    phase: str,
+    records: Sequence[TrialRecord],
+    gap: float | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> str:
+    """What a study has found so far.
+
+    Args:
+        phase: what the run does now, or how it ended.
+        records: of all trials; the first is the baseline's.
+        gap: see `Outlook.gap`.
+        summary: of the study, once it has come to its end.
+    """
+    history = History({record.number: record for record in records})
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
+    many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
+    parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
+    if summary is not None and summary["best"] is not None:
+        parts.append(_confirmed(summary))
+    if history.incumbent is not None:
+        parts.append(_found(history.incumbent, records))
+    elif records:
+        parts.append("**Nothing has met the limits so far.**")
+    if gap is not None and summary is None:
+        parts.append(f"By the search's own reckoning {_plain(gap_text(gap))}.")
+    parts.append(
+        "The best is the cheapest trial within the limits. The values of infeasible and bounded "
+        "trials are costs at saturation, and no costs of a service within them."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def trial_note(record: TrialRecord) -> str:
+    """What was measured of a trial, and what came of it."""
+    parts = [
+        f"**{_plain(describe(record.config))}**",
+        f"**{record.outcome}**: {_plain(record.reason)}",
+        _VALUES[record.outcome],
+    ]
+    if record.score is not None and record.measurement is not None:
+        measurement, score = record.measurement, record.score
+        parts.append(
+            f"Capacity {measurement.capacity_per_second:.0f} requests/s "
+            f"(at least {measurement.capacity_low_per_second:.0f}); "
+            f"{_plain('$')}{score.usd_per_million_at_capacity:.4f} per million; "
+            f"{score.replicas} replicas for the demand."
+        )
+    # Of one that ended at saturation nobody knows how far it is from its limits.
+    for name, value in record.constraints if record.outcome != "bounded" else ():
+        over = f"{abs(value):.0%} {'over' if value > 0 else 'within'} the limit"
+        parts.append(f"Constraint {_plain(name)}: {value:+.3f} ({over}).")
+    if record.measurement is not None:
+        parts.append(_levels(record.measurement.levels))
+    seconds = record.seconds
+    parts.append(
+        f"It took {seconds.total:.1f} s: {seconds.measuring:.1f} s of load, "
+        f"{seconds.serving:.1f} s to serve it."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _confirmed(summary: Mapping[str, Any]) -> str:
+    entries = {"winner, confirmed": summary["best"], "baseline, confirmed": summary["baseline"]}
+    rows = [
+        (
+            name,
+            entry["description"],
+            f"{entry['capacity_per_second']:.0f}",
+            f"{entry['latency_ms']['p95']:.1f}",
+            f"{entry['usd_per_million_at_capacity']:.4f}",
+            f"{entry['replicas']} for {entry['fleet_usd_per_hour']:.3f} an hour",
+        )
+        for name, entry in entries.items()
+        if entry is not None
+    ]
+    return _table([*_COLUMNS, "replicas, $"], rows)
+
+
+_COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million")
+
+
+def _found(best: TrialRecord, records: Sequence[TrialRecord]) -> str:
+    named = {"best within the limits": best}
+    if records[0] is not best:
+        named["baseline"] = records[0]
+    rows = [(f"{name}: trial {r.number}", *_row(r)) for name, r in named.items()]
+    return _table(_COLUMNS, rows)
+
+
+def _row(record: TrialRecord) -> Iterator[str]:
+    yield describe(record.config)
+    measurement, score = record.measurement, record.score
+    if measurement is None or score is None:
+        yield from (record.outcome, "", "")
+        return
+    at = measurement.level_at_capacity
+    yield f"{measurement.capacity_per_second:.0f}"
+    yield f"{max(stream.latency_ms(95) for stream in at.streams):.1f}" if at is not None else ""
+    yield f"{score.usd_per_million_at_capacity:.4f}"
+
+
+def _levels(levels: Sequence[LoadLevel]) -> str:
+    return _table(
+        ["load", "served/s", "p50, ms", "p95, ms", "p99, ms", "verdict"], map(_level, levels)
+    )
+
+
+def _level(level: LoadLevel) -> tuple[str, ...]:
+    worst = [max(stream.latency_ms(p) for stream in level.streams) for p in (50, 95, 99)]
+    verdict = level.verdict or ("" if level.client.kept_up else "void")
+    served = f"{level.achieved_per_second:.0f}"
+    return (load_text(level), served, *(f"{ms:.1f}" for ms in worst), verdict)
+
+
+def _table(columns: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join([*head, *("| " + " | ".join(map(_plain, row)) + " |" for row in rows)])
+
+
+def _plain(text: str) -> str:
+    """As it is, whatever Markdown means by its characters."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

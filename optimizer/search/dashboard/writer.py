@@ -1,0 +1,160 @@
+"""What a run writes for the dashboard as it goes: notes, and the files of its trials.
+
+Only the run writes, while it holds its study: the dashboard itself changes nothing. Nothing that is
+written here is ever read by a search, and what cannot be written ends no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optimizer.errors import StorageError
+from optimizer.search.dashboard.markdown import study_note, trial_note
+from optimizer.search.dashboard.shown_study import ShownStudy, can_note
+from optimizer.search.events import (
+    Event,
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    TrialEnded,
+    TrialRecorded,
+    TrialStarted,
+    Watcher,
+)
+from optimizer.search.study_directory import Records
+from optimizer.serving_config import ServingConfig
+from optimizer.trial_record import TrialRecord
+
+_TAIL_BYTES = 16_384
+
+Files = Callable[[ServingConfig], Mapping[str, str]]
+"""Texts by file name that a configuration is served with."""
+
+
+class StudyNotes:
+    """A watcher that keeps the notes of a study and its trials.
+
+    Args:
+        trials: of the study, those of earlier runs among them.
+        constraints: their names.
+        tell: who is told that no more can be written.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shown: ShownStudy,
+        trials: Records,
+        constraints: Sequence[str],
+        tell: Watcher,
+    ) -> None:
+        self._name = name
+        self._shown = shown
+        self._trials = trials
+        self._constraints = constraints
+        self._tell = tell
+        self._phase = ""
+        self._known: dict[int, TrialRecord] = dict(trials.read_all())
+        self._gap: float | None = None
+        self._able = can_note()
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case PhaseStarted(phase):
+                self._phase = phase
+                self._try(self._begin_phase)
+            case OutlookChanged(outlook):
+                self._gap = outlook.gap
+            case TrialEnded(record) if self._phase == "search":
+                self._known[record.number] = record
+                self._try(lambda: self._note_trial(record))
+            case _:
+                pass
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """Say what the study came to."""
+        self._try(lambda: self._note(f"ended: {summary['ended']}", summary))
+
+    def catch_up(self) -> None:
+        """Write the notes that trials lack: of earlier versions, or where none could be written."""
+        for number in self._shown.unnoted(sorted(self._known)):
+            self._shown.note_trial(number, trial_note(self._known[number]))
+
+    def _begin_phase(self) -> None:
+        if self._phase == "search":
+            self._shown.name_constraints([*self._constraints])
+            self._known = dict(self._trials.read_all())
+            self.catch_up()
+        self._note(f"phase {self._phase}")
+
+    def _note_trial(self, record: TrialRecord) -> None:
+        self._shown.note_trial(record.number, trial_note(record))
+        self._note(f"phase {self._phase}")
+
+    def _note(self, phase: str, summary: Mapping[str, Any] | None = None) -> None:
+        records = [self._known[number] for number in sorted(self._known)]
+        self._shown.note(study_note(self._name, phase, records, self._gap, summary))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if not self._able:
+            return
+        try:
+            write()
+        except StorageError as error:
+            self._able = False
+            self._tell(Note(f"no more notes for the dashboard: {error}", True))
+
+
+class TrialFiles:
+    """A watcher of a search that keeps with each trial what it was served with, and how it failed.
+
+    Args:
+        files: see `Files`.
+        log: of the server.
+        tell: who is told that no more can be written.
+    """
+
+    def __init__(self, shown: ShownStudy, files: Files, log: Path, tell: Watcher) -> None:
+        self._shown = shown
+        self._files = files
+        self._log = log
+        self._tell = tell
+        self._able = True
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case TrialStarted(number, _, _, config):
+                self._attach(number, self._files(config))
+            case TrialRecorded(record) if record.outcome == "failed":
+                text = tail(self._log, _TAIL_BYTES)
+                if text:
+                    self._attach(record.number, {"server-log-tail.txt": text})
+            case _:
+                pass
+
+    def _attach(self, number: int, files: Mapping[str, str]) -> None:
+        if not self._able:
+            return
+        try:
+            for name, text in files.items():
+                self._shown.attach(number, name, text)
+        except StorageError as error:
+            self._able = False
+            self._tell(Note(f"no more files for the dashboard: {error}", True))
+
+
+def tail(path: Path, size_bytes: int) -> str:
+    """The last whole lines of a text file; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - size_bytes))
+            content = file.read()
+    except OSError:
+        return ""
+    text = content.decode("utf-8", errors="replace")
+    return text if end <= size_bytes else text.partition("\n")[2]

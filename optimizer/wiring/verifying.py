@@ -1,0 +1,227 @@
+"""A bundle verified: its files, then in a clean server its configuration, outputs and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.errors import EngineMismatch, LoadTestFailure, TrialFailure
+from optimizer.export.manifest import Bundle, Manifest, read_bundle
+from optimizer.export.verification import (
+    Check,
+    Verification,
+    capacity_off,
+    check_capacity,
+    check_configuration,
+    check_files,
+    check_limit,
+    check_outputs,
+    examples_of,
+    how_to_rebuild,
+    rebuilt,
+    unmade,
+)
+from optimizer.hosting import EmbeddedHost
+from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
+from optimizer.load.client import LoadClient
+from optimizer.measurement import LoadLevel, Measurement
+from optimizer.search.events import Note, StepStarted, Watcher
+from optimizer.search.served_levels import ServedLevels, concurrency
+from optimizer.search.study_directory import write_json
+from optimizer.wiring.bundle_serving import (
+    BundleHost,
+    ServedBundle,
+    ServerSettings,
+    bundle_host,
+    served_bundle,
+)
+from optimizer.wiring.parts import protocol_by
+
+_REQUESTS = 500
+"""Seen at the recommended load, at least."""
+
+_TRIES = 2
+"""Measurements where the limit or the capacity seems to be missed: a shared machine falters."""
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What one `verify` was asked.
+
+    Attributes:
+        server: that serves it; the kind that it was measured on where nothing is given.
+        within: share by which the capacity may differ.
+        seed: of arrivals.
+        json_file: that the outcome is written to.
+    """
+
+    bundle: Path
+    server: ServerSettings
+    within: float = 0.1
+    seed: int = 0
+    json_file: Path | None = None
+
+
+def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
+    """Make every check that can be made; a failed one leaves out those that rest on it.
+
+    Raises:
+        UsageError: where there is no bundle.
+        RequirementError: the machine, the image or the server lacks something.
+        StorageError: when `json_file` cannot be written.
+    """
+    bundle = read_bundle(request.bundle)
+    watch(StepStarted("comparing every file"))
+    files = check_files(bundle)
+    if files.outcome == "fail":
+        reason = "what was exported is not what is here"
+        rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
+        found = Verification((files, *rest))
+    else:
+        usual = _usual_server(bundle.manifest)
+        where = bundle_host(request.server, usual, bundle.manifest.config)
+        found = _Serving(request, bundle, where, watch).verified(files)
+    if request.json_file is not None:
+        write_json(request.json_file, _to_json(found))
+    return found
+
+
+def _usual_server(manifest: Manifest) -> ServerSettings:
+    versions = manifest.versions
+    image = {"image": versions.image} if versions.image is not None else {}
+    return {"launcher": versions.server, **image}
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """The checks that need a server."""
+
+    request: VerifyRequest
+    bundle: Bundle
+    where: BundleHost
+    watch: Watcher
+
+    def verified(self, files: Check) -> Verification:
+        manifest, workload = self.bundle.manifest, self.bundle.load.workload
+        notes = [*rebuilt(manifest), *_other_packages(manifest, self.where)]
+        self.watch(StepStarted("loading it in a clean server"))
+        try:
+            with served_bundle(self.bundle.root, manifest.config, workload, self.where) as served:
+                notes += _other_versions(manifest, served, self.where)
+                return self._checked(files, served, tuple(notes))
+        except TrialFailure as error:
+            text = str(error)
+            if isinstance(error, EngineMismatch) and (hint := how_to_rebuild(manifest)):
+                text = f"{text}; {hint}"
+            failed = Check("configuration", "fail", f"it cannot be served here: {text}")
+            rest = unmade("it cannot be served", "outputs", "limit", "capacity")
+            return Verification((files, failed, *rest), tuple(notes))
+
+    def _checked(self, files: Check, served: ServedBundle, notes: tuple[str, ...]) -> Verification:
+        manifest, control = self.bundle.manifest, served.served.control
+        running = {model.name: control.config(model.name) for model in manifest.models}
+        configuration = check_configuration(manifest, running)
+        self.watch(StepStarted("comparing its outputs"))
+        outputs = self._outputs(served)
+        checks = (files, configuration, outputs)
+        if "fail" in {check.outcome for check in checks}:
+            rest = unmade("what is served is not what was measured", "limit", "capacity")
+            return Verification((*checks, *rest), notes)
+        try:
+            return self._loaded(checks, served, notes)
+        except TrialFailure as error:
+            failed = Check("limit", "fail", str(served.session.failure(error)))
+            return Verification(
+                (*checks, failed, *unmade("it failed under load", "capacity")), notes
+            )
+
+    def _outputs(self, served: ServedBundle) -> Check:
+        examples = examples_of(self.bundle)
+        try:
+            answers = {
+                name: served.answers(name, each.requests, each.output)
+                for name, each in examples.items()
+            }
+        except LoadTestFailure as error:
+            return Check("outputs", "fail", str(error))
+        return check_outputs(self.bundle.manifest, examples, answers)
+
+    def _loaded(
+        self, checks: tuple[Check, ...], served: ServedBundle, notes: tuple[str, ...]
+    ) -> Verification:
+        manifest, load = self.bundle.manifest, self.bundle.load
+        rng = np.random.default_rng(self.request.seed)
+        with LoadClient(self.where.slot.client_cores) as client:
+            levels = ServedLevels(client, load.workload, self.where.slot, rng, self.watch)
+            with levels.on(served.served, manifest.config) as run:
+                level = self._at_recommended_load(run)
+                limit = check_limit(level)
+                notes = (*notes, *level.warnings)
+                if limit.outcome == "fail":
+                    rest = unmade("the limit is missed at less", "capacity")
+                    return Verification((*checks, limit, *rest), notes, level)
+                found = list(self._capacities(run))
+        capacity = check_capacity(manifest, found, self.request.within)
+        return Verification((*checks, limit, capacity), notes, level, found[-1])
+
+    def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
+        workload = self.bundle.load.workload
+        per_second = self.bundle.manifest.recommended.per_replica_per_second
+        search = CapacitySearch(run, workload, protocol_by(self.bundle.load.measurement, workload))
+        for _ in range(_TRIES):
+            if search.holds(per_second / workload.demand_per_second, _REQUESTS):
+                break
+        return search.levels[-1]
+
+    def _capacities(self, run: RunLevel) -> Iterator[Measurement]:
+        """Measurements until one is what it was, or there are enough of them."""
+        workload, manifest = self.bundle.load.workload, self.bundle.manifest
+        protocol = protocol_by(self.bundle.load.measurement, workload)
+        for _ in range(_TRIES):
+            found = find_capacity(run, workload, protocol, concurrency(manifest.config)).measurement
+            yield found
+            if (off := capacity_off(manifest, found, self.request.within)) is None:
+                return
+            self.watch(Note(f"the capacity is off by {off:+.0%}"))
+
+
+def _other_versions(manifest: Manifest, served: ServedBundle, where: BundleHost) -> list[str]:
+    measured = manifest.versions
+    here = served.served.control.version()
+    notes = []
+    if measured.triton is not None and here != measured.triton:
+        notes.append(f"Triton {here} serves here, {measured.triton} when it was measured")
+    gpus = tuple(gpu.name for gpu in where.gpus)
+    if gpus != measured.gpus[: len(gpus)]:
+        notes.append(f"GPUs here: {', '.join(gpus)}; measured on {', '.join(measured.gpus)}")
+    return notes
+
+
+def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
+    """Only the embedded server shares this program's packages."""
+    if not isinstance(where.host, EmbeddedHost):
+        return
+    for wanted in dict.fromkeys(each for model in manifest.models for each in model.packages):
+        name, _, pinned = wanted.partition("==")
+        try:
+            here = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+        if pinned and here != pinned:
+            yield f"{name} {here} is installed here, {pinned} when it was measured"
+
+
+def _to_json(found: Verification) -> Mapping[str, Any]:
+    capacity = found.capacity
+    return {
+        "outcome": found.outcome,
+        "checks": [asdict(check) for check in found.checks],
+        "notes": list(found.notes),
+        "level": asdict(found.level) if found.level is not None else None,
+        "capacity_per_second": capacity.capacity_per_second if capacity is not None else None,
+    }

@@ -1,0 +1,35 @@
+"""What every run leaves for those who look on: its log, and where it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from optimizer.search.events import Watcher, to_all
+from optimizer.search.progress import progress_file
+from optimizer.search.run_log import run_log
+from optimizer.search.study_directory import StudyDirectory
+
+
+@contextmanager
+def logged(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+    """A watcher that tells `watch`, and keeps every event in the log of `directory`."""
+    with run_log(directory.run_log, lambda: datetime.now(UTC).astimezone()) as log:
+        yield to_all(log, watch)
+
+
+@contextmanager
+def looked_on(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+    """The same, and keeps in progress.json where the run stands; the caller holds the lock.
+
+    Raises:
+        StorageError: when a record is damaged.
+    """
+    known = directory.trials.read_all()
+    with (
+        logged(directory, watch) as log,
+        progress_file(directory, known, time.time) as progress,
+    ):
+        yield to_all(progress, log)

@@ -1,0 +1,57 @@
+"""How each documented command is checked: run at once, run on a real server, or only parsed.
+
+A command that is found in none of the three fails `test_commands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.docs.blocks import Command
+from tests.docs.parsing import command_of
+
+RUN_AT_ONCE = frozenset(
+    {
+        "cache", "compare", "doctor", "init", "pareto", "plan", "prices", "recommend", "replay",
+        "report", "simulate", "status",
+    }
+)  # fmt: skip
+"""Commands of the optimizer that need studies, and no server: run on studies that are made up."""
+
+RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
+"""Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""
+
+PARSED_ONLY: Mapping[str, str] = {
+    "python -m optimizer dashboard quickstart": (
+        "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
+    ),
+    "python -m optimizer measure space.yaml --rate 300 --with perf_analyzer": (
+        "needs perf_analyzer on PATH; tests/e2e/test_measure.py runs it where it is installed"
+    ),
+    "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge": (
+        "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
+    ),
+    "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge --type g5.xlarge": (
+        "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
+    ),
+    "python -m optimizer recommend t4 a10g --advanced": (
+        "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks made-up ones"
+    ),
+    "python -m optimizer run search_spaces/bert_large.yaml": (
+        "needs NVIDIA GPUs, a Docker engine and a night"
+    ),
+}
+"""The optimizer's commands that cannot be run here, and why; their options are still parsed."""
+
+
+def on_a_server(command: Command) -> bool:
+    """Whether it is run on a real server."""
+    return str(command) not in PARSED_ONLY and (
+        command_of(command) in RUN_ON_A_SERVER or "--search" in command.words
+    )
+
+
+def at_once(command: Command) -> bool:
+    """Whether it is run on studies that are made up."""
+    listed = str(command) in PARSED_ONLY or on_a_server(command)
+    return not listed and command_of(command) in RUN_AT_ONCE

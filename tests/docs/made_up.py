@@ -1,0 +1,48 @@
+"""A folder in which the documented commands that serve nothing find what they ask for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from optimizer.search_space import SearchSpace
+from tests.unit.hosts import A10G, T4, price_of
+from tests.unit.reported import Names, studied
+from tests.unit.studies import MACHINE, small_space
+from tests.unit.whole_studies import WholeStudy
+
+TRIALS = 20
+SEARCHED = ("quickstart", "bert-large")
+HOSTS = {"t4": (T4, "ml.g4dn.xlarge"), "a10g": (A10G, "ml.g5.xlarge")}
+
+
+def fill(folder: Path) -> None:
+    """Studies by the names that the pages use, and files; one host's folder lies beside it."""
+    results = folder / "results"
+    for name in SEARCHED:
+        studied(results / name, TRIALS, space=_space())
+    for name, (machine, instance_type) in HOSTS.items():
+        # The list that ships has one of them from another source, and would be refused beside it.
+        listed = price_of("ml.g4dn.xlarge")
+        price = replace(price_of(instance_type), source=listed.source, as_of=listed.as_of)
+        studied(results / name, TRIALS, Names(price, machine), _space())
+    shutil.copytree(results / "a10g", folder.parent / "copied" / "a10g")
+    for name, version in (("before", "0.6.0"), ("after", "0.7.0")):
+        packages = (("nvidia-pytriton", version), ("numpy", "2"))
+        capacities = {0: 100.0, 1: 180.0, 2: 200.0, 3: 150.0}
+        WholeStudy(
+            results / name, capacities, {2: (200.0, 200.0), 0: (100.0, 100.0)},
+            machine=replace(MACHINE, packages=packages), pace=None,
+        ).written()  # fmt: skip
+    (folder / "week.csv").write_text("\n".join(_week()) + "\n")
+
+
+def _space() -> SearchSpace:
+    return small_space(max_batch_size=(4, 8, 16, 32))
+
+
+def _week() -> Sequence[str]:
+    rows = [f"{hour * 3600},{1000 + 100 * (hour % 24)}" for hour in range(7 * 24)]
+    return ["seconds,requests_per_second", *rows]

@@ -1,0 +1,102 @@
+"""Space files, jobs and Python in README.md and docs/ are what their readers take them for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from optimizer.errors import SpaceFileError
+from optimizer.fleet.price_catalogue import read_list, usual_prices
+from optimizer.hardware import Gpu, Hardware
+from optimizer.load.user_load_file import read_job, read_user_load
+from optimizer.shipped import shipped
+from optimizer.space_file import Space, load_space
+from tests.docs import made_up
+from tests.docs.blocks import Block, blocks
+from tests.docs.python_blocks import run_block, searches
+from tests.e2e import tiny
+
+GPUS = tuple(Gpu(f"GPU-{n}", "NVIDIA A10G", (8, 6), 23_028) for n in range(2))
+HARDWARE = Hardware(cores=4, memory_mib=16_000, gpus=GPUS)
+PRICES = usual_prices(read_list(shipped("prices.csv")))
+OF_A_MODEL = ("accuracy", "calibration", "evaluation", "inputs", "lengths", "source")
+NO_JOB = ("TrafficPattern", "StoppingConditions", "ThinkTimeInSeconds")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With the files that space files name."""
+    rows = np.arange(16 * 16).reshape(16, 16) + 5
+    inputs = {"input_ids": rows, "attention_mask": np.ones_like(rows)}
+    np.savez(tmp_path / "evaluation.npz", **inputs)
+    lines = [
+        json.dumps({name: row.tolist() for name, row in zip(inputs, pair, strict=True)})
+        for pair in zip(*inputs.values(), strict=True)
+    ]
+    (tmp_path / "calibration.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "metrics.py").write_text("def f1(inputs, outputs):\n    return 1.0\n")
+    (tmp_path / "arrivals.csv").write_text("seconds\n0.1\n0.2\n0.35\n")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "checkpoint").mkdir()
+    return tmp_path
+
+
+def completed(fragment: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole space file with the fragment in it."""
+    if "study" in fragment:
+        return dict(fragment)
+    space = tiny.space(parameters={"precision": ["fp32", "int8"]})
+    bert = space["models"]["bert"]
+    bert["lengths"] = {"fixed": 128}
+    bert["source"]["config"]["max_position_embeddings"] = 128
+    own = dict(fragment)
+    for key in OF_A_MODEL:
+        if key in own:
+            bert[key] = own.pop(key)
+    return {**space, **own}
+
+
+def read(text: str, folder: Path) -> Space:
+    content = completed(YAML(typ="safe").load(text))
+    path = tiny.write_space(folder, deepcopy(content))
+    return load_space(path, PRICES, HARDWARE)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)
+def test_a_space_file_or_a_part_of_one_is_valid(block: Block, folder: Path) -> None:
+    assert len(read(block.text, folder).search_space) > 0
+
+
+def test_a_mistyped_key_is_found(folder: Path) -> None:
+    for text in ("traffic: {arivals: poisson}", "accuracy: {min_cosin: 0.9}", "sever: {}"):
+        with pytest.raises(SpaceFileError):
+            read(text, folder)
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.place)
+def test_a_load_of_users_or_a_job_is_valid(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    path.write_text(block.text)
+    if set(json.loads(block.text)) <= set(NO_JOB):
+        read_user_load(path)
+    else:
+        read_job(path)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
+def test_python_that_serves_nothing_runs(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if searches(block):
+        compile(block.text, block.place, "exec")  # executed in test_on_a_server
+        return
+    made_up.fill(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    run_block(block)

@@ -1,0 +1,77 @@
+"""The documented commands that serve models, and the Python: on the real server, a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import Command, blocks, commands
+from tests.docs.how_checked import on_a_server
+from tests.docs.parsing import command_of
+from tests.docs.python_blocks import run_block, searches
+from tests.e2e import tiny
+from tests.e2e.running import Optimizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SERVED = [command for command in commands() if on_a_server(command)]
+PARAMETERS = {
+    "runtime": ["openvino"],
+    "precision": ["fp32", "int8"],
+    "max_batch_size": [32],
+}
+"""Four configurations, those that the pages name among them."""
+USERS = {
+    "TrafficPattern": {
+        "TrafficType": "PHASES",
+        "Phases": [{"InitialNumberOfUsers": 2, "SpawnRate": 1, "DurationInSeconds": 2}],
+    },
+    "StoppingConditions": {"MaxInvocations": 30000},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files by the names that the pages use; studies go on from command to command."""
+    folder = tmp_path_factory.mktemp("served")
+    write(folder, "my-model", "space.yaml")
+    write(folder, "quickstart", "search_spaces/quickstart.yaml", runtime=["pytorch", "openvino"])
+    write(folder, "short_sequences", "search_spaces/short_sequences.yaml", precision=["fp32"])
+    (folder / "users.json").write_text(json.dumps(USERS))
+    job = {**USERS, "ResourceLimit": {"MaxNumberOfTests": 1}, "JobDurationInSeconds": 120}
+    (folder / "job.json").write_text(json.dumps(job))
+    return folder
+
+
+def write(folder: Path, study: str, name: str, **parameters: list[str]) -> None:
+    path = folder / name
+    space = tiny.space(parameters={**PARAMETERS, **parameters})
+    tiny.write_space(path.parent, {**space, "study": study}, path.name)
+
+
+@pytest.mark.parametrize("command", SERVED, ids=str)
+def test_a_command_that_serves_runs(command: Command, folder: Path) -> None:
+    environment = {
+        "OPTIMIZER_CACHE": str(folder / "cache"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+    optimizer = Optimizer(command.words[3:], folder, environment=environment)
+    try:
+        code = optimizer.wait(580)
+    finally:
+        optimizer.end()
+    # The tiny model's capacity is another whenever the machine does something else.
+    expected = (0, 1, 5) if command_of(command) == "verify" else (0,)
+    assert code in expected, optimizer.output + optimizer.errors
+    assert optimizer.output != ""
+
+
+def test_python_that_searches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OPTIMIZER_CACHE", str(folder / "cache"))
+    found = [block for block in blocks("python") if searches(block)]
+    assert found
+    for block in found:
+        run_block(block)

@@ -1,0 +1,65 @@
+"""Studies that keep for the dashboard what a run keeps: notes, and files of made-up trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optimizer.search.dashboard.shown_study import ShownStudy
+from optimizer.search.dashboard.writer import StudyNotes, TrialFiles
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.searched_space import SearchedSpace
+from optimizer.serving_config import ServingConfig
+from optimizer.shipped import shipped
+from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.session import ModelFiles, config_texts
+from tests.unit.studies import (
+    DEMAND,
+    MACHINE,
+    PRICE,
+    FakeEvaluator,
+    Search,
+    begin_study,
+    capacity_of,
+    failed,
+    four_points,
+    infeasible,
+    ok,
+)
+from tests.unit.tables import WORKLOAD
+
+
+def texts_of(config: ServingConfig) -> dict[str, str]:
+    """config.pbtxt as a real run writes it."""
+    (stream,) = WORKLOAD.streams
+    output = OutputTensor("output", "FP32", (-1, 128))
+    files = {m.name: ModelFiles(Path(), stream.payloads, output) for m in config.models}
+    return config_texts(config, files, shipped("model_repository_templates"))
+
+
+def one_of_each(config: ServingConfig) -> Evaluation:
+    """INT8 on two instances fails, on one it misses the limits; FP32 meets them."""
+    (model,) = config.models
+    if model.artifact.precision == "fp32":
+        return ok(capacity_of(config))
+    return failed("it broke | <b>") if model.instance_count == 2 else infeasible(900.0)
+
+
+@contextmanager
+def shown_search(results: Path) -> Iterator[Search]:
+    """A search of four points, of which one fails and one is outside the limits."""
+    name = "test"  # As `open_study` has it.
+    search = Search(results / name, four_points(), FakeEvaluator(one_of_each))
+    begin_study(
+        search.directory, SearchedSpace(name, search.space, WORKLOAD, PRICE, DEMAND), MACHINE
+    )
+    search.opened()[0].close()
+    directory = search.directory
+    with ShownStudy(name, directory.journal, None, directory.artifacts) as shown:
+        notes = StudyNotes(
+            name, shown, directory.trials, search.setting.limit_names, search.events.append
+        )
+        files = TrialFiles(shown, texts_of, directory.server_log, search.events.append)
+        search.watchers += [notes, files]
+        yield search

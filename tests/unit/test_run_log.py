@@ -1,0 +1,85 @@
+"""The log of a run: every event as lines with the time."""
+
+from __future__ import annotations
+
+import errno
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from optimizer.cli.interruption import Interrupted
+from optimizer.errors import StorageError
+from optimizer.search.events import LevelEnded, LevelStarted, Note, PhaseStarted, StepStarted
+from optimizer.search.run_log import RunLog, run_log
+from tests.unit.studies import level
+
+BEGUN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def clock() -> datetime:
+    return BEGUN
+
+
+def test_every_event_is_kept_with_the_time(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "run.log"
+    with run_log(path, clock) as watch:
+        watch(PhaseStarted("search", 12, 3600.0))
+        watch(StepStarted("loading the model"))
+        watch(LevelStarted(150.0, 4.0))
+        watch(LevelEnded(level(0.3, 45.67)))
+        watch(Note("one\ntwo"))
+    assert path.read_text() == (
+        "2026-03-01 12:00:00+00:00 -- the run begins\n"
+        "2026-03-01 12:00:00+00:00 search: up to 12 steps\n"
+        "2026-03-01 12:00:00+00:00       loading the model\n"
+        "2026-03-01 12:00:00+00:00       offering 150/s for 4 s\n"
+        "2026-03-01 12:00:00+00:00       150/s: 150/s served, p95 45.7 ms\n"
+        "2026-03-01 12:00:00+00:00 one\n"
+        "2026-03-01 12:00:00+00:00 two\n"
+        "2026-03-01 12:00:00+00:00 -- the run is done\n"
+    )
+
+
+def test_a_second_run_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    later = iter(BEGUN + timedelta(seconds=n) for n in range(4))
+    for _ in range(2):
+        with run_log(path, lambda: next(later)):
+            pass
+    assert [line[17:19] for line in path.read_text().splitlines()] == ["00", "01", "02", "03"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Interrupted("SIGTERM"), "-- the run ended: interrupted (SIGTERM)"),
+        (KeyboardInterrupt(), "-- the run ended: interrupted"),
+        (StorageError("cannot write a"), "-- the run ended: cannot write a"),
+    ],
+)
+def test_it_says_how_a_run_ended(tmp_path: Path, error: BaseException, said: str) -> None:
+    path = tmp_path / "run.log"
+    with pytest.raises(type(error)), run_log(path, clock):
+        raise error
+    assert path.read_text().splitlines()[-1].endswith(said)
+
+
+def test_a_log_that_cannot_be_opened_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file in the place of the folder")
+    with run_log(tmp_path / "logs" / "run.log", clock) as watch:
+        watch(Note("said"))
+
+
+def test_a_full_disk_ends_the_log_and_no_run() -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = Full()
+    log = RunLog(file, clock)
+    log(Note("one"))
+    log(Note("two"))
+    assert "one" in file.getvalue()
+    assert "two" not in file.getvalue()

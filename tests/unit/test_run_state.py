@@ -1,0 +1,134 @@
+"""What the events of a run add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from optimizer.search.events import (
+    ArtifactReady,
+    Event,
+    LevelEnded,
+    LevelStarted,
+    OutlookChanged,
+    PhaseStarted,
+    ReferenceStarted,
+    StepStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from optimizer.search.guidance.outlook import Expectation, Outlook
+from optimizer.search.run_state import RunState, TimeLeft
+from optimizer.trial_record import Seconds
+from tests.unit.studies import bounded, failed, four_points, infeasible, level, ok, record_of
+
+SPACE = four_points()
+A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
+EXPECTED = Expectation("the largest saving", 0.5, 0.4, 0.625, 0.9, 0.05, 20.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def state_after(events: Iterable[Event], clock: Clock | None = None) -> RunState:
+    state = RunState(clock or Clock())
+    for event in events:
+        state.watch(event)
+    return state
+
+
+def test_a_trial_is_followed_from_its_beginning_to_its_end() -> None:
+    best = record_of(0, B, ok(130))
+    state = state_after(
+        [
+            PhaseStarted("search", 12, 600.0),
+            TrialStarted(0, 1, 12, B),
+            TrialEnded(best, best),
+            TrialStarted(1, 2, 12, A, EXPECTED),
+            StepStarted("loading the model"),
+            LevelStarted(None, 3.0),
+            LevelEnded(replace(level(0.4, 40.0, kind="saturation"), warnings=("it is hot",))),
+            LevelEnded(level(0.3, 30.0)),
+            LevelStarted(142.5, 4.0),
+        ]
+    )
+    assert (state.phase, state.done, state.steps) == ("search", 1, 12)
+    assert state.trial_number == 1
+    assert state.configuration == "openvino fp32, no batching, 1 x 1 thread"
+    assert state.doing == "offering 142/s for 4 s"
+    assert state.expected == (
+        "the largest saving: $0.5000 per million (0.4000 to 0.6250), saving 5.0%, "
+        "90% likely within the limits, in 20 s"
+    )
+    assert (state.rates, state.p95s_ms) == ([200.0, 150.0], [40.0, 30.0])
+    assert state.warnings == ("it is hot",)
+    assert state.best == best
+    state.watch(TrialStarted(2, 3, 12, C))
+    assert (len(state.levels), len(state.rates), len(state.warnings)) == (0, 0, 0)
+    assert state.expected == ""
+
+
+def test_trials_are_counted_by_outcome_after_those_of_earlier_runs() -> None:
+    known = {0: record_of(0, A, ok(100)), 1: record_of(1, B, failed())}
+    state = RunState(Clock(), known)
+    state.watch(PhaseStarted("search", 12))
+    for number, evaluation in enumerate((bounded(50), infeasible(80), ok(200)), start=2):
+        state.watch(TrialEnded(record_of(number, C, evaluation), None))
+    assert state.trials == {"ok": 2, "infeasible": 1, "bounded": 1, "failed": 1}
+    assert list(state.capacities) == [100.0, 0.0, 0.0, 0.0, 200.0]
+
+
+def test_what_other_phases_measure_is_no_trial() -> None:
+    again = replace(record_of(0, A, ok(100)), score=None)
+    state = state_after(
+        [PhaseStarted("confirm", 4), TrialStarted(0, 1, 2, A), TrialEnded(again, None)]
+    )
+    assert sum(state.trials.values()) == 0
+    assert state.trial_number is None
+    assert state.done == 1
+
+
+def test_the_reference_is_no_trial_either() -> None:
+    state = state_after([PhaseStarted("search", 4), ReferenceStarted(A)])
+    assert state.configuration.startswith("the pace of the machine: ")
+
+
+def test_the_time_left_follows_the_steps_and_the_clock() -> None:
+    clock = Clock()
+    state = state_after([PhaseStarted("prepare", 4)], clock)
+    assert state.time_left() == TimeLeft(None, None)
+    clock.now += 10
+    state.watch(ArtifactReady("x", "y", dropped=False))
+    assert state.time_left() == TimeLeft(by_steps=30.0, by_clock=None)
+    state.watch(PhaseStarted("search", 5, 100.0))
+    assert state.time_left() == TimeLeft(None, by_clock=100.0)
+    clock.now += 40
+    for number, total in enumerate((10.0, 30.0, 20.0)):
+        record = replace(record_of(number, A, ok(100)), seconds=Seconds(total=total))
+        state.watch(TrialEnded(record, record))
+    assert state.time_left() == TimeLeft(by_steps=40.0, by_clock=60.0)
+    assert state.time_left().at_most == 40.0
+    clock.now += 50
+    assert state.time_left().at_most == 10.0
+    clock.now += 50
+    assert state.time_left().at_most == 0.0
+
+
+def test_the_trials_of_earlier_runs_tell_how_long_one_takes() -> None:
+    known = {n: record_of(n, A, ok(100)) for n in range(3)}  # Each took 4 s.
+    state = RunState(Clock(), known)
+    state.watch(PhaseStarted("search", 10))
+    state.watch(TrialStarted(3, 4, 10, B))
+    assert state.time_left().by_steps == pytest.approx(28.0)
+
+
+def test_what_may_still_be_found_is_kept() -> None:
+    state = state_after([OutlookChanged(Outlook(gap=0.25))])
+    assert state.gap == 0.25

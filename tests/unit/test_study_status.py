@@ -1,0 +1,336 @@
+"""Where studies stand, as another process reads it."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from optimizer.cli.interruption import Interrupted
+from optimizer.cli.status import Detail
+from optimizer.errors import StorageError, UsageError
+from optimizer.search.events import (
+    LevelEnded,
+    LevelStarted,
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    StepStarted,
+    TrialStarted,
+    Watcher,
+)
+from optimizer.search.guidance.outlook import Outlook
+from optimizer.search.progress import ProgressFile, progress_from_json
+from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.study_status import all_statuses, study_status
+from optimizer.wiring.watched import looked_on
+from tests.unit.commands import Commands
+from tests.unit.studies import failed, level, ok, record_of
+from tests.unit.test_run_state import EXPECTED, A, B, C
+
+# The command's name hides its module.
+status_module = importlib.import_module("optimizer.cli.status")
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> StudyDirectory:
+    """A study of two trials."""
+    directory = StudyDirectory(tmp_path / "results" / "mine")
+    write_json(directory.space, {})
+    directory.trials.write(record_of(0, A, ok(100)))
+    directory.trials.write(record_of(1, B, failed("it broke")))
+    return directory
+
+
+@contextmanager
+def running(directory: StudyDirectory) -> Iterator[Watcher]:
+    with directory.locked(), looked_on(directory, lambda _: None) as watch:
+        yield watch
+
+
+def measure(watch: Watcher) -> None:
+    watch(PhaseStarted("search", 12, 3600.0))
+    watch(OutlookChanged(Outlook(gap=0.25)))
+    watch(TrialStarted(2, 3, 12, C, EXPECTED))
+    watch(StepStarted("loading the model"))
+    watch(LevelEnded(level(0.4, 40.0, kind="saturation")))
+    watch(LevelEnded(level(0.3, 30.0)))
+    watch(LevelStarted(142.5, 4.0))
+
+
+def written(directory: StudyDirectory, doing: str) -> None:
+    """Wait until the file says so."""
+    end = time.monotonic() + 10
+    while not directory.progress.exists() or doing not in directory.progress.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def drawn(directory: StudyDirectory, width: int = 80, encoding: str = "utf-8") -> str:
+    found = study_status(directory.root.parent, directory.name)
+    assert found.progress is not None
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=width, color_system=None)
+    console.print(Detail(found, found.progress.started + 30))
+    file.seek(0)
+    return "\n".join(line.rstrip() for line in file.read().splitlines())
+
+
+def test_a_run_is_seen_from_elsewhere_while_it_goes_on(directory: StudyDirectory) -> None:
+    with running(directory) as watch:
+        measure(watch)
+        written(directory, "offering 142/s")
+        found = study_status(directory.root.parent, "mine")
+        text = drawn(directory)
+    assert found.state == "running"
+    assert found.trials == {"ok": 1, "infeasible": 0, "bounded": 0, "failed": 1}
+    assert found.best is not None
+    assert (found.best.number, found.best.capacity_per_second) == (0, 100.0)
+    assert found.progress is not None
+    assert found.progress.now is not None
+    assert found.progress.now.number == 2
+    assert found.progress.now.rates == (200.0, 150.0)
+    assert found.progress.gap == 0.25
+    assert found.progress.seconds_left_by_steps == 40.0
+    said = " ".join(text.split())
+    assert re.search(r"mine: running, search 2/12, 0:30 gone, about 0:1. left in this ph", said)
+    assert "best trial 0: openvino fp32, no batching, 1 x 1 thread: 100/s, $1.0000 per" in said
+    assert "trials █▁ capacity by trial, up to 100/s" in said
+    now = "now trial 2, openvino int8, no batching, 1 x 1 thread for 0:(29|30); offering 142/s"
+    assert re.search(now, said)
+    assert "expected the largest saving: $0.5000 per million" in said
+    assert "rate █▆ 150/s" in said
+    assert "p95 █▆ 30.0 ms" in said
+    assert "to find an unmeasured configuration may be up to 25% cheaper (95%)" in said
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_it_fits_any_width_and_any_encoding(directory: StudyDirectory, width: int) -> None:
+    with running(directory) as watch:
+        measure(watch)
+        written(directory, "offering 142/s")
+        text = drawn(directory, width, "ascii")
+    assert max(map(len, text.splitlines())) <= width
+    assert "@#" in text or "@_" in text
+
+
+def test_how_a_run_ended_is_known_after_it(directory: StudyDirectory) -> None:
+    with running(directory) as watch:
+        measure(watch)
+    found = study_status(directory.root.parent, "mine")
+    assert found.state == "done"
+    with pytest.raises(Interrupted), running(directory):
+        raise Interrupted("SIGINT")
+    found = study_status(directory.root.parent, "mine")
+    assert found.state == "ended"
+    assert re.match(r"mine: ended: interrupted \(SIGINT\), 0:(29|30) ago", drawn(directory))
+
+
+def test_a_run_that_was_killed_is_cut_off(directory: StudyDirectory) -> None:
+    with running(directory) as watch:
+        measure(watch)
+        written(directory, "offering 142/s")
+        left = directory.progress.read_bytes()  # What a killed run leaves.
+    directory.progress.write_bytes(left)
+    assert study_status(directory.root.parent, "mine").state == "cut off"
+    assert "cut off in phase search; the same command goes on" in drawn(directory)
+
+
+def test_a_study_of_an_earlier_version_is_told_by_its_records(directory: StudyDirectory) -> None:
+    found = study_status(directory.root.parent, "mine")
+    assert found.state == "not running"
+    assert found.progress is None
+    assert found.trials["failed"] == 1
+    assert found.best is not None
+
+
+def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None:
+    with running(directory):
+        pass
+    best = {
+        "description": "openvino int8",
+        "capacity_per_second": 190.0,
+        "usd_per_million_at_capacity": 0.5263,
+    }
+    write_json(directory.summary, {"best": best, "ended": "the budget of 2 trials is used up"})
+    said = " ".join(drawn(directory).split())
+    assert "winner openvino int8: 190/s, $0.5263 per million, confirmed" in said
+    assert "search it ended: the budget of 2 trials is used up" in said
+
+
+def test_looking_changes_nothing_and_hinders_no_run(directory: StudyDirectory) -> None:
+    before = sorted(directory.root.rglob("*"))
+    study_status(directory.root.parent, "mine")
+    assert sorted(directory.root.rglob("*")) == before
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            study_status(directory.root.parent, "mine")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(50):
+            with directory.locked():
+                pass
+    finally:
+        over.set()
+        looking.join()
+
+
+def test_the_file_is_written_once_a_second_at_most(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[float] = []
+
+    def write(path: Path, data: object) -> None:
+        times.append(time.monotonic())
+        write_json(path, data)
+
+    monkeypatch.setattr("optimizer.search.progress.write_json", write)
+    file = ProgressFile(directory.progress, {}, time.time)
+    file.start()
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        file.watch(Note("again"))
+        time.sleep(0.001)
+    assert 2 <= len(times) <= 3
+    assert all(later - earlier >= 0.99 for earlier, later in itertools.pairwise(times))
+    time.sleep(1.1)
+    quiet = len(times)
+    time.sleep(1.2)
+    assert len(times) == quiet
+    file.end("done")
+    assert len(times) == quiet + 1
+
+
+def test_a_disk_that_is_full_ends_no_run(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("cannot write: No space left on device")
+
+    monkeypatch.setattr("optimizer.search.progress.write_json", full)
+    with running(directory) as watch:
+        measure(watch)
+    assert not directory.progress.exists()
+
+
+def test_what_is_written_is_read_back(directory: StudyDirectory) -> None:
+    with running(directory) as watch:
+        measure(watch)
+        written(directory, "offering 142/s")
+        data = json.loads(directory.progress.read_text())
+    progress = progress_from_json(data)
+    assert json.loads(json.dumps(asdict(progress))) == data
+    damaged: list[object] = [{}, [], {**data, "schema_version": 0}, {**data, "now": {"a": 1}}]
+    for damage in damaged:
+        with pytest.raises(ValueError, match="Progress"):
+            progress_from_json(damage)
+    write_json(directory.progress, {**data, "schema_version": 0})
+    with pytest.raises(StorageError, match=r"(?s)cannot read .*progress\.json: .*schema_version"):
+        study_status(directory.root.parent, "mine")
+
+
+def test_a_study_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"there is no study mine in {tmp_path}"):
+        study_status(tmp_path, "mine")
+    assert all_statuses(tmp_path / "nowhere") == []
+
+
+# The command.
+
+
+def test_all_studies_are_a_short_table(
+    directory: StudyDirectory,
+    optimizer: Commands,
+) -> None:
+    recorded = StudyDirectory(directory.root / "recorded")
+    with running(recorded) as watch:
+        watch(PhaseStarted("record", 100))
+        written(recorded, '"record"')
+        said = optimizer("status")
+    assert said.code == 0
+    rows = [line.split("│") for line in said.out.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
+        ["mine", "not running", "2", "100", "1.0000"],
+        ["mine/recorded", "running, record", "0", "-", "-"],
+        ["", "0/100", "", "", ""],
+    ]
+
+
+def test_no_study_at_all_is_said(optimizer: Commands) -> None:
+    assert optimizer("status").out == "there are no studies yet\n"
+    said = optimizer("status", "mine")
+    assert (said.code, said.err) == (2, "error: there is no study mine in results\n")
+
+
+def test_programs_get_json(
+    directory: StudyDirectory,
+    optimizer: Commands,
+) -> None:
+    with running(directory) as watch:
+        measure(watch)
+    [study] = json.loads(optimizer("status", "mine", "--json").out)
+    assert (study["name"], study["state"]) == ("mine", "done")
+    assert study["progress"]["phase"] == "search"
+    assert study["best"]["capacity_per_second"] == 100.0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_watching_ends_with_the_run_and_says_what_changed(
+    directory: StudyDirectory,
+    optimizer: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    run = running(directory)
+    watch = run.__enter__()
+    measure(watch)
+    written(directory, "offering 142/s")
+    looks = 0
+
+    def wait(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            run.__exit__(None, None, None)
+
+    monkeypatch.setattr(status_module, "time", SimpleNamespace(time=time.time, sleep=wait))
+    said = optimizer("status", "mine", "--watch", *(["--json"] if as_json else []))
+    assert said.code == 0
+    lines = said.out.splitlines()
+    if as_json:
+        assert [json.loads(line)[0]["state"] for line in lines] == ["running", "done"]
+    else:
+        assert lines == [
+            "mine: running, search 2/12; 2 trials; best 100/s, $1.0000 per million",
+            "mine: done; 2 trials; best 100/s, $1.0000 per million",
+        ]
+
+
+def test_an_interruption_ends_the_watching(
+    directory: StudyDirectory,
+    optimizer: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_: float) -> None:
+        raise Interrupted("SIGINT")
+
+    monkeypatch.setattr(status_module, "time", SimpleNamespace(time=time.time, sleep=interrupt))
+    with directory.locked():
+        assert optimizer("status", "mine", "--watch").code == 0
