@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from google.protobuf import json_format
-
+from optimizer.export.config_fields import ABSENT, field_changes, in_words, measured_config
 from optimizer.export.manifest import EXAMPLES, LOAD, ExportedModel, Manifest, Measured
-from optimizer.export.verification import measured_config
 
 Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
-
-_ABSENT = "none"
 
 _DESCRIBED = ("README.md", "requirements.txt", "config.pbtxt", LOAD, EXAMPLES)
 """Files whose content is told in words, or follows from the rest."""
@@ -87,36 +83,13 @@ def _models(before: Manifest, after: Manifest) -> Iterator[Change]:
     one, other = ({m.name: m for m in each.models} for each in (before, after))
     for name in dict.fromkeys((*one, *other)):
         if name not in one or name not in other:
-            here = ("served" if name in each else _ABSENT for each in (one, other))
+            here = ("served" if name in each else ABSENT for each in (one, other))
             yield Change("configuration", name, *here)
             continue
-        flat = [_configuration(each[name]) for each in (one, other)]
-        yield from _mapping("configuration", name, *flat)
+        for each in field_changes(measured_config(one[name]), measured_config(other[name])):
+            yield Change("configuration", f"{name}: {each.field}", each.before, each.after)
         artefacts = [_artifact(m, each[name]) for m, each in ((before, one), (after, other))]
         yield from _mapping("artefact", name, *artefacts)
-
-
-def _configuration(model: ExportedModel) -> dict[str, str]:
-    """Triton's configuration by field."""
-    config = json_format.MessageToDict(measured_config(model), preserving_proto_field_name=True)
-    return dict(_flat(config, ""))
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from _flat(below, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        for at, below in enumerate(value):
-            yield from _flat(below, f"{path}[{at}]")
-    else:
-        yield path, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or _ABSENT
-    return _ABSENT if value is None or value == {} else str(value)
 
 
 def _artifact(manifest: Manifest, model: ExportedModel) -> dict[str, str]:
@@ -126,21 +99,23 @@ def _artifact(manifest: Manifest, model: ExportedModel) -> dict[str, str]:
         "runtime": spec.runtime,
         "precision": spec.precision,
         "model file": model.artifact_sha256[:12],
-        "engine": _text(model.engine and model.engine.gpu_name),
-        "TensorRT": _text(model.engine and model.engine.tensorrt),
+        "engine": in_words(model.engine and model.engine.gpu_name),
+        "TensorRT": in_words(model.engine and model.engine.tensorrt),
         "licence": model.licence,
-        "packages": _text(model.packages),
-        "requests padded to": _text(serving.padding),
+        "packages": in_words(model.packages),
+        "requests padded to": in_words(serving.padding),
     }
 
 
 def _server(manifest: Manifest) -> dict[str, str]:
-    return {"arguments": _text(manifest.server_arguments)}
+    return {"arguments": in_words(manifest.server_arguments)}
 
 
 def _versions(manifest: Manifest) -> dict[str, str]:
     versions = manifest.versions
-    named = {name: _text(value) for name, value in asdict(versions).items() if name != "packages"}
+    named = {
+        name: in_words(value) for name, value in asdict(versions).items() if name != "packages"
+    }
     return {**named, **versions.packages}
 
 
@@ -169,7 +144,7 @@ def _mapping(
     kind: Kind, of: str, before: Mapping[str, str], after: Mapping[str, str]
 ) -> Iterator[Change]:
     for key in dict.fromkeys((*before, *after)):
-        one, other = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        one, other = before.get(key, ABSENT), after.get(key, ABSENT)
         if one != other:
             yield Change(kind, f"{of}: {key}" if of else key, one, other)
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from google.protobuf import json_format, text_format
+from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.errors import UsageError
+from optimizer.export.config_fields import field_changes, measured_config
 from optimizer.export.engine_sources import REBUILD
 from optimizer.export.examples import Examples, read_examples
-from optimizer.export.manifest import Bundle, ExportedModel, Manifest, digests
+from optimizer.export.manifest import Bundle, Manifest, digests
 from optimizer.load.judging import why_missed
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
@@ -90,16 +90,11 @@ def _changed_configurations(bundle: Bundle) -> list[str]:
         except (OSError, text_format.ParseError) as error:
             found.append(f"{model.name}/config.pbtxt cannot be read: {error}")
             continue
-        found += [f"{model.name}: {text}" for text in differences(measured_config(model), there)]
+        found += [
+            f"{model.name}: {each.field}: measured {each.before}, the file says {each.after}"
+            for each in field_changes(measured_config(model), there)
+        ]
     return found
-
-
-def measured_config(model: ExportedModel) -> model_config_pb2.ModelConfig:
-    """The configuration that was measured. Raises UsageError where the manifest holds none."""
-    try:
-        return json_format.ParseDict(dict(model.config), model_config_pb2.ModelConfig())
-    except json_format.ParseError as error:
-        raise UsageError(f"manifest.json: models.{model.name}.config: {error}") from error
 
 
 def check_configuration(
