@@ -12,11 +12,11 @@ from tests.docs.parsing import command_of
 
 RUN_AT_ONCE = frozenset(
     {
-        "cache", "compare", "doctor", "init", "pareto", "plan", "prices", "recommend", "replay",
-        "report", "simulate", "status",
+        "cache", "compare", "diff", "doctor", "init", "pareto", "plan", "prices", "recommend",
+        "replay", "report", "simulate", "status",
     }
 )  # fmt: skip
-"""Commands of the optimizer that need studies, and no server: run on studies that are made up."""
+"""Commands of the optimizer that need studies or bundles, and no server: run on made-up ones."""
 
 RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
 """Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""

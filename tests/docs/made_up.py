@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizer.search_space import SearchSpace
+from tests.unit.exported import Exportable
 from tests.unit.hosts import A10G, T4, price_of
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, small_space
@@ -19,7 +20,7 @@ HOSTS = {"t4": (T4, "ml.g4dn.xlarge"), "a10g": (A10G, "ml.g5.xlarge")}
 
 
 def fill(folder: Path) -> None:
-    """Studies by the names that the pages use, and files; one host's folder lies beside it."""
+    """Studies, bundles and files by the names that the pages use; a host's folder lies beside it."""
     results = folder / "results"
     for name in SEARCHED:
         studied(results / name, TRIALS, space=_space())
@@ -36,6 +37,9 @@ def fill(folder: Path) -> None:
             results / name, capacities, {2: (200.0, 200.0), 0: (100.0, 100.0)},
             machine=replace(MACHINE, packages=packages), pace=None,
         ).written()  # fmt: skip
+    exportable = Exportable(folder.parent / "exportable")
+    exportable.export(folder / "before", trial=0)
+    exportable.export(folder / "bundle")
     (folder / "week.csv").write_text("\n".join(_week()) + "\n")
 
 

@@ -28,7 +28,16 @@ from tests.e2e.running import ROOT, Optimizer, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 # What a machine that is busy with something else serves as well.
+_BERT = tiny.SPACE["models"]["bert"]
+_LABELS = {"0": "no", "1": "perhaps", "2": "yes"}
+_CONFIG = {key: v for key, v in _BERT["source"]["config"].items() if key != "num_labels"}
 SPACE = tiny.space(
+    models={
+        "bert": {
+            **_BERT,
+            "source": {**_BERT["source"], "config": {**_CONFIG, "id2label": _LABELS}},
+        }
+    },
     traffic={"demand_per_second": 20},
     parameters={
         "runtime": ["onnxruntime"],
@@ -227,6 +236,11 @@ def test_nothing_in_it_names_this_machine_or_is_executed_when_read(exported: Pat
         content = path.read_bytes()
         assert not [text for text in own if text.encode() in content], path
     assert not any(path.is_symlink() for path in exported.rglob("*"))
+
+
+def test_classes_are_named_as_the_source_names_them(exported: Path) -> None:
+    assert (exported / "bert" / "labels.txt").read_text() == "no\nperhaps\nyes\n"
+    assert read_config(exported / "bert" / "config.pbtxt").output[0].label_filename == "labels.txt"
 
 
 def test_its_configuration_is_commented_and_read_by_protobuf(exported: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,21 @@ def test_prepared_model(prepared: PreparedModel) -> None:
     run = load_onnxruntime(prepared.fp32_graph.parent, "fp32")
     served = np.concatenate([run(row) for row in prepared.evaluation])
     assert compare(prepared.reference, served).max_abs_error < 1e-4
+
+
+@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
+def test_no_artifact_says_where_it_was_made_or_holds_a_pickle(
+    workshop: Workshop, runtime: Runtime, precision: Precision
+) -> None:
+    for file in workshop.build(artifact(runtime, precision), MODEL).path.iterdir():
+        parts = {file.name: file.read_bytes()}
+        if file.suffix == ".pt2":
+            with zipfile.ZipFile(file) as archive:
+                parts = {name: archive.read(name) for name in archive.namelist()}
+        for name, content in parts.items():
+            assert b"site-packages" not in content, name
+            assert b".py" not in content, name
+            assert not content.startswith((b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")), name
 
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)
