@@ -5,15 +5,20 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.artifacts.source_card import SourceCard
 from optimizer.errors import storage_errors
 from optimizer.export.commented_config import Origins, commented
 from optimizer.serving_config import RUNTIME_PACKAGE, ModelServing, ServingConfig, describe
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.session import ModelFiles
+
+LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,12 @@ class Provenance:
     Attributes:
         origins: how the values of its parameters were chosen.
         packages: versions of the packages that it was measured with, by name.
+        labels: names of a model's classes, by model.
     """
 
     origins: Origins
     packages: Mapping[str, str]
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def write_bundle(
@@ -73,6 +80,7 @@ def _write(
     for model in config.models:
         own = files[model.name]
         asked = repository.write(model, own.artifact, own.payloads, own.output)
+        _add_labels(folder / model.name, asked, provenance.labels.get(model.name, ()))
         path = folder / model.name / "config.pbtxt"
         path.write_text(commented(asked, model, provenance.origins))
     requirements = "".join(
@@ -80,6 +88,21 @@ def _write(
     )
     (folder / "requirements.txt").write_text(requirements)
     (folder / "README.md").write_text(_readme(config, requirements))
+
+
+def _add_labels(
+    folder: Path, config: model_config_pb2.ModelConfig, labels: tuple[str, ...]
+) -> None:
+    """Have Triton answer with names where a client asks for classes; what is computed stays."""
+    [output] = config.output
+    if labels and list(output.dims) == [len(labels)]:
+        output.label_filename = LABELS
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels))
+
+
+def labels_in(cards: Mapping[str, SourceCard]) -> dict[str, tuple[str, ...]]:
+    """The names of classes that sources know, by model."""
+    return {name: card.labels for name, card in cards.items()}
 
 
 def required_packages(

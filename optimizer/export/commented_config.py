@@ -60,7 +60,7 @@ def _comments(model: ModelServing, own: Mapping[ParameterName, str]) -> dict[str
             f"no batching: only what one request asks for\n{parameters('batching')}"
         ),
         "input": "inputs of the space file, without the batch; -1 is a request's own length",
-        "output": "the model's own output, without the batch",
+        "output": "the model's own output, without the batch; labels are the source's",
         "instance_group": parameters("instance_count", "intra_op_threads"),
         "dynamic_batching": parameters("preferred_batch_sizes", "max_queue_delay_us"),
         "response_cache": "off unless it was measured: answers would not be computed",

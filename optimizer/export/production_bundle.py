@@ -8,8 +8,15 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from optimizer.artifacts.source_card import SourceCard
 from optimizer.errors import storage_errors
-from optimizer.export.bundle import Provenance, required_packages, server_arguments, write_bundle
+from optimizer.export.bundle import (
+    Provenance,
+    labels_in,
+    required_packages,
+    server_arguments,
+    write_bundle,
+)
 from optimizer.export.commented_config import origins_in
 from optimizer.export.engine_sources import GRAPH, ship_engine_sources
 from optimizer.export.manifest import (
@@ -37,6 +44,7 @@ class Winner:
     Attributes:
         artifacts, tolerances: by model; how close outputs must come to those that are recorded.
         versions: what the study measured with.
+        cards: what the sources say, by model.
         made_by: the program that exports it, with its version.
     """
 
@@ -45,6 +53,7 @@ class Winner:
     artifacts: Mapping[str, FoundArtifact]
     tolerances: Mapping[str, AccuracyLimits]
     versions: Versions
+    cards: Mapping[str, SourceCard]
     made_by: str
 
     @property
@@ -65,7 +74,8 @@ def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
     config = winner.finding.candidate.config
     files = {name: found.files for name, found in winner.artifacts.items()}
     packages = winner.versions.packages
-    provenance = Provenance(origins_in(winner.study.searched.search_space), packages)
+    origins = origins_in(winner.study.searched.search_space)
+    provenance = Provenance(origins, packages, labels_in(winner.cards))
     write_bundle(root, templates, config, files, provenance)
     sources = {name: found.source for name, found in winner.artifacts.items()}
     with storage_errors(root):
@@ -104,7 +114,7 @@ def _model(root: Path, winner: Winner, model: ModelServing) -> ExportedModel:
         config=json_format.MessageToDict(asked, preserving_proto_field_name=True),
         output=found.files.output.name,
         artifact_sha256=found.sha256,
-        licence=UNKNOWN,
+        licence=winner.cards.get(model.name, SourceCard()).licence or UNKNOWN,
         tolerance=winner.tolerances[model.name],
         engine=found.files.engine,
         graph=f"{model.name}/{GRAPH}" if found.source is not None else None,

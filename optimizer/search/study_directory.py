@@ -52,6 +52,7 @@ class StudyDirectory:
         self.journal = root / "study.journal"
         self.space = root / "space.json"
         self.searched = root / "searched.json"
+        self.sources = root / "sources.json"
         self.prepared = root / "prepared.json"
         self.summary = root / "summary.json"
         self.best = root / "best"

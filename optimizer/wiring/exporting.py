@@ -28,6 +28,7 @@ from optimizer.export.study_artifacts import StudyArtifacts
 from optimizer.hosting import ContainerHost
 from optimizer.model_spec import AccuracyLimits
 from optimizer.search.events import StepStarted, Watcher
+from optimizer.search.source_cards import kept_cards
 from optimizer.search.study_reading import Finding, StudyReading, read_study
 from optimizer.serving_config import describe
 from optimizer.shipped import shipped
@@ -116,6 +117,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
+            cards=kept_cards(study.directory),
             made_by=request.made_by,
         )
         root, out = work / "bundle", work / "out"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optimizer.errors import UsageError
-from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.bundle import Provenance, labels_in, write_bundle
 from optimizer.export.commented_config import origins_in
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.model_space import Position
@@ -29,6 +29,7 @@ from optimizer.search.pareto_front import pareto_front
 from optimizer.search.prepare import Prepared
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.search.searched_space import SearchedSpace, keep_searched
+from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
@@ -268,6 +269,7 @@ class _Study:
         """The calibrate phase, where the sampler has use for one, and the search."""
         started = time.monotonic()
         keep_searched(self._directory, self._searched(prepared.space))
+        keep_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
         strategy = strategies.taught(self._sampler, evaluator, self._directory, self._watch)
         with self._open_study(prepared.space, strategy) as study:
@@ -352,7 +354,11 @@ class _Study:
         self._write(self._directory.baseline, baseline, prepared)
 
     def _write(self, target: Path, config: ServingConfig, prepared: Prepared) -> None:
-        provenance = Provenance(origins_in(prepared.space), dict(self._machine.packages))
+        provenance = Provenance(
+            origins_in(prepared.space),
+            dict(self._machine.packages),
+            labels_in(kept_cards(self._directory)),
+        )
         write_bundle(target, self._templates, config, files_of(config, prepared.files), provenance)
 
     def _summarise(
