@@ -76,10 +76,11 @@ def read_examples(path: Path) -> Examples:
         UsageError: for anything else; names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
         [(name, answers)] = [(n, a) for n, a in arrays.items() if n.startswith(_OUTPUT)]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # A lone array, which is no archive, is a TypeError here.
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} holds no recorded examples: {error}") from error
     return Examples(inputs, name.removeprefix(_OUTPUT), answers)

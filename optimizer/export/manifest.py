@@ -39,6 +39,7 @@ MANIFEST = "manifest.json"
 LOAD = "load.json"
 EXAMPLES = "examples.npz"
 UNKNOWN = "unknown"
+COMPILED = "__pycache__"
 
 ServerKind = Literal["embedded", "docker", "remote"]
 
@@ -216,9 +217,12 @@ _LOAD = TypeAdapter(LoadDescription)
 
 
 def files_of_bundle(root: Path) -> Iterator[Path]:
-    """Every file of a bundle but its manifest, in the order of their paths."""
+    """Every file of a bundle but its manifest, in the order of their paths.
+
+    Python keeps what it has compiled beside what it was made from; that is served to nobody.
+    """
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path != root / MANIFEST:
+        if path.is_file() and path != root / MANIFEST and path.parent.name != COMPILED:
             yield path
 
 

@@ -18,7 +18,7 @@ from optimizer.export.bundle import (
     write_bundle,
 )
 from optimizer.export.commented_config import origins_in
-from optimizer.export.engine_sources import GRAPH, ship_engine_sources
+from optimizer.export.engine_sources import GRAPH, REBUILD, ship_engine_sources
 from optimizer.export.manifest import (
     UNKNOWN,
     ExportedModel,
@@ -180,6 +180,17 @@ def _recommended(winner: Winner) -> Recommended:
     )
 
 
+_REBUILDING = f"""
+## On another GPU, or with another TensorRT
+
+    python3 {REBUILD}
+
+builds the engines anew from the graphs that are here, inside NVIDIA's tensorrt image of the
+server's release and on the GPU that will serve. manifest.json then names the new engines; verify
+them before they serve.
+"""
+
+
 def _notes(manifest: Manifest) -> str:
     """What the README says beside how it is started."""
     measured, recommended = manifest.measured, manifest.recommended
@@ -193,6 +204,7 @@ def _notes(manifest: Manifest) -> str:
         f"{high:,.0f}" if high is not None else "unknown"
     )
     how = "confirmed by measuring again" if measured.confirmed else "of one trial, not confirmed"
+    engines = _REBUILDING if any(model.graph is not None for model in manifest.models) else ""
     licences = "".join(f"\n- {model.name}: {model.licence}" for model in manifest.models)
     return f"""
 ## What was measured
@@ -211,7 +223,7 @@ versions and the hash of every file, is in manifest.json; how it is loaded, in l
 starts it in a clean server and compares files, configuration and outputs with what was measured,
 then loads it. Exit code 0: it is what was measured, and holds the limit at its share of the demand;
 1: it is not, or does not; 5: it does, but its capacity is another.
-
+{engines}
 ## Roll back
 
 Keep the directory that was served before, and serve that: a bundle needs nothing outside itself.

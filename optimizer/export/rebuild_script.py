@@ -27,6 +27,7 @@ class RebuildError(Exception):
 def seen_gpu(root: Path) -> tuple[str, tuple[int, int]]:
     """Name and compute capability of the GPU that is here, as the builder sees it."""
     sys.path.insert(0, str(root))
+    sys.dont_write_bytecode = True  # it would lie in the bundle
     build_engine: Any = importlib.import_module(Path(BUILDER).stem)
     try:
         gpu: tuple[str, tuple[int, int]] | None = build_engine.visible_gpu()
