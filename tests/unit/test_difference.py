@@ -45,7 +45,7 @@ def test_what_differs_is_told_by_parameter_and_in_cost(
     assert found.files == ("bert/1/model.bin", "bert/1/model.xml")
     figures = {figure.what: figure for figure in found.figures}
     capacity = figures["capacity of a replica, requests/s"]
-    assert (capacity.before, capacity.after) == (pytest.approx(100.0), pytest.approx(280.0))
+    assert (capacity.before, capacity.after) == pytest.approx((100.0, 280.0))
     assert figures["replicas"].after == 2
     assert found.caveats == ("the capacity of the first is of one trial, not confirmed",)
 
