@@ -20,7 +20,7 @@ HOSTS = {"t4": (T4, "ml.g4dn.xlarge"), "a10g": (A10G, "ml.g5.xlarge")}
 
 
 def fill(folder: Path) -> None:
-    """Studies, bundles and files by the names that the pages use; a host's folder lies beside it."""
+    """Studies, bundles, files by the names that the pages use; a host's folder lies beside it."""
     results = folder / "results"
     for name in SEARCHED:
         studied(results / name, TRIALS, space=_space())
