@@ -26,7 +26,9 @@ def command_of(command: Command) -> str | None:
 def parse(arguments: list[str]) -> None:
     """Raises click's UsageError where an argument or option is not valid."""
     found: click.Command = optimizer_commands
-    context, rest = click.Context(optimizer_commands, info_name="optimizer"), arguments
+    # click keeps a command's help option as the first context spells it, for the whole process.
+    settings = optimizer_commands.context_settings
+    context, rest = click.Context(optimizer_commands, info_name="optimizer", **settings), arguments
     while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
         _, chosen, rest = found.resolve_command(context, rest)
         assert chosen is not None
