@@ -34,10 +34,13 @@ class OnnxModel:
         """See `ModelSource`. Raises UsageError for a file that is missing or is not ONNX."""
         with _readable(self.source.path):
             names = _external_files(self.source.path, file_state(self.source.path))
-            return {"onnx": [file_digest(self._beside(n)) for n in (self.source.path.name, *names)]}
+            files = (self.source.path.name, *names)
+            return {"onnx": [file_digest(self._beside(n)) for n in files], "traces": False}
 
     def export_onnx(self, into: Path) -> None:
         """See `ModelSource`. Copies, so that a later change of the source cannot reach the cache.
+
+        What exporters note of the machine that they ran on does not travel along.
 
         Raises:
             UsageError: when the graph does not fit the model's payloads or output.
@@ -47,7 +50,8 @@ class OnnxModel:
             names = _external_files(self.source.path, file_state(self.source.path))
         _check_inputs(header, self.model.payloads.tensors)
         _check_output(header, self.model.output)
-        shutil.copyfile(self.source.path, into / "model.onnx")
+        _forget_traces(header)
+        (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:
             target = into / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,34 @@ def _header(path: Path) -> onnx.ModelProto:
     import onnx
 
     return onnx.load(path, load_external_data=False)
+
+
+def _forget_traces(model: onnx.ModelProto) -> None:
+    """Clear where each node was traced: PyTorch writes files and lines of its program there."""
+    _forget_graph(model.graph)
+    for function in model.functions:
+        _clear(function, *function.value_info)
+        _forget_nodes(function.node)
+
+
+def _forget_graph(graph: onnx.GraphProto) -> None:
+    _clear(graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    _forget_nodes(graph.node)
+
+
+def _forget_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    _clear(*nodes)
+    for node in nodes:
+        for attribute in node.attribute:
+            own = [attribute.g] if attribute.HasField("g") else []
+            for graph in (*own, *attribute.graphs):
+                _forget_graph(graph)
+
+
+def _clear(*messages: Any) -> None:
+    for message in messages:
+        message.ClearField("doc_string")
+        message.ClearField("metadata_props")
 
 
 @lru_cache

@@ -109,6 +109,35 @@ def test_the_content_names_the_model(tmp_path: Path) -> None:
     assert prepare_model(spec, cache).built
 
 
+def test_where_a_graph_was_traced_does_not_travel_along(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx")
+    traced = onnx.load(path)
+    condition = helper.make_node(
+        "Constant", [], ["c"], value=numpy_helper.from_array(np.array(True))
+    )
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["y"], ["z"], doc_string="/home/me/model.py, line 3")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", WIDTH])],
+    )
+    choice = helper.make_node("If", ["c"], ["chosen"], then_branch=branch, else_branch=branch)
+    traced.graph.node.extend([condition, choice])
+    for node in traced.graph.node:
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/me/model.py")
+    traced.graph.value_info.extend([helper.make_tensor_value_info("c", TensorProto.BOOL, [])])
+    traced.graph.value_info[0].doc_string = "/home/me/model.py"
+    traced.metadata_props.add(key="license", value="mit")
+    onnx.save(traced, path)
+    graph = prepare_model(model(path), ArtifactCache(tmp_path / "cache")).fp32_graph
+    assert b"/home/me" in path.read_bytes()
+    assert b"/home/me" not in graph.read_bytes()
+    kept = onnx.load(graph)
+    assert [node.op_type for node in kept.graph.node] == ["MatMul", "Constant", "If"]
+    assert [(entry.key, entry.value) for entry in kept.metadata_props] == [("license", "mit")]
+    onnx.checker.check_model(kept)
+
+
 def test_pytorch_cannot_be_made_from_onnx(tmp_path: Path) -> None:
     spec = model(write_graph(tmp_path / "m.onnx"))
     with pytest.raises(BuildFailure, match="runtime pytorch needs a transformers source"):
