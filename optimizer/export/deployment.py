@@ -137,10 +137,6 @@ class Deployment:
         """Requests a second of an instance that autoscaling aims at: capacity less headroom."""
         return self.capacity_per_second / (1 + self.demand.headroom)
 
-    def target_of(self, model: MeasuredModel) -> float:
-        """The model's part of `target_per_second`."""
-        return model.requests_per_second / (1 + self.demand.headroom)
-
     @property
     def summary(self) -> str:
         """One line for the head of a file."""

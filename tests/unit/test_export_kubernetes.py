@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
+from optimizer.cost import Demand
 from optimizer.export.deployment import Deployment
 from optimizer.export.platforms.kserve import kserve_files
 from optimizer.export.platforms.kubernetes import kubernetes_files
@@ -132,6 +134,14 @@ def test_autoscaling_aims_at_the_measured_capacity_less_the_headroom() -> None:
     }
     assert [model.name for model in (BERT, RANKER, UNSEEN)] == list(targets)
     assert scaled["minReplicas"] == math.ceil(5000 * 1.2 / 850)
+
+
+def test_what_the_controller_lets_pass_above_the_target_is_still_within_the_capacity() -> None:
+    without_headroom = replace(ON_CPU, demand=Demand(5000))
+    scaled = documents(kubernetes_files(without_headroom)["base/autoscaler.yaml"])[0]["spec"]
+    [metric] = scaled["metrics"]
+    target = float(metric["pods"]["target"]["averageValue"])
+    assert 1.1 * target <= ON_CPU.capacity_per_second < 1.11 * target
 
 
 def fits(value: Any, kind: str) -> None:

@@ -10,6 +10,9 @@ from optimizer.export.deployment import Deployment
 from optimizer.export.monitoring.expressions import REQUESTS_PER_SECOND, SUCCESS
 from optimizer.export.yaml_text import yaml_text
 
+_TOLERANCE = 0.1
+"""Share above its target at which Kubernetes' controller does not yet start another pod."""
+
 _IN_WHOLE_FROM = 100
 """Requests a second, from which on fractions of one do not matter."""
 
@@ -29,7 +32,8 @@ def autoscaler(deployment: Deployment, target: str, labels: Mapping[str, str]) -
             "minReplicas": deployment.replicas,
             "maxReplicas": deployment.most_replicas,
             "metrics": [
-                _metric(model.name, deployment.target_of(model)) for model in deployment.models
+                _metric(model.name, pod_target(deployment, model.requests_per_second))
+                for model in deployment.models
             ],
             "behavior": {
                 "scaleUp": {"stabilizationWindowSeconds": 0},
@@ -40,6 +44,11 @@ def autoscaler(deployment: Deployment, target: str, labels: Mapping[str, str]) -
             },
         },
     }
+
+
+def pod_target(deployment: Deployment, capacity_per_second: float) -> float:
+    """Requests a second of a pod that are aimed at: what is let pass above is served as well."""
+    return capacity_per_second / (1 + max(deployment.demand.headroom, _TOLERANCE))
 
 
 def _metric(model: str, target_per_second: float) -> dict[str, Any]:

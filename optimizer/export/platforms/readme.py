@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optimizer.export.deployment import Deployment
+from optimizer.export.platforms.autoscaler import pod_target
 
 _CHECK = """
 ## Check it
@@ -31,11 +32,12 @@ _KUBERNETES = """
 2. Write that name into `images` of `overlays/production/kustomization.yaml`.
 3. `kubectl apply -k overlays/production`
 
-The HorizontalPodAutoscaler goes by requests a second of each pod, at {target:.4g} (the capacity
-less the headroom). Prometheus has to scrape the pods (they carry the usual annotations), and
-prometheus-adapter has to offer the metric: `prometheus-adapter.yaml` holds its values. At least
-{replicas} pods run, for the demand of the study; the overlay is the place for other numbers. A
-node holds one pod, as it was measured: an update needs one node more for a while.
+The HorizontalPodAutoscaler goes by requests a second of each pod, at {pod_target:.4g} (the
+capacity less the headroom, and less at least the tenth that its controller lets pass). Prometheus
+has to scrape the pods (they carry the usual annotations), and prometheus-adapter has to offer the
+metric: `prometheus-adapter.yaml` holds its values. At least {replicas} pods run, for the demand of
+the study; the overlay is the place for other numbers. A node holds one pod, as it was measured: an
+update needs one node more for a while.
 
 ## Roll back
 
@@ -51,8 +53,9 @@ _KSERVE = """
 
 The ServingRuntime is Triton as it was measured; the InferenceService is deployed without Knative
 (RawDeployment), and scaled by the HorizontalPodAutoscaler beside it: by requests a second of each
-pod, at {target:.4g} (the capacity less the headroom). For that, Prometheus has to scrape the
-pods, and prometheus-adapter has to offer the metric: `prometheus-adapter.yaml` holds its values.
+pod, at {pod_target:.4g} (the capacity less the headroom, and less at least the tenth that its
+controller lets pass). For that, Prometheus has to scrape the pods, and prometheus-adapter has to
+offer the metric: `prometheus-adapter.yaml` holds its values.
 
 ## Roll back
 
@@ -106,6 +109,7 @@ def readme(platform: str, deployment: Deployment) -> str:
     steps = _STEPS[platform].format(
         name=deployment.name,
         target=deployment.target_per_second,
+        pod_target=pod_target(deployment, deployment.capacity_per_second),
         replicas=deployment.replicas,
         most_replicas=deployment.most_replicas,
         instance_type=deployment.price.instance_type,
