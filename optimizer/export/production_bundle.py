@@ -200,8 +200,8 @@ def _notes(manifest: Manifest) -> str:
         for each in manifest.limits
     )
     high = measured.capacity_high_per_second
-    interval = f"{measured.capacity_low_per_second:,.0f} to " + (
-        f"{high:,.0f}" if high is not None else "unknown"
+    interval = f"{measured.capacity_low_per_second:,.0f} " + (
+        f"to {high:,.0f}" if high is not None else "or more"
     )
     how = "confirmed by measuring again" if measured.confirmed else "of one trial, not confirmed"
     engines = _REBUILDING if any(model.graph is not None for model in manifest.models) else ""

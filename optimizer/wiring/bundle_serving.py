@@ -44,22 +44,19 @@ class BundleHost:
     gpus: tuple[Gpu, ...]
 
 
-def bundle_host(
-    settings: ServerSettings, usual: ServerSettings, config: ServingConfig
-) -> BundleHost:
+def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
     """The host for a configuration; nothing is started that does not end at once.
 
     Args:
-        settings: what was asked for; a launcher among them leaves nothing of `usual`.
-        usual: of the server that measured it.
+        settings: a launcher, and what goes with it.
 
     Raises:
         UsageError: for settings that do not go together.
         RequirementError: the machine, the image or the server lacks something.
     """
-    if settings and "launcher" not in settings:
+    if "launcher" not in settings:
         raise UsageError(f"{', '.join(settings)}: goes with --launcher docker or remote")
-    host = read_host(settings or usual, Path.cwd())
+    host = read_host(settings, Path.cwd())
     gpus = _gpus(config)
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
     hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]

@@ -102,7 +102,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
     content = _Content(study)
     where = None
     if request.examples:
-        where = bundle_host(request.server or {}, content.server, config)
+        where = bundle_host(request.server or content.server, config)
     target = request.target.absolute()
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.errors import EngineMismatch, LoadTestFailure, TrialFailure
+from optimizer.errors import EngineMismatch, LoadTestFailure, TrialFailure, UsageError
 from optimizer.export.manifest import Bundle, Manifest, read_bundle
 from optimizer.export.verification import (
     Check,
@@ -83,16 +83,22 @@ def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
         rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
         found = Verification((files, *rest))
     else:
-        usual = _usual_server(bundle.manifest)
-        where = bundle_host(request.server, usual, bundle.manifest.config)
+        settings = request.server or _measured_on(bundle.manifest)
+        where = bundle_host(settings, bundle.manifest.config)
         found = _Serving(request, bundle, where, watch).verified(files)
     if request.json_file is not None:
         write_json(request.json_file, _to_json(found))
     return found
 
 
-def _usual_server(manifest: Manifest) -> ServerSettings:
+def _measured_on(manifest: Manifest) -> ServerSettings:
+    """The kind of server that measured it. Raises UsageError where that was somebody's own."""
     versions = manifest.versions
+    if versions.server == "remote":
+        raise UsageError(
+            "it was measured on a server that ran already, and a bundle names no machine: give "
+            "--launcher remote with --grpc, --http, --metrics and --repository, or another launcher"
+        )
     image = {"image": versions.image} if versions.image is not None else {}
     return {"launcher": versions.server, **image}
 

@@ -65,12 +65,14 @@ def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
     with ExitStack() as stack:
 
         def run(
-            space: Path, *options: object, command: str = "run", **settings: object
+            subject: object, *options: object, command: str = "run", **settings: object
         ) -> Optimizer:
             if command == "run" and "--sampler" not in options:
                 options = ("--sampler", "random", *options)
+            if command != "verify":
+                options = ("--cache", built.cache, *options)
             optimizer = Optimizer(
-                [command, space, "--cache", built.cache, *options],
+                [command, subject, *options],
                 tmp_path,
                 **settings,  # type: ignore[arg-type]
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +91,26 @@ def test_a_search_runs_in_a_container_and_leaves_none(
         assert level.machine is not None
         assert (level.machine.server_cpu_seconds or 0) > 0
         assert (level.machine.server_memory_mib or 0) > 50
+
+
+def test_what_a_container_has_served_is_exported_and_verified_in_one(
+    image: str, tmp_path: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    run = start(space(tmp_path, image), "--trials", 1)
+    assert run.wait() == 0, run.errors
+    exported = start("tiny", "--to", "bundle", command="export")
+    assert exported.wait() == 0, exported.errors
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
+    assert manifest["versions"]["image"] == image
+    verified = start("bundle", "--within", 100000, command="verify")
+    assert verified.wait() == 0, verified.output + verified.errors
+    (tmp_path / "bundle/bert/1/model.py").write_text("another")
+    changed = start("bundle", command="verify")
+    assert changed.wait() == 1
+    assert "bert/1/model.py has other content" in changed.output
+    composed = start("tiny", "--to", "image", "--format", "compose", command="export")
+    assert composed.wait() == 0, composed.errors
+    assert f"FROM {image}\n" in (tmp_path / "image/Dockerfile").read_text()
 
 
 def test_a_container_killed_amid_a_trial_fails_that_trial_which_is_tried_again(

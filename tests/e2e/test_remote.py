@@ -107,6 +107,27 @@ def test_a_search_uses_a_server_that_runs_already_and_leaves_it_running(
     assert again.wait() == 0, "what is in the repository is its own"
 
 
+@pytest.mark.slow
+def test_what_somebodys_server_has_served_is_exported_and_verified_on_it(
+    tmp_path: Path, repository: Path, serve: Serve, start: StartOptimizer
+) -> None:
+    endpoint = serve()
+    run = start(space(tmp_path, endpoint), "--trials", 1)
+    assert run.wait() == 0, run.errors
+    exported = start("tiny", "--to", "bundle", command="export")
+    assert exported.wait() == 0, exported.errors
+    unsaid = start("bundle", command="verify")
+    assert unsaid.wait() == 2
+    assert "give --launcher remote with --grpc, --http, --metrics and --repo" in unsaid.errors
+    where = [f"--{name}={getattr(endpoint, name)}" for name in ("grpc", "http", "metrics")]
+    place = ("--launcher=remote", *where, f"--repository={repository}", "--within=100000")
+    verified = start("bundle", *place, command="verify")
+    assert verified.wait() == 0, verified.output + verified.errors
+    with ServerControl(endpoint) as control:
+        assert control.ready()
+        assert control.models_present() == ()
+
+
 def test_a_server_that_does_not_answer_is_told_with_how_to_start_one(
     tmp_path: Path, repository: Path, start: StartOptimizer
 ) -> None:

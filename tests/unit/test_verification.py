@@ -405,9 +405,9 @@ def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
     monkeypatch.setattr("optimizer.wiring.bundle_serving.present_gpus", lambda: there)
     monkeypatch.setattr("optimizer.wiring.bundle_serving.require_server", lambda *_: "it")
     settings = {"launcher": "docker", "image": "triton:26.05"}
-    where = bundle_host(settings, {}, on_gpus)
+    where = bundle_host(settings, on_gpus)
     assert where.gpus == cards[:2]
     assert where.slot.gpu_uuids == ("GPU-0", "GPU-1")
     there = cards[:1]
     with pytest.raises(RequirementError, match="on 2 GPUs, and an NVIDIA driver tells of 1"):
-        bundle_host(settings, {}, on_gpus)
+        bundle_host(settings, on_gpus)
