@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from optimizer.export.deployment import Deployment
 from optimizer.export.monitoring.alerts import alerts
@@ -97,6 +100,35 @@ def test_the_dashboard_is_one_of_grafana() -> None:
     rows = [panel["title"] for panel in content["panels"] if panel["type"] == "row"]
     assert rows[0] == "bert: 850 requests/s an instance within p95 <= 200 ms"
     assert [row.partition(":")[0] for row in rows] == ["bert", "ranker.v2", "on"]
+
+
+def unknown(given: Any, kept: Any, at: str = "") -> Iterator[str]:
+    """Places of what was given and is not in what was kept of it."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            yield from unknown(value, kept[key], f"{at}.{key}") if key in kept else [f"{at}.{key}"]
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for number, pair in enumerate(zip(given, kept, strict=True)):
+            yield from unknown(*pair, f"{at}[{number}]")
+    elif given != kept:
+        yield at
+
+
+def unknown_to_grafana(dashboard: dict[str, Any]) -> list[str]:
+    """Keys and values that Grafana's own models drop."""
+    register_default_plugins()
+    kept = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+    return list(unknown(dashboard, kept))
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=lambda each: each.name)
+def test_grafana_knows_every_key_of_the_dashboard(deployment: Deployment) -> None:
+    content = json.loads(monitoring_files(deployment)["monitoring/grafana-dashboard.json"])
+    assert unknown_to_grafana(content) == []
+    panel = next(panel for panel in content["panels"] if panel["type"] == "timeseries")
+    panel["fieldConfig"]["defaults"]["custom"]["thresholdStyle"] = {"mode": "line"}
+    at = f".panels[{content['panels'].index(panel)}]"
+    assert unknown_to_grafana(content) == [f"{at}.fieldConfig.defaults.custom.thresholdStyle"]
 
 
 def test_panels_do_not_overlap() -> None:
