@@ -24,7 +24,7 @@ def longest_lag_ms(shortest_limit_ms: float) -> float:
 
 def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     log_excess = math.log1p(worst.excess)
     if level.errors or _backlog_grew(level) or not level.client.kept_up:
         log_excess = max(log_excess, _FAILING)
@@ -52,7 +52,7 @@ def why_missed(level: LoadLevel) -> str | None:
     if level.errors:
         return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
     if not level.meets_limits:
-        worst = max(level.streams, key=lambda stream: stream.excess)
+        worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
         return f"{limit}, over the limit of {worst.limit_ms:g} ms"
@@ -98,8 +98,7 @@ def excess(level: LoadLevel) -> float:
 
 def _backlog_growth(level: LoadLevel) -> float:
     """Requests that came into the window less good replies that left it."""
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    return (offered - level.achieved_per_second) * level.seconds
+    return (level.offered_per_second - level.achieved_per_second) * level.seconds
 
 
 def _backlog_grew(level: LoadLevel) -> bool:

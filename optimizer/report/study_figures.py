@@ -169,7 +169,7 @@ def _cost_point(record: TrialRecord) -> Iterator[CostPoint]:
     level = record.measurement.level_at_capacity if record.measurement is not None else None
     if level is None or record.score is None:
         return
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     yield CostPoint(
         number=record.number,
         artifact=_artifact(record.config),

@@ -44,7 +44,7 @@ class Finding:
         levels = levels_near(measurement, measurement.load_factor)
         if not levels and (level := measurement.level_at_capacity) is not None:
             levels = [level]
-        found = [stream.latency_ms(percentile) for level in levels for stream in level.streams]
+        found = [level.latency_ms(percentile) for level in levels]
         return max(found, default=None)
 
 
