@@ -86,11 +86,9 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
 
 def _baseline(study: StudyReading) -> Candidate | None:
     """As it was confirmed; else as its trial measured it."""
-    space = study.searched.search_space
-    config = space.config(space.baseline)
-    contenders = study.contenders(study.searched.price, study.searched.demand)
-    found = (each.candidate for each in contenders if each.candidate.config == config)
-    return next(found, None)
+    searched = study.searched
+    found = study.baseline_among(study.contenders(searched.price, searched.demand))
+    return found.candidate if found is not None else None
 
 
 def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
