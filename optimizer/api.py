@@ -237,10 +237,8 @@ class Study:
     @property
     def baseline(self) -> pd.Series | None:
         """What someone serves who changes nothing, likewise; None where it missed the limits."""
-        reference = self._baseline_config
-        found = (f for f in self._findings if f.candidate.config == reference)
-        baseline = next(found, None)
-        return finding_series(baseline, self._reading.searched.search_space) if baseline else None
+        found = self._reading.baseline_among(self._findings)
+        return finding_series(found, self._reading.searched.search_space) if found else None
 
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the search: what was served, its capacity, latency and cost.
@@ -295,7 +293,9 @@ class Study:
     def figure_load_latency(self) -> Figure:
         """Latency against load of the best, the baseline and the next cheapest trials."""
         reading = self._reading
-        first = [*([self._best_config] if self._best_config else []), self._baseline_config]
+        space = reading.searched.search_space
+        best = [self._best_config] if self._best_config else []
+        first = [*best, space.config(space.baseline)]
         records = [*reading.trials, *reading.confirmations]
         return load_latency_figure(levels_by_configuration(records, first))
 
@@ -311,11 +311,6 @@ class Study:
     @property
     def _best_config(self) -> ServingConfig | None:
         return self._best.candidate.config if self._best is not None else None
-
-    @property
-    def _baseline_config(self) -> ServingConfig:
-        space = self._reading.searched.search_space
-        return space.config(space.baseline)
 
 
 @dataclass(frozen=True)

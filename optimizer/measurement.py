@@ -260,6 +260,11 @@ class LoadLevel:
         return sum(stream.achieved_per_second for stream in self.streams)
 
     @property
+    def offered_per_second(self) -> float:
+        """Requests that were due a second, over all streams."""
+        return sum(stream.offered_per_second for stream in self.streams)
+
+    @property
     def rate(self) -> tuple[float, float, float]:
         """Mean of the good replies a second over the slices, and its `CONFIDENCE` interval."""
         counts = [part.completed for part in self.slices]
@@ -296,10 +301,19 @@ class LoadLevel:
         inside = sum(split.total_ms * split.requests for split in self.server) / requests
         return max(0.0, self.replied_ms - inside)
 
+    def latency_ms(self, percentile: float) -> float:
+        """Of the stream that waits longest. Raises KeyError where it was not recorded."""
+        return max(stream.latency_ms(percentile) for stream in self.streams)
+
+    @property
+    def worst(self) -> StreamLevel:
+        """The stream that is nearest to its limit, or farthest over it."""
+        return max(self.streams, key=lambda stream: stream.excess)
+
     @property
     def excess(self) -> float:
         """Largest `StreamLevel.excess`; <= 0 meets every limit."""
-        return max(stream.excess for stream in self.streams)
+        return self.worst.excess
 
     @property
     def meets_limits(self) -> bool:
@@ -352,18 +366,21 @@ class Measurement:
         return sum(level.seconds for level in self.levels)
 
     @property
+    def open_loop(self) -> tuple[LoadLevel, ...]:
+        """The levels under independent arrivals."""
+        return tuple(level for level in self.levels if level.kind == "open_loop")
+
+    @property
     def level_at_capacity(self) -> LoadLevel | None:
         """The highest level that met the limits up to the capacity, None where none did."""
-        open_loop = (x for x in self.levels if x.kind == "open_loop")
-        passed = [x for x in open_loop if x.load_factor <= self.load_factor and x.meets_limits]
+        passed = [x for x in self.open_loop if x.load_factor <= self.load_factor and x.meets_limits]
         return max(passed, key=lambda level: level.load_factor, default=None)
 
     @property
     def nearest_level(self) -> LoadLevel | None:
         """The level at the capacity, or the open-loop one that is nearest to it, if any."""
-        open_loop = [level for level in self.levels if level.kind == "open_loop"]
         nearest = min(
-            open_loop, key=lambda level: abs(level.load_factor - self.load_factor), default=None
+            self.open_loop, key=lambda x: abs(x.load_factor - self.load_factor), default=None
         )
         return self.level_at_capacity or nearest
 

@@ -163,6 +163,11 @@ class SearchSpace:
         return tuple(int(i) for i in self.points[row])
 
     @cached_property
+    def row_of(self) -> Mapping[Position, int]:
+        """Where each valid point stands among `points`: what `at` turns around."""
+        return {tuple(point): row for row, point in enumerate(self.points.tolist())}
+
+    @cached_property
     def baseline(self) -> Position:
         """What someone serves who changes nothing: Triton's defaults, the runtime's own threads.
 
@@ -227,10 +232,6 @@ class SearchSpace:
         )
         return replace(self, limits=limits)
 
-    @cached_property
-    def _valid(self) -> frozenset[Position]:
-        return frozenset(map(tuple, self.points.tolist()))
-
     def position_of(self, config: ServingConfig) -> Position | None:
         """The point that stands for `config`, None where it is not in the space."""
         if [model.name for model in config.models] != [space.model for space in self.models]:
@@ -241,7 +242,7 @@ class SearchSpace:
             if own is None:
                 return None
             position += own
-        return position if position in self._valid and self.config(position) == config else None
+        return position if position in self.row_of and self.config(position) == config else None
 
     def __len__(self) -> int:
         return len(self.points)

@@ -101,8 +101,7 @@ def _user_load(load: UserLoad, level: LoadLevel) -> Table:
 
 
 def _time(level: LoadLevel) -> Table:
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    load = "saturation" if level.kind == "saturation" else f"{offered:.1f}/s"
+    load = "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.1f}/s"
     table = plain_table(f"Where the time goes at {load}, mean", "", "ms")
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
     for split in level.server:

@@ -88,23 +88,10 @@ def recommend(
     STUDY is a name in the folder of results, or the path of a study's folder that was copied from
     another host.
     """
-    search = None
-    if space is not None:
-        built = (cache or default_cache()).absolute()
-        search = RunRequest(
-            space=space,
-            results=results,
-            cache=built,
-            trials=trials or _TRIALS,
-            timeout_seconds=timeout,
-            seed=seed,
-        )
-    elif trials is not None or timeout is not None:
-        raise UsageError("--trials and --timeout are those of a --search")
     request = RecommendRequest(
         studies=studies,
         results=results,
-        search=search,
+        search=_search(space, trials, timeout, seed, results, cache),
         job=job,
         advanced=advanced,
         demand_per_second=demand,
@@ -119,3 +106,26 @@ def recommend(
         found = recommend_instances(request, watch)
     show_recommendation(console, found, by_users=request.by_users)
     return 0 if found.offers else 1
+
+
+def _search(
+    space: Path | None,
+    trials: int | None,
+    timeout: float | None,
+    seed: int,
+    results: Path,
+    cache: Path | None,
+) -> RunRequest | None:
+    """What is searched on this machine first, None where nothing is."""
+    if space is not None:
+        return RunRequest(
+            space=space,
+            results=results,
+            cache=(cache or default_cache()).absolute(),
+            trials=trials or _TRIALS,
+            timeout_seconds=timeout,
+            seed=seed,
+        )
+    if trials is not None or timeout is not None:
+        raise UsageError("--trials and --timeout are those of a --search")
+    return None

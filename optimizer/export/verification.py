@@ -146,14 +146,13 @@ def check_outputs(
 
 def check_limit(level: LoadLevel) -> Check:
     """Every limit is met at the recommended load of one replica."""
-    offered = sum(stream.offered_per_second for stream in level.streams)
     shown = ", ".join(
         f"p{each.limit_percentile:g} of {each.name} {each.latency_ms(each.limit_percentile):.1f} ms"
         f" (limit {each.limit_ms:g} ms)"
         for each in level.streams
     )
     missed = why_missed(level)
-    text = f"at {offered:,.0f}/s, the share of one replica: {shown}"
+    text = f"at {level.offered_per_second:,.0f}/s, the share of one replica: {shown}"
     if missed is None:
         return Check("limit", "pass", text)
     return Check("limit", "fail", f"{text}: {missed}")

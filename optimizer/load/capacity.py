@@ -19,6 +19,7 @@ from optimizer.load.judging import (
     met_with_ease,
     point,
     refuse_if_all_failed,
+    share_by_service_time,
     why_missed,
 )
 from optimizer.load.knee import Knee, find_knee
@@ -383,22 +384,3 @@ class CapacitySearch:
             demand_per_second=self._demand,
             ended=ended,
         )
-
-
-def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
-    """Share of saturation at which waiting is thought to reach the limit of the tightest stream.
-
-    In heavy traffic the wait for servers of constant service time, `rate` a second together, is
-    above w with probability exp(-2 w rate (1 - share) / share) (Kingman 1962). Where requests were
-    merged their service time depends on the load, and nothing below `HIGHEST_SHARE` is expected.
-    """
-    shares = [HIGHEST_SHARE]
-    for stream in workload.streams:
-        served = [split.batches for split in saturated.server if split.model == stream.target]
-        if [[point.batch_size for point in batches] for batches in served] != [[stream.batch_size]]:
-            continue
-        [[point]] = served
-        room = (stream.limit.latency_ms - point.compute_ms) / 1e3 * saturated.achieved_per_second
-        late = -math.log1p(-stream.limit.percentile / 100)
-        shares.append(room / (room + late / 2) if room > 0 else 0.0)
-    return min(shares)

@@ -6,7 +6,8 @@ import math
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.knee import NORMAL_QUANTILE, Point
-from optimizer.measurement import LoadLevel, StreamLevel
+from optimizer.measurement import HIGHEST_SHARE, LoadLevel, StreamLevel
+from optimizer.workload import Workload
 
 _LEAST_SD = 0.01
 _FAILING = math.log(1.5)
@@ -24,7 +25,7 @@ def longest_lag_ms(shortest_limit_ms: float) -> float:
 
 def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     log_excess = math.log1p(worst.excess)
     if level.errors or _backlog_grew(level) or not level.client.kept_up:
         log_excess = max(log_excess, _FAILING)
@@ -37,6 +38,25 @@ def _sd(stream: StreamLevel) -> float:
     below = math.log(found.value_ms / found.low_ms) if found.low_ms > 0 else 1.0
     above = math.log(found.high_ms / found.value_ms) if found.high_ms is not None else 1.0
     return max(_LEAST_SD, (below + above) / 2 / NORMAL_QUANTILE)
+
+
+def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
+    """Share of saturation at which waiting is thought to reach the limit of the tightest stream.
+
+    In heavy traffic the wait for servers of constant service time, `rate` a second together, is
+    above w with probability exp(-2 w rate (1 - share) / share) (Kingman 1962). Where requests were
+    merged their service time depends on the load, and nothing below `HIGHEST_SHARE` is expected.
+    """
+    shares = [HIGHEST_SHARE]
+    for stream in workload.streams:
+        served = [split.batches for split in saturated.server if split.model == stream.target]
+        if [[each.batch_size for each in batches] for batches in served] != [[stream.batch_size]]:
+            continue
+        [[executed]] = served
+        room = (stream.limit.latency_ms - executed.compute_ms) / 1e3 * saturated.achieved_per_second
+        late = -math.log1p(-stream.limit.percentile / 100)
+        shares.append(room / (room + late / 2) if room > 0 else 0.0)
+    return min(shares)
 
 
 def refuse_if_all_failed(level: LoadLevel) -> None:
@@ -52,7 +72,7 @@ def why_missed(level: LoadLevel) -> str | None:
     if level.errors:
         return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
     if not level.meets_limits:
-        worst = max(level.streams, key=lambda stream: stream.excess)
+        worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
         return f"{limit}, over the limit of {worst.limit_ms:g} ms"
@@ -98,8 +118,7 @@ def excess(level: LoadLevel) -> float:
 
 def _backlog_growth(level: LoadLevel) -> float:
     """Requests that came into the window less good replies that left it."""
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    return (offered - level.achieved_per_second) * level.seconds
+    return (level.offered_per_second - level.achieved_per_second) * level.seconds
 
 
 def _backlog_grew(level: LoadLevel) -> bool:

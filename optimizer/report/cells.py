@@ -70,7 +70,7 @@ def trial_cells(record: TrialRecord) -> tuple[str, ...]:
 
 
 def _p95(level: LoadLevel | None) -> str:
-    return f"{max(s.latency_ms(95) for s in level.streams):.1f}" if level is not None else "-"
+    return f"{level.latency_ms(95):.1f}" if level is not None else "-"
 
 
 def _interval(measurement: Measurement) -> str:

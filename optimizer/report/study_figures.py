@@ -6,7 +6,7 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -169,7 +169,7 @@ def _cost_point(record: TrialRecord) -> Iterator[CostPoint]:
     level = record.measurement.level_at_capacity if record.measurement is not None else None
     if level is None or record.score is None:
         return
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     yield CostPoint(
         number=record.number,
         artifact=_artifact(record.config),
@@ -221,13 +221,14 @@ def cost_latency_figure(
         )
     for limit_ms in sorted({point.limit_ms for point in points}):
         figure.add_vline(x=limit_ms, line_dash="dash", annotation_text=f"limit, {limit_ms:g} ms")
-    figure.update_xaxes(title_text=f"{_percentile(points)} at capacity, ms", rangemode="tozero")
+    percentile = _percentile(point.percentile for point in points)
+    figure.update_xaxes(title_text=f"{percentile} at capacity, ms", rangemode="tozero")
     figure.update_yaxes(title_text="$ per million at capacity", rangemode="tozero")
     return _laid_out(figure, "Cost and latency of the trials that met the limits", 440)
 
 
-def _percentile(points: Sequence[CostPoint]) -> str:
-    found = {f"p{point.percentile:g}" for point in points}
+def _percentile(percentiles: Iterable[float]) -> str:
+    found = {f"p{percentile:g}" for percentile in percentiles}
     return found.pop() if len(found) == 1 else "latency at the limit's percentile"
 
 
@@ -343,19 +344,7 @@ def load_latency_figure(
         figure.add_scatter(
             x=curve.offered_per_second,
             y=curve.latency_ms,
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [
-                    high - value if high is not None else 0.0
-                    for high, value in zip(curve.high_ms, curve.latency_ms, strict=True)
-                ],
-                "arrayminus": [
-                    value - low for low, value in zip(curve.low_ms, curve.latency_ms, strict=True)
-                ],
-                "thickness": 1,
-                "width": 3,
-            },
+            error_y=_intervals(curve),
             name=f"{curve.stream}: {curve.name}" if several else curve.name,
             mode="markers" if foreseen else "lines+markers",
             line=line,
@@ -367,11 +356,27 @@ def load_latency_figure(
         # An annotation's place is wrong on a logarithmic axis.
         name = f"limit, {limit_ms:g} ms"
         figure.add_hline(y=limit_ms, line_dash="dash", name=name, showlegend=True)
-    percentiles = {f"p{curve.percentile:g}" for curve in curves}
-    said = percentiles.pop() if len(percentiles) == 1 else "latency at the limit's percentile"
+    percentile = _percentile(curve.percentile for curve in curves)
     figure.update_xaxes(title_text="offered requests/s of one replica", rangemode="tozero")
-    figure.update_yaxes(title_text=f"{said}, ms", type="log")
+    figure.update_yaxes(title_text=f"{percentile}, ms", type="log")
     return _laid_out(figure, "Latency against load", 480)
+
+
+def _intervals(curve: LoadCurve) -> dict[str, object]:
+    """Error bars; none upwards where the upper end is unknown."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [
+            high - value if high is not None else 0.0
+            for high, value in zip(curve.high_ms, curve.latency_ms, strict=True)
+        ],
+        "arrayminus": [
+            value - low for low, value in zip(curve.low_ms, curve.latency_ms, strict=True)
+        ],
+        "thickness": 1,
+        "width": 3,
+    }
 
 
 def _laid_out(figure: go.Figure, title: str, height: int) -> Figure:

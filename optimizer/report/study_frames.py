@@ -101,7 +101,7 @@ def _latencies(measurement: Measurement | None) -> Row:
     """Of the highest level within the limits, the worst stream's."""
     level = measurement.level_at_capacity if measurement is not None else None
     return {
-        f"p{percentile}_ms_at_capacity": max(s.latency_ms(percentile) for s in level.streams)
+        f"p{percentile}_ms_at_capacity": level.latency_ms(percentile)
         if level is not None
         else np.nan
         for percentile in _PERCENTILES

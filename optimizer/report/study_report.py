@@ -83,7 +83,7 @@ class StudyReport:
         """Of the stream that is nearest to its limit, at the capacity."""
         level = best.measurement.nearest_level
         assert level is not None, "what meets limits does so at some load"
-        worst = max(level.streams, key=lambda stream: stream.excess)
+        worst = level.worst
         percentile = worst.limit_percentile
         return f"p{percentile:g} {worst.latency_ms(percentile):.0f} of {worst.limit_ms:g} ms"
 

@@ -97,11 +97,7 @@ def _claim(
 def log_capacity(measurement: Measurement) -> tuple[float, float]:
     """Log of the load factor that one round's levels show, and its standard error."""
     [saturated] = [level for level in measurement.levels if level.kind == "saturation"]
-    points = [
-        point(level, saturated.load_factor)
-        for level in measurement.levels
-        if level.kind == "open_loop"
-    ]
+    points = [point(level, saturated.load_factor) for level in measurement.open_loop]
     knee = find_knee(points)
     rate, low, high = saturated.rate
     own = (high - low) / 2 / rate / NORMAL_QUANTILE

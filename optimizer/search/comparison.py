@@ -160,9 +160,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
     reading = study.reading
     own = reading.searched
     found = reading.contenders(own.price, own.demand)
-    reference = own.search_space.config(own.search_space.baseline)
-    baseline = next((each for each in found if each.candidate.config == reference), None)
-    best = next(iter(found), None)
+    baseline, best = reading.baseline_among(found), next(iter(found), None)
     other_demand = own.demand != demand
     pace = _larger(study.pace, first.pace if first is not None else None)
 

@@ -248,14 +248,11 @@ def merged(rounds: Sequence[Measurement]) -> Measurement:
 def levels_near(measurement: Measurement, load_factor: float) -> list[LoadLevel]:
     """The open-loop levels at a load factor, within a thousandth."""
     return [
-        level
-        for level in measurement.levels
-        if level.kind == "open_loop" and abs(level.load_factor / load_factor - 1) < 1e-3
+        level for level in measurement.open_loop if abs(level.load_factor / load_factor - 1) < 1e-3
     ]
 
 
 def _p95_at_lowest_load(measurement: Measurement) -> float:
     """Worst 95th percentile at the lowest load that was measured: the demand per replica."""
-    open_loop = [level for level in measurement.levels if level.kind == "open_loop"]
-    lowest = min(level.load_factor for level in open_loop)
-    return max(s.latency_ms(95) for x in levels_near(measurement, lowest) for s in x.streams)
+    lowest = min(level.load_factor for level in measurement.open_loop)
+    return max(level.latency_ms(95) for level in levels_near(measurement, lowest))

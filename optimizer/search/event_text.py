@@ -28,24 +28,18 @@ def level_text(level: LoadLevel) -> str:
     errors = f", {level.errors} errors" if level.errors else ""
     void = "" if level.client.kept_up else f", void: sent up to {level.client.lag_ms:.1f} ms late"
     proven = f", {level.verdict}" if level.verdict is not None and not void else ""
-    served = f"{level.achieved_per_second:.0f}/s served, p95 {p95_ms(level):.1f} ms"
+    served = f"{level.achieved_per_second:.0f}/s served, p95 {level.latency_ms(95):.1f} ms"
     return f"{load_text(level)}: {served}{errors}{void}{proven}"
 
 
 def load_text(level: LoadLevel) -> str:
     """What a level offered, in a word."""
-    offered = sum(stream.offered_per_second for stream in level.streams)
-    return "saturation" if level.kind == "saturation" else f"{offered:.0f}/s"
+    return "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.0f}/s"
 
 
 def level_lines(level: LoadLevel) -> list[str]:
     """A measured level, and below it what a reader must know before trusting it."""
     return [level_text(level), *(f"  warning: {text}" for text in level.warnings)]
-
-
-def p95_ms(level: LoadLevel) -> float:
-    """Of the stream that waits longest."""
-    return max(stream.latency_ms(95) for stream in level.streams)
 
 
 def trial_text(record: TrialRecord) -> str:

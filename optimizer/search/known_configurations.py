@@ -68,8 +68,8 @@ def _met_ms(rounds: Iterable[Measurement]) -> float:
     return max(
         level.shortest_limit_ms * (1 + level.excess)
         for held in rounds
-        for level in held.levels
-        if level.kind == "open_loop" and level.load_factor <= held.load_factor
+        for level in held.open_loop
+        if level.load_factor <= held.load_factor
     )
 
 

@@ -106,9 +106,7 @@ class SearchLoop:
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         if not self._study.has_queue:
-            for position in dict.fromkeys([self._space.baseline, *first]):
-                if self._history.decided(self._space.config(position)) is None:
-                    self._study.enqueue(position)
+            self._enqueue_undecided([self._space.baseline, *first])
         repeats = 0
         while self._history.measured_here < budget.trials:
             if time.monotonic() - started >= budget.wall_clock_seconds:
@@ -123,18 +121,26 @@ class SearchLoop:
                 return SearchEnd(outlook.ended, settled=True, gap=outlook.gap)
             self._watch(OutlookChanged(outlook))
             self._references.before_trial(self._history)
-            begun = time.monotonic()
-            proposal = self._study.ask()
-            config = self._space.config(proposal.position)
-            known = self._history.decided(config)
-            if known is not None:
-                self._study.tell(known, proposal.number)
-                repeats += 1
-                continue
-            repeats = 0
-            self._trial(proposal, config, budget, begun, explain(proposal.position))
+            repeats = 0 if self._measure_next(budget, explain) else repeats + 1
         reason = f"the budget of {budget.trials} trials is used up"
         return SearchEnd(reason, gap=advise().gap)
+
+    def _enqueue_undecided(self, positions: Sequence[Position]) -> None:
+        for position in dict.fromkeys(positions):
+            if self._history.decided(self._space.config(position)) is None:
+                self._study.enqueue(position)
+
+    def _measure_next(self, budget: Budget, explain: Explain) -> bool:
+        """Measure what the study proposes; False where that is known, and told once more."""
+        begun = time.monotonic()
+        proposal = self._study.ask()
+        config = self._space.config(proposal.position)
+        known = self._history.decided(config)
+        if known is not None:
+            self._study.tell(known, proposal.number)
+            return False
+        self._trial(proposal, config, budget, begun, explain(proposal.position))
+        return True
 
     def _trial(
         self,

@@ -14,7 +14,6 @@ from optimizer.search.event_text import (
     expectation_text,
     level_started_text,
     level_text,
-    p95_ms,
 )
 from optimizer.search.events import (
     ArtifactReady,
@@ -111,7 +110,7 @@ class RunState:
                 self.levels.append(level_text(level))
                 self.warnings = level.warnings or self.warnings
                 self.rates.append(level.achieved_per_second)
-                self.p95s_ms.append(p95_ms(level))
+                self.p95s_ms.append(level.latency_ms(95))
             case OutlookChanged(outlook):
                 self.gap = outlook.gap
             case TrialEnded(record, incumbent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ class Finding:
         levels = levels_near(measurement, measurement.load_factor)
         if not levels and (level := measurement.level_at_capacity) is not None:
             levels = [level]
-        found = [stream.latency_ms(percentile) for level in levels for stream in level.streams]
+        found = [level.latency_ms(percentile) for level in levels]
         return max(found, default=None)
 
 
@@ -93,6 +93,12 @@ class StudyReading:
         known = {finding.candidate.config for finding in confirmed}
         measured = sorted(self._measured(price, demand), key=_rank)
         return [*confirmed, *(found for found in measured if found.candidate.config not in known)]
+
+    def baseline_among(self, findings: Iterable[Finding]) -> Finding | None:
+        """What someone serves who changes nothing; None where it is not one of them."""
+        space = self.searched.search_space
+        config = space.config(space.baseline)
+        return next((each for each in findings if each.candidate.config == config), None)
 
     @property
     def nothing_found(self) -> str:

@@ -136,6 +136,6 @@ def _latency(measurement: Measurement) -> dict[str, float]:
     """Worst percentiles over the rounds at the capacity, in ms."""
     levels = levels_near(measurement, measurement.load_factor)
     return {
-        f"p{percentile}": max(s.latency_ms(percentile) for x in levels for s in x.streams)
+        f"p{percentile}": max(level.latency_ms(percentile) for level in levels)
         for percentile in (50, 95, 99)
     }

@@ -192,6 +192,6 @@ def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]
     if ramp:
         return most_within(last, space.workload.shortest_limit_ms)
     level = measurement.level_at_capacity or last
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     rate = measurement.capacity_per_second or level.achieved_per_second
     return rate, worst.latency_ms(worst.limit_percentile)

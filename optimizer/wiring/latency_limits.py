@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.guidance.unmeasured import Unmeasured
 from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import LatencyCosts, latency_curve, usual_limits
+from optimizer.search.latency_curve import Known, LatencyCosts, latency_curve, usual_limits
 from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.served_levels import concurrency
 from optimizer.search.setting import Setting, limit_names
@@ -51,26 +52,28 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
     study = read_study(request.results, request.study)
     if request.limits_ms:
         hold_to_one_limit(study.searched.workload, "--limit")
-    costs = measured_costs(study, request.limits_ms)
-    if costs is None:
+    known = known_configurations(study.trials, study.runs)
+    if not known:
         raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
+    costs = _costs(study, known, request.limits_ms)
     if study.saturated:
-        costs = _with_predictions(study, costs, request.seed)
+        costs = _with_predictions(study, known, costs, request.seed)
     page = study.directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page
 
 
-def measured_costs(study: StudyReading, limits_ms: tuple[float, ...] = ()) -> LatencyCosts | None:
-    """What each limit costs by what was measured alone; None where nothing was.
-
-    Args:
-        limits_ms: some around the study's own where there are none.
-    """
-    searched, workload = study.searched, study.searched.workload
+def measured_costs(study: StudyReading) -> LatencyCosts | None:
+    """What limits around the study's own cost, as measured alone; None where nothing was."""
     known = known_configurations(study.trials, study.runs)
-    if not known:
-        return None
+    return _costs(study, known) if known else None
+
+
+def _costs(
+    study: StudyReading, known: Sequence[Known], limits_ms: tuple[float, ...] = ()
+) -> LatencyCosts:
+    """What each limit costs; of limits around the study's own where none are given."""
+    searched, workload = study.searched, study.searched.workload
     own_ms = workload.shortest_limit_ms
     # The study's own limit is what the others are compared with.
     searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
@@ -86,9 +89,10 @@ def measured_costs(study: StudyReading, limits_ms: tuple[float, ...] = ()) -> La
     )
 
 
-def _with_predictions(study: StudyReading, costs: LatencyCosts, seed: int) -> LatencyCosts:
+def _with_predictions(
+    study: StudyReading, known: Sequence[Known], costs: LatencyCosts, seed: int
+) -> LatencyCosts:
     searched = study.searched
-    known = known_configurations(study.trials, study.runs)
     unmeasured = Unmeasured(searched.search_space, study.trials, known, costs_setting(searched))
     curve = [
         replace(within, predicted=unmeasured.cheaper(within, forecast))

@@ -30,7 +30,7 @@ def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> S
 
 def _observed(name: str, study: StudyReading, finding: Finding) -> Observation:
     level = _level_at_capacity(finding.candidate.measurement)
-    worst = max(level.streams, key=lambda stream: stream.excess)
+    worst = level.worst
     return Observation(
         study=name,
         machine=study.machine,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 
 from optimizer.cost import Candidate
 from optimizer.fleet.price_catalogue import age_warning
-from optimizer.model_space import Position
 from optimizer.parameters import label
 from optimizer.report.effects import Effects, effects_of
 from optimizer.report.model_figures import Predicted
@@ -25,7 +24,6 @@ from optimizer.search.guidance.learnt_forecast import calibrated
 from optimizer.search.guidance.likeness import Likeness
 from optimizer.search.study_directory import write_text
 from optimizer.search.study_reading import StudyReading, read_study
-from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.forecast import Forecast
 from optimizer.wiring.latency_limits import costs_setting, forecast_within, measured_costs
@@ -86,11 +84,9 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
 
 def _baseline(study: StudyReading) -> Candidate | None:
     """As it was confirmed; else as its trial measured it."""
-    space = study.searched.search_space
-    config = space.config(space.baseline)
-    contenders = study.contenders(study.searched.price, study.searched.demand)
-    found = (each.candidate for each in contenders if each.candidate.config == config)
-    return next(found, None)
+    searched = study.searched
+    found = study.baseline_among(study.contenders(searched.price, searched.demand))
+    return found.candidate if found is not None else None
 
 
 def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
@@ -119,9 +115,8 @@ def _curves(
 def _effects(study: StudyReading, forecast: Forecast) -> Effects:
     """By what the forecast and the trials together say of each configuration."""
     space, setting = study.searched.search_space, costs_setting(study.searched)
-    positions = _rows(space)
     seen = [
-        (positions[position], record)
+        (space.row_of[position], record)
         for record in study.trials
         if (position := space.position_of(record.config)) is not None
     ]
@@ -142,14 +137,13 @@ def _predicted(study: StudyReading, forecast: Forecast) -> Sequence[Predicted]:
     space = study.searched.search_space
     whole = study.searched.demand.requests_per_second
     saturated = {record.config for record in study.calibration}
-    positions = _rows(space)
     found = []
     for record in study.trials:
         measurement, position = record.measurement, space.position_of(record.config)
         new = record.config not in saturated and record.outcome == "ok"
         if measurement is None or position is None or not new:
             continue
-        predicted = float(forecast.capacity[positions[position]]) * whole
+        predicted = float(forecast.capacity[space.row_of[position]]) * whole
         if predicted > 0 and math.isfinite(predicted):
             found.append(
                 Predicted(
@@ -161,8 +155,3 @@ def _predicted(study: StudyReading, forecast: Forecast) -> Sequence[Predicted]:
                 )
             )
     return found
-
-
-def _rows(space: SearchSpace) -> Mapping[Position, int]:
-    """Where each position stands among the space's points."""
-    return {tuple(point): row for row, point in enumerate(space.points.tolist())}

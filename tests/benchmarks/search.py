@@ -110,14 +110,13 @@ def shuffled(table: RecordedTable, seeds: int) -> Iterator[RecordedTable]:
     """
     space = table.space.search_space
     forecast = forecast_of(table).saturation * table.space.workload.demand_per_second
-    row_of = {tuple(point): row for row, point in enumerate(space.points.tolist())}
     rates = {
         position: float(np.mean([r.saturation.per_second for r in rows if r.saturation]))
         for position, rows in table.by_position.items()
         if any(r.saturation for r in rows)
     }
     positions = list(rates)
-    errors = [rates[p] / forecast[row_of[p]] for p in positions]
+    errors = [rates[p] / forecast[space.row_of[p]] for p in positions]
     for seed in range(seeds):
         others = np.random.default_rng(seed).permutation(errors)
         factors = {

@@ -203,6 +203,14 @@ def test_a_level_is_as_good_as_its_worst_stream() -> None:
     assert both.achieved_per_second == 18
 
 
+def test_the_stream_that_waits_longest_need_not_be_the_worst() -> None:
+    slow, worst = stream(150, limit_ms=300), stream(90, limit_ms=100)
+    both = level(1.0, slow, worst)
+    assert both.worst is worst
+    assert both.latency_ms(95) == 150
+    assert both.offered_per_second == 20
+
+
 def test_exactly_at_the_limit_meets_it() -> None:
     assert level(1.0, stream(100, limit_ms=100, errors=0)).meets_limits
 
@@ -222,6 +230,7 @@ def test_capacity_follows_from_the_load_factor() -> None:
     assert found.capacity_per_second == pytest.approx(300)
     assert found.capacity_low_per_second == pytest.approx(275)
     assert found.measuring_seconds == 16
+    assert found.open_loop == levels[1:]
     assert found.level_at_capacity is levels[2]
 
 

@@ -106,6 +106,13 @@ def test_a_point_is_found_again_by_its_configuration(space: SearchSpace) -> None
         assert space.position_of(space.config(point)) == point
 
 
+@few
+@given(spaces())
+def test_a_point_is_found_again_by_its_row(space: SearchSpace) -> None:
+    assert [space.row_of[space.at(row)] for row in range(len(space))] == [*range(len(space))]
+    assert len(space.row_of) == len(space)
+
+
 def test_a_configuration_from_elsewhere_has_no_point() -> None:
     space = small_space(precision=("fp32",))
     other = small_space(precision=("int8",))

@@ -104,6 +104,16 @@ def test_contenders_are_what_was_confirmed_and_then_the_rest(
     assert [each.confirmed for each in found] == [True, False, False]
 
 
+def test_the_baseline_is_found_among_others_or_not_at_all(
+    study: StudyDirectory, tmp_path: Path
+) -> None:
+    assert SPACE.config(SPACE.baseline) == CONFIGS[1]
+    reading = read_study(tmp_path, "three")
+    found = reading.findings(PRICE, DEMAND)
+    assert reading.baseline_among(reversed(found)) is found[0], "it claims most"
+    assert reading.baseline_among(found[1:]) is None
+
+
 def test_why_nothing_was_found_is_told_by_the_nearest_miss(tmp_path: Path) -> None:
     directory = begun(tmp_path / "slow")
     assert read_study(tmp_path, "slow").nothing_found == "it has measured nothing yet"

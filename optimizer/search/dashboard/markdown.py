@@ -123,7 +123,7 @@ def _row(record: TrialRecord) -> Iterator[str]:
         return
     at = measurement.level_at_capacity
     yield f"{measurement.capacity_per_second:.0f}"
-    yield f"{max(stream.latency_ms(95) for stream in at.streams):.1f}" if at is not None else ""
+    yield f"{at.latency_ms(95):.1f}" if at is not None else ""
     yield f"{score.usd_per_million_at_capacity:.4f}"
 
 
@@ -134,7 +134,7 @@ def _levels(levels: Sequence[LoadLevel]) -> str:
 
 
 def _level(level: LoadLevel) -> tuple[str, ...]:
-    worst = [max(stream.latency_ms(p) for stream in level.streams) for p in (50, 95, 99)]
+    worst = [level.latency_ms(percentile) for percentile in (50, 95, 99)]
     verdict = level.verdict or ("" if level.client.kept_up else "void")
     served = f"{level.achieved_per_second:.0f}"
     return (load_text(level), served, *(f"{ms:.1f}" for ms in worst), verdict)

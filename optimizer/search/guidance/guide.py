@@ -202,7 +202,7 @@ class Guide:
 
     def _assessed(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
         expected = Expected.of(forecast, self._setting)
-        under_way = np.array([self._row_of[position] for position in running], dtype=np.int64)
+        under_way = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials = list(self._trials())
         belief = Belief.after(trials, expected, self._likeness).believing(under_way)
         rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
@@ -219,16 +219,12 @@ class Guide:
     def _likeness(self) -> Likeness:
         return Likeness.of(self.space)
 
-    @cached_property
-    def _row_of(self) -> dict[Position, int]:
-        return {tuple(point): row for row, point in enumerate(self.space.points.tolist())}
-
     def _trials(self) -> Iterable[SeenTrial]:
         """The trials of points that are in the space, with their rows."""
         for record in self._history.records:
             position = self.space.position_of(record.config)
             if position is not None:
-                yield self._row_of[position], record
+                yield self.space.row_of[position], record
 
     def _open(self, expected: Expected, taken: set[int]) -> Rows:
         """Rows that may be proposed."""
@@ -280,7 +276,7 @@ class Guide:
         at = self.space.position_of(incumbent.config) if incumbent is not None else None
         if at is None or assessed.log_best is None:
             return []
-        cell = cells[self._row_of[at]]
+        cell = cells[self.space.row_of[at]]
         beside = sum(int(cells[row] == cell) for row, _ in self._trials()) - 1
         close = np.abs(assessed.log_mean - assessed.log_best) < _TIED
         tied = np.flatnonzero((cells[assessed.rows] == cell) & close)

@@ -49,8 +49,6 @@ class Unmeasured:
         self._known = {each.config: each for each in known}
         self._setting = setting
         self._likeness = Likeness.of(space)
-        points = space.points.tolist()
-        self._row_of = {tuple(point): row for row, point in enumerate(points)}
 
     def cheaper(self, within: WithinLimit, forecast: Forecast) -> Offer | None:
         """The one that surely costs least within a limit, if it saves `WORTH_SAYING`.
@@ -94,7 +92,7 @@ class Unmeasured:
             known, offer = self._known.get(record.config), offers.get(record.config)
             if known is not None:
                 record = self._judged(record, known, offer, within.limit_ms)  # noqa: PLW2901
-            yield self._row_of[position], record
+            yield self._space.row_of[position], record
 
     def _judged(
         self, record: TrialRecord, known: Known, offer: Offer | None, limit_ms: float

@@ -90,7 +90,7 @@ def _row(kind: Kind, record: TrialRecord, space: RecordedSpace) -> RecordedRow:
             "excess": record.constraints[0][1] if record.constraints else None,
         }
         if kind == "point":
-            row["light"] = light = _recorded(last, _offered(last), last.streams, space)
+            row["light"] = light = _recorded(last, last.offered_per_second, last.streams, space)
             row["measuring_seconds"] -= light.seconds
         if kind == "latencies" and record.outcome == "ok":
             row["latencies"] = tuple(map(_latency, measurement.levels[-2:]))
@@ -111,11 +111,7 @@ def _recorded(
 
 
 def _latency(level: LoadLevel) -> Latency:
-    return Latency(_offered(level), max(stream.latency_ms(95) for stream in level.streams))
-
-
-def _offered(level: LoadLevel) -> float:
-    return sum(stream.offered_per_second for stream in level.streams)
+    return Latency(level.offered_per_second, level.latency_ms(95))
 
 
 def write_table(path: Path, table: RecordedTable) -> None:
