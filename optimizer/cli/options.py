@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from optimizer.fleet.pricing import Accepted
-from optimizer.search.samplers import SAMPLERS
 from optimizer.section import duration_seconds
 
 
@@ -77,10 +76,6 @@ results_option = click.option(
 cache_option = click.option(
     "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
     help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
-)  # fmt: skip
-sampler_option = click.option(
-    "--sampler", type=click.Choice(list(SAMPLERS)), default="guided", show_default=True,
-    help="What proposes configurations.",
 )  # fmt: skip
 
 
