@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.serving_config import Precision, Runtime
@@ -62,6 +62,11 @@ class Hardware:
                     f" {gpu.name} has {_version(gpu.compute_capability)}"
                 )
         return None
+
+
+def counted_gpus(models: Sequence[str]) -> str:
+    """How many of each model, for people: "2 x Tesla T4, 1 x NVIDIA A10G"; empty without any."""
+    return ", ".join(f"{models.count(model)} x {model}" for model in dict.fromkeys(models))
 
 
 def _version(capability: tuple[int, int]) -> str:

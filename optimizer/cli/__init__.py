@@ -7,33 +7,15 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import click
 
 from optimizer import __version__
-from optimizer.cli.baseline import baseline
-from optimizer.cli.cache import cache
-from optimizer.cli.compare import compare
-from optimizer.cli.dashboard import dashboard
-from optimizer.cli.diff import diff
-from optimizer.cli.doctor import doctor
-from optimizer.cli.export import export
-from optimizer.cli.init import init
 from optimizer.cli.interruption import Interrupted
-from optimizer.cli.measure import measure
-from optimizer.cli.pareto import pareto
-from optimizer.cli.plan import plan
-from optimizer.cli.prices import prices
-from optimizer.cli.recommend import recommend
-from optimizer.cli.record import record
-from optimizer.cli.replay import replay
-from optimizer.cli.report import report
-from optimizer.cli.run import run
-from optimizer.cli.simulate import simulate
-from optimizer.cli.status import status
-from optimizer.cli.verify import verify
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -49,32 +31,56 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_COMMANDS: Mapping[str, str] = {
+    "baseline": "Measure the eight configurations of the published benchmark.",
+    "cache": "List what is stored for the next run, or remove some of it.",
+    "compare": "Put studies side by side, all relative to the first.",
+    "dashboard": "Show a study in a browser, on this machine alone.",
+    "diff": "Say what changes from one exported bundle to another.",
+    "doctor": "Say what this machine can run, and what to install.",
+    "export": "Write a study's best configuration for production.",
+    "init": "Write a commented space file.",
+    "measure": "Measure one configuration, without a search.",
+    "pareto": "Say what each latency limit costs, by a study.",
+    "plan": "Plan a fleet for a demand over time, by studies.",
+    "prices": "List what instances cost by the hour.",
+    "recommend": "Rank instance types by what a fleet of each costs.",
+    "record": "Measure every configuration of a space into a table.",
+    "replay": "Search a recorded table, without a server.",
+    "report": "Write what a study found as a page and as Markdown.",
+    "run": "Search a space for the cheapest configuration, or go on.",
+    "simulate": "Predict a configuration, by what a study has measured.",
+    "status": "Say where studies stand.",
+    "verify": "Hold an exported bundle against what was measured.",
+}
+"""Each is in the module of its name; what is said of it here is for the list of them all."""
+
+
+class _LoadedWhenAsked(click.Group):
+    """Imports the module of a command when it is asked for: all of them take two seconds."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself, in place of the name and the few words that stand for it."""
+        if cmd_name not in self.commands:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them by what stands for them."""
+        rows = [(name, self.commands[name].short_help or "") for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_LoadedWhenAsked,
+    commands=[click.Command(name, short_help=text) for name, text in _COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="optimizer")
 def commands() -> None:
     """Find the cheapest way to serve a model on NVIDIA Triton within a latency limit."""
-
-
-commands.add_command(run)
-commands.add_command(status)
-commands.add_command(dashboard)
-commands.add_command(measure)
-commands.add_command(baseline)
-commands.add_command(record)
-commands.add_command(replay)
-commands.add_command(report)
-commands.add_command(simulate)
-commands.add_command(pareto)
-commands.add_command(compare)
-commands.add_command(export)
-commands.add_command(verify)
-commands.add_command(diff)
-commands.add_command(plan)
-commands.add_command(recommend)
-commands.add_command(init)
-commands.add_command(prices)
-commands.add_command(doctor)
-commands.add_command(cache)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from optimizer.fleet.pricing import Accepted
-from optimizer.search.samplers import SAMPLERS
 from optimizer.section import duration_seconds
 
 
@@ -78,10 +77,6 @@ cache_option = click.option(
     "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
     help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
 )  # fmt: skip
-sampler_option = click.option(
-    "--sampler", type=click.Choice(list(SAMPLERS)), default="guided", show_default=True,
-    help="What proposes configurations.",
-)  # fmt: skip
 
 
 Said = Literal["quiet", "verbose"]
@@ -90,14 +85,18 @@ Said = Literal["quiet", "verbose"]
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
-def said_options(command: _Command) -> _Command:
-    """--quiet and --verbose, of which the later counts: one argument, `said`."""
-    for option in reversed(_SAID):
-        command = option(command)
-    return command
+def _in_order(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator; help shows them as they stand here."""
+
+    def with_options(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return with_options
 
 
-_SAID = (
+said_options = _in_order(
     click.option(
         "--quiet", "said", flag_value="quiet", help="Say warnings and the outcome alone.",
     ),
@@ -106,6 +105,7 @@ _SAID = (
         help="Say every step and level, as lines; logs/run.log has them in any case.",
     ),
 )  # fmt: skip
+"""--quiet and --verbose, of which the later counts: one argument, `said`."""
 
 
 def server_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -134,14 +134,7 @@ _SERVER: Mapping[str, str] = {
 }
 
 
-def pricing_options(command: _Command) -> _Command:
-    """--rate, --region and --accept: which prices are charged."""
-    for option in reversed(_PRICING):
-        command = option(command)
-    return command
-
-
-_PRICING = (
+pricing_options = _in_order(
     click.option(
         "--rate", type=click.Choice(["on-demand", "spot", "reserved"]),
         help="Charge this rate of the price list; else what each study was charged.",
@@ -152,3 +145,4 @@ _PRICING = (
         help="Prices of another machine, or of more than one region, rate or basis.",
     ),
 )  # fmt: skip
+"""--rate, --region and --accept: which prices are charged."""

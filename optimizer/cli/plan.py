@@ -166,8 +166,7 @@ def show_planned(console: Console, planned: Planned) -> None:
         console.print(f"No fleet for {planned.curve.name}: {reason}.", style="yellow")
         return
     console.print(headline(plan), style="bold", highlight=False)
-    described = {source.instance.name: source.described for source in planned.sources}
-    for table in tables(plan, described):
+    for table in tables(plan, planned.described):
         _show(console, table)
     by_hour = hours(plan)
     if by_hour is not None:

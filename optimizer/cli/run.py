@@ -17,9 +17,9 @@ from optimizer.cli.options import (
     cache_option,
     results_option,
     said_options,
-    sampler_option,
 )
 from optimizer.cli.outcome import show_outcome
+from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import watching
 from optimizer.shipped import shipped
 from optimizer.wiring.parts import default_cache

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from optimizer.hardware import Gpu
+from optimizer.hardware import Gpu, counted_gpus
 from optimizer.machine.gpus import driver_version
 
 _CPU_FEATURES = (
@@ -62,7 +62,7 @@ class Machine:
         """One line for people."""
         features = ", ".join(self.cpu_features) or "no vector extensions"
         machine = f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB ({features})"
-        cards = [f"{self.gpus.count(name)} x {name}" for name in dict.fromkeys(self.gpus)]
+        cards = [counted_gpus(self.gpus)] if self.gpus else []
         driver = [f"driver {self.driver}"] if self.driver is not None else []
         return ", ".join([machine, *cards, *driver])
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optimizer.fleet.planning.autoscaling import Metric, Policy
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
-from optimizer.fleet.planning.mix import Mix, keeps_limits
+from optimizer.fleet.planning.mix import Member, Mix, keeps_limits
 from optimizer.fleet.planning.plan import MOST_AUTOSCALED, Loss, Plan, Way
 from optimizer.report.text_table import TextTable
 
@@ -43,11 +43,18 @@ def headline(plan: Plan) -> str:
 def fleet_text(mix: Mix) -> str:
     """How many of which types."""
     counts = [
-        f"{count:,} x {member.instance.price.instance_type}"
+        f"{count:,} x {_kind(member, mix)}"
         for member, count in zip(mix.members, mix.counts, strict=True)
         if count
     ]
     return " and ".join(counts) or "no instance"
+
+
+def _kind(member: Member, mix: Mix) -> str:
+    """Its instance type, and the study where several are of that type."""
+    kind = member.instance.price.instance_type
+    alike = [m for m in mix.members if m.instance.price.instance_type == kind]
+    return kind if len(alike) == 1 else f"{kind} ({member.instance.name})"
 
 
 def tables(plan: Plan, described: Mapping[str, str]) -> list[TextTable]:
@@ -122,7 +129,7 @@ def _over_time(plan: Plan) -> TextTable:
 def _peak(plan: Plan) -> TextTable:
     rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.found)]
     if plan.one_type is not None:
-        kind, one = plan.one_type.member.instance.price.instance_type, plan.one_type
+        kind, one = _kind(plan.one_type.member, plan.fleet), plan.one_type
         rows.append(_one_row("smallest", kind, one.at_minimum))
         if one.below_minimum is not None:
             rows.append(_one_row("one less", kind, one.below_minimum))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimizer.cost import Demand
+from optimizer.hardware import counted_gpus
 from optimizer.machine.fingerprint import Machine
 from optimizer.search.capacity_ratio import (
     Estimate,
@@ -237,13 +238,12 @@ def _machine_differences(machines: Sequence[Machine]) -> Iterator[Difference]:
 
 
 def _described(machine: Machine) -> dict[str, str]:
-    cards = [f"{machine.gpus.count(name)} x {name}" for name in dict.fromkeys(machine.gpus)]
     return {
         "CPU": machine.cpu,
         "cores": str(machine.cores),
         "memory, GiB": str(machine.memory_gib),
         "vector extensions": ", ".join(machine.cpu_features) or "none",
-        "GPUs": ", ".join(cards) or "none",
+        "GPUs": counted_gpus(machine.gpus) or "none",
         "NVIDIA driver": machine.driver or "none",
         "server": machine.server,
         "system": machine.system,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,6 +199,26 @@ def read_study(results: Path, study: str) -> StudyReading:
         calibration=calibration,
         confirmations=confirmations,
     )
+
+
+def read_studies(results: Path, studies: Sequence[str]) -> dict[str, StudyReading]:
+    """Read several studies, each under a name that no other one of them has.
+
+    That is its own name; what is written in `studies` where several are called the same.
+
+    Raises:
+        UsageError: as of `read_study`, and where one is named more than once.
+        StorageError: when files are damaged.
+    """
+    readings = [read_study(results, study) for study in studies]
+    folders = Counter(reading.directory.root.resolve() for reading in readings)
+    if twice := [str(folder) for folder, count in folders.items() if count > 1]:
+        raise UsageError(f"named more than once: {', '.join(twice)}")
+    called = Counter(reading.name for reading in readings)
+    return {
+        text if called[reading.name] > 1 else reading.name: reading
+        for reading, text in zip(readings, studies, strict=True)
+    }
 
 
 def _directory(results: Path, study: str) -> StudyDirectory:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from optimizer.search.comparison import (
     compare,
 )
 from optimizer.search.study_directory import write_json
-from optimizer.search.study_reading import Finding, StudyReading, read_study
+from optimizer.search.study_reading import Finding, StudyReading, read_studies
 from optimizer.serving_config import describe
 
 SCHEMA_VERSION = 1
@@ -49,43 +48,23 @@ def compare_studies(request: CompareRequest) -> Comparison:
     """
     if len(request.studies) < 2:
         raise UsageError("compare needs two studies or more")
-    readings = [read_study(request.results, name) for name in request.studies]
-    _refuse_twice_the_same(readings)
-    names = _names(readings, request.studies)
-    _refuse_incomparable(readings, names)
+    readings = read_studies(request.results, request.studies)
+    _refuse_incomparable(readings)
     comparison = compare(
-        [
-            StudyToCompare(name, reading, reading.summary)
-            for name, reading in zip(names, readings, strict=True)
-        ]
+        [StudyToCompare(name, reading, reading.summary) for name, reading in readings.items()]
     )
     if request.json is not None:
         write_json(request.json, _to_json(comparison))
     return comparison
 
 
-def _refuse_twice_the_same(readings: Sequence[StudyReading]) -> None:
-    folders = Counter(reading.directory.root.resolve() for reading in readings)
-    if twice := [str(folder) for folder, count in folders.items() if count > 1]:
-        raise UsageError(f"named more than once: {', '.join(twice)}")
-
-
-def _names(readings: Sequence[StudyReading], given: Sequence[str]) -> list[str]:
-    """The studies' own names; what the user wrote where several are called the same."""
-    of = Counter(reading.name for reading in readings)
-    return [
-        text if of[reading.name] > 1 else reading.name
-        for reading, text in zip(readings, given, strict=True)
-    ]
-
-
-def _refuse_incomparable(readings: Sequence[StudyReading], names: Sequence[str]) -> None:
+def _refuse_incomparable(readings: Mapping[str, StudyReading]) -> None:
     """What asked something else is refused: its capacities mean something else."""
-    pairs = zip(names, readings, strict=True)
+    pairs = readings.items()
     try:
         refuse_incomparable([(name, asked(r.content, r.searched.workload)) for name, r in pairs])
     except UsageError as error:
-        limits = [{s.name: s.limit for s in r.searched.workload.streams} for r in readings]
+        limits = [{s.name: s.limit for s in r.searched.workload.streams} for _, r in pairs]
         if all(limit == limits[0] for limit in limits):
             raise
         raise UsageError(

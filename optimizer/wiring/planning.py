@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from optimizer.report.plan_page import plan_page
 from optimizer.search.comparing import asked, refuse_incomparable
 from optimizer.search.served_levels import concurrency
 from optimizer.search.study_directory import write_json, write_text
-from optimizer.search.study_reading import Finding, StudyReading, read_study
+from optimizer.search.study_reading import Finding, StudyReading, read_studies
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.stream_simulation import serving_of
 
@@ -65,7 +65,9 @@ class Planned:
 
     Attributes:
         plan: None where what can be had does not suffice.
+        sources: each with a name of its own.
         nothing: names of studies in which nothing met the limits.
+        page, data: in the folder of the first study.
     """
 
     curve: DemandCurve
@@ -75,6 +77,11 @@ class Planned:
     page: Path
     data: Path
 
+    @property
+    def described(self) -> Mapping[str, str]:
+        """Configurations in words, by the name of the instance's study."""
+        return {source.instance.name: source.described for source in self.sources}
+
 
 def plan_for(request: PlanRequest) -> Planned:
     """Plan a fleet for a demand.
@@ -83,9 +90,10 @@ def plan_for(request: PlanRequest) -> Planned:
         UsageError: where there is no such study, prices do not fit, or what is asked cannot be.
         StorageError: when files are damaged or cannot be written.
     """
-    studies = [read_study(request.results, name) for name in request.studies]
+    named = read_studies(request.results, request.studies)
+    studies = list(named.values())
     refuse_incomparable(
-        [(study.name, asked(study.content, study.searched.workload)) for study in studies]
+        [(name, asked(study.content, study.searched.workload)) for name, study in named.items()]
     )
     first = studies[0].searched.demand
     curve = request.demand or constant(first.requests_per_second)
@@ -95,11 +103,13 @@ def plan_for(request: PlanRequest) -> Planned:
     listed = price_list()
     prices = prices_for(machines, request.choice, listed, request.accepted)
     found = [
-        (study, price, study.findings(price, demand))
-        for study, price in zip(studies, prices, strict=True)
+        (name, price, study.findings(price, demand))
+        for (name, study), price in zip(named.items(), prices, strict=True)
     ]
     sources = tuple(
-        _source(study, own[0], price, listed, request.seed) for study, price, own in found if own
+        _source(name, named[name], own[0], price, listed, request.seed)
+        for name, price, own in found
+        if own
     )
     _refuse_unknown_types(request.most, sources)
     question = Question(
@@ -112,30 +122,30 @@ def plan_for(request: PlanRequest) -> Planned:
         request.seed,
     )
     plan = plan_fleet([source.instance for source in sources], question) if sources else None
-    folder = request.results.absolute() / studies[0].name
+    folder = studies[0].directory.root
     planned = Planned(
         curve=curve,
         sources=sources,
-        nothing=tuple(study.name for study, _, own in found if not own),
+        nothing=tuple(name for name, _, own in found if not own),
         plan=plan,
         page=folder / "plan.html",
         data=folder / "plan.json",
     )
     if plan is not None:
-        described = {source.instance.name: source.described for source in sources}
-        write_text(planned.page, plan_page(plan, described))
-        write_json(planned.data, _to_json(plan, described))
+        write_text(planned.page, plan_page(plan, planned.described))
+        write_json(planned.data, _to_json(plan, planned.described))
     return planned
 
 
 def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:
-    types = [source.instance.price.instance_type for source in sources]
+    types = dict.fromkeys(source.instance.price.instance_type for source in sources)
     for name in most:
         if name not in types:
             raise UsageError(f"--most {name}: must be one of {', '.join(types) or 'none'}")
 
 
 def _source(
+    name: str,
     study: StudyReading,
     finding: Finding,
     price: Price,
@@ -149,14 +159,14 @@ def _source(
     if every > used:
         if every % used:
             raise UsageError(
-                f"{study.name}: it used {used} of {every} GPUs, which are no whole number of "
+                f"{name}: it used {used} of {every} GPUs, which are no whole number of "
                 "times as many: search with a part of them that divides all"
             )
         copies = every // used
         described += f"; extrapolated, {some_gpus_used(used, every)}"
     measurement = candidate.measurement
     instance = Instance(
-        name=study.name,
+        name=name,
         price=price,
         capacity_per_second=copies * measurement.capacity_per_second,
         capacity_low_per_second=copies * measurement.capacity_low_per_second,
@@ -186,7 +196,7 @@ def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
     )
 
 
-def _to_json(plan: Plan, described: dict[str, str]) -> dict[str, Any]:
+def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
     one = plan.one_type
     question = plan.question
     return {
@@ -233,7 +243,7 @@ def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
 
 
 def _mix(mix: Mix) -> dict[str, Any]:
-    names = [member.instance.price.instance_type for member in mix.members]
+    names = [member.instance.name for member in mix.members]
     return {
         "counts": dict(zip(names, mix.counts, strict=True)),
         "usd_per_hour": mix.usd_per_hour,

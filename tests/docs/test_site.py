@@ -60,7 +60,10 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def every_command(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         yield f"{path}{name}", command
         if isinstance(command, click.Group):
             yield from every_command(command, f"{path}{name} ")

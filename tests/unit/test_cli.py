@@ -5,18 +5,23 @@ import io
 import itertools
 import json
 import os
+import pkgutil
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 from rich.text import Text
 
 from optimizer import __version__
+from optimizer import cli as optimizer_cli
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
@@ -152,6 +157,39 @@ def test_help_is_exit_code_0(optimizer: Commands, arguments: list[str]) -> None:
     said = optimizer(*arguments)
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("Usage: optimizer")
+
+
+def test_every_command_is_listed_on_one_line_and_is_in_the_module_of_its_name(
+    optimizer: Commands,
+) -> None:
+    _, _, listed = optimizer("--help").out.partition("Commands:\n")
+    said = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    assert all(text.endswith(".") and not text.endswith("...") for text in said.values())
+    names = [module.name for module in pkgutil.iter_modules(optimizer_cli.__path__)]
+    modules = {name: importlib.import_module(f"optimizer.cli.{name}") for name in names}
+    found = {name: getattr(module, name, None) for name, module in modules.items()}
+    own = {name: value for name, value in found.items() if isinstance(value, click.Command)}
+    assert sorted(own) == list(said)
+    context = click.Context(optimizer_cli.commands)
+    assert all(optimizer_cli.commands.get_command(context, n) is own[n] for n in own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--help"], "optimizer.wiring, optimizer.search, numpy, pydantic"),
+        (["status", "--results", "none"], "optimizer.wiring, optuna, plotly, numba, torch"),
+    ],
+)
+def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], unused: str) -> None:
+    """In a process of its own: this one has imported everything."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "optimizer", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "optimizer.cli" in imported
+    assert imported.isdisjoint(unused.split(", "))
 
 
 def test_the_version_is_the_packages(optimizer: Commands) -> None:

@@ -69,6 +69,16 @@ def test_no_more_are_taken_than_can_be_had() -> None:
     assert cheapest_fleet([SMALL], 1000.0, most={"s": 9}) is None
 
 
+def test_members_of_one_type_are_had_together() -> None:
+    other = replace(
+        LARGE, instance=replace(LARGE.instance, name="other", price=SMALL.instance.price)
+    )
+    found = cheapest_fleet([SMALL, other], 2250.0, most={"s": 5})
+    assert found is not None
+    assert found.counts == (0, 5)
+    assert cheapest_fleet([SMALL, other], 2300.0, most={"s": 5}) is None
+
+
 @pytest.mark.parametrize("survival", ["nothing", "instance", "zone"])
 def test_thousands_of_instances_are_counted_exactly(survival: Survival) -> None:
     found = cheapest_fleet([SMALL], 400_000.0, survival, ZONES)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from optimizer.errors import RequirementError
-from optimizer.hardware import Gpu
+from optimizer.hardware import Gpu, counted_gpus
 from optimizer.machine import gpus
 from optimizer.machine.gpus import (
     GpuSampler,
@@ -18,6 +19,7 @@ from optimizer.machine.gpus import (
 )
 from optimizer.measurement import GpuUse
 from tests.unit.fake_nvml import UUID, Card, install, install_none
+from tests.unit.studies import MACHINE
 
 
 @pytest.fixture
@@ -138,6 +140,14 @@ def test_clocks_are_not_changed_but_the_command_is_said(card: Card) -> None:
     card.highest_clock = None
     assert clock_advice([UUID]) == []
     assert clock_advice([]) == []
+
+
+def test_gpus_are_told_by_model_in_the_order_of_their_indices() -> None:
+    models = ("Tesla T4", "NVIDIA A10G", "Tesla T4")
+    assert counted_gpus(models) == "2 x Tesla T4, 1 x NVIDIA A10G"
+    machine = replace(MACHINE, gpus=models, driver="580.1")
+    assert machine.summary == f"{MACHINE.summary}, {counted_gpus(models)}, driver 580.1"
+    assert MACHINE.summary == "Some CPU, 2 cores, 24 GiB (avx2)"
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.calibration import calibration_points
 from tests.unit.studies import (
     DEMAND,
@@ -33,6 +35,8 @@ from tests.unit.tables import WORKLOAD, recorded_table
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
+SLOW, FAST = 1, -1
+"""Configurations of the calibration, by what they are made up to serve."""
 
 
 def searched(
@@ -41,8 +45,10 @@ def searched(
     price: Price = PRICE,
     limit_ms: float = 100.0,
     machine: Machine = MACHINE,
-) -> None:
-    """A study that has been calibrated, and has measured one configuration."""
+    *,
+    which: int = FAST,
+) -> ServingConfig:
+    """A study that has been calibrated, and has measured one configuration of its calibration."""
     directory = StudyDirectory(results / name)
     [stream] = WORKLOAD.streams
     limit = replace(stream.limit, latency_ms=limit_ms)
@@ -51,8 +57,9 @@ def searched(
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     points = [SPACE.config(point) for point in calibration_points(SPACE)]
     CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
-    config = points[-1]
+    config = points[which]
     directory.trials.write(measured_record(0, config, ok(capacity_of(config)), SETTING))
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +88,11 @@ def test_a_plan_is_printed_and_kept(results: Path) -> None:
     ran = plan(results, "one", "--daily", "300:3000@10", "--survive", "instance")
     assert ran.exit_code == 0, ran.output
     data = json.loads((results / "one" / "plan.json").read_text())
-    count = data["fleet"]["counts"]["test.large"]
+    count = data["fleet"]["counts"]["one"]
     assert f"{count} x test.large for 3,000 requests/s" in ran.output
     assert data["survives"] == "instance"
-    assert data["surviving"]["instance"]["counts"]["test.large"] == count
-    assert data["surviving"]["nothing"]["counts"]["test.large"] == count - 1
+    assert data["surviving"]["instance"]["counts"]["one"] == count
+    assert data["surviving"]["nothing"]["counts"]["one"] == count - 1
     assert [way["name"] for way in data["ways"]][:2] == ["constant", "scheduled"]
     assert len(data["ways"][0]["late_share"]) == len(data["demand"]["per_second"]) == 288
     page = (results / "one" / "plan.html").read_text()
@@ -123,6 +130,7 @@ def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path)
     ("arguments", "said"),
     [
         (["none"], "there is no study none"),
+        (["one", "one"], "named more than once"),
         (["one", "--daily", "5"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
         (["one", "--daily", "5:1"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
         (["one", "--daily", "1:5@24"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
@@ -139,6 +147,45 @@ def test_mistakes_are_told_with_exit_code_2(results: Path, arguments: list[str],
     ran = plan(results, *arguments)
     assert ran.exit_code == 2
     assert said in ran.output
+
+
+def test_folders_of_studies_of_one_name_are_told_apart_and_the_first_has_the_plan(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / host / "one" for host in ("a", "b")]
+    large, small = (replace(PRICE, instance_type=f"test.{size}") for size in ("large", "small"))
+    found = {
+        str(folder): searched(folder.parent, "one", price, which=which)
+        for folder, price, which in zip(folders, (large, small), (FAST, SLOW), strict=True)
+    }
+    assert len(set(found.values())) == 2
+    results = tmp_path / "results"
+    ran = plan(results, *found)
+    assert ran.exit_code == 0, ran.output
+    assert not results.exists()
+    assert (folders[0] / "plan.html").exists()
+    data = json.loads((folders[0] / "plan.json").read_text())
+    described = {name: describe(config) for name, config in found.items()}
+    assert {each["study"]: each["configuration"] for each in data["instances"]} == described
+    for name, text in described.items():
+        assert f"{name}: {text}" in ran.output
+
+
+def test_studies_of_one_instance_type_are_counted_apart(tmp_path: Path) -> None:
+    fast = capacity_of(searched(tmp_path, "fast", which=FAST))
+    slow = capacity_of(searched(tmp_path, "slow", which=SLOW))
+    assert fast > 1.5 * slow
+    ran = plan(tmp_path, "fast", "slow", "--demand", "4000", "--most", "test.large=11")
+    assert ran.exit_code == 0, ran.output
+    fleet = json.loads((tmp_path / "fast" / "plan.json").read_text())["fleet"]
+    count = math.ceil(4000 / fast)
+    assert fleet["counts"] == {"fast": count, "slow": 0}
+    assert fleet["usd_per_hour"] == pytest.approx(count * PRICE.usd_per_hour)
+    assert f"{count} x test.large (fast) for 4,000 requests/s" in ran.output
+    # So many can be had of the type, whichever study's configuration they serve.
+    few = plan(tmp_path, "fast", "slow", "--demand", "4000", "--most", f"test.large={count - 1}")
+    assert few.exit_code == 1
+    assert "what can be had does not suffice" in few.output
 
 
 def test_a_study_in_which_nothing_met_the_limits_has_no_fleet(tmp_path: Path) -> None:
@@ -165,8 +212,8 @@ def test_gpus_that_were_not_used_are_taken_to_serve_as_much(tmp_path: Path) -> N
     )
     [one], [four] = quarter["instances"], all_four["instances"]
     assert one["capacity_per_second"] == pytest.approx(4 * four["capacity_per_second"])
-    count = quarter["fleet"]["counts"]["ml.g4dn.12xlarge"]
-    assert count < all_four["fleet"]["counts"]["ml.g4dn.12xlarge"]
+    count = quarter["fleet"]["counts"]["quarter"]
+    assert count < all_four["fleet"]["counts"]["whole"]
     [peak] = quarter["at_the_peak"]
     assert peak["instances"] == count
     assert peak["latency_ms"] <= peak["limit_ms"]

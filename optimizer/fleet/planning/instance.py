@@ -50,7 +50,7 @@ class Instance:
     """One instance type with one configuration.
 
     Attributes:
-        name: of the study that it was measured in.
+        name: of the study that it was measured in; no other one of a fleet has it.
         price: of one.
         capacity_per_second, capacity_low_per_second: requests of all streams within the limits,
             of the whole instance.

@@ -112,7 +112,6 @@ class OneType:
     """The cheapest fleet of a single type, and how near it is to the least that will do.
 
     Attributes:
-        instances: recommended at the peak.
         at_minimum, below_minimum: the peak on the smallest fleet that keeps the limits, every
             instance simulated, and on one instance less; None where there is no less.
         autoscaled: by each metric, at the highest target that keeps the limits all the time; at
@@ -120,7 +119,6 @@ class OneType:
     """
 
     member: Member
-    instances: int
     at_minimum: SimulatedFleet
     below_minimum: SimulatedFleet | None
     autoscaled: tuple[Way, ...]
@@ -238,7 +236,6 @@ class _Planner:
         most = MOST_AUTOSCALED * fleet.instances
         return OneType(
             member=member,
-            instances=fleet.instances,
             at_minimum=at_minimum,
             below_minimum=below,
             autoscaled=tuple(self._autoscaled(member, metric, most) for metric in METRICS),

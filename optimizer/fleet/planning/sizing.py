@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -23,11 +22,11 @@ def cheapest_fleet(
 ) -> Mix | None:
     """The mix that costs least and serves a load; None where what can be had does not suffice.
 
-    Each type is spread evenly over the zones: the fullest has the whole number above its share.
+    Each member is spread evenly over the zones: the fullest has the whole number above its share.
 
     Args:
         zones: two at least, to survive the loss of one.
-        most: instances that can be had, by instance type.
+        most: instances that can be had, by instance type; members of one type share them.
     """
     # scipy.optimize takes long to import.
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -39,7 +38,11 @@ def cheapest_fleet(
     if survival == "zone":
         # What is left is at least a half.
         enough = 2 * enough + zones
-    had = [(most or {}).get(price.instance_type, math.inf) for price in prices]
+    types = np.array([price.instance_type for price in prices])
+    had = [
+        LinearConstraint(np.concatenate([types == name, np.zeros(count)]), ub=number)
+        for name, number in (most or {}).items()
+    ]
     identity = np.eye(count)
     # Beside each count a number that says what a loss takes of it.
     if survival == "zone":
@@ -54,10 +57,11 @@ def cheapest_fleet(
     found = milp(
         np.concatenate([[price.usd_per_hour for price in prices], np.zeros(count)]),
         integrality=np.ones(2 * count),
-        bounds=Bounds(0, np.concatenate([np.minimum(enough, had), enough])),
+        bounds=Bounds(0, np.concatenate([enough, enough])),
         constraints=[
             LinearConstraint(left / per_second, lb=1 - 1e-9),
             LinearConstraint(takes, lb=0),
+            *had,
         ],
         options={"mip_rel_gap": 0.0},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optimizer.hardware import counted_gpus
 from optimizer.releases import tag_of, tensorrt_image
 from optimizer.serving_config import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
@@ -133,8 +134,7 @@ def _servers(seen: Seen) -> str:
 def _cards(seen: Seen) -> str:
     if isinstance(seen.graphics, Unseen):
         return "NVIDIA GPUs"
-    names = [card.gpu.name for card in seen.graphics.usable]
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    return counted_gpus([card.gpu.name for card in seen.graphics.usable])
 
 
 def _build_places(seen: Seen) -> str:
