@@ -11,6 +11,7 @@ from optimizer.cli.options import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.export.difference import Difference, Figure, difference
 from optimizer.export.manifest import read_bundle
+from optimizer.export.verification import check_files
 
 
 @click.command()
@@ -19,14 +20,19 @@ from optimizer.export.manifest import read_bundle
 def diff(before: Path, after: Path) -> int:
     """Say what changes from the exported bundle DIR_A to DIR_B, and what that costs."""
     console = OutputConsole()
-    show_difference(console, difference(read_bundle(before).manifest, read_bundle(after).manifest))
+    bundles = [read_bundle(before), read_bundle(after)]
+    show_difference(console, difference(*(bundle.manifest for bundle in bundles)))
+    for bundle in bundles:
+        files = check_files(bundle)
+        if files.outcome == "fail":
+            _say(console, f"{bundle.root} is not what its manifest says: {files.text}")
     return 0
 
 
 def show_difference(console: Console, found: Difference) -> None:
     """Print the changes in words, the figures side by side, and how far to trust them."""
     if found.same:
-        _say(console, "both serve the same in the same way")
+        _say(console, "by their manifests both serve the same in the same way")
     for change in found.changes:
         _say(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
     for path in found.files:

@@ -70,6 +70,11 @@ def export(
         f"trial {manifest.trial} of {manifest.study}: {manifest.description}",
         f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {score.replicas} replicas,"
         f" ${score.fleet_usd_per_hour:.3f} an hour",
+        *(
+            ["of one trial, not confirmed by measuring again"]
+            if not manifest.measured.confirmed
+            else []
+        ),
         *(f"missing: {reason}" for reason in manifest.missing),
         f"{format_name}: {target}",
     ):

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from optimizer.cli.options import OutputConsole, server_options
 from optimizer.cli.watchers import watching
+from optimizer.errors import UsageError
 from optimizer.export.verification import Outcome
-from optimizer.wiring.verifying import VerifyRequest, verify_bundle
+from optimizer.wiring.verifying import VerifyRequest, verify_bundle, write_outcome
 
 DRIFT = 5
 
@@ -42,7 +43,9 @@ def verify(
     than --within. 2, 3 and 4 as of every command.
     """
     console = OutputConsole()
-    request = VerifyRequest(bundle, server, within / 100, seed, json_file)
+    if json_file is not None and json_file.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(f"--json: must lie outside of the bundle, got {json_file}")
+    request = VerifyRequest(bundle, server, within / 100, seed)
     with watching(console) as watch:
         found = verify_bundle(request, watch)
     for check in found.checks:
@@ -51,4 +54,6 @@ def verify(
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(Text(found.outcome, style=_STYLES[found.outcome]))
+    if json_file is not None:
+        write_outcome(json_file, found)
     return _EXIT_CODES[found.outcome]

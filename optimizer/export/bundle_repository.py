@@ -11,7 +11,6 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.errors import ModelLoadFailure, storage_errors
 from optimizer.export.engine_sources import GRAPH
-from optimizer.export.manifest import COMPILED
 from optimizer.serving_config import ModelServing
 from optimizer.triton.model_config import OutputTensor, output_of_config
 from optimizer.triton.repository import ModelRepository, read_config
@@ -46,7 +45,7 @@ class BundleRepository:
             shutil.copytree(
                 source,
                 target,
-                ignore=shutil.ignore_patterns(GRAPH, COMPILED),
+                ignore=shutil.ignore_patterns(GRAPH),
                 copy_function=lambda file, at: self._repository.place(Path(file), Path(at)),
             )
         return _config(self._bundle, model.name)

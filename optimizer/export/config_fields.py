@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.errors import UsageError
 from optimizer.export.manifest import ExportedModel
 
-ABSENT = "none"
+ABSENT, PRESENT = "none", "on"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def _fields(config: model_config_pb2.ModelConfig) -> dict[str, str]:
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
+        if path:
+            yield path, PRESENT
         for key, below in value.items():
             yield from _flat(below, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
@@ -60,4 +62,4 @@ def in_words(value: Any) -> str:
     """A value, or a list of them; "none" where there is nothing."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or ABSENT
-    return ABSENT if value is None else "on" if value == {} else str(value)
+    return ABSENT if value is None else str(value)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from optimizer.export.config_fields import ABSENT, field_changes, in_words, measured_config
-from optimizer.export.manifest import EXAMPLES, LOAD, ExportedModel, Manifest, Measured
+from optimizer.export.manifest import EXAMPLES, LOAD, UNKNOWN, ExportedModel, Manifest, Measured
 
 Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
 
@@ -116,7 +116,8 @@ def _versions(manifest: Manifest) -> dict[str, str]:
     named = {
         name: in_words(value) for name, value in asdict(versions).items() if name != "packages"
     }
-    return {**named, **versions.packages}
+    # None of the one says nothing of the other: it is that no server was asked.
+    return {**named, "triton": versions.triton or UNKNOWN, **versions.packages}
 
 
 def _limits(manifest: Manifest) -> dict[str, str]:

@@ -80,6 +80,9 @@ def read_examples(path: Path) -> Examples:
             arrays = {name: stored[name] for name in stored.files}
         inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
         [(name, answers)] = [(n, a) for n, a in arrays.items() if n.startswith(_OUTPUT)]
+        counts = {len(array) for array in arrays.values()}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"arrays must have one number of rows, at least 1, got {counts}")
     # A lone array, which is no archive, is a TypeError here.
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} holds no recorded examples: {error}") from error

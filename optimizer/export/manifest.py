@@ -39,7 +39,6 @@ MANIFEST = "manifest.json"
 LOAD = "load.json"
 EXAMPLES = "examples.npz"
 UNKNOWN = "unknown"
-COMPILED = "__pycache__"
 
 ServerKind = Literal["embedded", "docker", "remote"]
 
@@ -216,25 +215,24 @@ _MANIFEST = TypeAdapter(Manifest)
 _LOAD = TypeAdapter(LoadDescription)
 
 
-def files_of_bundle(root: Path) -> Iterator[Path]:
-    """Every file of a bundle but its manifest, in the order of their paths.
-
-    Python keeps what it has compiled beside what it was made from; that is served to nobody.
-    """
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and path != root / MANIFEST and path.parent.name != COMPILED:
-            yield path
+LINK = "a link"
+"""Stands for the digest of what lies elsewhere: an exported bundle holds no links."""
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Sha256 of `files_of_bundle`, by path relative to `root`."""
-    found = {}
-    for path in files_of_bundle(root):
-        with path.open("rb") as file:
-            found[path.relative_to(root).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
-    return found
+    """Sha256 of every file of a bundle but its manifest, by path relative to `root`."""
+    return {
+        path.relative_to(root).as_posix(): _digest(path)
+        for path in sorted(root.rglob("*"))
+        if (path.is_file() or path.is_symlink()) and path != root / MANIFEST
+    }
+
+
+def _digest(path: Path) -> str:
+    if path.is_symlink():
+        return LINK
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(root: Path, manifest: Manifest, load: LoadDescription) -> Bundle:
@@ -281,12 +279,22 @@ def read_bundle(root: Path) -> Bundle:
         load = _LOAD.validate_json(_read(root / LOAD))
     except ValidationError as error:
         raise _unreadable(root / LOAD, error) from error
-    for model in manifest.config.models:
-        if Path(model.name).name != model.name:
-            raise UsageError(
-                f"{root / MANIFEST}: a model's name must be that of a folder, got {model.name!r}"
-            )
+    for mistake in _mistakes(manifest):
+        raise UsageError(f"{root / MANIFEST}: {mistake}")
     return Bundle(root, manifest, load)
+
+
+def _mistakes(manifest: Manifest) -> Iterator[str]:
+    """Where it contradicts itself, or leads out of the bundle."""
+    served = [model.name for model in manifest.config.models]
+    for name in served:
+        if name in ("", "..") or Path(name).name != name:
+            yield f"a model's name must be that of a folder, got {name!r}"
+    if [model.name for model in manifest.models] != served:
+        yield f"models must be those of config, {', '.join(served)}"
+    for model in manifest.models:
+        if model.examples not in (None, f"{model.name}/{EXAMPLES}"):
+            yield f"models.{model.name}.examples: must be {model.name}/{EXAMPLES} or none"
 
 
 def _read(path: Path) -> bytes:

@@ -29,6 +29,7 @@ from optimizer.export.manifest import (
     Versions,
 )
 from optimizer.export.study_artifacts import FoundArtifact
+from optimizer.hardware import counted_gpus
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.model_spec import AccuracyLimits
 from optimizer.search.confirm import levels_near
@@ -63,7 +64,7 @@ class Winner:
 
 
 def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
-    """Write all of a bundle but its examples, its load and its manifest.
+    """Write all of a bundle but its examples, its notes, its load and its manifest.
 
     Returns:
         The manifest of what was written, without the digests of the files.
@@ -81,7 +82,7 @@ def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
     with storage_errors(root):
         shipped = ship_engine_sources(root, {n: s for n, s in sources.items() if s is not None})
     models = tuple(_model(root, winner, model) for model in winner.models)
-    manifest = Manifest(
+    return Manifest(
         study=winner.study.name,
         trial=winner.finding.trial.number,
         description=describe(config),
@@ -101,9 +102,12 @@ def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
             if model.engine is not None and model.name not in shipped
         ),
     )
+
+
+def write_notes(root: Path, manifest: Manifest) -> None:
+    """Add to the README what was measured, and how it is checked. Raises StorageError."""
     with storage_errors(root), (root / "README.md").open("a") as readme:
         readme.write(_notes(manifest))
-    return manifest
 
 
 def _model(root: Path, winner: Winner, model: ModelServing) -> ExportedModel:
@@ -191,6 +195,12 @@ them before they serve.
 """
 
 
+def _machine(versions: Versions) -> str:
+    gpus = f"{counted_gpus(versions.gpus)}, " if versions.gpus else ""
+    triton = f", Triton {versions.triton}" if versions.triton is not None else ""
+    return f"{gpus}{versions.cpu}, {versions.cores} cores{triton}, Python {versions.python}"
+
+
 def _notes(manifest: Manifest) -> str:
     """What the README says beside how it is started."""
     measured, recommended = manifest.measured, manifest.recommended
@@ -211,10 +221,12 @@ def _notes(manifest: Manifest) -> str:
 
 Trial {manifest.trial} of study {manifest.study}: one replica serves
 {measured.capacity_per_second:,.0f} requests/s (95 % interval {interval}; {how}) with {limits}.
+That was on {_machine(manifest.versions)}: on another, verify it.
 The demand of {recommended.demand_per_second:,.6g} requests/s (headroom {recommended.headroom:.0%})
 needs {score.replicas} of them at {recommended.per_replica_per_second:,.6g} requests/s each:
-${score.fleet_usd_per_hour:.3f} an hour on {recommended.price.instance_type}. All of it, with
-versions and the hash of every file, is in manifest.json; how it is loaded, in load.json.
+${score.fleet_usd_per_hour:.3f} an hour, each at the price of {recommended.price.instance_type}.
+All of it, with versions and the hash of every file, is in manifest.json; how it is loaded, in
+load.json.
 
 ## Check it
 
@@ -222,7 +234,8 @@ versions and the hash of every file, is in manifest.json; how it is loaded, in l
 
 starts it in a clean server and compares files, configuration and outputs with what was measured,
 then loads it. Exit code 0: it is what was measured, and holds the limit at its share of the demand;
-1: it is not, or does not; 5: it does, but its capacity is another.
+1: it is not, or does not; 5: it does, but its capacity is another. Where a server has run on this
+very folder, delete what Python left in it (`__pycache__`): that would be run, and was not exported.
 {engines}
 ## Roll back
 

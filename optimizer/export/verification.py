@@ -6,8 +6,9 @@ measured one, while the limit is held, is drift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from google.protobuf import text_format
@@ -17,7 +18,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.export.config_fields import field_changes, measured_config
 from optimizer.export.engine_sources import REBUILD
 from optimizer.export.examples import Examples, read_examples
-from optimizer.export.manifest import Bundle, Manifest, digests
+from optimizer.export.manifest import LINK, Bundle, Manifest, digests
 from optimizer.load.judging import why_missed
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
@@ -70,16 +71,39 @@ def check_files(bundle: Bundle) -> Check:
     others is executed.
     """
     named, found = bundle.manifest.files, digests(bundle.root)
-    wrong = [f"{path} is missing" for path in named if path not in found]
-    wrong += [
-        f"{path} has other content" for path in named if found.get(path, named[path]) != named[path]
-    ]
-    wrong += [f"{path} was not exported" for path in found if path not in named]
+    wrong = list(_wrong_files(named, found))
+    wrong += [f"{path}/ was not exported" for path in _further_folders(bundle.root, named)]
     if not wrong:
         return Check("files", "pass", f"{len(found)} files are those that were exported")
     if len(wrong) > _NAMED:
         wrong = [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more"]
     return Check("files", "fail", "; ".join([*wrong, *_changed_configurations(bundle)]))
+
+
+def _wrong_files(named: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
+    for path, digest in named.items():
+        if path not in found:
+            yield f"{path} is missing"
+        elif found[path] == LINK:
+            yield f"{path} is a link to what lies elsewhere"
+        elif found[path] != digest:
+            yield f"{path} has other content"
+    for path in found:
+        if path not in named:
+            compiled = ", and Python runs it: delete it" if path.endswith(".pyc") else ""
+            yield f"{path} was not exported{compiled}"
+
+
+def _further_folders(root: Path, named: Mapping[str, str]) -> list[str]:
+    """Folders without any file: Triton takes them for models or versions, and waits for them."""
+    known = {parent.as_posix() for path in named for parent in PurePosixPath(path).parents}
+    return [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*"))
+        if path.is_dir()
+        and not any(path.iterdir())
+        and path.relative_to(root).as_posix() not in known
+    ]
 
 
 def _changed_configurations(bundle: Bundle) -> list[str]:
@@ -144,7 +168,7 @@ def check_outputs(
     return Check("outputs", "pass", f"{count} recorded examples are answered as they were")
 
 
-def check_limit(level: LoadLevel) -> Check:
+def check_limit(manifest: Manifest, level: LoadLevel) -> Check:
     """Every limit is met at the recommended load of one replica."""
     shown = ", ".join(
         f"p{each.limit_percentile:g} of {each.name} {each.latency_ms(each.limit_percentile):.1f} ms"
@@ -152,7 +176,8 @@ def check_limit(level: LoadLevel) -> Check:
         for each in level.streams
     )
     missed = why_missed(level)
-    text = f"at {level.offered_per_second:,.0f}/s, the share of one replica: {shown}"
+    share = f"the share of one replica is {manifest.recommended.per_replica_per_second:,.0f}/s"
+    text = f"at {level.offered_per_second:,.0f}/s ({share}): {shown}"
     if missed is None:
         return Check("limit", "pass", text)
     return Check("limit", "fail", f"{text}: {missed}")

@@ -22,7 +22,7 @@ from optimizer.export.manifest import (
     write_manifest,
 )
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.export.production_bundle import Winner, write_winner
+from optimizer.export.production_bundle import Winner, write_notes, write_winner
 from optimizer.export.repository_format import as_repository
 from optimizer.export.study_artifacts import StudyArtifacts
 from optimizer.hosting import ContainerHost
@@ -124,6 +124,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
         manifest = write_winner(root, shipped("model_repository_templates"), winner)
         load = LoadDescription(study.searched.workload, content.measurement)
         manifest = _with_examples(root, manifest, load, where, watch)
+        write_notes(root, manifest)
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
             out.mkdir()
@@ -139,6 +140,15 @@ def _refuse_occupied(target: Path) -> None:
         raise UsageError(f"--to: {target} is there already, and is no folder")
     if target.is_dir() and any(target.iterdir()):
         raise UsageError(f"--to: {target} is there already: give a new folder, or an empty one")
+
+
+_NOTHING = {
+    "ok": "meets the limits no more",
+    "bounded": "was ended before its capacity was known",
+    "infeasible": "did not meet the limits",
+    "failed": "failed",
+}
+"""Why a trial of some outcome has nothing to export."""
 
 
 def _finding(study: StudyReading, trial: int | None) -> Finding:
@@ -159,7 +169,7 @@ def _finding(study: StudyReading, trial: int | None) -> Finding:
         if each.candidate.config == record.config
     ]
     if not same:
-        raise UsageError(f"--trial: {trial} did not meet the limits: {record.reason}")
+        raise UsageError(f"--trial: {trial} {_NOTHING[record.outcome]}: {record.reason}")
     return next((each for each in same if each.trial.number == trial), same[0])
 
 

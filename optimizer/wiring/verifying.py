@@ -57,14 +57,12 @@ class VerifyRequest:
         server: that serves it; the kind that it was measured on where nothing is given.
         within: share by which the capacity may differ.
         seed: of arrivals.
-        json_file: that the outcome is written to.
     """
 
     bundle: Path
     server: ServerSettings
     within: float = 0.1
     seed: int = 0
-    json_file: Path | None = None
 
 
 def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
@@ -73,7 +71,6 @@ def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
     Raises:
         UsageError: where there is no bundle.
         RequirementError: the machine, the image or the server lacks something.
-        StorageError: when `json_file` cannot be written.
     """
     bundle = read_bundle(request.bundle)
     watch(StepStarted("comparing every file"))
@@ -81,14 +78,10 @@ def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
     if files.outcome == "fail":
         reason = "what was exported is not what is here"
         rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
-        found = Verification((files, *rest))
-    else:
-        settings = request.server or _measured_on(bundle.manifest)
-        where = bundle_host(settings, bundle.manifest.config)
-        found = _Serving(request, bundle, where, watch).verified(files)
-    if request.json_file is not None:
-        write_json(request.json_file, _to_json(found))
-    return found
+        return Verification((files, *rest))
+    settings = request.server or _measured_on(bundle.manifest)
+    where = bundle_host(settings, bundle.manifest.config)
+    return _Serving(request, bundle, where, watch).verified(files)
 
 
 def _measured_on(manifest: Manifest) -> ServerSettings:
@@ -166,13 +159,16 @@ class _Serving:
             levels = ServedLevels(client, load.workload, self.where.slot, rng, self.watch)
             with levels.on(served.served, manifest.config) as run:
                 level = self._at_recommended_load(run)
-                limit = check_limit(level)
-                notes = (*notes, *level.warnings)
+                limit = check_limit(manifest, level)
                 if limit.outcome == "fail":
+                    notes = (*notes, *level.warnings)
                     rest = unmade("the limit is missed at less", "capacity")
                     return Verification((*checks, limit, *rest), notes, level)
                 found = list(self._capacities(run))
         capacity = check_capacity(manifest, found, self.request.within)
+        seen = [level, *(each for measurement in found for each in measurement.levels)]
+        warnings = dict.fromkeys(text for each in seen for text in each.warnings)
+        notes = (*notes, *warnings, *_unsteady(level, found[-1]))
         return Verification((*checks, limit, capacity), notes, level, found[-1])
 
     def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
@@ -194,6 +190,15 @@ class _Serving:
             if (off := capacity_off(manifest, found, self.request.within)) is None:
                 return
             self.watch(Note(f"the capacity is off by {off:+.0%}"))
+
+
+def _unsteady(level: LoadLevel, found: Measurement) -> Iterator[str]:
+    """What the two measurements of one server contradict each other in."""
+    if found.capacity_per_second < level.achieved_per_second:
+        yield (
+            f"{level.achieved_per_second:,.0f}/s were served within the limit, and then"
+            f" {found.capacity_per_second:,.0f}/s at most: the machine's pace changed, verify again"
+        )
 
 
 def _other_versions(manifest: Manifest, served: ServedBundle, where: BundleHost) -> list[str]:
@@ -220,6 +225,11 @@ def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
             continue
         if pinned and here != pinned:
             yield f"{name} {here} is installed here, {pinned} when it was measured"
+
+
+def write_outcome(path: Path, found: Verification) -> None:
+    """The outcome for programs. Raises StorageError when it cannot be written."""
+    write_json(path, _to_json(found))
 
 
 def _to_json(found: Verification) -> Mapping[str, Any]:

@@ -224,6 +224,8 @@ def test_it_is_a_repository_that_tritonserver_starts_by_itself(
     finally:
         server.terminate()
         server.wait(30)
+    further = digests(bundle).keys() - manifest["files"].keys()
+    assert {Path(path).parent.name for path in further} == {"__pycache__"}, "README says so"
 
 
 def test_nothing_in_it_names_this_machine_or_is_executed_when_read(exported: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from optimizer.export.config_fields import FieldChange, field_changes
 from optimizer.export.difference import Change, difference
 from optimizer.export.manifest import Bundle, Manifest
 from tests.unit.commands import Commands
@@ -86,7 +89,7 @@ def with_arguments(manifest: Manifest) -> Manifest:
         (
             with_machine,
             [
-                Change("versions", "triton", "none", "2.70.0"),
+                Change("versions", "triton", "unknown", "2.70.0"),
                 Change("versions", "cpu", "Some CPU", "Other CPU"),
             ],
             ["they were measured on different machines"],
@@ -129,6 +132,30 @@ def test_each_kind_of_change(
     assert list(found.caveats) == caveats
 
 
+def test_batching_that_stays_on_is_told_by_what_it_is_given() -> None:
+    """An empty message is there as well: `dynamic_batching { }` batches."""
+    plain, preferred, without = ModelConfig(), ModelConfig(), ModelConfig()
+    plain.dynamic_batching.SetInParent()
+    preferred.dynamic_batching.preferred_batch_size.extend([4, 8])
+    sizes = FieldChange("dynamic_batching.preferred_batch_size", "none", "4, 8")
+    assert field_changes(plain, preferred) == [sizes]
+    assert field_changes(without, plain) == [FieldChange("dynamic_batching", "none", "on")]
+    assert field_changes(without, preferred) == [
+        FieldChange("dynamic_batching", "none", "on"), sizes
+    ]  # fmt: skip
+
+
+def test_a_bundle_whose_files_are_others_is_told(
+    best: Bundle, tmp_path: Path, optimizer: Commands
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(best.root, damaged)
+    (damaged / "bert/1/model.bin").write_bytes(b"other weights")
+    said = optimizer("diff", str(best.root), str(damaged))
+    assert f"{damaged} is not what its manifest says: bert/1/model.bin has other" in said.out
+    assert f"{best.root} is not" not in said.out
+
+
 def test_capacities_that_cannot_be_told_apart_are_told(best: Bundle) -> None:
     high = replace(best.manifest.measured, capacity_high_per_second=None)
     near = replace(best.manifest.measured, capacity_low_per_second=270.0)
@@ -146,5 +173,5 @@ def test_the_command(study: Exportable, best: Bundle, tmp_path: Path, optimizer:
     assert "file: bert/1/model.bin differs" in said.out
     assert "capacity of a replica" in said.out
     said = optimizer("diff", str(best.root), str(best.root))
-    assert said.out.startswith("both serve the same in the same way")
+    assert said.out.startswith("by their manifests both serve the same in the same way")
     assert optimizer("diff", str(best.root), str(tmp_path)).code == 2

@@ -19,7 +19,7 @@ import pytest
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
 from optimizer.export import rebuild_script
 from optimizer.export.manifest import Bundle, LoadDescription, read_bundle, write_manifest
-from optimizer.export.production_bundle import Winner, write_winner
+from optimizer.export.production_bundle import Winner, write_notes, write_winner
 from optimizer.export.study_artifacts import FoundArtifact, StudyArtifacts
 from optimizer.export.verification import check_files, rebuilt
 from optimizer.model_spec import AccuracyLimits
@@ -92,6 +92,7 @@ class Engines:
             made_by=MADE_BY,
         )
         manifest = write_winner(root, shipped("model_repository_templates"), winner)
+        write_notes(root, manifest)
         load = LoadDescription(searched.workload, exported.load.measurement)
         return write_manifest(root, manifest, load)
 

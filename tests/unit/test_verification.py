@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.errors import EngineMismatch, LoadTestFailure, RequirementError, UsageError
-from optimizer.export.bundle_repository import BundleRepository
 from optimizer.export.config_fields import measured_config
 from optimizer.export.examples import draw_requests, read_examples, write_examples
-from optimizer.export.manifest import MANIFEST, Bundle, Manifest
+from optimizer.export.manifest import MANIFEST, Bundle, Manifest, read_bundle
 from optimizer.export.verification import (
     capacity_off,
     check_capacity,
@@ -35,13 +36,12 @@ from optimizer.hosting import EmbeddedHost
 from optimizer.machine.slots import Slot
 from optimizer.measurement import LoadLevel
 from optimizer.model_spec import AccuracyLimits
-from optimizer.triton.repository import ModelRepository
 from optimizer.wiring import verifying
 from optimizer.wiring.bundle_serving import BundleHost, bundle_host
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable, signed
 from tests.unit.studies import level, measured
-from tests.unit.test_model_config import OUTPUT, PAYLOADS
+from tests.unit.test_model_config import PAYLOADS
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 TOLERANCE = AccuracyLimits(0.99, 0.99)
@@ -68,24 +68,57 @@ def test_every_kind_of_damage_is_named(bundle: Bundle) -> None:
     check = check_files(bundle)
     assert check.outcome == "fail"
     assert check.text == (
-        "requirements.txt is missing; bert/1/model.bin has other content; "
+        "bert/1/model.bin has other content; requirements.txt is missing; "
         "bert/2/model.py was not exported"
     )
 
 
-def test_what_python_has_compiled_is_no_damage_and_not_served(
-    bundle: Bundle, tmp_path: Path
+def test_what_python_has_compiled_and_would_run_in_place_of_a_file_is_damage(
+    bundle: Bundle,
 ) -> None:
     compiled = bundle.root / "bert" / "1" / "__pycache__"
     compiled.mkdir()
     (compiled / "session.cpython-311.pyc").touch()
-    assert check_files(bundle).outcome == "pass"
-    served = ModelRepository(tmp_path / "served", tmp_path)
-    [model] = bundle.manifest.config.models
-    BundleRepository(bundle.root, served).write(model, tmp_path, PAYLOADS, OUTPUT)
-    assert sorted(path.name for path in (served.root / "bert" / "1").iterdir()) == [
-        "model.bin", "model.py", "model.xml", "session.py",
-    ]  # fmt: skip
+    assert check_files(bundle).text == (
+        "bert/1/__pycache__/session.cpython-311.pyc was not exported, and Python runs it: delete it"
+    )
+
+
+def test_links_and_empty_folders_are_damage(bundle: Bundle, tmp_path: Path) -> None:
+    weights = bundle.root / "bert/1/model.bin"
+    elsewhere = Path(shutil.move(weights, tmp_path / "elsewhere.bin"))
+    weights.symlink_to(elsewhere)
+    (bundle.root / "bert/2").mkdir()
+    (tmp_path / "another" / "1").mkdir(parents=True)
+    (tmp_path / "another" / "1" / "model.py").touch()
+    (bundle.root / "another").symlink_to(tmp_path / "another")
+    assert check_files(bundle).text == (
+        "bert/1/model.bin is a link to what lies elsewhere; another was not exported;"
+        " bert/2/ was not exported"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.update(models=[]), "models must be those of config, bert"),
+        (
+            lambda m: m["models"][0].update(examples="../../elsewhere.npz"),
+            "models.bert.examples: must be bert/examples.npz or none",
+        ),
+        (lambda m: m["config"]["models"][0].update(name=".."), "that of a folder, got '..'"),
+        (lambda m: m["config"]["models"][0].update(name=""), "that of a folder, got ''"),
+        (lambda m: m["config"]["models"][0].update(name="/etc"), "that of a folder, got '/etc'"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_or_leads_elsewhere_is_refused(
+    bundle: Bundle, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    manifest = json.loads((bundle.root / MANIFEST).read_text())
+    change(manifest)
+    (bundle.root / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        read_bundle(bundle.root)
 
 
 def test_of_much_damage_some_is_named_and_the_rest_counted(bundle: Bundle) -> None:
@@ -160,6 +193,17 @@ def test_damaged_examples_are_named(tmp_path: Path, content: bytes) -> None:
         read_examples(path)
 
 
+@pytest.mark.parametrize("rows", [(0, 0), (2, 3)])
+def test_examples_must_be_some_and_each_have_an_answer(
+    tmp_path: Path, rows: tuple[int, int]
+) -> None:
+    path = tmp_path / "examples.npz"
+    inputs, answers = rows
+    np.savez(path, **{"input:x": np.ones((inputs, 4)), "output:y": np.ones((answers, 3))})
+    with pytest.raises(UsageError, match="arrays must have one number of rows, at least 1"):
+        read_examples(path)
+
+
 def outputs(manifest: Manifest, folder: Path, answers: NDArray[Any]) -> tuple[str, str]:
     examples = {"bert": read_examples(written_examples(folder))}
     check = check_outputs(manifest, examples, {"bert": answers})
@@ -186,11 +230,14 @@ def test_without_recorded_examples_nothing_is_claimed(bundle: Bundle) -> None:
 # Limit, capacity
 
 
-def test_the_limit_is_judged_at_the_load_of_one_replica() -> None:
-    held = check_limit(level(0.2, 80.0))
+def test_the_limit_is_judged_at_the_load_of_one_replica(bundle: Bundle) -> None:
+    held = check_limit(bundle.manifest, level(0.2, 80.0))
     assert held.outcome == "pass"
-    assert held.text == ("at 100/s, the share of one replica: p95 of bert 80.0 ms (limit 100 ms)")
-    missed = check_limit(level(0.2, 130.0))
+    share = f"{bundle.manifest.recommended.per_replica_per_second:,.0f}/s"
+    assert held.text == (
+        f"at 100/s (the share of one replica is {share}): p95 of bert 80.0 ms (limit 100 ms)"
+    )
+    missed = check_limit(bundle.manifest, level(0.2, 130.0))
     assert missed.outcome == "fail"
     assert "p95 of bert 130.0 ms (limit 100 ms)" in missed.text
 
@@ -287,6 +334,8 @@ def verify(bundle: Bundle, optimizer: Commands, monkeypatch: pytest.MonkeyPatch)
     def run(**behaviour: Any) -> Said:
         MadeUp(bundle.manifest, **behaviour).install(monkeypatch)
         said = optimizer("verify", str(bundle.root), "--json", "found.json")
+        inside = optimizer("verify", str(bundle.root), "--json", str(bundle.root / "found.json"))
+        assert inside.code == 2, "the next time it would be a file that was not exported"
         assert said.err == ""
         return said.code, said.out.splitlines()
 
@@ -302,7 +351,7 @@ def test_a_bundle_that_is_what_it_was_passes(verify: Any, tmp_path: Path) -> Non
         "pass", "pass", "not checked", "pass", "pass",
     ]  # fmt: skip
     assert found["capacity_per_second"] == pytest.approx(285.0)
-    assert "limit: pass, at 250/s, the share of one replica" in "\n".join(lines)
+    assert "limit: pass, at 250/s (the share of one replica is " in "\n".join(lines)
 
 
 def test_a_limit_that_is_missed_twice_fails(verify: Any) -> None:
