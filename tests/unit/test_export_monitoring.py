@@ -157,6 +157,17 @@ def test_capacity_and_limit_are_drawn_in() -> None:
     assert any(panel["title"] == "Use of the GPUs" for panel in panels(ON_GPU))
 
 
+@pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
+def test_legends_tell_series_apart_by_labels_that_they_have(deployment: Deployment) -> None:
+    """Each panel is of one model, so that its name tells nothing apart."""
+    for panel in panels(deployment):
+        for target in panel.get("targets", ()):
+            [_, outermost] = target["expr"].partition(" by (")[::2]
+            labels = set(outermost.partition(")")[0].split(", "))
+            named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert named == (labels - {"model"} or {"model"}), panel["title"]
+
+
 def expressions(deployment: Deployment) -> Iterator[str]:
     for panel in panels(deployment):
         yield from (target["expr"] for target in panel.get("targets", ()))

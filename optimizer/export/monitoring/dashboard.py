@@ -118,16 +118,17 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         f"sum by (model) ({expressions.answered(selector)})",
         "Over all instances.",
         [],
+        legend="{{model}}",
     )
 
 
 def _gpu_panels() -> Iterator[dict[str, Any]]:
-    own = "{" + _OWN + "}"
+    own, legend = "{" + _OWN + "}", "{{instance}} {{gpu_uuid}}"
     for title, unit, metric in (
         ("Use of the GPUs", "percentunit", expressions.GPU_UTILIZATION),
         ("Memory of the GPUs in use", "bytes", expressions.GPU_MEMORY_BYTES),
     ):
-        yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [])
+        yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [], legend)
 
 
 def _known(value: float | None, text: str) -> str:
@@ -139,7 +140,12 @@ def _row(title: str) -> dict[str, Any]:
 
 
 def _panel(
-    title: str, unit: str, expression: str, description: str, steps: _Steps
+    title: str,
+    unit: str,
+    expression: str,
+    description: str,
+    steps: _Steps,
+    legend: str = "{{instance}}",
 ) -> dict[str, Any]:
     colours: list[dict[str, Any]] = [{"color": "green", "value": None}]
     colours += [{"color": colour, "value": value} for colour, value in steps]
@@ -153,7 +159,7 @@ def _panel(
                 "refId": "A",
                 "datasource": _SOURCE,
                 "expr": expression,
-                "legendFormat": "{{instance}}",
+                "legendFormat": legend,
             }
         ],
         "fieldConfig": {
