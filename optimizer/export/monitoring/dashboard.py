@@ -10,6 +10,7 @@ from typing import Any
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring import alerts, expressions
 from optimizer.export.monitoring.expressions import selected
+from optimizer.export.monitoring.live import NEAR_CAPACITY
 
 SCHEMA_VERSION = 39
 """Grafana 11's."""
@@ -79,7 +80,7 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         "reqps",
         expressions.requests(selector),
         f"Red: the measured capacity, {capacity:.4g} requests/s.",
-        [("orange", alerts.NEAR_CAPACITY * capacity), ("red", capacity)],
+        [("orange", NEAR_CAPACITY * capacity), ("red", capacity)],
     )
     yield _panel(
         f"{percentile} inside the server",
