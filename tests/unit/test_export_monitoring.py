@@ -14,6 +14,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from optimizer.cost import Demand
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring.alerts import alerts
 from optimizer.export.monitoring.rules import monitoring_files
@@ -71,6 +72,11 @@ def test_promtool_takes_the_rules_and_runs_their_test(
         ("> 0.01", "> 1"),
         ("nv_inference_exec_count", "nv_inference_count"),
         ("> 765)", "> 0.5)"),
+        ("absent(", "count("),
+        ("< 8", "< 1"),
+        ("max_over_time", "min_over_time"),
+        ("== 0)", "> 0)"),
+        ("== 0)", ">= 0)"),
         ("/ 1000 > 160", "/ 1000 > 30"),
         ("< 7.125", "< 0.5"),
         ("> 17.25)", "> 1725)"),
@@ -89,9 +95,9 @@ def test_the_test_of_the_rules_fails_when_a_rule_is_another(
     assert "FAILED" in said(promtool, "test", "rules", folder / "triton-rules-test.yaml", code=1)
 
 
-def rules(model: MeasuredModel) -> dict[str, str]:
+def rules(model: MeasuredModel, demand_per_second: float = 5000) -> dict[str, str]:
     """What is watched, by name: with which expression."""
-    deployment = replace(ON_CPU, models=(model,))
+    deployment = replace(ON_CPU, models=(model,), demand=Demand(demand_per_second))
     return {alert.name: alert.expression for alert in alerts(deployment, model)}
 
 
@@ -139,6 +145,11 @@ def test_waiting_for_a_batch_to_fill_is_no_drift() -> None:
     assert "> 110)" in rules(PATIENT)["TritonQueueDrift"]
     # 61.5 ms were measured with a queue of 7.25 ms.
     assert f"> {1.1 * (61.5 + 100 - 7.25):.6g})" in rules(PATIENT)["TritonLatencyDrift"]
+
+
+def test_one_instance_of_one_is_down_when_it_goes() -> None:
+    assert "TritonInstanceGone" in rules(BERT)
+    assert set(rules(BERT)) - set(rules(BERT, 500)) == {"TritonInstanceGone"}
 
 
 def tried(deployment: Deployment) -> Iterator[tuple[str, dict[str, list[str]]]]:
@@ -198,6 +209,46 @@ def is_on(
     told = done.stdout + done.stderr
     assert "SUCCESS" in told or "got:[" in told, told
     return done.returncode == 1
+
+
+def servers(*values: str) -> dict[str, str]:
+    """Replies of as many servers."""
+    metric = "nv_inference_request_success"
+    return {
+        f'{metric}{{model="bert",version="1",instance="{number}"}}': each
+        for number, each in enumerate(values)
+    }
+
+
+UP, GONE = "0+60x70", "0+60x50 stale"
+
+
+@pytest.mark.parametrize(
+    ("found", "on"),
+    [
+        ([UP, UP, UP], False),
+        ([UP, UP, GONE], False),
+        ([UP, GONE, GONE], True),
+        ([UP, GONE, "_x52 0+60x18"], False),
+        ([UP], False),
+    ],
+    ids=["all", "scaled in to the demand", "too few", "replaced", "never more"],
+)
+def test_an_instance_has_gone_where_fewer_than_the_demand_needs_are_left(
+    found: list[str], on: bool, tmp_path: Path, promtool: str
+) -> None:
+    of_two = replace(ON_CPU, demand=Demand(1600))
+    assert of_two.replicas == 2
+    assert is_on("TritonInstanceGone", of_two, servers(*found), tmp_path, promtool) is on
+
+
+@pytest.mark.parametrize(
+    ("found", "on"), [([UP, GONE], False), ([GONE], True), ([], True), (["0x70"], False)]
+)
+def test_no_server_at_all_is_told_of(
+    found: list[str], on: bool, tmp_path: Path, promtool: str
+) -> None:
+    assert is_on("TritonDown", ON_CPU, servers(*found), tmp_path, promtool) is on
 
 
 @pytest.mark.parametrize(("ranker_a_second", "on"), [(1.0, True), (1.4, False), (3.0, False)])
@@ -340,6 +391,7 @@ def test_only_these_metrics_are_asked_for() -> None:
         "nv_inference_request_failure",
         "nv_inference_count",
         "nv_inference_exec_count",
+        "nv_inference_pending_request_count",
         "nv_inference_queue_duration_us",
         "nv_inference_request_summary_us",
     }

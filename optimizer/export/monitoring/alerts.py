@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -36,7 +37,8 @@ class Alert:
 
     Attributes:
         wait: how long it must hold.
-        server: with which it is on.
+        servers: with which it is on; because of the first.
+        by_instance: whether it names the server, or is about all of them.
     """
 
     name: str
@@ -45,11 +47,16 @@ class Alert:
     severity: Literal["warning", "critical"]
     summary: str
     description: str
-    server: Live
+    servers: tuple[Live, ...]
+    by_instance: bool = True
 
 
 def alerts(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
     """All alerts of one of its models, the gravest first."""
+    yield _down(model)
+    if deployment.replicas > 1:
+        yield _fewer(deployment, model)
+    yield _stuck(model)
     yield _over_limit(model)
     yield from _near_limit(model)
     yield _failing(model)
@@ -61,6 +68,53 @@ def alerts(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
         yield from _smaller_batches(model, model.queue_ms, model.batch_size)
     if model.batch_size is not None:
         yield from _larger_batches(deployment, model, model.batch_size)
+
+
+def _down(model: MeasuredModel) -> Alert:
+    return Alert(
+        "TritonDown",
+        f"absent({expressions.SUCCESS}{selected(model)})",
+        "5m",
+        "critical",
+        f"No server shows {model.name}",
+        "none is up with this model, or Prometheus reaches none: look at the servers and their"
+        " logs, then at the targets of Prometheus",
+        (replace(at_capacity(model), gone_after_minutes=10),),
+        by_instance=False,
+    )
+
+
+def _fewer(deployment: Deployment, model: MeasuredModel) -> Alert:
+    """Those for the demand are the least that autoscaling leaves: fewer are not its doing.
+
+    Where there never were as many, none has gone.
+    """
+    live = expressions.instances(selected(model))
+    return Alert(
+        "TritonInstanceGone",
+        f"({live} < max_over_time(({live})[1h:1m])) < {deployment.replicas}",
+        "10m",
+        "warning",
+        f"An instance of {model.name} has gone within the hour",
+        f"the demand of the study needs {deployment.replicas} of them: look for one that is down,"
+        " or that Prometheus no longer reaches",
+        (replace(at_capacity(model), gone_after_minutes=10), at_capacity(model)),
+        by_instance=False,
+    )
+
+
+def _stuck(model: MeasuredModel) -> Alert:
+    """Such a server has no latency, queue or failures: no other alert sees it."""
+    waiting = f"{expressions.waiting(selected(model))} > 0"
+    return Alert(
+        "TritonNoReplies",
+        f"({waiting}) and on (instance, model) ({expressions.requests(selected(model))} == 0)",
+        "5m",
+        "critical",
+        f"Requests to {model.name} wait and none is answered on {{{{ $labels.instance }}}}",
+        "it executes nothing any more: keep its log, and restart the server",
+        (replace(at_capacity(model), requests_per_second=0.0, latency_ms=math.nan),),
+    )
 
 
 def _inside(model: MeasuredModel) -> str:
@@ -81,7 +135,7 @@ def _over_limit(model: MeasuredModel) -> Alert:
         " {{ $labels.instance }}",
         f"{_inside(model)}: start more instances where TritonOverCapacity is on as well, else look"
         " at what has changed on the machine and in the requests, or roll back",
-        replace(at_capacity(model), latency_ms=1.2 * limit),
+        (replace(at_capacity(model), latency_ms=1.2 * limit),),
     )
 
 
@@ -100,7 +154,7 @@ def _near_limit(model: MeasuredModel) -> Iterator[Alert]:
         " {{ $labels.instance }}",
         f"{_inside(model)}; it was {model.latency_ms:.4g} ms at the capacity: start more instances"
         " before the limit is missed",
-        replace(at_capacity(model), latency_ms=(near + limit) / 2),
+        (replace(at_capacity(model), latency_ms=(near + limit) / 2),),
     )
 
 
@@ -114,7 +168,7 @@ def _failing(model: MeasuredModel) -> Alert:
         f"more than {MOST_FAILURES:.0%} of them; none did when it was measured: the server's log"
         f" says why, and the label reason of {expressions.FAILURE} whether it is the model"
         " (BACKEND) or the client that gave up (CANCELED)",
-        replace(at_capacity(model), failures=0.1),
+        (replace(at_capacity(model), failures=0.1),),
     )
 
 
@@ -127,7 +181,7 @@ def _over_capacity(model: MeasuredModel) -> Alert:
         "warning",
         f"{model.name} is asked for more than was measured on {{{{ $labels.instance }}}}",
         f"within its limit one instance serves {capacity:.4g} requests/s: start more of them",
-        replace(at_capacity(model), requests_per_second=1.2 * capacity),
+        (replace(at_capacity(model), requests_per_second=1.2 * capacity),),
     )
 
 
@@ -145,7 +199,7 @@ def _slower(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
         f"p{model.limit.percentile:g} was {model.latency_ms:.4g} ms {_at_capacity_text(model)}:"
         " look for what else runs on the machine, longer inputs, or another version; `python -m"
         " optimizer verify` measures it again",
-        replace(with_room(model), latency_ms=(ceiling + limit) / 2),
+        (replace(with_room(model), latency_ms=(ceiling + limit) / 2),),
     )
 
 
@@ -164,7 +218,7 @@ def _queueing(deployment: Deployment, model: MeasuredModel, measured_ms: float) 
         f"{model.name} queues longer than was measured on {{{{ $labels.instance }}}}",
         f"the mean was {measured_ms:.4g} ms {_at_capacity_text(model)}: a server that is slower"
         " than it was, or requests that come in bursts",
-        replace(with_room(model), queue_ms=1.5 * ceiling),
+        (replace(with_room(model), queue_ms=1.5 * ceiling),),
     )
 
 
@@ -183,7 +237,7 @@ def _smaller_batches(model: MeasuredModel, measured_ms: float, measured: float) 
         f"a mean batch was {measured:.4g} inferences with a queue of {measured_ms:.4g} ms: see"
         " whether config.pbtxt is still the one that was measured; else other shapes, other client"
         " batches, or requests that come in bursts",
-        replace(at_capacity(model), batch_size=(1 + least) / 2, queue_ms=1.5 * ceiling_ms),
+        (replace(at_capacity(model), batch_size=(1 + least) / 2, queue_ms=1.5 * ceiling_ms),),
     )
 
 
@@ -202,7 +256,7 @@ def _larger_batches(
         f"Batches of {model.name} are larger than measured on {{{{ $labels.instance }}}}",
         f"a mean batch was {measured:.4g} inferences {_at_capacity_text(model)}: a server that is"
         " slower than it was, or requests that come in bursts",
-        replace(with_room(model), batch_size=(most + model.largest_batch) / 2),
+        (replace(with_room(model), batch_size=(most + model.largest_batch) / 2),),
     )
 
 

@@ -20,6 +20,8 @@ _WITH_ROOM = 0.85
 _JUST_WITHIN = 0.99
 """Of the capacity: at the capacity itself rounding decides what is above it."""
 
+_WAITING = 8
+
 
 @dataclass(frozen=True)
 class Live:
@@ -28,6 +30,8 @@ class Live:
     Attributes:
         latency_ms: at the limit's percentile; NaN where nothing was answered, as Triton has it.
         failures: share of the requests.
+        waiting: requests that no execution has begun with.
+        gone_after_minutes: when it stops showing anything; None where it does not.
     """
 
     requests_per_second: float
@@ -35,6 +39,8 @@ class Live:
     queue_ms: float
     batch_size: float
     failures: float = 0.0
+    waiting: int = 0
+    gone_after_minutes: int | None = None
 
 
 def at_capacity(model: MeasuredModel) -> Live:
@@ -44,6 +50,7 @@ def at_capacity(model: MeasuredModel) -> Live:
         latency_ms=min(model.latency_ms, model.limit.latency_ms),
         queue_ms=model.queue_ms or 0.0,
         batch_size=model.batch_size or 1.0,
+        waiting=_WAITING,
     )
 
 

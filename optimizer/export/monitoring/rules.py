@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optimizer.export.deployment import Deployment, MeasuredModel
@@ -18,7 +18,6 @@ _TEST_FILE = "monitoring/triton-rules-test.yaml"
 _DASHBOARD_FILE = "monitoring/grafana-dashboard.json"
 
 _MINUTES = 30
-_INSTANCE = "triton-1:8002"
 
 
 def monitoring_files(deployment: Deployment) -> dict[str, str]:
@@ -65,21 +64,22 @@ def _rule(model: MeasuredModel, alert: Alert) -> dict[str, Any]:
 
 
 def _tests(deployment: Deployment, model: MeasuredModel) -> Iterator[dict[str, Any]]:
-    """Every alert with a server that sets it off, and all of them with one that gives no cause."""
+    """Every alert with servers that set it off, and all of them with one that gives no cause."""
     own = list(alerts(deployment, model))
     for alert in own:
         name = f"{model.name}: {alert.name}"
-        yield _test(deployment, model, name, alert.server, [_expected(model, alert)])
+        yield _test(deployment, model, name, alert.servers, [_expected(model, alert)])
     silent = [{"alertname": a.name, "eval_time": f"{_MINUTES}m", "exp_alerts": []} for a in own]
     for name, live in calm(model).items():
-        yield _test(deployment, model, f"{model.name}: {name}", live, silent)
+        yield _test(deployment, model, f"{model.name}: {name}", (live,), silent)
 
 
 def _expected(model: MeasuredModel, alert: Alert) -> dict[str, Any]:
+    where = {"instance": _instance(0)} if alert.by_instance else {}
     told = {
-        "exp_labels": {"severity": alert.severity, "instance": _INSTANCE, "model": model.name},
+        "exp_labels": {"severity": alert.severity, **where, "model": model.name},
         "exp_annotations": {
-            "summary": alert.summary.replace("{{ $labels.instance }}", _INSTANCE),
+            "summary": alert.summary.replace("{{ $labels.instance }}", _instance(0)),
             "description": alert.description,
         },
     }
@@ -90,14 +90,15 @@ def _test(
     deployment: Deployment,
     model: MeasuredModel,
     name: str,
-    live: Live,
+    servers: Sequence[Live],
     expected: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The other models give no cause: their alerts have the same names."""
     shown = [
         each
+        for number, live in enumerate(servers)
         for other in deployment.models
-        for each in _series(other, live if other is model else with_room(other))
+        for each in _series(other, live if other is model else with_room(other), number)
     ]
     return {
         "name": name,
@@ -107,13 +108,16 @@ def _test(
     }
 
 
-def _series(model: MeasuredModel, live: Live) -> Iterator[dict[str, str]]:
+def _series(model: MeasuredModel, live: Live, number: int) -> Iterator[dict[str, str]]:
     """Triton's counters and gauges of a server in this state, for requests of one inference."""
+    minutes, end = _MINUTES, ""
+    if live.gone_after_minutes is not None:
+        minutes, end = live.gone_after_minutes, " stale"
 
     def one(metric: str, start: float, a_minute: float, *labels: str) -> dict[str, str]:
-        own = ('version="1"', f'instance="{_INSTANCE}"', *labels)
-        values = f"{start:.10g}+{a_minute:.10g}x{_MINUTES}"
-        return {"series": f"{metric}{selected(model, *own)}", "values": values}
+        own = ('version="1"', f'instance="{_instance(number)}"', *labels)
+        values = f"{start:.10g}+{a_minute:.10g}x{minutes}"
+        return {"series": f"{metric}{selected(model, *own)}", "values": values + end}
 
     asked = 60 * live.requests_per_second
     good = (1 - live.failures) * asked
@@ -122,5 +126,10 @@ def _series(model: MeasuredModel, live: Live) -> Iterator[dict[str, str]]:
     yield one(expressions.QUEUE_US, 0, 1000 * live.queue_ms * good)
     yield one(expressions.COUNT, 0, good)
     yield one(expressions.EXECUTIONS, 0, good / live.batch_size)
+    yield one(expressions.PENDING, live.waiting, 0)
     quantile = f'quantile="{model.limit.percentile / 100:g}"'
     yield one(expressions.LATENCY_US, 1000 * live.latency_ms, 0, quantile)
+
+
+def _instance(number: int) -> str:
+    return f"triton-{number + 1}:8002"
