@@ -13,7 +13,7 @@ from typing import Literal
 
 from optimizer.cost import Candidate, Demand, Price, replicas_for
 from optimizer.measurement import LoadLevel
-from optimizer.serving_config import ServingConfig, describe
+from optimizer.serving_config import ModelServing, ServingConfig, describe
 from optimizer.triton.server_options import option_flags
 from optimizer.workload import LatencyLimit, Stream, Workload
 
@@ -74,6 +74,8 @@ class MeasuredModel:
         latency_ms: measured at the limit's percentile, by the client.
         queue_ms: mean, by Triton's statistics; None where they were not seen.
         batch_size: mean inferences of an execution; None where they were not seen.
+        largest_batch: inferences that an execution has at most.
+        queue_delay_ms: that a request waits at most for others to fill its batch.
     """
 
     name: str
@@ -82,6 +84,8 @@ class MeasuredModel:
     latency_ms: float
     queue_ms: float | None
     batch_size: float | None
+    largest_batch: int
+    queue_delay_ms: float
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,7 @@ def deployment_of(
     if level is None or measurement.capacity_low_per_second <= 0:
         raise ValueError("nothing was served within the limits")
     models = [
-        _measured(model.name, workload, measurement.load_factor_low, level)
-        for model in config.models
+        _measured(model, workload, measurement.load_factor_low, level) for model in config.models
     ]
     return Deployment(
         name=resource_name(study),
@@ -188,10 +191,10 @@ def deployment_of(
 
 
 def _measured(
-    name: str, workload: Workload, load_factor: float, level: LoadLevel
+    model: ModelServing, workload: Workload, load_factor: float, level: LoadLevel
 ) -> MeasuredModel | None:
     """None for a model that no request is for."""
-    own = [stream for stream in workload.streams if stream.target == name]
+    own = [stream for stream in workload.streams if stream.target == model.name]
     if not own:
         return None
 
@@ -200,14 +203,16 @@ def _measured(
 
     strictest = min(own, key=limit_ms)
     measured = next(each for each in level.streams if each.name == strictest.name)
-    split = next((each for each in level.server if each.model == name), None)
+    split = next((each for each in level.server if each.model == model.name), None)
     return MeasuredModel(
-        name=name,
+        name=model.name,
         requests_per_second=load_factor * sum(stream.demand_per_second for stream in own),
         limit=strictest.limit,
         latency_ms=measured.latency_ms(measured.limit_percentile),
         queue_ms=split.queue_ms if split is not None else None,
         batch_size=split.inferences / split.executions if split and split.executions else None,
+        largest_batch=model.max_batch_size,
+        queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
     )
 
 

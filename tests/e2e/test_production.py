@@ -137,15 +137,24 @@ def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
     with started(command, tmp_path):
         address = f"http://127.0.0.1:{http}/v2"
         wait_until(lambda: answers(f"{address}/health/ready") is not None, "a ready server")
+        idle = answers(f"http://127.0.0.1:{metrics}/metrics")
         for _ in range(5):
             assert answers(f"{address}/models/bert/infer", REQUEST) is not None
         shown = answers(f"http://127.0.0.1:{metrics}/metrics")
+    assert idle is not None
     assert shown is not None
     files = monitoring_files(DEPLOYMENT) | kubernetes_files(DEPLOYMENT)
     watched = set(re.findall(r"\bnv_\w+", "".join(files.values())))
     for name in watched:
         assert f"\n{name}{{" in shown, f"Triton has no {name}"
     assert 'nv_inference_request_summary_us{model="bert",version="1",quantile="0.95"}' in shown
+    for reason in ("BACKEND", "CANCELED"):
+        assert re.search(f'nv_inference_request_failure{{.*reason="{reason}".*}} 0', shown)
+    model = '{model="bert",version="1"}'
+    assert f"\nnv_inference_request_success{model} 0\n" in idle, "asked for nothing, it is up"
+    assert f"\nnv_inference_request_success{model} 5\n" in shown
+    for found in (idle, shown):
+        assert f"\nnv_inference_pending_request_count{model} 0\n" in found, "none is left waiting"
 
 
 def test_a_study_is_exported_for_every_platform(start: StartOptimizer, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ BERT = MeasuredModel(
     latency_ms=61.5,
     queue_ms=7.25,
     batch_size=9.5,
+    largest_batch=16,
+    queue_delay_ms=0.0,
 )
 RANKER = MeasuredModel(
     name="ranker.v2",
@@ -30,6 +32,8 @@ RANKER = MeasuredModel(
     latency_ms=34.0,
     queue_ms=0.0,
     batch_size=1.0,
+    largest_batch=1,
+    queue_delay_ms=0.0,
 )
 UNSEEN = replace(RANKER, name="on", queue_ms=None, batch_size=None)
 

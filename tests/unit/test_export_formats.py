@@ -24,7 +24,7 @@ from optimizer.export.deployment import (
 )
 from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
-from optimizer.serving_config import InstanceGroup, ServerOptions, ServingConfig
+from optimizer.serving_config import Batching, InstanceGroup, ServerOptions, ServingConfig
 from optimizer.triton.embedded import SERVER_PACKAGE
 from optimizer.workload import Transport, Workload
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
@@ -146,7 +146,14 @@ def test_names_are_such_as_kubernetes_and_sagemaker_take(text: str, name: str) -
 
 
 CONFIG = ServingConfig(
-    (replace(MODEL, groups=(InstanceGroup("KIND_GPU", 2, (0, 1)),)),),
+    (
+        replace(
+            MODEL,
+            max_batch_size=8,
+            batching=Batching(max_queue_delay_us=2500),
+            groups=(InstanceGroup("KIND_GPU", 2, (0, 1)),),
+        ),
+    ),
     server=ServerOptions(backend_config=(("tensorrt", "execution-policy", "BLOCKING"),)),
 )
 DEMAND = Demand(200, headroom=0.5)
@@ -187,6 +194,7 @@ def test_a_deployment_is_what_was_measured() -> None:
     assert model.requests_per_second == pytest.approx(40)
     assert (model.limit.percentile, model.limit.latency_ms) == (95, LIMIT_MS)
     assert (model.latency_ms, model.queue_ms, model.batch_size) == (60.0, 3.5, 5.0)
+    assert (model.largest_batch, model.queue_delay_ms) == (8, 2.5)
     assert (found.resources.cores, found.resources.memory_mib) == (1.5, 500.0)
     assert found.resources.gpus == 2
     # 200 a second, and half of that free, by instances of 40.

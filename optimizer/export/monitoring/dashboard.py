@@ -10,6 +10,7 @@ from typing import Any
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring import alerts, expressions
 from optimizer.export.monitoring.expressions import selected
+from optimizer.export.monitoring.live import NEAR_CAPACITY
 
 SCHEMA_VERSION = 39
 """Grafana 11's."""
@@ -79,7 +80,7 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         "reqps",
         expressions.requests(selector),
         f"Red: the measured capacity, {capacity:.4g} requests/s.",
-        [("orange", alerts.NEAR_CAPACITY * capacity), ("red", capacity)],
+        [("orange", NEAR_CAPACITY * capacity), ("red", capacity)],
     )
     yield _panel(
         f"{percentile} inside the server",
@@ -118,16 +119,17 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         f"sum by (model) ({expressions.answered(selector)})",
         "Over all instances.",
         [],
+        legend="{{model}}",
     )
 
 
 def _gpu_panels() -> Iterator[dict[str, Any]]:
-    own = "{" + _OWN + "}"
+    own, legend = "{" + _OWN + "}", "{{instance}} {{gpu_uuid}}"
     for title, unit, metric in (
         ("Use of the GPUs", "percentunit", expressions.GPU_UTILIZATION),
         ("Memory of the GPUs in use", "bytes", expressions.GPU_MEMORY_BYTES),
     ):
-        yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [])
+        yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [], legend)
 
 
 def _known(value: float | None, text: str) -> str:
@@ -139,7 +141,12 @@ def _row(title: str) -> dict[str, Any]:
 
 
 def _panel(
-    title: str, unit: str, expression: str, description: str, steps: _Steps
+    title: str,
+    unit: str,
+    expression: str,
+    description: str,
+    steps: _Steps,
+    legend: str = "{{instance}}",
 ) -> dict[str, Any]:
     colours: list[dict[str, Any]] = [{"color": "green", "value": None}]
     colours += [{"color": colour, "value": value} for colour, value in steps]
@@ -153,7 +160,7 @@ def _panel(
                 "refId": "A",
                 "datasource": _SOURCE,
                 "expr": expression,
-                "legendFormat": "{{instance}}",
+                "legendFormat": legend,
             }
         ],
         "fieldConfig": {

@@ -10,6 +10,7 @@ SUCCESS = "nv_inference_request_success"
 FAILURE = "nv_inference_request_failure"
 COUNT = "nv_inference_count"
 EXECUTIONS = "nv_inference_exec_count"
+PENDING = "nv_inference_pending_request_count"
 QUEUE_US = "nv_inference_queue_duration_us"
 LATENCY_US = "nv_inference_request_summary_us"
 GPU_UTILIZATION = "nv_gpu_utilization"
@@ -53,6 +54,16 @@ def queue_ms(selector: str) -> str:
 def batch_size(selector: str) -> str:
     """Mean inferences of an execution."""
     return f"{_rate(COUNT, selector)} / {_rate(EXECUTIONS, selector)}"
+
+
+def waiting(selector: str) -> str:
+    """Requests that no execution has begun with."""
+    return f"sum by (instance, model) ({PENDING}{selector})"
+
+
+def instances(selector: str) -> str:
+    """Servers that show the model, over all of them."""
+    return f"count by (model) (sum by (instance, model) ({SUCCESS}{selector}))"
 
 
 def latency_ms(model: MeasuredModel, *further: str) -> str:

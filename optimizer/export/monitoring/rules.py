@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring import expressions
-from optimizer.export.monitoring.alerts import RECORDED, Alert, Live, alerts, healthy
+from optimizer.export.monitoring.alerts import RECORDED, Alert, alerts
 from optimizer.export.monitoring.dashboard import dashboard
+from optimizer.export.monitoring.expressions import selected
+from optimizer.export.monitoring.live import Live, calm, with_room
 from optimizer.export.yaml_text import yaml_text
 
 RULES_FILE = "monitoring/triton-rules.yaml"
@@ -16,7 +18,6 @@ _TEST_FILE = "monitoring/triton-rules-test.yaml"
 _DASHBOARD_FILE = "monitoring/grafana-dashboard.json"
 
 _MINUTES = 30
-_INSTANCE = "triton-1:8002"
 
 
 def monitoring_files(deployment: Deployment) -> dict[str, str]:
@@ -28,7 +29,9 @@ def monitoring_files(deployment: Deployment) -> dict[str, str]:
             {
                 "rule_files": [RULES_FILE.rpartition("/")[2]],
                 "evaluation_interval": "1m",
-                "tests": [test for model in deployment.models for test in _tests(model)],
+                "tests": [
+                    test for model in deployment.models for test in _tests(deployment, model)
+                ],
             },
         ),
         _DASHBOARD_FILE: dashboard(deployment),
@@ -41,7 +44,9 @@ def _groups(deployment: Deployment) -> list[dict[str, Any]]:
         for model in deployment.models
         for name, expression in RECORDED
     ]
-    watched = [_rule(model, alert) for model in deployment.models for alert in alerts(model)]
+    watched = [
+        _rule(model, alert) for model in deployment.models for alert in alerts(deployment, model)
+    ]
     return [
         {"name": f"{deployment.name}-recorded", "rules": recorded},
         {"name": f"{deployment.name}-alerts", "rules": watched},
@@ -58,24 +63,23 @@ def _rule(model: MeasuredModel, alert: Alert) -> dict[str, Any]:
     }
 
 
-def _tests(model: MeasuredModel) -> Iterator[dict[str, Any]]:
-    """Every alert with a server that sets it off, and all of them with one that is as measured."""
-    own = list(alerts(model))
+def _tests(deployment: Deployment, model: MeasuredModel) -> Iterator[dict[str, Any]]:
+    """Every alert with servers that set it off, and all of them with one that gives no cause."""
+    own = list(alerts(deployment, model))
     for alert in own:
-        yield _test(model, f"{model.name}: {alert.name}", alert.instance, [_expected(model, alert)])
+        name = f"{model.name}: {alert.name}"
+        yield _test(deployment, model, name, alert.servers, [_expected(model, alert)])
     silent = [{"alertname": a.name, "eval_time": f"{_MINUTES}m", "exp_alerts": []} for a in own]
-    yield _test(model, f"{model.name}: as it was measured", healthy(model), silent)
+    for name, live in calm(model).items():
+        yield _test(deployment, model, f"{model.name}: {name}", (live,), silent)
 
 
 def _expected(model: MeasuredModel, alert: Alert) -> dict[str, Any]:
+    where = {"instance": _instance(0)} if alert.by_instance else {}
     told = {
-        "exp_labels": {
-            "severity": alert.severity,
-            "instance": _INSTANCE,
-            "model": model.name,
-        },
+        "exp_labels": {"severity": alert.severity, **where, "model": model.name},
         "exp_annotations": {
-            "summary": alert.summary.replace("{{ $labels.instance }}", _INSTANCE),
+            "summary": alert.summary.replace("{{ $labels.instance }}", _instance(0)),
             "description": alert.description,
         },
     }
@@ -83,36 +87,49 @@ def _expected(model: MeasuredModel, alert: Alert) -> dict[str, Any]:
 
 
 def _test(
-    model: MeasuredModel, name: str, live: Live, expected: list[dict[str, Any]]
+    deployment: Deployment,
+    model: MeasuredModel,
+    name: str,
+    servers: Sequence[Live],
+    expected: list[dict[str, Any]],
 ) -> dict[str, Any]:
+    """The other models give no cause: their alerts have the same names."""
+    shown = [
+        each
+        for number, live in enumerate(servers)
+        for other in deployment.models
+        for each in _series(other, live if other is model else with_room(other), number)
+    ]
     return {
         "name": name,
         "interval": "1m",
-        "input_series": list(_series(model, live)),
+        "input_series": shown,
         "alert_rule_test": expected,
     }
 
 
-def _series(model: MeasuredModel, live: Live) -> Iterator[dict[str, str]]:
-    """Triton's counters and gauges of a server in this state."""
-    a_minute = 60 * live.requests_per_second
-    good = (1 - live.failures) * a_minute
-    inferences = good * max(1.0, live.batch_size)
-    counters = {
-        expressions.SUCCESS: good,
-        expressions.QUEUE_US: 1000 * live.queue_ms * good,
-        expressions.COUNT: inferences,
-        expressions.EXECUTIONS: inferences / live.batch_size,
-    }
-    for metric, increase in counters.items():
-        yield _one(metric, model, f"0+{increase:.10g}x{_MINUTES}")
-    failed = f"0+{live.failures * a_minute:.10g}x{_MINUTES}"
-    yield _one(expressions.FAILURE, model, failed, 'reason="BACKEND"')
+def _series(model: MeasuredModel, live: Live, number: int) -> Iterator[dict[str, str]]:
+    """Triton's counters and gauges of a server in this state, for requests of one inference."""
+    minutes, end = _MINUTES, ""
+    if live.gone_after_minutes is not None:
+        minutes, end = live.gone_after_minutes, " stale"
+
+    def one(metric: str, start: float, a_minute: float, *labels: str) -> dict[str, str]:
+        own = ('version="1"', f'instance="{_instance(number)}"', *labels)
+        values = f"{start:.10g}+{a_minute:.10g}x{minutes}"
+        return {"series": f"{metric}{selected(model, *own)}", "values": values + end}
+
+    asked = 60 * live.requests_per_second
+    good = (1 - live.failures) * asked
+    yield one(expressions.SUCCESS, 0, good)
+    yield one(expressions.FAILURE, 0, live.failures * asked, 'reason="BACKEND"')
+    yield one(expressions.QUEUE_US, 0, 1000 * live.queue_ms * good)
+    yield one(expressions.COUNT, 0, good)
+    yield one(expressions.EXECUTIONS, 0, good / live.batch_size)
+    yield one(expressions.PENDING, live.waiting, 0)
     quantile = f'quantile="{model.limit.percentile / 100:g}"'
-    latency = f"{1000 * live.latency_ms:.10g}x{_MINUTES}"
-    yield _one(expressions.LATENCY_US, model, latency, quantile)
+    yield one(expressions.LATENCY_US, 1000 * live.latency_ms, 0, quantile)
 
 
-def _one(metric: str, model: MeasuredModel, values: str, *labels: str) -> dict[str, str]:
-    selector = expressions.selected(model, 'version="1"', f'instance="{_INSTANCE}"', *labels)
-    return {"series": f"{metric}{selector}", "values": values}
+def _instance(number: int) -> str:
+    return f"triton-{number + 1}:8002"
