@@ -25,3 +25,10 @@ class Forecast:
     capacity: NDArray[np.float64]
     floor_log_excess: NDArray[np.float64]
     log_sd: NDArray[np.float64]
+
+    def at(self, row: int) -> Forecast:
+        """Of one point alone."""
+        own = slice(row, row + 1)
+        return Forecast(
+            self.saturation[own], self.capacity[own], self.floor_log_excess[own], self.log_sd[own]
+        )

@@ -91,26 +91,44 @@ class Forecaster:
             self._last = (service, self._forecast(service))
         return self._last[1]
 
+    def of_point(self, service: ServiceModel, row: int) -> Forecast:
+        """What `service` lets expect of one point of the space alone; arrays of one element.
+
+        Raises:
+            KeyError: when a model of the space was not observed in any way.
+        """
+
+        def simulated(asked: _Asked) -> Forecast:
+            [curve] = service.curves([asked.levels[asked.numbers[row]]])
+            return self._simulated(asked, lambda _: curve, np.array([row]))
+
+        return _joined(list(map(simulated, self._asked)))
+
     def _forecast(self, service: ServiceModel) -> Forecast:
         curves = [service.curves(asked.levels) for asked in self._asked]
         pairs = list(zip(self._asked, curves, strict=True))
         rough = _joined([_roughly(asked, own) for asked, own in pairs])
         rows = _best(rough)
-        exact = _joined([self._simulated(asked, own, rows) for asked, own in pairs])
+        exact = _joined([self._simulated(asked, own.__getitem__, rows) for asked, own in pairs])
         return _replaced(rough, rows, exact)
 
-    def _simulated(self, asked: _Asked, curves: Sequence[ServiceCurve], rows: _Ints) -> Forecast:
-        """Of the points in `rows`."""
+    def _simulated(
+        self, asked: _Asked, curve: Callable[[int], ServiceCurve], rows: _Ints
+    ) -> Forecast:
+        """Of the points in `rows`.
+
+        Args:
+            curve: by the number of a saturated level.
+        """
         distinct, first, inverse = np.unique(
             asked.points[rows], axis=0, return_index=True, return_inverse=True
         )
-        of_own = [curves[number] for number in asked.numbers[rows][first]]
+        of_own = [curve(number) for number in asked.numbers[rows][first]]
         found = [
-            self._expected(asked, position, curve)
-            for position, curve in zip(map(tuple, distinct.tolist()), of_own, strict=True)
+            self._expected(asked, position, own)
+            for position, own in zip(map(tuple, distinct.tolist()), of_own, strict=True)
         ]
-        own = inverse.reshape(-1)
-        return _forecast_of(found, of_own, asked.demand_per_second, own)
+        return _forecast_of(found, of_own, asked.demand_per_second, inverse.reshape(-1))
 
     def _expected(self, asked: _Asked, position: Position, curve: ServiceCurve) -> Expectation:
         key = (asked.stream.name, position)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +9,7 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import Watcher
-from optimizer.search.guidance.guide import Guide, no_forecast
+from optimizer.search.guidance.guide import ForecastSource, Guide, no_forecast
 from optimizer.search.guidance.learnt_forecast import LearntForecast
 from optimizer.search.history import History
 from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
@@ -19,7 +18,6 @@ from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import SearchSpace
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.stream_simulation import simulated
 from optimizer.workload import Workload
@@ -45,8 +43,7 @@ class Strategies:
 
     def untaught(self, sampler: str) -> Strategy:
         """A strategy that has nothing to go by but trials."""
-        expected = no_forecast(self.space)
-        return self._strategy(sampler, lambda: expected)
+        return self._strategy(sampler, no_forecast(self.space))
 
     def taught(
         self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
@@ -64,9 +61,9 @@ class Strategies:
         calibration = phase.run([self.space.config(point) for point in points])
         simulate = partial(simulated, seed=self.seed)
         forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
-        learnt = LearntForecast(forecaster, calibration, self.history, self.workload)
+        learnt = LearntForecast(forecaster, calibration, self.workload)
         return self._strategy(sampler, learnt)
 
-    def _strategy(self, sampler: str, forecast: Callable[[], Forecast]) -> Strategy:
+    def _strategy(self, sampler: str, forecast: ForecastSource) -> Strategy:
         guide = Guide(self.space, self.history, forecast, self.setting, self.protocol, self.seed)
         return SAMPLERS[sampler](guide)

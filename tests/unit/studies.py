@@ -19,7 +19,7 @@ from optimizer.model_space import Limits
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event, Watcher, to_all
-from optimizer.search.guidance.guide import Guide, no_forecast
+from optimizer.search.guidance.guide import FixedForecast, Guide, no_forecast
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.measured_record import measured_record
@@ -274,8 +274,8 @@ def guide_of(
     space: SearchSpace, history: History, *, forecast: Forecast | None = None, seed: int = 0
 ) -> Guide:
     """A guide that expects the same of every point where nothing is forecast."""
-    expected = forecast or no_forecast(space)
-    return Guide(space, history, lambda: expected, SETTING, CapacityProtocol(), seed)
+    source = FixedForecast(forecast) if forecast is not None else no_forecast(space)
+    return Guide(space, history, source, SETTING, CapacityProtocol(), seed)
 
 
 def open_study(

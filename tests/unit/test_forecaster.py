@@ -87,6 +87,16 @@ def test_every_point_is_simulated_with_its_own_curve() -> None:
     assert all(n == 2 * size * count for size, count, n in asked)
 
 
+def test_one_point_alone_is_expected_to_be_what_it_is_among_all() -> None:
+    service = after(SPACE.baseline)
+    whole = Forecaster(SPACE, WORKLOAD, outstanding, CountingSimulator()).forecast(service)
+    simulator = CountingSimulator()
+    alone = Forecaster(SPACE, WORKLOAD, outstanding, simulator).of_point(service, 7)
+    assert len(simulator.asked) == 1
+    for name, values in vars(alone).items():
+        assert values == pytest.approx(getattr(whole, name)[7:8]), name
+
+
 def test_nothing_is_simulated_again_without_news() -> None:
     simulator, service = CountingSimulator(), after(*CALIBRATION)
     made = forecaster_of(simulator)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.simulator.forecast import Forecast
+from optimizer.trial_record import TrialRecord
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -240,6 +241,35 @@ def test_the_search_ends_when_little_is_expected_and_the_gap_has_shrunk() -> Non
     assert 1 - best / TRUTH.max() <= outlook.gap
 
 
+@dataclass(frozen=True)
+class FitsWhatItSaw:
+    """A forecast that after each trial is right of that point, and of no other than it was."""
+
+    before: Forecast
+
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        capacity = self.before.capacity.copy()
+        for record in trials:
+            row = CONFIGS.index(record.config)
+            capacity[row] = TRUTH[row] / DEMAND.requests_per_second
+        return replace(self.before, saturation=1.05 * capacity, capacity=capacity)
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        return self.after(trials).at(row)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_forecast_that_learns_is_not_judged_by_what_it_has_learnt_from(seed: int) -> None:
+    history = History({0: record_of(0, CONFIGS[0], ok(TRUTH[0]))})
+    learning = FitsWhatItSaw(forecast(log_error=0.3, seed=seed))
+    guide = Guide(SPACE, history, learning, SETTING, CapacityProtocol())
+    for _ in range(8):
+        step(guide, history, as_fast_as_it_is)
+    # The same forecast, as if it had been right of every trial from the beginning.
+    credulous = guide_of(SPACE, history, forecast=learning.after(history.records))
+    assert np.median(guide._assess(()).log_sd / credulous._assess(()).log_sd) > 1.1
+
+
 def test_while_much_is_expected_the_search_goes_on() -> None:
     guide = guided({0: ok(50)}, forecast())
     assert gain(guide) > WORTHWHILE
@@ -339,13 +369,26 @@ def test_a_large_space_is_searched_among_its_likeliest_points_and_some_others(
     assert set(assessed.rows.tolist()) != set(other_seed.rows.tolist())
 
 
+@dataclass
+class Improving:
+    """A forecast that changes between two questions."""
+
+    latest: Forecast
+
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        return self.latest
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        return self.latest.at(row)
+
+
 def test_a_forecast_that_was_improved_is_used_at_once() -> None:
     forecasts = [forecast(seed=1), shuffled(3)]
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(50))})
-    latest = [forecasts[0]]
-    guide = Guide(SPACE, history, lambda: latest[0], SETTING, CapacityProtocol())
+    source = Improving(forecasts[0])
+    guide = Guide(SPACE, history, source, SETTING, CapacityProtocol())
     before = guide.propose()
-    latest[0] = forecasts[1]
+    source.latest = forecasts[1]
     assert guide.propose() == guide_of(SPACE, history, forecast=forecasts[1]).propose() != before
 
 
@@ -376,6 +419,6 @@ def test_a_grid_visits_every_valid_point_once_in_the_order_of_its_seed(tmp_path:
 
 
 def test_no_forecast_expects_the_same_of_every_point() -> None:
-    flat = no_forecast(SPACE)
+    flat = no_forecast(SPACE).forecast
     assert len(set(flat.capacity.tolist())) == 1
     assert (flat.floor_log_excess < 0).all()

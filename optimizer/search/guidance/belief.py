@@ -90,9 +90,26 @@ class Belief:
     works: Array
 
     @classmethod
-    def after(cls, trials: Sequence[SeenTrial], expected: Expected, likeness: Likeness) -> Belief:
-        """What is believed after these trials, in the order in which they were made."""
-        cost_terms = Terms(likeness, _centred(expected.log_cost), expected.log_sd)
+    def after(
+        cls,
+        trials: Sequence[SeenTrial],
+        expected: Expected,
+        likeness: Likeness,
+        surprises: Observations | None = None,
+    ) -> Belief:
+        """What is believed after these trials, in the order in which they were made.
+
+        Args:
+            surprises: by how much the costs of trials differed from what was expected before they
+                were made: how far off `expected` may be, which has learnt from them, is told by
+                that alone. None where it has learnt from none of them.
+        """
+        differences = cost_differences(trials, expected)
+        scaled = ResidualModel.fitted(
+            Terms(likeness, _centred(expected.log_cost), expected.log_sd),
+            differences if surprises is None else surprises,
+            Scales(),
+        )
         excess_terms = Terms(likeness, _centred(expected.log_excess), expected.log_sd)
         excess = _excess_differences(trials, expected)
         # What was as expected by assumption says nothing of how far off the forecast may be.
@@ -100,7 +117,7 @@ class Belief:
         surprises = Observations(excess.rows[telling], excess.differences[telling])
         return cls(
             expected,
-            ResidualModel.fitted(cost_terms, _cost_differences(trials, expected), Scales()),
+            scaled.given(differences),
             ResidualModel.fitted(excess_terms, surprises, EXCESS_SCALES).given(excess),
             _shares_that_work(trials, likeness),
         )
@@ -152,8 +169,11 @@ def _centred(values: Array) -> Array:
     return cast(Array, values - values.mean())
 
 
-def _cost_differences(trials: Sequence[SeenTrial], expected: Expected) -> Observations:
-    """What was told is the cost at capacity of what is ok, and at saturation of everything else."""
+def cost_differences(trials: Sequence[SeenTrial], expected: Expected) -> Observations:
+    """Logarithms of costs less what was expected.
+
+    What was told is the cost at capacity of what is ok, and at saturation of everything else.
+    """
     rows, differences = [], []
     for row, record in trials:
         if record.told_value is not None:

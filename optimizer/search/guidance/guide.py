@@ -9,24 +9,26 @@ decides between them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.model_space import Position
-from optimizer.search.guidance.belief import Belief, Expected, SeenTrial
+from optimizer.search.guidance.belief import Belief, Expected, SeenTrial, cost_differences
 from optimizer.search.guidance.expected_improvement import Effort
 from optimizer.search.guidance.likeness import Likeness
 from optimizer.search.guidance.outlook import Expectation, Outlook
-from optimizer.search.guidance.residuals import Rows
+from optimizer.search.guidance.residuals import Observations, Rows
 from optimizer.search.history import History, bound_load_factor
 from optimizer.search.setting import Setting
 from optimizer.search_space import SearchSpace
 from optimizer.simulator.forecast import Forecast
+from optimizer.trial_record import TrialRecord
 
 Array = NDArray[np.float64]
 
@@ -54,10 +56,36 @@ _GAP_POINTS = 400
 _GAP_QUANTILE = 0.95
 
 
-def no_forecast(space: SearchSpace) -> Forecast:
-    """A forecast that expects the same of every point: everything is learnt from the trials."""
+class ForecastSource(Protocol):
+    """Says what is expected of the points of a space, by trials that were made: a study's first."""
+
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        """Of every point; the same object as before where there is no trial more."""
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        """Of the point in one row alone; arrays of one element."""
+
+
+@dataclass(frozen=True)
+class FixedForecast:
+    """A `ForecastSource` that learns from no trial."""
+
+    forecast: Forecast
+
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        """See `ForecastSource`."""
+        del trials
+        return self.forecast
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        """See `ForecastSource`."""
+        return self.after(trials).at(row)
+
+
+def no_forecast(space: SearchSpace) -> FixedForecast:
+    """Expects the same of every point: everything is learnt from the trials."""
     same = np.ones(len(space))
-    return Forecast(same, same, floor_log_excess=-same, log_sd=same)
+    return FixedForecast(Forecast(same, same, floor_log_excess=-same, log_sd=same))
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,6 @@ class Guide:
 
     Args:
         history: the same as the search adds to.
-        forecast: the latest.
         protocol: how long the levels of a trial take.
     """
 
@@ -134,7 +161,7 @@ class Guide:
         self,
         space: SearchSpace,
         history: History,
-        forecast: Callable[[], Forecast],
+        forecast: ForecastSource,
         setting: Setting,
         protocol: CapacityProtocol,
         seed: int = 0,
@@ -145,6 +172,7 @@ class Guide:
         self._setting = setting
         self._protocol = protocol
         self.seed = seed
+        self._surprises: dict[int, Observations] = {}
         self._known: tuple[tuple[object, ...], Assessment] | None = None
         self._proposed: tuple[Position, Expectation] | None = None
 
@@ -194,17 +222,33 @@ class Guide:
 
     def _assess(self, running: Sequence[Position]) -> Assessment:
         """Kept until anything changes: the proposal and the outlook are asked one by one."""
-        forecast = self._forecast()
+        surprises = self._surprised()
+        forecast = self._forecast.after(self._history.records)
         key = (forecast, len(self._history.records), *running)
         if self._known is None or not _same(self._known[0], key):
-            self._known = (key, self._assessed(forecast, running))
+            self._known = (key, self._assessed(forecast, surprises, running))
         return self._known[1]
 
-    def _assessed(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
+    def _surprised(self) -> Observations:
+        """How far off the forecast was of each trial, as it was before it knew of that trial."""
+        records = self._history.records
+        for count, record in enumerate(records):
+            position = self.space.position_of(record.config)
+            if position is not None and record.number not in self._surprises:
+                row = self.space.row_of[position]
+                foreseen = self._forecast.of_point(records[:count], row)
+                expected = Expected.of(foreseen, self._setting)
+                seen = cost_differences([(0, record)], expected)
+                self._surprises[record.number] = replace(seen, rows=seen.rows + row)
+        return Observations.joined(self._surprises.values())
+
+    def _assessed(
+        self, forecast: Forecast, surprises: Observations, running: Sequence[Position]
+    ) -> Assessment:
         expected = Expected.of(forecast, self._setting)
         under_way = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials = list(self._trials())
-        belief = Belief.after(trials, expected, self._likeness).believing(under_way)
+        belief = Belief.after(trials, expected, self._likeness, surprises).believing(under_way)
         rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
         log_mean, log_sd = belief.log_cost(rows)
         log_best = self._log_best(belief, trials, under_way)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from optimizer.search.history import History
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_model import ServiceModel, fitted
@@ -43,33 +42,33 @@ def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> Service
 
 
 class LearntForecast:
-    """Forecasts anew when the study has a record more.
+    """A `ForecastSource` that forecasts anew when there is a record more.
 
     Args:
         calibration: the runs before the search, see `CalibratePhase`.
-        history: the same as the search adds to.
     """
 
     def __init__(
         self,
         forecaster: Forecaster,
         calibration: Sequence[TrialRecord],
-        history: History,
         workload: Workload,
     ) -> None:
         self._forecaster = forecaster
         self._calibration = calibration
-        self._history = history
         self._workload = workload
         self._known: tuple[int, Forecast] | None = None
 
-    def __call__(self) -> Forecast:
-        """What is expected of every point by now."""
-        trials = self._history.records
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        """See `ForecastSource`."""
         if self._known is None or self._known[0] != len(trials):
             service = with_trials(self._calibrated, trials)
             self._known = len(trials), self._forecaster.forecast(service)
         return self._known[1]
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        """See `ForecastSource`."""
+        return self._forecaster.of_point(with_trials(self._calibrated, trials), row)
 
     @cached_property
     def _calibrated(self) -> ServiceModel:

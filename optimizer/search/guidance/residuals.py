@@ -17,7 +17,7 @@ would end a search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -174,6 +174,15 @@ class Observations:
 
     rows: Rows
     differences: Array
+
+    @classmethod
+    def joined(cls, several: Iterable[Observations]) -> Observations:
+        """All of them, in their order."""
+        listed = [cls(np.zeros(0, dtype=np.int64), np.zeros(0)), *several]
+        return cls(
+            np.concatenate([each.rows for each in listed]),
+            np.concatenate([each.differences for each in listed]),
+        )
 
 
 @dataclass(frozen=True)
