@@ -1,10 +1,12 @@
 """What is put into production, and what was measured of it. Pure values.
 
-Everything that a platform's files say comes from here: none of it names the machine that measured.
+Everything that a platform's files say comes from here: none of it names the machine that measured
+by more than its hardware.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -22,6 +24,9 @@ HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 
 GROWTH = 2
 """Instances at most, relative to those for the demand; the least are those for the demand."""
+
+_LONGEST_NAME = 40
+"""Leaves room for what platforms and releases put behind it, up to 63."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Deployment:
         capacity_per_second: lower bound for one instance, over all models.
         protocol: that was measured.
         load_seconds: that the models took to load; None where unseen.
+        measured_on: hardware of the machine that measured; None where it is not known.
     """
 
     name: str
@@ -121,6 +127,7 @@ class Deployment:
     capacity_per_second: float
     protocol: Literal["grpc", "http"] = "grpc"
     load_seconds: float | None = None
+    measured_on: str | None = None
 
     @property
     def replicas(self) -> int:
@@ -139,10 +146,11 @@ class Deployment:
 
     @property
     def summary(self) -> str:
-        """One line for the head of a file."""
+        """One line for the head of a file: the price names a type that need not have measured."""
+        measured = f", measured on {self.measured_on}" if self.measured_on is not None else ""
         return (
-            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance"
-            f" ({self.price.instance_type}), {self.replicas} for"
+            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance{measured};"
+            f" {self.replicas} x {self.price.instance_type} (by its price) for"
             f" {self.demand.requests_per_second:.4g}/s"
         )
 
@@ -222,10 +230,18 @@ def _resources(config: ServingConfig, level: LoadLevel) -> Resources:
     )
 
 
-def resource_name(text: str) -> str:
-    """A name that Kubernetes and SageMaker take: letters, digits and hyphens, a letter first."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
-    return name if name[:1].isalpha() else f"triton-{name}".strip("-")
+def resource_name(study: str) -> str:
+    """A name that Kubernetes and SageMaker take: letters, digits and hyphens, a letter first.
+
+    A study whose name is another gets a digest of it, so that no two studies come to one name and
+    overwrite each other.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"triton-{name}".strip("-")
+    if name == study and len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(study.encode()).hexdigest()[:6]
+    return f"{name[: _LONGEST_NAME - 7].strip('-')}-{digest}"
 
 
 def metrics_flags(deployment: Deployment) -> list[str]:

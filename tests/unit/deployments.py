@@ -44,6 +44,7 @@ ON_CPU = Deployment(
     demand=Demand(5000, headroom=0.2),
     capacity_per_second=850.0,
     load_seconds=1.3,
+    measured_on="Some CPU, 4 cores",
 )
 ON_GPU = replace(
     ON_CPU,
@@ -57,6 +58,7 @@ ON_GPU = replace(
     resources=Resources(cores=2.0, memory_mib=3000.0, gpus=1),
     price=Price("ml.g5.xlarge", 1.41, "price list, us-west-2", "2026-09-01", "us-west-2"),
     protocol="http",
+    measured_on="Some CPU, 4 cores, 1 x NVIDIA A10G",
 )
 SEVERAL = replace(
     ON_CPU,
@@ -64,5 +66,6 @@ SEVERAL = replace(
     models=(BERT, RANKER, UNSEEN),
     resources=Resources(cores=None, memory_mib=None, gpus=0),
     load_seconds=None,
+    measured_on=None,
 )
 ALL = (ON_CPU, ON_GPU, SEVERAL)

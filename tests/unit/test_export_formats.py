@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from optimizer.cost import Candidate, Demand, Price, Score
 from optimizer.errors import UsageError
@@ -135,14 +137,37 @@ def test_monitoring_alone_is_rules_test_and_dashboard(tmp_path: Path) -> None:
     ("text", "name"),
     [
         ("quickstart", "quickstart"),
-        ("BERT large_v2", "bert-large-v2"),
-        ("-42-", "triton-42"),
-        ("___", "triton"),
-        ("x" * 39 + "--y", "x" * 39),
+        ("bert-large-v2", "bert-large-v2"),
+        ("x" * 40, "x" * 40),
+        ("BERT_large_v2", "bert-large-v2-[0-9a-f]{6}"),
+        ("42", "triton-42-[0-9a-f]{6}"),
+        ("0___", "triton-0-[0-9a-f]{6}"),
+        ("x" * 32 + "_" * 20 + "y", "x" * 32 + "-[0-9a-f]{6}"),
     ],
 )
 def test_names_are_such_as_kubernetes_and_sagemaker_take(text: str, name: str) -> None:
-    assert resource_name(text) == name
+    assert re.fullmatch(name, resource_name(text))
+
+
+@given(st.sets(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True), min_size=2))
+@example({"bert-large", "bert_large", "BERT-large", "bert-large-"})
+@example({"x" * 40, "x" * 41, "x" * 42})
+def test_no_two_studies_come_to_one_name(studies: set[str]) -> None:
+    names = {resource_name(study) for study in studies}
+    assert len(names) == len(studies)
+    for name in names:
+        assert re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name)
+
+
+def test_the_summary_tells_what_measured_from_what_is_paid_for() -> None:
+    measured = replace(ON_CPU, description="int8", measured_on="Some CPU, 2 cores")
+    assert measured.summary == (
+        "int8: 850 requests/s an instance, measured on Some CPU, 2 cores;"
+        " 8 x ml.c5.xlarge (by its price) for 5000/s"
+    )
+    assert replace(measured, measured_on=None).summary == (
+        "int8: 850 requests/s an instance; 8 x ml.c5.xlarge (by its price) for 5000/s"
+    )
 
 
 CONFIG = ServingConfig(
@@ -178,7 +203,7 @@ def test_a_deployment_is_what_was_measured() -> None:
         IMAGE,
         load_seconds=20.0,
     )
-    assert found.name == "my-study"
+    assert found.name == resource_name("My study")
     assert found.flags == (
         "--disable-auto-complete-config",
         "--backend-config=tensorrt,execution-policy=BLOCKING",
