@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from optimizer.cost import Candidate, Demand, Price, replicas_for
+from optimizer.cost import OWNED, Candidate, Demand, Price, replicas_for
 from optimizer.measurement import LoadLevel
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.triton.server_options import option_flags
@@ -24,6 +24,11 @@ HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 
 GROWTH = 2
 """Instances at most, relative to those for the demand; the least are those for the demand."""
+
+_CLOUD_TYPE = re.compile(
+    r"(?:ml\.)?([a-z]+\d[a-z0-9-]*\.(?:nano|micro|small|medium|\d*x?large|metal(?:-\w+)?))"
+)
+"""EC2's names of instance types, which SageMaker's have behind `ml.`."""
 
 _LONGEST_NAME = 40
 """Leaves room for what platforms and releases put behind it, up to 63."""
@@ -143,6 +148,12 @@ class Deployment:
     def target_per_second(self) -> float:
         """Requests a second of an instance that autoscaling aims at: capacity less headroom."""
         return self.capacity_per_second / (1 + self.demand.headroom)
+
+    @property
+    def node_type(self) -> str | None:
+        """The price's type as nodes of EC2 are labelled; None for what no node may be called."""
+        found = _CLOUD_TYPE.fullmatch(self.price.instance_type)
+        return found[1] if found is not None and self.price.rate != OWNED else None
 
     @property
     def summary(self) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -24,39 +22,20 @@ from optimizer.export.platforms.model_archive import write_model_archive
 from optimizer.export.platforms.pods import server_command
 from optimizer.export.platforms.sagemaker import sagemaker_files
 from optimizer.export.platforms.server_image import REPOSITORY
-from optimizer.serving_config import Batching, ModelServing
-from optimizer.shipped import shipped
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
-from optimizer.triton.repository import ModelRepository
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
+from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
 from tests.e2e.running import wait_until
-from tests.unit.deployments import BERT, ON_CPU
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-DEPLOYMENT = replace(ON_CPU, models=(BERT,))
-REQUEST = {
-    "inputs": [
-        {"name": name, "shape": [1, 16], "datatype": "INT64", "data": [value] * 16}
-        for name, value in (("input_ids", 7), ("attention_mask", 1))
-    ]
-}
 
 
 @pytest.fixture(scope="module")
 def repository(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, as it is handed out."""
-    folder = tmp_path_factory.mktemp("exported") / "repository"
-    folder.mkdir()
-    spec = built.spec("onnxruntime", "fp32")
-    files = built.files[spec]
-    model = ModelServing("bert", spec, max_batch_size=8, batching=Batching())
-    writing = ModelRepository(folder, shipped("model_repository_templates"), shutil.copyfile)
-    writing.write(model, files.artifact, files.payloads, files.output)
-    (folder / "README.md").write_text("# For people\n")
-    return folder
+    return write_repository(built, tmp_path_factory.mktemp("exported") / "repository")
 
 
 @contextmanager

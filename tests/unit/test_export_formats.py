@@ -102,7 +102,7 @@ def test_the_repository_goes_with_the_image_that_holds_it(platform: str, tmp_pat
     target = written(platform, SEVERAL, tmp_path)
     assert (target / "repository/bert/config.pbtxt").exists()
     assert (target / "repository/manifest.json").exists()
-    assert "COPY repository /models\n" in (target / "Dockerfile").read_text()
+    assert "repository /models\n" in (target / "Dockerfile").read_text()
     assert (target / "monitoring/triton-rules.yaml").exists()
     assert "## Roll back" in (target / "README.md").read_text()
 
@@ -157,6 +157,23 @@ def test_no_two_studies_come_to_one_name(studies: set[str]) -> None:
     assert len(names) == len(studies)
     for name in names:
         assert re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name)
+
+
+@pytest.mark.parametrize(
+    ("price", "node_type"),
+    [
+        (Price("ml.g4dn.12xlarge", 4.89, "list", "2026-01-01"), "g4dn.12xlarge"),
+        (Price("c7i.metal-24xl", 4.28, "list", "2026-01-01"), "c7i.metal-24xl"),
+        (Price("m5.large", 0.1, "space file", "2026-01-01"), "m5.large"),
+        (Price("test.large", 0.1, "space file", "2026-01-01"), None),
+        (Price("my-machine", 0.5, "our contract", "2026-01-01"), None),
+        (Price("n2-standard-4", 0.2, "space file", "2026-01-01"), None),
+        (Price("m5.large", 0.3, "bought", "2026-01-01", rate="owned"), None),
+    ],
+    ids=lambda value: value.instance_type if isinstance(value, Price) else "",
+)
+def test_nodes_are_called_after_what_ec2_has(price: Price, node_type: str | None) -> None:
+    assert replace(ON_CPU, price=price).node_type == node_type
 
 
 def test_the_summary_tells_what_measured_from_what_is_paid_for() -> None:

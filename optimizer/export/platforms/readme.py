@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from optimizer.export.deployment import Deployment
+from optimizer.export.deployment import GRPC_PORT, HTTP_PORT, Deployment
 from optimizer.export.platforms.autoscaler import pod_target
+from optimizer.export.platforms.pods import NODE_LABEL
 
 _CHECK = """
 ## Check it
@@ -39,9 +40,12 @@ metric: `prometheus-adapter.yaml` holds its values. At least {replicas} pods run
 the study; the overlay is the place for other numbers. A node holds one pod, as it was measured: an
 update needs one node more for a while.
 
+{nodes}
+
 ## Roll back
 
-    kubectl rollout undo deployment/{name}
+`kubectl apply -k` the overlay that was applied before: image, configuration and autoscaler belong
+together, and `kubectl rollout undo` would leave the new autoscaler over the old server.
 """
 
 _KSERVE = """
@@ -57,9 +61,11 @@ pod, at {pod_target:.4g} (the capacity less the headroom, and less at least the 
 controller lets pass). For that, Prometheus has to scrape the pods, and prometheus-adapter has to
 offer the metric: `prometheus-adapter.yaml` holds its values.
 
+{nodes}
+
 ## Roll back
 
-Apply the folder that was applied before.
+`kubectl apply -k` the folder that was applied before.
 """
 
 _COMPOSE = """
@@ -67,8 +73,14 @@ _COMPOSE = """
 
     docker compose up --build --wait
 
-is one instance; {replicas} serve the demand of the study. With `--profile monitoring` Prometheus
-runs beside it, on 127.0.0.1:9090.
+is one instance, which has its machine to itself, as it was measured. The demand of the study takes
+{replicas}: each on a machine of its own, behind a load balancer. (`--scale` starts no second one:
+the ports are those of the machine.) With `--profile monitoring` Prometheus runs beside it, on
+127.0.0.1:9090.
+
+Triton asks nobody who they are, and answers on 127.0.0.1 alone. To let other machines in, write
+`"{http_port}:{http_port}"` or `"{grpc_port}:{grpc_port}"` into `ports` of compose.yaml, behind a
+firewall or a proxy that asks.
 
 ## Roll back
 
@@ -95,6 +107,23 @@ name, and gets a new configuration, whose name ends with the digest of model.tar
 Deploy the folder that was deployed before: its model and configuration are still there.
 """
 
+_ON_NODES_OF_ITS_TYPE = """
+A patch in `{kustomization}` keeps pods to nodes of the type whose price was counted ({node_type},
+by the label `{label}`): where nodes are called otherwise, as on another cloud or on machines of
+your own, write into it what yours are called, or no pod will start.
+"""
+
+_ON_ANY_NODE = """
+Nothing keeps pods to machines like the one that was measured: {instance_type} is no type of EC2's,
+so what nodes of it are called is not known. Where nodes differ, patch a `nodeSelector` in
+`{kustomization}`.
+"""
+
+_KUSTOMIZATIONS = {
+    "kubernetes": "overlays/production/kustomization.yaml",
+    "kserve": "kustomization.yaml",
+}
+
 _STEPS = {
     "sagemaker": _SAGEMAKER + _CHECK,
     "kubernetes": _KUBERNETES + _CHECK + _WATCH,
@@ -107,6 +136,9 @@ _STEPS = {
 def readme(platform: str, deployment: Deployment) -> str:
     """The README of a format."""
     steps = _STEPS[platform].format(
+        nodes=_nodes(platform, deployment),
+        http_port=HTTP_PORT,
+        grpc_port=GRPC_PORT,
         name=deployment.name,
         target=deployment.target_per_second,
         pod_target=pod_target(deployment, deployment.capacity_per_second),
@@ -115,3 +147,16 @@ def readme(platform: str, deployment: Deployment) -> str:
         instance_type=deployment.price.instance_type,
     )
     return f"# {deployment.name}\n\n{deployment.summary}\n{steps}"
+
+
+def _nodes(platform: str, deployment: Deployment) -> str:
+    """Which machines pods come to; empty where there are none."""
+    if platform not in _KUSTOMIZATIONS:
+        return ""
+    text = _ON_ANY_NODE if deployment.node_type is None else _ON_NODES_OF_ITS_TYPE
+    return text.strip().format(
+        kustomization=_KUSTOMIZATIONS[platform],
+        node_type=deployment.node_type,
+        label=NODE_LABEL,
+        instance_type=deployment.price.instance_type,
+    )

@@ -290,6 +290,7 @@ def _image(deployment: Deployment) -> dict[str, str]:
     files = {
         f"{_CONTEXT}Dockerfile": dockerfile(
             image,
+            "# As root: SageMaker expects that of all containers, and its files are root's.",
             "COPY serve /usr/local/bin/serve",
             "RUN chmod 755 /usr/local/bin/serve",
             command="serve",

@@ -7,6 +7,9 @@ from optimizer.export.deployment import Deployment, ServerImage
 REPOSITORY = "/models"
 """The model repository in the image."""
 
+USER = 1000
+"""Of the server: in NVIDIA's images `triton-server`; by number, so that Kubernetes can check it."""
+
 _LAY_OUT = r"""
 # The server of a Python package, in the places where NVIDIA's images have it.
 RUN server="$(python3 -c 'import importlib.util as u, pathlib; \
@@ -18,6 +21,9 @@ print(pathlib.Path(u.find_spec("pytriton").origin).parent / "tritonserver")')" \
           "$server/python_backend_stubs/@PYTHON@/triton_python_backend_stub" \
           /opt/tritonserver/backends/python/
 ENV PATH=/opt/tritonserver/bin:$PATH
+
+# The user that NVIDIA's images have as well.
+RUN useradd --uid @USER@ triton-server
 """
 
 
@@ -38,7 +44,8 @@ def dockerfile(image: ServerImage, *steps: str, command: str) -> str:
             "RUN python3 -m pip install --no-cache-dir -r /opt/requirements.txt",
         ]
     if not image.carries_server:
-        lines += _LAY_OUT.replace("@PYTHON@", image.python).rstrip().split("\n")
+        added = _LAY_OUT.replace("@PYTHON@", image.python).replace("@USER@", str(USER))
+        lines += added.rstrip().split("\n")
     lines += ["", *steps, "", f'CMD ["{command}"]']
     return "\n".join(lines) + "\n"
 
@@ -51,8 +58,12 @@ def requirements(image: ServerImage) -> str:
 def image_files(deployment: Deployment) -> dict[str, str]:
     """Dockerfile and requirements.txt of an image that holds `repository`, by path."""
     image = deployment.image
-    copied = f"COPY repository {REPOSITORY}"
-    files = {"Dockerfile": dockerfile(image, copied, command="tritonserver")}
+    steps = (
+        "# Triton needs no root. The models become its user's, who may not read them as they are.",
+        f"COPY --chown={USER}:{USER} repository {REPOSITORY}",
+        f"USER {USER}:{USER}",
+    )
+    files = {"Dockerfile": dockerfile(image, *steps, command="tritonserver")}
     if image.packages:
         files["requirements.txt"] = requirements(image)
     return files
