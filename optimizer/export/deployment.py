@@ -17,7 +17,7 @@ from optimizer.cost import OWNED, Candidate, Demand, Price, replicas_for
 from optimizer.measurement import LoadLevel
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.triton.server_options import option_flags
-from optimizer.workload import LatencyLimit, Stream, Workload
+from optimizer.workload import DataType, LatencyLimit, Payloads, Stream, Workload
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own defaults."""
@@ -75,6 +75,21 @@ def container_image(
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor of the longest request that was measured.
+
+    Attributes:
+        shape: with the batch, of one inference.
+        value: that its elements may have.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
 class MeasuredModel:
     """A model and what one instance of the server makes of it at its capacity.
 
@@ -84,6 +99,7 @@ class MeasuredModel:
         latency_ms: measured at the limit's percentile, by the client.
         queue_ms: mean, by Triton's statistics; None where they were not seen.
         batch_size: mean inferences of an execution; None where they were not seen.
+        inputs: what a request consists of.
     """
 
     name: str
@@ -92,6 +108,7 @@ class MeasuredModel:
     latency_ms: float
     queue_ms: float | None
     batch_size: float | None
+    inputs: tuple[Input, ...]
 
 
 @dataclass(frozen=True)
@@ -227,6 +244,20 @@ def _measured(
         latency_ms=measured.latency_ms(measured.limit_percentile),
         queue_ms=split.queue_ms if split is not None else None,
         batch_size=split.inferences / split.executions if split and split.executions else None,
+        inputs=_inputs(strictest.payloads),
+    )
+
+
+def _inputs(payloads: Payloads) -> tuple[Input, ...]:
+    longest = payloads.lengths.longest
+    return tuple(
+        Input(
+            spec.name,
+            spec.data_type,
+            (1, *(longest if size is None else size for size in spec.shape)),
+            spec.minimum,
+        )
+        for spec in payloads.tensors
     )
 
 

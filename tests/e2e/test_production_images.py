@@ -90,8 +90,8 @@ def test_sagemakers_container_serves_what_sagemaker_puts_into_it(
     built: Built, deployment: Deployment, tmp_path: Path
 ) -> None:
     repository = write_repository(built, tmp_path / "repository")
-    digest = write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
-    files = sagemaker_files(deployment, digest)
+    write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
+    files = sagemaker_files(deployment)
     kept(files, tmp_path)
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "model", filter="data")

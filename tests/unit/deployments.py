@@ -7,6 +7,7 @@ from dataclasses import replace
 from optimizer.cost import Demand, Price
 from optimizer.export.deployment import (
     Deployment,
+    Input,
     MeasuredModel,
     Resources,
     container_image,
@@ -22,6 +23,7 @@ BERT = MeasuredModel(
     latency_ms=61.5,
     queue_ms=7.25,
     batch_size=9.5,
+    inputs=(Input("input_ids", "INT64", (1, 16), 7), Input("attention_mask", "INT64", (1, 16), 1)),
 )
 RANKER = MeasuredModel(
     name="ranker.v2",
@@ -30,6 +32,7 @@ RANKER = MeasuredModel(
     latency_ms=34.0,
     queue_ms=0.0,
     batch_size=1.0,
+    inputs=(Input("features", "FP32", (1, 4), -0.5),),
 )
 UNSEEN = replace(RANKER, name="on", queue_ms=None, batch_size=None)
 

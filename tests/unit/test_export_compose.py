@@ -90,7 +90,7 @@ def test_an_image_of_triton_is_extended_and_one_of_python_gets_it() -> None:
     assert "RUN useradd --uid 1000 triton-server\n" in made["Dockerfile"]
 
 
-def test_only_this_machine_reaches_a_server_that_asks_nobody_who_they_are() -> None:
+def test_only_its_own_machine_reaches_a_server_that_does_not_ask_who_calls() -> None:
     services = documents(compose_files(ON_CPU)["compose.yaml"])[0]["services"]
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
@@ -106,6 +106,5 @@ def test_a_container_gets_the_memory_and_the_rights_that_a_pod_gets() -> None:
 
 
 def test_the_readme_says_that_a_machine_holds_one_instance() -> None:
-    assert "The demand of the study takes\n8: each on a machine of its own" in readme(
-        "compose", ON_CPU
-    )
+    said = readme("compose", ON_CPU)
+    assert "For the demand of the study\n8 of them are needed: each on a machine of its own" in said

@@ -18,6 +18,7 @@ from optimizer.cost import Candidate, Demand, Price, Score
 from optimizer.errors import UsageError
 from optimizer.export.deployment import (
     Deployment,
+    Input,
     container_image,
     deployment_of,
     embedded_image,
@@ -28,7 +29,7 @@ from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.serving_config import InstanceGroup, ServerOptions, ServingConfig
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload import Transport, Workload
+from optimizer.workload import LengthDistribution, Payloads, TensorSpec, Transport, Workload
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
 from tests.unit.studies import LIMIT_MS, measured
 from tests.unit.tables import WORKLOAD as STUDIED
@@ -107,14 +108,11 @@ def test_the_repository_goes_with_the_image_that_holds_it(platform: str, tmp_pat
     assert "## Roll back" in (target / "README.md").read_text()
 
 
-def test_sagemaker_gets_an_archive_and_names_after_it(tmp_path: Path) -> None:
+def test_sagemaker_gets_the_models_as_an_archive(tmp_path: Path) -> None:
     target = written("sagemaker", ON_CPU, tmp_path)
     with tarfile.open(target / "model.tar.gz") as archive:
         assert "bert/config.pbtxt" in archive.getnames()
         assert "manifest.json" not in archive.getnames()
-    assert re.search(
-        r'"ModelName": "quickstart-[0-9a-f]{8}"', (target / "create-model.json").read_text()
-    )
 
 
 def test_what_sagemaker_cannot_host_is_refused_before_anything_is_moved(tmp_path: Path) -> None:
@@ -236,6 +234,18 @@ def test_a_deployment_is_what_was_measured() -> None:
     assert found.target_per_second == pytest.approx(40 / 1.5)
     assert found.protocol == "http"
     assert startup_seconds(found) == 100
+
+
+def test_a_request_is_shown_as_long_as_the_longest_that_was_measured() -> None:
+    tensors = (TensorSpec("ids", "INT64", (None,), 3, 9), TensorSpec("scale", "FP32", (2,), -1, 1))
+    payloads = Payloads(tensors, LengthDistribution((8, 32), (0.5, 0.5)))
+    [stream] = STUDIED.streams
+    asked = replace(STUDIED, streams=(replace(stream, payloads=payloads),))
+    [model] = deployment_of("s", candidate(), asked, DEMAND, PRICE, IMAGE).models
+    assert model.inputs == (
+        Input("ids", "INT64", (1, 32), 3),
+        Input("scale", "FP32", (1, 2), -1),
+    )
 
 
 def test_what_was_not_seen_stays_unknown() -> None:

@@ -56,7 +56,7 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
         "build": ".",
         "image": deployment.name,
         "command": server_command(deployment, HTTP_PORT, GRPC_PORT),
-        # None of them asks who calls.
+        # Triton does not ask who calls.
         "ports": [f"127.0.0.1:{port}:{port}" for port in (HTTP_PORT, GRPC_PORT, METRICS_PORT)],
         "shm_size": f"{deployment.image.shared_memory_mib}m",
         "restart": "unless-stopped",

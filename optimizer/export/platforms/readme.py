@@ -5,6 +5,7 @@ from __future__ import annotations
 from optimizer.export.deployment import GRPC_PORT, HTTP_PORT, Deployment
 from optimizer.export.platforms.autoscaler import pod_target
 from optimizer.export.platforms.pods import NODE_LABEL
+from optimizer.export.platforms.sagemaker_request import asking
 
 _CHECK = """
 ## Check it
@@ -73,14 +74,14 @@ _COMPOSE = """
 
     docker compose up --build --wait
 
-is one instance, which has its machine to itself, as it was measured. The demand of the study takes
-{replicas}: each on a machine of its own, behind a load balancer. (`--scale` starts no second one:
-the ports are those of the machine.) With `--profile monitoring` Prometheus runs beside it, on
-127.0.0.1:9090.
+is one instance, which has its machine to itself, as it was measured. For the demand of the study
+{replicas} of them are needed: each on a machine of its own, behind a load balancer. `--scale`
+starts no second one, as the ports are those of the machine. With `--profile monitoring` Prometheus
+runs beside it, on 127.0.0.1:9090.
 
-Triton asks nobody who they are, and answers on 127.0.0.1 alone. To let other machines in, write
-`"{http_port}:{http_port}"` or `"{grpc_port}:{grpc_port}"` into `ports` of compose.yaml, behind a
-firewall or a proxy that asks.
+Triton does not ask who calls, so its ports are open on 127.0.0.1 alone. To let other machines in,
+write `"{http_port}:{http_port}"` or `"{grpc_port}:{grpc_port}"` into `ports` of compose.yaml,
+behind a firewall, or a proxy that asks.
 
 ## Roll back
 
@@ -90,21 +91,26 @@ Start the folder that was started before.
 _SAGEMAKER = """
 ## Start it
 
-1. Build `image/` and push it to a registry that SageMaker reads:
-   `docker build -t REGISTRY/{name}:TAG image`
+1. Build `image/` and push it to a registry that SageMaker reads, under a tag that no other image
+   ever gets: `docker build -t REGISTRY/{name}:TAG image`
 2. `python deploy.py --region REGION --bucket BUCKET --role ARN --image REGISTRY/{name}:TAG` says
-   what it would do; with `--apply` it does it (boto3). Or upload model.tar.gz, and create a
-   stack of `template.yaml` with its address, which sets alarms for latency, capacity and
-   failures as well.
+   what it would do; with `--apply` it does it (boto3). Or upload model.tar.gz to an address of its
+   own, and create or update a stack of `template.yaml` with it: that sets alarms as well, for
+   latency, capacity and failures, and sends them to the SNS topic of its parameter AlarmTopicArn.
 
 {replicas} instances of {instance_type} serve the demand of the study. Autoscaling goes by
 invocations of each instance, at {target:.4g} a second (the capacity less the headroom), from
-{replicas} to {most_replicas} instances. An update is made without a gap: the endpoint keeps its
-name, and gets a new configuration, whose name ends with the digest of model.tar.gz.
+{replicas} to {most_replicas} instances.
 
+An update is made without a gap: the endpoint keeps its name, and gets a new model and
+configuration, whose names end with a digest of all that is deployed (archive, image, role,
+environment, instance type and count). Instances that autoscaling has added stay. While an endpoint
+scales, SageMaker refuses another instance type: deploy.py takes autoscaling away for such an update
+and puts it back, less schedules and further policies of your own where it succeeds; a stack cannot.
+{asking}
 ## Roll back
 
-Deploy the folder that was deployed before: its model and configuration are still there.
+Deploy the folder that was deployed before, with its image: model and configuration are still there.
 """
 
 _ON_NODES_OF_ITS_TYPE = """
@@ -136,7 +142,8 @@ _STEPS = {
 def readme(platform: str, deployment: Deployment) -> str:
     """The README of a format."""
     steps = _STEPS[platform].format(
-        nodes=_nodes(platform, deployment),
+        nodes=_nodes(_KUSTOMIZATIONS.get(platform, ""), deployment),
+        asking=asking(deployment),
         http_port=HTTP_PORT,
         grpc_port=GRPC_PORT,
         name=deployment.name,
@@ -149,13 +156,11 @@ def readme(platform: str, deployment: Deployment) -> str:
     return f"# {deployment.name}\n\n{deployment.summary}\n{steps}"
 
 
-def _nodes(platform: str, deployment: Deployment) -> str:
-    """Which machines pods come to; empty where there are none."""
-    if platform not in _KUSTOMIZATIONS:
-        return ""
+def _nodes(kustomization: str, deployment: Deployment) -> str:
+    """Which machines pods come to, and the file that says so."""
     text = _ON_ANY_NODE if deployment.node_type is None else _ON_NODES_OF_ITS_TYPE
     return text.strip().format(
-        kustomization=_KUSTOMIZATIONS[platform],
+        kustomization=kustomization,
         node_type=deployment.node_type,
         label=NODE_LABEL,
         instance_type=deployment.price.instance_type,

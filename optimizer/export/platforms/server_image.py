@@ -21,9 +21,6 @@ print(pathlib.Path(u.find_spec("pytriton").origin).parent / "tritonserver")')" \
           "$server/python_backend_stubs/@PYTHON@/triton_python_backend_stub" \
           /opt/tritonserver/backends/python/
 ENV PATH=/opt/tritonserver/bin:$PATH
-
-# The user that NVIDIA's images have as well.
-RUN useradd --uid @USER@ triton-server
 """
 
 
@@ -44,8 +41,7 @@ def dockerfile(image: ServerImage, *steps: str, command: str) -> str:
             "RUN python3 -m pip install --no-cache-dir -r /opt/requirements.txt",
         ]
     if not image.carries_server:
-        added = _LAY_OUT.replace("@PYTHON@", image.python).replace("@USER@", str(USER))
-        lines += added.rstrip().split("\n")
+        lines += _LAY_OUT.replace("@PYTHON@", image.python).rstrip().split("\n")
     lines += ["", *steps, "", f'CMD ["{command}"]']
     return "\n".join(lines) + "\n"
 
@@ -58,8 +54,11 @@ def requirements(image: ServerImage) -> str:
 def image_files(deployment: Deployment) -> dict[str, str]:
     """Dockerfile and requirements.txt of an image that holds `repository`, by path."""
     image = deployment.image
+    # NVIDIA's images have this user.
+    user = [] if image.carries_server else [f"RUN useradd --uid {USER} triton-server"]
     steps = (
         "# Triton needs no root. The models become its user's, who may not read them as they are.",
+        *user,
         f"COPY --chown={USER}:{USER} repository {REPOSITORY}",
         f"USER {USER}:{USER}",
     )
