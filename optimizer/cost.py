@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from optimizer.measurement import Measurement
 from optimizer.serving_config import PRECISION_RANK, ServingConfig
 
-ON_DEMAND = "on-demand"
+ON_DEMAND, OWNED = "on-demand", "owned"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.arrival_trace import read_trace
-from optimizer.cost import Price, Purchase
+from optimizer.cost import OWNED, Price, Purchase
 from optimizer.model_schema import LimitSection, ModelSection
 from optimizer.parameter_schema import ParametersSection
 from optimizer.section import (
@@ -164,7 +164,7 @@ class PriceSection(Section):
         if self.purchase is not None:
             owned = self.purchase.to_value()
             source = self.source or f"bought, over {owned.lifetime_years:g} years, and power"
-            return Price(self.instance_type, owned.usd_per_hour, source, as_of, rate="owned")
+            return Price(self.instance_type, owned.usd_per_hour, source, as_of, rate=OWNED)
         if self.usd_per_hour is None:
             return prices[self.instance_type]
         return Price(self.instance_type, self.usd_per_hour, self.source or "space file", as_of)

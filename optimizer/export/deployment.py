@@ -1,27 +1,37 @@
 """What is put into production, and what was measured of it. Pure values.
 
-Everything that a platform's files say comes from here: none of it names the machine that measured.
+Everything that a platform's files say comes from here: none of it names the machine that measured
+by more than its hardware.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from optimizer.cost import Candidate, Demand, Price, replicas_for
+from optimizer.cost import OWNED, Candidate, Demand, Price, replicas_for
 from optimizer.measurement import LoadLevel
 from optimizer.serving_config import ModelServing, ServingConfig, describe
 from optimizer.triton.server_options import option_flags
-from optimizer.workload import LatencyLimit, Stream, Workload
+from optimizer.workload import DataType, LatencyLimit, Payloads, Stream, Workload
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own defaults."""
 
 GROWTH = 2
 """Instances at most, relative to those for the demand; the least are those for the demand."""
+
+_CLOUD_TYPE = re.compile(
+    r"(?:ml\.)?([a-z]+\d[a-z0-9-]*\.(?:nano|micro|small|medium|\d*x?large|metal(?:-\w+)?))"
+)
+"""EC2's names of instance types, which SageMaker's have behind `ml.`."""
+
+_LONGEST_NAME = 40
+"""Leaves room for what platforms and releases put behind it, up to 63."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,21 @@ def container_image(
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor of the longest request that was measured.
+
+    Attributes:
+        shape: with the batch, of one inference.
+        value: that its elements may have.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
 class MeasuredModel:
     """A model and what one instance of the server makes of it at its capacity.
 
@@ -76,6 +101,7 @@ class MeasuredModel:
         batch_size: mean inferences of an execution; None where they were not seen.
         largest_batch: inferences that an execution has at most.
         queue_delay_ms: that a request waits at most for others to fill its batch.
+        inputs: what a request consists of.
     """
 
     name: str
@@ -86,6 +112,7 @@ class MeasuredModel:
     batch_size: float | None
     largest_batch: int
     queue_delay_ms: float
+    inputs: tuple[Input, ...]
 
 
 @dataclass(frozen=True)
@@ -112,6 +139,7 @@ class Deployment:
         capacity_per_second: lower bound for one instance, over all models.
         protocol: that was measured.
         load_seconds: that the models took to load; None where unseen.
+        measured_on: hardware of the machine that measured; None where it is not known.
     """
 
     name: str
@@ -125,6 +153,7 @@ class Deployment:
     capacity_per_second: float
     protocol: Literal["grpc", "http"] = "grpc"
     load_seconds: float | None = None
+    measured_on: str | None = None
 
     @property
     def replicas(self) -> int:
@@ -142,11 +171,18 @@ class Deployment:
         return self.capacity_per_second / (1 + self.demand.headroom)
 
     @property
+    def node_type(self) -> str | None:
+        """The price's type as nodes of EC2 are labelled; None for what no node may be called."""
+        found = _CLOUD_TYPE.fullmatch(self.price.instance_type)
+        return found[1] if found is not None and self.price.rate != OWNED else None
+
+    @property
     def summary(self) -> str:
-        """One line for the head of a file."""
+        """One line for the head of a file: the price names a type that need not have measured."""
+        measured = f", measured on {self.measured_on}" if self.measured_on is not None else ""
         return (
-            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance"
-            f" ({self.price.instance_type}), {self.replicas} for"
+            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance{measured};"
+            f" {self.replicas} x {self.price.instance_type} (by its price) for"
             f" {self.demand.requests_per_second:.4g}/s"
         )
 
@@ -213,6 +249,20 @@ def _measured(
         batch_size=split.inferences / split.executions if split and split.executions else None,
         largest_batch=model.max_batch_size,
         queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
+        inputs=_inputs(strictest.payloads),
+    )
+
+
+def _inputs(payloads: Payloads) -> tuple[Input, ...]:
+    longest = payloads.lengths.longest
+    return tuple(
+        Input(
+            spec.name,
+            spec.data_type,
+            (1, *(longest if size is None else size for size in spec.shape)),
+            spec.minimum,
+        )
+        for spec in payloads.tensors
     )
 
 
@@ -227,10 +277,18 @@ def _resources(config: ServingConfig, level: LoadLevel) -> Resources:
     )
 
 
-def resource_name(text: str) -> str:
-    """A name that Kubernetes and SageMaker take: letters, digits and hyphens, a letter first."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
-    return name if name[:1].isalpha() else f"triton-{name}".strip("-")
+def resource_name(study: str) -> str:
+    """A name that Kubernetes and SageMaker take: letters, digits and hyphens, a letter first.
+
+    A study whose name is another gets a digest of it, so that no two studies come to one name and
+    overwrite each other.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"triton-{name}".strip("-")
+    if name == study and len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(study.encode()).hexdigest()[:6]
+    return f"{name[: _LONGEST_NAME - 7].strip('-')}-{digest}"
 
 
 def metrics_flags(deployment: Deployment) -> list[str]:

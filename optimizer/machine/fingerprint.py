@@ -58,6 +58,12 @@ class Machine:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def hardware(self) -> str:
+        """What most of a measurement depends on, in few words: "AMD EPYC 7R13, 4 cores"."""
+        cards = [counted_gpus(self.gpus)] if self.gpus else []
+        return ", ".join([self.cpu, f"{self.cores} cores", *cards])
+
+    @property
     def summary(self) -> str:
         """One line for people."""
         features = ", ".join(self.cpu_features) or "no vector extensions"

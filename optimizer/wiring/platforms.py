@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from optimizer.errors import UsageError
@@ -16,7 +17,8 @@ from optimizer.export.manifest import Bundle
 from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.platforms.sagemaker import refuse_what_it_cannot_host
 from optimizer.export.production_bundle import Winner
-from optimizer.hosting import ContainerHost, EmbeddedHost
+from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.machine.fingerprint import Machine
 from optimizer.releases import RELEASES, triton_image
 from optimizer.search.study_reading import Finding, StudyReading
 from optimizer.space_file import read_host
@@ -43,23 +45,29 @@ def write_platform(platform: str, bundle: Bundle, winner: Winner, target: Path) 
 
 def _deployment(bundle: Bundle, winner: Winner) -> Deployment:
     searched, finding = winner.study.searched, winner.finding
-    return deployment_of(
+    host = read_host(winner.study.content["server"], Path())
+    found = deployment_of(
         winner.study.name,
         finding.candidate,
         searched.workload,
         searched.demand,
         searched.price,
-        _image(bundle, winner.study),
+        _image(bundle, host),
         load_seconds=finding.trial.seconds.serving or None,
     )
+    return replace(found, measured_on=served_by(host, winner.study.machine))
 
 
-def _image(bundle: Bundle, study: StudyReading) -> ServerImage:
+def served_by(host: Host, machine: Machine) -> str | None:
+    """Hardware of the server; None for a remote one, of which a study knows its client's alone."""
+    return None if isinstance(host, RemoteHost) else machine.hardware
+
+
+def _image(bundle: Bundle, host: Host) -> ServerImage:
     """What the study was measured on, or a release of NVIDIA's with the same Triton."""
     versions = bundle.manifest.versions
     needed = [package for model in bundle.manifest.models for package in model.packages]
     packages = list(dict.fromkeys(needed))
-    host = read_host(study.content["server"], Path())
     if isinstance(host, EmbeddedHost):
         python = ".".join(versions.python.split(".")[:2])
         return embedded_image(packages, SERVER_PACKAGE, python)

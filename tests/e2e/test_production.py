@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
+import boto3
+import botocore.session
+import botocore.validate
 import pytest
 
 from optimizer.export.monitoring.rules import monitoring_files
@@ -22,41 +26,23 @@ from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.platforms.kubernetes import kubernetes_files
 from optimizer.export.platforms.model_archive import write_model_archive
 from optimizer.export.platforms.pods import server_command
+from optimizer.export.platforms.readme import readme
 from optimizer.export.platforms.sagemaker import sagemaker_files
 from optimizer.export.platforms.server_image import REPOSITORY
-from optimizer.serving_config import Batching, ModelServing
-from optimizer.shipped import shipped
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
-from optimizer.triton.repository import ModelRepository
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
+from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
 from tests.e2e.running import wait_until
-from tests.unit.deployments import BERT, ON_CPU
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-DEPLOYMENT = replace(ON_CPU, models=(BERT,))
-REQUEST = {
-    "inputs": [
-        {"name": name, "shape": [1, 16], "datatype": "INT64", "data": [value] * 16}
-        for name, value in (("input_ids", 7), ("attention_mask", 1))
-    ]
-}
 
 
 @pytest.fixture(scope="module")
 def repository(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, as it is handed out."""
-    folder = tmp_path_factory.mktemp("exported") / "repository"
-    folder.mkdir()
-    spec = built.spec("onnxruntime", "fp32")
-    files = built.files[spec]
-    model = ModelServing("bert", spec, max_batch_size=8, batching=Batching())
-    writing = ModelRepository(folder, shipped("model_repository_templates"), shutil.copyfile)
-    writing.write(model, files.artifact, files.payloads, files.output)
-    (folder / "README.md").write_text("# For people\n")
-    return folder
+    return write_repository(built, tmp_path_factory.mktemp("exported") / "repository")
 
 
 @contextmanager
@@ -98,11 +84,48 @@ def answers(url: str, body: object = None) -> str | None:
         return None
 
 
+class Runtime:
+    """The client of boto3 by which endpoints are asked, before a server on this machine.
+
+    Attributes:
+        sent: content types of the requests.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._address = f"http://127.0.0.1:{port}/invocations"
+        self.sent: list[str] = []
+
+    def invoke_endpoint(self, **given: Any) -> dict[str, Any]:
+        shape = botocore.session.get_session().get_service_model("sagemaker-runtime")
+        botocore.validate.validate_parameters(
+            given, shape.operation_model("InvokeEndpoint").input_shape
+        )
+        assert given["EndpointName"] == DEPLOYMENT.name
+        self.sent.append(given["ContentType"])
+        body = given["Body"]
+        request = urllib.request.Request(
+            self._address,
+            body.encode() if isinstance(body, str) else body,
+            {"Content-Type": given["ContentType"]},
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return {"ContentType": reply.headers["Content-Type"], "Body": BytesIO(reply.read())}
+
+
+def ask_as_the_readme_does(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall("```python\n(.*?)```", readme("sagemaker", DEPLOYMENT), re.DOTALL)
+    monkeypatch.setattr(boto3, "client", {"sagemaker-runtime": runtime}.__getitem__)
+    exec(compile(code, "README.md", "exec"), {})
+
+
 def test_the_archive_of_sagemaker_answers_ping_and_invocations(
-    repository: Path, tmp_path: Path
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    digest = write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
-    files = sagemaker_files(DEPLOYMENT, digest)
+    write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
+    files = sagemaker_files(DEPLOYMENT)
     (tmp_path / "serve").write_text(files["image/serve"])
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "opt-ml-model", filter="data")
@@ -122,6 +145,19 @@ def test_the_archive_of_sagemaker_answers_ping_and_invocations(
         [output] = json.loads(reply)["outputs"]
         assert output["shape"] == [1, 3]
         assert answers(f"{address}/v2/models/bert") is None
+        runtime = Runtime(port)
+        ask_as_the_readme_does(runtime, monkeypatch)
+    binary, text = runtime.sent
+    assert binary.startswith("application/vnd.sagemaker-triton.binary+json;json-header-size=")
+    assert text == "application/json"
+    as_bytes, as_json = capsys.readouterr().out.strip().split("\n")
+    [told] = ast.literal_eval(as_json)
+    name, _, values = as_bytes.partition(" ")
+    assert (name, told["shape"]) == (told["name"], output["shape"])
+    assert [float(each) for each in values.strip("[]").split()] == pytest.approx(
+        told["data"], rel=1e-4
+    )
+    assert told["data"] == pytest.approx(output["data"], rel=1e-4)
 
 
 def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(

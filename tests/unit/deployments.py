@@ -7,6 +7,7 @@ from dataclasses import replace
 from optimizer.cost import Demand, Price
 from optimizer.export.deployment import (
     Deployment,
+    Input,
     MeasuredModel,
     Resources,
     container_image,
@@ -24,6 +25,7 @@ BERT = MeasuredModel(
     batch_size=9.5,
     largest_batch=16,
     queue_delay_ms=0.0,
+    inputs=(Input("input_ids", "INT64", (1, 16), 7), Input("attention_mask", "INT64", (1, 16), 1)),
 )
 RANKER = MeasuredModel(
     name="ranker.v2",
@@ -34,6 +36,7 @@ RANKER = MeasuredModel(
     batch_size=1.0,
     largest_batch=1,
     queue_delay_ms=0.0,
+    inputs=(Input("features", "FP32", (1, 4), -0.5),),
 )
 UNSEEN = replace(RANKER, name="on", queue_ms=None, batch_size=None)
 
@@ -48,6 +51,7 @@ ON_CPU = Deployment(
     demand=Demand(5000, headroom=0.2),
     capacity_per_second=850.0,
     load_seconds=1.3,
+    measured_on="Some CPU, 4 cores",
 )
 ON_GPU = replace(
     ON_CPU,
@@ -61,6 +65,7 @@ ON_GPU = replace(
     resources=Resources(cores=2.0, memory_mib=3000.0, gpus=1),
     price=Price("ml.g5.xlarge", 1.41, "price list, us-west-2", "2026-09-01", "us-west-2"),
     protocol="http",
+    measured_on="Some CPU, 4 cores, 1 x NVIDIA A10G",
 )
 SEVERAL = replace(
     ON_CPU,
@@ -68,5 +73,6 @@ SEVERAL = replace(
     models=(BERT, RANKER, UNSEEN),
     resources=Resources(cores=None, memory_mib=None, gpus=0),
     load_seconds=None,
+    measured_on=None,
 )
 ALL = (ON_CPU, ON_GPU, SEVERAL)

@@ -10,8 +10,9 @@ import pytest
 from optimizer.export.deployment import Deployment
 from optimizer.export.monitoring.rules import monitoring_files
 from optimizer.export.platforms.compose import compose_files
-from tests.unit.deployments import ALL, ON_CPU, ON_GPU
-from tests.unit.test_export_kubernetes import documents, kept
+from optimizer.export.platforms.readme import readme
+from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
+from tests.unit.test_export_kubernetes import container_of, documents, kept
 from tests.unit.test_export_monitoring import said
 
 
@@ -74,7 +75,9 @@ def test_an_image_of_triton_is_extended_and_one_of_python_gets_it() -> None:
         "# Made for one configuration, as it was measured.\n"
         "FROM nvcr.io/nvidia/tritonserver:26.05-py3\n"
         "\n"
-        "COPY repository /models\n"
+        "# Triton needs no root. The models become its user's, who may not read them as they are.\n"
+        "COPY --chown=1000:1000 repository /models\n"
+        "USER 1000:1000\n"
         "\n"
         'CMD ["tritonserver"]\n'
     )
@@ -84,3 +87,24 @@ def test_an_image_of_triton_is_extended_and_one_of_python_gets_it() -> None:
         "nvidia-pytriton==0.7.0\nnumpy==1.26.4\nopenvino==2026.4.1\n"
     )
     assert "/opt/tritonserver/backends/python" in made["Dockerfile"]
+    assert "RUN useradd --uid 1000 triton-server\n" in made["Dockerfile"]
+
+
+def test_only_its_own_machine_reaches_a_server_that_does_not_ask_who_calls() -> None:
+    services = documents(compose_files(ON_CPU)["compose.yaml"])[0]["services"]
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert len(services["triton"]["ports"]) == 3
+    assert '`"8000:8000"` or `"8001:8001"`' in readme("compose", ON_CPU)
+
+
+def test_a_container_gets_the_memory_and_the_rights_that_a_pod_gets() -> None:
+    service = triton(ON_CPU)
+    assert (service["mem_limit"], service["cap_drop"]) == ("1664m", ["ALL"])
+    assert container_of(ON_CPU)["resources"]["limits"]["memory"] == "1664Mi"
+    assert "mem_limit" not in triton(SEVERAL)
+
+
+def test_the_readme_says_that_a_machine_holds_one_instance() -> None:
+    said = readme("compose", ON_CPU)
+    assert "For the demand of the study\n8 of them are needed: each on a machine of its own" in said

@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from optimizer.cost import Candidate, Demand, Price, Score
 from optimizer.errors import UsageError
 from optimizer.export.deployment import (
     Deployment,
+    Input,
     container_image,
     deployment_of,
     embedded_image,
@@ -26,7 +29,7 @@ from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.serving_config import Batching, InstanceGroup, ServerOptions, ServingConfig
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload import Transport, Workload
+from optimizer.workload import LengthDistribution, Payloads, TensorSpec, Transport, Workload
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
 from tests.unit.studies import LIMIT_MS, measured
 from tests.unit.tables import WORKLOAD as STUDIED
@@ -100,19 +103,16 @@ def test_the_repository_goes_with_the_image_that_holds_it(platform: str, tmp_pat
     target = written(platform, SEVERAL, tmp_path)
     assert (target / "repository/bert/config.pbtxt").exists()
     assert (target / "repository/manifest.json").exists()
-    assert "COPY repository /models\n" in (target / "Dockerfile").read_text()
+    assert "repository /models\n" in (target / "Dockerfile").read_text()
     assert (target / "monitoring/triton-rules.yaml").exists()
     assert "## Roll back" in (target / "README.md").read_text()
 
 
-def test_sagemaker_gets_an_archive_and_names_after_it(tmp_path: Path) -> None:
+def test_sagemaker_gets_the_models_as_an_archive(tmp_path: Path) -> None:
     target = written("sagemaker", ON_CPU, tmp_path)
     with tarfile.open(target / "model.tar.gz") as archive:
         assert "bert/config.pbtxt" in archive.getnames()
         assert "manifest.json" not in archive.getnames()
-    assert re.search(
-        r'"ModelName": "quickstart-[0-9a-f]{8}"', (target / "create-model.json").read_text()
-    )
 
 
 def test_what_sagemaker_cannot_host_is_refused_before_anything_is_moved(tmp_path: Path) -> None:
@@ -135,14 +135,54 @@ def test_monitoring_alone_is_rules_test_and_dashboard(tmp_path: Path) -> None:
     ("text", "name"),
     [
         ("quickstart", "quickstart"),
-        ("BERT large_v2", "bert-large-v2"),
-        ("-42-", "triton-42"),
-        ("___", "triton"),
-        ("x" * 39 + "--y", "x" * 39),
+        ("bert-large-v2", "bert-large-v2"),
+        ("x" * 40, "x" * 40),
+        ("BERT_large_v2", "bert-large-v2-[0-9a-f]{6}"),
+        ("42", "triton-42-[0-9a-f]{6}"),
+        ("0___", "triton-0-[0-9a-f]{6}"),
+        ("x" * 32 + "_" * 20 + "y", "x" * 32 + "-[0-9a-f]{6}"),
     ],
 )
 def test_names_are_such_as_kubernetes_and_sagemaker_take(text: str, name: str) -> None:
-    assert resource_name(text) == name
+    assert re.fullmatch(name, resource_name(text))
+
+
+@given(st.sets(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True), min_size=2))
+@example({"bert-large", "bert_large", "BERT-large", "bert-large-"})
+@example({"x" * 40, "x" * 41, "x" * 42})
+def test_no_two_studies_come_to_one_name(studies: set[str]) -> None:
+    names = {resource_name(study) for study in studies}
+    assert len(names) == len(studies)
+    for name in names:
+        assert re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name)
+
+
+@pytest.mark.parametrize(
+    ("price", "node_type"),
+    [
+        (Price("ml.g4dn.12xlarge", 4.89, "list", "2026-01-01"), "g4dn.12xlarge"),
+        (Price("c7i.metal-24xl", 4.28, "list", "2026-01-01"), "c7i.metal-24xl"),
+        (Price("m5.large", 0.1, "space file", "2026-01-01"), "m5.large"),
+        (Price("test.large", 0.1, "space file", "2026-01-01"), None),
+        (Price("my-machine", 0.5, "our contract", "2026-01-01"), None),
+        (Price("n2-standard-4", 0.2, "space file", "2026-01-01"), None),
+        (Price("m5.large", 0.3, "bought", "2026-01-01", rate="owned"), None),
+    ],
+    ids=lambda value: value.instance_type if isinstance(value, Price) else "",
+)
+def test_nodes_are_called_after_what_ec2_has(price: Price, node_type: str | None) -> None:
+    assert replace(ON_CPU, price=price).node_type == node_type
+
+
+def test_the_summary_tells_what_measured_from_what_is_paid_for() -> None:
+    measured = replace(ON_CPU, description="int8", measured_on="Some CPU, 2 cores")
+    assert measured.summary == (
+        "int8: 850 requests/s an instance, measured on Some CPU, 2 cores;"
+        " 8 x ml.c5.xlarge (by its price) for 5000/s"
+    )
+    assert replace(measured, measured_on=None).summary == (
+        "int8: 850 requests/s an instance; 8 x ml.c5.xlarge (by its price) for 5000/s"
+    )
 
 
 CONFIG = ServingConfig(
@@ -185,7 +225,7 @@ def test_a_deployment_is_what_was_measured() -> None:
         IMAGE,
         load_seconds=20.0,
     )
-    assert found.name == "my-study"
+    assert found.name == resource_name("My study")
     assert found.flags == (
         "--disable-auto-complete-config",
         "--backend-config=tensorrt,execution-policy=BLOCKING",
@@ -202,6 +242,18 @@ def test_a_deployment_is_what_was_measured() -> None:
     assert found.target_per_second == pytest.approx(40 / 1.5)
     assert found.protocol == "http"
     assert startup_seconds(found) == 100
+
+
+def test_a_request_is_shown_as_long_as_the_longest_that_was_measured() -> None:
+    tensors = (TensorSpec("ids", "INT64", (None,), 3, 9), TensorSpec("scale", "FP32", (2,), -1, 1))
+    payloads = Payloads(tensors, LengthDistribution((8, 32), (0.5, 0.5)))
+    [stream] = STUDIED.streams
+    asked = replace(STUDIED, streams=(replace(stream, payloads=payloads),))
+    [model] = deployment_of("s", candidate(), asked, DEMAND, PRICE, IMAGE).models
+    assert model.inputs == (
+        Input("ids", "INT64", (1, 32), 3),
+        Input("scale", "FP32", (1, 2), -1),
+    )
 
 
 def test_what_was_not_seen_stays_unknown() -> None:

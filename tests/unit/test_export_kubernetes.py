@@ -13,10 +13,11 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from optimizer.cost import Demand
+from optimizer.cost import Demand, Price
 from optimizer.export.deployment import Deployment
 from optimizer.export.platforms.kserve import kserve_files
 from optimizer.export.platforms.kubernetes import kubernetes_files
+from optimizer.export.platforms.readme import readme
 from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, UNSEEN
 
 KSERVE = json.loads((Path(__file__).parents[1] / "golden/kserve_0.21_models.json").read_text())
@@ -105,6 +106,46 @@ def test_the_server_is_started_as_it_was_measured() -> None:
     assert "--metrics-config=summary_quantiles=0.5:0.05,0.95:0.005" in args
 
 
+def test_the_server_is_started_by_the_user_of_its_image() -> None:
+    context = container_of(ON_CPU)["securityContext"]
+    assert context["runAsNonRoot"] is True
+    user = f"{context['runAsUser']}:{context['runAsGroup']}"
+    for deployment in (ON_CPU, ON_GPU):
+        lines = kubernetes_files(deployment)["Dockerfile"].splitlines()
+        assert [line for line in lines if line.startswith("USER ")] == [f"USER {user}"]
+        # Files that were written under a strict umask are readable for it too.
+        assert f"COPY --chown={user} repository /models" in lines
+
+
+LABEL = "node.kubernetes.io/instance-type"
+CUSTOM = replace(ON_CPU, price=Price("rack-7", 0.5, "our contract", "2026-01-01"))
+
+
+def built_from(deployment: Deployment, folder: Path) -> dict[str, dict[str, Any]]:
+    kept(kubernetes_files(deployment), folder)
+    return {each["kind"]: each for each in kustomized(folder / "overlays/production")}
+
+
+def test_pods_are_kept_to_nodes_of_the_type_whose_price_was_counted(tmp_path: Path) -> None:
+    pod = built_from(ON_CPU, tmp_path)["Deployment"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {LABEL: "c5.xlarge"}
+    assert "nodeSelector" not in kubernetes_files(ON_CPU)["base/deployment.yaml"]
+    service = {each["kind"]: each for each in kustomized(kept(kserve_files(ON_CPU), tmp_path))}[
+        "InferenceService"
+    ]
+    assert service["spec"]["predictor"]["nodeSelector"] == {LABEL: "c5.xlarge"}
+    assert service["spec"]["predictor"]["minReplicas"] == ON_CPU.replicas
+    fits(service, "V1beta1InferenceService")
+
+
+def test_no_type_of_nodes_is_made_up(tmp_path: Path) -> None:
+    pod = built_from(CUSTOM, tmp_path)["Deployment"]["spec"]["template"]["spec"]
+    assert "nodeSelector" not in pod
+    assert "patches" not in documents(kserve_files(CUSTOM)["kustomization.yaml"])[0]
+    assert "rack-7 is no type of EC2's" in readme("kserve", CUSTOM)
+    assert "(c5.xlarge,\nby the label `node.kubernetes.io" in readme("kubernetes", ON_CPU)
+
+
 def test_resources_are_those_that_were_used() -> None:
     # 1.52 cores; 411 MiB, half as much again, and 1024 MiB of shared memory.
     assert container_of(ON_CPU)["resources"] == {
@@ -166,7 +207,8 @@ def test_kserve_resources_fit_its_models(deployment: Deployment) -> None:
     service = documents(files["inference-service.yaml"])[0]
     fits(runtime, "V1alpha1ServingRuntime")
     fits(service, "V1beta1InferenceService")
-    kubernetes_validate.validate(documents(files["autoscaler.yaml"])[0], SCHEMAS[-1], strict=True)
+    for name in ("autoscaler.yaml", "disruption-budget.yaml"):
+        kubernetes_validate.validate(documents(files[name])[0], SCHEMAS[-1], strict=True)
     # What KServe makes a pod of is a pod.
     spec = {key: runtime["spec"][key] for key in ("containers", "volumes", "affinity")}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
@@ -191,3 +233,11 @@ def test_kserve_is_built_by_kustomize(tmp_path: Path) -> None:
     assert built["ServingRuntime"]["spec"]["containers"][0]["image"] == "quickstart:1"
     scaled = built["HorizontalPodAutoscaler"]["spec"]
     assert scaled["scaleTargetRef"]["name"] == "quickstart-predictor"
+    selected = built["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+    assert selected == {"serving.kserve.io/inferenceservice": "quickstart"}
+    assert built["InferenceService"]["metadata"]["name"] == "quickstart"
+
+
+def test_a_version_is_rolled_back_with_its_autoscaler() -> None:
+    said = readme("kubernetes", ON_CPU).partition("## Roll back")[2].partition("##")[0]
+    assert "`kubectl apply -k` the overlay that was applied before" in said

@@ -17,11 +17,14 @@ from optimizer.errors import StorageError, UsageError
 from optimizer.export.commented_config import commented, origins_in
 from optimizer.export.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.study_artifacts import StudyArtifacts
+from optimizer.hosting import EmbeddedHost, RemoteHost
 from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import write_json
 from optimizer.search.study_reading import read_study
 from optimizer.serving_config import ModelServing
 from optimizer.triton.repository import read_config
+from optimizer.wiring.exporting import export_study
+from optimizer.wiring.platforms import served_by
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
 from tests.unit.studies import MACHINE, small_space
@@ -247,6 +250,20 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
     (bundle.root / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="must be that of a folder, got"):
         read_bundle(bundle.root)
+
+
+# For a platform
+
+
+def test_what_is_deployed_says_what_it_was_measured_on(study: Exportable, tmp_path: Path) -> None:
+    export_study(study.request(tmp_path / "to", format="compose"), lambda _: None)
+    said = (tmp_path / "to/compose.yaml").read_text()
+    assert "280 requests/s an instance, measured on Some CPU, 2 cores; 2 x test.large" in said
+
+
+def test_of_a_remote_server_the_machine_is_not_known(tmp_path: Path) -> None:
+    assert served_by(EmbeddedHost(), MACHINE) == MACHINE.hardware
+    assert served_by(RemoteHost("a:1", "a:2", "a:3", tmp_path), MACHINE) is None
 
 
 # The command

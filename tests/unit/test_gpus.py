@@ -148,6 +148,8 @@ def test_gpus_are_told_by_model_in_the_order_of_their_indices() -> None:
     machine = replace(MACHINE, gpus=models, driver="580.1")
     assert machine.summary == f"{MACHINE.summary}, {counted_gpus(models)}, driver 580.1"
     assert MACHINE.summary == "Some CPU, 2 cores, 24 GiB (avx2)"
+    assert machine.hardware == f"{MACHINE.hardware}, 2 x Tesla T4, 1 x NVIDIA A10G"
+    assert MACHINE.hardware == "Some CPU, 2 cores"
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from optimizer.export.deployment import (
     startup_seconds,
 )
 from optimizer.export.monitoring.rules import RULES_FILE
-from optimizer.export.platforms.pods import server_command
+from optimizer.export.platforms.pods import memory_mib, server_command
 from optimizer.export.platforms.server_image import image_files
 from optimizer.export.yaml_text import yaml_text
 
@@ -56,11 +56,13 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
         "build": ".",
         "image": deployment.name,
         "command": server_command(deployment, HTTP_PORT, GRPC_PORT),
-        "ports": [f"{port}:{port}" for port in (HTTP_PORT, GRPC_PORT, METRICS_PORT)],
+        # Triton does not ask who calls.
+        "ports": [f"127.0.0.1:{port}:{port}" for port in (HTTP_PORT, GRPC_PORT, METRICS_PORT)],
         "shm_size": f"{deployment.image.shared_memory_mib}m",
         "restart": "unless-stopped",
         "stop_grace_period": "40s",
         "security_opt": ["no-new-privileges:true"],
+        "cap_drop": ["ALL"],
         "healthcheck": {
             # What every image of Triton has, unlike curl.
             "test": ["CMD", "python3", "-c", f"import urllib.request as u; u.urlopen('{ready}')"],
@@ -69,6 +71,9 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
             "retries": math.ceil(startup_seconds(deployment) / _PROBE_SECONDS),
         },
     }
+    memory = memory_mib(deployment)
+    if memory is not None:
+        service["mem_limit"] = f"{memory}m"
     if deployment.resources.gpus:
         gpus = {
             "driver": "nvidia",

@@ -42,9 +42,8 @@ def _sagemaker(deployment: Deployment, repository: Path, target: Path) -> None:
     refuse_what_it_cannot_host(models, deployment.price.instance_type)
     with storage_errors(target):
         repository.rename(target / _REPOSITORY)
-    sha256 = write_model_archive(target / _REPOSITORY, models, target / MODEL_ARCHIVE)
-    files = sagemaker_files(deployment, sha256)
-    _write(target, {**files, "README.md": readme("sagemaker", deployment)})
+    write_model_archive(target / _REPOSITORY, models, target / MODEL_ARCHIVE)
+    _write(target, {**sagemaker_files(deployment), "README.md": readme("sagemaker", deployment)})
 
 
 def _monitoring(deployment: Deployment, _: Path, target: Path) -> None:

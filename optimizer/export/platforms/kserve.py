@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from optimizer.export.deployment import METRICS_PORT, Deployment
@@ -9,6 +10,8 @@ from optimizer.export.platforms.autoscaler import adapter_files, autoscaler
 from optimizer.export.platforms.pods import (
     GRACE_SECONDS,
     IMAGE,
+    disruption_budget,
+    node_patches,
     one_a_node,
     scraped,
     server_container,
@@ -20,6 +23,7 @@ from optimizer.export.yaml_text import yaml_text
 _HTTP_PORT, _GRPC_PORT = 8080, 9000
 """Those of KServe's own Triton runtime."""
 
+_SERVING = "serving.kserve.io/v1beta1"
 _FORMAT = {"name": "triton", "version": "2"}
 
 
@@ -34,18 +38,26 @@ def kserve_files(deployment: Deployment) -> dict[str, str]:
         "serving-runtime.yaml": _runtime(deployment),
         "inference-service.yaml": _service(deployment),
         "autoscaler.yaml": scaled,
+        "disruption-budget.yaml": disruption_budget(deployment, _labels(deployment)),
     }
     files = {name: yaml_text(deployment.summary, content) for name, content in contents.items()}
     files["kustomization.yaml"] = yaml_text(
         "`images` names the image that Dockerfile was built to.",
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": sorted(contents),
-            "images": [{"name": IMAGE, "newName": deployment.name, "newTag": "1"}],
-        },
+        _kustomization(deployment, sorted(contents)),
     )
     return files | adapter_files() | image_files(deployment)
+
+
+def _kustomization(deployment: Deployment, resources: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": resources,
+        "images": [{"name": IMAGE, "newName": deployment.name, "newTag": "1"}],
+    }
+    if patches := node_patches(deployment, _SERVING, "InferenceService", ("spec", "predictor")):
+        found["patches"] = patches
+    return found
 
 
 def _labels(deployment: Deployment) -> dict[str, str]:
@@ -80,7 +92,7 @@ def _runtime(deployment: Deployment) -> dict[str, Any]:
 
 def _service(deployment: Deployment) -> dict[str, Any]:
     return {
-        "apiVersion": "serving.kserve.io/v1beta1",
+        "apiVersion": _SERVING,
         "kind": "InferenceService",
         "metadata": {
             "name": deployment.name,

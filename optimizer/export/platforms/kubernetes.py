@@ -10,6 +10,8 @@ from optimizer.export.platforms.autoscaler import adapter_files, autoscaler
 from optimizer.export.platforms.pods import (
     GRACE_SECONDS,
     IMAGE,
+    disruption_budget,
+    node_patches,
     one_a_node,
     scraped,
     server_container,
@@ -30,7 +32,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         "deployment.yaml": _deployment(deployment),
         "service.yaml": _service(deployment),
         "autoscaler.yaml": autoscaler(deployment, deployment.name, _labels(deployment)),
-        "disruption-budget.yaml": _disruption_budget(deployment),
+        "disruption-budget.yaml": disruption_budget(deployment, _labels(deployment)),
     }
     files = {
         f"{_BASE}{name}": yaml_text(deployment.summary, content) for name, content in base.items()
@@ -102,13 +104,6 @@ def _service(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _disruption_budget(deployment: Deployment) -> dict[str, Any]:
-    return {
-        **_head(deployment, "policy/v1", "PodDisruptionBudget"),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _labels(deployment)}},
-    }
-
-
 def _overlay(deployment: Deployment) -> str:
     replicas = {"minReplicas": deployment.replicas, "maxReplicas": deployment.most_replicas}
     demand = deployment.demand
@@ -127,7 +122,8 @@ def _overlay(deployment: Deployment) -> str:
                         "Instances: at least those for the demand.",
                         _patch(deployment, replicas),
                     ),
-                }
+                },
+                *node_patches(deployment, "apps/v1", "Deployment", ("spec", "template", "spec")),
             ],
         },
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,28 +15,23 @@ _NOT_SERVED = {GRAPH, RECIPE, EXAMPLES}
 """What lies in a model's folder for whoever checks it, or builds its engine anew."""
 
 
-def write_model_archive(repository: Path, models: Sequence[str], target: Path) -> str:
+def write_model_archive(repository: Path, models: Sequence[str], target: Path) -> None:
     """Pack the models of a repository; the same files always give the same bytes.
 
     No time, owner or path of this machine gets into it.
 
-    Returns:
-        The archive's SHA-256, in hex digits.
-
     Raises:
         StorageError: when it cannot be written.
     """
-    with storage_errors(target):
-        with (
-            target.open("wb") as written,
-            gzip.GzipFile("", "wb", fileobj=written, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-        ):
-            for model in sorted(models):
-                for path in _served(repository / model):
-                    _add(archive, path, path.relative_to(repository).as_posix())
-        with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    with (
+        storage_errors(target),
+        target.open("wb") as written,
+        gzip.GzipFile("", "wb", fileobj=written, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for model in sorted(models):
+            for path in _served(repository / model):
+                _add(archive, path, path.relative_to(repository).as_posix())
 
 
 def _served(model: Path) -> Iterator[Path]:

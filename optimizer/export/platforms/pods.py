@@ -1,15 +1,20 @@
-"""The container of the server, as Kubernetes and KServe both spell it."""
+"""The server's pods, as Kubernetes and KServe both spell them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optimizer.export.deployment import METRICS_PORT, Deployment, metrics_flags, startup_seconds
-from optimizer.export.platforms.server_image import REPOSITORY
+from optimizer.export.platforms.server_image import REPOSITORY, USER
+from optimizer.export.yaml_text import yaml_text
 
 IMAGE = "triton"
 """Name of the image in manifests; an overlay puts the registry's in its place."""
+
+NODE_LABEL = "node.kubernetes.io/instance-type"
+"""Which clouds put on their nodes."""
 
 _PROBE_SECONDS = 5
 _LEAVING_SECONDS = 5
@@ -38,6 +43,9 @@ def server_container(
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_LEAVING_SECONDS)]}}},
         "resources": resources(deployment),
         "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -83,26 +91,66 @@ def one_a_node(labels: dict[str, str]) -> dict[str, Any]:
     return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
+def disruption_budget(deployment: Deployment, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Whoever empties nodes takes one pod at a time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": deployment.name, "labels": dict(labels)},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": dict(labels)}},
+    }
+
+
+def node_patches(
+    deployment: Deployment, api: str, kind: str, path: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Keeps pods to nodes of the price's type; none where that is no type that nodes are called.
+
+    Args:
+        api, kind: of the resource called like the deployment, which is patched.
+        path: keys to what holds a `nodeSelector` in it.
+    """
+    if deployment.node_type is None:
+        return []
+    spec: dict[str, Any] = {"nodeSelector": {NODE_LABEL: deployment.node_type}}
+    for key in reversed(path):
+        spec = {key: spec}
+    patch = {"apiVersion": api, "kind": kind, "metadata": {"name": deployment.name}, **spec}
+    text = "Nodes of the type whose price was counted; where nodes are called otherwise, theirs."
+    return [
+        {
+            "target": {"kind": kind, "name": deployment.name},
+            "patch": yaml_text(text, patch),
+        }
+    ]
+
+
 def resources(deployment: Deployment) -> dict[str, Any]:
     """What was used at the capacity, and room for memory to grow.
 
     Processors have no limit: to be throttled for the rest of a tenth of a second costs latency.
     """
-    used = deployment.resources
+    used, memory = deployment.resources, memory_mib(deployment)
     requests: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     if used.cores is not None:
         requests["cpu"] = f"{max(1, math.ceil(used.cores * 10)) * 100}m"
-    if used.memory_mib is not None:
-        steps = math.ceil(
-            (_MEMORY_ROOM * used.memory_mib + deployment.image.shared_memory_mib) / _MEMORY_STEP_MIB
-        )
-        requests["memory"] = limits["memory"] = f"{steps * _MEMORY_STEP_MIB}Mi"
+    if memory is not None:
+        requests["memory"] = limits["memory"] = f"{memory}Mi"
     if used.gpus:
         limits["nvidia.com/gpu"] = used.gpus
     return {
         what: amounts for what, amounts in (("requests", requests), ("limits", limits)) if amounts
     }
+
+
+def memory_mib(deployment: Deployment) -> int | None:
+    """That a container may take, shared memory included; None where it was not seen."""
+    used = deployment.resources.memory_mib
+    if used is None:
+        return None
+    needed = _MEMORY_ROOM * used + deployment.image.shared_memory_mib
+    return math.ceil(needed / _MEMORY_STEP_MIB) * _MEMORY_STEP_MIB
 
 
 def _probe(path: str, port: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """SageMaker: the parameters of its calls, a CloudFormation template, and the image's program.
 
 What belongs to an account stands as `${Image}`, `${ModelDataUrl}` and `${RoleArn}`, which are the
-parameters of the template and what deploy.py fills in.
+parameters of the template and what deploy.py fills in, with the names that follow from them
+(`${Release}`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from optimizer.errors import UsageError
 from optimizer.export.deployment import Deployment, startup_seconds
+from optimizer.export.monitoring.alerts import MOST_FAILURES
 from optimizer.export.platforms import sagemaker_deploy
 from optimizer.export.platforms.server_image import dockerfile, requirements
 from optimizer.export.yaml_text import yaml_text
@@ -32,23 +34,22 @@ _CUDA_13 = (25, 8)
 _AMI_FOR_CUDA_13 = "al2023-ami-sagemaker-inference-gpu-4-1"
 _FAMILIES_WITH_OLD_DRIVERS = ("ml.g4dn.", "ml.g5.")
 
+_TOPIC, _SENT = "AlarmTopicArn", "AlarmsAreSent"
+_ALARM_PERIOD_SECONDS = 60
+
 _DOWNLOAD_SECONDS = 1800
 _LONGEST_START_SECONDS = 3600
 
 
-def sagemaker_files(deployment: Deployment, archive_sha256: str) -> dict[str, str]:
+def sagemaker_files(deployment: Deployment) -> dict[str, str]:
     """All files but the archive, by path.
-
-    Args:
-        archive_sha256: names the release: another archive makes other names of model and
-            endpoint configuration.
 
     Raises:
         UsageError: for several models, or an instance type that is none of SageMaker's.
     """
     names = [model.name for model in deployment.models]
     refuse_what_it_cannot_host(names, deployment.price.instance_type)
-    release = f"{deployment.name}-{archive_sha256[:8]}"
+    release = f"{deployment.name}-${{Release}}"
     calls = {
         "create-model": _model(deployment, release),
         "create-endpoint-config": _endpoint_config(deployment, release),
@@ -89,12 +90,11 @@ def _model(deployment: Deployment, release: str) -> dict[str, Any]:
 
 
 def _environment(deployment: Deployment) -> dict[str, str]:
-    """Read by the image's own `serve`, and by that of AWS's images of Triton alike."""
-    return {
-        "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": deployment.models[0].name,
-        "SAGEMAKER_TRITON_LOG_VERBOSE": "false",
-        "SAGEMAKER_TRITON_ADDITIONAL_ARGS": shlex.join(deployment.flags),
-    }
+    """Read by tritonserver itself, which passes /invocations to that model.
+
+    The flags are in the image's `serve`, in place of the one that NVIDIA's images have.
+    """
+    return {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": deployment.models[0].name}
 
 
 def _variant(deployment: Deployment) -> dict[str, Any]:
@@ -172,11 +172,22 @@ def _template(deployment: Deployment) -> str:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Triton on SageMaker: {deployment.description}"[:1024],
         "Parameters": {
-            "Image": _parameter("The image of image/Dockerfile, in a registry of the account"),
-            "ModelDataUrl": _parameter(f"Where {MODEL_ARCHIVE} lies", "s3://.+"),
+            "Image": _parameter(
+                "The image of image/Dockerfile, by a tag or digest that no other image ever gets"
+            ),
+            "ModelDataUrl": _parameter(
+                f"Where {MODEL_ARCHIVE} lies; another archive needs another address", "s3://.+"
+            ),
             "RoleArn": _parameter(
                 "The role that SageMaker takes on, which may read both", "arn:.+:role/.+"
             ),
+            _TOPIC: {
+                **_parameter("SNS topic that alarms are sent to, or nothing", "(arn:.+:sns:.+)?"),
+                "Default": "",
+            },
+        },
+        "Conditions": {
+            _SENT: {"Fn::Not": [{"Fn::Equals": [{"Ref": _TOPIC}, ""]}]},
         },
         "Resources": {**_hosting(deployment), **_scaling(deployment), **_alarms(deployment)},
         "Outputs": {"EndpointName": {"Value": {"Fn::GetAtt": ["Endpoint", "EndpointName"]}}},
@@ -208,6 +219,8 @@ def _hosting(deployment: Deployment) -> dict[str, Any]:
             {
                 "EndpointName": deployment.name,
                 "EndpointConfigName": {"Fn::GetAtt": ["EndpointConfig", "EndpointConfigName"]},
+                # Instances that autoscaling has added stay amid an update.
+                "RetainAllVariantProperties": True,
             },
         ),
     }
@@ -236,46 +249,70 @@ def _joined(endpoint: Mapping[str, Any]) -> dict[str, Any]:
 def _alarms(deployment: Deployment) -> dict[str, Any]:
     """On SageMaker's own metrics: those of Triton do not get out of the container."""
     model = deployment.models[0]
-    limit_us = 1000 * model.limit.latency_ms
-    over_capacity = round(60 * deployment.capacity_per_second, 1)
+    percentile = f"p{model.limit.percentile:g}"
     return {
         "LatencyAlarm": _alarm(
-            f"p{model.limit.percentile:g} in the container is over the limit of"
-            f" {model.limit.latency_ms:g} ms",
-            {"MetricName": "ModelLatency", "ExtendedStatistic": f"p{model.limit.percentile:g}"},
-            limit_us,
+            f"{percentile} in the container is over the limit of {model.limit.latency_ms:g} ms",
+            {
+                **_metric("ModelLatency"),
+                "ExtendedStatistic": percentile,
+                "Period": _ALARM_PERIOD_SECONDS,
+            },
+            1000 * model.limit.latency_ms,
         ),
         "CapacityAlarm": _alarm(
             f"Instances are asked for more than the {deployment.capacity_per_second:.4g} requests/s"
             " that were measured",
-            {"MetricName": "InvocationsPerInstance", "Statistic": "Sum"},
-            over_capacity,
+            {
+                **_metric("InvocationsPerInstance"),
+                "Statistic": "Sum",
+                "Period": _ALARM_PERIOD_SECONDS,
+            },
+            round(_ALARM_PERIOD_SECONDS * deployment.capacity_per_second, 1),
         ),
         "FailureAlarm": _alarm(
-            "Requests fail in the container",
-            {"MetricName": "Invocation5XXErrors", "Statistic": "Sum"},
-            0,
+            f"More than {MOST_FAILURES:.0%} of the requests fail in the container",
+            {
+                "Metrics": [
+                    {"Id": "share", "Expression": "failed / asked", "Label": "share that fails"},
+                    _summed("failed", "Invocation5XXErrors"),
+                    _summed("asked", "Invocations"),
+                ]
+            },
+            MOST_FAILURES,
         ),
     }
 
 
-def _alarm(description: str, metric: Mapping[str, str], threshold: float) -> dict[str, Any]:
+def _metric(name: str) -> dict[str, Any]:
     dimensions = {
         "EndpointName": {"Fn::GetAtt": ["Endpoint", "EndpointName"]},
         "VariantName": _VARIANT,
     }
+    return {
+        "Namespace": "AWS/SageMaker",
+        "MetricName": name,
+        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+    }
+
+
+def _summed(identity: str, metric: str) -> dict[str, Any]:
+    """A metric for an expression, of which the alarm does not go by itself."""
+    asked = {"Metric": _metric(metric), "Period": _ALARM_PERIOD_SECONDS, "Stat": "Sum"}
+    return {"Id": identity, "MetricStat": asked, "ReturnData": False}
+
+
+def _alarm(description: str, watched: Mapping[str, Any], threshold: float) -> dict[str, Any]:
     return _made(
         "AWS::CloudWatch::Alarm",
         {
             "AlarmDescription": description,
-            "Namespace": "AWS/SageMaker",
-            **metric,
-            "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
-            "Period": 60,
+            **watched,
             "EvaluationPeriods": 5,
             "ComparisonOperator": "GreaterThanThreshold",
             "Threshold": threshold,
             "TreatMissingData": "notBreaching",
+            "AlarmActions": {"Fn::If": [_SENT, [{"Ref": _TOPIC}], {"Ref": "AWS::NoValue"}]},
         },
     )
 
@@ -290,6 +327,7 @@ def _image(deployment: Deployment) -> dict[str, str]:
     files = {
         f"{_CONTEXT}Dockerfile": dockerfile(
             image,
+            "# As root: SageMaker expects that of all containers, and its files are root's.",
             "COPY serve /usr/local/bin/serve",
             "RUN chmod 755 /usr/local/bin/serve",
             command="serve",

@@ -7,6 +7,9 @@ from optimizer.export.deployment import Deployment, ServerImage
 REPOSITORY = "/models"
 """The model repository in the image."""
 
+USER = 1000
+"""Of the server: in NVIDIA's images `triton-server`; by number, so that Kubernetes can check it."""
+
 _LAY_OUT = r"""
 # The server of a Python package, in the places where NVIDIA's images have it.
 RUN server="$(python3 -c 'import importlib.util as u, pathlib; \
@@ -51,8 +54,15 @@ def requirements(image: ServerImage) -> str:
 def image_files(deployment: Deployment) -> dict[str, str]:
     """Dockerfile and requirements.txt of an image that holds `repository`, by path."""
     image = deployment.image
-    copied = f"COPY repository {REPOSITORY}"
-    files = {"Dockerfile": dockerfile(image, copied, command="tritonserver")}
+    # NVIDIA's images have this user.
+    user = [] if image.carries_server else [f"RUN useradd --uid {USER} triton-server"]
+    steps = (
+        "# Triton needs no root. The models become its user's, who may not read them as they are.",
+        *user,
+        f"COPY --chown={USER}:{USER} repository {REPOSITORY}",
+        f"USER {USER}:{USER}",
+    )
+    files = {"Dockerfile": dockerfile(image, *steps, command="tritonserver")}
     if image.packages:
         files["requirements.txt"] = requirements(image)
     return files
