@@ -28,6 +28,11 @@ _LEAST_SD = 0.01
 """Of a log capacity: a machine's pace changes by so much from one minute to the next."""
 
 
+_CONTRADICTED_SD = 0.5
+"""Of a log capacity where the levels contradict each other, on a machine that falters: a line
+through them reaches the limit at no load, and all that is left is the load that was held."""
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A configuration and what every round of the confirm phase measured of it."""
@@ -95,12 +100,18 @@ def _claim(
 
 
 def log_capacity(measurement: Measurement) -> tuple[float, float]:
-    """Log of the load factor that one round's levels show, and its standard error."""
+    """Log of the load factor that one round's levels show, and its standard error.
+
+    Args:
+        measurement: in which a load was held.
+    """
     [saturated] = [level for level in measurement.levels if level.kind == "saturation"]
     points = [point(level, saturated.load_factor) for level in measurement.open_loop]
     knee = find_knee(points)
     rate, low, high = saturated.rate
     own = (high - low) / 2 / rate / NORMAL_QUANTILE
+    if knee.share <= 0:
+        return math.log(measurement.load_factor), math.hypot(own, _CONTRADICTED_SD)
     within_reach = knee.share < HIGHEST_SHARE
     crossing = knee.half_width / NORMAL_QUANTILE if within_reach else 0.0
     log = math.log(min(knee.share, HIGHEST_SHARE) * saturated.load_factor)

@@ -11,7 +11,7 @@ import pytest
 
 from optimizer.load.holding import HoldingTask, hold_load
 from optimizer.measurement import Measurement
-from optimizer.search.claims import Finalist, claims
+from optimizer.search.claims import Finalist, claims, log_capacity
 from optimizer.serving_config import ServingConfig
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.studies import four_points, level
@@ -42,6 +42,19 @@ def test_the_ratio_is_that_of_the_capacities() -> None:
     assert 1.1 < claim.low < 1.2 < claim.high < 1.3
     assert claim.apart
     assert claim.confidence > 0.99
+
+
+def test_a_round_whose_levels_contradict_each_other_tells_what_it_held_and_little_more() -> None:
+    """Load after load is missed by a hitch, and the one that is held is far within the limit."""
+    missed = [level(at, 150.0, demand=1.0) for at in (2025, 1964, 1883, 1761, 1620)]
+    held = [level(1316, 1.4, demand=1.0), level(118, 0.1, demand=1.0)]
+    faltering = (level(2000, kind="saturation", demand=1.0), *missed, *held)
+    measured = Measurement(faltering, 1316, 1316, None, 1.0, "held")
+    assert log_capacity(measured)[0] == pytest.approx(math.log(1316))
+    rounds = (round_of(1316), measured)
+    [claim] = claims(Finalist(WINNER, rounds), [finalist(RIVAL, 1000, 1000)])
+    assert claim.ratio == pytest.approx(1.316, rel=0.01)
+    assert 0.2 < claim.low < 1 < claim.high < 10
 
 
 def test_equal_ones_cannot_be_told_apart() -> None:
