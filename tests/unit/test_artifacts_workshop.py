@@ -155,6 +155,7 @@ def request(batch: int, length: int) -> Tensors:
     return {"input_ids": rng.integers(5, VOCABULARY, (batch, length)), "attention_mask": mask}
 
 
+@pytest.mark.slow
 def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: Path) -> None:
     told: list[str] = []
 

@@ -55,7 +55,11 @@ def said(*command: str | Path, code: int = 0) -> str:
     return told
 
 
-@pytest.mark.parametrize("deployment", [*ALL, *OF_ONE_MODEL], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "deployment",
+    [ON_CPU, ON_GPU, *OF_ONE_MODEL, pytest.param(SEVERAL, marks=pytest.mark.slow)],
+    ids=lambda d: d.name,
+)
 def test_promtool_takes_the_rules_and_runs_their_test(
     deployment: Deployment, tmp_path: Path, promtool: str
 ) -> None:

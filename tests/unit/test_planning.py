@@ -171,6 +171,7 @@ def test_folders_of_studies_of_one_name_are_told_apart_and_the_first_has_the_pla
         assert f"{name}: {text}" in ran.output
 
 
+@pytest.mark.slow
 def test_studies_of_one_instance_type_are_counted_apart(tmp_path: Path) -> None:
     fast = capacity_of(searched(tmp_path, "fast", which=FAST))
     slow = capacity_of(searched(tmp_path, "slow", which=SLOW))

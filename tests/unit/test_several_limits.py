@@ -51,7 +51,10 @@ from tests.unit.test_wiring import SPACE as QUICKSTART
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SHORT_MS, LONG_MS = 50.0, 300.0
 SEVERAL = replace(SETTING, further_ms=(SHORT_MS, LONG_MS))
-SELF_TAUGHT = sorted(set(SAMPLERS) - {"guided"})
+SELF_TAUGHT = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name
+    for name in sorted(set(SAMPLERS) - {"guided"})
+]
 NAMES = [
     "usd_per_million_at_capacity",
     "usd_per_million_at_capacity.50ms",
