@@ -112,15 +112,7 @@ def plan_for(request: PlanRequest) -> Planned:
         if own
     )
     _refuse_unknown_types(request.most, sources)
-    question = Question(
-        curve,
-        headroom,
-        request.survival,
-        request.zones,
-        request.launch_seconds,
-        request.most,
-        request.seed,
-    )
+    question = _question(request, curve, headroom)
     plan = plan_fleet([source.instance for source in sources], question) if sources else None
     folder = studies[0].directory.root
     planned = Planned(
@@ -135,6 +127,18 @@ def plan_for(request: PlanRequest) -> Planned:
         write_text(planned.page, plan_page(plan, planned.described))
         write_json(planned.data, _to_json(plan, planned.described))
     return planned
+
+
+def _question(request: PlanRequest, curve: DemandCurve, headroom: float) -> Question:
+    return Question(
+        curve,
+        headroom,
+        request.survival,
+        request.zones,
+        request.launch_seconds,
+        request.most,
+        request.seed,
+    )
 
 
 def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:

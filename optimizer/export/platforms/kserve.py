@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from optimizer.export.deployment import METRICS_PORT, Deployment
 from optimizer.export.platforms.autoscaler import adapter_files, autoscaler
 from optimizer.export.platforms.pods import (
     GRACE_SECONDS,
-    IMAGE,
     disruption_budget,
+    kustomization,
     node_patches,
     one_a_node,
     scraped,
@@ -41,23 +40,12 @@ def kserve_files(deployment: Deployment) -> dict[str, str]:
         "disruption-budget.yaml": disruption_budget(deployment, _labels(deployment)),
     }
     files = {name: yaml_text(deployment.summary, content) for name, content in contents.items()}
+    nodes = node_patches(deployment, _SERVING, "InferenceService", ("spec", "predictor"))
     files["kustomization.yaml"] = yaml_text(
         "`images` names the image that Dockerfile was built to.",
-        _kustomization(deployment, sorted(contents)),
+        kustomization(deployment, sorted(contents), nodes),
     )
     return files | adapter_files() | image_files(deployment)
-
-
-def _kustomization(deployment: Deployment, resources: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": resources,
-        "images": [{"name": IMAGE, "newName": deployment.name, "newTag": "1"}],
-    }
-    if patches := node_patches(deployment, _SERVING, "InferenceService", ("spec", "predictor")):
-        found["patches"] = patches
-    return found
 
 
 def _labels(deployment: Deployment) -> dict[str, str]:

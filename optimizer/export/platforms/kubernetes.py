@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from optimizer.export.deployment import GRPC_PORT, HTTP_PORT, METRICS_PORT, Deployment
 from optimizer.export.platforms.autoscaler import adapter_files, autoscaler
 from optimizer.export.platforms.pods import (
     GRACE_SECONDS,
-    IMAGE,
     disruption_budget,
+    kustomization,
+    kustomize_patch,
     node_patches,
     one_a_node,
     scraped,
@@ -107,32 +107,16 @@ def _service(deployment: Deployment) -> dict[str, Any]:
 def _overlay(deployment: Deployment) -> str:
     replicas = {"minReplicas": deployment.replicas, "maxReplicas": deployment.most_replicas}
     demand = deployment.demand
+    instances = kustomize_patch(
+        deployment,
+        "autoscaling/v2",
+        "HorizontalPodAutoscaler",
+        "Instances: at least those for the demand.",
+        {"spec": replicas},
+    )
+    nodes = node_patches(deployment, "apps/v1", "Deployment", ("spec", "template", "spec"))
     return yaml_text(
         f"{deployment.replicas} serve {demand.requests_per_second:.4g} requests/s and"
         f" {demand.headroom:.0%} more; `images` names the image that Dockerfile was built to.",
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": ["../../base"],
-            "images": [{"name": IMAGE, "newName": deployment.name, "newTag": "1"}],
-            "patches": [
-                {
-                    "target": {"kind": "HorizontalPodAutoscaler", "name": deployment.name},
-                    "patch": yaml_text(
-                        "Instances: at least those for the demand.",
-                        _patch(deployment, replicas),
-                    ),
-                },
-                *node_patches(deployment, "apps/v1", "Deployment", ("spec", "template", "spec")),
-            ],
-        },
+        kustomization(deployment, ["../../base"], [instances, *nodes]),
     )
-
-
-def _patch(deployment: Deployment, replicas: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": deployment.name},
-        "spec": dict(replicas),
-    }

@@ -101,6 +101,28 @@ def disruption_budget(deployment: Deployment, labels: Mapping[str, str]) -> dict
     }
 
 
+def kustomization(
+    deployment: Deployment, resources: Sequence[str], patches: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Resources as they are deployed: with the registry's image, and patched."""
+    found = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": resources,
+        "images": [{"name": IMAGE, "newName": deployment.name, "newTag": "1"}],
+    }
+    return {**found, "patches": patches} if patches else found
+
+
+def kustomize_patch(
+    deployment: Deployment, api: str, kind: str, text: str, content: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of the resource that is called like the deployment; `text` is the comment at its head."""
+    name = {"name": deployment.name}
+    whole = {"apiVersion": api, "kind": kind, "metadata": name, **content}
+    return {"target": {"kind": kind, **name}, "patch": yaml_text(text, whole)}
+
+
 def node_patches(
     deployment: Deployment, api: str, kind: str, path: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -115,14 +137,8 @@ def node_patches(
     spec: dict[str, Any] = {"nodeSelector": {NODE_LABEL: deployment.node_type}}
     for key in reversed(path):
         spec = {key: spec}
-    patch = {"apiVersion": api, "kind": kind, "metadata": {"name": deployment.name}, **spec}
     text = "Nodes of the type whose price was counted; where nodes are called otherwise, theirs."
-    return [
-        {
-            "target": {"kind": kind, "name": deployment.name},
-            "patch": yaml_text(text, patch),
-        }
-    ]
+    return [kustomize_patch(deployment, api, kind, text, spec)]
 
 
 def resources(deployment: Deployment) -> dict[str, Any]:

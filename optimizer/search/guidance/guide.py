@@ -232,11 +232,10 @@ class Guide:
     def _surprised(self) -> Observations:
         """How far off the forecast was of each trial, as it was before it knew of that trial."""
         records = self._history.records
-        for count, record in enumerate(records):
-            position = self.space.position_of(record.config)
-            if position is not None and record.number not in self._surprises:
-                row = self.space.row_of[position]
-                foreseen = self._forecast.of_point(records[:count], row)
+        for row, record in self._trials():
+            if record.number not in self._surprises:
+                before = [each for each in records if each.number < record.number]
+                foreseen = self._forecast.of_point(before, row)
                 expected = Expected.of(foreseen, self._setting)
                 seen = cost_differences([(0, record)], expected)
                 self._surprises[record.number] = replace(seen, rows=seen.rows + row)
