@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,7 +116,10 @@ def _model(root: Path, winner: Winner, model: ModelServing) -> ExportedModel:
     asked = read_config(root / model.name / "config.pbtxt")
     return ExportedModel(
         name=model.name,
-        config=json_format.MessageToDict(asked, preserving_proto_field_name=True),
+        # Protobuf's maps come in another order in every process.
+        config=json.loads(
+            json_format.MessageToJson(asked, preserving_proto_field_name=True, sort_keys=True)
+        ),
         output=found.files.output.name,
         artifact_sha256=found.sha256,
         licence=winner.cards.get(model.name, SourceCard()).licence or UNKNOWN,

@@ -74,6 +74,16 @@ def test_every_file_is_named_with_its_hash(study: Exportable, tmp_path: Path) ->
     assert (bundle.root / "bert/1/model.bin").read_bytes() == b"weights int8"
 
 
+def test_the_same_configuration_is_always_written_in_the_same_order(
+    study: Exportable, tmp_path: Path
+) -> None:
+    """What is reviewed like code must not differ by how a process happens to order a map."""
+    [model] = study.export(tmp_path / "bundle").manifest.models
+    assert len(model.config["parameters"]) > 1
+    for ordered in (model.config, model.config["parameters"]):
+        assert list(ordered) == sorted(ordered)
+
+
 def test_the_readme_says_how_to_start_check_and_roll_back(
     study: Exportable, tmp_path: Path
 ) -> None:
