@@ -2,7 +2,9 @@
 # make test       format, lint, types, imports and every test that is quick
 # make test-slow  the slow suites alone      make test-docker  those on a real Docker engine
 # make test-gpu   the acceptance test for a machine with an NVIDIA GPU and Docker
-# make test-all   all of them but that       make format       format the code
+# make test-stock make run, make docs and make test on a stock Debian 12 (as root, with debootstrap)
+# make test-all   all of them but make test-gpu
+# make format     format the code
 # make docs       the documentation as a site, site/index.html; it opens without a network
 # make clean      remove what make made; results/ stays
 
@@ -10,16 +12,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 SPACE ?= search_spaces/quickstart.yaml
 ARGS ?=
-# PIP_FLAGS= shows what pip does.
-PIP_FLAGS ?= --quiet --quiet
-
-# Byte code is written as modules are first imported: compiling every installed file took a third
-# of the installation's time, and most of them are never imported.
-PIP_INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
-unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-slow test-docker test-all test-gpu docs format clean
+.PHONY: run test test-slow test-docker test-stock test-all test-gpu docs format clean
 
 run: $(VENV)/installed
 	@$(PY) -m optimizer run $(SPACE) $(ARGS)
@@ -37,6 +32,10 @@ test-docker: $(VENV)/installed-dev
 test-all: test
 	@$(MAKE) --no-print-directory test-slow
 	@$(MAKE) --no-print-directory test-docker
+	@$(MAKE) --no-print-directory test-stock
+
+test-stock:
+	@scripts/stock-machine 'make run' 'make docs' 'make test'
 
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu
@@ -57,28 +56,16 @@ clean:
 # A stamp is newer than both files when what they ask for is installed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton and the runtimes into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded,dashboard]'
+	@scripts/install '.[embedded,dashboard]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
-	@$(PIP_INSTALL) -e '.[embedded,dashboard,dev,docs]'
+	@scripts/install '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
 
-# Each candidate is run, not only looked for: a version manager leaves names that start nothing.
+# What pip cannot install is looked for before pip installs anything.
 $(VENV)/created:
-	@for candidate in python3.11 python3.12 python3; do \
-	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
-	    python=$$candidate; break; \
-	  fi; \
-	done; \
-	if [ -z "$$python" ]; then \
-	  echo "Python 3.11 or 3.12 is needed, and neither is on PATH. On Debian 12: apt-get install python3 python3-venv" >&2; \
-	  exit 3; \
-	fi; \
-	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
-	  echo "$$python has no venv module. On Debian and Ubuntu: apt-get install $$python-venv" >&2; \
-	  exit 3; \
-	fi; \
-	$$python -m venv --clear $(VENV)
+	@scripts/create-venv
+	@scripts/find-libpython
 	@touch $@

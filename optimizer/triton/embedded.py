@@ -90,8 +90,13 @@ def _package_folder() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """The stub finds site-packages through the `python3` on PATH, and libpython on the loader's."""
-    libraries = [sysconfig.get_config_var("LIBDIR") or "", os.environ.get("LD_LIBRARY_PATH", "")]
+    """Return the variables by which the stub finds site-packages (PATH) and libpython.
+
+    The interpreter's own libpython comes before the one that `scripts/find-libpython` may have put
+    into the virtual environment.
+    """
+    own = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{sys.prefix}/lib"]
+    libraries = dict.fromkeys([*own, os.environ.get("LD_LIBRARY_PATH")])
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),

@@ -106,6 +106,7 @@ _TOOLS: Mapping[tuple[str, ...], Callable[[list[str]], None]] = {
     ("apt-get", "install", "libpython3.11"): _as_it_is,
     ("docker",): _docker,
     ("make",): _make,
+    (".venv/bin/pip", "install"): _pip,
     ("pip", "install"): _pip,
     ("python", "-m"): _benchmark,
     ("python3", "-m", "venv", ".venv"): _as_it_is,
