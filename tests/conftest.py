@@ -1,9 +1,11 @@
-"""Settings that every suite shares."""
+"""Settings that every suite shares, and which tests run alone."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # A shared machine is slow at times, so an example has no deadline of its own. Continuous
@@ -11,3 +13,13 @@ from hypothesis import settings
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+SERIAL_SUITES = ("contracts", "e2e")
+"""They start servers and put load on them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        suite = item.path.relative_to(Path(__file__).parent).parts[0]
+        if suite in SERIAL_SUITES:
+            item.add_marker(pytest.mark.serial)

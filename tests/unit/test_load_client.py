@@ -26,6 +26,8 @@ from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement import LoadLevel
 from tests.unit.fake_triton import BODIES, RATE, FakeTriton, Serve, at_once, target
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[LoadClient]:

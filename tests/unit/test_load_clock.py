@@ -18,6 +18,8 @@ import pytest
 
 from tests.unit.fake_triton import Serve
 
+pytestmark = pytest.mark.serial
+
 COMPILER = shutil.which("cc")
 
 # Adds the seconds that the file CLOCK_STEP holds to the time of day, whichever way it is asked for.

@@ -20,7 +20,7 @@ from optimizer.load.client import LoadClient
 from optimizer.workload import Workload
 from tests.unit.fake_triton import FakeTriton, Serve, target
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.serial, pytest.mark.slow]
 
 DEMAND = 100.0
 PROTOCOL = CapacityProtocol(
