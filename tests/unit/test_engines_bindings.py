@@ -12,6 +12,8 @@ from tests.unit import tensorrt_bindings
 from tests.unit.engines import recipe
 from tests.unit.fake_tensorrt import BUILDER_FLAGS, CREATION_FLAGS, VERSIONS
 
+pytestmark = pytest.mark.tools
+
 MAJORS = pytest.mark.parametrize("major", [10, 11])
 
 _BUILD = """

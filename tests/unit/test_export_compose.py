@@ -15,6 +15,8 @@ from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
 from tests.unit.test_export_kubernetes import container_of, documents, kept
 from tests.unit.test_export_monitoring import said
 
+pytestmark = pytest.mark.tools
+
 
 def compose() -> list[str]:
     """Docker's plugin, or the program that was before it."""

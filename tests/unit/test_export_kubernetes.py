@@ -20,6 +20,8 @@ from optimizer.export.platforms.kubernetes import kubernetes_files
 from optimizer.export.platforms.readme import readme
 from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, UNSEEN
 
+pytestmark = pytest.mark.tools
+
 KSERVE = json.loads((Path(__file__).parents[1] / "golden/kserve_0.21_models.json").read_text())
 SCHEMAS = ("1.29", "1.37")
 

@@ -22,6 +22,8 @@ from optimizer.export.platforms.kubernetes import kubernetes_files
 from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL
 from tests.unit.test_export_kubernetes import documents, kept
 
+pytestmark = pytest.mark.tools
+
 STEEP = replace(BERT, latency_ms=179.3, queue_ms=59.9, batch_size=54.8, largest_batch=64)
 """Measured where one request more would have been too much."""
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.unit.fake_triton import Serve
 
-pytestmark = pytest.mark.serial
+pytestmark = [pytest.mark.serial, pytest.mark.tools]
 
 COMPILER = shutil.which("cc")
 
