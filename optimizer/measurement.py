@@ -6,6 +6,7 @@ the largest load that met every limit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +33,8 @@ class StreamLevel:
 
     Attributes:
         offered_per_second: rate at which requests were due (saturation: at which they were sent).
-        achieved_per_second: rate of good replies while requests were due.
+        achieved_per_second: rate of good replies while requests were due, those to requests from
+            before left out where there were more replies than requests.
         sent, completed, errors: requests after warm-up.
         first_error: message of the first error, None without one.
         mean_ms: from the due time, as the percentiles are.
@@ -324,6 +326,11 @@ class LoadLevel:
         return self.client.kept_up and self.errors == 0 and self.excess <= 0
 
 
+def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
+    """Return the levels under independent arrivals in which the load generator kept up."""
+    return tuple(x for x in levels if x.kind == "open_loop" and x.client.kept_up)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The levels that were visited and the load that they certify.
@@ -367,8 +374,8 @@ class Measurement:
 
     @property
     def open_loop(self) -> tuple[LoadLevel, ...]:
-        """The levels under independent arrivals."""
-        return tuple(level for level in self.levels if level.kind == "open_loop")
+        """The levels under independent arrivals, without those that are void."""
+        return valid_open_loop(self.levels)
 
     @property
     def level_at_capacity(self) -> LoadLevel | None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optimizer.cli.plain_table import plain_table
 from optimizer.estimates import Percentile
-from optimizer.load.judging import why_missed
+from optimizer.load.judging import why_missed, why_void
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
@@ -69,7 +69,7 @@ def _levels(levels: Sequence[LoadLevel]) -> Table:
                 _interval(stream.latency(95)),
                 f"{stream.latency_ms(99):.1f}",
                 f"{level.client.lag_ms:.1f}",
-                level.ended if saturation else why_missed(level) or level.ended,
+                level.ended if saturation else why_void(level) or why_missed(level) or level.ended,
             )
     return table
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.judging import why_void
+from optimizer.measurement import LoadLevel
 from optimizer.workload import Workload
 
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -48,6 +50,7 @@ def hold_load(
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the last load.
+        VoidLevelFailure: when the load generator fell behind at the last load.
     """
     levels = CapacitySearch(run, workload, protocol)
     levels.saturate(concurrency)
@@ -57,6 +60,16 @@ def hold_load(
             task.at_demand(load), _AT_DEMAND_REQUESTS
         ):
             share = load / task.load_factor
-            return levels.ok(load, load, missed, f"held {share:.0%} of its capacity")
-        missed = load
-    return levels.infeasible(_SHARES[-1] * task.load_factor)
+            ended = f"held {share:.0%} of its capacity{_void_above(levels.levels)}"
+            return levels.ok(load, load, missed, ended)
+        if why_void(levels.levels[-1]) is None:
+            missed = load
+    return levels.infeasible(levels.levels[-1])
+
+
+def _void_above(levels: Sequence[LoadLevel]) -> str:
+    """Return why more than what was held could not be measured; nothing where it could."""
+    void = [level for level in levels if why_void(level) is not None]
+    if not void:
+        return ""
+    return f"; at {void[-1].offered_per_second:.1f}/s, {why_void(void[-1])}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
-from optimizer.errors import LoadTestFailure
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.knee import NORMAL_QUANTILE, Point
 from optimizer.measurement import HIGHEST_SHARE, LoadLevel, StreamLevel
 from optimizer.workload import Workload
 
 _LEAST_SD = 0.01
 _FAILING = math.log(1.5)
-"""Log latency over the limit that stands for a level that fails by errors, backlog or lag."""
+"""Log latency over the limit that stands for a level that fails by errors or backlog."""
+
+_LEAST_EXCESS = 0.01
+"""Of a level that is proven to miss the limit, whatever its percentile shows."""
 
 _LONGEST_LAG = 0.05
 _LAG_FLOOR_MS = 2.0
@@ -27,8 +30,10 @@ def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""
     worst = level.worst
     log_excess = math.log1p(worst.excess)
-    if level.errors or _backlog_grew(level) or not level.client.kept_up:
+    if level.errors or _backlog_grew(level):
         log_excess = max(log_excess, _FAILING)
+    if level.verdict == "infeasible":
+        log_excess = max(log_excess, math.log1p(_LEAST_EXCESS))
     return Point(level.load_factor / saturation, log_excess, _sd(worst), worst.sent)
 
 
@@ -66,30 +71,43 @@ def refuse_if_all_failed(level: LoadLevel) -> None:
 
 
 def why_missed(level: LoadLevel) -> str | None:
-    """Why an open-loop level is more than the server can take, None where it is not."""
-    if not level.client.kept_up:
-        return _void(level)
+    """Return why an open-loop level is more than the server can take, None where it is not.
+
+    A void level shows neither, see `why_void`.
+    """
     if level.errors:
         return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
-    if not level.meets_limits:
+    if level.excess > 0:
         worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
         return f"{limit}, over the limit of {worst.limit_ms:g} ms"
     if _backlog_grew(level):
         return f"{_backlog_growth(level):.0f} requests more were waiting after {level.seconds:g} s"
+    if level.verdict == "infeasible":
+        return level.ended
     return None
 
 
-def _void(level: LoadLevel) -> str:
+def why_void(level: LoadLevel) -> str | None:
+    """Return why a level says nothing of the server, None where it does."""
     client = level.client
+    if client.kept_up:
+        return None
     remedy = "give it free cores"
     if not client.realtime:
         remedy += ", or permit real-time priority (ulimit -r 1)"
     return (
-        f"void, the load client lagged by {client.lag_ms:.1f} ms (p99), over "
-        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; {remedy}"
+        f"the load generator fell {client.lag_ms:.1f} ms behind (p99; "
+        f"{client.longest_lag_ms:.1f} ms are allowed) with {client.processes} processes: {remedy}"
     )
+
+
+def refuse_void(level: LoadLevel) -> None:
+    """Raise VoidLevelFailure where a level says nothing of the server."""
+    if (reason := why_void(level)) is not None:
+        at = f"at {level.offered_per_second:.1f}/s"
+        raise VoidLevelFailure(f"could not be measured: {at}, {reason}")
 
 
 def met_with_ease(level: LoadLevel) -> bool:
@@ -98,7 +116,7 @@ def met_with_ease(level: LoadLevel) -> bool:
     So near saturation waiting times have an exponential tail: one so far from its limit passes it
     almost never, long before a few seconds of correlated waits can prove it.
     """
-    if why_missed(level) is not None:
+    if why_void(level) is not None or why_missed(level) is not None:
         return False
     far = all(
         2 * max(s.latency_ms(99), s.latency_ms(s.limit_percentile)) <= s.limit_ms
@@ -108,12 +126,11 @@ def met_with_ease(level: LoadLevel) -> bool:
 
 
 def excess(level: LoadLevel) -> float:
-    """Above 0 exactly where `why_missed` has a reason."""
+    """Return by how much a level missed the limits: above 0 exactly where `why_missed` says why."""
     failed = level.errors / _sent(level)
     waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
-    client = level.client
-    lag = 0.0 if client.kept_up else client.lag_ms / (client.longest_lag_ms or 1.0) - 1
-    return max(level.excess, failed or -1.0, waiting or -1.0, lag or -1.0)
+    proven = _LEAST_EXCESS if level.verdict == "infeasible" else 0.0
+    return max(level.excess, failed or -1.0, waiting or -1.0, proven or -1.0)
 
 
 def _backlog_growth(level: LoadLevel) -> float:
