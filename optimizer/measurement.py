@@ -187,6 +187,7 @@ class MachineUse:
         gpus: the slot's GPUs.
         no_gpu: why there are no GPU figures, None where there are.
         triton: gauges of the server's own metrics endpoint by name, summed over devices.
+        throttled_seconds: for which a CPU quota withheld cores, summed over them; None without one.
     """
 
     seconds: float
@@ -197,6 +198,7 @@ class MachineUse:
     gpus: tuple[GpuUse, ...] = ()
     no_gpu: str | None = None
     triton: tuple[tuple[str, float], ...] = ()
+    throttled_seconds: float | None = None
 
 
 @dataclass(frozen=True)
