@@ -40,6 +40,9 @@ def show_measured(console: Console, measured: Measured) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    elif found.missed is not None:
+        text = f"the limit was not met: {found.missed}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(_time(found.at))
     for split in found.at.server:
         console.print(_batches(split))
@@ -170,7 +173,10 @@ def _cpu(machine: MachineUse) -> str:
     if machine.server_cpu_seconds is None:
         return "CPU time not known"
     cores = machine.server_cpu_seconds / machine.seconds
-    return f"{cores:.2f} of {machine.cores} cores, others {machine.foreign_cores or 0.0:.2f}"
+    used = f"{cores:.2f} of {machine.cores} cores, others {machine.foreign_cores or 0.0:.2f}"
+    if not machine.throttled_seconds:
+        return used
+    return f"{used}, withheld by the CPU quota for {machine.throttled_seconds:.1f} s"
 
 
 def _mib(value: float | None) -> str:

@@ -70,13 +70,20 @@ def refuse_if_all_failed(level: LoadLevel) -> None:
         raise LoadTestFailure(f"every request failed: {_first_error(level)}")
 
 
+def failed_requests(level: LoadLevel) -> str | None:
+    """Return how many requests of a level failed, and how; None where none did."""
+    if not level.errors:
+        return None
+    return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
+
+
 def why_missed(level: LoadLevel) -> str | None:
     """Return why an open-loop level is more than the server can take, None where it is not.
 
     A void level shows neither, see `why_void`.
     """
-    if level.errors:
-        return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
+    if (failed := failed_requests(level)) is not None:
+        return failed
     if level.excess > 0:
         worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)

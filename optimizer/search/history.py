@@ -44,8 +44,7 @@ class History:
     @property
     def unmeasured(self) -> Sequence[TrialRecord]:
         """The latest record of each configuration that could not be measured yet."""
-        latest = {record.config: record for record in self.records}
-        return [record for record in latest.values() if record.unmeasured]
+        return _unmeasured(self.records)
 
     @property
     def ok(self) -> Sequence[TrialRecord]:
@@ -102,6 +101,26 @@ class History:
                 return count
             count += 1
         return count
+
+
+def _unmeasured(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    latest = {record.config: record for record in records}
+    return [record for record in latest.values() if record.unmeasured]
+
+
+def why_most_unmeasured(records: Sequence[TrialRecord]) -> str | None:
+    """Return why nothing can be said of the best; None where most configurations were measured.
+
+    Args:
+        records: in the order of time.
+    """
+    unmeasured, tried = _unmeasured(records), len({record.config for record in records})
+    if 2 * len(unmeasured) <= tried:
+        return None
+    return (
+        f"{len(unmeasured)} of {tried} configurations could not be measured, so nothing is "
+        f"recommended; the last one: {unmeasured[-1].reason}"
+    )
 
 
 def _similar(config: ServingConfig, other: ServingConfig) -> bool:

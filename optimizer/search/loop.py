@@ -26,7 +26,7 @@ from optimizer.search.guidance.outlook import (
     no_expectation,
     no_outlook,
 )
-from optimizer.search.history import History, bound_load_factor
+from optimizer.search.history import History, bound_load_factor, why_most_unmeasured
 from optimizer.search.measured_record import measured_record
 from optimizer.search.objectives import told_values
 from optimizer.search.optuna_study import OptunaStudy, Proposal
@@ -210,13 +210,9 @@ class SearchLoop:
 
     def _refuse_if_most_were_unmeasured(self, least: int) -> None:
         """Raise EverythingFailedError where so many could not be measured, and most of all."""
-        unmeasured = self._history.unmeasured
-        tried = len({record.config for record in self._history.records})
-        if len(unmeasured) >= least and 2 * len(unmeasured) > tried:
-            raise EverythingFailedError(
-                f"{len(unmeasured)} of {tried} configurations could not be measured, so nothing is "
-                f"recommended; the last one: {unmeasured[-1].reason}"
-            )
+        reason = why_most_unmeasured(self._history.records)
+        if reason is not None and len(self._history.unmeasured) >= least:
+            raise EverythingFailedError(reason)
 
     def _check_baseline(self, last: TrialRecord) -> None:
         """Try the baseline again: if it fails too, the machine is at fault and not the points."""

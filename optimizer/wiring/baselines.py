@@ -19,6 +19,7 @@ from optimizer.search.eight_configurations import (
 )
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Watcher
+from optimizer.search.history import why_most_unmeasured
 from optimizer.search.kept_runs import KeptRuns, Measure
 from optimizer.search.prepare import GatedArtifact
 from optimizer.search.study_directory import StudyDirectory, write_text
@@ -64,6 +65,8 @@ class Baselines:
     Attributes:
         rows: of those that answered, in the published order, priced for the demand.
         left_out: why there is no row, by name.
+        unmeasured: why most could not be measured; None where most could.
+        within_limits: whether any of them met the limits at some load.
         table, page: files that were written.
     """
 
@@ -72,6 +75,8 @@ class Baselines:
     left_out: Mapping[str, str]
     table: Path
     page: Path
+    unmeasured: str | None
+    within_limits: bool
 
     @property
     def limit_ms(self) -> float:
@@ -150,8 +155,15 @@ def _shown(
         for each, record in measured
         if each.name not in failed
     )
+    records = [record for _, record in measured]
     found = Baselines(
-        space, rows, {**left_out, **failed}, folder / "table.csv", folder / "page.html"
+        space,
+        rows,
+        {**left_out, **failed},
+        folder / "table.csv",
+        folder / "page.html",
+        why_most_unmeasured(records),
+        any(record.outcome == "ok" for record in records),
     )
     text = io.StringIO()
     write_rows(text, rows)
