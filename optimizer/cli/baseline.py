@@ -48,6 +48,8 @@ def baseline(
     show_benchmark(console, found.rows, prices, own.demand, found.limit_ms)
     for name, reason in found.left_out.items():
         console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for what, path in (("table", found.table), ("page", found.page)):
         console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
     if found.unmeasured is not None:

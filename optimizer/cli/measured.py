@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optimizer.cli.plain_table import plain_table
 from optimizer.estimates import Percentile
-from optimizer.load.judging import why_missed, why_void
+from optimizer.load.judging import capacity_basis, why_missed, why_void
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
@@ -33,9 +33,11 @@ def show_measured(console: Console, measured: Measured) -> None:
         capacity = found.measurement
         high = capacity.capacity_high_per_second
         upper = f"{high:.0f}" if high is not None else "?"
+        basis = capacity_basis(capacity)
         console.print(
             f"capacity {capacity.capacity_per_second:.0f}/s "
-            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}): {capacity.ended}",
+            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}"
+            f"{f'; {basis}' if basis else ''}): {capacity.ended}",
             style="green" if capacity.load_factor else "yellow",
             highlight=False,
             soft_wrap=True,

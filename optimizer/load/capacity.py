@@ -21,6 +21,8 @@ from optimizer.load.judging import (
     refuse_if_all_failed,
     refuse_void,
     share_by_service_time,
+    valid_open_loop,
+    what_was_void,
     why_missed,
     why_void,
 )
@@ -33,7 +35,6 @@ from optimizer.measurement import (
     LoadLevel,
     Measurement,
     floor_per_second,
-    valid_open_loop,
 )
 from optimizer.workload import Workload
 
@@ -265,12 +266,12 @@ class CapacitySearch:
         """Return the levels that say something of the server."""
         return [*valid_open_loop(self._levels)]
 
-    def _void(self) -> list[LoadLevel]:
-        return [level for level in self._levels if why_void(level) is not None]
+    def _void(self) -> list[float]:
+        """Return the loads that the load generator could not send on time."""
+        return [level.load_factor for level in self._levels if why_void(level) is not None]
 
     def _least_void(self) -> float:
-        """Return the least load that the load generator could not send on time."""
-        return min((level.load_factor for level in self._void()), default=math.inf)
+        return min(self._void(), default=math.inf)
 
     def _held(self) -> list[float]:
         """Loads at which the limits were met."""
@@ -312,9 +313,7 @@ class CapacitySearch:
             why += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
         if capacity >= self._least_void():
             capacity, high = max(self._held()), upper
-            void = min(self._void(), key=lambda level: level.load_factor)
-            why += f"; more could not be measured: at {void.offered_per_second:.1f}/s, "
-            why += str(why_void(void))
+            why += f"; more could not be measured: {what_was_void(self._levels)}"
         # However little the levels tell, a load that met the limits is above the floor.
         low = max(self._floor(saturation), min(knee.low, HIGHEST_SHARE) * saturation)
         return self.ok(capacity, min(low, capacity), high, why)
@@ -389,9 +388,8 @@ class CapacitySearch:
         refuse_void(level)
         refuse_if_all_failed(level)
         ended = f"even at {level.offered_per_second:.1f}/s: {why_missed(level)}"
-        return CapacityResult(
-            "infeasible", self._measurement(0.0, 0.0, level.load_factor, ended), excess(level)
-        )
+        measurement = self._measurement(0.0, 0.0, level.load_factor, ended)
+        return CapacityResult("infeasible", measurement, excess(level))
 
     def _bounded(self, upper: float, ended: str) -> CapacityResult:
         return CapacityResult("bounded", self._measurement(0.0, 0.0, upper, ended), None)
@@ -399,11 +397,4 @@ class CapacitySearch:
     def _measurement(
         self, load_factor: float, low: float, high: float | None, ended: str
     ) -> Measurement:
-        return Measurement(
-            levels=tuple(self._levels),
-            load_factor=load_factor,
-            load_factor_low=low,
-            load_factor_high=high,
-            demand_per_second=self._demand,
-            ended=ended,
-        )
+        return Measurement(tuple(self._levels), load_factor, low, high, self._demand, ended)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
-from optimizer.load.judging import why_void
-from optimizer.measurement import LoadLevel
+from optimizer.load.judging import what_was_void, why_void
 from optimizer.workload import Workload
 
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -60,16 +59,10 @@ def hold_load(
             task.at_demand(load), _AT_DEMAND_REQUESTS
         ):
             share = load / task.load_factor
-            ended = f"held {share:.0%} of its capacity{_void_above(levels.levels)}"
+            ended = f"held {share:.0%} of its capacity"
+            if (void := what_was_void(levels.levels)) is not None:
+                ended += f"; {void}"
             return levels.ok(load, load, missed, ended)
         if why_void(levels.levels[-1]) is None:
             missed = load
     return levels.infeasible(levels.levels[-1])
-
-
-def _void_above(levels: Sequence[LoadLevel]) -> str:
-    """Return why more than what was held could not be measured; nothing where it could."""
-    void = [level for level in levels if why_void(level) is not None]
-    if not void:
-        return ""
-    return f"; at {void[-1].offered_per_second:.1f}/s, {why_void(void[-1])}"

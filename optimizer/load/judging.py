@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.knee import NORMAL_QUANTILE, Point
-from optimizer.measurement import HIGHEST_SHARE, LoadLevel, StreamLevel
+from optimizer.measurement import HIGHEST_SHARE, LoadLevel, Measurement, StreamLevel
 from optimizer.workload import Workload
 
 _LEAST_SD = 0.01
@@ -16,6 +17,9 @@ _FAILING = math.log(1.5)
 _LEAST_EXCESS = 0.01
 """Of a level that is proven to miss the limit, whatever its percentile shows."""
 
+_AT_CAPACITY = 0.98
+"""Share of a capacity from which a level counts as one at the capacity."""
+
 _LONGEST_LAG = 0.05
 _LAG_FLOOR_MS = 2.0
 """A level is void where the client's p99 lag is above 5 % of the shortest limit, and above this."""
@@ -24,6 +28,11 @@ _LAG_FLOOR_MS = 2.0
 def longest_lag_ms(shortest_limit_ms: float) -> float:
     """The client's lag above which a level says more of the client than of the server."""
     return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest_limit_ms)
+
+
+def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
+    """Return the levels under independent arrivals in which the load generator kept up."""
+    return tuple(x for x in levels if x.kind == "open_loop" and x.client.kept_up)
 
 
 def point(level: LoadLevel, saturation: float) -> Point:
@@ -110,11 +119,44 @@ def why_void(level: LoadLevel) -> str | None:
     )
 
 
+def what_was_void(levels: Iterable[LoadLevel]) -> str | None:
+    """Return the least load of all void levels and why it was; None where none was void."""
+    void = [level for level in levels if not level.client.kept_up]
+    if not void:
+        return None
+    least = min(void, key=lambda level: level.load_factor)
+    return f"at {least.offered_per_second:.1f}/s, {why_void(least)}"
+
+
 def refuse_void(level: LoadLevel) -> None:
     """Raise VoidLevelFailure where a level says nothing of the server."""
+    if (reason := what_was_void([level])) is not None:
+        raise VoidLevelFailure(f"could not be measured: {reason}")
+
+
+def capacity_basis(measurement: Measurement) -> str | None:
+    """Return which level a capacity follows from; None where it was measured itself.
+
+    Example:
+        "extrapolated from 87/s, p95 77.0 ms"
+    """
+    level, load = measurement.level_at_capacity, measurement.load_factor
+    if level is None or level.load_factor >= _AT_CAPACITY * load:
+        return None
+    above = any(each.load_factor > load for each in measurement.open_loop)
+    how = "interpolated" if above else "extrapolated"
+    return f"{how} from {level.offered_per_second:.0f}/s, p95 {level.latency_ms(95):.1f} ms"
+
+
+def level_verdict(level: LoadLevel) -> str | None:
+    """Return what a level showed of the limits, and why; None where it showed nothing yet."""
+    if level.kind != "open_loop":
+        return failed_requests(level)
     if (reason := why_void(level)) is not None:
-        at = f"at {level.offered_per_second:.1f}/s"
-        raise VoidLevelFailure(f"could not be measured: {at}, {reason}")
+        return f"void: {reason}"
+    if (reason := why_missed(level)) is not None:
+        return f"{'infeasible' if level.verdict == 'infeasible' else 'limit missed'}: {reason}"
+    return level.verdict
 
 
 def met_with_ease(level: LoadLevel) -> bool:

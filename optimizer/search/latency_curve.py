@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from optimizer.cost import Demand, Price, Score, score
+from optimizer.load.judging import valid_open_loop
 from optimizer.load.other_limits import share_within
-from optimizer.measurement import LoadLevel, Measurement, floor_per_second, valid_open_loop
+from optimizer.measurement import LoadLevel, Measurement, floor_per_second
 from optimizer.serving_config import ServingConfig
 from optimizer.workload import Stream
 

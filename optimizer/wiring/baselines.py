@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.load.judging import capacity_basis
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.slots import Slot
@@ -68,6 +69,7 @@ class Baselines:
         unmeasured: why most could not be measured; None where most could.
         within_limits: whether any of them met the limits at some load.
         table, page: files that were written.
+        notes: of which load the latencies are, where it is not the capacity.
     """
 
     space: Space
@@ -77,6 +79,7 @@ class Baselines:
     page: Path
     unmeasured: str | None
     within_limits: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def limit_ms(self) -> float:
@@ -164,6 +167,7 @@ def _shown(
         folder / "page.html",
         why_most_unmeasured(records),
         any(record.outcome == "ok" for record in records),
+        () if ramp else tuple(_notes(measured)),
     )
     text = io.StringIO()
     write_rows(text, rows)
@@ -171,9 +175,17 @@ def _shown(
     prices = {space.price.instance_type: space.price}
     title = f"{space.study}: the eight configurations"
     notes = [f"{name} is left out: {reason}" for name, reason in found.left_out.items()]
+    notes += found.notes
     html = benchmark_page(title, rows, prices, space.demand, found.limit_ms, notes=notes)
     write_text(found.page, html)
     return found
+
+
+def _notes(measured: Sequence[tuple[NamedConfiguration, TrialRecord]]) -> Iterator[str]:
+    """Yield how each capacity that was not measured itself follows from another load."""
+    for each, record in measured:
+        if record.measurement is not None and (basis := capacity_basis(record.measurement)):
+            yield f"{each.name}: its capacity is {basis}"
 
 
 def _row(each: NamedConfiguration, record: TrialRecord, space: Space, ramp: bool) -> BenchmarkRow:
