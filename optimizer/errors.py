@@ -17,6 +17,7 @@
         │   └── EngineMismatch             a TensorRT engine of another GPU or TensorRT
         ├── ConfigMismatch             the server runs something else than it was asked to
         └── LoadTestFailure            requests failed, or the load client did
+            └── VoidLevelFailure           a load level that says nothing of the server
 
 Foreign exceptions are turned into these where they enter: in the room of the library that raises
 them.
@@ -171,6 +172,10 @@ class LoadTestFailure(TrialFailure):
     """The load test could not give a figure."""
 
     transient = True
+
+
+class VoidLevelFailure(LoadTestFailure):
+    """The configuration could not be measured: its load levels say nothing of the server."""
 
 
 @contextmanager

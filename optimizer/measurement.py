@@ -32,7 +32,7 @@ class StreamLevel:
 
     Attributes:
         offered_per_second: rate at which requests were due (saturation: at which they were sent).
-        achieved_per_second: rate of good replies while requests were due.
+        achieved_per_second: rate of good replies while requests were due, at most the offered one.
         sent, completed, errors: requests after warm-up.
         first_error: message of the first error, None without one.
         mean_ms: from the due time, as the percentiles are.
@@ -123,8 +123,7 @@ class ClientUse:
 
     Attributes:
         processes: how many sent requests.
-        cpu_seconds: process-CPU time of all of them, warm-up included.
-        memory_mib: resident memory of all of them.
+        cpu_seconds, memory_mib: process-CPU time, warm-up included, and resident memory of all.
         lag_ms: 99th percentile of how late requests were sent.
         longest_lag_ms: lag above which the level is void; None where it does not matter.
         realtime: whether it ran before all ordinary processes of its cores.
@@ -182,9 +181,9 @@ class MachineUse:
         foreign_cores: cores of the slot, on average, that neither server nor client nor optimizer
             used and that were not free either: other processes, or the hypervisor (steal). None
             where the server's share is unseen.
-        gpus: the slot's GPUs.
-        no_gpu: why there are no GPU figures, None where there are.
+        gpus, no_gpu: the slot's GPUs; why there are no figures of them, None where there are.
         triton: gauges of the server's own metrics endpoint by name, summed over devices.
+        throttled_seconds: for which a CPU quota withheld cores; None without one.
     """
 
     seconds: float
@@ -195,6 +194,7 @@ class MachineUse:
     gpus: tuple[GpuUse, ...] = ()
     no_gpu: str | None = None
     triton: tuple[tuple[str, float], ...] = ()
+    throttled_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,8 @@ class LoadLevel:
 
         A level that is void meets none.
         """
-        return self.client.kept_up and self.errors == 0 and self.excess <= 0
+        proven_over = self.verdict == "infeasible"
+        return self.client.kept_up and self.errors == 0 and self.excess <= 0 and not proven_over
 
 
 @dataclass(frozen=True)
@@ -367,8 +368,8 @@ class Measurement:
 
     @property
     def open_loop(self) -> tuple[LoadLevel, ...]:
-        """The levels under independent arrivals."""
-        return tuple(level for level in self.levels if level.kind == "open_loop")
+        """The levels under independent arrivals, without those that are void."""
+        return tuple(x for x in self.levels if x.kind == "open_loop" and x.client.kept_up)
 
     @property
     def level_at_capacity(self) -> LoadLevel | None:
@@ -379,9 +380,8 @@ class Measurement:
     @property
     def nearest_level(self) -> LoadLevel | None:
         """The level at the capacity, or the open-loop one that is nearest to it, if any."""
-        nearest = min(
-            self.open_loop, key=lambda x: abs(x.load_factor - self.load_factor), default=None
-        )
+        at, levels = self.load_factor, self.open_loop
+        nearest = min(levels, key=lambda x: abs(x.load_factor - at), default=None)
         return self.level_at_capacity or nearest
 
 

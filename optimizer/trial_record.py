@@ -81,3 +81,8 @@ class TrialRecord:
     further: tuple[FurtherLimit, ...] = ()
     told_further: tuple[float, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether it failed for a reason that may pass, and says nothing of its configuration."""
+        return self.failure is not None and self.failure.transient

@@ -54,6 +54,42 @@ def _command(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     yield table(("option", "meaning"), rows)
 
 
+_MEASURING = (
+    (
+        "`run`, `recommend --search`",
+        "no configuration met the limits",
+        "most configurations could not be measured, or five failed in a row and the baseline too",
+    ),
+    (
+        "`measure`, `--curve`, `--with perf_analyzer`",
+        "no load met the limit, or the compared one did not",
+        "the server or the model died or answered nothing, or the load generator fell behind",
+    ),
+    (
+        "`measure --rate`",
+        "the limit was missed, requests failed, or the backlog grew",
+        "the same",
+    ),
+    (
+        "`measure --users`",
+        "no part of the load was within the limit or the file's thresholds, or requests failed",
+        "the same",
+    ),
+    (
+        "`baseline`, `record`",
+        "no configuration met the limits",
+        "most configurations could not be measured",
+    ),
+    (
+        "`verify`",
+        "a file, the configuration or an output is another, or the limit is missed",
+        "the server died or did not start, or the load generator fell behind",
+    ),
+    ("`replay`, `simulate`", "nothing meets the limits, as recorded or predicted", "-"),
+)
+"""What ends a command that measures or predicts with 1 and with 4."""
+
+
 def exit_codes() -> str:
     """What the exit codes mean, and which error has which."""
     said = re.sub(r"\s+", " ", inspect.getdoc(main) or "").partition("code. ")[2].rstrip(".")
@@ -67,6 +103,11 @@ def exit_codes() -> str:
         [
             "# Exit codes and errors",
             table(("code", "meaning"), codes),
+            (
+                "A single request that fails misses the limit. What could not be measured says "
+                "nothing of a configuration: it is neither within the limit nor over it."
+            ),
+            table(("command", "ends with 1 where", "ends with 4 where"), _MEASURING),
             (
                 "An error names the key, the rule and the value, or what to install, in one "
                 "message without a traceback. From Python it is one of `optimizer.errors`:"

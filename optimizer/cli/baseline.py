@@ -15,6 +15,7 @@ from optimizer.cli.options import (
     said_options,
 )
 from optimizer.cli.watchers import watching
+from optimizer.errors import EverythingFailedError
 from optimizer.wiring.baselines import BaselineRequest, measure_baselines
 from optimizer.wiring.parts import default_cache
 
@@ -35,7 +36,8 @@ def baseline(
     """Measure {unoptimised, compiled} x {batching off, on} x {one instance, two} of SPACE.
 
     On a GPU that is PyTorch and TensorRT, on a CPU PyTorch and OpenVINO; in FP32, with the largest
-    batch that the space lists.
+    batch that the space lists. Exit code 1: none of them met the limit; 4: none, or less than half
+    of them, could be measured.
     """
     request = BaselineRequest(space, results, (cache or default_cache()).absolute(), seed, ramp)
     console = OutputConsole()
@@ -46,6 +48,10 @@ def baseline(
     show_benchmark(console, found.rows, prices, own.demand, found.limit_ms)
     for name, reason in found.left_out.items():
         console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for what, path in (("table", found.table), ("page", found.page)):
         console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if any(row.latency_ms <= found.limit_ms for row in found.rows) else 1
+    if found.unmeasured is not None:
+        raise EverythingFailedError(found.unmeasured)
+    return 0 if found.within_limits else 1

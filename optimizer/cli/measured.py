@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optimizer.cli.plain_table import plain_table
 from optimizer.estimates import Percentile
-from optimizer.load.judging import why_missed
+from optimizer.load.judging import capacity_basis, why_missed, why_void
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
@@ -33,13 +33,18 @@ def show_measured(console: Console, measured: Measured) -> None:
         capacity = found.measurement
         high = capacity.capacity_high_per_second
         upper = f"{high:.0f}" if high is not None else "?"
+        basis = capacity_basis(capacity)
         console.print(
             f"capacity {capacity.capacity_per_second:.0f}/s "
-            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}): {capacity.ended}",
+            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}"
+            f"{f'; {basis}' if basis else ''}): {capacity.ended}",
             style="green" if capacity.load_factor else "yellow",
             highlight=False,
             soft_wrap=True,
         )
+    elif found.missed is not None:
+        text = f"the limit was not met: {found.missed}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(_time(found.at))
     for split in found.at.server:
         console.print(_batches(split))
@@ -69,7 +74,7 @@ def _levels(levels: Sequence[LoadLevel]) -> Table:
                 _interval(stream.latency(95)),
                 f"{stream.latency_ms(99):.1f}",
                 f"{level.client.lag_ms:.1f}",
-                level.ended if saturation else why_missed(level) or level.ended,
+                level.ended if saturation else why_void(level) or why_missed(level) or level.ended,
             )
     return table
 
@@ -170,7 +175,10 @@ def _cpu(machine: MachineUse) -> str:
     if machine.server_cpu_seconds is None:
         return "CPU time not known"
     cores = machine.server_cpu_seconds / machine.seconds
-    return f"{cores:.2f} of {machine.cores} cores, others {machine.foreign_cores or 0.0:.2f}"
+    used = f"{cores:.2f} of {machine.cores} cores, others {machine.foreign_cores or 0.0:.2f}"
+    if not machine.throttled_seconds:
+        return used
+    return f"{used}, withheld by the CPU quota for {machine.throttled_seconds:.1f} s"
 
 
 def _mib(value: float | None) -> str:

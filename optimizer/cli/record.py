@@ -14,6 +14,7 @@ from optimizer.cli.options import (
     said_options,
 )
 from optimizer.cli.watchers import watching
+from optimizer.errors import EverythingFailedError
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.recording import RecordRequest, record_space
 
@@ -26,10 +27,16 @@ from optimizer.wiring.recording import RecordRequest, record_space
 @said_options
 @results_option
 @cache_option
-def record(space: Path, seed: int, said: Said | None, results: Path, cache: Path | None) -> None:
-    """Measure every configuration of SPACE (a YAML file) into a CSV table, or go on with it."""
+def record(space: Path, seed: int, said: Said | None, results: Path, cache: Path | None) -> int:
+    """Measure every configuration of SPACE (a YAML file) into a CSV table, or go on with it.
+
+    Exit code 1: none of them met the limits; 4: less than half of them could be measured.
+    """
     request = RecordRequest(space, results, (cache or default_cache()).absolute(), seed)
     console = OutputConsole()
     with watching(console, said) as watch:
-        table = record_space(request, watch)
-    console.print(f"table: {table}", markup=False, highlight=False, soft_wrap=True)
+        found = record_space(request, watch)
+    console.print(f"table: {found.table}", markup=False, highlight=False, soft_wrap=True)
+    if found.unmeasured is not None:
+        raise EverythingFailedError(found.unmeasured)
+    return 0 if found.within_limits else 1

@@ -10,14 +10,19 @@ from rich.text import Text
 
 from optimizer.cli.options import OutputConsole, server_options
 from optimizer.cli.watchers import watching
-from optimizer.errors import UsageError
+from optimizer.errors import RunError, UsageError
 from optimizer.export.verification import Outcome
 from optimizer.wiring.verifying import VerifyRequest, verify_bundle, write_outcome
 
 DRIFT = 5
 
-_EXIT_CODES = {"pass": 0, "fail": 1, "drift": DRIFT}
-_STYLES: Mapping[Outcome, str] = {"pass": "green", "drift": "yellow", "fail": "red"}
+_EXIT_CODES = {"pass": 0, "fail": 1, "not measured": RunError.exit_code, "drift": DRIFT}
+_STYLES: Mapping[Outcome, str] = {
+    "pass": "green",
+    "drift": "yellow",
+    "fail": "red",
+    "not measured": "yellow",
+}
 
 
 @click.command()
@@ -40,7 +45,8 @@ def verify(
     Files, configuration and outputs first, then the latency limit at the load of one replica, and
     the capacity. Exit code 0: all is as it was measured. 1: a file, the configuration or an output
     is another, or the limit is missed. 5, drift: the limit is held, but the capacity is off by more
-    than --within. 2, 3 and 4 as of every command.
+    than --within. 4: limit or capacity could not be measured, because the server died or the load
+    generator fell behind. 2 and 3 as of every command.
     """
     console = OutputConsole()
     if json_file is not None and json_file.resolve().is_relative_to(bundle.resolve()):

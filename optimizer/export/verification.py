@@ -1,7 +1,8 @@
 """Whether a bundle is what was measured, and does what was measured: the checks, one by one.
 
-Each check passes, fails with its reason, or could not be made. A capacity that is another than the
-measured one, while the limit is held, is drift.
+Each check passes, fails with its reason, or could not be made; one under load may turn out to be
+impossible here, because the server died or the load generator fell behind. A capacity that is
+another than the measured one, while the limit is held, is drift.
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ from optimizer.measurement import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
 
-Outcome = Literal["pass", "drift", "fail", "not checked"]
+Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]
+
+_FROM_THE_WORST: tuple[Literal["fail", "not measured", "drift"], ...] = (
+    "fail",
+    "not measured",
+    "drift",
+)
 
 _NAMED = 5
 """Files that a message names; the rest it counts."""
@@ -56,12 +63,13 @@ class Verification:
     capacity: Measurement | None = None
 
     @property
-    def outcome(self) -> Literal["pass", "drift", "fail"]:
+    def outcome(self) -> Literal["pass", "drift", "fail", "not measured"]:
         """The worst of the checks."""
         found = {check.outcome for check in self.checks}
-        if "fail" in found:
-            return "fail"
-        return "drift" if "drift" in found else "pass"
+        for worst in _FROM_THE_WORST:
+            if worst in found:
+                return worst
+        return "pass"
 
 
 def check_files(bundle: Bundle) -> Check:

@@ -19,8 +19,12 @@ from optimizer.load.judging import (
     met_with_ease,
     point,
     refuse_if_all_failed,
+    refuse_void,
     share_by_service_time,
+    valid_open_loop,
+    what_was_void,
     why_missed,
+    why_void,
 )
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
@@ -41,6 +45,9 @@ Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
+_MOST_VOID_LEVELS = 4
+_BELOW_VOID = 0.75
+"""Share of a load that the load generator could not send on time, which is tried after it."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ def find_capacity(
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
+        VoidLevelFailure: when the load generator fell behind in every level that met the limits.
     """
     search = CapacitySearch(run, workload, protocol)
     return search.find(concurrency, worse_below, expected_share)
@@ -221,25 +229,29 @@ class CapacitySearch:
             if (most or self._left(saturation) <= 0) and self._held():
                 knee = self._knee(saturation)
                 return self._estimated(knee, saturation, upper, "its load time is spent")
-            if most:
-                return self.infeasible(load)
+            if most or len(self._void()) >= _MOST_VOID_LEVELS:
+                return self.infeasible(level)
             load = self._next_load(saturation)
 
     def _settled(self, level: LoadLevel, saturation: float, upper: float) -> CapacityResult | None:
         """What one level shows by itself: met next to saturation, or missed at the floor."""
         floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
         if level.load_factor >= top and met_with_ease(level):
-            ended = f"met the limits at {top * self._demand:.1f}/s, next to saturation"
+            ended = f"met the limits at {level.offered_per_second:.1f}/s, next to saturation"
             return self.ok(top, top, upper, ended)
-        if level.load_factor <= floor and why_missed(level) is not None:
-            return self.infeasible(floor, level)
+        missed = why_void(level) is not None or why_missed(level) is not None
+        if level.load_factor <= floor and missed:
+            return self.infeasible(level)
         return None
 
     def _known_well(self, saturation: float, upper: float) -> CapacityResult | None:
-        """The capacity, once the levels together tell it closely enough."""
+        """Return the capacity, once the levels together tell it closely enough."""
+        if not self._held():
+            return None
         knee = self._knee(saturation)
         capacity = min(knee.share, HIGHEST_SHARE) * saturation
-        if not self._certified(capacity) or knee.half_width > self._protocol.resolution:
+        certified = min(self._held()) <= capacity < self._least_void()
+        if not certified or knee.half_width > self._protocol.resolution:
             return None
         return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
 
@@ -251,15 +263,19 @@ class CapacitySearch:
         return find_knee([point(x, saturation) for x in self._open_loop()])
 
     def _open_loop(self) -> list[LoadLevel]:
-        return [level for level in self._levels if level.kind == "open_loop"]
+        """Return the levels that say something of the server."""
+        return [*valid_open_loop(self._levels)]
+
+    def _void(self) -> list[float]:
+        """Return the loads that the load generator could not send on time."""
+        return [level.load_factor for level in self._levels if why_void(level) is not None]
+
+    def _least_void(self) -> float:
+        return min(self._void(), default=math.inf)
 
     def _held(self) -> list[float]:
         """Loads at which the limits were met."""
         return [x.load_factor for x in self._open_loop() if why_missed(x) is None]
-
-    def _certified(self, capacity: float) -> bool:
-        """Whether the limits were met at no more than this load."""
-        return min(self._held(), default=math.inf) <= capacity
 
     def _left(self, saturation: float) -> float:
         """Seconds of load that may still be spent."""
@@ -275,12 +291,14 @@ class CapacitySearch:
         Where nothing has met the limits yet, a little less each time.
         """
         floor = self._floor(saturation)
+        if not self._open_loop():
+            return max(floor, _BELOW_VOID * self._least_void())
         capacity = min(self._knee(saturation).share, HIGHEST_SHARE) * saturation
         missed = [x.load_factor for x in self._open_loop() if x.verdict == "infeasible"]
         met = [x.load_factor for x in self._open_loop() if x.verdict == "feasible"]
-        low, high = max(met, default=floor), min(missed, default=math.inf)
+        low, high = max(met, default=floor), min([*missed, self._least_void()])
         if not self._held():
-            tried = min(x.load_factor for x in self._open_loop())
+            tried = min([x.load_factor for x in self._open_loop()] + [self._least_void()])
             return max(floor, min(capacity, 0.9 * tried))
         if low < capacity < high or math.isinf(high):
             return max(floor, capacity)
@@ -290,12 +308,15 @@ class CapacitySearch:
         """What the knee and the proven levels say together."""
         missed = [x for x in self._open_loop() if why_missed(x) is not None]
         capacity = max(min(self._held()), min(knee.share, HIGHEST_SHARE) * saturation)
-        # However little the levels tell, a load that met the limits is above the floor.
-        low = max(self._floor(saturation), min(knee.low, HIGHEST_SHARE) * saturation)
         high = min(upper, max(knee.high * saturation, capacity))
         if missed:
-            why += f"; at {missed[-1].load_factor * self._demand:.1f}/s: {why_missed(missed[-1])}"
-        return self.ok(capacity, low, high, why)
+            why += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
+        if capacity >= self._least_void():
+            capacity, high = max(self._held()), upper
+            why += f"; more could not be measured: {what_was_void(self._levels)}"
+        # However little the levels tell, a load that met the limits is above the floor.
+        low = max(self._floor(saturation), min(knee.low, HIGHEST_SHARE) * saturation)
+        return self.ok(capacity, min(low, capacity), high, why)
 
     def holds(self, load_factor: float, least_requests: int) -> bool:
         """Run a whole open-loop level, which only a proof that it misses the limits may end."""
@@ -303,7 +324,7 @@ class CapacitySearch:
         seconds = self._seconds_for(least_requests, load_factor)
         stop = LateFraction(self._workload.streams, protocol.warmup_seconds, least_seconds=seconds)
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
-        return why_missed(level) is None
+        return why_void(level) is None and why_missed(level) is None
 
     @property
     def levels(self) -> Sequence[LoadLevel]:
@@ -357,18 +378,18 @@ class CapacitySearch:
         level = max((x for x in held if x.load_factor <= load_factor), key=lambda x: x.load_factor)
         return CapacityResult("ok", self._measurement(load_factor, low, high, ended), excess(level))
 
-    def infeasible(self, floor: float, level: LoadLevel | None = None) -> CapacityResult:
-        """Give up where a level at the load factor `floor`, the last one, did not pass.
+    def infeasible(self, level: LoadLevel) -> CapacityResult:
+        """Give up where `level` did not pass.
 
         Raises:
             LoadTestFailure: when nothing at all was answered at that load.
+            VoidLevelFailure: when the load generator fell behind there.
         """
-        level = level or self._levels[-1]
+        refuse_void(level)
         refuse_if_all_failed(level)
-        ended = f"even at {floor * self._demand:.1f}/s: {why_missed(level)}"
-        return CapacityResult(
-            "infeasible", self._measurement(0.0, 0.0, floor, ended), excess(level)
-        )
+        ended = f"even at {level.offered_per_second:.1f}/s: {why_missed(level)}"
+        measurement = self._measurement(0.0, 0.0, level.load_factor, ended)
+        return CapacityResult("infeasible", measurement, excess(level))
 
     def _bounded(self, upper: float, ended: str) -> CapacityResult:
         return CapacityResult("bounded", self._measurement(0.0, 0.0, upper, ended), None)
@@ -376,11 +397,4 @@ class CapacitySearch:
     def _measurement(
         self, load_factor: float, low: float, high: float | None, ended: str
     ) -> Measurement:
-        return Measurement(
-            levels=tuple(self._levels),
-            load_factor=load_factor,
-            load_factor_low=low,
-            load_factor_high=high,
-            demand_per_second=self._demand,
-            ended=ended,
-        )
+        return Measurement(tuple(self._levels), load_factor, low, high, self._demand, ended)

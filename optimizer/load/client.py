@@ -20,6 +20,7 @@ from optimizer.load.exchange import Begin, Order, Progress, Ready, Replies, Repo
 from optimizer.load.levels import load_level
 from optimizer.load.plan import Ended, LevelPlan, Target
 from optimizer.load.schedule import order_for, shares
+from optimizer.machine.cores import usable_cores
 from optimizer.measurement import ClientUse, LoadLevel
 
 _MARGIN_SECONDS = 10.0
@@ -103,7 +104,7 @@ class LoadClient:
         """Keep the processes to these CPU cores; None leaves them where the parent may run."""
         self._cores = cores
         self._wanted = 1
-        self._most = len(cores) if cores is not None else len(os.sched_getaffinity(0))
+        self._most = len(cores) if cores is not None else len(usable_cores())
         self._processes: list[_ClientProcess] = []
 
     def __enter__(self) -> LoadClient:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.judging import refuse_void, why_void
 from optimizer.measurement import LoadLevel
 from optimizer.workload import Workload
 
@@ -48,13 +49,14 @@ def find_service(
     """Saturate, then offer `LIGHT_SHARE` of that: what service times are learnt from.
 
     Returns:
-        A verdict of "bounded", with these two levels.
+        A verdict of "bounded", with these two levels; without the second where it is void.
 
     Raises:
         LoadTestFailure: when every request failed under saturation.
     """
     search = CapacitySearch(run, workload, protocol)
-    return _with(search.find_saturation(concurrency), [_light(search, protocol)])
+    saturated, light = search.find_saturation(concurrency), _light(search, protocol)
+    return _with(saturated, [light] if why_void(light) is None else [])
 
 
 def find_capacity_and_service(
@@ -71,10 +73,13 @@ def find_capacity_and_service(
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
+        VoidLevelFailure: when the load generator fell behind.
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency, expected_share=expected_share)
-    return _with(result, [_light(search, protocol)])
+    light = _light(search, protocol)
+    refuse_void(light)
+    return _with(result, [light])
 
 
 def find_latencies(
@@ -91,13 +96,17 @@ def find_latencies(
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
+        VoidLevelFailure: when the load generator fell behind.
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency, expected_share=expected_share)
     shares = SHARES_OF_CAPACITY if result.verdict == "ok" else ()
     loads = [share * result.measurement.load_factor for share in shares]
     seconds = _LATENCIES * protocol.check_seconds
-    return _with(result, [search.whole_level(load, seconds) for load in loads])
+    levels = [search.whole_level(load, seconds) for load in loads]
+    for level in levels:
+        refuse_void(level)
+    return _with(result, levels)
 
 
 def _light(search: CapacitySearch, protocol: CapacityProtocol) -> LoadLevel:

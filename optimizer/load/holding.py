@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.judging import what_was_void, why_void
 from optimizer.workload import Workload
 
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -48,6 +49,7 @@ def hold_load(
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the last load.
+        VoidLevelFailure: when the load generator fell behind at the last load.
     """
     levels = CapacitySearch(run, workload, protocol)
     levels.saturate(concurrency)
@@ -57,6 +59,10 @@ def hold_load(
             task.at_demand(load), _AT_DEMAND_REQUESTS
         ):
             share = load / task.load_factor
-            return levels.ok(load, load, missed, f"held {share:.0%} of its capacity")
-        missed = load
-    return levels.infeasible(_SHARES[-1] * task.load_factor)
+            ended = f"held {share:.0%} of its capacity"
+            if (void := what_was_void(levels.levels)) is not None:
+                ended += f"; {void}"
+            return levels.ok(load, load, missed, ended)
+        if why_void(levels.levels[-1]) is None:
+            missed = load
+    return levels.infeasible(levels.levels[-1])

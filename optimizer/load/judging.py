@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from optimizer.errors import LoadTestFailure
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.knee import NORMAL_QUANTILE, Point
-from optimizer.measurement import HIGHEST_SHARE, LoadLevel, StreamLevel
+from optimizer.measurement import HIGHEST_SHARE, LoadLevel, Measurement, StreamLevel
 from optimizer.workload import Workload
 
 _LEAST_SD = 0.01
 _FAILING = math.log(1.5)
-"""Log latency over the limit that stands for a level that fails by errors, backlog or lag."""
+"""Log latency over the limit that stands for a level that fails by errors or backlog."""
+
+_LEAST_EXCESS = 0.01
+"""Of a level that is proven to miss the limit, whatever its percentile shows."""
+
+_AT_CAPACITY = 0.98
+"""Share of a capacity from which a level counts as one at the capacity."""
 
 _LONGEST_LAG = 0.05
 _LAG_FLOOR_MS = 2.0
@@ -23,12 +30,19 @@ def longest_lag_ms(shortest_limit_ms: float) -> float:
     return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest_limit_ms)
 
 
+def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
+    """Return the levels under independent arrivals in which the load generator kept up."""
+    return tuple(x for x in levels if x.kind == "open_loop" and x.client.kept_up)
+
+
 def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""
     worst = level.worst
     log_excess = math.log1p(worst.excess)
-    if level.errors or _backlog_grew(level) or not level.client.kept_up:
+    if level.errors or _backlog_grew(level):
         log_excess = max(log_excess, _FAILING)
+    if level.verdict == "infeasible":
+        log_excess = max(log_excess, math.log1p(_LEAST_EXCESS))
     return Point(level.load_factor / saturation, log_excess, _sd(worst), worst.sent)
 
 
@@ -65,31 +79,84 @@ def refuse_if_all_failed(level: LoadLevel) -> None:
         raise LoadTestFailure(f"every request failed: {_first_error(level)}")
 
 
+def failed_requests(level: LoadLevel) -> str | None:
+    """Return how many requests of a level failed, and how; None where none did."""
+    if not level.errors:
+        return None
+    return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
+
+
 def why_missed(level: LoadLevel) -> str | None:
-    """Why an open-loop level is more than the server can take, None where it is not."""
-    if not level.client.kept_up:
-        return _void(level)
-    if level.errors:
-        return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
-    if not level.meets_limits:
+    """Return why an open-loop level is more than the server can take, None where it is not.
+
+    A void level shows neither, see `why_void`.
+    """
+    if (failed := failed_requests(level)) is not None:
+        return failed
+    if level.excess > 0:
         worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
         return f"{limit}, over the limit of {worst.limit_ms:g} ms"
     if _backlog_grew(level):
         return f"{_backlog_growth(level):.0f} requests more were waiting after {level.seconds:g} s"
+    if level.verdict == "infeasible":
+        return level.ended
     return None
 
 
-def _void(level: LoadLevel) -> str:
+def why_void(level: LoadLevel) -> str | None:
+    """Return why a level says nothing of the server, None where it does."""
     client = level.client
+    if client.kept_up:
+        return None
     remedy = "give it free cores"
     if not client.realtime:
         remedy += ", or permit real-time priority (ulimit -r 1)"
     return (
-        f"void, the load client lagged by {client.lag_ms:.1f} ms (p99), over "
-        f"{client.longest_lag_ms:.1f} ms, with {client.processes} processes; {remedy}"
+        f"the load generator fell {client.lag_ms:.1f} ms behind (p99; "
+        f"{client.longest_lag_ms:.1f} ms are allowed) with {client.processes} processes: {remedy}"
     )
+
+
+def what_was_void(levels: Iterable[LoadLevel]) -> str | None:
+    """Return the least load of all void levels and why it was; None where none was void."""
+    void = [level for level in levels if not level.client.kept_up]
+    if not void:
+        return None
+    least = min(void, key=lambda level: level.load_factor)
+    return f"at {least.offered_per_second:.1f}/s, {why_void(least)}"
+
+
+def refuse_void(level: LoadLevel) -> None:
+    """Raise VoidLevelFailure where a level says nothing of the server."""
+    if (reason := what_was_void([level])) is not None:
+        raise VoidLevelFailure(f"could not be measured: {reason}")
+
+
+def capacity_basis(measurement: Measurement) -> str | None:
+    """Return which level a capacity follows from; None where it was measured itself.
+
+    Example:
+        "extrapolated from 87/s, p95 77.0 ms"
+    """
+    level, load = measurement.level_at_capacity, measurement.load_factor
+    if level is None or level.load_factor >= _AT_CAPACITY * load:
+        return None
+    above = any(each.load_factor > load for each in measurement.open_loop)
+    how = "interpolated" if above else "extrapolated"
+    return f"{how} from {level.offered_per_second:.0f}/s, p95 {level.latency_ms(95):.1f} ms"
+
+
+def level_verdict(level: LoadLevel) -> str | None:
+    """Return what a level showed of the limits, and why; None where it showed nothing yet."""
+    if level.kind != "open_loop":
+        return failed_requests(level)
+    if (reason := why_void(level)) is not None:
+        return f"void: {reason}"
+    if (reason := why_missed(level)) is not None:
+        return f"{'infeasible' if level.verdict == 'infeasible' else 'limit missed'}: {reason}"
+    return level.verdict
 
 
 def met_with_ease(level: LoadLevel) -> bool:
@@ -98,7 +165,7 @@ def met_with_ease(level: LoadLevel) -> bool:
     So near saturation waiting times have an exponential tail: one so far from its limit passes it
     almost never, long before a few seconds of correlated waits can prove it.
     """
-    if why_missed(level) is not None:
+    if why_void(level) is not None or why_missed(level) is not None:
         return False
     far = all(
         2 * max(s.latency_ms(99), s.latency_ms(s.limit_percentile)) <= s.limit_ms
@@ -108,12 +175,11 @@ def met_with_ease(level: LoadLevel) -> bool:
 
 
 def excess(level: LoadLevel) -> float:
-    """Above 0 exactly where `why_missed` has a reason."""
+    """Return by how much a level missed the limits: above 0 exactly where `why_missed` says why."""
     failed = level.errors / _sent(level)
     waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
-    client = level.client
-    lag = 0.0 if client.kept_up else client.lag_ms / (client.longest_lag_ms or 1.0) - 1
-    return max(level.excess, failed or -1.0, waiting or -1.0, lag or -1.0)
+    proven = _LEAST_EXCESS if level.verdict == "infeasible" else 0.0
+    return max(level.excess, failed or -1.0, waiting or -1.0, proven or -1.0)
 
 
 def _backlog_growth(level: LoadLevel) -> float:

@@ -48,10 +48,11 @@ def load_level(
         )
     ended, end = stopped or (Ended("its time was up"), plan.sending_seconds)
     window, is_settled = _window(plan, replies, end)
-    measured = tuple(
-        _stream_level(stream, replies.streams == index, plan, replies, window)
-        for index, stream in enumerate(streams)
-    )
+    measured = _stream_levels(plan, streams, replies, window)
+    if ended.verdict == "infeasible" and all(stream.excess <= 0 for stream in measured):
+        # What was cut as warm-up is what the level was stopped for.
+        window = (plan.warmup_seconds, end)
+        measured = _stream_levels(plan, streams, replies, window)
     return LoadLevel(
         kind=_kind(plan),
         load_factor=_load_factor(plan, streams, measured),
@@ -106,6 +107,15 @@ def _load_factor(
     return achieved / sum(stream.demand_per_second for stream in streams)
 
 
+def _stream_levels(
+    plan: LevelPlan, streams: Sequence[Stream], replies: Replies, window: tuple[float, float]
+) -> tuple[StreamLevel, ...]:
+    return tuple(
+        _stream_level(stream, replies.streams == index, plan, replies, window)
+        for index, stream in enumerate(streams)
+    )
+
+
 def _stream_level(
     stream: Stream,
     own: NDArray[np.bool_],
@@ -118,7 +128,10 @@ def _stream_level(
     sent = int(due.sum())
     if sent == 0:
         raise LoadTestFailure(_nothing_due(stream, own, window, replies))
-    answered = own & replies.good & _inside(replies.done_seconds, window)
+    answered = int((own & replies.good & _inside(replies.done_seconds, window)).sum())
+    if isinstance(plan.load, OpenLoop):
+        # Replies beyond what was due clear a backlog from before the window.
+        answered = min(answered, sent)
     failed = np.flatnonzero(due & ~replies.good)
     latencies_ms = _latencies_ms(plan, replies)[due]
     lag_ms = (replies.sent_seconds - replies.due_seconds)[due] * 1e3
@@ -129,7 +142,7 @@ def _stream_level(
     return StreamLevel(
         name=stream.name,
         offered_per_second=sent / seconds,
-        achieved_per_second=int(answered.sum()) / seconds,
+        achieved_per_second=answered / seconds,
         sent=sent,
         completed=sent - len(failed),
         errors=len(failed),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.load.judging import longest_lag_ms, met_with_ease, point, why_missed
+from optimizer.load.judging import longest_lag_ms, met_with_ease, point, valid_open_loop, why_missed
 from optimizer.load.knee import find_knee
 from optimizer.measurement import HIGHEST_SHARE, LoadLevel
 
@@ -68,7 +68,7 @@ def share_within(
         saturation: load factor under saturation.
         limit_ms: see `judged`.
     """
-    again = [judged(level, limit_ms) for level in levels if level.kind == "open_loop"]
+    again = valid_open_loop([judged(level, limit_ms) for level in levels])
     if not again:
         return None
     points = [point(level, saturation) for level in again]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 
+from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityResult, RunLevel, Verdict
-from optimizer.load.judging import refuse_if_all_failed
+from optimizer.load.judging import failed_requests, refuse_if_all_failed
 from optimizer.load.plan import LevelPlan
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
@@ -48,23 +49,44 @@ def find_in_user_load(
         LoadTestFailure: when every request failed.
     """
     level = run(LevelPlan(load, 0.0, load.seconds, timeout_seconds, stop=conditions))
-    refuse_if_all_failed(level)
     limit_ms = min(limit.latency_ms for limit in conditions.model_latency_thresholds)
+    missed = why_users_missed(level, limit_ms)
     per_second, p95_ms = most_within(level, limit_ms)
-    factor = per_second / workload.demand_per_second if p95_ms <= limit_ms else 0.0
+    factor = per_second / workload.demand_per_second if missed is None else 0.0
     verdict: Verdict = "ok" if factor > 0 else "infeasible"
     measurement = Measurement(
-        (level,), factor, factor, None, workload.demand_per_second, level.ended
+        (level,), factor, factor, None, workload.demand_per_second, missed or level.ended
     )
-    return CapacityResult(verdict, measurement, p95_ms / limit_ms - 1)
+    over = max(p95_ms / limit_ms - 1, level.errors / sum(s.sent for s in level.streams) or -1.0)
+    return CapacityResult(verdict, measurement, over)
+
+
+def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:
+    """Return why a user load met the limit in no part of its time, or failed; None where it met it.
+
+    Raises:
+        LoadTestFailure: when every request failed.
+    """
+    refuse_if_all_failed(level)
+    if (failed := failed_requests(level)) is not None:
+        return failed
+    _, p95_ms = most_within(level, limit_ms)
+    if p95_ms > limit_ms:
+        return f"p95 was {p95_ms:.1f} ms at the least, over the limit of {limit_ms:g} ms"
+    return None
 
 
 def most_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
     """Largest rate of a user load's equal parts whose p95 is within the limit, and that p95 in ms.
 
-    Those of the part with the least p95 where none is. Something must have been answered.
+    Those of the part with the least p95 where none is.
+
+    Raises:
+        LoadTestFailure: when nothing was answered.
     """
     each = level.seconds / len(level.slices)
     parts = [(s.completed / each, s.p95_ms) for s in level.slices if s.p95_ms is not None]
+    if not parts:
+        raise LoadTestFailure("no request of the user load was answered in time")
     within = [part for part in parts if part[1] <= limit_ms]
     return max(within) if within else min(parts, key=lambda part: part[1])

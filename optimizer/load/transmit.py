@@ -22,6 +22,9 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"
 """Begins the error of a request that reached no server."""
 
+TOO_LATE = "DEADLINE_EXCEEDED"
+"""Begins the error of a request that was not answered in time."""
+
 Done = Callable[[str | None], None]
 """Called once, from any thread, when a request has ended: with its error, None where it is good."""
 
@@ -125,7 +128,7 @@ class HttpTransmitter:
                 body = await reply.read()
             error = None if reply.status == 200 else f"{_status(reply.status)}: {_text(body)}"
         except TimeoutError:
-            error = "DEADLINE_EXCEEDED: no reply in time"
+            error = f"{TOO_LATE}: no reply in time"
         except (aiohttp.ClientError, OSError) as cause:
             error = f"{REFUSED}: {cause}"
         done(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from optimizer.hardware import Gpu, counted_gpus
+from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
 
 _CPU_FEATURES = (
@@ -38,6 +36,7 @@ class Machine:
         server: what serves: "embedded", an image with its digest, or a running server's version.
         gpus: models of those that are used, in the order of their logical indices.
         driver: NVIDIA's, None without a GPU.
+        cpu_quota: cores' time that the control groups allow, None where it is that of all cores.
     """
 
     cpu: str
@@ -50,24 +49,30 @@ class Machine:
     server: str = "embedded"
     gpus: tuple[str, ...] = ()
     driver: str | None = None
+    cpu_quota: float | None = None
 
     @cached_property
     def digest(self) -> str:
         """12 hex digits that name the machine in records."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        text = json.dumps(self._content(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def hardware(self) -> str:
         """What most of a measurement depends on, in few words: "AMD EPYC 7R13, 4 cores"."""
         cards = [counted_gpus(self.gpus)] if self.gpus else []
-        return ", ".join([self.cpu, f"{self.cores} cores", *cards])
+        return ", ".join([self.cpu, self.cores_text, *cards])
+
+    @property
+    def cores_text(self) -> str:
+        """Return the cores in words, with the CPU quota where there is one."""
+        return cores_text(self.cores, self.cpu_quota)
 
     @property
     def summary(self) -> str:
         """One line for people."""
         features = ", ".join(self.cpu_features) or "no vector extensions"
-        machine = f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB ({features})"
+        machine = f"{self.cpu}, {self.cores_text}, {self.memory_gib} GiB ({features})"
         cards = [counted_gpus(self.gpus)] if self.gpus else []
         driver = [f"driver {self.driver}"] if self.driver is not None else []
         return ", ".join([machine, *cards, *driver])
@@ -75,7 +80,14 @@ class Machine:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         lists = {"cpu_features": list(self.cpu_features), "gpus": list(self.gpus)}
-        return {**asdict(self), **lists, "packages": dict(self.packages)}
+        return {**self._content(), **lists, "packages": dict(self.packages)}
+
+    def _content(self) -> dict[str, Any]:
+        """Return all fields; without a quota as earlier versions wrote them."""
+        content = asdict(self)
+        if self.cpu_quota is None:
+            del content["cpu_quota"]
+        return content
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Machine:
@@ -89,8 +101,8 @@ def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
     cpu, flags = _cpu()
     return Machine(
         cpu=cpu,
-        cores=len(os.sched_getaffinity(0)),
-        memory_gib=round(psutil.virtual_memory().total / 2**30),
+        cores=len(usable_cores()),
+        memory_gib=round(total_memory_bytes() / 2**30),
         cpu_features=tuple(f for f in _CPU_FEATURES if f in flags),
         packages=tuple((name, v) for name in _PACKAGES if (v := _version(name))),
         python=platform.python_version(),
@@ -98,6 +110,7 @@ def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
         server=server,
         gpus=tuple(gpu.name for gpu in gpus),
         driver=driver_version() if gpus else None,
+        cpu_quota=binding_quota(),
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-import psutil
-
 from optimizer.hardware import Hardware
+from optimizer.machine.cores import total_memory_bytes, usable_cores
 from optimizer.machine.gpus import present_gpus
 
 _MIN_CORES_TO_SEPARATE = 4
@@ -35,7 +33,7 @@ class Slot:
 
 def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
     """The whole machine as one slot, less the client's cores where there are enough."""
-    cores = tuple(sorted(os.sched_getaffinity(0)))
+    cores = usable_cores()
     if len(cores) < _MIN_CORES_TO_SEPARATE:
         return Slot(cores, cores, gpu_uuids)
     client = max(1, len(cores) // 8)
@@ -44,5 +42,5 @@ def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
 
 def local_hardware() -> Hardware:
     """What trials may use of this machine."""
-    memory_mib = psutil.virtual_memory().total // 2**20
+    memory_mib = total_memory_bytes() // 2**20
     return Hardware(len(local_slot().cores), memory_mib, present_gpus())

@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import psutil
 
+from optimizer.machine.cgroups import throttling
 from optimizer.machine.gpus import GpuSampler
 from optimizer.machine.slots import Slot
 from optimizer.measurement import MachineUse
 
 CONTENDED_SHARE = 0.1
 """Share of the slot's cores taken by others from which a reader must know of it."""
+
+_THROTTLED_SHARE = 0.01
+"""Share of a level's time from which a reader must know that a quota withheld cores."""
 
 _MIB = 2**20
 
@@ -33,6 +37,7 @@ class MachineWatch:
         self._busy_before = self._busy_seconds()
         self._own_before = _own_seconds()
         self._server_before = server_cpu_seconds()
+        self._throttling_before = throttling()
 
     def end(
         self,
@@ -45,6 +50,9 @@ class MachineWatch:
         now = self._server_cpu_seconds()
         server = now - self._server_before if now and self._server_before is not None else None
         gpus, no_gpu = self._gpus.end()
+        throttled = throttling()
+        if throttled is not None and self._throttling_before is not None:
+            throttled = throttled.since(self._throttling_before)
         known = client_cpu_seconds + (server or 0.0) + _own_seconds() - self._own_before
         foreign = (self._busy_seconds() - self._busy_before - known) / seconds
         return MachineUse(
@@ -56,6 +64,7 @@ class MachineWatch:
             gpus=gpus,
             no_gpu=no_gpu,
             triton=triton,
+            throttled_seconds=throttled.seconds if throttled is not None else None,
         )
 
     def _busy_seconds(self) -> float:
@@ -68,6 +77,17 @@ class MachineWatch:
 def _own_seconds() -> float:
     own = os.times()
     return own.user + own.system
+
+
+def withheld_time(use: MachineUse) -> str | None:
+    """Return a warning where a CPU quota withheld time in a level, None where it did not."""
+    throttled = use.throttled_seconds
+    if throttled is None or throttled < _THROTTLED_SHARE * use.seconds:
+        return None
+    return (
+        f"the CPU quota withheld cores for {throttled:.1f} s in {use.seconds:.1f} s: "
+        "these are the figures of this quota, not of whole cores"
+    )
 
 
 def contention(use: MachineUse) -> str | None:

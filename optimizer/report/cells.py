@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from optimizer.cost import Candidate, Price
-from optimizer.measurement import LoadLevel, Measurement
+from optimizer.load.judging import capacity_basis
+from optimizer.measurement import Measurement
 from optimizer.serving_config import describe
 from optimizer.trial_record import TrialRecord
 
@@ -39,7 +40,7 @@ def candidate_cells(candidate: Candidate) -> tuple[str, ...]:
     return (
         f"{measurement.capacity_per_second:,.1f}",
         _interval(measurement),
-        _p95(measurement.nearest_level),
+        _p95(measurement),
         f"{candidate.p95_ms_at_demand:.1f}",
         usd(score.usd_per_million_at_capacity),
         f"{score.replicas:,}",
@@ -55,7 +56,7 @@ def trial_cells(record: TrialRecord) -> tuple[str, ...]:
         figures = (
             f"{measurement.capacity_per_second:,.1f}",
             _interval(measurement),
-            _p95(measurement.nearest_level),
+            _p95(measurement),
         )
     return (
         str(record.number),
@@ -69,7 +70,11 @@ def trial_cells(record: TrialRecord) -> tuple[str, ...]:
     )
 
 
-def _p95(level: LoadLevel | None) -> str:
+def _p95(measurement: Measurement) -> str:
+    """Return the p95 latency in ms at the capacity, or where it was measured instead."""
+    if (basis := capacity_basis(measurement)) is not None:
+        return basis
+    level = measurement.nearest_level
     return f"{level.latency_ms(95):.1f}" if level is not None else "-"
 
 

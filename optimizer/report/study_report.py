@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimizer.cost import Candidate
+from optimizer.load.judging import capacity_basis
 from optimizer.measurement import LoadLevel
 from optimizer.report.cells import usd
 from optimizer.report.effects import Effects
@@ -85,7 +86,9 @@ class StudyReport:
         assert level is not None, "what meets limits does so at some load"
         worst = level.worst
         percentile = worst.limit_percentile
-        return f"p{percentile:g} {worst.latency_ms(percentile):.0f} of {worst.limit_ms:g} ms"
+        text = f"p{percentile:g} {worst.latency_ms(percentile):.0f} of {worst.limit_ms:g} ms"
+        basis = capacity_basis(best.measurement)
+        return text if basis is None else f"{text} (the capacity is {basis})"
 
     def _against_baseline(self) -> str:
         best, baseline = self.best, self.baseline

@@ -21,6 +21,7 @@ from optimizer.cost import (
     score,
     tie_break_key,
 )
+from optimizer.errors import EverythingFailedError
 from optimizer.load.holding import HoldingTask
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.claims import Claim, Finalist, claims
@@ -78,6 +79,7 @@ class ConfirmPhase:
         """Confirm the best of `history`, and the baseline `reference` for comparison.
 
         Raises:
+            EverythingFailedError: when most of the best could not be measured again.
             StorageError: when a record cannot be written.
         """
         queue = ranked(history.ok, self._setting)
@@ -90,6 +92,7 @@ class ConfirmPhase:
         for _ in range(ROUNDS):
             for record in entrants:
                 self._measure(record, whole if record in finalists else _BASELINE_REQUESTS)
+        self._refuse_if_most_were_unmeasured(finalists)
         confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
         while (other := next((r for r in queue if _claims_less(r, confirmed)), None)) is not None:
             queue.remove(other)
@@ -101,6 +104,19 @@ class ConfirmPhase:
         best = tuple(equal_cost_set(confirmed))
         everyone = [*best, *confirmed, *([baseline] if baseline is not None else [])]
         return Confirmed(baseline, best, self._claims(everyone) if best else ())
+
+    def _refuse_if_most_were_unmeasured(self, finalists: Sequence[TrialRecord]) -> None:
+        """Say which finalists could not be measured; raise where these are most of them."""
+        missing = [r.config for r in finalists if len(self._rounds(r.config)) < ROUNDS]
+        reasons = {r.config: r.reason for r in self._records.values() if r.unmeasured}
+        for config in missing:
+            text = f"{describe(config)} could not be confirmed: {reasons[config]}"
+            self._watch(Note(text, warning=True))
+        if 2 * len(missing) > len(finalists):
+            raise EverythingFailedError(
+                f"{len(missing)} of the {len(finalists)} best configurations could not be measured "
+                f"again, so nothing is recommended; the last one: {reasons[missing[-1]]}"
+            )
 
     def _claims(self, everyone: Sequence[Candidate]) -> tuple[Claim, ...]:
         """How far the first is from each of the others, who may be named twice."""
@@ -116,7 +132,7 @@ class ConfirmPhase:
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
         """What was measured of a configuration; a failure that may pass is no round."""
         of = [record for record in self._records.values() if record.config == config]
-        return [r for r in of if r.failure is None or not r.failure.transient]
+        return [record for record in of if not record.unmeasured]
 
     def _measure(self, record: TrialRecord, requests: int) -> None:
         """One more round of one finalist, unless an earlier run has measured enough of them."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimizer.measurement import LoadLevel
+from optimizer.load.judging import capacity_basis, level_verdict
+from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.events import (
     ArtifactReady,
     Event,
@@ -25,11 +26,10 @@ from optimizer.trial_record import TrialRecord
 
 def level_text(level: LoadLevel) -> str:
     """A measured level in one line."""
-    errors = f", {level.errors} errors" if level.errors else ""
-    void = "" if level.client.kept_up else f", void: sent up to {level.client.lag_ms:.1f} ms late"
-    proven = f", {level.verdict}" if level.verdict is not None and not void else ""
+    verdict = level_verdict(level)
+    shown = f", {verdict}" if verdict is not None else ""
     served = f"{level.achieved_per_second:.0f}/s served, p95 {level.latency_ms(95):.1f} ms"
-    return f"{load_text(level)}: {served}{errors}{void}{proven}"
+    return f"{load_text(level)}: {served}{shown}"
 
 
 def load_text(level: LoadLevel) -> str:
@@ -45,18 +45,23 @@ def level_lines(level: LoadLevel) -> list[str]:
 def trial_text(record: TrialRecord) -> str:
     """What came of a trial, in one line without its configuration."""
     if record.score is not None and record.measurement is not None:
-        capacity = record.measurement.capacity_per_second
         cost = f"${record.score.usd_per_million_at_capacity:.4f} per million"
-        return f"{capacity:.0f}/s, {cost}{_further_text(record)}"
+        return f"{capacity_text(record.measurement)}, {cost}{_further_text(record)}"
     if record.outcome == "ok" and record.measurement is not None:
-        return f"holds {record.measurement.capacity_per_second:.0f}/s"
+        return f"holds {capacity_text(record.measurement)}"
     return record.reason + _further_text(record)
+
+
+def capacity_text(measurement: Measurement) -> str:
+    """Return a capacity; one that was not measured itself with the level that it follows from."""
+    basis = capacity_basis(measurement)
+    return f"{measurement.capacity_per_second:.0f}/s" + (f" ({basis})" if basis else "")
 
 
 def _further_text(record: TrialRecord) -> str:
     """What is served within further limits."""
     return "".join(
-        f"; within {each.limit_ms:g} ms: {each.measurement.capacity_per_second:.0f}/s"
+        f"; within {each.limit_ms:g} ms: {capacity_text(each.measurement)}"
         for each in record.further
     )
 

@@ -21,6 +21,7 @@ class History:
 
     def __init__(self, records: Mapping[int, TrialRecord]) -> None:
         self._records = dict(records)
+        self._earlier = frozenset(records)
 
     def add(self, record: TrialRecord) -> None:
         """Take in one more record."""
@@ -33,8 +34,17 @@ class History:
 
     @property
     def measured_here(self) -> int:
-        """How many records were measured by this study, not carried over from another."""
-        return sum(record.origin is None for record in self._records.values())
+        """How many trials of the budget are spent.
+
+        What was carried over from another study costs none, and neither does a failure that may
+        pass: it says nothing of its configuration.
+        """
+        return sum(r.origin is None and not r.unmeasured for r in self._records.values())
+
+    @property
+    def unmeasured(self) -> Sequence[TrialRecord]:
+        """The latest record of each configuration that could not be measured yet."""
+        return _unmeasured(self.records)
 
     @property
     def ok(self) -> Sequence[TrialRecord]:
@@ -61,13 +71,13 @@ class History:
     def decided(self, config: ServingConfig) -> TrialRecord | None:
         """The record that makes measuring `config` needless, None where it must be measured.
 
-        Its own, unless it failed in a way that may pass and is tried once more; or that of a
-        smaller one of the same artefact which ran out of memory.
+        Its own, unless it failed in a way that may pass and is tried once more, in this run and in
+        every later one; or that of a smaller one of the same artefact which ran out of memory.
         """
         own = [record for record in self.records if record.config == config]
+        attempts = sum(record.number not in self._earlier for record in own)
         for record in reversed(own):
-            transient = record.failure is not None and record.failure.transient
-            if not transient or len(own) >= MAX_ATTEMPTS:
+            if not record.unmeasured or attempts >= MAX_ATTEMPTS:
                 return record
         return next((record for record in self.records if _outgrows(config, record)), None)
 
@@ -91,6 +101,26 @@ class History:
                 return count
             count += 1
         return count
+
+
+def _unmeasured(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    latest = {record.config: record for record in records}
+    return [record for record in latest.values() if record.unmeasured]
+
+
+def why_most_unmeasured(records: Sequence[TrialRecord]) -> str | None:
+    """Return why nothing can be said of the best; None where most configurations were measured.
+
+    Args:
+        records: in the order of time.
+    """
+    unmeasured, tried = _unmeasured(records), len({record.config for record in records})
+    if 2 * len(unmeasured) <= tried:
+        return None
+    return (
+        f"{len(unmeasured)} of {tried} configurations could not be measured, so nothing is "
+        f"recommended; the last one: {unmeasured[-1].reason}"
+    )
 
 
 def _similar(config: ServingConfig, other: ServingConfig) -> bool:

@@ -37,7 +37,7 @@ def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[Tr
     """Without failures that may pass, which say nothing of a configuration."""
     found: dict[ServingConfig, list[TrialRecord]] = {}
     for record in records:
-        if record.failure is None or not record.failure.transient:
+        if not record.unmeasured:
             found.setdefault(record.config, []).append(record)
     return found
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from optimizer.cost import Demand, Price, Score, score
+from optimizer.load.judging import valid_open_loop
 from optimizer.load.other_limits import share_within
 from optimizer.measurement import LoadLevel, Measurement, floor_per_second
 from optimizer.serving_config import ServingConfig
@@ -67,9 +68,7 @@ class Known:
     def least_latency_ms(self) -> float | None:
         """The shortest limit that any level would have met; None without an open-loop level."""
         found = [
-            level.shortest_limit_ms * (1 + level.excess)
-            for level in self.levels
-            if level.kind == "open_loop"
+            level.shortest_limit_ms * (1 + level.excess) for level in valid_open_loop(self.levels)
         ]
         return min(found, default=None)
 

@@ -26,7 +26,7 @@ from optimizer.search.guidance.outlook import (
     no_expectation,
     no_outlook,
 )
-from optimizer.search.history import History, bound_load_factor
+from optimizer.search.history import History, bound_load_factor, why_most_unmeasured
 from optimizer.search.measured_record import measured_record
 from optimizer.search.objectives import told_values
 from optimizer.search.optuna_study import OptunaStudy, Proposal
@@ -99,9 +99,21 @@ class SearchLoop:
 
         Raises:
             EverythingFailedError: after five failures in a row, the baseline tried again among
-                them.
+                them; or when most configurations could not be measured.
             StorageError: when a record or the study cannot be written.
         """
+        ended = self._search(budget, advise, spent_seconds, first, explain)
+        self._refuse_if_most_were_unmeasured(least=1)
+        return ended
+
+    def _search(
+        self,
+        budget: Budget,
+        advise: Advisor,
+        spent_seconds: float,
+        first: Sequence[Position],
+        explain: Explain,
+    ) -> SearchEnd:
         started = time.monotonic() - spent_seconds
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
@@ -158,8 +170,10 @@ class SearchLoop:
         self._watch(TrialRecorded(record))
         self._study.tell(record)
         self._watch(TrialEnded(record, self._history.incumbent))
-        if record.failure is not None and record.failure.transient and record.attempt == 1:
+        if record.unmeasured and record.attempt == 1:
             self._study.enqueue(proposal.position)
+        elif record.unmeasured:
+            self._refuse_if_most_were_unmeasured(least=_FAILURES_IN_A_ROW)
         in_a_row = self._history.failures_in_a_row()
         if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
             self._check_baseline(record)
@@ -193,6 +207,12 @@ class SearchLoop:
                 return True
             decided.add(fresh)
         return False
+
+    def _refuse_if_most_were_unmeasured(self, least: int) -> None:
+        """Raise EverythingFailedError where so many could not be measured, and most of all."""
+        reason = why_most_unmeasured(self._history.records)
+        if reason is not None and len(self._history.unmeasured) >= least:
+            raise EverythingFailedError(reason)
 
     def _check_baseline(self, last: TrialRecord) -> None:
         """Try the baseline again: if it fails too, the machine is at fault and not the points."""

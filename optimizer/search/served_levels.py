@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.errors import LoadTestFailure
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.machine.slots import Slot
-from optimizer.machine.use import MachineWatch, contention
+from optimizer.machine.use import MachineWatch, contention, withheld_time
 from optimizer.measurement import LoadLevel, MachineUse
 from optimizer.search.events import LevelEnded, LevelStarted, Watcher
 from optimizer.serving_config import ModelServing, ServingConfig
 from optimizer.triton.control import server_split
+from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
 from optimizer.triton.requests import serialised
 from optimizer.triton.session import Served
@@ -62,7 +63,7 @@ class ServedLevels:
 
         Raises:
             LoadTestFailure: also where the server ended, or its GPU slowed down from heat.
-            ServerFailure: when the server does not tell its statistics.
+            ServerFailure: when the server does not tell its statistics, or a model died or hangs.
         """
         with ExitStack() as stack:
             target = self._target(served, config, stack)
@@ -70,31 +71,47 @@ class ServedLevels:
                 soak = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _SOAK_SECONDS, 30.0)
                 self._client.run_level(soak, target, self._rng)
                 self._cold = False
-            yield lambda plan: self._run(plan, target, served, config)
+            liveness = Liveness(served, self._one_of_each(config))
+            liveness.check()
+            yield lambda plan: self._run(plan, target, served, config, liveness)
+
+    def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
+        """Return a request for every model that the streams are sent to."""
+        streams = self._workload.streams
+        return {stream.target: self.requests(stream, config)[0] for stream in streams}
 
     def _run(
-        self, plan: LevelPlan, target: Target, served: Served, config: ServingConfig
+        self,
+        plan: LevelPlan,
+        target: Target,
+        served: Served,
+        config: ServingConfig,
+        liveness: Liveness,
     ) -> LoadLevel:
         names = [model.name for model in config.models]
         self._watch(LevelStarted(self._offered(plan), plan.sending_seconds))
         before = [served.control.statistics(name) for name in names]
         machine = MachineWatch(self._slot, served.server.cpu_seconds)
-        level = self._client.run_level(plan, target, self._rng)
+        try:
+            level = self._client.run_level(plan, target, self._rng)
+        except LoadTestFailure:
+            liveness.check()
+            raise
         use = machine.end(
             level.client.cpu_seconds,
             served.server.memory_with_models_bytes(),
             gauges(served.server.endpoint.metrics),
         )
-        if (reason := served.server.ended()) is not None:
-            raise LoadTestFailure(reason)
+        liveness.check_processes(level)
         _refuse_overheated(use)
         after = [served.control.statistics(name) for name in names]
-        warning = contention(use)
+        liveness.check_answers()
+        warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
             server=tuple(map(server_split, before, after)),
             machine=use,
-            warnings=(*level.warnings, *([warning] if warning is not None else [])),
+            warnings=(*level.warnings, *warnings),
         )
         self._watch(LevelEnded(level))
         return level
@@ -128,7 +145,9 @@ def _refuse_overheated(use: MachineUse) -> None:
     for gpu in use.gpus:
         if gpu.overheated:
             reasons = ", ".join(gpu.throttled)
-            raise LoadTestFailure(f"void: {gpu.name} ({gpu.uuid}) held its clock down ({reasons})")
+            raise VoidLevelFailure(
+                f"could not be measured: {gpu.name} ({gpu.uuid}) held its clock down ({reasons})"
+            )
 
 
 def concurrency(config: ServingConfig) -> int:

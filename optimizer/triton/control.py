@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
@@ -25,6 +26,7 @@ from optimizer.triton.model_config import differences
 from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
+_LONGEST_QUEUE_SECONDS = 600.0
 _NO_MODEL = "no model is called so"
 
 
@@ -155,6 +157,37 @@ class ServerControl:
         with _server_errors(f"read the statistics of {model}"):
             answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
         return answer.model_stats[0]
+
+    def require_answer(self, model: str, tensors: Tensors, seconds: float) -> None:
+        """Send a model one request and wait until it is answered; an error is an answer, too.
+
+        A model that has other requests to execute first is waited for as long as it does.
+
+        Raises:
+            ServerFailure: the model is not ready, or executed nothing for so many seconds.
+        """
+        with _server_errors(f"see whether {model} is ready"):
+            if not self._client.is_model_ready(model, client_timeout=_CALL_SECONDS):
+                raise ServerFailure(f"the server says that {model} is not ready")
+        replied = Event()
+        executed = self._executed(model)
+        self._client.async_infer(
+            model,
+            _inputs(tensors),
+            callback=lambda result, error: replied.set(),
+            client_timeout=_LONGEST_QUEUE_SECONDS,
+        )
+        while not replied.wait(seconds):
+            before, executed = executed, self._executed(model)
+            if executed == before:
+                raise ServerFailure(
+                    f"{model} executed nothing and did not answer for {seconds:g} s"
+                )
+
+    def _executed(self, model: str) -> int:
+        """Return how many executions and failures the server has counted."""
+        counted = self.statistics(model)
+        return int(counted.execution_count + counted.inference_stats.fail.count)
 
     def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
         """Make a system shared-memory region known to the server. Raises ServerFailure."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -198,6 +198,9 @@ class _ContainerServer:
             return self._container.memory_bytes()
         except ContainerFailure:
             return None
+
+    def processes(self) -> Mapping[int, str] | None:
+        return processes.statuses_below(self._first)
 
     def cpu_seconds(self) -> float | None:
         return processes.cpu_seconds(self._first)

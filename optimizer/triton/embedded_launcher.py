@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
@@ -167,6 +168,9 @@ class _EmbeddedServer:
 
     def memory_with_models_bytes(self) -> int | None:
         return processes.memory_bytes(self._process.pid)
+
+    def processes(self) -> Mapping[int, str] | None:
+        return processes.statuses_below(self._process.pid)
 
     def cpu_seconds(self) -> float | None:
         return processes.cpu_seconds(self._process.pid)

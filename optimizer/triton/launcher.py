@@ -9,7 +9,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Protocol
 
@@ -56,6 +56,9 @@ class RunningServer(Protocol):
 
         None where unseen.
         """
+
+    def processes(self) -> Mapping[int, str] | None:
+        """Return the status of every process below the server by its id; None where unseen."""
 
     def cpu_seconds(self) -> float | None:
         """Process-CPU time spent so far by the server and its models; None where unseen."""

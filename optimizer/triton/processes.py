@@ -32,6 +32,19 @@ def cpu_seconds(pid: int) -> float | None:
     return _sum(pid, _cpu_seconds)
 
 
+def statuses_below(pid: int) -> dict[int, str] | None:
+    """Return psutil's status of every process below one, by process id; None where it is gone."""
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return None
+    found: dict[int, str] = {}
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid] = process.status()
+    return found
+
+
 def listening_below(pid: int) -> set[int]:
     """TCP ports that a process or one below it listens on; none where it is gone.
 

@@ -90,6 +90,9 @@ class _RemoteServer:
     def memory_with_models_bytes(self) -> int | None:
         return None
 
+    def processes(self) -> None:
+        return None
+
     def cpu_seconds(self) -> float | None:
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
@@ -70,10 +70,15 @@ def config_texts(
 
 @dataclass(frozen=True)
 class Served:
-    """A server that serves one configuration now."""
+    """A server that serves one configuration now.
+
+    Attributes:
+        processes: ids of those that the configuration's models run in, beside the server's own.
+    """
 
     server: RunningServer
     control: ServerControl
+    processes: frozenset[int] = frozenset()
 
 
 class ServingSession:
@@ -119,6 +124,8 @@ class ServingSession:
         """
         try:
             served = self._server(config.server)
+            # The processes of models that were served before end when they like.
+            before = frozenset(served.server.processes() or ())
             for model in config.models:
                 needed = files[model.name]
                 if needed.engine is not None:
@@ -127,7 +134,8 @@ class ServingSession:
                     model, needed.artifact, needed.payloads, needed.output
                 )
                 served.control.load(model.name, asked, _LOAD_SECONDS)
-            return served
+            loaded = frozenset(served.server.processes() or ()) - before
+            return replace(served, processes=loaded)
         except TrialFailure as error:
             raise self.failure(error) from error
 

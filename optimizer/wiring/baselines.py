@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.load.judging import capacity_basis
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.slots import Slot
@@ -19,6 +20,7 @@ from optimizer.search.eight_configurations import (
 )
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Watcher
+from optimizer.search.history import why_most_unmeasured
 from optimizer.search.kept_runs import KeptRuns, Measure
 from optimizer.search.prepare import GatedArtifact
 from optimizer.search.study_directory import StudyDirectory, write_text
@@ -64,7 +66,10 @@ class Baselines:
     Attributes:
         rows: of those that answered, in the published order, priced for the demand.
         left_out: why there is no row, by name.
+        unmeasured: why most could not be measured; None where most could.
+        within_limits: whether any of them met the limits at some load.
         table, page: files that were written.
+        notes: of which load the latencies are, where it is not the capacity.
     """
 
     space: Space
@@ -72,6 +77,9 @@ class Baselines:
     left_out: Mapping[str, str]
     table: Path
     page: Path
+    unmeasured: str | None
+    within_limits: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def limit_ms(self) -> float:
@@ -150,8 +158,16 @@ def _shown(
         for each, record in measured
         if each.name not in failed
     )
+    records = [record for _, record in measured]
     found = Baselines(
-        space, rows, {**left_out, **failed}, folder / "table.csv", folder / "page.html"
+        space,
+        rows,
+        {**left_out, **failed},
+        folder / "table.csv",
+        folder / "page.html",
+        why_most_unmeasured(records),
+        any(record.outcome == "ok" for record in records),
+        () if ramp else tuple(_notes(measured)),
     )
     text = io.StringIO()
     write_rows(text, rows)
@@ -159,9 +175,17 @@ def _shown(
     prices = {space.price.instance_type: space.price}
     title = f"{space.study}: the eight configurations"
     notes = [f"{name} is left out: {reason}" for name, reason in found.left_out.items()]
+    notes += found.notes
     html = benchmark_page(title, rows, prices, space.demand, found.limit_ms, notes=notes)
     write_text(found.page, html)
     return found
+
+
+def _notes(measured: Sequence[tuple[NamedConfiguration, TrialRecord]]) -> Iterator[str]:
+    """Yield how each capacity that was not measured itself follows from another load."""
+    for each, record in measured:
+        if record.measurement is not None and (basis := capacity_basis(record.measurement)):
+            yield f"{each.name}: its capacity is {basis}"
 
 
 def _row(each: NamedConfiguration, record: TrialRecord, space: Space, ramp: bool) -> BenchmarkRow:

@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.errors import LoadTestFailure, RequirementError, TrialFailure, UsageError
+from optimizer.errors import RequirementError, TrialFailure, UsageError
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.curve import find_curve
+from optimizer.load.judging import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.load.perf_analyzer import Question, SecondOpinion
 from optimizer.load.plan import LevelPlan
+from optimizer.load.ramp import why_users_missed
 from optimizer.load.stopping import StoppingConditions
+from optimizer.load.transmit import TOO_LATE
 from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement import LoadLevel, Measurement
-from optimizer.search.events import StepStarted, Watcher
+from optimizer.search.events import Note, StepStarted, Watcher
 from optimizer.search.prepare import GatedArtifact, accuracy_to_json
 from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.search.study_directory import StudyDirectory, write_json
@@ -80,6 +83,7 @@ class Found:
         measurement: the capacity, None where it was not asked for.
         users: the user load, None without one.
         compared, opinion: one level as this client saw it, and as perf_analyzer did.
+        missed: why the limits were not met; None where they were.
     """
 
     levels: tuple[LoadLevel, ...]
@@ -88,6 +92,7 @@ class Found:
     users: UserLoad | None = None
     compared: LoadLevel | None = None
     opinion: SecondOpinion | None = None
+    missed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
                         bench = _Bench(space, config, levels, served)
                         found = bench.measure(request, users)
                         if binary is not None:
-                            found = bench.compared(found, request, binary, place.slot)
+                            found = bench.compared(found, request, binary, place.slot, log)
                 except TrialFailure as error:
                     raise session.failure(error) from error
         finally:
@@ -160,30 +165,38 @@ class _Bench:
             if users is not None:
                 return self._users(run, *users)
             if request.rate_per_second is not None:
-                level = self._search(run).whole_level(self._load(request.rate_per_second))
-                return Found((level,), level)
+                level = self._whole_level(run, request.rate_per_second)
+                return Found((level,), level, missed=why_missed(level))
             find = find_curve if request.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
             measurement = find(run, self.space.workload, protocol, outstanding).measurement
-        levels = measurement.levels
-        return Found(levels, measurement.level_at_capacity or levels[-1], measurement)
+        levels, at = measurement.levels, measurement.level_at_capacity
+        missed = measurement.ended if measurement.load_factor == 0 else None
+        return Found(levels, at or levels[-1], measurement, missed=missed)
 
     def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> Found:
         timeout = search_protocol(self.space).saturation_timeout_seconds
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
-        return Found((level,), level, users=load)
+        own_ms = self.space.workload.shortest_limit_ms
+        thresholds = [limit.latency_ms for limit in conditions.model_latency_thresholds]
+        missed = why_users_missed(level, min(thresholds, default=own_ms))
+        return Found((level,), level, users=load, missed=missed)
 
-    def compared(self, found: Found, request: MeasureRequest, binary: Path, slot: Slot) -> Found:
-        """The same level by this client and by perf_analyzer, one after the other."""
+    def compared(
+        self, found: Found, request: MeasureRequest, binary: Path, slot: Slot, watch: Watcher
+    ) -> Found:
+        """Have this client and perf_analyzer measure the same level, one after the other."""
         capacity = found.measurement.capacity_per_second if found.measurement else 0.0
         rate = request.rate_per_second or _OPINION_SHARE * capacity
         if rate == 0:
-            raise LoadTestFailure("no load met the limits: give perf_analyzer a --rate")
-        level = found.at
+            watch(Note("no load met the limits: perf_analyzer measures one with --rate", True))
+            return found
+        level, missed = found.at, found.missed
         if request.rate_per_second is None:
             with self.levels.on(self.served, self.config) as run:
-                level = self._search(run).whole_level(self._load(rate))
+                level = self._whole_level(run, rate)
+            missed = why_missed(level)
         [stream], workload = self.space.workload.streams, self.space.workload
         assert isinstance(stream.arrivals, str), "refused before anything started"
         transport, endpoint = workload.transport, self.served.server.endpoint
@@ -198,13 +211,28 @@ class _Bench:
             seconds=level.seconds,
             cores=slot.client_cores,
         )
-        return replace(found, compared=level, opinion=perf_analyzer.ask(binary, question))
+        opinion = perf_analyzer.ask(binary, question)
+        return replace(found, compared=level, opinion=opinion, missed=missed)
+
+    def _whole_level(self, run: RunLevel, rate_per_second: float) -> LoadLevel:
+        """Run one open-loop level to its end.
+
+        Raises:
+            LoadTestFailure: when every request was answered by an error, or the load generator fell
+                behind. What is merely late misses the limit.
+        """
+        level = self._search(run).whole_level(rate_per_second / self._demand)
+        refuse_void(level)
+        if not any(str(stream.first_error).startswith(TOO_LATE) for stream in level.streams):
+            refuse_if_all_failed(level)
+        return level
+
+    @property
+    def _demand(self) -> float:
+        return self.space.workload.demand_per_second
 
     def _search(self, run: RunLevel) -> CapacitySearch:
         return CapacitySearch(run, self.space.workload, search_protocol(self.space))
-
-    def _load(self, rate_per_second: float) -> float:
-        return rate_per_second / self.space.workload.demand_per_second
 
 
 def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]:
@@ -215,6 +243,7 @@ def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]
             gated.spec.label: accuracy_to_json(gated.accuracy) for gated in measured.gated
         },
         "capacity": _capacity(found.measurement),
+        "missed": found.missed,
         "levels": [asdict(level) for level in found.levels],
         "compared": asdict(found.compared) if found.compared is not None else None,
         "perf_analyzer": asdict(found.opinion) if found.opinion is not None else None,

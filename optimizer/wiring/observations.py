@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from optimizer.cost import Candidate, Demand, Price
 from optimizer.fleet.offer import Observation
 from optimizer.fleet.recommendation import Studied
+from optimizer.load.judging import capacity_basis
 from optimizer.load.ramp import most_within
 from optimizer.load.user_load_file import JOB_PERCENTILE
 from optimizer.measurement import LoadLevel, Measurement
@@ -41,8 +42,14 @@ def _observed(name: str, study: StudyReading, finding: Finding) -> Observation:
         use=level.machine,
         gpu_memory_mib=_gpu_memory_mib(study),
         setup_seconds=finding.trial.seconds.serving,
-        warnings=level.warnings,
+        warnings=(*level.warnings, *_basis(finding.candidate.measurement)),
     )
+
+
+def _basis(measurement: Measurement) -> Iterator[str]:
+    """Yield a warning where latency and capacity are of different loads."""
+    if (basis := capacity_basis(measurement)) is not None:
+        yield f"its capacity is {basis}"
 
 
 def _level_at_capacity(measurement: Measurement) -> LoadLevel:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optimizer.machine.fingerprint import this_machine
 from optimizer.search.events import Watcher
+from optimizer.search.history import why_most_unmeasured
 from optimizer.search.recorded.recording import RecordingPlan, RecordPhase
 from optimizer.search.recorded.table import RecordedSpace
 from optimizer.search.recorded.table_file import recorded, write_table
@@ -43,8 +44,23 @@ class RecordRequest:
     seed: int = 0
 
 
-def record_space(request: RecordRequest, watch: Watcher) -> Path:
-    """Measure every point of a space, from wherever the recording stands; returns the table.
+@dataclass(frozen=True)
+class Recorded:
+    """What a recording came to.
+
+    Attributes:
+        table: the file that was written.
+        unmeasured: why most points could not be measured; None where most could.
+        within_limits: whether any point met the limits at some load.
+    """
+
+    table: Path
+    unmeasured: str | None
+    within_limits: bool
+
+
+def record_space(request: RecordRequest, watch: Watcher) -> Recorded:
+    """Measure every point of a space, from wherever the recording stands.
 
     Everything that can be known to be missing or wrong is found before anything starts.
 
@@ -87,4 +103,6 @@ def record_space(request: RecordRequest, watch: Watcher) -> Path:
             as_of=datetime.now(UTC).date().isoformat(),
         )
         write_table(directory.table, recorded(recorded_space, directory))
-    return directory.table
+        points = [*directory.trials.read_all().values()]
+    within_limits = any(record.outcome == "ok" for record in points)
+    return Recorded(directory.table, why_most_unmeasured(points), within_limits)

@@ -189,7 +189,7 @@ def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mappin
         return None
     summary: Mapping[str, Any] = directory.read_json(directory.summary)
     records = directory.trials.read_all()
-    here = sum(record.origin is None for record in records.values())
+    here = History(records).measured_here
     whole = sum(summary["trials"].values()) == len(records)
     # Studies of earlier versions never settled.
     settled = summary.get("settled", False) and sampler in CALIBRATED

@@ -10,10 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.errors import EngineMismatch, LoadTestFailure, TrialFailure, UsageError
+from optimizer.errors import (
+    EngineMismatch,
+    LoadTestFailure,
+    TrialFailure,
+    UsageError,
+    VoidLevelFailure,
+)
 from optimizer.export.manifest import Bundle, Manifest, read_bundle
 from optimizer.export.verification import (
     Check,
+    Outcome,
     Verification,
     capacity_off,
     check_capacity,
@@ -29,6 +36,7 @@ from optimizer.export.verification import (
 from optimizer.hosting import EmbeddedHost
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
+from optimizer.load.judging import refuse_void
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.events import Note, StepStarted, Watcher
 from optimizer.search.served_levels import ServedLevels, concurrency
@@ -117,7 +125,8 @@ class _Serving:
             text = str(error)
             if isinstance(error, EngineMismatch) and (hint := how_to_rebuild(manifest)):
                 text = f"{text}; {hint}"
-            failed = Check("configuration", "fail", f"it cannot be served here: {text}")
+            outcome: Outcome = "not measured" if error.transient else "fail"
+            failed = Check("configuration", outcome, f"it cannot be served here: {text}")
             rest = unmade("it cannot be served", "outputs", "limit", "capacity")
             return Verification((files, failed, *rest), tuple(notes))
 
@@ -134,7 +143,9 @@ class _Serving:
         try:
             return self._loaded(checks, served, notes)
         except TrialFailure as error:
-            failed = Check("limit", "fail", str(served.session.failure(error)))
+            failure = served.session.failure(error)
+            outcome: Outcome = "not measured" if failure.transient else "fail"
+            failed = Check("limit", outcome, str(failure))
             return Verification(
                 (*checks, failed, *unmade("it failed under load", "capacity")), notes
             )
@@ -164,7 +175,11 @@ class _Serving:
                     notes = (*notes, *level.warnings)
                     rest = unmade("the limit is missed at less", "capacity")
                     return Verification((*checks, limit, *rest), notes, level)
-                found = list(self._capacities(run))
+                try:
+                    found = list(self._capacities(run))
+                except VoidLevelFailure as error:
+                    void = Check("capacity", "not measured", str(error))
+                    return Verification((*checks, limit, void), notes, level)
         capacity = check_capacity(manifest, found, self.request.within)
         seen = [level, *(each for measurement in found for each in measurement.levels)]
         warnings = dict.fromkeys(text for each in seen for text in each.warnings)
@@ -178,6 +193,7 @@ class _Serving:
         for _ in range(_TRIES):
             if search.holds(per_second / workload.demand_per_second, _REQUESTS):
                 break
+        refuse_void(search.levels[-1])
         return search.levels[-1]
 
     def _capacities(self, run: RunLevel) -> Iterator[Measurement]:

@@ -158,8 +158,8 @@ def test_a_terminal_that_goes_away_ends_it_without_a_trace(
 def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    optimizer = start(space, "--trials", 3)
-    in_a_level_of_trial(optimizer, 1, of=3)
+    optimizer = start(space, "--trials", 2)
+    in_a_level_of_trial(optimizer, 1)
     [server] = optimizer.marked.servers()
     server.kill()
     assert optimizer.wait() == 0, optimizer.errors
@@ -177,11 +177,29 @@ def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_models_process_that_dies_or_stops_amid_a_trial_costs_no_trial(
+    space: Path, study: StudyDirectory, start: StartOptimizer, number: signal.Signals
+) -> None:
+    optimizer = start(space, "--trials", 2)
+    in_a_level_of_trial(optimizer, 1)
+    for stub in optimizer.marked.processes("python_backend_stub"):
+        stub.send_signal(number)
+    assert optimizer.wait() == 0, optimizer.errors
+    failed, retried, other = records_of(study)
+    how = "has died" if number == signal.SIGKILL else "is stopped"
+    assert failed.unmeasured
+    assert f"in which a model runs, {how}" in failed.reason
+    assert (retried.config, retried.outcome) == (failed.config, "ok")
+    assert (other.config != failed.config, other.outcome) == (True, "ok")
+
+
+@pytest.mark.slow
 def test_a_server_that_hangs_amid_a_trial_does_not_hang_the_search(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
-    optimizer = start(space, "--trials", 3)
-    in_a_level_of_trial(optimizer, 1, of=3)
+    optimizer = start(space, "--trials", 2)
+    in_a_level_of_trial(optimizer, 1)
     [server] = optimizer.marked.servers()
     began = time.monotonic()
     server.suspend()

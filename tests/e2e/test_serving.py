@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from optimizer.errors import (
 )
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
+from optimizer.load.holding import HoldingTask
 from optimizer.load.plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.releases import EngineFacts, Release
@@ -328,11 +331,21 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
     payloads = serving.files(serving.config())["bert"].payloads
     workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
     protocol = CapacityProtocol(
-        0.5, 0.5, warmup_seconds=0.2, check_timeout_seconds=1.0, check_requests=50, load_seconds=3
+        0.5,
+        0.5,
+        warmup_seconds=0.2,
+        saturation_timeout_seconds=3.0,
+        check_timeout_seconds=1.0,
+        check_requests=50,
+        load_seconds=3,
     )
     with LoadClient() as client:
 
-        def run(config: ServingConfig, watch: Callable[[Event], None]) -> Evaluation:
+        def run(
+            config: ServingConfig,
+            watch: Callable[[Event], None],
+            task: HoldingTask | None = None,
+        ) -> Evaluation:
             evaluator = LiveEvaluator(
                 serving.session,
                 ServedLevels(client, workload, local_slot(), np.random.default_rng(1), watch),
@@ -341,6 +354,8 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
                 Protocols(protocol, protocol),
                 watch,
             )
+            if task is not None:
+                return evaluator.confirm(config, local_slot(), task)
             return evaluator.evaluate(config, local_slot(), None)
 
         yield run
@@ -455,3 +470,41 @@ def test_a_models_process_that_is_killed_under_load_fails_that_trial_only(
     assert evaluation.failure is not None
     assert evaluation.failure.transient
     assert evaluate(serving.config(), lambda _: None).outcome == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("struck", ["first", "middle", "last"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_of_two_processes_that_dies_or_stops_voids_the_level(
+    serving: Serving, evaluate: Evaluate, number: signal.Signals, struck: str
+) -> None:
+    """The other goes on answering, and the server says that the model is ready."""
+    began: list[LevelStarted] = []
+    timers: list[Timer] = []
+
+    def strike() -> None:
+        # Those of a model that was served before may still be ending.
+        stubs = serving.marked.processes("python_backend_stub")
+        max(stubs, key=lambda stub: stub.create_time()).send_signal(number)
+
+    def watch(event: Event) -> None:
+        if isinstance(event, LevelStarted):
+            began.append(event)
+            if len(began) == {"first": 1, "middle": 2, "last": 3}[struck]:
+                timers.append(Timer(0.35, strike))
+                timers[-1].start()
+
+    config = serving.config(groups=(InstanceGroup("KIND_CPU", 2),))
+    task = HoldingTask(0.25, 20, lambda load: load / 2)
+    evaluation = evaluate(config, watch, task)
+    for timer in timers:
+        timer.join()
+    assert timers, f"only {len(began)} levels were run"
+    assert evaluation.outcome == "failed", evaluation.reason
+    assert evaluation.failure is not None
+    assert (evaluation.failure.kind, evaluation.failure.transient) == ("ServerFailure", True)
+    how = "has died" if number == signal.SIGKILL else "is stopped"
+    assert re.fullmatch(rf"process \d+, in which a model runs, {how}", evaluation.reason)
+    assert not serving.marked.processes("triton"), "neither the server nor its models' processes"
+    again = evaluate(config, lambda _: None, task)
+    assert again.outcome == "ok", again.reason

@@ -14,6 +14,7 @@ import pytest
 from docker.errors import DockerException
 
 from optimizer.errors import RequirementError
+from optimizer.machine import cores
 from optimizer.machine.fingerprint import Machine
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.wiring import doctor
@@ -83,6 +84,8 @@ class FakeMachine:
         memory = SimpleNamespace(total=31 * GIB, available=28 * GIB)
         monkeypatch.setattr(machine, "this_machine", lambda _: processor)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        for limit in ("memory_limit_bytes", "free_memory_bytes"):
+            monkeypatch.setattr(cores, limit, lambda: None)
         monkeypatch.setattr("shutil.disk_usage", self._disk_usage)
         monkeypatch.setattr("os.access", lambda *_: self.writable)
 

@@ -50,6 +50,9 @@ class FakeGpuServer:
     def ended(self) -> str | None:
         return None
 
+    def processes(self) -> dict[int, str]:
+        return {}
+
     def memory_bytes(self) -> int:
         return 2**20
 

@@ -33,7 +33,9 @@ from optimizer.errors import (
     StorageError,
     StudyBusyError,
 )
+from optimizer.measurement import Measurement
 from optimizer.search.confirm import Confirmed
+from optimizer.search.event_text import trial_text
 from optimizer.search.events import (
     ArtifactReady,
     Event,
@@ -419,7 +421,36 @@ def test_errors_of_a_level_are_said() -> None:
     broken = level(0.3)
     (stream,) = broken.streams
     broken = replace(broken, streams=(replace(stream, errors=3),))
-    assert printed(LevelEnded(broken)) == "      150/s: 150/s served, p95 50.0 ms, 3 errors\n"
+    assert printed(LevelEnded(broken)) == (
+        "      150/s: 150/s served, p95 50.0 ms, limit missed: 3 of 1000 requests failed: None\n"
+    )
+
+
+def test_a_level_over_the_limit_says_which_and_how_it_is_known() -> None:
+    assert printed(LevelEnded(level(0.3, 145.8))) == (
+        "      150/s: 150/s served, p95 145.8 ms, "
+        "limit missed: p95 of bert 145.8 ms, over the limit of 100 ms\n"
+    )
+    late = "7 late requests spent what 130 may have of bert"
+    proven = replace(level(0.3, 90.0), verdict="infeasible", ended=late)
+    assert printed(LevelEnded(proven)) == (
+        f"      150/s: 150/s served, p95 90.0 ms, infeasible: {late}\n"
+    )
+
+
+def test_a_capacity_that_was_not_measured_stands_with_the_load_that_was() -> None:
+    levels = (level(0.4, kind="saturation"), level(0.174, 77.0), level(0.36, 130.0))
+    beyond = replace(
+        OK, measurement=Measurement(levels[:2], 0.348, 0.2, 0.4, 500.0, "its load time is spent")
+    )
+    assert trial_text(beyond) == (
+        "174/s (extrapolated from 87/s, p95 77.0 ms), $0.7692 per million"
+    )
+    between = replace(
+        OK, measurement=Measurement(levels, 0.348, 0.2, 0.4, 500.0, "its load time is spent")
+    )
+    assert trial_text(between).startswith("174/s (interpolated from 87/s, p95 77.0 ms), ")
+    assert trial_text(OK) == "130/s, $0.7692 per million", "measured itself"
 
 
 def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
@@ -431,7 +462,9 @@ def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
     lagged = replace(proven.client, lag_ms=7.25, longest_lag_ms=5.0)
     void = replace(proven, client=lagged, warnings=())
     assert printed(LevelEnded(void)) == (
-        "      150/s: 150/s served, p95 50.0 ms, void: sent up to 7.2 ms late\n"
+        "      150/s: 150/s served, p95 50.0 ms, void: the load generator fell 7.2 ms behind (p99; "
+        "5.0 ms are allowed) with 1 processes: give it free cores, or permit real-time priority "
+        "(ulimit -r 1)\n"
     )
     assert "warning: others took part" in words(
         drawn(80, TrialStarted(0, 1, 12, A), LevelEnded(proven))

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.errors import EverythingFailedError
 from optimizer.measurement import Measurement
 from optimizer.search.confirm import ROUNDS, Confirmed, ConfirmPhase, levels_near, merged, ranked
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
 from optimizer.search.history import History, scored
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
+from optimizer.serving_config import ServingConfig, describe
 from tests.unit.studies import (
     DEMAND,
     SETTING,
@@ -185,6 +186,36 @@ def test_a_winner_that_fails_gives_way_to_the_next(
 ) -> None:
     confirming.evaluator.held = held_by({A: rounds})
     assert configs_of(confirming.run(HISTORY)) == [B]
+
+
+def test_a_finalist_that_cannot_be_measured_again_is_named_and_gives_way(
+    confirming: Confirming,
+) -> None:
+    void = failed("could not be measured: the load generator fell behind", transient=True)
+    confirming.evaluator.held = lambda config, load, before: (
+        void if config == A else as_found(config, load, before)
+    )
+    assert configs_of(confirming.run(HISTORY)) == [B]
+    [told] = [e for e in confirming.events if isinstance(e, Note) and "confirmed" in e.text]
+    assert told.warning
+    assert told.text == f"{describe(A)} could not be confirmed: {void.reason}"
+
+
+def test_where_most_finalists_cannot_be_measured_again_nothing_is_best(
+    confirming: Confirming,
+) -> None:
+    void = failed("could not be measured: the load generator fell behind", transient=True)
+    confirming.evaluator.held = lambda config, load, before: (
+        void if config in (A, B) else as_found(config, load, before)
+    )
+    with pytest.raises(EverythingFailedError) as raised:
+        confirming.run(HISTORY)
+    assert str(raised.value) == (
+        "2 of the 3 best configurations could not be measured again, so nothing is recommended; "
+        f"the last one: {void.reason}"
+    )
+    confirming.evaluator.held = as_found
+    assert configs_of(confirming.run(HISTORY)) == [A], "a later run tries them again"
 
 
 def test_a_failure_that_passes_costs_no_round(confirming: Confirming) -> None:

@@ -144,7 +144,8 @@ def test_a_trials_note_says_what_its_value_is(evaluation: Any, said: str) -> Non
 def test_a_trials_note_shows_its_levels_and_constraints() -> None:
     note = trial_note(record_of(0, A, infeasible(900)))
     assert "| saturation | 900 | 25.0 | 50.0 | 60.0 |  |" in note
-    assert "| 45/s | 45 | 75.0 | 150.0 | 180.0 |  |" in note
+    verdict = "limit missed: p95 of bert 150.0 ms, over the limit of 100 ms"
+    assert f"| 45/s | 45 | 75.0 | 150.0 | 180.0 | {verdict} |" in note
     assert "Constraint latency.bert: +0.500 (50% over the limit)." in note
     assert "Constraint" not in trial_note(record_of(0, A, bounded(80)))
 

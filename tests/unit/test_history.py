@@ -75,9 +75,27 @@ def test_a_failure_that_may_pass_is_tried_once_more() -> None:
     history = history_of((A, failed(transient=True)))
     assert history.decided(A) is None
     assert history.attempts(A) == 1
-    history.add(record_of(1, A, failed(transient=True)))
+    history = History({})
+    for number in range(2):
+        assert history.decided(A) is None
+        history.add(record_of(number, A, failed(transient=True)))
     assert history.decided(A) == history.records[1]
     assert history.attempts(A) == 2
+
+
+def test_a_later_run_tries_again_what_could_not_be_measured() -> None:
+    history = history_of((A, failed(transient=True)), (A, failed(transient=True)), (B, failed()))
+    assert history.decided(A) is None
+    assert history.decided(B) == history.records[2]
+
+
+def test_a_failure_that_may_pass_costs_no_trial_and_is_unmeasured_until_it_passes() -> None:
+    history = history_of((A, failed(transient=True)), (B, failed()), (C, ok(100)))
+    assert history.measured_here == 2
+    assert [record.config for record in history.unmeasured] == [A]
+    history.add(record_of(3, A, ok(90)))
+    assert history.measured_here == 3
+    assert history.unmeasured == []
 
 
 def test_what_came_of_the_second_attempt_counts() -> None:

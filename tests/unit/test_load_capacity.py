@@ -203,7 +203,7 @@ def test_one_check_is_enough_where_the_limit_is_wide() -> None:
     assert measurement.load_factor_high >= result.saturation.load_factor
     assert measurement.level_at_capacity is measurement.levels[1]
     assert result.excess == measurement.levels[1].excess
-    assert measurement.ended == "met the limits at 191.0/s, next to saturation"
+    assert measurement.ended == "met the limits at 193.2/s, next to saturation"
 
 
 def test_levels_near_the_limit_bracket_the_capacity_and_say_what_stopped_them() -> None:
@@ -227,7 +227,7 @@ def test_a_limit_below_the_service_time_is_infeasible() -> None:
     assert floor.load_factor == pytest.approx(0.05 * result.saturation.load_factor)
     assert result.excess == pytest.approx(10 / 8 - 1)
     assert result.measurement.ended == (
-        "even at 10.1/s: p95 of stream 0 10.0 ms, over the limit of 8 ms"
+        "even at 8.0/s: p95 of stream 0 10.0 ms, over the limit of 8 ms"
     )
 
 

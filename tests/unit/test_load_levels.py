@@ -1,5 +1,7 @@
 """From what became of every request to a measured level."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
+from optimizer.load.judging import excess, point, why_missed
 from optimizer.load.levels import SLICES, load_level
 from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.measurement import ClientUse, LoadLevel
@@ -85,6 +88,41 @@ def test_a_warm_up_that_was_too_short_is_cut_off() -> None:
     assert 2.4 < level.seconds < 3.05
     assert level.streams[0].latency_ms(99) < 20
     assert level.warnings == ()
+
+
+def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() -> None:
+    due = np.linspace(1, 1.99, 100)
+    latencies = np.where(due < 1.45, 0.5, 0.01) + np.random.default_rng(3).random(100) * 1e-3
+    seen = replies(due.tolist(), latencies.tolist())
+    stopped = Ended("45 late requests spent what 400 may have", "infeasible"), 2.0
+    level = load_level(PLAN, [stream()], seen, CLIENT, stopped)
+    assert level.seconds == 1.0, "nothing is cut as warm-up"
+    assert level.streams[0].latency_ms(90) > 100
+    assert "over the limit of 100 ms" in str(why_missed(level))
+    assert excess(level) > 0
+    met = load_level(PLAN, [stream()], seen, CLIENT, (Ended("it is quick"), 2.0))
+    assert met.seconds < 1.0
+    assert why_missed(met) is None
+
+
+def test_a_verdict_that_the_percentile_does_not_show_has_its_reason() -> None:
+    level = measure(replies([1.0, 2.0, 3.0], [0.05] * 3))
+    late = replace(level, verdict="infeasible", ended="proven to miss the limit")
+    assert why_missed(late) == "proven to miss the limit"
+    assert excess(late) > 0
+    assert point(late, 1.0).log_excess > 0
+
+
+def test_a_short_level_serves_no_more_than_is_offered() -> None:
+    """A queue from before the window is answered within it."""
+    due = np.linspace(0.0, 1.29, 130)
+    done = np.maximum(due + 0.01, 1.0)
+    stopped = Ended("proven to miss the limit", "infeasible"), 1.3
+    level = load_level(PLAN, [stream()], replies(due.tolist(), (done - due).tolist()), CLIENT,
+                       stopped)  # fmt: skip
+    assert level.seconds == pytest.approx(0.3)
+    assert sum(part.completed for part in level.slices) > level.streams[0].sent
+    assert level.achieved_per_second == level.offered_per_second == pytest.approx(100, rel=0.05)
 
 
 def test_no_failed_request_is_warm_up() -> None:

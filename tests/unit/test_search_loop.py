@@ -237,9 +237,11 @@ def test_the_time_budget_ends_the_search_after_the_running_trial(
     assert [record.seconds.total for record in search.records] == [40.0] * 3
 
 
-def test_a_transient_failure_is_recorded_and_tried_once_more_as_a_trial(search: Search) -> None:
+def test_a_transient_failure_is_recorded_costs_no_trial_and_is_tried_once_more(
+    search: Search,
+) -> None:
     search.evaluator.answer = after(1, transient=True)
-    search.run(3)
+    search.run(2)
     first, second, third = search.records
     assert (first.outcome, first.attempt, first.told_value) == ("failed", 1, None)
     assert first.failure is not None
@@ -262,6 +264,46 @@ def test_a_second_transient_failure_is_final(search: Search) -> None:
         (baseline, 1),
         (baseline, 2),
     ]
+
+
+def test_what_could_not_be_measured_costs_no_trial_even_where_it_stays_so(search: Search) -> None:
+    baseline = baseline_of(small_space())
+    search.evaluator.answer = failing_at(baseline, transient=True)
+    assert search.run(3).reason == "the budget of 3 trials is used up"
+    outcomes = Counter(record.outcome for record in search.records)
+    assert outcomes == {"failed": 2, "ok": 3}
+
+
+def test_a_later_run_tries_again_what_could_not_be_measured(search: Search) -> None:
+    baseline = baseline_of(four_points())
+    search = of_four(search, failing_at(baseline, transient=True))
+    search.run(100)
+    search.evaluator.answer = as_fast_as_it_is
+    assert search.run(100).exhausted
+    assert Counter(search.evaluator.evaluated)[baseline] == 3
+    assert search.records[-1].config == baseline
+    assert search.records[-1].outcome == "ok"
+
+
+def test_where_most_could_not_be_measured_nothing_is_recommended(search: Search) -> None:
+    *fast, slowest = sorted(
+        (four_points().config(four_points().at(row)) for row in range(4)), key=capacity_of
+    )[::-1]
+    reason = "could not be measured: at 51.5/s, the load generator fell 31.8 ms behind"
+
+    def answer(config: ServingConfig) -> Evaluation:
+        return failed(reason, transient=True) if config in fast else as_fast_as_it_is(config)
+
+    search = of_four(search, answer)
+    with pytest.raises(EverythingFailedError) as raised:
+        search.run(100)
+    assert str(raised.value) == (
+        "3 of 4 configurations could not be measured, so nothing is recommended; the last one: "
+        + reason
+    )
+    assert raised.value.exit_code == 4
+    measured = [record for record in search.records if record.outcome == "ok"]
+    assert [record.config for record in measured] == [slowest]
 
 
 def test_a_failure_that_would_repeat_itself_is_never_measured_again(search: Search) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from optimizer.errors import LoadTestFailure
+from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.load.client import LoadClient
 from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import use
@@ -20,8 +20,10 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement import LoadLevel
 from optimizer.search.events import Event, LevelEnded, LevelStarted
 from optimizer.search.served_levels import ServedLevels, concurrency
+from optimizer.triton.control import ServerControl
+from optimizer.triton.launcher import RunningServer
 from optimizer.triton.session import Served
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Tensors, Workload
 from tests.unit import fake_nvml
 from tests.unit.fake_nvml import UUID, Card
 from tests.unit.studies import four_points, level
@@ -39,17 +41,27 @@ PLAN = LevelPlan(OpenLoop(0.5), 0.1, 1.0, 5.0)
 class FakeClient:
     plans: list[LevelPlan] = field(default_factory=list)
 
+    strike: Callable[[], None] = lambda: None
+    error: str | None = None
+
     def run_level(self, plan: LevelPlan, target: Target, rng: np.random.Generator) -> LoadLevel:
         self.plans.append(plan)
-        return level(0.5)
+        self.strike()
+        found = level(0.5)
+        [stream] = found.streams
+        return replace(found, streams=(replace(stream, first_error=self.error),))
 
 
 @dataclass
 class FakeServer:
-    """Triton that counts 100 requests of 3 ms a reading, and may have ended."""
+    """Triton that counts 100 requests of 3 ms a reading, and may have ended or hang."""
 
     reason: str | None = None
     readings: int = 0
+    hangs: bool = False
+    statuses: dict[int, str] = field(
+        default_factory=lambda: {1: "running", 2: "sleeping", 3: "sleeping"}
+    )
 
     endpoint: Any = field(
         default_factory=lambda: SimpleNamespace(grpc="127.0.0.1:1", http="", metrics="127.0.0.1:9")
@@ -63,6 +75,14 @@ class FakeServer:
 
     def memory_with_models_bytes(self) -> int:
         return 2**30
+
+    def processes(self) -> dict[int, str]:
+        return self.statuses
+
+    def require_answer(self, model: str, tensors: Tensors, seconds: float) -> None:
+        assert tensors == {}
+        if self.hangs:
+            raise ServerFailure(f"{model} executed nothing and did not answer for {seconds:g} s")
 
     def statistics(self, model: str) -> service_pb2.ModelStatistics:
         self.readings += 1
@@ -86,7 +106,8 @@ class Levels:
         self.levels = ServedLevels(client, work, self.slot, rng, self.events.append)
 
     def run(self) -> LoadLevel:
-        served = cast(Served, SimpleNamespace(server=self.server, control=self.server))
+        control, ids = cast(ServerControl, self.server), frozenset({2, 3})
+        served = Served(cast(RunningServer, self.server), control, ids)
         with self.levels.on(served, CONFIG) as run:
             return run(PLAN)
 
@@ -135,6 +156,54 @@ def test_a_server_that_ended_in_a_level_is_the_reason_of_its_failure(make: Make)
         levels.run()
 
 
+def test_a_models_process_that_died_in_a_level_is_the_reason_of_its_failure(make: Make) -> None:
+    for struck in ({1: "running"}, {1: "running", 2: "sleeping", 3: "zombie"}):
+        levels = make()
+        levels.client.strike = lambda server=levels.server, to=struck: setattr(  # type: ignore[misc]
+            server, "statuses", to
+        )
+        with pytest.raises(ServerFailure, match=r"process \d, in which a model runs, has died"):
+            levels.run()
+        assert not any(isinstance(event, LevelEnded) for event in levels.events)
+
+
+def test_a_models_process_that_is_stopped_before_or_in_a_level_fails_it(make: Make) -> None:
+    stopped = {1: "running", 2: "stopped", 3: "sleeping"}
+    before, within = make(), make()
+    before.server.statuses = stopped
+    within.client.strike = lambda: setattr(within.server, "statuses", stopped)
+    for levels in (before, within):
+        with pytest.raises(ServerFailure, match="process 2, in which a model runs, is stopped"):
+            levels.run()
+    assert before.client.plans == [], "no level is run on it"
+
+
+def test_a_process_that_is_gone_explains_a_level_that_failed(make: Make) -> None:
+    levels = make()
+
+    def strike() -> None:
+        levels.server.statuses = {1: "running"}
+        raise LoadTestFailure("no request was due")
+
+    levels.client.strike = strike
+    with pytest.raises(ServerFailure, match="has died"):
+        levels.run()
+
+
+def test_a_process_that_triton_started_anew_is_told_by_the_replies(make: Make) -> None:
+    levels = make()
+    levels.client.error = "INTERNAL: Stub process 'bert_0_0' is not healthy."
+    with pytest.raises(ServerFailure, match="a model's process died under load: INTERNAL: Stub"):
+        levels.run()
+
+
+def test_a_model_that_does_not_answer_between_levels_fails_them(make: Make) -> None:
+    levels = make()
+    levels.client.strike = lambda: setattr(levels.server, "hangs", True)
+    with pytest.raises(ServerFailure, match="bert executed nothing and did not answer"):
+        levels.run()
+
+
 def test_others_on_the_cores_are_a_warning(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     busy = iter([0.0, 1e6])
     monkeypatch.setattr(use.MachineWatch, "_busy_seconds", lambda _: next(busy))
@@ -156,7 +225,7 @@ def test_a_soak_warms_a_gpu_before_the_first_level_alone(make: Make, card: Card)
 def test_a_level_in_which_a_gpu_was_too_hot_is_void(make: Make, card: Card) -> None:
     levels = make(UUID)
     card.reasons = 0x40
-    with pytest.raises(LoadTestFailure, match=r"void: NVIDIA T4 \(GPU-1\) .*HwThermalSlowdown"):
+    with pytest.raises(LoadTestFailure, match=r"NVIDIA T4 \(GPU-1\) .*HwThermalSlowdown"):
         levels.run()
 
 

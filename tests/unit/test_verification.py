@@ -17,7 +17,15 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.errors import EngineMismatch, LoadTestFailure, RequirementError, UsageError
+from optimizer.errors import (
+    EngineMismatch,
+    LoadTestFailure,
+    ModelLoadFailure,
+    RequirementError,
+    ServerFailure,
+    UsageError,
+    VoidLevelFailure,
+)
 from optimizer.export.config_fields import measured_config
 from optimizer.export.examples import draw_requests, read_examples, write_examples
 from optimizer.export.manifest import MANIFEST, Bundle, Manifest, read_bundle
@@ -269,6 +277,8 @@ class MadeUp:
 
     Args:
         error: that serving it raises.
+        found_error: that measuring the capacity raises.
+        void: whether the load generator falls behind at the recommended load.
         p95s_ms: 95th percentiles at the recommended load, one after the other.
         capacities: requests/s that measurements find, one after the other.
     """
@@ -278,11 +288,15 @@ class MadeUp:
         manifest: Manifest,
         *,
         error: Exception | None = None,
+        found_error: Exception | None = None,
+        void: bool = False,
         p95s_ms: tuple[float, ...] = (60.0,),
         capacities: tuple[float, ...] = (285.0,),
     ) -> None:
         self._config = measured_config(manifest.models[0])
         self._error = error
+        self._found_error = found_error
+        self._void = void
         self._p95s_ms = iter(p95s_ms)
         self._capacities = iter(capacities)
         self.levels: list[LoadLevel] = []
@@ -319,10 +333,15 @@ class MadeUp:
         p95_ms = next(self._p95s_ms, None)
         if p95_ms is None:
             raise LoadTestFailure("every request failed")
-        self.levels.append(level(load_factor, p95_ms))
-        return p95_ms <= 100
+        found = level(load_factor, p95_ms)
+        if self._void:
+            found = replace(found, client=replace(found.client, lag_ms=31.8, longest_lag_ms=5.0))
+        self.levels.append(found)
+        return p95_ms <= 100 and not self._void
 
     def _found(self, *_: object) -> SimpleNamespace:
+        if self._found_error is not None:
+            raise self._found_error
         return SimpleNamespace(measurement=measured(next(self._capacities)))
 
 
@@ -373,10 +392,33 @@ def test_another_capacity_is_drift(verify: Any) -> None:
     assert any(line.startswith("capacity: drift, 110/s, 280/s") for line in lines)
 
 
-def test_requests_that_fail_are_the_reason(verify: Any) -> None:
+def test_a_server_that_dies_under_load_fails_no_bundle(verify: Any) -> None:
     code, lines = verify(p95s_ms=())
-    assert code == 1
-    assert "limit: fail, every request failed" in lines
+    assert (code, lines[-1]) == (4, "not measured")
+    assert "limit: not measured, every request failed" in lines
+    assert "capacity: not checked, it failed under load" in lines
+
+
+def test_a_server_that_does_not_start_fails_no_bundle_and_a_model_that_does_not_load_does(
+    verify: Any,
+) -> None:
+    assert verify(error=ServerFailure("the server was not ready within 60 s"))[0] == 4
+    assert verify(error=ModelLoadFailure("no such operator"))[0] == 1
+
+
+def test_a_load_generator_that_falls_behind_is_no_missed_limit(verify: Any) -> None:
+    code, lines = verify(void=True, p95s_ms=(60.0, 60.0))
+    assert (code, lines[-1]) == (4, "not measured")
+    [limit] = [line for line in lines if line.startswith("limit: ")]
+    assert limit.startswith("limit: not measured, could not be measured: at ")
+    assert "the load generator fell 31.8 ms behind" in limit
+
+
+def test_a_load_generator_that_falls_behind_is_no_drift(verify: Any) -> None:
+    code, lines = verify(found_error=VoidLevelFailure("could not be measured: it fell behind"))
+    assert (code, lines[-1]) == (4, "not measured")
+    assert any(line.startswith("limit: pass") for line in lines)
+    assert "capacity: not measured, could not be measured: it fell behind" in lines
 
 
 def test_a_damaged_file_starts_nothing(

@@ -22,6 +22,7 @@ from optimizer.artifacts.versions import versions
 from optimizer.containers import ContainerEngine, ContainerTask, Image, Mount
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
 from optimizer.hosting import BuildPlace, EngineSettings
+from optimizer.machine.cores import usable_cores
 from optimizer.releases import EngineFacts
 
 _SCRIPT = Path(build_script.__file__)
@@ -93,7 +94,7 @@ class LocalPlace:
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
         """See `Workplace`."""
-        cores = ",".join(map(str, os.sched_getaffinity(0)))
+        cores = ",".join(map(str, usable_cores()))
         command = [
             *(sys.executable, "-I", "-S", str(child_shim.__file__), str(os.getpid()), cores, "--"),
             *(sys.executable, "-P", str(_SCRIPT), recipe.to_json()),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from optimizer.load.judging import capacity_basis, level_verdict
 from optimizer.measurement import LoadLevel
 from optimizer.search.event_text import gap_text, load_text
 from optimizer.search.history import History
@@ -121,8 +122,8 @@ def _row(record: TrialRecord) -> Iterator[str]:
     if measurement is None or score is None:
         yield from (record.outcome, "", "")
         return
-    at = measurement.level_at_capacity
-    yield f"{measurement.capacity_per_second:.0f}"
+    at, basis = measurement.level_at_capacity, capacity_basis(measurement)
+    yield f"{measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else "")
     yield f"{at.latency_ms(95):.1f}" if at is not None else ""
     yield f"{score.usd_per_million_at_capacity:.4f}"
 
@@ -135,7 +136,7 @@ def _levels(levels: Sequence[LoadLevel]) -> str:
 
 def _level(level: LoadLevel) -> tuple[str, ...]:
     worst = [level.latency_ms(percentile) for percentile in (50, 95, 99)]
-    verdict = level.verdict or ("" if level.client.kept_up else "void")
+    verdict = level_verdict(level) or ""
     served = f"{level.achieved_per_second:.0f}"
     return (load_text(level), served, *(f"{ms:.1f}" for ms in worst), verdict)
 

@@ -91,21 +91,28 @@ class RecordingPlan:
             config = self._space.config(position)
             if attempts[config] < MOST_ATTEMPTS and must_be_repeated(latest[config]):
                 return Task("point", position)
-        sampled = {record.config for record in latencies}
+        sampled = _made(latencies)
         for position in self._sample:
-            if self._space.config(position) not in sampled:
+            if not sampled[self._space.config(position)]:
                 return Task("latencies", position)
-        done = Counter(record.config for record in repeats)
+        done = _made(repeats)
         best = sorted(self._order, key=lambda p: -_capacity(latest[self._space.config(p)]))[:BEST]
         position = min(best, key=lambda p: done[self._space.config(p)])
         enough = done[self._space.config(position)] >= ROUNDS
         return None if enough else Task("repeat", position)
 
 
+def _made(records: Sequence[TrialRecord]) -> Counter[ServingConfig]:
+    """Count the measurements of each configuration; so many that could not be made count as one."""
+    made = Counter(record.config for record in records if not record.unmeasured)
+    failed = Counter(record.config for record in records if record.unmeasured)
+    return made + Counter({config: n // MOST_ATTEMPTS for config, n in failed.items()})
+
+
 def must_be_repeated(record: TrialRecord) -> bool:
     """Whether a measurement may pass for another reason than the configuration itself."""
     if record.failure is not None:
-        return record.failure.transient
+        return record.unmeasured
     return disturbed(record)
 
 

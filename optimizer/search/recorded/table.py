@@ -110,13 +110,17 @@ class RecordedTable:
 
     @cached_property
     def by_position(self) -> Mapping[Position, Sequence[RecordedRow]]:
-        """The measurements of each point in their order, those that were undisturbed if any."""
+        """The measurements of each point in their order.
+
+        Without those that were disturbed, and those that failed, where there are others.
+        """
         found: dict[Position, list[RecordedRow]] = {}
         for row in self.rows:
             found.setdefault(row.position, []).append(row)
         return {
-            position: [row for row in own if not row.disturbed] or own
+            position: [row for row in measured if not row.disturbed] or measured
             for position, own in found.items()
+            for measured in [[row for row in own if row.outcome != "failed"] or own]
         }
 
     @cached_property

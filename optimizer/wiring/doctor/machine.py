@@ -6,8 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-import psutil
-
+from optimizer.machine.cores import total_memory_bytes, unused_memory_bytes
 from optimizer.machine.fingerprint import this_machine
 from optimizer.wiring.doctor.examination import Finding
 
@@ -25,13 +24,13 @@ def processor() -> Finding:
     """Model, cores and the vector extensions that precisions gain from."""
     machine = this_machine("embedded")
     features = ", ".join(machine.cpu_features) or "no vector extensions"
-    return Finding("processor", "ok", f"{machine.cpu}, {machine.cores} cores ({features})")
+    return Finding("processor", "ok", f"{machine.cpu}, {machine.cores_text} ({features})")
 
 
 def memory() -> Finding:
-    """What is there, and what is free."""
-    now = psutil.virtual_memory()
-    return Finding("memory", "ok", f"{_gib(now.available)} free of {_gib(now.total)}")
+    """What is there, and what is free, within what the control groups allow."""
+    free, total = unused_memory_bytes(), total_memory_bytes()
+    return Finding("memory", "ok", f"{_gib(free)} free of {_gib(total)}")
 
 
 def python() -> Finding:

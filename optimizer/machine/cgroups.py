@@ -1,0 +1,128 @@
+"""What the kernel's control groups leave to this process: CPU time and memory.
+
+Both versions are read, and of the groups that a process is in, every parent, since any of them may
+set the limit. A container sees its own group as the root of what is mounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_PROC = Path("/proc/self")
+_VERSION_2 = "cgroup2"
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """What CPU quotas have withheld so far.
+
+    Attributes:
+        periods: in which the quota was used up before their end.
+        seconds: for which cores were withheld, summed over cores.
+    """
+
+    periods: int
+    seconds: float
+
+    def since(self, before: Throttling) -> Throttling:
+        """Return what was withheld after `before` was read."""
+        return Throttling(self.periods - before.periods, self.seconds - before.seconds)
+
+
+def cpu_quota(proc: Path = _PROC) -> float | None:
+    """Return how many cores' time the control groups allow, such as 0.5; None without a quota."""
+    quotas = [quota for group in _groups("cpu", proc) if (quota := _quota(group)) is not None]
+    return min(quotas, default=None)
+
+
+def memory_limit_bytes(proc: Path = _PROC) -> int | None:
+    """Return how much memory the control groups allow; None without a limit."""
+    limits = [limit for limit, _ in _memory(proc)]
+    return min(limits, default=None)
+
+
+def free_memory_bytes(proc: Path = _PROC) -> int | None:
+    """Return how much the control groups allow beyond what is used; None without a limit."""
+    return min((limit - used for limit, used in _memory(proc)), default=None)
+
+
+def throttling(proc: Path = _PROC) -> Throttling | None:
+    """Return what the quota that withholds most has withheld so far; None without a quota."""
+    seen = [_throttling(group) for group in _groups("cpu", proc) if _quota(group) is not None]
+    return max(seen, key=lambda each: each.seconds, default=None)
+
+
+def _quota(group: Path) -> float | None:
+    both = _text(group / "cpu.max").split()
+    if not both:
+        both = [_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")]
+    quota, period = (_integer(text) for text in both)
+    return quota / period if quota is not None and quota > 0 and period else None
+
+
+def _memory(proc: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use of every group that has a limit, in bytes."""
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    for group in _groups("memory", proc):
+        for limit_file, used_file in names:
+            limit, used = _integer(_text(group / limit_file)), _integer(_text(group / used_file))
+            if limit is not None:
+                yield limit, used or 0
+
+
+def _throttling(group: Path) -> Throttling:
+    lines = _text(group / "cpu.stat").splitlines()
+    counts = {name: int(count) for name, _, count in (line.partition(" ") for line in lines)}
+    seconds = counts.get("throttled_usec", 0) / 1e6 + counts.get("throttled_time", 0) / 1e9
+    return Throttling(counts.get("nr_throttled", 0), seconds)
+
+
+def _groups(controller: str, proc: Path) -> list[Path]:
+    """Return the folders of the groups that limit this process, from its own to the root."""
+    for line in _text(proc / "cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        wanted = _VERSION_2 if not controllers else controller
+        if controllers and controller not in controllers.split(","):
+            continue
+        for root, mounted in _mounts(wanted, proc):
+            folder = _within(PurePosixPath(group), root, mounted)
+            upwards = [folder, *folder.parents]
+            own = upwards[: upwards.index(mounted) + 1]
+            if any((each / name).exists() for each in own for name in _FILES[controller]):
+                return own
+    return []
+
+
+_FILES = {
+    "cpu": ("cpu.max", "cpu.cfs_quota_us"),
+    "memory": ("memory.max", "memory.limit_in_bytes"),
+}
+
+
+def _within(group: PurePosixPath, root: PurePosixPath, mounted: Path) -> Path:
+    """Return the folder of a group, of which everything below `root` is mounted."""
+    return mounted / group.relative_to(root) if group.is_relative_to(root) else mounted
+
+
+def _mounts(wanted: str, proc: Path) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Yield root and mount point of every hierarchy: version 2, or a controller of version 1."""
+    for line in _text(proc / "mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind == _VERSION_2 == wanted or (kind == "cgroup" and wanted in options.split(",")):
+            root, mounted = before.split()[3:5]
+            yield PurePosixPath(root), Path(mounted)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _integer(text: str) -> int | None:
+    """Return a number; None for "max", and where there is none."""
+    return int(text) if text.removeprefix("-").isdecimal() else None

@@ -1,0 +1,45 @@
+"""How much of this machine this process may use: everything that counts cores or memory asks here.
+
+A container's CPU quota takes cores away that its affinity still shows: it may have half a core of
+64, and threads for the other ones would only wait for each other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import psutil
+
+from optimizer.machine.cgroups import cpu_quota, free_memory_bytes, memory_limit_bytes
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Return the ids of the cores to be used: as many as the quota pays for, and at least one."""
+    allowed = tuple(sorted(os.sched_getaffinity(0)))
+    quota = binding_quota()
+    return allowed if quota is None else allowed[: max(1, math.floor(quota))]
+
+
+def binding_quota() -> float | None:
+    """Return the CPU quota in cores, such as 0.5; None where the affinity allows no more."""
+    quota = cpu_quota()
+    return quota if quota is not None and quota < len(os.sched_getaffinity(0)) else None
+
+
+def cores_text(count: int, quota: float | None) -> str:
+    """Return whole cores and the quota in words."""
+    cores = f"{count} core{'s' if count != 1 else ''}"
+    return cores if quota is None else f"{cores} (the CPU quota is {quota:g} cores)"
+
+
+def total_memory_bytes() -> int:
+    """Return the memory of this machine, or what the control group allows of it."""
+    whole = int(psutil.virtual_memory().total)
+    return min(whole, memory_limit_bytes() or whole)
+
+
+def unused_memory_bytes() -> int:
+    """Return the memory that is free, within what the control group allows."""
+    available, within_limit = int(psutil.virtual_memory().available), free_memory_bytes()
+    return available if within_limit is None else max(0, min(available, within_limit))

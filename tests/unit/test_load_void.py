@@ -1,0 +1,134 @@
+"""Levels in which the load generator fell behind: they say nothing of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optimizer.errors import VoidLevelFailure
+from optimizer.load.capacity import CapacityResult, RunLevel, find_capacity
+from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
+from optimizer.load.holding import HoldingTask, hold_load
+from optimizer.load.judging import why_missed, why_void
+from optimizer.load.other_limits import share_within
+from optimizer.load.plan import LevelPlan
+from optimizer.measurement import LoadLevel
+from tests.unit.simulated_server import SimulatedServer, workload
+from tests.unit.test_load_capacity import PROTOCOL
+
+LAG_MS = 31.8
+
+
+def lagging(server: SimulatedServer, at: Callable[[float], bool] = lambda load: True) -> RunLevel:
+    """A server whose load generator falls behind at the load factors that `at` names."""
+
+    def run(plan: LevelPlan) -> LoadLevel:
+        level = server(plan)
+        late = level.kind == "open_loop" and at(level.load_factor)
+        lag_ms = LAG_MS if late else 0.1
+        client = replace(level.client, lag_ms=lag_ms, longest_lag_ms=plan.longest_lag_ms)
+        return replace(level, client=client)
+
+    return run
+
+
+def tight() -> SimulatedServer:
+    return SimulatedServer(workload(60), instances=2, batch_seconds=0.020)
+
+
+def find(run: RunLevel, server: SimulatedServer) -> CapacityResult:
+    return find_capacity(run, server.work, PROTOCOL, 64)
+
+
+def test_where_every_level_is_void_the_configuration_could_not_be_measured() -> None:
+    server = tight()
+    said = r"^could not be measured: at \d+\.\d/s, the load generator fell 31\.8 ms behind"
+    with pytest.raises(VoidLevelFailure, match=said) as raised:
+        find(lagging(server), server)
+    assert raised.value.transient
+    assert len(server.plans) <= 5, "saturation, and a few loads below it"
+
+
+def test_a_void_level_at_the_floor_is_no_missed_limit() -> None:
+    server = SimulatedServer(workload(8))
+    with pytest.raises(VoidLevelFailure, match="could not be measured: at"):
+        find(lagging(server, lambda load: load < 0.1), server)
+
+
+def test_loads_that_could_not_be_sent_are_not_certified_and_the_reason_is_told() -> None:
+    server = tight()
+    rate = server.saturation_per_second / server.work.demand_per_second
+    result = find(lagging(server, lambda load: load > 0.6 * rate), server)
+    assert result.verdict == "ok"
+    measurement = result.measurement
+    held = max(x.load_factor for x in measurement.open_loop if why_missed(x) is None)
+    assert measurement.load_factor == held <= 0.6 * rate
+    assert measurement.load_factor_high is not None
+    assert measurement.load_factor_high >= 0.95 * rate, "nothing was shown to be too much"
+    assert "more could not be measured: at" in measurement.ended
+    assert "the load generator fell 31.8 ms behind" in measurement.ended
+    assert all(level.client.kept_up for level in measurement.open_loop)
+    assert any(why_void(level) for level in measurement.levels)
+
+
+def test_a_void_level_far_above_the_capacity_changes_nothing() -> None:
+    def capacity(at: Callable[[float], bool]) -> float:
+        server = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
+        server.rng = np.random.default_rng(3)
+        return find(lagging(server, at), server).measurement.capacity_per_second
+
+    quiet = capacity(lambda load: False)
+    assert capacity(lambda load: load > 0.09) == pytest.approx(quiet, rel=0.2)
+
+
+def test_a_load_is_held_below_one_that_could_not_be_sent() -> None:
+    server = SimulatedServer(workload(500))
+    task = HoldingTask(0.3, requests=100, at_demand=lambda load: load / 2)
+    run = lagging(server, lambda load: load > 0.28)
+    measurement = hold_load(run, server.work, PROTOCOL, 16, task).measurement
+    assert measurement.load_factor == pytest.approx(0.93 * 0.3)
+    assert measurement.load_factor_high is None, "nothing was shown to be too much"
+    assert "held 93% of its capacity; at" in measurement.ended
+    assert "the load generator fell 31.8 ms behind" in measurement.ended
+    assert measurement.level_at_capacity is not None
+    assert measurement.level_at_capacity.client.kept_up
+
+
+def test_a_load_that_could_never_be_sent_is_not_missed() -> None:
+    server = SimulatedServer(workload(500))
+    task = HoldingTask(0.3, requests=100, at_demand=lambda load: load / 2)
+    with pytest.raises(VoidLevelFailure, match=r"could not be measured.*31\.8 ms behind"):
+        hold_load(lagging(server), server.work, PROTOCOL, 16, task)
+
+
+def test_nothing_is_learnt_from_a_light_load_that_is_void() -> None:
+    server = tight()
+    result = find_service(lagging(server), server.work, PROTOCOL, 16)
+    assert [level.kind for level in result.measurement.levels] == ["saturation"]
+    sent = find_service(server, server.work, PROTOCOL, 16)
+    assert [level.kind for level in sent.measurement.levels] == ["saturation", "open_loop"]
+
+
+@pytest.mark.parametrize("find_all", [find_capacity_and_service, find_latencies])
+def test_a_recorded_point_has_all_of_its_levels(
+    find_all: Callable[..., CapacityResult],
+) -> None:
+    server = SimulatedServer(workload(500))
+    rate = server.saturation_per_second / server.work.demand_per_second
+    light = lagging(server, lambda load: load < 0.9 * rate)
+    with pytest.raises(VoidLevelFailure, match="could not be measured"):
+        find_all(light, server.work, PROTOCOL, 16)
+
+
+def test_void_levels_say_nothing_of_another_limit() -> None:
+    server = tight()
+    result = find(server, server)
+    levels = result.measurement.levels
+    saturation = result.saturation.load_factor
+    late = replace(levels[-1].client, lag_ms=LAG_MS, longest_lag_ms=3.0)
+    void = replace(levels[-1], client=late, load_factor=0.05 * saturation)
+    assert share_within([*levels, void], saturation, 60) == share_within(levels, saturation, 60)
+    assert share_within([void], saturation, 60) is None
