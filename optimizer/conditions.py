@@ -177,7 +177,10 @@ def _constant(value: object) -> object:
 def _number(value: Any) -> Any:
     """Return a number, or a column of numbers, as floats, which cannot overflow in silence."""
     if isinstance(value, pd.Series):
-        if not all(isinstance(v, int | float | np.number | np.bool_) for v in value):
+        if not (
+            pd.api.types.is_numeric_dtype(value)
+            or all(isinstance(v, int | float | np.number | np.bool_) for v in value)
+        ):
             raise ValueError("only numbers can be calculated with")
         return value.astype(float)
     if not isinstance(value, int | float):
