@@ -8,6 +8,7 @@
     ├── RequirementError           3   the machine lacks something; the message says what to install
     ├── RunError                   4   the run could not go on
     │   ├── StorageError               results or study storage cannot be written (disk full, lost)
+    │   │   └── DamagedStudyError          a study's own file cannot be used, and which
     │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
     └── TrialFailure               -   one configuration could not be measured: outcome `failed`
         ├── BuildFailure               an artefact could not be built
@@ -111,6 +112,16 @@ class RunError(OptimizerError):
 
 class StorageError(RunError):
     """Results or study storage could not be written."""
+
+
+class DamagedStudyError(StorageError):
+    """A file that a study keeps of itself cannot be used."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"cannot read {path}: {reason}; put back a copy of the file, or begin another study "
+            "with --study NEW"
+        )
 
 
 class EverythingFailedError(RunError):

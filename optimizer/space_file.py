@@ -9,11 +9,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from optimizer.cost import Demand, Price
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
@@ -26,8 +24,10 @@ from optimizer.parameters import Parameter
 from optimizer.search_space import SearchSpace
 from optimizer.section import Count
 from optimizer.server_schema import ServerSection
-from optimizer.space_mistakes import line_of, mistake, one_for_each_value
+from optimizer.space_mistakes import line_of, mistake, one_for_each_value, short
 from optimizer.space_schema import SpaceSection
+from optimizer.untrusted import UnreadableError, read_text
+from optimizer.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
 
@@ -53,6 +53,9 @@ class Budget:
     trials: int
     wall_clock_seconds: float
 
+
+_COUNT: TypeAdapter[int] = TypeAdapter(Count)
+_CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
 
 _WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
 
@@ -181,27 +184,26 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
     for key, text in settings.items():
         of, _, name = key.rpartition(".")
         if of in ("", model.model):
-            values[name] = [YAML(typ="safe").load(text)]
+            values[name] = [_set_value(key, text)]
     return ParametersSection.model_validate(values).to_values(model.model)
+
+
+def _set_value(key: str, text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except UnreadableYamlError as error:
+        raise UsageError(f"--set: {key}: must be a value in YAML ({error}), got {text}") from error
 
 
 def _read_yaml(path: Path) -> Any:
     try:
-        document = YAML(typ="rt").load(path)
-    except OSError as error:
-        raise SpaceFileError(
-            path, [Mistake("file", f"must be readable ({error.strerror})")]
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SpaceFileError(path, [Mistake("file", "must be UTF-8 text")]) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else None
-        rule = " ".join(str(error.problem).split())
-        raise SpaceFileError(path, [Mistake("YAML", rule, line=line)]) from error
-    except YAMLError as error:
-        raise SpaceFileError(path, [Mistake("YAML", " ".join(str(error).split()))]) from error
+        document = parse_yaml(read_text(path))
+    except UnreadableYamlError as error:
+        raise SpaceFileError(path, [Mistake("YAML", str(error), line=error.line)]) from error
+    except UnreadableError as error:
+        raise SpaceFileError(path, [Mistake("file", str(error))]) from error
     if not isinstance(document, Mapping):
-        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", repr(document))])
+        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", short(document))])
     return document
 
 
@@ -209,10 +211,10 @@ def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mista
     """Those of the points, where the sections that they come from are right."""
     conditions, traffic = document.get("conditions", []), document.get("traffic", {})
     try:
-        size = TypeAdapter(Count).validate_python(traffic.get("batch_size", 1))
+        size = _COUNT.validate_python(traffic.get("batch_size", 1))
         parameters = ParametersSection.model_validate(document.get("parameters"))
         server = ServerSection.model_validate(document.get("server", {}))
-        conditions = TypeAdapter(list[str]).validate_python(conditions)
+        conditions = _CONDITIONS.validate_python(conditions)
     except (ValidationError, AttributeError):
         return
     limits = Limits(tuple(conditions), size)
@@ -234,7 +236,7 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         rule, text = condition_error.args
         at = [str(c) for c in document["conditions"]].index(text)
         line = line_of(document, ["conditions", at])
-        yield Mistake(f"conditions.{at}", str(rule), repr(text), line)
+        yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
 def _to_value(

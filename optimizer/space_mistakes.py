@@ -23,7 +23,7 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
         rule = "is required"
     elif value is None:
         rule = re.sub(r"^\w+ should ", "must ", rule)
-        value = _short(error["input"])
+        value = short(error["input"])
     key = ".".join(str(part) for part in location) or "file"
     return Mistake(key, rule, value, line_of(document, location))
 
@@ -73,7 +73,8 @@ def line_of(document: Any, location: Sequence[Any]) -> int | None:
     return line
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as it was written, on one line of at most 80 characters."""
     text = repr(value if isinstance(value, str | int | float | bool | None) else _plain(value))
     return text if len(text) <= 80 else text[:77] + "..."
 

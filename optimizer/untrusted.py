@@ -14,8 +14,10 @@ import math
 import os
 import re
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +26,18 @@ MAX_ROWS = 2_000_000
 MAX_DEPTH = 50
 MAX_INTEGER = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+UNREADABLE_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,  # a way of packing that Python does not have
+    RuntimeError,  # encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for a damaged .npz file."""
 
 
 class UnreadableError(ValueError):
@@ -89,6 +103,43 @@ def parse_json(content: bytes | str) -> Any:
     return data
 
 
+_NOT_NEGATIVE = re.compile(
+    r"(\w+_)?(cores|count|errors|completed|executions|factor|gib|headroom|hour|mib|million|months"
+    r"|ms|number|percent|replicas|requests|samples|second|seconds|sent|size|threads|us|years)"
+    r"|load_factor_(low|high)"
+)
+_ABOVE_ZERO = re.compile(
+    r"batch_size|cores|count|demand_per_second|inferences_per_request|latency_ms|limit_ms"
+    r"|max_batch_size|requests_per_second|usd_per_hour"
+)
+
+
+def check_ranges(value: object, place: str = "") -> None:
+    """Raise UnreadableError where a number of a dataclass is none that its unit allows.
+
+    Fields have their unit in their names: durations, rates, counts, sizes and prices are never
+    negative, and what is divided by is above 0.
+    """
+    if isinstance(value, tuple):
+        for at, each in enumerate(value):
+            check_ranges(each, f"{place}.{at}")
+    if not is_dataclass(value):
+        return
+    for each in fields(value):
+        own, where = getattr(value, each.name), f"{place}.{each.name}".lstrip(".")
+        if isinstance(own, int | float):
+            _check_number(own, each.name, where)
+        else:
+            check_ranges(own, where)
+
+
+def _check_number(number: float, name: str, where: str) -> None:
+    if _ABOVE_ZERO.fullmatch(name) and not number > 0:
+        raise UnreadableError(f"{where} must be above 0, got {number:g}")
+    if _NOT_NEGATIVE.fullmatch(name) and number < 0:
+        raise UnreadableError(f"{where} must be at least 0, got {number:g}")
+
+
 def _integer(text: str) -> int:
     if len(text) > len(str(MAX_INTEGER)) + 1 or abs(int(text)) > MAX_INTEGER:
         raise UnreadableError(f"whole numbers must fit in 64 bits, got {_short(text)}")
@@ -147,7 +198,7 @@ def csv_rows(text: str) -> CsvRows:
     """Return the rows of CSV text, read one by one."""
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        names = tuple(next(reader, ()))
+        names = tuple(next((row for row in reader if row), ()))
     except csv.Error as error:
         raise _no_csv(reader.line_num, error) from error
     return CsvRows(names, _rows(reader, names))

@@ -107,7 +107,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
         ("--set", "precision=int9", "--set", "colour=red"): "colour: unknown key",
         ("--set", "instance_count=64"): "instance_count * intra_op_threads <= cores",
         ("--rate", 5, "--curve"): "give one of --curve, --rate, --users, not --curve and --rate",
-        ("--users", "nowhere.json"): "nowhere.json must be readable: No such file",
+        ("--users", "nowhere.json"): "nowhere.json must be readable (No such file",
     }
     for arguments, message in cases.items():
         optimizer = start(space, *arguments, command="measure")

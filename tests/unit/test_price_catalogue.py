@@ -73,11 +73,11 @@ def test_spot_and_reserved_prices_stand_beside_the_usual_one(tmp_path: Path) -> 
     [
         (
             "a,x,us-east-1,2026,x,",
-            "line 2: usd_per_hour must be a number of at least 0, got 'x'",
+            "line 2: usd_per_hour must be a number from 0 to 1e+06, got 'x'",
         ),
         ("a,0,us-east-1,2026,x,", "line 2: usd_per_hour must be above 0"),
-        ("a,-1,us-east-1,2026,x,", "usd_per_hour must be a number of at least 0, got '-1'"),
-        ("a,inf,us-east-1,2026,x,", "usd_per_hour must be a number of at least 0, got 'inf'"),
+        ("a,-1,us-east-1,2026,x,", "usd_per_hour must be a number from 0 to 1e+06, got '-1'"),
+        ("a,inf,us-east-1,2026,x,", "usd_per_hour must be a number from 0 to 1e+06, got 'inf'"),
     ],
 )
 def test_mistakes_in_a_list_name_file_line_rule_and_value(
