@@ -16,7 +16,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,11 +87,19 @@ def is_safe_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def parse_json(content: bytes | str) -> Any:
-    """Return what JSON text says; its numbers are finite and fit in 64 bits."""
+def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = None) -> Any:
+    """Return what JSON text says; its numbers are finite and fit in 64 bits.
+
+    Args:
+        make_object: makes the value of an object from its (key, value) pairs.
+    """
     try:
         data = json.loads(
-            content, parse_int=_integer, parse_float=_finite, parse_constant=_no_number
+            content,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            object_pairs_hook=make_object,
         )
     except UnicodeDecodeError as error:
         raise UnreadableError("must be UTF-8 text") from error

@@ -121,13 +121,23 @@ class StudyDirectory:
         return False
 
     def read_json(self, path: Path) -> dict[str, Any]:
-        """Read one of the study's own JSON files. Raises DamagedStudyError."""
+        """Read one of the study's own JSON files, with objects that miss no key in silence.
+
+        Raises:
+            DamagedStudyError: now, or when a key is asked for that is not there.
+        """
+
+        class Object(dict[str, Any]):
+            def __missing__(self, key: str) -> Any:
+                raise DamagedStudyError(path, f"{key} is missing")
+
         try:
-            return _OBJECT.validate_python(parse_json(read_bytes(path)))
+            data = parse_json(read_bytes(path), Object)
         except UnreadableError as error:
             raise DamagedStudyError(path, error) from error
-        except ValidationError as error:
-            raise DamagedStudyError(path, "must be a JSON object") from error
+        if not isinstance(data, Object):
+            raise DamagedStudyError(path, "must be a JSON object")
+        return data
 
 
 def _taken(file: IO[bytes]) -> bool:
@@ -155,9 +165,6 @@ class RecordingDirectory(StudyDirectory):
         self.table = root / "table.csv"
         self.latencies = Records(root / "latencies")
         self.repeats = Records(root / "repeats")
-
-
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class _Versioned(BaseModel):
