@@ -16,6 +16,7 @@ from optimizer.fleet.pricing import Accepted
 from optimizer.section import duration_seconds
 
 _LONGEST_LIMIT_MS = 3.6e6
+_LONGEST_SETTING = 500
 
 
 class OutputConsole(Console):
@@ -102,7 +103,9 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     for pair in pairs:
         name, _equals, value = pair.partition("=")
         if not (name and value):
-            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
+            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair[:80]!r}")
+        if len(pair) > _LONGEST_SETTING:
+            raise click.BadParameter(f"must be at most {_LONGEST_SETTING} characters")
         settings[name] = value
     return settings
 

@@ -16,9 +16,9 @@ from optimizer.cost import Price, Purchase
 from optimizer.errors import RequirementError, UsageError
 from optimizer.fleet.aws_prices import todays_prices
 from optimizer.fleet.price_catalogue import (
-    age_warning,
     merged,
     price_list,
+    price_warning,
     read_list,
     shipped_prices,
     usual_prices,
@@ -101,7 +101,7 @@ def test_a_list_without_its_columns_is_refused(tmp_path: Path) -> None:
     [("2026-09-01", None), ("2025-12", None), ("2022-10", "2022-10"), ("undated", "no date")],
 )
 def test_a_price_that_is_older_than_a_year_or_undated_is_said(as_of: str, said: str | None) -> None:
-    warning = age_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
+    warning = price_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
     assert (warning is None) == (said is None)
     assert said is None or said in (warning or "")
 

@@ -337,7 +337,7 @@ ONE_MISTAKE = [
     (
         "class: BertForSequenceClassification",
         "class_name: BertForSequenceClassification",
-        "line 5: models.bert.source.class_name: unknown key",
+        "line 5: models.bert.source.class_name: unknown key; did you mean class?",
     ),
     (
         SOURCE,
@@ -557,7 +557,7 @@ conditions:
     assert found[0].startswith("line 1: study: ")
     assert re.match(
         r"line 17: conditions\.1: must be a comparison of runtime, .*, cores, gpus "
-        r"\(name 'batch_size' is not defined\), got 'batch_size > 4'$",
+        r"\(name 'batch_size' is not defined; did you mean max_batch_size\?\), got 'batch_size > 4'$",
         found[1],
     )
     assert found[2] == (
