@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 
+from optimizer.untrusted import csv_rows, read_text
 from optimizer.workload import ArrivalTrace
 
 
@@ -25,6 +26,10 @@ _COLUMNS: Mapping[str, tuple[Callable[[str], float], str]] = {
 """Columns that hold arrivals, how they are read, and the rule for each of their values."""
 
 
+MAX_SECONDS = 1e11
+"""Of a time, in either direction: some 3,000 years."""
+
+
 def read_trace(path: Path) -> ArrivalTrace:
     """Read the column `seconds` (numbers) or `timestamp` (ISO 8601) of a CSV file with a header.
 
@@ -35,11 +40,12 @@ def read_trace(path: Path) -> ArrivalTrace:
         ValueError: when the file cannot be read or does not hold a recording; names the rule, and
             the line and value that break it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"must be a readable UTF-8 file ({error})") from error
-    times = sorted(_times(text))
+    text = read_text(path)
+    table = csv_rows(text)
+    column = time_column(table.names)
+    times = sorted(read_time(column, line, row[column]) for line, row in table.rows)
+    if len(times) < 2:
+        raise ValueError(f"must hold at least 2 arrivals, got {len(times)}")
     first, last, count = times[0], times[-1], len(times)
     if last == first:
         raise ValueError(f"must hold arrivals at different times, all {count} are at {first:g}")
@@ -50,24 +56,24 @@ def read_trace(path: Path) -> ArrivalTrace:
     )
 
 
-def _times(text: str) -> list[float]:
-    rows = csv.DictReader(text.splitlines())
-    names = rows.fieldnames or ()
+def time_column(names: Sequence[str]) -> str:
+    """Return the column that holds times. Raises ValueError where there is none."""
     column = next((name for name in _COLUMNS if name in names), None)
     if column is None:
         named = " or ".join(_COLUMNS)
-        raise ValueError(f"must have a column {named} in its first line, got {list(names)}")
+        got = shorten(str(list(names)), 200, placeholder="...")
+        raise ValueError(f"must have a column {named} in its first line, got {got}")
+    return column
+
+
+def read_time(column: str, line: int, value: str) -> float:
+    """Return a time in seconds. Raises ValueError, naming line, column, rule and value."""
     read, rule = _COLUMNS[column]
-    times = []
-    for row in rows:
-        value = row[column]
-        try:
-            at = read((value or "").strip())
-        except ValueError:
-            at = math.nan
-        if not math.isfinite(at):
-            raise ValueError(f"line {rows.line_num}: {column} {rule}, got {value!r}")
-        times.append(at)
-    if len(times) < 2:
-        raise ValueError(f"must hold at least 2 arrivals, got {len(times)}")
-    return times
+    try:
+        at = read(value.strip())
+    except (ValueError, OverflowError):
+        at = math.nan
+    if not abs(at) <= MAX_SECONDS:
+        got = shorten(repr(value), 80, placeholder="...")
+        raise ValueError(f"line {line}: {column} {rule}, got {got}")
+    return at

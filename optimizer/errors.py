@@ -8,6 +8,7 @@
     ├── RequirementError           3   the machine lacks something; the message says what to install
     ├── RunError                   4   the run could not go on
     │   ├── StorageError               results or study storage cannot be written (disk full, lost)
+    │   │   └── DamagedStudyError          a study's own file cannot be used, and which
     │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
     └── TrialFailure               -   one configuration could not be measured: outcome `failed`
         ├── BuildFailure               an artefact could not be built
@@ -37,6 +38,10 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """How CUDA, TensorRT, PyTorch, C++, Python and the kernel say that memory ran out."""
+
+
+_SHOWN = 50
+"""Mistakes of a file that a message lists; the rest it counts."""
 
 
 def tells_of_memory(text: str) -> bool:
@@ -79,7 +84,8 @@ class SpaceFileError(UsageError):
         self.mistakes = tuple(sorted(mistakes, key=lambda m: (m.line or 0, m.key)))
         count = len(self.mistakes)
         title = f"{path}: {count} mistake{'s' if count != 1 else ''}"
-        super().__init__("\n".join([title, *(f"  {m}" for m in self.mistakes)]))
+        more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        super().__init__("\n".join([title, *(f"  {m}" for m in self.mistakes[:_SHOWN]), *more]))
 
 
 class SpaceChangedError(UsageError):
@@ -112,6 +118,16 @@ class RunError(OptimizerError):
 
 class StorageError(RunError):
     """Results or study storage could not be written."""
+
+
+class DamagedStudyError(StorageError):
+    """A file that a study keeps of itself cannot be used."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"cannot read {path}: {reason}; put back a copy of the file, or begin another study "
+            "with --study NEW"
+        )
 
 
 class EverythingFailedError(RunError):

@@ -30,18 +30,20 @@ from optimizer.model_spec import (
 from optimizer.parameter_schema import ParametersSection
 from optimizer.section import (
     Count,
+    Name,
     Number,
     Positive,
     Section,
+    Seed,
     Switch,
     folder_of,
     raise_all,
     wrong,
 )
+from optimizer.untrusted import is_there, parse_json, read_bytes
 from optimizer.workload import DataType, LengthDistribution, Payloads, TensorSpec
 
 Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-_Seed = Annotated[int, Field(ge=0, strict=True)]
 _Share = Annotated[Number, Field(ge=0, le=1)]
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
@@ -65,7 +67,7 @@ class SourceSection(Section):
     config: dict[str, JsonValue] | None = Field(
         None, description="the architecture's configuration; random weights, nothing is downloaded"
     )
-    seed: _Seed = Field(0, description="of the random weights")
+    seed: Seed = Field(0, description="of the random weights")
     checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
     onnx: str | None = Field(None, description="ONNX file; external data beside it")
 
@@ -90,7 +92,7 @@ class SourceSection(Section):
         if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
             return given
         path = folder_of(info) / given
-        if not path.exists():
+        if not is_there(path):
             raise PydanticCustomError(
                 "space_rule", "file must exist, looked at {at}", {"at": str(path)}
             )
@@ -101,7 +103,7 @@ class SourceSection(Section):
         known: object = self.config
         if self.checkpoint is not None:
             file = folder / self.checkpoint / "config.json"
-            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            known = parse_json(read_bytes(file)) if is_there(file) else {}
         items = known.items() if isinstance(known, dict) else ()
         return {key: value for key, value in items if isinstance(value, int)}
 
@@ -130,7 +132,9 @@ class InputSection(Section):
     """One input tensor and the bounds of its values; `length` in the shape is the request's."""
 
     data_type: DataType = Field("INT64", description="of its values")
-    shape: list[Count | Literal["length"]] = Field(["length"], description="without the batch axis")
+    shape: Annotated[list[Count | Literal["length"]], Field(max_length=8)] = Field(
+        ["length"], description="without the batch axis"
+    )
     minimum: Number = Field(description="smallest value, inclusive")
     maximum: Number = Field(description="largest value, inclusive")
     pad: Number = Field(0, description="fills the positions beyond the request's own length")
@@ -194,7 +198,7 @@ class DataSection(Section):
         None, description="rows by input; shorter rows are padded to the longest length"
     )
     samples: Count = Field(64, description="how many are used; all of `tensors` by default")
-    seed: _Seed = Field(0, description="of generated inputs")
+    seed: Seed = Field(0, description="of generated inputs")
 
     @model_validator(mode="before")
     @classmethod
@@ -209,8 +213,9 @@ class DataSection(Section):
     @field_validator("file")
     @classmethod
     def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file is not None and not (folder_of(info) / file).is_file():
-            at = str(folder_of(info) / file)
+        path = folder_of(info) / (file or "")
+        if file is not None and not (is_there(path) and path.is_file()):
+            at = str(path)
             raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
         return file
 
@@ -250,7 +255,7 @@ class MetricSection(Section):
         if not (file.endswith(".py") and name.isidentifier()):
             raise PydanticCustomError("space_rule", "must be FILE.py:NAME")
         path = folder_of(info) / file
-        if not path.is_file():
+        if not (is_there(path) and path.is_file()):
             raise PydanticCustomError(
                 "space_rule", "file must exist, looked at {at}", {"at": str(path)}
             )
@@ -305,11 +310,11 @@ class ModelSection(Section):
     """One model: its source, what requests to it carry, and how its accuracy is judged."""
 
     source: SourceSection = Field(description="where the model comes from")
-    inputs: Annotated[dict[str, InputSection], Field(min_length=1)] = Field(
+    inputs: Annotated[dict[Name, InputSection], Field(min_length=1, max_length=64)] = Field(
         description="tensors that a request carries"
     )
     lengths: LengthSection = Field(description="how long requests are")
-    output: str = Field("logits", description="tensor that the model answers with")
+    output: Name = Field("logits", description="tensor that the model answers with")
     calibration: DataSection = Field(
         DataSection(seed=1), description="inputs that INT8 is calibrated with"
     )

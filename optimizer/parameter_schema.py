@@ -8,63 +8,69 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from optimizer.parameters import Parameter, Value, parameters_in_order
-from optimizer.section import Count, Section, Switch
+from optimizer.section import MAX_VALUES, Count, Section, Switch
 from optimizer.serving_config import Precision, Runtime
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    for n, value in enumerate(values):
-        if value in values[:n]:
+    seen = set()
+    for value in values:
+        key = tuple(value) if isinstance(value, list) else value
+        if key in seen:
             raise ValueError(f"values must be distinct, {value!r} is listed twice")
+        seen.add(key)
     return values
 
 
-_Sizes = Annotated[list[Count], Field(min_length=1)]
-_PerGpu = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
-_Switches = Annotated[list[Switch], Field(min_length=1)]
+_NotNegative = Annotated[int, Field(ge=0, le=10**9, strict=True)]
+_Sizes = Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)]
+_PerGpu = Annotated[list[_NotNegative], Field(min_length=1, max_length=MAX_VALUES)]
+_Switches = Annotated[list[Switch], Field(min_length=1, max_length=MAX_VALUES)]
 
 
 class ParametersSection(Section):
     """What may be tried. A single value fixes a parameter."""
 
-    runtime: Annotated[list[Runtime], Field(min_length=1)] = Field(
+    runtime: Annotated[list[Runtime], Field(min_length=1, max_length=MAX_VALUES)] = Field(
         ["onnxruntime"], description="what executes the model; tensorrt on GPUs alone"
     )
-    precision: Annotated[list[Precision], Field(min_length=1)] = Field(
+    precision: Annotated[list[Precision], Field(min_length=1, max_length=MAX_VALUES)] = Field(
         ["fp32"], description="what a runtime does not have is left out by itself"
     )
     batching: _Switches = Field([False], description="whether Triton joins requests into batches")
-    max_batch_size: Annotated[list[Count], Field(min_length=1)] = Field(
+    max_batch_size: Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)] = Field(
         [8], description="most inferences of one execution"
     )
     preferred_batch_sizes: Annotated[
-        list[Literal["none", "half", "powers"] | _Sizes], Field(min_length=1)
+        list[Literal["none", "half", "powers"] | _Sizes],
+        Field(min_length=1, max_length=MAX_VALUES),
     ] = Field(["none"], description="none, half, powers (derived from max_batch_size), or sizes")
     max_queue_delay_us: Annotated[
-        list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)
+        list[_NotNegative], Field(min_length=1, max_length=MAX_VALUES)
     ] = Field([0], description="how long a request may wait for others to join it")
-    instance_count: Annotated[list[Count | _PerGpu], Field(min_length=1)] = Field(
-        [1], description="on the CPU, or on every GPU; a list has one number for each GPU"
+    instance_count: Annotated[list[Count | _PerGpu], Field(min_length=1, max_length=MAX_VALUES)] = (
+        Field([1], description="on the CPU, or on every GPU; a list has one number for each GPU")
     )
-    intra_op_threads: Annotated[list[Count], Field(min_length=1)] = Field(
+    intra_op_threads: Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)] = Field(
         [1], description="of each instance on the CPU"
     )
-    padding: Annotated[list[Literal["max"] | _Sizes], Field(min_length=1)] = Field(
-        ["max"], description="max, or lengths that requests are padded up to"
-    )
-    engine_profile: Annotated[list[Literal["shared", "per_batch_size"]], Field(min_length=1)] = (
-        Field(["shared"], description="TensorRT: one engine for all batch sizes, or one for each")
-    )
+    padding: Annotated[
+        list[Literal["max"] | _Sizes], Field(min_length=1, max_length=MAX_VALUES)
+    ] = Field(["max"], description="max, or lengths that requests are padded up to")
+    engine_profile: Annotated[
+        list[Literal["shared", "per_batch_size"]], Field(min_length=1, max_length=MAX_VALUES)
+    ] = Field(["shared"], description="TensorRT: one engine for all batch sizes, or one for each")
     cuda_graphs: _Switches = Field([False], description="TensorRT: launch kernels as one graph")
     execution_policy: Annotated[
-        list[Literal["device_blocking", "blocking"]], Field(min_length=1)
+        list[Literal["device_blocking", "blocking"]],
+        Field(min_length=1, max_length=MAX_VALUES),
     ] = Field(
         ["device_blocking"],
         description="TensorRT: one thread for all instances of a GPU, or one for each",
     )
-    rate_limit: Annotated[list[Literal["off"] | Count], Field(min_length=1)] = Field(
-        ["off"], description="executions at once on a device, over all models"
-    )
+    rate_limit: Annotated[
+        list[Literal["off"] | Count], Field(min_length=1, max_length=MAX_VALUES)
+    ] = Field(["off"], description="executions at once on a device, over all models")
 
     @field_validator("*", mode="before")
     @classmethod

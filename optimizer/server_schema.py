@@ -29,9 +29,9 @@ class ServerSection(Section):
     launcher: Literal["embedded", "docker", "remote"] = Field(
         "embedded", description="the one of nvidia-pytriton, a container, or one that runs already"
     )
-    gpus: Literal["none", "all"] | list[Annotated[int, Field(ge=0, strict=True)] | str] = Field(
-        "none", description="none, all, or some by number or UUID, as nvidia-smi lists them"
-    )
+    gpus: (
+        Literal["none", "all"] | list[Annotated[int, Field(ge=0, le=10**6, strict=True)] | str]
+    ) = Field("none", description="none, all, or some by number or UUID, as nvidia-smi lists them")
     image: str | None = Field(
         None, description=f"docker: the image, with its tag; {triton_image()} without"
     )

@@ -9,11 +9,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from optimizer.cost import Demand, Price
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
@@ -26,8 +24,10 @@ from optimizer.parameters import Parameter
 from optimizer.search_space import SearchSpace
 from optimizer.section import Count
 from optimizer.server_schema import ServerSection
-from optimizer.space_mistakes import line_of, mistake, one_for_each_value
+from optimizer.space_mistakes import line_of, mistake, one_for_each_value, short
 from optimizer.space_schema import SpaceSection
+from optimizer.untrusted import UnreadableError, read_text
+from optimizer.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.workload import ArrivalTrace, LatencyLimit, Stream, Workload
 
 
@@ -53,6 +53,9 @@ class Budget:
     trials: int
     wall_clock_seconds: float
 
+
+_COUNT: TypeAdapter[int] = TypeAdapter(Count)
+_CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
 
 _WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
 
@@ -118,38 +121,49 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
     return replace(space, search_space=only_point(space.search_space, settings))
 
 
-def only_point(searched: SearchSpace, settings: Mapping[str, str]) -> SearchSpace:
+def only_point(
+    searched: SearchSpace, settings: Mapping[str, str], *, with_effect: bool = True
+) -> SearchSpace:
     """The space that holds only one point: some parameters as set, the rest the baseline's.
 
-    Where the baseline's values do not go with what is set, the nearest that do.
+    Where the baseline's values do not go with what is set, or leave it without effect, the nearest
+    that do.
 
     Args:
         settings: YAML text by parameter, as "precision" (of every model) or "model.precision".
             Values need not be among those that the space lists, and its conditions do not apply.
+        with_effect: refuse a setting that changes nothing, such as a delay without batching.
 
     Raises:
         UsageError: with every setting that is wrong.
     """
     parameters: list[Parameter] = []
-    wrong: list[Mistake] = []
+    wrong = list(_unknown_models(searched, settings))
     for model in searched.models:
         try:
             parameters += _with_settings(model, settings)
         except ValidationError as error:
-            wrong += [mistake(each, settings) for each in error.errors()]
+            found = [mistake(each, settings) for each in error.errors()]
+            wrong += [replace(each, key=each.key.split(".")[0]) for each in found]
     if wrong:
-        found = [replace(each, key=each.key.split(".")[0]) for each in one_for_each_value(wrong)]
-        raise UsageError("\n".join(["--set:", *(f"  {each}" for each in found)]))
+        raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
     limits = Limits(request_size=searched.limits.request_size)
     allowed = SearchSpace(tuple(parameters), searched.hardware, limits)
+    given = ", ".join(f"{key}={text}" for key, text in settings.items())
     try:
-        baseline = allowed.baseline
+        used = [p.key for p in parameters if with_effect and _is_set(p, settings)]
+        chosen = allowed.baseline_with_effect(used)
     except EmptySpaceError as error:
-        given = ", ".join(f"{key}={text}" for key, text in settings.items())
         raise UsageError(f"--set: {error}; with {given}") from error
+    if chosen is None:
+        raise UsageError(
+            f"--set: a value has no effect with {given}: batch sizes and delays need batching=true "
+            "and a max_batch_size above traffic.batch_size, settings of engines runtime=tensorrt, "
+            "rate_limit more instances than it allows"
+        )
     fixed = tuple(
         replace(parameter, values=(parameter.values[at],))
-        for parameter, at in zip(parameters, baseline, strict=True)
+        for parameter, at in zip(parameters, chosen, strict=True)
     )
     return SearchSpace(fixed, searched.hardware, limits)
 
@@ -181,27 +195,40 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
     for key, text in settings.items():
         of, _, name = key.rpartition(".")
         if of in ("", model.model):
-            values[name] = [YAML(typ="safe").load(text)]
+            values[name] = [_set_value(key, text)]
     return ParametersSection.model_validate(values).to_values(model.model)
+
+
+def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
+    models = [model.model for model in searched.models]
+    for key in settings:
+        model = key.rpartition(".")[0]
+        if model not in ("", *models):
+            yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
+
+
+def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    return parameter.name in settings or parameter.key in settings
+
+
+def _set_value(key: str, text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except UnreadableYamlError as error:
+        raise UsageError(
+            f"--set: {key[:80]}: must be a value in YAML ({error}), got {short(text)}"
+        ) from error
 
 
 def _read_yaml(path: Path) -> Any:
     try:
-        document = YAML(typ="rt").load(path)
-    except OSError as error:
-        raise SpaceFileError(
-            path, [Mistake("file", f"must be readable ({error.strerror})")]
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SpaceFileError(path, [Mistake("file", "must be UTF-8 text")]) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else None
-        rule = " ".join(str(error.problem).split())
-        raise SpaceFileError(path, [Mistake("YAML", rule, line=line)]) from error
-    except YAMLError as error:
-        raise SpaceFileError(path, [Mistake("YAML", " ".join(str(error).split()))]) from error
+        document = parse_yaml(read_text(path))
+    except UnreadableYamlError as error:
+        raise SpaceFileError(path, [Mistake("YAML", str(error), line=error.line)]) from error
+    except UnreadableError as error:
+        raise SpaceFileError(path, [Mistake("file", str(error))]) from error
     if not isinstance(document, Mapping):
-        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", repr(document))])
+        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", short(document))])
     return document
 
 
@@ -209,10 +236,10 @@ def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mista
     """Those of the points, where the sections that they come from are right."""
     conditions, traffic = document.get("conditions", []), document.get("traffic", {})
     try:
-        size = TypeAdapter(Count).validate_python(traffic.get("batch_size", 1))
+        size = _COUNT.validate_python(traffic.get("batch_size", 1))
         parameters = ParametersSection.model_validate(document.get("parameters"))
         server = ServerSection.model_validate(document.get("server", {}))
-        conditions = TypeAdapter(list[str]).validate_python(conditions)
+        conditions = _CONDITIONS.validate_python(conditions)
     except (ValidationError, AttributeError):
         return
     limits = Limits(tuple(conditions), size)
@@ -234,7 +261,7 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         rule, text = condition_error.args
         at = [str(c) for c in document["conditions"]].index(text)
         line = line_of(document, ["conditions", at])
-        yield Mistake(f"conditions.{at}", str(rule), repr(text), line)
+        yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
 def _to_value(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from optimizer.errors import Mistake
+from optimizer.parameters import suggestion
+from optimizer.section import Section
 
 
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
@@ -18,14 +21,26 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
-        rule = "unknown key"
+        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], _known_keys())
     elif error["type"] == "missing":
         rule = "is required"
     elif value is None:
         rule = re.sub(r"^\w+ should ", "must ", rule)
-        value = _short(error["input"])
+        value = short(error["input"])
     key = ".".join(str(part) for part in location) or "file"
     return Mistake(key, rule, value, line_of(document, location))
+
+
+@cache
+def _known_keys() -> tuple[str, ...]:
+    """Return the keys of all sections of a space file."""
+    return tuple(
+        dict.fromkeys(
+            field.alias or name
+            for section in Section.__subclasses__()
+            for name, field in section.model_fields.items()
+        )
+    )
 
 
 def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:
@@ -73,7 +88,8 @@ def line_of(document: Any, location: Sequence[Any]) -> int | None:
     return line
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as it was written, on one line of at most 80 characters."""
     text = repr(value if isinstance(value, str | int | float | bool | None) else _plain(value))
     return text if len(text) <= 80 else text[:77] + "..."
 

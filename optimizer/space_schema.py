@@ -144,7 +144,10 @@ class PriceSection(Section):
     purchase: PurchaseSection | None = Field(
         None, description="for a machine of your own, in place of usd_per_hour"
     )
-    source: str | None = Field(None, description="where the price is from, for the report")
+    source: str | None = Field(
+        None,
+        description="where the price is from, for the report; `example` says that it is made up",
+    )
     as_of: Day | None = Field(None, description="date of the price")
 
     @model_validator(mode="after")
@@ -199,14 +202,14 @@ class SpaceSection(Section):
     study: _NAME = Field(description="its name; results are in results/NAME/")
     server: ServerSection = Field(ServerSection(), description="which server serves")
     engines: EnginesSection = Field(EnginesSection(), description="how TensorRT engines are built")
-    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1)] = Field(
+    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1, max_length=32)] = Field(
         description="one, or several that share the server"
     )
     traffic: TrafficSection = Field(TrafficSection(), description="what the fleet must serve")
     limit: LimitSection = Field(LimitSection(), description="the latency that must be met")
     price: PriceSection = Field(description="what one instance costs")
     parameters: ParametersSection = Field(description="what may be tried")
-    conditions: list[str] = Field(
+    conditions: Annotated[list[str], Field(max_length=100)] = Field(
         [],
         description="further rules over parameter names and `cores`, such as "
         "`batching or max_queue_delay_us == 0`",

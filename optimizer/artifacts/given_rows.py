@@ -6,7 +6,6 @@ Rows are numbered from 0. They are padded to the workload's longest length, as r
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import Mistake, UsageError
+from optimizer.untrusted import UNREADABLE_NPZ, UnreadableError, parse_json
 from optimizer.workload import NUMPY_TYPES, Payloads, Tensors, TensorSpec
 
 _SHOWN = 20
@@ -93,8 +93,8 @@ def _objects(path: Path, samples: int) -> list[object]:
 
 def _parsed(line: str) -> object:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        return parse_json(line)
+    except UnreadableError:
         return line.rstrip("\n")
 
 
@@ -107,7 +107,7 @@ def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
     for name, values in row.items():
         try:
             array = np.asarray([values])
-        except ValueError as error:  # lists of unequal length
+        except (ValueError, OverflowError) as error:  # lists of unequal length
             raise ValueError(f"{name} must be a regular list of numbers") from error
         # JSON has one kind of number: 1 and 1.0 mean the same.
         whole = np.issubdtype(array.dtype, np.integer)
@@ -149,7 +149,7 @@ def _load(path: Path) -> Arrays:
             raise UsageError(f"{path}: must be an .npz file, got one bare array")
         with archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_NPZ as error:
         raise UsageError(
             f"{path}: must be a readable .npz file of plain arrays: {error}"
         ) from error

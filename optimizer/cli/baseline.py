@@ -8,6 +8,7 @@ import click
 
 from optimizer.cli.benchmark import show_benchmark
 from optimizer.cli.options import (
+    SEED,
     OutputConsole,
     Said,
     cache_option,
@@ -26,7 +27,7 @@ from optimizer.wiring.parts import default_cache
     "--ramp", is_flag=True,
     help="By the published ramp of users, up to 25 minutes each, not by the short protocol.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of arrivals.")
 @said_options
 @results_option
 @cache_option

@@ -8,7 +8,9 @@ import click
 
 from optimizer.cli.measured import show_measured
 from optimizer.cli.options import (
+    SEED,
     OutputConsole,
+    Rate,
     Said,
     cache_option,
     results_option,
@@ -26,7 +28,7 @@ from optimizer.wiring.parts import default_cache
 @settings_option
 @click.option("--curve", is_flag=True, help="Measure the load-latency curve as well.")
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+    "--rate", type=Rate(), metavar="PER_SECOND",
     help="Measure at this rate alone.",
 )  # fmt: skip
 @click.option(
@@ -37,7 +39,7 @@ from optimizer.wiring.parts import default_cache
     "--with", "other", type=click.Choice(["perf_analyzer"]),
     help="Have another tool measure the same level.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of arrivals.")
 @said_options
 @results_option
 @cache_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ from rich.console import Console
 from optimizer.fleet.pricing import Accepted
 from optimizer.section import duration_seconds
 
+_LONGEST_LIMIT_MS = 3.6e6
+_LONGEST_SETTING = 500
+
 
 class OutputConsole(Console):
     """Standard output; a run that nobody reads is interrupted."""
@@ -22,6 +26,44 @@ class OutputConsole(Console):
         """Rich would exit with 1, "nothing was found"."""
         # Without the errno, by which click would know it and exit with 1 as well.
         raise BrokenPipeError("nobody reads the output any more")
+
+
+class _Finite(click.FloatRange):
+    """A number within bounds; one that is not finite is within none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or a usage error that says the rule."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Rate(_Finite):
+    """Requests a second: above 0, and no more than any fleet serves."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0.001, max=1e7)
+
+
+class Share(_Finite):
+    """A share of the demand, kept free above it."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=10)
+
+
+class Percent(_Finite):
+    """Percent by which a figure may differ."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=1000)
+
+
+SEED = click.IntRange(0, 2**63 - 1)
+COUNT = click.IntRange(1, 10**6)
 
 
 class Duration(click.ParamType[float]):
@@ -49,10 +91,11 @@ class LatencyLimitMs(click.ParamType[float]):
     ) -> float:
         """Milliseconds, or a usage error that says the rule."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", str(value))
-        if match is None or float(match[1]) == 0:
-            rule = "must be a number above 0 and ms or s, such as 300ms"
+        limit_ms = float(match[1]) * {"ms": 1.0, "s": 1e3}[match[2]] if match is not None else 0.0
+        if not 0 < limit_ms <= _LONGEST_LIMIT_MS:
+            rule = "must be a number above 0 and ms or s, such as 300ms, and at most an hour"
             self.fail(f"{rule}; got {value!r}", param, ctx)
-        return float(match[1]) * {"ms": 1.0, "s": 1e3}[match[2]]
+        return limit_ms
 
 
 def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -60,7 +103,9 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     for pair in pairs:
         name, _equals, value = pair.partition("=")
         if not (name and value):
-            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
+            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair[:80]!r}")
+        if len(pair) > _LONGEST_SETTING:
+            raise click.BadParameter(f"must be at most {_LONGEST_SETTING} characters")
         settings[name] = value
     return settings
 

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.cli.options import LatencyLimitMs, OutputConsole, results_option
+from optimizer.cli.options import SEED, LatencyLimitMs, OutputConsole, results_option
 from optimizer.cli.plain_table import plain_table
 from optimizer.search.latency_curve import LatencyCosts, Offer, WithinLimit
 from optimizer.serving_config import ServingConfig, describe
@@ -22,7 +22,7 @@ from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
     "--limit", "limits_ms", type=LatencyLimitMs(), multiple=True,
     help="A latency limit such as 300ms, repeatable; some around the study's own without.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulation.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
 @results_option
 def pareto(study: str, limits_ms: tuple[float, ...], seed: int, results: Path) -> int:
     """Say what each latency limit costs, by what STUDY, the name of a study, has measured."""

@@ -8,11 +8,19 @@ from typing import Literal
 import click
 from rich.console import Console
 
-from optimizer.cli.options import Duration, OutputConsole, pricing_options, results_option
+from optimizer.cli.options import (
+    SEED,
+    Duration,
+    OutputConsole,
+    Rate,
+    Share,
+    pricing_options,
+    results_option,
+)
 from optimizer.cli.plain_table import plain_table
 from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily
-from optimizer.fleet.planning.demand_file import read_demand
+from optimizer.fleet.planning.demand_file import MAX_RATE, read_demand
 from optimizer.fleet.pricing import Accepted, PriceChoice
 from optimizer.report.plan_tables import headline, hours, tables
 from optimizer.report.text_table import TextTable
@@ -33,7 +41,7 @@ class _Daily(click.ParamType[DemandCurve]):
         try:
             least, most = map(float, rates.split(":"))
             at = float(hour or 14)
-            if not (0 <= at < 24 and most > 0):
+            if not (0 <= at < 24 and 0 < most <= MAX_RATE):
                 raise ValueError(value)
             return daily(most, least, at)
         except ValueError:
@@ -56,7 +64,7 @@ class _Most(click.ParamType[tuple[str, int]]):
         if isinstance(value, tuple):
             return value
         name, _, count = str(value).partition("=")
-        if not name or not count.isdecimal():
+        if not name or not count.isdecimal() or len(count) > 9:
             self.fail(f"must be INSTANCE_TYPE=COUNT; got {value!r}", param, ctx)
         return name, int(count)
 
@@ -64,7 +72,7 @@ class _Most(click.ParamType[tuple[str, int]]):
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY...")
 @click.option(
-    "--demand", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+    "--demand", type=Rate(), metavar="PER_SECOND",
     help="The same all day; without any, the first study's own.",
 )  # fmt: skip
 @click.option(
@@ -76,18 +84,18 @@ class _Most(click.ParamType[tuple[str, int]]):
     help="Recorded: seconds or timestamp, and requests_per_second; or arrivals, one a row.",
 )  # fmt: skip
 @click.option(
-    "--peak", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+    "--peak", type=Rate(), metavar="PER_SECOND",
     help="Scale --trace so that its busiest step has this rate.",
 )  # fmt: skip
 @click.option(
-    "--headroom", type=click.FloatRange(min=0, max=10), metavar="SHARE",
+    "--headroom", type=Share(), metavar="SHARE",
     help="Kept free above the demand; the first study's own without.",
 )  # fmt: skip
 @click.option(
     "--survive", type=click.Choice(["nothing", "instance", "zone"]), default="nothing",
     show_default=True, help="What may be lost at the peak while the limit is kept.",
 )  # fmt: skip
-@click.option("--zones", type=click.IntRange(min=2), default=3, show_default=True)
+@click.option("--zones", type=click.IntRange(2, 100), default=3, show_default=True)
 @click.option(
     "--launch", type=Duration(), default="4m", show_default=True,
     help="Until an ordered instance's machine is there; its models' setup comes on top.",
@@ -97,7 +105,7 @@ class _Most(click.ParamType[tuple[str, int]]):
     help="Instances of a type that can be had.",
 )  # fmt: skip
 @pricing_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulation.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
 @results_option
 def plan(
     studies: tuple[str, ...],

@@ -7,9 +7,13 @@ from pathlib import Path
 import click
 
 from optimizer.cli.options import (
+    COUNT,
+    SEED,
     Duration,
     OutputConsole,
+    Rate,
     Said,
+    Share,
     cache_option,
     pricing_options,
     results_option,
@@ -34,22 +38,22 @@ _TRIALS = 10
     help="Search this machine first (a YAML file), and rank it with the others.",
 )  # fmt: skip
 @click.option(
-    "--trials", type=click.IntRange(min=1),
+    "--trials", type=COUNT,
     help=f"Configurations that --search measures; {_TRIALS} without.",
 )  # fmt: skip
 @click.option("--timeout", type=Duration(), help="End that search after, say, 30m.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of proposals and arrivals.")
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
     help="Then run an advanced job (JSON) on its best configurations.",
 )  # fmt: skip
 @click.option("--advanced", is_flag=True, help="Rank by what the studies' advanced jobs measured.")
 @click.option(
-    "--demand", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+    "--demand", type=Rate(), metavar="PER_SECOND",
     help="Requests a second; else the studies' own.",
 )  # fmt: skip
 @click.option(
-    "--headroom", type=click.FloatRange(min=0), metavar="SHARE",
+    "--headroom", type=Share(), metavar="SHARE",
     help="Kept free above the demand, such as 0.2; else the studies' own.",
 )  # fmt: skip
 @pricing_options

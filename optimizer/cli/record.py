@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from optimizer.cli.options import (
+    SEED,
     OutputConsole,
     Said,
     cache_option,
@@ -22,7 +23,7 @@ from optimizer.wiring.recording import RecordRequest, record_space
 @click.command()
 @click.argument("space", type=click.Path(path_type=Path))
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the order and the arrivals."
+    "--seed", type=SEED, default=0, show_default=True, help="Of the order and the arrivals."
 )
 @said_options
 @results_option

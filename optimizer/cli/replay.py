@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from optimizer.cli.benchmark import show_benchmark, show_claims
-from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.options import COUNT, SEED, OutputConsole, results_option
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import PlainLines
 from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
@@ -22,10 +22,8 @@ _NEAR = 0.05
 @click.command()
 @click.argument("table")
 @sampler_option
-@click.option(
-    "--trials", type=click.IntRange(min=1), help="Configurations to measure; all without."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and of noise.")
+@click.option("--trials", type=COUNT, help="Configurations to measure; all without.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of proposals and of noise.")
 @results_option
 def replay(table: str, sampler: str, trials: int | None, seed: int, results: Path) -> int:
     """Search TABLE, a file that `record` wrote or the name of one that ships, without a server.

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.options import SEED, OutputConsole, results_option
 from optimizer.wiring.reporting import report_study
 
 
 @click.command()
 @click.argument("study")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulation.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
 @results_option
 def report(study: str, seed: int, results: Path) -> int:
     """Write what STUDY (a name, or a folder) found as one page and as Markdown."""

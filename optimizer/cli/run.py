@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 
 from optimizer.cli.options import (
+    COUNT,
+    SEED,
     Duration,
     LatencyLimitMs,
     OutputConsole,
@@ -37,9 +39,9 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.command()
 @click.argument("space", type=click.Path(path_type=Path), required=False)
 @click.option("--study", callback=_study_name, help="Name of the study; the space file's own.")
-@click.option("--trials", type=click.IntRange(min=1), help="Configurations to measure.")
+@click.option("--trials", type=COUNT, help="Configurations to measure.")
 @click.option("--timeout", type=Duration(), help="End the search after, say, 8h.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of proposals and arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of proposals and arrivals.")
 @sampler_option
 @click.option("--storage", help="URL of a study database; a journal file in results/ without.")
 @click.option(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import OutputConsole, results_option, settings_option
+from optimizer.cli.options import SEED, OutputConsole, results_option, settings_option
 from optimizer.cli.plain_table import plain_table
 from optimizer.serving_config import describe
 from optimizer.simulator.prediction import PredictedLevel
@@ -32,7 +32,7 @@ _SIGMAS = 1.96
 @click.command()
 @click.argument("study")
 @settings_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulation.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
 @results_option
 def simulate(study: str, settings: dict[str, str], seed: int, results: Path) -> int:
     """Predict a configuration from what STUDY, the name of a study, has measured of others."""

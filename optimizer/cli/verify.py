@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from optimizer.cli.options import OutputConsole, server_options
+from optimizer.cli.options import SEED, OutputConsole, Percent, server_options
 from optimizer.cli.watchers import watching
 from optimizer.errors import RunError, UsageError
 from optimizer.export.verification import Outcome
@@ -29,10 +29,10 @@ _STYLES: Mapping[Outcome, str] = {
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR")
 @server_options
 @click.option(
-    "--within", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
+    "--within", type=Percent(), default=10.0, show_default=True,
     metavar="PERCENT", help="By how much the capacity may differ before that is drift.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of arrivals.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the outcome for programs too.",

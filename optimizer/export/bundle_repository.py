@@ -15,6 +15,7 @@ from optimizer.serving_config import ModelServing
 from optimizer.triton.model_config import OutputTensor, output_of_config
 from optimizer.triton.repository import ModelRepository, read_config
 from optimizer.triton.session import ModelFiles
+from optimizer.untrusted import UnreadableError
 from optimizer.workload import Payloads
 
 
@@ -70,7 +71,7 @@ def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
 def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:
     try:
         return read_config(bundle / model / "config.pbtxt")
-    except text_format.ParseError as error:
+    except (UnreadableError, text_format.ParseError) as error:
         raise ModelLoadFailure(
             f"{model}/config.pbtxt is no Triton model configuration: {error}"
         ) from error

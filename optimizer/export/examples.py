@@ -7,7 +7,6 @@ of the longest length: so they are all of one shape, and nothing in them is padd
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.errors import ConfigMismatch, UsageError, storage_errors
 from optimizer.model_spec import AccuracyLimits
+from optimizer.untrusted import UNREADABLE_NPZ, read_bytes
 from optimizer.workload import LengthDistribution, Payloads, Tensors, stack
 
 COUNT = 16
 _SEED = 11
 _INPUT, _OUTPUT = "input:", "output:"
+_MOST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +77,17 @@ def read_examples(path: Path) -> Examples:
         UsageError: for anything else; names the file.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            unpacked = sum(each.file_size for each in stored.zip.infolist())
+            if unpacked > _MOST_BYTES:
+                raise ValueError(f"arrays must take at most {_MOST_BYTES / 2**20:g} MiB")
             arrays = {name: stored[name] for name in stored.files}
         inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
         [(name, answers)] = [(n, a) for n, a in arrays.items() if n.startswith(_OUTPUT)]
         counts = {len(array) for array in arrays.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"arrays must have one number of rows, at least 1, got {counts}")
-    # A lone array, which is no archive, is a TypeError here.
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    # A lone array, which is no archive, is a TypeError or an AttributeError here.
+    except (*UNREADABLE_NPZ, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no recorded examples: {error}") from error
     return Examples(inputs, name.removeprefix(_OUTPUT), answers)

@@ -21,7 +21,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -30,8 +30,17 @@ from optimizer.errors import UsageError, storage_errors
 from optimizer.measurement import LoadLevel
 from optimizer.model_spec import AccuracyLimits
 from optimizer.releases import EngineFacts
+from optimizer.search.searched_space import check_workload
+from optimizer.section import first_mistake
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import MeasurementSettings
+from optimizer.untrusted import (
+    UnreadableError,
+    check_ranges,
+    is_safe_name,
+    parse_json,
+    read_bytes,
+)
 from optimizer.workload import Workload
 
 SCHEMA_VERSION = 1
@@ -211,6 +220,7 @@ class _Versioned(BaseModel):
     schema_version: int
 
 
+_VERSIONED = TypeAdapter(_Versioned)
 _MANIFEST = TypeAdapter(Manifest)
 _LOAD = TypeAdapter(LoadDescription)
 
@@ -218,19 +228,24 @@ _LOAD = TypeAdapter(LoadDescription)
 LINK = "a link"
 """Stands for the digest of what lies elsewhere: an exported bundle holds no links."""
 
+NO_FILE = "a pipe or a device"
+"""Stands for the digest of what has no content of its own, which is never opened."""
+
 
 def digests(root: Path) -> dict[str, str]:
     """Sha256 of every file of a bundle but its manifest, by path relative to `root`."""
     return {
         path.relative_to(root).as_posix(): _digest(path)
         for path in sorted(root.rglob("*"))
-        if (path.is_file() or path.is_symlink()) and path != root / MANIFEST
+        if (path.is_symlink() or not path.is_dir()) and path != root / MANIFEST
     }
 
 
 def _digest(path: Path) -> str:
     if path.is_symlink():
         return LINK
+    if not path.is_file():
+        return NO_FILE
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -262,23 +277,18 @@ def read_bundle(root: Path) -> Bundle:
         UsageError: when `root` holds no bundle, or one of another version; names file and place.
     """
     content = _read(root / MANIFEST)
-    try:
-        version = _Versioned.model_validate_json(content).schema_version
-    except ValidationError as error:
-        raise _unreadable(root / MANIFEST, error) from error
+    version = _validated(_VERSIONED, content, root / MANIFEST).schema_version
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{root / MANIFEST}: schema_version must be {SCHEMA_VERSION}, got {version}; "
             "use the version of the program that made_by names"
         )
+    manifest = _validated(_MANIFEST, content, root / MANIFEST)
+    load = _validated(_LOAD, _read(root / LOAD), root / LOAD)
     try:
-        manifest = _MANIFEST.validate_json(content)
-    except ValidationError as error:
-        raise _unreadable(root / MANIFEST, error) from error
-    try:
-        load = _LOAD.validate_json(_read(root / LOAD))
-    except ValidationError as error:
-        raise _unreadable(root / LOAD, error) from error
+        check_workload(load.workload, [model.name for model in manifest.config.models])
+    except ValueError as error:
+        raise UsageError(f"{root / LOAD}: {error}") from error
     for mistake in _mistakes(manifest):
         raise UsageError(f"{root / MANIFEST}: {mistake}")
     return Bundle(root, manifest, load)
@@ -288,8 +298,8 @@ def _mistakes(manifest: Manifest) -> Iterator[str]:
     """Where it contradicts itself, or leads out of the bundle."""
     served = [model.name for model in manifest.config.models]
     for name in served:
-        if name in ("", "..") or Path(name).name != name:
-            yield f"a model's name must be that of a folder, got {name!r}"
+        if not is_safe_name(name):
+            yield f"a model's name must be that of a folder, got {name[:80]!r}"
     if [model.name for model in manifest.models] != served:
         yield f"models must be those of config, {', '.join(served)}"
     for model in manifest.models:
@@ -297,18 +307,23 @@ def _mistakes(manifest: Manifest) -> Iterator[str]:
             yield f"models.{model.name}.examples: must be {model.name}/{EXAMPLES} or none"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Any:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"{path.parent} is no exported bundle: cannot read {path.name} ({error.strerror})"
-        ) from error
+        return parse_json(read_bytes(path))
+    except UnreadableError as error:
+        raise UsageError(f"{path.parent} is no exported bundle: {path.name} {error}") from error
 
 
-def _unreadable(path: Path, error: ValidationError) -> UsageError:
-    """The first mistake, by its place in the file."""
-    first, *more = error.errors()
-    place = ".".join(map(str, first["loc"])) or "file"
-    rest = f" (and {len(more)} more)" if more else ""
-    return UsageError(f"{path}: {place}: {first['msg']}{rest}")
+_Part = TypeVar("_Part")
+
+
+def _validated(adapter: TypeAdapter[_Part], content: object, path: Path) -> _Part:
+    """What a file holds. Raises UsageError with the first mistake, by its place in the file."""
+    try:
+        part = adapter.validate_python(content)
+        check_ranges(part)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {first_mistake(error)}") from error
+    except UnreadableError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return part

@@ -11,6 +11,7 @@ from typing import Any
 from optimizer.artifacts.cache import ArtifactCache, content_digest
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.errors import StorageError, UsageError, storage_errors
+from optimizer.search.study_files import read_prepared
 from optimizer.search.study_reading import StudyReading
 from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.model_config import OutputTensor, output_of_config
@@ -81,7 +82,7 @@ class StudyArtifacts:
     def _sha256(self, spec: ArtifactSpec) -> str:
         directory = self._study.directory
         try:
-            rows = directory.read_json(directory.prepared)["artifacts"]
+            rows = read_prepared(directory)["artifacts"]
             return str({row["artifact"]: row["sha256"] for row in rows}[spec.label])
         except (KeyError, TypeError) as error:
             raise StorageError(

@@ -19,11 +19,12 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.export.config_fields import field_changes, measured_config
 from optimizer.export.engine_sources import REBUILD
 from optimizer.export.examples import Examples, read_examples
-from optimizer.export.manifest import LINK, Bundle, Manifest, digests
+from optimizer.export.manifest import LINK, NO_FILE, Bundle, Manifest, digests
 from optimizer.load.judging import why_missed
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
+from optimizer.untrusted import UnreadableError
 
 Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]
@@ -94,6 +95,8 @@ def _wrong_files(named: Mapping[str, str], found: Mapping[str, str]) -> Iterator
             yield f"{path} is missing"
         elif found[path] == LINK:
             yield f"{path} is a link to what lies elsewhere"
+        elif found[path] == NO_FILE:
+            yield f"{path} is a pipe or a device"
         elif found[path] != digest:
             yield f"{path} has other content"
     for path in found:
@@ -119,7 +122,7 @@ def _changed_configurations(bundle: Bundle) -> list[str]:
     for model in bundle.manifest.models:
         try:
             there = read_config(bundle.root / model.name / "config.pbtxt")
-        except (OSError, text_format.ParseError) as error:
+        except (UnreadableError, text_format.ParseError) as error:
             found.append(f"{model.name}/config.pbtxt cannot be read: {error}")
             continue
         found += [

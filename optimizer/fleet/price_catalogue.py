@@ -18,8 +18,12 @@ from typing import TextIO
 from optimizer.cost import ON_DEMAND, Price
 from optimizer.errors import UsageError
 from optimizer.shipped import shipped
+from optimizer.untrusted import UnreadableError, csv_rows, read_text
 
 _YEAR_DAYS = 365
+_LONGEST_TEXT = 200
+_MOST = 1e6
+"""Of every number of a list: dollars an hour, processors, gigabytes."""
 _NEEDED = ("instance_type", "usd_per_hour", "region", "as_of", "basis")
 _COLUMNS = (*_NEEDED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
 
@@ -80,44 +84,50 @@ def shipped_prices() -> Mapping[str, Price]:
 def read_list(path: Path) -> tuple[ListedPrice, ...]:
     """The prices of a CSV file. Raises UsageError, naming file, line, column, rule and value."""
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UsageError(f"{path}: must have the columns {', '.join(missing)}")
-            return tuple(_listed(path, n, row) for n, row in enumerate(reader, 2))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: must be a readable CSV file ({error})") from error
+        table = csv_rows(read_text(path))
+        missing = [name for name in _NEEDED if name not in table.names]
+        if missing:
+            raise UnreadableError(f"must have the columns {', '.join(missing)}")
+        return tuple(_listed(line, row) for line, row in table.rows)
+    except UnreadableError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
-def _listed(path: Path, line: int, row: Mapping[str, str | None]) -> ListedPrice:
-    def number(column: str) -> float | None:
-        text = (row.get(column) or "").strip()
-        try:
-            value = float(text) if text else None
-        except ValueError:
-            value = math.nan
-        if value is not None and not 0 <= value < math.inf:
-            rule = f"{path}, line {line}: {column} must be a number of at least 0, got {text!r}"
-            raise UsageError(rule)
+def _listed(line: int, row: Mapping[str, str]) -> ListedPrice:
+    def text(column: str) -> str:
+        value = row.get(column, "").strip()
+        if len(value) > _LONGEST_TEXT or not value.isprintable():
+            rule = f"must be one line of at most {_LONGEST_TEXT} characters"
+            raise UnreadableError(f"line {line}: {column} {rule}")
         return value
+
+    def number(column: str) -> float | None:
+        value = text(column)
+        try:
+            found = float(value) if value else None
+        except ValueError:
+            found = math.nan
+        if found is not None and not 0 <= found <= _MOST:
+            rule = f"must be a number from 0 to {_MOST:g}"
+            raise UnreadableError(f"line {line}: {column} {rule}, got {value!r}")
+        return found
 
     usd = number("usd_per_hour")
     if not usd:
-        raise UsageError(f"{path}, line {line}: usd_per_hour must be above 0, got {usd}")
+        raise UnreadableError(f"line {line}: usd_per_hour must be above 0, got {usd}")
     vcpus, gpus = number("vcpus"), number("gpus")
     price = Price(
-        instance_type=row["instance_type"] or "",
+        instance_type=text("instance_type"),
         usd_per_hour=usd,
-        source=f"{row['basis']}, {row['region']}",
-        as_of=row["as_of"] or "undated",
-        region=row["region"] or "",
-        rate=row.get("rate") or ON_DEMAND,
+        source=f"{text('basis')}, {text('region')}",
+        as_of=text("as_of") or "undated",
+        region=text("region"),
+        rate=text("rate") or ON_DEMAND,
     )
     return ListedPrice(
         price,
         int(vcpus) if vcpus is not None else None,
-        row.get("gpu") or None,
+        text("gpu") or None,
         int(gpus) if gpus is not None else None,
         number("memory_gb"),
     )
@@ -146,8 +156,13 @@ def _written(entry: ListedPrice) -> dict[str, object]:
     }
 
 
-def age_warning(price: Price, today: date) -> str | None:
-    """That a price is older than a year, or has no date; None where it is recent."""
+def price_warning(price: Price, today: date) -> str | None:
+    """That a price is an example, is older than a year, or has no date; None where it holds."""
+    if price.is_example:
+        return (
+            f"the price of {price.instance_type}, ${price.usd_per_hour:g} an hour, is an example: "
+            "set what this machine costs in the space file (price), or no cost here is yours"
+        )
     try:
         year, month, *day = map(int, price.as_of.split("-"))
         since = date(year, month, *(day or [1]))

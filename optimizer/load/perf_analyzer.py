@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from optimizer.connections import environment_without_proxies
 from optimizer.errors import LoadTestFailure
 from optimizer.workload import Tensors
 
@@ -134,6 +135,7 @@ def _run(command: Sequence[str], question: Question) -> float:
     before = os.times()
     with subprocess.Popen(
         command,
+        env=environment_without_proxies(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

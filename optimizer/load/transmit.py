@@ -16,6 +16,7 @@ from typing import Protocol
 import aiohttp
 import grpc
 
+from optimizer.connections import http_session, load_channel
 from optimizer.workload import SerialisedRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -27,18 +28,6 @@ TOO_LATE = "DEADLINE_EXCEEDED"
 
 Done = Callable[[str | None], None]
 """Called once, from any thread, when a request has ended: with its error, None where it is good."""
-
-_CHANNEL_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A connection of its own for every level: none inherits the last one's backoff.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class Transmitter(Protocol):
@@ -68,7 +57,7 @@ class GrpcTransmitter:
     # client was the dearest in every row.
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = load_channel(address)
         self._infer = self._channel.unary_unary(METHOD, None, None)
 
     def send(self, request: SerialisedRequest, timeout_seconds: float, done: Done) -> None:
@@ -102,11 +91,7 @@ class HttpTransmitter:
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     async def _open(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None),
-            trust_env=False,
-        )
+        return http_session()
 
     def send(self, request: SerialisedRequest, timeout_seconds: float, done: Done) -> None:
         """See `Transmitter`."""

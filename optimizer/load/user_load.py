@@ -27,9 +27,17 @@ class Phase:
 
     def changes(self) -> list[tuple[float, int]]:
         """(seconds since the phase began, users from then on)."""
-        spawned = int(np.ceil(self.spawn_rate * self.duration_in_seconds / 60 - 1e-9))
-        later = [(n * 60 / self.spawn_rate, n) for n in range(1, spawned)]
+        later = [(n * 60 / self.spawn_rate, n) for n in range(1, self._spawned)]
         return [(at, self.initial_number_of_users + n) for at, n in [(0.0, 0), *later]]
+
+    @property
+    def _spawned(self) -> int:
+        return int(np.ceil(self.spawn_rate * self.duration_in_seconds / 60 - 1e-9))
+
+    @property
+    def most_users(self) -> int:
+        """How many there are at its end."""
+        return self.initial_number_of_users + max(0, self._spawned - 1)
 
 
 @dataclass(frozen=True)

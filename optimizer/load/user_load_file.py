@@ -26,14 +26,23 @@ from pydantic.alias_generators import to_pascal
 from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, Stairs, UserLoad
+from optimizer.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.workload import LatencyLimit
 
 JOB_PERCENTILE = 95.0
 """Of every latency threshold of a job, here as in the recommender's custom load tests."""
 
-_Count = Annotated[int, Field(ge=1, strict=True)]
-_Seconds = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
-_NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+MAX_USERS = 10_000
+"""At once: more than one machine's load client can be."""
+_MOST_SECONDS = 7 * 86_400
+_MOST_PHASES = 1_000
+_SHOWN = 20
+"""Mistakes that a message lists; the rest it counts."""
+
+_Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+_Users = Annotated[int, Field(ge=0, le=MAX_USERS, strict=True)]
+_Seconds = Annotated[float, Field(ge=1e-3, le=_MOST_SECONDS, strict=True, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, le=1e6, strict=True, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -41,20 +50,22 @@ class _Section(BaseModel):
 
 
 class _PhaseSection(_Section):
-    initial_number_of_users: Annotated[int, Field(ge=0, strict=True)]
+    initial_number_of_users: _Users
     spawn_rate: _NotNegative = 0
     duration_in_seconds: _Seconds
 
 
 class _StairsSection(_Section):
     duration_in_seconds: _Seconds
-    number_of_steps: _Count
-    users_per_step: _Count
+    number_of_steps: Annotated[int, Field(ge=1, le=_MOST_PHASES, strict=True)]
+    users_per_step: Annotated[_Users, Field(ge=1)]
 
 
 class _TrafficPattern(_Section):
     traffic_type: Literal["PHASES", "STAIRS"]
-    phases: Annotated[list[_PhaseSection], Field(min_length=1)] | None = None
+    phases: Annotated[list[_PhaseSection], Field(min_length=1, max_length=_MOST_PHASES)] | None = (
+        None
+    )
     stairs: _StairsSection | None = None
 
     @model_validator(mode="after")
@@ -68,6 +79,11 @@ class _TrafficPattern(_Section):
             p.initial_number_of_users == 0 and p.spawn_rate == 0 for p in self.phases
         ):
             raise ValueError("some phase must have users")
+        phases = self.in_order()
+        if (most := max(phase.most_users for phase in phases)) > MAX_USERS:
+            raise ValueError(f"must have at most {MAX_USERS:,} users at once, got {most:,}")
+        if (seconds := sum(phase.duration_in_seconds for phase in phases)) > _MOST_SECONDS:
+            raise ValueError(f"must last at most {_MOST_SECONDS:,} s, got {seconds:,.0f} s")
         return self
 
     def in_order(self) -> tuple[Phase, ...]:
@@ -184,12 +200,14 @@ _Read = TypeVar("_Read", bound=_UserLoad)
 
 def _read(path: Path, kind: type[_Read], name: str) -> _Read:
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} must be readable: {error.strerror}") from error
+        return kind.model_validate(parse_json(read_bytes(path)))
+    except UnreadableError as error:
+        raise UsageError(f"{path} {error}") from error
     except ValidationError as error:
-        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in error.errors()]
-        raise UsageError("\n".join([f"{path} is no {name}:", *lines])) from error
+        found = error.errors()
+        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in found[:_SHOWN]]
+        more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        raise UsageError("\n".join([f"{path} is no {name}:", *lines, *more])) from error
 
 
 def _key(location: tuple[int | str, ...]) -> str:

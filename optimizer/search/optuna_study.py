@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from optimizer.search.objectives import COST
 from optimizer.search.optuna_space import OptunaSpace
 from optimizer.search_space import SearchSpace
 from optimizer.trial_record import TrialRecord
+from optimizer.untrusted import UnreadableError, parse_json
 
 SamplerFactory = Callable[[int], BaseSampler]
 """Makes a sampler from a seed."""
@@ -76,19 +76,24 @@ class OptunaStudy:
         self._make_sampler = make_sampler
         self._seen = OptunaSpace(space)
         self._asked: dict[int, Trial] = {}
+        self._journal = journal if storage is None else None
         self._where = str(journal) if storage is None else "the study storage"
         with storage_failures(self._where):
             if storage is None:
                 with storage_errors(journal):
                     _mend(journal)
-            self._storage = open_storage(journal, storage)
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=self._storage,
-                directions=["minimize"] * len(objectives),
-                load_if_exists=True,
-            )
-            self._study.set_metric_names([*objectives])
+            with _journal_errors(self._journal):
+                self._storage = open_storage(journal, storage)
+                self._study = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    directions=["minimize"] * len(objectives),
+                    load_if_exists=True,
+                )
+                self._study.set_metric_names([*objectives])
+                for trial in self._study.get_trials(deepcopy=False):
+                    if trial.params:
+                        self._seen.position(trial.params)
 
     def __enter__(self) -> OptunaStudy:
         return self
@@ -157,6 +162,10 @@ class OptunaStudy:
         What was recorded and not told is told; a trial that was running is failed and its point
         queued again; records of trials that the storage lacks are added.
         """
+        with _journal_errors(self._journal):
+            self._reconcile(records)
+
+    def _reconcile(self, records: Mapping[int, TrialRecord]) -> None:
         known = self._trials()
         for number in range(len(known), max(records, default=-1) + 1):
             # A gap was a repeat, of which no record is kept; numbers must stay what they were.
@@ -236,12 +245,29 @@ def _mend(journal: Path) -> None:
             file.truncate(len(whole))
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            json.loads(line)
-        except ValueError as error:  # no JSON, or no text at all
-            raise StorageError(
-                f"{journal}, line {number} is damaged; move the file away and start again: "
-                "the study is rebuilt from its records"
-            ) from error
+            parse_json(line)
+        except UnreadableError as error:
+            raise _damaged(f"{journal}, line {number}") from error
+
+
+@contextlib.contextmanager
+def _journal_errors(journal: Path | None) -> Iterator[None]:
+    """What Optuna raises where a journal says something else than it writes, as ours."""
+    try:
+        yield
+    except (StorageError, SQLAlchemyError, OSError):
+        raise
+    except Exception as error:
+        if journal is None:
+            raise
+        raise _damaged(str(journal)) from error
+
+
+def _damaged(where: str) -> StorageError:
+    return StorageError(
+        f"{where} is damaged; move the file away and start again: "
+        "the study is rebuilt from its records"
+    )
 
 
 @contextlib.contextmanager

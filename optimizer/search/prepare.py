@@ -20,6 +20,7 @@ from optimizer.model_spec import ModelSpec
 from optimizer.search.accuracy_gate import AccuracyGate, Served, output_of
 from optimizer.search.events import ArtifactReady, Note, PhaseStarted, StepStarted, Watcher
 from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.study_files import read_prepared
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
@@ -135,7 +136,7 @@ class PreparePhase:
     def _known(self) -> _Known:
         if not self._directory.prepared.exists():
             return _Known(0.0, {})
-        data = self._directory.read_json(self._directory.prepared)
+        data = read_prepared(self._directory)
         return _Known(data["building_seconds"], {row["artifact"]: row for row in data["artifacts"]})
 
     def _gated(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from optimizer.errors import StorageError
 from optimizer.search.event_text import event_lines, trial_text
@@ -22,8 +22,10 @@ from optimizer.search.events import Event, Watcher
 from optimizer.search.run_log import how_it_ended
 from optimizer.search.run_state import RunState
 from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.section import first_mistake
 from optimizer.serving_config import describe
 from optimizer.trial_record import Outcome, TrialRecord
+from optimizer.untrusted import check_ranges
 
 _EVENTS = 12
 _SECONDS_BETWEEN = 1.0
@@ -97,8 +99,13 @@ _JSON = TypeAdapter(Progress)
 
 
 def progress_from_json(data: Any) -> Progress:
-    """What was written, read back. Raises ValueError for anything else."""
-    return _JSON.validate_python(data)
+    """What was written, read back. Raises ValueError for anything else, with the first mistake."""
+    try:
+        progress = _JSON.validate_python(data)
+    except ValidationError as error:
+        raise ValueError(first_mistake(error)) from error
+    check_ranges(progress)
+    return progress
 
 
 class ProgressFile:

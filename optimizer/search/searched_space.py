@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
 from optimizer.cost import Demand, Price
-from optimizer.errors import StorageError
-from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.errors import DamagedStudyError
+from optimizer.parameter_schema import ParametersSection
+from optimizer.parameters import Value
+from optimizer.search.study_directory import StudyDirectory, refuse_unsafe_names, write_json
 from optimizer.search_space import SearchSpace
+from optimizer.section import first_mistake
+from optimizer.untrusted import check_ranges
 from optimizer.workload import Workload
 
 
@@ -37,8 +42,57 @@ def keep_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
 
 
 def read_searched(directory: StudyDirectory) -> SearchedSpace:
-    """What a study searches. Raises StorageError when it is not there or damaged."""
+    """What a study searches. Raises DamagedStudyError."""
+    path = directory.searched
     try:
-        return _JSON.validate_python(directory.read_json(directory.searched))
+        searched = _JSON.validate_python(directory.read_json(path))
+        check_searched(searched)
     except ValidationError as error:
-        raise StorageError(f"cannot read {directory.searched}: {error}") from error
+        raise DamagedStudyError(path, first_mistake(error)) from error
+    except ValueError as error:
+        raise DamagedStudyError(path, error) from error
+    return searched
+
+
+def check_searched(searched: SearchedSpace) -> None:
+    """Check what was read from a file, which anybody may have written.
+
+    Raises:
+        ValueError: with the first rule that it breaks.
+    """
+    check_ranges(searched)
+    space, streams = searched.search_space, searched.workload.streams
+    if not (streams and space.parameters):
+        raise ValueError("must have a stream of requests and parameters")
+    refuse_unsafe_names({searched.study, *(p.model for p in space.parameters)})
+    for model in space.models:
+        listed = {p.name: [_listed(v) for v in p.values] for p in model.parameters}
+        if len(listed) < len(model.parameters):
+            raise ValueError(f"search_space.parameters lists one of {model.model} twice")
+        made = ParametersSection.model_validate(listed).to_values(model.model)
+        if made != model.parameters:
+            raise ValueError(f"search_space.parameters of {model.model} must be in order")
+    check_workload(searched.workload, [model.model for model in space.models])
+    if wrong := next(space.check_conditions(), None):
+        rule, text = wrong.args
+        raise ValueError(f"search_space.limits.conditions: {rule}, got {text[:80]!r}")
+    len(space)
+
+
+def check_workload(workload: Workload, models: Sequence[str]) -> None:
+    """Raise ValueError where the streams of a file could not be requests to these models."""
+    check_ranges(workload, "workload")
+    for stream in workload.streams:
+        if stream.target not in models:
+            raise ValueError(f"workload.streams: {stream.target!r} is none of the models")
+        if not 50 <= stream.limit.percentile <= 99.9:
+            raise ValueError("workload.streams: a percentile must be from 50 to 99.9")
+        lengths = stream.payloads.lengths
+        if not lengths.lengths or len(lengths.lengths) != len(lengths.weights):
+            raise ValueError("payloads.lengths must have a weight for each length")
+        if not min(*lengths.lengths, *lengths.weights) > 0:
+            raise ValueError("payloads.lengths must have lengths and weights above 0")
+
+
+def _listed(value: Value) -> object:
+    return list(value) if isinstance(value, tuple) else value

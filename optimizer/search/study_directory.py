@@ -10,15 +10,23 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from optimizer.errors import StorageError, StudyBusyError, UsageError, storage_errors
+from optimizer.errors import (
+    DamagedStudyError,
+    StorageError,
+    StudyBusyError,
+    UsageError,
+    storage_errors,
+)
+from optimizer.section import first_mistake
 from optimizer.trial_record import SCHEMA_VERSION, TrialRecord
+from optimizer.untrusted import UnreadableError, check_ranges, is_safe_name, parse_json, read_bytes
 
 _LOOKING_SECONDS = 0.2
 
@@ -112,12 +120,24 @@ class StudyDirectory:
             return False
         return False
 
-    def read_json(self, path: Path) -> Any:
-        """Read one of the study's own JSON files. Raises StorageError when it is damaged."""
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Read one of the study's own JSON files, with objects that miss no key in silence.
+
+        Raises:
+            DamagedStudyError: now, or when a key is asked for that is not there.
+        """
+
+        class Object(dict[str, Any]):
+            def __missing__(self, key: str) -> Any:
+                raise DamagedStudyError(path, f"{key} is missing")
+
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
+            data = parse_json(read_bytes(path), Object)
+        except UnreadableError as error:
+            raise DamagedStudyError(path, error) from error
+        if not isinstance(data, Object):
+            raise DamagedStudyError(path, "must be a JSON object")
+        return data
 
 
 def _taken(file: IO[bytes]) -> bool:
@@ -168,18 +188,43 @@ class Records:
 
     def read_all(self) -> Mapping[int, TrialRecord]:
         """All records by number. Raises StorageError, naming the file, when one is damaged."""
-        found = {}
-        for path in sorted(self.folder.glob("[0-9]*.json")):
-            try:
-                content = path.read_bytes()
-                version = _Versioned.model_validate_json(content).schema_version
-                if version != SCHEMA_VERSION:
-                    raise StorageError(
-                        f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; "
-                        "this study belongs to another version: begin one with --study NEW"
-                    )
-                record = self._json.validate_json(content)
-            except (OSError, ValidationError) as error:
-                raise StorageError(f"cannot read record {path}: {error}") from error
-            found[record.number] = record
-        return found
+        records = [self._read(path) for path in sorted(self.folder.glob("[0-9]*.json"))]
+        return {record.number: record for record in records}
+
+    def _read(self, path: Path) -> TrialRecord:
+        try:
+            data = parse_json(read_bytes(path))
+            version = _Versioned.model_validate(data).schema_version
+            if version != SCHEMA_VERSION:
+                raise StorageError(
+                    f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; "
+                    "this study belongs to another version: begin one with --study NEW"
+                )
+            record = self._json.validate_python(data)
+            _check_record(record, path)
+        except ValidationError as error:
+            raise DamagedStudyError(path, first_mistake(error)) from error
+        except ValueError as error:
+            raise DamagedStudyError(path, error) from error
+        return record
+
+
+def _check_record(record: TrialRecord, path: Path) -> None:
+    """Raise ValueError where a record is not one that a run has written."""
+    check_ranges(record)
+    if path.stem != f"{record.number:05}":
+        raise ValueError(f"number must be that of the file, got {record.number}")
+    refuse_unsafe_names(
+        name for model in record.config.models for name in (model.name, model.artifact.model)
+    )
+    if record.outcome == "ok" and (record.measurement is None or record.score is None):
+        raise ValueError("outcome must not be ok without a measurement and its score")
+    if record.measurement is not None and not record.measurement.levels:
+        raise ValueError("measurement.levels must not be empty")
+
+
+def refuse_unsafe_names(names: Iterable[str]) -> None:
+    """Raise ValueError where a model's name, by which folders are called, could lead elsewhere."""
+    for name in names:
+        if not is_safe_name(name):
+            raise ValueError(f"{name[:80]!r} is no name of a model")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.cost import Candidate, Demand, Price, tie_break_key
-from optimizer.errors import StorageError, UsageError
+from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement import Measurement
 from optimizer.search.confirm import candidate_of, certified, held_rounds, levels_near
@@ -18,6 +18,7 @@ from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
 from optimizer.search.history import History
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_files import read_begun, read_summary
 from optimizer.search.summary import LoadRuns
 from optimizer.search.warm_start import relative_to
 from optimizer.serving_config import ServingConfig, describe
@@ -74,11 +75,7 @@ class StudyReading:
     @property
     def summary(self) -> Mapping[str, Any] | None:
         """summary.json, None where the study has not ended yet. Raises StorageError."""
-        directory = self.directory
-        if not directory.summary.exists():
-            return None
-        summary: Mapping[str, Any] = directory.read_json(directory.summary)
-        return summary
+        return read_summary(self.directory) if self.directory.summary.exists() else None
 
     def findings(self, price: Price, demand: Demand) -> list[Finding]:
         """Configurations within the limits, best first by cost and the rules for ties.
@@ -183,18 +180,14 @@ def read_study(results: Path, study: str) -> StudyReading:
         StorageError: when its files are damaged.
     """
     directory = _directory(results, study)
-    begun = directory.read_json(directory.space)
-    try:
-        content, machine = begun["space"], Machine.from_json(begun["machine"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"cannot read {directory.space}: no machine ({error})") from error
+    begun = read_begun(directory)
     stores = (directory.trials, directory.calibration, directory.confirmations)
     trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
     return StudyReading(
         directory=directory,
-        content=content,
+        content=begun.content,
         searched=read_searched(directory),
-        machine=machine,
+        machine=begun.machine,
         trials=trials,
         calibration=calibration,
         confirmations=confirmations,

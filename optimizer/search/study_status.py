@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from optimizer.errors import StorageError, UsageError
+from optimizer.errors import DamagedStudyError, UsageError
 from optimizer.search.history import History
 from optimizer.search.progress import BestSoFar, Progress, best_so_far, progress_from_json
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_files import read_summary
 from optimizer.trial_record import Outcome
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
@@ -66,7 +67,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
     else:
         history = History(directory.trials.read_all())
         trials, best = history.counts(), best_so_far(history.incumbent)
-    summary = directory.read_json(directory.summary) if directory.summary.exists() else {}
+    summary = read_summary(directory) if directory.summary.exists() else {}
     return StudyStatus(
         name=study,
         state=_state(directory, progress),
@@ -99,7 +100,7 @@ def _progress(directory: StudyDirectory) -> Progress | None:
     try:
         return progress_from_json(directory.read_json(directory.progress))
     except ValueError as error:
-        raise StorageError(f"cannot read {directory.progress}: {error}") from error
+        raise DamagedStudyError(directory.progress, error) from error
 
 
 def _state(directory: StudyDirectory, progress: Progress | None) -> State:

@@ -7,7 +7,7 @@ same way for every launcher. Errors of the client library end here.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from optimizer.connections import triton_client
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
 from optimizer.measurement import BatchPoint, ServerSplit
 from optimizer.triton.model_config import differences
@@ -43,8 +44,9 @@ class ServerControl:
     """Controls the server at an endpoint; a context manager that closes its connection."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
+        self._client = triton_client(endpoint.grpc)
         self._loaded: dict[str, None] = {}
+        self._no_answer = ""
         self._seen: set[str] = set()
 
     def __enter__(self) -> ServerControl:
@@ -59,17 +61,23 @@ class ServerControl:
 
     def ready(self) -> bool:
         """Whether the server answers and is ready."""
-        try:
-            return bool(self._client.is_server_ready(client_timeout=1.0))
-        except InferenceServerException:
-            return False
+        return self._answers(self._client.is_server_ready)
 
     def alive(self) -> bool:
         """Whether the server answers, whatever its models do."""
+        return self._answers(self._client.is_server_live)
+
+    def _answers(self, ask: Callable[..., object]) -> bool:
         try:
-            return bool(self._client.is_server_live(client_timeout=1.0))
-        except InferenceServerException:
+            return bool(ask(client_timeout=1.0))
+        except InferenceServerException as error:
+            self._no_answer = _message(error)
             return False
+
+    @property
+    def why_not_reached(self) -> str:
+        """The end of a message that the server is not reached: the last error, if there was one."""
+        return f"; the last error: {self._no_answer}" if self._no_answer else ""
 
     def loads_when_asked(self) -> bool:
         """Whether the server is in explicit model-control mode."""

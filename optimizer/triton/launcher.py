@@ -148,7 +148,10 @@ def wait_ready(server: RunningServer, listens: Callable[[], bool]) -> None:
             if (reason := server.ended()) is not None:
                 raise ServerFailure(reason)
             if time.monotonic() > end:
-                raise ServerFailure(f"the server was not ready within {START_SECONDS:g} s")
+                raise ServerFailure(
+                    f"the server was not ready within {START_SECONDS:g} s"
+                    + server.control.why_not_reached
+                )
             time.sleep(0.02)
     except BaseException:
         server.stop()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections import defaultdict
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from optimizer.connections import fetch
 
 _GAUGES = {
     "nv_cpu_memory_used_bytes",
@@ -24,10 +25,8 @@ def gauges(address: str) -> tuple[tuple[str, float], ...]:
     Args:
         address: host:port of the metrics endpoint.
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{address}/metrics", timeout=_ANSWER_SECONDS) as answer:
-            text = answer.read().decode()
+        text = fetch(f"http://{address}/metrics", _ANSWER_SECONDS).decode()
     except OSError:
         return ()
     found: defaultdict[str, float] = defaultdict(float)

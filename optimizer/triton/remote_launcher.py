@@ -68,7 +68,10 @@ class _RemoteServer:
         end = time.monotonic() + seconds
         while not self._control.alive():
             if time.monotonic() > end:
-                raise ServerFailure(f"no server answers at {self._endpoint.grpc}: {_START_IT}")
+                raise ServerFailure(
+                    f"no server answers at {self._endpoint.grpc}: {_START_IT}"
+                    + self._control.why_not_reached
+                )
             time.sleep(0.1)
         if not self._control.loads_when_asked():
             raise ServerFailure(
@@ -79,7 +82,9 @@ class _RemoteServer:
     def ended(self) -> str | None:
         if any(self._control.alive() for _ in range(_TRIES)):
             return None
-        return f"the server at {self._endpoint.grpc} does not answer"
+        return (
+            f"the server at {self._endpoint.grpc} does not answer" + self._control.why_not_reached
+        )
 
     def log_since_start(self) -> str:
         return ""

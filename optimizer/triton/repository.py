@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.errors import storage_errors
 from optimizer.serving_config import ModelServing
 from optimizer.triton.model_config import OutputTensor, model_config, to_text
+from optimizer.untrusted import read_text
 from optimizer.workload import Payloads
 
 MODEL_CODE = ("model.py", "session.py")
@@ -84,5 +85,13 @@ class ModelRepository:
 
 
 def read_config(path: Path) -> model_config_pb2.ModelConfig:
-    """Read a config.pbtxt. Raises google.protobuf.text_format.ParseError for anything else."""
-    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    """Read a config.pbtxt.
+
+    Raises:
+        UnreadableError: where it is no file of text.
+        google.protobuf.text_format.ParseError: where it says something else.
+    """
+    try:
+        return text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
+    except RecursionError as error:
+        raise text_format.ParseError("nested too deeply") from error

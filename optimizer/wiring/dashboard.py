@@ -14,6 +14,7 @@ from optimizer.search.dashboard.shown_study import ShownStudy
 from optimizer.search.dashboard.writer import StudyNotes
 from optimizer.search.events import Watcher
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_files import read_summary
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,6 @@ def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: 
                 notes = StudyNotes(directory.name, shown, directory.trials, (), watch)
                 notes.catch_up()
                 if directory.summary.exists():
-                    notes.end(directory.read_json(directory.summary))
+                    notes.end(read_summary(directory))
         except StudyBusyError:
             return

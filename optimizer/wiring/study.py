@@ -31,6 +31,7 @@ from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, St
 from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import StudyDirectory, write_json
+from optimizer.search.study_files import read_begun, read_summary
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
@@ -173,10 +174,13 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     other = StudyDirectory(results.absolute() / name)
     if not other.space.exists():
         raise UsageError(f"--warm-start: there is no study {name} in {results}")
-    begun = other.read_json(other.space)
+    begun = read_begun(other)
     blocking = [
-        *blocking_differences(begun["space"], space.content),
-        *(text for _, text in differences(begun["machine"], machine.to_json(), ("machine",))),
+        *blocking_differences(begun.content, space.content),
+        *(
+            text
+            for _, text in differences(begun.machine.to_json(), machine.to_json(), ("machine",))
+        ),
     ]
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
@@ -187,7 +191,7 @@ def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mappin
     """The summary of a study that has nothing left to do within this budget."""
     if not directory.summary.exists():
         return None
-    summary: Mapping[str, Any] = directory.read_json(directory.summary)
+    summary = read_summary(directory)
     records = directory.trials.read_all()
     here = History(records).measured_here
     whole = sum(summary["trials"].values()) == len(records)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from optimizer.triton.launcher import free_ports
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 
@@ -80,6 +81,23 @@ def test_perf_analyzer_measures_the_same_level(start: StartOptimizer, tmp_path: 
     assert found["perf_analyzer"]["achieved_per_second"] == pytest.approx(50, rel=0.2)
 
 
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+@pytest.mark.slow
+def test_no_request_goes_through_a_proxy(
+    start: StartOptimizer, tmp_path: Path, transport: str
+) -> None:
+    own = tiny.space(traffic={"transport": {"protocol": transport}})
+    proxy = f"http://127.0.0.1:{free_ports(1)[0]}"
+    names = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "all_proxy")
+    environment = {**dict.fromkeys(names, proxy), "no_proxy": "", "NO_PROXY": ""}
+    space = tiny.write_space(tmp_path, own)
+    optimizer = start(space, "--rate", 20, command="measure", environment=environment)
+    assert optimizer.wait() == 0, optimizer.errors
+    [level] = measured(tmp_path, 0)["levels"]
+    assert level["streams"][0]["errors"] == 0
+    assert level["machine"]["triton"], "the gauges of the server's metrics were read"
+
+
 @pytest.mark.slow
 def test_what_cannot_be_measured_is_said_before_anything_starts(
     start: StartOptimizer, tmp_path: Path
@@ -89,7 +107,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
         ("--set", "precision=int9", "--set", "colour=red"): "colour: unknown key",
         ("--set", "instance_count=64"): "instance_count * intra_op_threads <= cores",
         ("--rate", 5, "--curve"): "give one of --curve, --rate, --users, not --curve and --rate",
-        ("--users", "nowhere.json"): "nowhere.json must be readable: No such file",
+        ("--users", "nowhere.json"): "nowhere.json must be readable (No such file",
     }
     for arguments, message in cases.items():
         optimizer = start(space, *arguments, command="measure")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -34,11 +33,12 @@ from optimizer.trial_record import Failure, Seconds, TrialRecord
 
 T = TypeVar("T")
 
-names = st.text(string.ascii_lowercase + string.digits + "_-", min_size=1, max_size=12)
+names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,11}", fullmatch=True)
 texts = st.text(max_size=20)
 counts = st.integers(min_value=0, max_value=2**53)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-"""Finite: what is not known is None, for JSON has no infinity."""
+numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+"""Finite: what is not known is None, for JSON has no infinity. Rates and times are not negative."""
+above_zero = st.floats(min_value=1e-9, allow_nan=False, allow_infinity=False)
 
 
 def tuples(values: st.SearchStrategy[T], longest: int = 3) -> st.SearchStrategy[tuple[T, ...]]:
@@ -120,7 +120,7 @@ stream_levels = st.builds(
     mean_from_send_ms=numbers,
     latencies=tuples(percentiles),
     limit_percentile=st.floats(50, 99.9),
-    limit_ms=numbers,
+    limit_ms=above_zero,
 )
 server_splits = st.builds(
     ServerSplit,
@@ -130,7 +130,9 @@ server_splits = st.builds(
     compute_input_ms=numbers,
     compute_infer_ms=numbers,
     compute_output_ms=numbers,
-    batches=tuples(st.builds(BatchPoint, batch_size=counts, executions=counts, compute_ms=numbers)),
+    batches=tuples(
+        st.builds(BatchPoint, batch_size=st.integers(1, 128), executions=counts, compute_ms=numbers)
+    ),
 )
 gpu_uses = st.builds(
     GpuUse,
@@ -164,7 +166,7 @@ load_levels = st.builds(
     | st.builds(
         MachineUse,
         seconds=numbers,
-        cores=counts,
+        cores=st.integers(1, 256),
         server_cpu_seconds=st.none() | numbers,
         server_memory_mib=st.none() | numbers,
         foreign_cores=st.none() | numbers,
@@ -182,10 +184,21 @@ measurements = st.builds(
     load_factor=numbers,
     load_factor_low=numbers,
     load_factor_high=st.none() | numbers,
-    demand_per_second=numbers,
+    demand_per_second=above_zero,
     ended=texts,
 )
-further_limits = st.builds(FurtherLimit, limit_ms=numbers, measurement=measurements, excess=numbers)
+further_limits = st.builds(
+    FurtherLimit, limit_ms=above_zero, measurement=measurements, excess=numbers
+)
+
+
+def _could_be_written(record: TrialRecord) -> bool:
+    """Whether a run could have come to it: what is measured has levels, what is ok a score."""
+    if record.measurement is None:
+        return record.outcome != "ok"
+    return bool(record.measurement.levels) and (record.outcome != "ok" or record.score is not None)
+
+
 trial_records = st.builds(
     TrialRecord,
     number=counts,
@@ -210,4 +223,4 @@ trial_records = st.builds(
     origin=st.none() | names,
     further=tuples(further_limits, 2),
     told_further=tuples(numbers),
-)
+).filter(_could_be_written)

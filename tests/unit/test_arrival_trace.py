@@ -40,7 +40,7 @@ def test_another_recording_has_another_digest(tmp_path: Path) -> None:
         ("time\n1\n2\n", "must have a column seconds or timestamp in its first line, got ['time']"),
         ("seconds\n1\nsoon\n", "line 3: seconds must be a finite number, got 'soon'"),
         ("seconds\n1\ninf\n", "line 3: seconds must be a finite number, got 'inf'"),
-        ("a,seconds\n1,2\n1\n", "line 3: seconds must be a finite number, got None"),
+        ("a,seconds\n1,2\n1\n", "line 3: seconds must be a finite number, got ''"),
         ("timestamp\nten\n", "line 2: timestamp must be an ISO 8601 time, got 'ten'"),
         ("seconds\n1\n", "must hold at least 2 arrivals, got 1"),
         ("seconds\n5\n5\n", "must hold arrivals at different times, all 2 are at 5"),
@@ -52,5 +52,5 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, message: str
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must be a readable UTF-8 file .*No such file"):
+    with pytest.raises(ValueError, match=r"must be readable \(No such file"):
         read_trace(tmp_path / "nowhere.csv")

@@ -16,9 +16,9 @@ from optimizer.cost import Price, Purchase
 from optimizer.errors import RequirementError, UsageError
 from optimizer.fleet.aws_prices import todays_prices
 from optimizer.fleet.price_catalogue import (
-    age_warning,
     merged,
     price_list,
+    price_warning,
     read_list,
     shipped_prices,
     usual_prices,
@@ -73,11 +73,11 @@ def test_spot_and_reserved_prices_stand_beside_the_usual_one(tmp_path: Path) -> 
     [
         (
             "a,x,us-east-1,2026,x,",
-            "line 2: usd_per_hour must be a number of at least 0, got 'x'",
+            "line 2: usd_per_hour must be a number from 0 to 1e+06, got 'x'",
         ),
         ("a,0,us-east-1,2026,x,", "line 2: usd_per_hour must be above 0"),
-        ("a,-1,us-east-1,2026,x,", "usd_per_hour must be a number of at least 0, got '-1'"),
-        ("a,inf,us-east-1,2026,x,", "usd_per_hour must be a number of at least 0, got 'inf'"),
+        ("a,-1,us-east-1,2026,x,", "usd_per_hour must be a number from 0 to 1e+06, got '-1'"),
+        ("a,inf,us-east-1,2026,x,", "usd_per_hour must be a number from 0 to 1e+06, got 'inf'"),
     ],
 )
 def test_mistakes_in_a_list_name_file_line_rule_and_value(
@@ -101,7 +101,7 @@ def test_a_list_without_its_columns_is_refused(tmp_path: Path) -> None:
     [("2026-09-01", None), ("2025-12", None), ("2022-10", "2022-10"), ("undated", "no date")],
 )
 def test_a_price_that_is_older_than_a_year_or_undated_is_said(as_of: str, said: str | None) -> None:
-    warning = age_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
+    warning = price_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
     assert (warning is None) == (said is None)
     assert said is None or said in (warning or "")
 

@@ -124,7 +124,7 @@ def test_a_damaged_record_is_named(directory: StudyDirectory, damage: str) -> No
     path.write_text(damage)
     with pytest.raises(StorageError) as caught:
         directory.trials.read_all()
-    assert str(caught.value).startswith(f"cannot read record {path}: ")
+    assert str(caught.value).startswith(f"cannot read {path}: ")
 
 
 def test_a_record_of_another_schema_is_refused(directory: StudyDirectory) -> None:

@@ -90,7 +90,7 @@ def test_every_mistake_at_once(tmp_path: Path, content: Any, lines: list[str]) -
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere\.json must be readable: No such file"):
+    with pytest.raises(UsageError, match=r"nowhere\.json must be readable \(No such file"):
         read_user_load(tmp_path / "nowhere.json")
 
 

@@ -52,6 +52,7 @@ def compose_files(deployment: Deployment) -> dict[str, str]:
 
 def _triton(deployment: Deployment) -> dict[str, Any]:
     ready = f"http://127.0.0.1:{HTTP_PORT}/v2/health/ready"
+    probe = f"import urllib.request as u; u.build_opener(u.ProxyHandler({{}})).open('{ready}')"
     service: dict[str, Any] = {
         "build": ".",
         "image": deployment.name,
@@ -64,8 +65,8 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
         "security_opt": ["no-new-privileges:true"],
         "cap_drop": ["ALL"],
         "healthcheck": {
-            # What every image of Triton has, unlike curl.
-            "test": ["CMD", "python3", "-c", f"import urllib.request as u; u.urlopen('{ready}')"],
+            # What every image of Triton has, unlike curl; proxies of the engine's are passed over.
+            "test": ["CMD", "python3", "-c", probe],
             "interval": f"{_PROBE_SECONDS}s",
             "timeout": "4s",
             "retries": math.ceil(startup_seconds(deployment) / _PROBE_SECONDS),

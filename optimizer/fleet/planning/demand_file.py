@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from optimizer.arrival_trace import read_trace
+from optimizer.arrival_trace import read_time, read_trace, time_column
 from optimizer.errors import UsageError
-from optimizer.fleet.planning.demand_curve import DemandCurve, of_arrivals, of_samples
+from optimizer.fleet.planning.demand_curve import DAY_SECONDS, DemandCurve, of_arrivals, of_samples
+from optimizer.untrusted import csv_rows, read_text
 
 _RATE = "requests_per_second"
+MAX_RATE = 1e7
+"""Requests a second: more than any fleet that is planned here serves."""
+_MOST_DAYS = 31
+"""Of a demand; every step of its time is planned for."""
 
 
 def read_demand(path: Path, peak: float | None = None) -> DemandCurve:
@@ -42,40 +46,41 @@ def read_demand(path: Path, peak: float | None = None) -> DemandCurve:
 
 
 def _read(path: Path) -> DemandCurve:
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"must be a readable CSV file ({error})") from error
+    table = csv_rows(read_text(path))
     name = f"recorded, {path.name}"
-    if _RATE not in table.columns:
+    if _RATE not in table.names:
         trace = read_trace(path)
+        _refuse_too_long(trace.seconds)
         return of_arrivals(name, np.array(trace.at_seconds), trace.seconds)
-    rates = pd.to_numeric(table[_RATE], errors="coerce").to_numpy(dtype=np.float64)
-    times = _times(table)
+    column = time_column(table.names)
+    times: list[float] = []
+    rates: list[float] = []
+    for line, row in table.rows:
+        times.append(read_time(column, line, row[column]))
+        rates.append(_rate(line, row[_RATE]))
+        if times[1:] and not times[-1] > times[-2]:
+            after = times[-1] - times[0]
+            raise ValueError(f"line {line}: times must ascend, got {after:g} s after the start")
     if len(times) < 2:
         raise ValueError(f"must hold at least 2 rates, got {len(times)}")
-    for line, (at, rate) in enumerate(zip(times, rates, strict=True), 2):
-        if not 0 <= rate < math.inf:
-            got = table[_RATE][line - 2]
-            raise ValueError(f"line {line}: {_RATE} must be a number of at least 0, got {got!r}")
-        if line > 2 and not at > times[line - 3]:
-            raise ValueError(f"line {line}: times must ascend, got {at:g} s after the start")
-    if not rates.any():
+    if not any(rates):
         raise ValueError(f"{_RATE} must be above 0 somewhere")
-    return of_samples(name, times, rates)
+    _refuse_too_long(times[-1] - times[0])
+    return of_samples(name, np.array(times) - times[0], np.array(rates))
 
 
-def _times(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Seconds since the first row, shape [rows]; NaN for what is no time."""
-    if "seconds" in table.columns:
-        times = pd.to_numeric(table["seconds"], errors="coerce").to_numpy(dtype=np.float64)
-    elif "timestamp" in table.columns:
-        parsed = pd.to_datetime(table["timestamp"], errors="coerce", utc=True, format="ISO8601")
-        times = (parsed - parsed.iloc[:1].min()).dt.total_seconds().to_numpy(dtype=np.float64)
-    else:
-        raise ValueError(f"must have a column seconds or timestamp, got {list(table.columns)}")
-    for line, at in enumerate(times, 2):
-        if not math.isfinite(at):
-            raise ValueError(f"line {line}: must have a time")
-    since_first: NDArray[np.float64] = times - times[:1]
-    return since_first
+def _rate(line: int, text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate <= MAX_RATE:
+        got = shorten(repr(text), 80, placeholder="...")
+        raise ValueError(f"line {line}: {_RATE} must be a number from 0 to {MAX_RATE:g}, got {got}")
+    return rate
+
+
+def _refuse_too_long(seconds: float) -> None:
+    if seconds > _MOST_DAYS * DAY_SECONDS:
+        days = seconds / DAY_SECONDS
+        raise ValueError(f"must last at most {_MOST_DAYS} days, got {days:,.0f}")

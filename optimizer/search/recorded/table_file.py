@@ -28,8 +28,12 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
+from optimizer.search.searched_space import check_searched
 from optimizer.search.study_directory import RecordingDirectory, write_text
+from optimizer.search_space import SearchSpace
+from optimizer.section import first_mistake
 from optimizer.trial_record import TrialRecord
+from optimizer.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
 
 _SPACE = TypeAdapter(RecordedSpace)
 _ROW = TypeAdapter(RecordedRow)
@@ -166,23 +170,60 @@ def _batches_text(batches: Sequence[BatchPoint]) -> str:
 
 def read_table(path: Path) -> RecordedTable:
     """Read a table. Raises UsageError, naming what is wrong with the file."""
+    no_table = f"{path} is no table that `optimizer record` wrote"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        header = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-        space = _SPACE.validate_python({k: json.loads(v) for k, v in header.items()})
-        content = csv.DictReader(line for line in lines if not line.startswith("#"))
-        rows = tuple(_parsed(columns, space.search_space.parameters) for columns in content)
-    except OSError as error:
-        raise UsageError(f"{path}: must be readable ({error.strerror})") from error
-    except (ValueError, KeyError, ValidationError) as error:
-        first = str(error).partition("\n")[0]
-        raise UsageError(f"{path} is no table that `optimizer record` wrote: {first}") from error
+        head, content = _head_and_content(read_text(path))
+        space = _SPACE.validate_python(head)
+        check_searched(space)
+        rows = tuple(
+            _parsed(line, columns, space.search_space) for line, columns in csv_rows(content).rows
+        )
+    except ValidationError as error:
+        raise UsageError(f"{no_table}: {first_mistake(error)}") from error
+    except UnreadableError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{no_table}: {error}") from error
     if not rows:
         raise UsageError(f"{path} holds no measurement")
     return RecordedTable(space, rows)
 
 
-def _parsed(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> RecordedRow:
+def _head_and_content(text: str) -> tuple[dict[str, Any], str]:
+    """Return what the lines that begin with "#" say, and the rest, whose lines keep their number.
+
+    Raises ValueError.
+    """
+    head, content = {}, []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.startswith("#"):
+            content.append(line)
+            continue
+        content.append("\n")
+        key, colon, value = line.removeprefix("# ").partition(": ")
+        if not colon:
+            raise ValueError(f"line {number} must be like `# key: JSON`")
+        head[key] = parse_json(value)
+    return head, "".join(content)
+
+
+def _parsed(line: int, columns: Mapping[str, str], space: SearchSpace) -> RecordedRow:
+    """Return the row on a line. Raises ValueError."""
+    try:
+        row = _row_of(columns, space.parameters)
+        check_ranges(row)
+    except KeyError as error:
+        raise ValueError(f"line {line} has no column {error}") from error
+    except ValidationError as error:
+        raise ValueError(f"line {line}: {first_mistake(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}") from error
+    if row.position not in space.row_of:
+        raise ValueError(f"line {line} is no point of the space")
+    return row
+
+
+def _row_of(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> RecordedRow:
     position = tuple(
         [str(label(v)) for v in p.values].index(columns[p.key]) if len(p.values) > 1 else 0
         for p in parameters

@@ -1,0 +1,64 @@
+"""Every client of a server of ours is made here, and none of them goes through a proxy.
+
+Proxies of the environment (http_proxy and its like) lead out of the machine or the site: a server
+that this program has started, or that a space file names by host and port, is not behind them.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+
+import aiohttp
+import grpc
+import tritonclient.grpc as triton_grpc
+
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+_LOAD_OPTIONS = (
+    *_CHANNEL_OPTIONS,
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    # A connection of its own for every level: none inherits the last one's backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def triton_client(address: str) -> triton_grpc.InferenceServerClient:
+    """Return Triton's own gRPC client of the server at host:port."""
+    return triton_grpc.InferenceServerClient(address, channel_args=list(_CHANNEL_OPTIONS))
+
+
+def load_channel(address: str) -> grpc.Channel:
+    """Return a gRPC channel to host:port, with a connection that no other channel shares."""
+    return grpc.insecure_channel(address, options=_LOAD_OPTIONS)
+
+
+def http_session() -> aiohttp.ClientSession:
+    """Return an HTTP session with as many connections as requests are outstanding."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=False,
+    )
+
+
+def fetch(url: str, timeout_seconds: float) -> bytes:
+    """Return what a GET of an http URL answers. Raises OSError."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=timeout_seconds) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def environment_without_proxies() -> dict[str, str]:
+    """Return this process's environment for a client that is a program of its own."""
+    return {k: v for k, v in os.environ.items() if k.lower() not in _PROXY_VARIABLES}

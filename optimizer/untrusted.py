@@ -1,0 +1,227 @@
+"""Bounded readers of files that a stranger may have written: bytes, text, JSON, CSV.
+
+What is read is checked once, here for size, depth and range, and by the caller for its meaning. A
+file that cannot be used raises `UnreadableError`, whose message is the rule that it breaks; the
+caller says which file it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+MAX_BYTES = 64 * 2**20
+MAX_ROWS = 2_000_000
+MAX_DEPTH = 50
+MAX_INTEGER = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+UNREADABLE_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,  # a way of packing that Python does not have
+    RuntimeError,  # encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for a damaged .npz file."""
+
+
+class UnreadableError(ValueError):
+    """A file, or a part of it, cannot be used; the message is the rule that it breaks."""
+
+
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file; a pipe or a device is refused and never waited for."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableError("must be a regular file, not a pipe or a device")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UnreadableError(f"must be readable ({error.strerror})") from error
+    except ValueError as error:
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"must have a name without NUL ({error})") from error
+    if len(content) > most:
+        raise UnreadableError(f"must be at most {most / 2**20:g} MiB")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_text(path: Path, most: int = MAX_BYTES) -> str:
+    """Return the text of a regular file."""
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableError("must be UTF-8 text") from error
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something is at a path; nothing can be at one that no file may have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_safe_name(name: str) -> bool:
+    """Return whether a name can be that of a folder of ours: no path, and nothing hidden."""
+    return _NAME.fullmatch(name) is not None
+
+
+def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = None) -> Any:
+    """Return what JSON text says; its numbers are finite and fit in 64 bits.
+
+    Args:
+        make_object: makes the value of an object from its (key, value) pairs.
+    """
+    try:
+        data = json.loads(
+            content,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            object_pairs_hook=make_object,
+        )
+    except UnicodeDecodeError as error:
+        raise UnreadableError("must be UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"must be JSON, line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    _check_depth(data)
+    return data
+
+
+_NOT_NEGATIVE = re.compile(
+    r"(\w+_)?(cores|count|errors|completed|executions|factor|gib|headroom|hour|mib|million|months"
+    r"|ms|number|percent|replicas|requests|samples|second|seconds|sent|size|threads|us|years)"
+    r"|load_factor_(low|high)"
+)
+_ABOVE_ZERO = re.compile(
+    r"batch_size|cores|count|demand_per_second|inferences_per_request|latency_ms|limit_ms"
+    r"|max_batch_size|requests_per_second|usd_per_hour"
+)
+
+
+def check_ranges(value: object, place: str = "") -> None:
+    """Raise UnreadableError where a number of a dataclass is none that its unit allows.
+
+    Fields have their unit in their names: durations, rates, counts, sizes and prices are never
+    negative, and what is divided by is above 0.
+    """
+    if isinstance(value, tuple):
+        for at, each in enumerate(value):
+            check_ranges(each, f"{place}.{at}")
+    if not is_dataclass(value):
+        return
+    for each in fields(value):
+        own, where = getattr(value, each.name), f"{place}.{each.name}".lstrip(".")
+        if isinstance(own, int | float):
+            _check_number(own, each.name, where)
+        else:
+            check_ranges(own, where)
+
+
+def _check_number(number: float, name: str, where: str) -> None:
+    if _ABOVE_ZERO.fullmatch(name) and not number > 0:
+        raise UnreadableError(f"{where} must be above 0, got {number:g}")
+    if _NOT_NEGATIVE.fullmatch(name) and number < 0:
+        raise UnreadableError(f"{where} must be at least 0, got {number:g}")
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(MAX_INTEGER)) + 1 or abs(int(text)) > MAX_INTEGER:
+        raise UnreadableError(f"whole numbers must fit in 64 bits, got {_short(text)}")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise UnreadableError(f"numbers must be finite, got {_short(text)}")
+    return number
+
+
+def _no_number(text: str) -> NoReturn:
+    raise UnreadableError(f"numbers must be finite, got {text}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _too_deep() -> UnreadableError:
+    return UnreadableError(f"must be nested at most {MAX_DEPTH} deep")
+
+
+def _check_depth(data: object) -> None:
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+@dataclass(frozen=True)
+class CsvRows:
+    """The rows of a CSV file with a header.
+
+    Attributes:
+        names: of the columns.
+        rows: (line, value by column); a value that a short row lacks is empty. Reading them raises
+            `UnreadableError`.
+    """
+
+    names: tuple[str, ...]
+    rows: Iterator[tuple[int, Mapping[str, str]]]
+
+
+def csv_rows(text: str) -> CsvRows:
+    """Return the rows of CSV text, read one by one."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = tuple(next((row for row in reader if row), ()))
+    except csv.Error as error:
+        raise _no_csv(reader.line_num, error) from error
+    return CsvRows(names, _rows(reader, names))
+
+
+def _rows(reader: Any, names: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    try:
+        for count, values in enumerate((row for row in reader if row), 1):
+            if count > MAX_ROWS:
+                raise UnreadableError(f"must have at most {MAX_ROWS:,} rows")
+            filled = [*values, *[""] * (len(names) - len(values))]
+            yield reader.line_num, dict(zip(names, filled, strict=False))
+    except csv.Error as error:
+        raise _no_csv(reader.line_num, error) from error
+
+
+def _no_csv(line: int, error: csv.Error) -> UnreadableError:
+    return UnreadableError(f"line {line}: must be CSV ({error})")
