@@ -8,12 +8,12 @@ import click
 
 from optimizer.cli.benchmark import show_benchmark
 from optimizer.cli.options import (
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
 from optimizer.wiring.baselines import BaselineRequest, measure_baselines
 from optimizer.wiring.parts import default_cache
@@ -38,7 +38,7 @@ def baseline(
     batch that the space lists.
     """
     request = BaselineRequest(space, results, (cache or default_cache()).absolute(), seed, ramp)
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         found = measure_baselines(request, watch)
     own = found.space

@@ -8,13 +8,13 @@ import click
 
 from optimizer.cli.measured import show_measured
 from optimizer.cli.options import (
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
     settings_option,
 )
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.errors import UsageError
 from optimizer.wiring.measuring import MeasureRequest, measure_configuration

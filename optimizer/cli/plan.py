@@ -8,7 +8,8 @@ from typing import Literal
 import click
 from rich.console import Console
 
-from optimizer.cli.options import Duration, OutputConsole, pricing_options, results_option
+from optimizer.cli.options import Duration, pricing_options, results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from optimizer.cli.options import (
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
 from optimizer.wiring.parts import default_cache
 from optimizer.wiring.recording import RecordRequest, record_space
@@ -29,7 +29,7 @@ from optimizer.wiring.recording import RecordRequest, record_space
 def record(space: Path, seed: int, said: Said | None, results: Path, cache: Path | None) -> None:
     """Measure every configuration of SPACE (a YAML file) into a CSV table, or go on with it."""
     request = RecordRequest(space, results, (cache or default_cache()).absolute(), seed)
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         table = record_space(request, watch)
     console.print(f"table: {table}", markup=False, highlight=False, soft_wrap=True)

@@ -12,13 +12,13 @@ from click.core import ParameterSource
 from optimizer.cli.options import (
     Duration,
     LatencyLimitMs,
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
 from optimizer.cli.outcome import show_outcome
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import watching
 from optimizer.shipped import shipped
@@ -91,7 +91,7 @@ def run(
         enqueue=enqueue,
         also_limits_ms=also_limits_ms,
     )
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)
