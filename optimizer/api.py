@@ -218,7 +218,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where all of it lies: records, logs, best/, which `tritonserver` starts."""
+        """Where all of it lies: records, logs, best/, which `optimizer serve` starts."""
         return self._reading.directory.root
 
     @cached_property

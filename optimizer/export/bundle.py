@@ -1,4 +1,4 @@
-"""A model repository to hand out, which `tritonserver --model-repository` starts."""
+"""A model repository to hand out, which `optimizer serve` or any fit tritonserver starts."""
 
 from __future__ import annotations
 
@@ -165,7 +165,13 @@ def _readme(config: ServingConfig, requirements: str) -> str:
     start = f'tritonserver --model-repository="$PWD" {shlex.join(server_arguments(config))}'
     text = f"""# {names}: {describe(config)}
 
-A Triton model repository of {_named(config)}. Start it with:
+A Triton model repository of {_named(config)}. The server that measured it starts it with
+
+    python -m optimizer serve STUDY
+
+or, of an exported bundle, with the bundle's folder in place of STUDY; `--print` prints the commands
+that do the same by hand. A Triton installation of your own (with the Python backend, where
+requirements.txt names packages) starts it with
 
     {start}
 """

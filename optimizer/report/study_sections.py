@@ -327,8 +327,8 @@ def _commands(report: StudyReport) -> Section:
         ),
         code=(
             f"python -m optimizer run space.yaml --study {name}-again",
-            f"tritonserver --model-repository results/{name}/best",
-            f"tritonserver --model-repository results/{name}/baseline",
+            f"python -m optimizer serve {name}",
+            f"python -m optimizer serve {name} --baseline",
             f"python -m optimizer plan {name}",
             f"python -m optimizer pareto {name}",
         ),

@@ -33,16 +33,22 @@ def is_current(
 ) -> bool:
     """Whether a summary says what the records say: no run has measured anything since.
 
+    A summary that lacks its figures says nothing.
+
     Args:
         decision: by the same records, at the study's own price and demand.
     """
-    best, told = next(iter(decision.confirmed), None), summary["best"]
-    if sum(summary["trials"].values()) != len(trials) or (best is None) != (told is None):
+    best = next(iter(decision.confirmed), None)
+    try:
+        told = summary["best"]
+        named = (told["description"], told["capacity_per_second"]) if told is not None else None
+        count = sum(summary["trials"].values())
+    except (AttributeError, KeyError, TypeError):
         return False
-    if best is None:
-        return True
-    named = (told["description"], told["capacity_per_second"])
-    return named == (describe(best.config), best.candidate.measurement.capacity_per_second)
+    recommended = None
+    if best is not None:
+        recommended = (describe(best.config), best.candidate.measurement.capacity_per_second)
+    return count == len(trials) and named == recommended
 
 
 def entry(candidate: Candidate | None) -> dict[str, Any] | None:

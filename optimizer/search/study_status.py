@@ -88,7 +88,7 @@ def _search_ended(
     if not directory.summary.exists():
         return None
     summary = directory.read_json(directory.summary)
-    return summary["ended"] if is_current(summary, trials, decision) else None
+    return summary.get("ended") if is_current(summary, trials, decision) else None
 
 
 def all_statuses(results: Path) -> list[StudyStatus]:
