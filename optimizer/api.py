@@ -33,8 +33,9 @@ from optimizer.report.study_frames import (
     predicted_levels_frame,
     trials_frame,
 )
+from optimizer.search.decision import Decision
 from optimizer.search.events import Event, Watcher
-from optimizer.search.study_reading import Finding, StudyReading, read_study
+from optimizer.search.study_reading import StudyReading, read_study
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
@@ -217,7 +218,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where all of it lies: records, logs, best/, which `tritonserver` starts."""
+        """Where all of it lies: records, logs, best/, which `optimizer serve` starts."""
         return self._reading.directory.root
 
     @cached_property
@@ -231,13 +232,13 @@ class Study:
 
         Confirmed figures where there are any (`confirmed`), else those of the best trial.
         """
-        found = self._best
+        found = self._decision.best
         return finding_series(found, self._reading.searched.search_space) if found else None
 
     @property
     def baseline(self) -> pd.Series | None:
         """What someone serves who changes nothing, likewise; None where it missed the limits."""
-        found = self._reading.baseline_among(self._findings)
+        found = self._decision.finding_of(self._reading.baseline)
         return finding_series(found, self._reading.searched.search_space) if found else None
 
     def trials(self) -> pd.DataFrame:
@@ -300,17 +301,13 @@ class Study:
         return load_latency_figure(levels_by_configuration(records, first))
 
     @cached_property
-    def _findings(self) -> list[Finding]:
-        own = self._reading.searched
-        return self._reading.contenders(own.price, own.demand)
-
-    @property
-    def _best(self) -> Finding | None:
-        return next(iter(self._findings), None)
+    def _decision(self) -> Decision:
+        return self._reading.own_decision
 
     @property
     def _best_config(self) -> ServingConfig | None:
-        return self._best.candidate.config if self._best is not None else None
+        best = self._decision.best
+        return best.config if best is not None else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.interruption import Interrupted
+from optimizer.cli.no_reader import discard_output, has_no_reader
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -49,6 +49,7 @@ _COMMANDS: Mapping[str, str] = {
     "replay": "Search a recorded table, without a server.",
     "report": "Write what a study found as a page and as Markdown.",
     "run": "Search a space for the cheapest configuration, or go on.",
+    "serve": "Serve a study's best configuration, or an exported bundle.",
     "simulate": "Predict a configuration, by what a study has measured.",
     "status": "Say where studies stand.",
     "verify": "Hold an exported bundle against what was measured.",
@@ -101,27 +102,32 @@ def _exit_code(arguments: list[str] | None) -> int:
         result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except Interrupted as signalled:
-        with contextlib.suppress(OSError):
-            click.echo(f"interrupted ({signalled}); the same command goes on from here", err=True)
+        _say(f"interrupted ({signalled}); the same command goes on from here")
         return INTERRUPTED
     except OSError as error:
         return _output_failed(error)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return error.exit_code
     except OptimizerError as error:
-        click.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         return error.exit_code
+
+
+def _say(text: str) -> None:
+    """Print the last words, if anybody reads them."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _output_failed(error: OSError) -> int:
     """What is read and written turns its errors into ours; what is left is our own output."""
-    gone = isinstance(error, BrokenPipeError) or error.errno == errno.EIO
+    gone = has_no_reader(error)
     if not gone and error.errno != errno.ENOSPC:
         raise error
-    # What Python still holds back must go nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if gone:  # whoever read it; a terminal that was closed
+    discard_output()
+    if gone:
         return INTERRUPTED
-    click.echo(f"error: cannot write the output: {error.strerror}", err=True)
+    _say(f"error: cannot write the output: {error.strerror}")
     return StorageError.exit_code

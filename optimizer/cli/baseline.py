@@ -9,12 +9,12 @@ import click
 from optimizer.cli.benchmark import show_benchmark
 from optimizer.cli.options import (
     SEED,
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
 from optimizer.errors import EverythingFailedError
 from optimizer.wiring.baselines import BaselineRequest, measure_baselines
@@ -41,7 +41,7 @@ def baseline(
     of them, could be measured.
     """
     request = BaselineRequest(space, results, (cache or default_cache()).absolute(), seed, ramp)
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         found = measure_baselines(request, watch)
     own = found.space

@@ -11,7 +11,8 @@ import click
 from rich.table import Table
 
 from optimizer.artifacts.cache import ArtifactCache, StoredEntry
-from optimizer.cli.options import Duration, OutputConsole, cache_option
+from optimizer.cli.options import Duration, cache_option
+from optimizer.cli.output import OutputConsole
 from optimizer.wiring.parts import default_cache
 
 _MIB = 2**20

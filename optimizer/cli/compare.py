@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.options import results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.cost import Demand, Score
 from optimizer.fleet.pricing import mixture
@@ -22,7 +23,7 @@ from optimizer.search.comparison import (
     Entry,
     Shared,
 )
-from optimizer.search.study_reading import Finding
+from optimizer.search.decision import Finding
 from optimizer.serving_config import describe
 from optimizer.wiring.comparing import CompareRequest, compare_studies
 
@@ -210,7 +211,7 @@ def _latency_at_demand(entry: Entry) -> str:
 
 _ENTRY: Mapping[str, Callable[[Entry], str]] = {
     "configuration": lambda e: describe(e.finding.candidate.config),
-    "figures": lambda e: "confirmed" if e.finding.confirmed else "of a trial, not confirmed",
+    "figures": lambda e: e.finding.status,
     "capacity, requests/s": lambda e: _number(_capacity(e.finding)),
     "by all levels (95% interval)": _estimated,
     "relative to the first": lambda e: _ratio(e.ratio),

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from optimizer.cli.interruption import until_interrupted
-from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.options import results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import PlainLines
 from optimizer.search.dashboard.server import HOST
 from optimizer.wiring.dashboard import DashboardRequest, open_dashboard

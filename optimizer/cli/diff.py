@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from optimizer.cli.options import OutputConsole
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.export.difference import Difference, Figure, difference
 from optimizer.export.manifest import read_bundle

@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from optimizer.cli.options import OutputConsole, cache_option, results_option
+from optimizer.cli.options import cache_option, results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.errors import RequirementError
 from optimizer.wiring.doctor import examine
 from optimizer.wiring.doctor.examination import Examination, State

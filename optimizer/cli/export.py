@@ -8,11 +8,11 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.options import (
-    OutputConsole,
     cache_option,
     results_option,
     server_options,
 )
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.wiring.exporting import FORMATS, ExportRequest, export_study
 from optimizer.wiring.parts import default_cache
@@ -71,7 +71,7 @@ def export(
         f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {score.replicas} replicas,"
         f" ${score.fleet_usd_per_hour:.3f} an hour",
         *(
-            ["of one trial, not confirmed by measuring again"]
+            ["unconfirmed: of one trial, not measured again"]
             if not manifest.measured.confirmed
             else []
         ),

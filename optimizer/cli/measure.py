@@ -9,7 +9,6 @@ import click
 from optimizer.cli.measured import show_measured
 from optimizer.cli.options import (
     SEED,
-    OutputConsole,
     Rate,
     Said,
     cache_option,
@@ -17,6 +16,7 @@ from optimizer.cli.options import (
     said_options,
     settings_option,
 )
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.errors import UsageError
 from optimizer.wiring.measuring import MeasureRequest, measure_configuration

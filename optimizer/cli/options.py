@@ -1,4 +1,4 @@
-"""What several commands share: options, and the console that they write to."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import click
-from rich.console import Console
 
 from optimizer.fleet.pricing import Accepted
 from optimizer.section import duration_seconds
 
 _LONGEST_LIMIT_MS = 3.6e6
 _LONGEST_SETTING = 500
-
-
-class OutputConsole(Console):
-    """Standard output; a run that nobody reads is interrupted."""
-
-    def on_broken_pipe(self) -> None:
-        """Rich would exit with 1, "nothing was found"."""
-        # Without the errno, by which click would know it and exit with 1 as well.
-        raise BrokenPipeError("nobody reads the output any more")
 
 
 class _Finite(click.FloatRange):

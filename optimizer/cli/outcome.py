@@ -27,9 +27,7 @@ def show_outcome(console: Console, result: RunResult) -> None:
         console.print(f"more: {goes_on} goes on; --study NAME begins another")
     console.print(_trials(result))
     if summary["best"] is None:
-        console.print(
-            "nothing met the limits: raise limit.latency_ms, or widen parameters", style="yellow"
-        )
+        console.print(Text(_why_nothing(summary), style="yellow"))
     else:
         console.print(_comparison(summary))
         if summary["claims"]:
@@ -40,6 +38,13 @@ def show_outcome(console: Console, result: RunResult) -> None:
     _say_end(console, result)
     _say_pace(console, summary["pace"])
     _say_where(console, result)
+
+
+def _why_nothing(summary: Mapping[str, Any]) -> str:
+    why = summary.get("nothing_found")  # studies of earlier versions have none
+    if why is None:
+        return str(summary["outcome"])
+    return f"{why['reason']}; {why['advice']}"
 
 
 def _trials(result: RunResult) -> Table:
@@ -62,7 +67,8 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
     best, baseline = summary["best"], summary["baseline"]
     columns = [("baseline", baseline)] if baseline is not None else []
     columns += [("best", best)]
-    columns += [("equal cost", entry) for entry in summary["equal_cost"][1:]]
+    others = [entry for entry in summary["equal_cost"][1:] if entry != baseline]
+    columns += [("equal cost", entry) for entry in others]
     for name, _ in columns:
         table.add_column(name, overflow="fold")
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {

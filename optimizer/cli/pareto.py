@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.cli.options import SEED, LatencyLimitMs, OutputConsole, results_option
+from optimizer.cli.options import SEED, LatencyLimitMs, results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.search.latency_curve import LatencyCosts, Offer, WithinLimit
 from optimizer.serving_config import ServingConfig, describe
@@ -55,6 +56,8 @@ def show_costs(console: Console, costs: LatencyCosts) -> None:
     if "predicted" in bases:
         _say(console, "predicted: not measured, expected to be at least 10% cheaper")
     _say(console, "* what the study searched for")
+    if costs.unconfirmed:
+        _say(console, "unconfirmed: nothing was measured again yet")
     _say(console, "intervals are at 95%; costs are compared, and fleets sized, by their lower end")
 
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from optimizer.cli.options import (
     SEED,
     Duration,
-    OutputConsole,
     Rate,
     Share,
     pricing_options,
     results_option,
 )
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily

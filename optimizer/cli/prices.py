@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from optimizer.cli.options import OutputConsole
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.fleet.price_catalogue import ListedPrice, own_list, price_list, price_warning
 from optimizer.wiring.pricing import update_prices

@@ -10,7 +10,6 @@ from optimizer.cli.options import (
     COUNT,
     SEED,
     Duration,
-    OutputConsole,
     Rate,
     Said,
     Share,
@@ -19,6 +18,7 @@ from optimizer.cli.options import (
     results_option,
     said_options,
 )
+from optimizer.cli.output import LastingConsole, OutputConsole
 from optimizer.cli.recommended import show_recommendation
 from optimizer.cli.watchers import watching
 from optimizer.errors import UsageError
@@ -105,7 +105,7 @@ def recommend(
         accepted=frozenset(accept),
         json=json_file,
     )
-    console = OutputConsole()
+    console = LastingConsole() if request.search is not None else OutputConsole()
     with watching(console, said) as watch:
         found = recommend_instances(request, watch)
     show_recommendation(console, found, by_users=request.by_users)

@@ -8,12 +8,12 @@ import click
 
 from optimizer.cli.options import (
     SEED,
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
 from optimizer.errors import EverythingFailedError
 from optimizer.wiring.parts import default_cache
@@ -34,7 +34,7 @@ def record(space: Path, seed: int, said: Said | None, results: Path, cache: Path
     Exit code 1: none of them met the limits; 4: less than half of them could be measured.
     """
     request = RecordRequest(space, results, (cache or default_cache()).absolute(), seed)
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         found = record_space(request, watch)
     console.print(f"table: {found.table}", markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from optimizer.cli.benchmark import show_benchmark, show_claims
-from optimizer.cli.options import COUNT, SEED, OutputConsole, results_option
+from optimizer.cli.options import COUNT, SEED, results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import PlainLines
 from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import SEED, OutputConsole, results_option
+from optimizer.cli.options import SEED, results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.wiring.reporting import report_study
 
 

@@ -14,13 +14,13 @@ from optimizer.cli.options import (
     SEED,
     Duration,
     LatencyLimitMs,
-    OutputConsole,
     Said,
     cache_option,
     results_option,
     said_options,
 )
 from optimizer.cli.outcome import show_outcome
+from optimizer.cli.output import LastingConsole
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import watching
 from optimizer.shipped import shipped
@@ -93,7 +93,7 @@ def run(
         enqueue=enqueue,
         also_limits_ms=also_limits_ms,
     )
-    console = OutputConsole()
+    console = LastingConsole()
     with watching(console, said) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)

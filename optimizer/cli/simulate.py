@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import SEED, OutputConsole, results_option, settings_option
+from optimizer.cli.options import SEED, results_option, settings_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.serving_config import describe
 from optimizer.simulator.prediction import PredictedLevel

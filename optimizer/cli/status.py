@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from optimizer.cli.interruption import until_interrupted
-from optimizer.cli.options import OutputConsole, results_option
+from optimizer.cli.options import results_option
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.cli.rows import Row, Rows, bars_for, clock_text, left_text, level_rows, trials_row
 from optimizer.search.event_text import gap_text
@@ -90,13 +91,16 @@ def statuses_table(found: list[StudyStatus]) -> RenderableType:
     table = plain_table("", "study", "state", "trials", "best, requests/s", "$ per million")
     for each in found:
         best = each.best
+        mark = "*" if best is not None and not best.confirmed else ""
         table.add_row(
             each.name,
             _state_text(each),
             str(sum(each.trials.values())),
-            "-" if best is None else f"{best.capacity_per_second:.0f}",
-            "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}",
+            "-" if best is None else f"{best.capacity_per_second:.0f}{mark}",
+            "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}{mark}",
         )
+    if any(each.best is not None and not each.best.confirmed for each in found):
+        table.caption = "* unconfirmed: not measured again yet"
     return table
 
 
@@ -147,18 +151,13 @@ def _state_text(study: StudyStatus) -> str:
 def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
     yield "found", ", ".join(f"{count} {name}" for name, count in study.trials.items()), ""
     if study.best is not None:
-        best = study.best
-        yield "best", f"trial {best.number}: {best.configuration}: {best.found}", "bold green"
+        best, name = study.best, "winner" if study.best.confirmed else "best"
+        yield name, f"trial {best.number}: {best.configuration}: {best.found}", "bold green"
     progress = study.progress
     if progress is not None and len(progress.capacities) > 1:
         yield trials_row(progress.capacities, bars)
     if study.state == "running" and progress is not None:
         yield from _running(progress, now, bars)
-    elif study.confirmed is not None:
-        won = study.confirmed
-        found = f"{won['capacity_per_second']:.0f}/s"
-        cost = f"${won['usd_per_million_at_capacity']:.4f} per million"
-        yield "winner", f"{won['description']}: {found}, {cost}, confirmed", "bold green"
     if study.state != "running" and study.search_ended is not None:
         yield "search", f"it ended: {study.search_ended}", ""
     if progress is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from optimizer.cli.options import SEED, OutputConsole, Percent, server_options
+from optimizer.cli.options import SEED, Percent, server_options
+from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.errors import RunError, UsageError
 from optimizer.export.verification import Outcome

@@ -128,7 +128,7 @@ class LiveView:
             yield "expected", state.expected, "dim"
         yield from level_rows(state.levels, state.warnings, state.rates, state.p95s_ms, bars)
         if state.best is not None:
-            best = f"{describe(state.best.config)}: {trial_text(state.best)}"
+            best = f"{describe(state.best.config)}: {state.best.figures}"
             yield "best", best, "bold green"
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)

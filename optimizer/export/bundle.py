@@ -1,4 +1,4 @@
-"""A model repository to hand out, which `tritonserver --model-repository` starts."""
+"""A model repository to hand out, which `optimizer serve` or any fit tritonserver starts."""
 
 from __future__ import annotations
 
@@ -53,8 +53,11 @@ def write_bundle(
     Raises:
         StorageError: when it cannot be written; `target` is then what it was.
     """
-    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    fresh, old = _beside(target)
     with storage_errors(target):
+        if old.exists() and not target.exists():
+            # A run was killed between the two renames below.
+            old.rename(target)
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
@@ -66,6 +69,34 @@ def write_bundle(
             target.rename(old)
         fresh.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_bundle(target: Path) -> None:
+    """Remove what `write_bundle` wrote: it is whole until it is gone. Raises StorageError."""
+    fresh, old = _beside(target)
+    with storage_errors(target):
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def holds(target: Path, config: ServingConfig) -> bool:
+    """Whether `write_bundle` wrote this configuration there."""
+    try:
+        return _named(config) in (target / "README.md").read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _named(config: ServingConfig) -> str:
+    return f"configuration {config.digest}"
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where a bundle lies before it gets its name, and after it has lost it."""
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
 
 
 def _write(
@@ -134,7 +165,13 @@ def _readme(config: ServingConfig, requirements: str) -> str:
     start = f'tritonserver --model-repository="$PWD" {shlex.join(server_arguments(config))}'
     text = f"""# {names}: {describe(config)}
 
-A Triton model repository. Start it with:
+A Triton model repository of {_named(config)}. The server that measured it starts it with
+
+    python -m optimizer serve STUDY
+
+or, of an exported bundle, with the bundle's folder in place of STUDY; `--print` prints the commands
+that do the same by hand. A Triton installation of your own (with the Python backend, where
+requirements.txt names packages) starts it with
 
     {start}
 """

@@ -181,7 +181,7 @@ def _caveats(before: Manifest, after: Manifest) -> tuple[str, ...]:
     if _limits(before) != _limits(after):
         found.append("their capacities are within different limits")
     found += [
-        f"the capacity of {which} is of one trial, not confirmed"
+        f"the capacity of {which} is unconfirmed, of one trial"
         for which, manifest in (("the first", before), ("the second", after))
         if not manifest.measured.confirmed
     ]

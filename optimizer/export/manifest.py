@@ -1,6 +1,6 @@
 """What a bundle says of itself: manifest.json, and load.json that tells how it is loaded.
 
-A bundle is a directory that `tritonserver --model-repository` starts:
+A bundle is a directory that `optimizer serve` starts, or a tritonserver of one's own:
 
     README.md, requirements.txt     for people; for the interpreter of Python-hosted models
     manifest.json, load.json        this module

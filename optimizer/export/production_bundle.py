@@ -33,8 +33,8 @@ from optimizer.export.study_artifacts import FoundArtifact
 from optimizer.hardware import counted_gpus
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.model_spec import AccuracyLimits
-from optimizer.search.confirm import levels_near
-from optimizer.search.study_reading import Finding, StudyReading
+from optimizer.search.decision import Finding, levels_near
+from optimizer.search.study_reading import StudyReading
 from optimizer.serving_config import ModelServing, describe
 from optimizer.triton.repository import read_config
 
@@ -217,7 +217,7 @@ def _notes(manifest: Manifest) -> str:
     interval = f"{measured.capacity_low_per_second:,.0f} " + (
         f"to {high:,.0f}" if high is not None else "or more"
     )
-    how = "confirmed by measuring again" if measured.confirmed else "of one trial, not confirmed"
+    how = "confirmed by measuring again" if measured.confirmed else "unconfirmed, of one trial"
     engines = _REBUILDING if any(model.graph is not None for model in manifest.models) else ""
     licences = "".join(f"\n- {model.name}: {model.licence}" for model in manifest.models)
     return f"""

@@ -1,4 +1,4 @@
-"""The format `repository`: the bundle itself, which `tritonserver --model-repository` starts."""
+"""The format `repository`: the bundle itself, which `optimizer serve` starts."""
 
 from __future__ import annotations
 

@@ -94,7 +94,9 @@ class StudyArtifacts:
         directory = self._study.directory
         for root in (directory.best, directory.baseline):
             version = root / spec.model / "1"
-            own = [path for path in version.glob("*") if path.name not in MODEL_CODE]
+            # A server that was started by hand leaves a folder of compiled Python there.
+            files = [path for path in version.glob("*") if path.is_file()]
+            own = [path for path in files if path.name not in MODEL_CODE]
             if not own or content_digest(version, own) != sha256:
                 continue
             folder = self._staging / spec.model

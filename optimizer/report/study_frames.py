@@ -14,7 +14,7 @@ import pandas as pd
 from optimizer.cost import Score
 from optimizer.measurement import LoadLevel, Measurement, ServerSplit, StreamLevel
 from optimizer.parameters import ParameterName
-from optimizer.search.study_reading import Finding
+from optimizer.search.decision import Finding
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig, describe
 from optimizer.simulator.prediction import PredictedLevel

@@ -14,8 +14,10 @@ from optimizer.report.cells import usd
 from optimizer.report.effects import Effects
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
+from optimizer.search.claims import Claim
+from optimizer.search.decision import Decision, Finding
 from optimizer.search.latency_curve import LatencyCosts
-from optimizer.search.study_reading import Finding, StudyReading
+from optimizer.search.study_reading import StudyReading
 from optimizer.serving_config import ServingConfig, describe
 
 _FINALISTS = 4
@@ -28,8 +30,9 @@ class StudyReport:
 
     Attributes:
         summary: what it came to, see `optimizer.search.summary`; None while it runs.
-        findings: configurations within the limits, best first.
+        decision: what its records recommend.
         baseline: None where it met the limits at no load, or was not measured yet.
+        claims: how the best compares with the other confirmed configurations.
         effects: over all configurations, None where nothing tells what they cost.
         predicted: from calibration alone, beside what was measured later.
         costs: of other limits, None where nothing was measured.
@@ -41,8 +44,9 @@ class StudyReport:
 
     study: StudyReading
     summary: Mapping[str, Any] | None
-    findings: tuple[Finding, ...]
+    decision: Decision
     baseline: Candidate | None
+    claims: tuple[Claim, ...]
     effects: Effects | None
     predicted: tuple[Predicted, ...]
     costs: LatencyCosts | None
@@ -58,7 +62,13 @@ class StudyReport:
     @property
     def best(self) -> Candidate | None:
         """The recommendation."""
-        return self.findings[0].candidate if self.findings else None
+        best = self.decision.best
+        return best.candidate if best is not None else None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Configurations within the limits, best first."""
+        return self.decision.findings
 
     def headline(self) -> str:
         """The recommendation in one sentence."""
@@ -102,17 +112,17 @@ class StudyReport:
     def cautions(self) -> Iterator[str]:
         """What a reader must know before acting on it."""
         summary = self.summary
-        if self.findings and not self.findings[0].confirmed:
-            yield "It was measured once and not confirmed yet: the best of many is too good."
+        if self.decision.best is not None and not self.decision.best.confirmed:
+            yield "It is unconfirmed: it was measured once, and the best of many is too good."
         if summary is None:
             yield "The study has not ended: what follows is its state by now."
             return
-        if summary["claims"]:
-            next_best = summary["claims"][0]
-            apart = "" if next_best["apart"] else ": the two cannot be told apart"
+        if self.claims:
+            next_best = self.claims[0]
+            apart = "" if next_best.apart else ": the two cannot be told apart"
             yield (
-                f"It serves more than the next best, {next_best['rival']}, with a confidence of "
-                f"{next_best['confidence']:.1%}{apart}."
+                f"It serves more than the next best, {describe(next_best.rival)}, with a "
+                f"confidence of {next_best.confidence:.1%}{apart}."
             )
         gap = summary["remaining_gap"]
         left = f"; an unmeasured one may be up to {gap:.0%} cheaper (95 %)" if gap else ""

@@ -92,12 +92,7 @@ def _compared(report: StudyReport) -> TextTable | None:
     """Baseline, best and all that cost the same."""
     if report.best is None:
         return None
-    cheapest = report.best.score.fleet_usd_per_hour
-    equal = [
-        each.candidate
-        for each in report.findings
-        if abs(each.candidate.score.fleet_usd_per_hour - cheapest) < 1e-9
-    ]
+    equal = [each.candidate for each in report.decision.equal_cost]
     named = [("best", equal[0]), *(("equal cost", each) for each in equal[1:])]
     if report.baseline is not None and report.baseline not in equal:
         named.append(("baseline", report.baseline))
@@ -115,21 +110,20 @@ def _compared(report: StudyReport) -> TextTable | None:
 
 
 def _claims(report: StudyReport) -> TextTable | None:
-    claims = report.summary["claims"] if report.summary is not None else []
-    if not claims:
+    if not report.claims:
         return None
     return TextTable(
         "How much more one instance of the best serves, 95 % interval",
         ("than", "times as much", "interval", "confidence", "told apart"),
         tuple(
             (
-                claim["rival"],
-                f"{claim['capacity_ratio']:.2f}",
-                f"{claim['capacity_ratio_low']:.2f} to {claim['capacity_ratio_high']:.2f}",
-                f"{claim['confidence']:.1%}",
-                "yes" if claim["apart"] else "no",
+                describe(claim.rival),
+                f"{claim.ratio:.2f}",
+                f"{claim.low:.2f} to {claim.high:.2f}",
+                f"{claim.confidence:.1%}",
+                "yes" if claim.apart else "no",
             )
-            for claim in claims
+            for claim in report.claims
         ),
     )
 
@@ -333,8 +327,8 @@ def _commands(report: StudyReport) -> Section:
         ),
         code=(
             f"python -m optimizer run space.yaml --study {name}-again",
-            f"tritonserver --model-repository results/{name}/best",
-            f"tritonserver --model-repository results/{name}/baseline",
+            f"python -m optimizer serve {name}",
+            f"python -m optimizer serve {name} --baseline",
             f"python -m optimizer plan {name}",
             f"python -m optimizer pareto {name}",
         ),

@@ -18,7 +18,8 @@ from optimizer.search.capacity_ratio import (
     estimate_of_trial,
     ratio_of,
 )
-from optimizer.search.study_reading import Finding, StudyReading
+from optimizer.search.decision import Finding, held_rounds
+from optimizer.search.study_reading import StudyReading
 from optimizer.search.warm_start import unequal
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
@@ -160,8 +161,8 @@ def compare(studies: Sequence[StudyToCompare]) -> Comparison:
 def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand) -> ComparedStudy:
     reading = study.reading
     own = reading.searched
-    found = reading.contenders(own.price, own.demand)
-    baseline, best = reading.baseline_among(found), next(iter(found), None)
+    decision = reading.own_decision
+    baseline, best = decision.finding_of(reading.baseline), decision.best
     other_demand = own.demand != demand
     pace = _larger(study.pace, first.pace if first is not None else None)
 
@@ -180,7 +181,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
         ended=study.summary is not None,
         baseline=entry(baseline, lambda study: study.baseline),
         best=entry(best, lambda study: study.best),
-        recounted=next(iter(reading.contenders(own.price, demand)), None) if other_demand else None,
+        recounted=reading.decision(own.price, demand).best if other_demand else None,
     )
 
 
@@ -191,7 +192,7 @@ def _larger(one: float | None, other: float | None) -> float:
 
 def _estimate(reading: StudyReading, finding: Finding) -> Estimate:
     if finding.confirmed:
-        return estimate_of_rounds(reading.rounds(finding.candidate.config))
+        return estimate_of_rounds(held_rounds(finding.config, reading.confirmations))
     return estimate_of_trial(finding.candidate.measurement)
 
 

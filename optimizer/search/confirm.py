@@ -9,31 +9,31 @@ dearer than what another trial claims, the other one is measured too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import (
-    Candidate,
-    Demand,
-    Price,
-    equal_cost_set,
-    replicas_for,
-    score,
-    tie_break_key,
-)
+from optimizer.cost import Candidate, replicas_for, score, tie_break_key
 from optimizer.errors import EverythingFailedError
 from optimizer.load.holding import HoldingTask
-from optimizer.measurement import LoadLevel, Measurement
-from optimizer.search.claims import Claim, Finalist, claims
+from optimizer.measurement import Measurement
+from optimizer.search.claims import Claim
+from optimizer.search.decision import (
+    ROUNDS,
+    Decision,
+    Finding,
+    claims_of,
+    decide,
+    p95_at_lowest_load,
+    rounds_of,
+)
 from optimizer.search.evaluator import Confirmer
 from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import MAX_ATTEMPTS, History, scored
+from optimizer.search.history import MAX_ATTEMPTS, History
 from optimizer.search.setting import Setting
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.trial_record import TrialRecord
 
-ROUNDS = 2
 _FINALISTS = 3
 _TIES = 3
 _TIED = 0.02
@@ -52,11 +52,32 @@ class Confirmed:
         baseline: None where the baseline met the limits at no load.
         best: the equal-cost set, best first; empty when nothing could be confirmed.
         claims: how far the best is from every other one that was confirmed.
+        unconfirmed: the best by its trial alone, where nothing could be confirmed and no
+            measurement contradicts it.
     """
 
     baseline: Candidate | None
     best: tuple[Candidate, ...]
     claims: tuple[Claim, ...] = ()
+    unconfirmed: Finding | None = None
+
+
+def confirmed_by(
+    decision: Decision, confirmations: Collection[TrialRecord], reference: ServingConfig
+) -> Confirmed:
+    """Return what the confirm phase found, by all of the study's records.
+
+    Args:
+        reference: the baseline.
+    """
+    if not decision.confirmed:
+        return Confirmed(None, (), unconfirmed=decision.best)
+    baseline = decision.finding_of(reference)
+    return Confirmed(
+        baseline.candidate if baseline is not None else None,
+        tuple(each.candidate for each in decision.equal_cost),
+        claims_of(decision, confirmations),
+    )
 
 
 class ConfirmPhase:
@@ -91,19 +112,15 @@ class ConfirmPhase:
         self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
         for _ in range(ROUNDS):
             for record in entrants:
-                self._measure(record, whole if record in finalists else _BASELINE_REQUESTS)
+                requests = whole if record in finalists else _BASELINE_REQUESTS
+                self._measure(record, requests, history)
         self._refuse_if_most_were_unmeasured(finalists)
-        confirmed = [c for r in finalists if (c := self._candidate(r)) is not None]
-        while (other := next((r for r in queue if _claims_less(r, confirmed)), None)) is not None:
+        while (other := self._cheaper_claim(queue, history)) is not None:
             queue.remove(other)
             self._watch(Note(f"the winner gave way; next is {describe(other.config)}", True))
             for _ in range(ROUNDS):
-                self._measure(other, whole)
-            confirmed += [c for c in [self._candidate(other)] if c is not None]
-        baseline = self._candidate(known) if known is not None else None
-        best = tuple(equal_cost_set(confirmed))
-        everyone = [*best, *confirmed, *([baseline] if baseline is not None else [])]
-        return Confirmed(baseline, best, self._claims(everyone) if best else ())
+                self._measure(other, whole, history)
+        return confirmed_by(self._decision(history), self._records.values(), reference)
 
     def _refuse_if_most_were_unmeasured(self, finalists: Sequence[TrialRecord]) -> None:
         """Say which finalists could not be measured; raise where these are most of them."""
@@ -118,30 +135,31 @@ class ConfirmPhase:
                 f"again, so nothing is recommended; the last one: {reasons[missing[-1]]}"
             )
 
-    def _claims(self, everyone: Sequence[Candidate]) -> tuple[Claim, ...]:
-        """How far the first is from each of the others, who may be named twice."""
-        winner, *others = (
-            Finalist(config, tuple(self._held(config)[:ROUNDS]))
-            for config in dict.fromkeys(candidate.config for candidate in everyone)
-        )
-        return claims(winner, others)
+    def _decision(self, history: History) -> Decision:
+        setting = self._setting
+        return decide(history.records, self._records.values(), setting.price, setting.demand)
 
-    def _held(self, config: ServingConfig) -> list[Measurement]:
-        return held_rounds(self._rounds(config))
+    def _cheaper_claim(self, queue: Sequence[TrialRecord], history: History) -> TrialRecord | None:
+        """Return the first unconfirmed record that claims a cheaper fleet than any confirmed."""
+        confirmed = self._decision(history).confirmed
+        cheapest = min((c.candidate.score.fleet_usd_per_hour for c in confirmed), default=math.inf)
+        return next(
+            (r for r in queue if r.score is not None and r.score.fleet_usd_per_hour < cheapest),
+            None,
+        )
 
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
-        """What was measured of a configuration; a failure that may pass is no round."""
-        of = [record for record in self._records.values() if record.config == config]
-        return [record for record in of if not record.unmeasured]
+        return rounds_of(config, self._records.values())
 
-    def _measure(self, record: TrialRecord, requests: int) -> None:
-        """One more round of one finalist, unless an earlier run has measured enough of them."""
+    def _measure(self, record: TrialRecord, requests: int, history: History) -> None:
+        """Measure one more round of a finalist, unless an earlier run has measured enough."""
         done = len(self._rounds(record.config))
         for _ in range(MAX_ATTEMPTS):
             if done < ROUNDS and len(self._rounds(record.config)) == done:
-                self._attempt(record, done, requests)
+                again = self._attempt(record, done, requests)
+                self._watch(TrialEnded(again, self._decision(history).best))
 
-    def _attempt(self, record: TrialRecord, done: int, requests: int) -> None:
+    def _attempt(self, record: TrialRecord, done: int, requests: int) -> TrialRecord:
         measurement = _measured(record)
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
@@ -161,7 +179,7 @@ class ConfirmPhase:
         )
         self._directory.confirmations.write(again)
         self._records[number] = again
-        self._watch(TrialEnded(again, None))
+        return again
 
     def _per_replica(self, load_factor: float) -> float:
         """Load of one of the replicas that serve the demand, each with this capacity."""
@@ -169,11 +187,6 @@ class ConfirmPhase:
         whole = demand.requests_per_second
         replicas = replicas_for(demand, load_factor * whole)
         return min(load_factor, (1 + demand.headroom) / replicas)
-
-    def _candidate(self, record: TrialRecord) -> Candidate | None:
-        """What all rounds together certify; None unless it held in every one."""
-        held = self._held(record.config)
-        return certified(record.config, held, self._setting.price, self._setting.demand)
 
 
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -200,13 +213,6 @@ def _measured(record: TrialRecord) -> Measurement:
     return record.measurement
 
 
-def _claims_less(record: TrialRecord, confirmed: Sequence[Candidate]) -> bool:
-    """Whether an unconfirmed record would be a cheaper fleet than what was confirmed."""
-    assert record.score is not None, "a record that met the limits has a cost"
-    claimed = record.score.fleet_usd_per_hour
-    return all(claimed < candidate.score.fleet_usd_per_hour for candidate in confirmed)
-
-
 def ranked(records: Sequence[TrialRecord], setting: Setting) -> list[TrialRecord]:
     """Records that met the limits, best first, as if each held what it is thought to hold.
 
@@ -220,55 +226,6 @@ def _rank(record: TrialRecord, setting: Setting) -> tuple[float, ...]:
     measurement = _measured(record)
     capacity = measurement.capacity_per_second
     likely = score(capacity, capacity, setting.price, setting.demand)
-    p95 = _p95_at_lowest_load(measurement)
+    p95 = p95_at_lowest_load(measurement)
     candidate = Candidate(record.config, measurement, likely, p95)
     return (likely.fleet_usd_per_hour, *tie_break_key(candidate), record.number)
-
-
-def held_rounds(rounds: Sequence[TrialRecord]) -> list[Measurement]:
-    """The rounds in which a load was held."""
-    return [each.measurement for each in rounds if each.outcome == "ok" and each.measurement]
-
-
-def certified(
-    config: ServingConfig, held: Sequence[Measurement], price: Price, demand: Demand
-) -> Candidate | None:
-    """What all rounds of one configuration together certify; None with fewer than `ROUNDS`."""
-    if len(held) < ROUNDS:
-        return None
-    return candidate_of(config, merged(held), price, demand)
-
-
-def candidate_of(
-    config: ServingConfig, measurement: Measurement, price: Price, demand: Demand
-) -> Candidate | None:
-    """A configuration with its cost; None where it met the limits at no load."""
-    cost = scored(measurement, price, demand)
-    if cost is None:
-        return None
-    return Candidate(config, measurement, cost, _p95_at_lowest_load(measurement))
-
-
-def merged(rounds: Sequence[Measurement]) -> Measurement:
-    """The rounds of one configuration as one measurement: the capacity that every round held."""
-    least = min(rounds, key=lambda m: m.load_factor)
-    return replace(
-        least,
-        levels=tuple(level for m in rounds for level in m.levels),
-        load_factor_low=min(m.load_factor_low for m in rounds),
-        load_factor_high=least.load_factor_high,
-        ended=f"held in {len(rounds)} rounds",
-    )
-
-
-def levels_near(measurement: Measurement, load_factor: float) -> list[LoadLevel]:
-    """The open-loop levels at a load factor, within a thousandth."""
-    return [
-        level for level in measurement.open_loop if abs(level.load_factor / load_factor - 1) < 1e-3
-    ]
-
-
-def _p95_at_lowest_load(measurement: Measurement) -> float:
-    """Worst 95th percentile at the lowest load that was measured: the demand per replica."""
-    lowest = min(level.load_factor for level in measurement.open_loop)
-    return max(level.latency_ms(95) for level in levels_near(measurement, lowest))

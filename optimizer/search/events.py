@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.measurement import LoadLevel
+from optimizer.search.decision import Finding
 from optimizer.search.guidance.outlook import Expectation, Outlook
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
@@ -96,10 +97,10 @@ class TrialRecorded:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """A record was written and told."""
+    """A record was written and told; `best` is what all records recommend by now."""
 
     record: TrialRecord
-    incumbent: TrialRecord | None
+    best: Finding | None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optimizer.cost import Demand, Price, Score, score
 from optimizer.measurement import Measurement
@@ -17,11 +17,21 @@ _BOUND_MARGIN = 0.95
 
 
 class History:
-    """The records of a study by number, and the questions that the search asks of them."""
+    """The records of a study by number, and the questions that the search asks of them.
 
-    def __init__(self, records: Mapping[int, TrialRecord]) -> None:
+    Args:
+        contradicted: configurations that did not hold their load when they were measured again;
+            their trials are no standard that others are held against.
+    """
+
+    def __init__(
+        self,
+        records: Mapping[int, TrialRecord],
+        contradicted: Collection[ServingConfig] = (),
+    ) -> None:
         self._records = dict(records)
         self._earlier = frozenset(records)
+        self._contradicted = frozenset(contradicted)
 
     def add(self, record: TrialRecord) -> None:
         """Take in one more record."""
@@ -60,8 +70,15 @@ class History:
 
     @property
     def incumbent(self) -> TrialRecord | None:
-        """The cheapest record at capacity, None while nothing met the limits."""
-        priced = [(r.score.usd_per_million_at_capacity, r.number) for r in self.ok if r.score]
+        """The cheapest record at capacity, None while nothing met the limits.
+
+        It is what the search improves on; what a study recommends is `decision.decide`'s.
+        """
+        priced = [
+            (r.score.usd_per_million_at_capacity, r.number)
+            for r in self.ok
+            if r.score and r.config not in self._contradicted
+        ]
         return self._records[min(priced)[1]] if priced else None
 
     def attempts(self, config: ServingConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from optimizer.search.decision import Finding, decide
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Phase, PhaseStarted, TrialEnded, TrialStarted, Watcher
 from optimizer.search.history import History
@@ -38,6 +39,12 @@ class KeptRuns:
         self.history.add(record)
         return record
 
+    @property
+    def best(self) -> Finding | None:
+        """The best of these runs alone, which nothing has confirmed."""
+        setting = self._setting
+        return decide(self.history.records, (), setting.price, setting.demand).best
+
     def measure_missing(
         self,
         phase: Phase,
@@ -67,7 +74,7 @@ class KeptRuns:
                 self._watch(TrialStarted(number, step, len(configs), config))
                 record = self.keep(config, measure(config))
                 if record.outcome != "bounded":
-                    self._watch(TrialEnded(record, self.history.incumbent))
+                    self._watch(TrialEnded(record, self.best))
             if known is not None:
                 decided[config] = known
         return decided

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from optimizer.measurement import Measurement
-from optimizer.search.confirm import ROUNDS, merged
+from optimizer.search.decision import ROUNDS, merged
 from optimizer.search.latency_curve import Known
 from optimizer.search.summary import LoadRuns
 from optimizer.serving_config import ServingConfig

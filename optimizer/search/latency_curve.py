@@ -7,7 +7,7 @@ their proportion to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -124,6 +124,7 @@ class LatencyCosts:
         streams: with the study's own limits, which vary in the same proportion.
         searched_ms: the limits that the study was searched for.
         curve: by limit, ascending.
+        unconfirmed: whether nothing was confirmed of what the study recommends.
     """
 
     study: str
@@ -132,6 +133,7 @@ class LatencyCosts:
     price: Price
     demand: Demand
     curve: tuple[WithinLimit, ...]
+    unconfirmed: bool = False
 
     @property
     def shortest(self) -> Stream:
@@ -229,6 +231,22 @@ def latency_curve(
         offers.sort(key=lambda offer: offer.surely_usd_per_million)
         curve.append(WithinLimit(limit_ms, tuple(offers)))
     return tuple(curve)
+
+
+def recommended_first(
+    curve: Sequence[WithinLimit], limit_ms: float, recommended: ServingConfig | None
+) -> tuple[WithinLimit, ...]:
+    """Put first within the study's own limit what the study recommends.
+
+    Other limits are compared by the cost at capacity alone; within its own, the study has compared
+    fleets, and by confirmed figures.
+    """
+    return tuple(
+        replace(within, offers=tuple(sorted(within.offers, key=lambda o: o.config != recommended)))
+        if within.limit_ms == limit_ms
+        else within
+        for within in curve
+    )
 
 
 def _no_less(

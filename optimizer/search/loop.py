@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from optimizer.errors import EverythingFailedError
 from optimizer.model_space import Position
+from optimizer.search.decision import Finding, decide
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.events import (
     Note,
@@ -79,6 +80,7 @@ class SearchLoop:
         self._setting = setting
         self._watch = watch
         baseline = space.config(space.baseline)
+        self._confirmations = directory.confirmations.read_all().values()
         self._references = ReferenceRuns(baseline, evaluator, directory, setting, watch)
 
     def run(
@@ -169,7 +171,7 @@ class SearchLoop:
         self._history.add(record)
         self._watch(TrialRecorded(record))
         self._study.tell(record)
-        self._watch(TrialEnded(record, self._history.incumbent))
+        self._watch(TrialEnded(record, self._best()))
         if record.unmeasured and record.attempt == 1:
             self._study.enqueue(proposal.position)
         elif record.unmeasured:
@@ -177,6 +179,11 @@ class SearchLoop:
         in_a_row = self._history.failures_in_a_row()
         if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
             self._check_baseline(record)
+
+    def _best(self) -> Finding | None:
+        records, setting = self._history.records, self._setting
+        decision = decide(records, self._confirmations, setting.price, setting.demand, self._space)
+        return decision.best
 
     def _measure(self, proposal: Proposal, config: ServingConfig, begun: float) -> TrialRecord:
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)

@@ -17,14 +17,15 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from optimizer.errors import StorageError
-from optimizer.search.event_text import event_lines, trial_text
+from optimizer.search.decision import Finding
+from optimizer.search.event_text import event_lines
 from optimizer.search.events import Event, Watcher
 from optimizer.search.run_log import how_it_ended
 from optimizer.search.run_state import RunState
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.section import first_mistake
 from optimizer.serving_config import describe
-from optimizer.trial_record import Outcome, TrialRecord
+from optimizer.trial_record import Outcome
 from optimizer.untrusted import check_ranges
 
 _EVENTS = 12
@@ -54,13 +55,19 @@ class CurrentTrial:
 
 @dataclass(frozen=True)
 class BestSoFar:
-    """The cheapest trial that met the limits."""
+    """What the records of a study recommend by now.
+
+    Attributes:
+        number: of the trial that found it.
+        found: its figures in one line.
+    """
 
     number: int
     configuration: str
     found: str
     capacity_per_second: float
     usd_per_million_at_capacity: float
+    confirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,10 @@ def progress_from_json(data: Any) -> Progress:
 class ProgressFile:
     """Keeps the file up to what the events say, from a thread of its own."""
 
-    def __init__(
-        self, path: Path, known: Mapping[int, TrialRecord], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, path: Path, state: RunState, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
-        self._state = RunState(clock, known)
+        self._state = state
         self._events = deque[str](maxlen=_EVENTS)
         self._lock = threading.Lock()
         self._changed, self._over = threading.Event(), threading.Event()
@@ -194,30 +199,32 @@ def _current(state: RunState) -> CurrentTrial | None:
     )
 
 
-def best_so_far(record: TrialRecord | None) -> BestSoFar | None:
-    """What is said of the cheapest trial within the limits."""
-    if record is None or record.measurement is None or record.score is None:
+def best_so_far(best: Finding | None) -> BestSoFar | None:
+    """Return what is said of the best by now."""
+    if best is None:
         return None
+    candidate = best.candidate
     return BestSoFar(
-        number=record.number,
-        configuration=describe(record.config),
-        found=trial_text(record),
-        capacity_per_second=record.measurement.capacity_per_second,
-        usd_per_million_at_capacity=record.score.usd_per_million_at_capacity,
+        number=best.trial.number,
+        configuration=describe(best.config),
+        found=best.figures,
+        capacity_per_second=candidate.measurement.capacity_per_second,
+        usd_per_million_at_capacity=candidate.score.usd_per_million_at_capacity,
+        confirmed=best.confirmed,
     )
 
 
 @contextmanager
 def progress_file(
-    directory: StudyDirectory, known: Mapping[int, TrialRecord], clock: Callable[[], float]
+    directory: StudyDirectory, state: RunState, clock: Callable[[], float]
 ) -> Iterator[Watcher]:
     """Keeps progress.json for as long as a run lasts, and how it ended after that.
 
     Args:
-        known: the study's trials so far.
+        state: of the run, with what earlier runs of the study have left.
         clock: Unix seconds.
     """
-    file = ProgressFile(directory.progress, known, clock)
+    file = ProgressFile(directory.progress, state, clock)
     file.start()
     try:
         yield file.watch

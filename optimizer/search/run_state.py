@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from optimizer.search.decision import Finding
 from optimizer.search.event_text import (
     expectation_text,
     level_started_text,
@@ -64,10 +65,14 @@ class RunState:
     Args:
         clock: seconds.
         known: trials of the study that earlier runs have measured.
+        best: what the records of earlier runs recommend.
     """
 
     def __init__(
-        self, clock: Callable[[], float], known: Mapping[int, TrialRecord] | None = None
+        self,
+        clock: Callable[[], float],
+        known: Mapping[int, TrialRecord] | None = None,
+        best: Finding | None = None,
     ) -> None:
         self._clock = clock
         self.started = clock()
@@ -85,7 +90,7 @@ class RunState:
         self.p95s_ms: list[float] = []
         self.gap: float | None = None
         history = History(known or {})
-        self.best = history.incumbent
+        self.best = best
         self.trials: dict[Outcome, int] = history.counts()
         self.capacities = deque((_capacity(r) for r in history.records), maxlen=_LATEST)
         own = [r.seconds.total for r in history.records if r.origin is None and r.seconds.total > 0]
@@ -113,8 +118,8 @@ class RunState:
                 self.p95s_ms.append(level.latency_ms(95))
             case OutlookChanged(outlook):
                 self.gap = outlook.gap
-            case TrialEnded(record, incumbent):
-                self._end_trial(record, incumbent)
+            case TrialEnded(record, best):
+                self._end_trial(record, best)
             case Note() | _:
                 pass
 
@@ -149,9 +154,9 @@ class RunState:
         self.levels, self.rates, self.p95s_ms = [], [], []
         self.warnings = ()
 
-    def _end_trial(self, record: TrialRecord, incumbent: TrialRecord | None) -> None:
+    def _end_trial(self, record: TrialRecord, best: Finding | None) -> None:
         self.done += 1
-        self.best = incumbent or self.best
+        self.best = best
         if self.phase == "search":
             self.trials[record.outcome] += 1
             self.capacities.append(_capacity(record))

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optimizer.cost import Candidate, Demand, Price, tie_break_key
+from optimizer.cost import Demand, Price
 from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import Measurement
-from optimizer.search.confirm import candidate_of, certified, held_rounds, levels_near
+from optimizer.search.decision import Decision, decide
 from optimizer.search.guidance.learnt_forecast import calibrated, with_trials
-from optimizer.search.history import History
+from optimizer.search.kept_decision import is_current
+from optimizer.search.nothing_found import nothing_found
 from optimizer.search.searched_space import SearchedSpace, read_searched
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.study_files import read_begun, read_summary
 from optimizer.search.summary import LoadRuns
-from optimizer.search.warm_start import relative_to
-from optimizer.serving_config import ServingConfig, describe
+from optimizer.serving_config import ServingConfig
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.trial_record import TrialRecord
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A configuration that met the limits.
-
-    Attributes:
-        candidate: with its cost at the price and demand that were asked about.
-        trial: the record of the search that found it.
-        confirmed: whether the figures are of the confirm phase.
-    """
-
-    candidate: Candidate
-    trial: TrialRecord
-    confirmed: bool
-
-    def latency_ms(self, percentile: float) -> float | None:
-        """At the capacity, the worst over streams and rounds; None where no level is near it."""
-        measurement = self.candidate.measurement
-        levels = levels_near(measurement, measurement.load_factor)
-        if not levels and (level := measurement.level_at_capacity) is not None:
-            levels = [level]
-        found = [level.latency_ms(percentile) for level in levels]
-        return max(found, default=None)
 
 
 @dataclass(frozen=True)
@@ -74,71 +49,37 @@ class StudyReading:
 
     @property
     def summary(self) -> Mapping[str, Any] | None:
-        """summary.json, None where the study has not ended yet. Raises StorageError."""
-        return read_summary(self.directory) if self.directory.summary.exists() else None
+        """summary.json; None where the study has not ended since its last record was written.
 
-    def findings(self, price: Price, demand: Demand) -> list[Finding]:
-        """Configurations within the limits, best first by cost and the rules for ties.
-
-        Those that were confirmed; where there is none, all that the search has measured.
+        Raises:
+            StorageError: when the file is damaged.
         """
-        found = self._confirmed(price, demand) or self._measured(price, demand)
-        return sorted(found, key=_rank)
+        directory = self.directory
+        if not directory.summary.exists():
+            return None
+        summary = read_summary(directory)
+        return summary if is_current(summary, self.trials, self.own_decision) else None
 
-    def contenders(self, price: Price, demand: Demand) -> list[Finding]:
-        """All configurations within the limits: what was confirmed, then the rest, best first."""
-        confirmed = sorted(self._confirmed(price, demand), key=_rank)
-        known = {finding.candidate.config for finding in confirmed}
-        measured = sorted(self._measured(price, demand), key=_rank)
-        return [*confirmed, *(found for found in measured if found.candidate.config not in known)]
-
-    def baseline_among(self, findings: Iterable[Finding]) -> Finding | None:
-        """What someone serves who changes nothing; None where it is not one of them."""
+    def decision(self, price: Price, demand: Demand) -> Decision:
+        """What the study recommends at some price and demand."""
         space = self.searched.search_space
-        config = space.config(space.baseline)
-        return next((each for each in findings if each.candidate.config == config), None)
+        return decide(self.trials, self.confirmations, price, demand, space)
+
+    @property
+    def own_decision(self) -> Decision:
+        """What the study recommends at its own price and demand."""
+        return self.decision(self.searched.price, self.searched.demand)
+
+    @property
+    def baseline(self) -> ServingConfig:
+        """What someone serves who changes nothing."""
+        space = self.searched.search_space
+        return space.config(space.baseline)
 
     @property
     def nothing_found(self) -> str:
         """Why nothing is within the limits, where nothing is."""
-        missed = [r for r in self.trials if r.outcome == "infeasible" and r.constraints]
-        if missed:
-            nearest = min(missed, key=lambda r: max(value for _, value in r.constraints))
-            return (
-                f"none of {len(self.trials)} trials met the limits; the nearest was "
-                f"{describe(nearest.config)}: {nearest.reason}"
-            )
-        if self.trials:
-            return f"none of {len(self.trials)} trials could be measured: {self.trials[-1].reason}"
-        return "it has measured nothing yet"
-
-    def _confirmed(self, price: Price, demand: Demand) -> list[Finding]:
-        found = []
-        for trial in self._met_limits:
-            rounds = self.rounds(trial.config)
-            held = [relative_to(demand.requests_per_second, each) for each in rounds]
-            candidate = certified(trial.config, held, price, demand)
-            if candidate is not None:
-                found.append(Finding(candidate, trial, confirmed=True))
-        return found
-
-    def rounds(self, config: ServingConfig) -> list[Measurement]:
-        """What the confirm phase measured of a configuration, as far as it held a load."""
-        return held_rounds([r for r in self.confirmations if r.config == config])
-
-    def _measured(self, price: Price, demand: Demand) -> list[Finding]:
-        found = []
-        for trial in self._met_limits:
-            assert trial.measurement is not None, "what met the limits was measured"
-            measurement = relative_to(demand.requests_per_second, trial.measurement)
-            candidate = candidate_of(trial.config, measurement, price, demand)
-            if candidate is not None:
-                found.append(Finding(candidate, trial, confirmed=False))
-        return found
-
-    @property
-    def _met_limits(self) -> Sequence[TrialRecord]:
-        return History({record.number: record for record in self.trials}).ok
+        return nothing_found(self.trials, self.confirmations).reason
 
     @property
     def runs(self) -> LoadRuns:
@@ -160,11 +101,6 @@ class StudyReading:
     @cached_property
     def _learnt(self) -> ServiceModel:
         return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
-
-
-def _rank(finding: Finding) -> tuple[float, ...]:
-    candidate = finding.candidate
-    return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), finding.trial.number)
 
 
 def read_study(results: Path, study: str) -> StudyReading:

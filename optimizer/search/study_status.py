@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from optimizer.errors import DamagedStudyError, UsageError
+from optimizer.search.decision import Decision
 from optimizer.search.history import History
+from optimizer.search.kept_decision import entry, is_current, kept_decision
 from optimizer.search.progress import BestSoFar, Progress, best_so_far, progress_from_json
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search.study_files import read_summary
-from optimizer.trial_record import Outcome
+from optimizer.trial_record import Outcome, TrialRecord
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
 """ended: by an error or a signal. cut off: the process was killed. not running: it left no word."""
@@ -29,8 +31,8 @@ class StudyStatus:
         name: as `study_status` takes it.
         progress: what its latest run has written; None of runs that wrote none.
         trials: by outcome.
-        best: of the trials.
-        confirmed: the winner as the summary has it, None where none was confirmed.
+        best: what the records recommend, confirmed or not.
+        confirmed: the same as the summary has it, None where it is unconfirmed.
         search_ended: why the search has ended, where it has.
     """
 
@@ -62,21 +64,32 @@ def study_status(results: Path, study: str) -> StudyStatus:
     if not _is_study(directory):
         raise UsageError(f"there is no study {study} in {results}")
     progress = _progress(directory)
-    if progress is not None:
-        trials, best = progress.trials, progress.best
-    else:
-        history = History(directory.trials.read_all())
-        trials, best = history.counts(), best_so_far(history.incumbent)
-    summary = read_summary(directory) if directory.summary.exists() else {}
+    state = _state(directory, progress)
+    trials = directory.trials.read_all()
+    decision = kept_decision(directory)
+    best = best_so_far(decision.best)
+    if best is None and progress is not None and not directory.searched.exists():
+        best = progress.best  # A run beside a study's own searches nothing.
+    won = next(iter(decision.confirmed), None)
     return StudyStatus(
         name=study,
-        state=_state(directory, progress),
+        state=state,
         progress=progress,
-        trials=trials,
+        trials=History(trials).counts(),
         best=best,
-        confirmed=summary.get("best"),
-        search_ended=summary.get("ended"),
+        confirmed=entry(won.candidate) if won is not None else None,
+        search_ended=_search_ended(directory, list(trials.values()), decision),
     )
+
+
+def _search_ended(
+    directory: StudyDirectory, trials: Sequence[TrialRecord], decision: Decision
+) -> str | None:
+    """Why the search has ended, by a summary that nothing was measured after."""
+    if not directory.summary.exists():
+        return None
+    summary = read_summary(directory)
+    return summary.get("ended") if is_current(summary, trials, decision) else None
 
 
 def all_statuses(results: Path) -> list[StudyStatus]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimizer.cost import Candidate
-from optimizer.measurement import Measurement
 from optimizer.search.claims import Claim
-from optimizer.search.confirm import Confirmed, levels_near
+from optimizer.search.confirm import Confirmed
 from optimizer.search.history import History
+from optimizer.search.kept_decision import entry
 from optimizer.search.loop import SearchEnd
+from optimizer.search.nothing_found import nothing_found
 from optimizer.search.prepare import Prepared, accuracy_to_json
 from optimizer.search.reference import paces
 from optimizer.search.study_directory import StudyDirectory
@@ -48,10 +48,11 @@ def summarise(
 ) -> dict[str, Any]:
     """What a study came to, in plain JSON values.
 
-    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed. `claims`
-    compare the best with every other finalist, `pace` the machine with itself over time.
-    `remaining_gap` is the share of the best one's cost that an unmeasured configuration may still
-    save, at most with a probability of 95 %; null where nobody knows.
+    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed, of which
+    `nothing_found` tells the reason and what to do. `claims` compare the best with every other
+    finalist, `pace` the machine with itself over time. `remaining_gap` is the share of the best
+    one's cost that an unmeasured configuration may still save, at most with a probability of 95 %;
+    null where nobody knows.
     """
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
@@ -60,15 +61,16 @@ def summarise(
     return {
         "schema_version": SCHEMA_VERSION,
         "study": space.study,
-        "outcome": "found" if found else "nothing met the limits",
+        "outcome": "found" if found else _without_a_best(history, confirmed),
+        "nothing_found": None if found else _nothing_found(history, confirmed, runs),
         "ended": ended.reason,
         "space_exhausted": ended.exhausted,
         "settled": ended.settled,
         "remaining_gap": ended.gap,
         "trials": history.counts(),
-        "baseline": _entry(confirmed.baseline),
-        "best": _entry(confirmed.best[0] if found else None),
-        "equal_cost": [_entry(candidate) for candidate in confirmed.best],
+        "baseline": entry(confirmed.baseline),
+        "best": entry(confirmed.best[0] if found else None),
+        "equal_cost": [entry(candidate) for candidate in confirmed.best],
         "claims": [_claim(claim) for claim in confirmed.claims],
         "pace": _pace([*runs.calibration, *history.records, *later], prepared),
         "price": asdict(space.price),
@@ -91,21 +93,14 @@ def summarise(
     }
 
 
-def _entry(candidate: Candidate | None) -> dict[str, Any] | None:
-    if candidate is None:
-        return None
-    measurement, score = candidate.measurement, candidate.score
-    return {
-        "description": describe(candidate.config),
-        "config": asdict(candidate.config),
-        "capacity_per_second": measurement.capacity_per_second,
-        "latency_ms": _latency(measurement),
-        "latency_ms_at_demand_p95": candidate.p95_ms_at_demand,
-        "usd_per_million_at_capacity": score.usd_per_million_at_capacity,
-        "usd_per_million_at_demand": score.usd_per_million_at_demand,
-        "replicas": score.replicas,
-        "fleet_usd_per_hour": score.fleet_usd_per_hour,
-    }
+def _without_a_best(history: History, confirmed: Confirmed) -> str:
+    if not history.records:
+        return "nothing was measured"
+    return "nothing was confirmed" if confirmed.unconfirmed else "nothing met the limits"
+
+
+def _nothing_found(history: History, confirmed: Confirmed, runs: LoadRuns) -> dict[str, Any]:
+    return asdict(nothing_found(history.records, runs.confirmations, confirmed.unconfirmed))
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
@@ -129,13 +124,4 @@ def _pace(records: Sequence[TrialRecord], prepared: Prepared) -> dict[str, Any]:
         "reference": describe(reference),
         "saturation_per_second": [pace.per_second for pace in found],
         "largest_change": max(changes, key=abs, default=None),
-    }
-
-
-def _latency(measurement: Measurement) -> dict[str, float]:
-    """Worst percentiles over the rounds at the capacity, in ms."""
-    levels = levels_near(measurement, measurement.load_factor)
-    return {
-        f"p{percentile}": max(level.latency_ms(percentile) for level in levels)
-        for percentile in (50, 95, 99)
     }

@@ -87,6 +87,8 @@ def carried_over(
 
 def relative_to(demand_per_second: float, measurement: Measurement) -> Measurement:
     """The same rates, as load factors of another demand."""
+    if measurement.demand_per_second == demand_per_second:
+        return measurement
     scale = measurement.demand_per_second / demand_per_second
     high = measurement.load_factor_high
     return replace(

@@ -31,13 +31,13 @@ from optimizer.triton.launcher import (
     on_free_ports,
     wait_ready,
 )
+from optimizer.triton.shared_memory import (
+    region_prefix,
+    remove_regions,
+    remove_regions_of_the_dead,
+)
 
 _KILL_SECONDS = 2.0
-
-_REGION = "tco_"
-"""Begins the names of the shared memory of our servers; the optimizer's process id follows."""
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows it; only our own are removed
 
 
 class EmbeddedLauncher:
@@ -70,12 +70,12 @@ class EmbeddedLauncher:
 
     def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
         """See `ServerLauncher`. Takes other ports when one of those picked is taken."""
-        _remove_regions_of_the_dead()
+        remove_regions_of_the_dead()
         return on_free_ports(lambda at: self._start(options, slot, at), self._pick_ports)
 
     def _start(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> RunningServer:
         self._started += 1
-        region = f"{_REGION}{os.getpid()}_{self._started}_"
+        region = region_prefix(self._started)
         # Triton starts the processes of Python models by a line of shell in which these two paths
         # are not quoted: relative to where they meet, nothing that a folder is called can do harm.
         folder = Path(os.path.commonpath([self._repository, self._backends]))
@@ -186,8 +186,7 @@ class _EmbeddedServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._wait_for_group()
-        for leftover in _SHARED_MEMORY.glob(f"{self._region}*"):
-            leftover.unlink(missing_ok=True)
+        remove_regions(self._region)
 
     def _wait_for_group(self) -> None:
         """Wait until nothing in the server's session runs any more."""
@@ -202,11 +201,3 @@ class _EmbeddedServer:
             return here and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
-
-
-def _remove_regions_of_the_dead() -> None:
-    """Give back the memory of servers that ended in haste when their optimizer was killed."""
-    for region in _SHARED_MEMORY.glob(f"{_REGION}*_*_*"):
-        owner = region.name.removeprefix(_REGION).partition("_")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            region.unlink(missing_ok=True)

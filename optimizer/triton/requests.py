@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, shared_memory
 
 from optimizer.triton.control import ServerControl
+from optimizer.triton.shared_memory import region_prefix, reserve
 from optimizer.workload import SerialisedRequest, Tensors, Transport
 
 
@@ -29,14 +30,16 @@ def serialised(
 
     Raises:
         ServerFailure: when the server refuses the region.
+        StorageError: when shared memory has no room for it.
     """
     if not transport.shared_memory:
         yield tuple(_serialise(model, tensors, transport, None) for tensors in requests)
         return
-    name = f"optimizer-{uuid4().hex[:12]}"
+    name = f"{region_prefix(0)}{uuid4().hex[:12]}"
     size = sum(array.nbytes for tensors in requests for array in tensors.values())
     region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
     try:
+        reserve(name, size)
         placed = _place(region, name, requests)
         control.register_shared_memory(name, f"/{name}", size)
         try:

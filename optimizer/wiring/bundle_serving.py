@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from optimizer.errors import RequirementError, TrialFailure, UsageError
 from optimizer.export.bundle_repository import BundleRepository, files_in
+from optimizer.export.manifest import Manifest
 from optimizer.hardware import Gpu
 from optimizer.hosting import EmbeddedHost, Host
 from optimizer.machine.gpus import present_gpus
@@ -21,6 +22,7 @@ from optimizer.machine.slots import Slot, local_slot
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import read_host
+from optimizer.triton.launcher import PickPorts, free_ports
 from optimizer.triton.session import Served, ServingSession
 from optimizer.wiring.hosts import Needs, launch_with, require_server
 from optimizer.workload import Tensors, Workload
@@ -71,6 +73,18 @@ def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
     return BundleHost(host, slot, gpus)
 
 
+def measured_on(manifest: Manifest) -> ServerSettings:
+    """The kind of server that measured it. Raises UsageError where that was somebody's own."""
+    versions = manifest.versions
+    if versions.server == "remote":
+        raise UsageError(
+            "it was measured on a server that ran already, and a bundle names no machine: give "
+            "--launcher remote with --grpc, --http, --metrics and --repository, or another launcher"
+        )
+    image = {"image": versions.image} if versions.image is not None else {}
+    return {"launcher": versions.server, **image}
+
+
 def _gpus(config: ServingConfig) -> tuple[Gpu, ...]:
     """The first GPUs of this machine, as many as the configuration uses."""
     used = [gpu for m in config.models for group in m.groups for gpu in group.logical_gpus]
@@ -101,9 +115,16 @@ class ServedBundle:
 
 @contextmanager
 def served_bundle(
-    root: Path, config: ServingConfig, workload: Workload, where: BundleHost
+    root: Path,
+    config: ServingConfig,
+    workload: Workload,
+    where: BundleHost,
+    pick_ports: PickPorts = free_ports,
 ) -> Iterator[ServedBundle]:
     """Serve what lies in a bundle, as it lies there; nothing of it is left in the end.
+
+    Args:
+        pick_ports: gives the ports of the server.
 
     Raises:
         TrialFailure: where it cannot be served.
@@ -111,7 +132,8 @@ def served_bundle(
     payloads = {stream.target: stream.payloads for stream in workload.streams}
     with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
         # A container sees what lies below the two folders alone.
-        launcher, repository = launch_with(where.host, StudyDirectory(Path(folder)), root.resolve())
+        directory = StudyDirectory(Path(folder))
+        launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
         models = BundleRepository(root.resolve(), repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:
             files = {

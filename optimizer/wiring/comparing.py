@@ -18,8 +18,9 @@ from optimizer.search.comparison import (
     StudyToCompare,
     compare,
 )
+from optimizer.search.decision import Finding
 from optimizer.search.study_directory import write_json
-from optimizer.search.study_reading import Finding, StudyReading, read_studies
+from optimizer.search.study_reading import StudyReading, read_studies
 from optimizer.serving_config import describe
 
 SCHEMA_VERSION = 1

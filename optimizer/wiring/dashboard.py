@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
@@ -14,7 +14,7 @@ from optimizer.search.dashboard.shown_study import ShownStudy
 from optimizer.search.dashboard.writer import StudyNotes
 from optimizer.search.events import Watcher
 from optimizer.search.study_directory import StudyDirectory
-from optimizer.search.study_files import read_summary
+from optimizer.search.study_reading import read_study
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ def open_dashboard(request: DashboardRequest, watch: Watcher) -> Iterator[WSGISe
 
 
 def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: Watcher) -> None:
-    """Notes of trials that were run without optuna-dashboard; a run that goes on writes its own."""
-    known = sorted(directory.trials.read_all())
-    with ShownStudy(directory.name, directory.journal, storage, directory.artifacts) as shown:
-        if not shown.unnoted(known):
-            return
-        try:
-            with directory.locked():
-                notes = StudyNotes(directory.name, shown, directory.trials, (), watch)
-                notes.catch_up()
-                if directory.summary.exists():
-                    notes.end(read_summary(directory))
-        except StudyBusyError:
-            return
+    """Bring the notes up to the records; a run that goes on writes its own."""
+    if not directory.searched.exists():
+        return
+    with (
+        ShownStudy(directory.name, directory.journal, storage, directory.artifacts) as shown,
+        suppress(StudyBusyError),
+        directory.locked(),
+    ):
+        study = read_study(directory.root.parent, directory.name)
+        notes = StudyNotes(shown, directory, study.searched, (), watch)
+        notes.catch_up()
+        summary = study.summary
+        notes.end(f"ended: {summary['ended']}" if summary is not None else "interrupted")

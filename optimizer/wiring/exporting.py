@@ -27,12 +27,14 @@ from optimizer.export.repository_format import as_repository
 from optimizer.export.study_artifacts import StudyArtifacts
 from optimizer.hosting import ContainerHost
 from optimizer.model_spec import AccuracyLimits
+from optimizer.search.decision import Finding, contradicted_by
 from optimizer.search.events import StepStarted, Watcher
 from optimizer.search.source_cards import kept_cards
-from optimizer.search.study_reading import Finding, StudyReading, read_study
+from optimizer.search.study_reading import StudyReading, read_study
 from optimizer.serving_config import describe
 from optimizer.shipped import shipped
 from optimizer.space_file import MeasurementSettings, read_host
+from optimizer.trial_record import TrialRecord
 from optimizer.wiring.bundle_serving import (
     BundleHost,
     ServerSettings,
@@ -143,7 +145,6 @@ def _refuse_occupied(target: Path) -> None:
 
 
 _NOTHING = {
-    "ok": "meets the limits no more",
     "bounded": "was ended before its capacity was known",
     "infeasible": "did not meet the limits",
     "failed": "failed",
@@ -153,24 +154,29 @@ _NOTHING = {
 
 def _finding(study: StudyReading, trial: int | None) -> Finding:
     """The best, or what a trial found."""
-    searched = study.searched
-    found = study.findings(searched.price, searched.demand)
+    decision = study.own_decision
     if trial is None:
-        if not found:
+        if decision.best is None:
             raise UsageError(f"study {study.name} has nothing to export: {study.nothing_found}")
-        return found[0]
+        return decision.best
     record = next((record for record in study.trials if record.number == trial), None)
     if record is None:
         numbers = ", ".join(str(each.number) for each in study.trials) or "none yet"
         raise UsageError(f"--trial: {study.name} has trials {numbers}; got {trial}")
-    same = [
-        each
-        for each in study.contenders(searched.price, searched.demand)
-        if each.candidate.config == record.config
-    ]
-    if not same:
-        raise UsageError(f"--trial: {trial} {_NOTHING[record.outcome]}: {record.reason}")
-    return next((each for each in same if each.trial.number == trial), same[0])
+    found = next((each for each in decision.contenders if each.config == record.config), None)
+    if found is None:
+        raise UsageError(f"--trial: {trial} {_why_not(study, record)}")
+    return found
+
+
+def _why_not(study: StudyReading, record: TrialRecord) -> str:
+    """Why a trial of a study is not exported."""
+    if record.outcome != "ok":
+        return f"{_NOTHING[record.outcome]}: {record.reason}"
+    again = contradicted_by(study.confirmations).get(record.config)
+    if again is not None:
+        return f"did not meet the limits when it was measured again: {again.reason}"
+    return "is outside of the space by now: its model file was left out when the study went on"
 
 
 class _Content:

@@ -20,7 +20,7 @@ from optimizer.space_file import Space
 from optimizer.triton.docker_launcher import DockerLauncher
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.launcher import ServerLauncher
+from optimizer.triton.launcher import PickPorts, ServerLauncher, free_ports
 from optimizer.triton.remote_launcher import RemoteLauncher
 from optimizer.triton.repository import ModelRepository, Place, link
 
@@ -90,23 +90,25 @@ def _require_what_builds_engines(space: Space) -> None:
 
 
 def launch_with(
-    host: Host, directory: StudyDirectory, cache: Path
+    host: Host, directory: StudyDirectory, cache: Path, pick_ports: PickPorts = free_ports
 ) -> tuple[ServerLauncher, ModelRepository]:
     """What starts servers for a study, and where their models are put.
 
     Args:
         cache: folder of the artefact cache.
+        pick_ports: gives the ports of a server that is started.
 
     Raises:
         RequirementError: see `require_host`.
     """
-    return _kind(host).launcher(host, directory, cache), _kind(host).repository(host, directory)
+    kind = _kind(host)
+    return kind.launcher(host, directory, cache, pick_ports), kind.repository(host, directory)
 
 
 @dataclass(frozen=True)
 class _Kind:
     require: Callable[[Any, Needs, Slot], str]
-    launcher: Callable[[Any, StudyDirectory, Path], ServerLauncher]
+    launcher: Callable[[Any, StudyDirectory, Path, PickPorts], ServerLauncher]
     repository: Callable[[Any, StudyDirectory], ModelRepository]
 
 
@@ -130,10 +132,14 @@ def _require_embedded(_: EmbeddedHost, __: Needs, ___: Slot) -> str:
     return "embedded"
 
 
-def _embedded(_: EmbeddedHost, directory: StudyDirectory, __: Path) -> ServerLauncher:
+def _embedded(
+    _: EmbeddedHost, directory: StudyDirectory, __: Path, pick_ports: PickPorts
+) -> ServerLauncher:
     runtime = find_embedded_runtime()
     backends = runtime.lay_out(directory.repository.parent / "backends")
-    return EmbeddedLauncher(runtime, backends, directory.repository, directory.server_log)
+    return EmbeddedLauncher(
+        runtime, backends, directory.repository, directory.server_log, pick_ports
+    )
 
 
 # Docker
@@ -170,12 +176,13 @@ def _missing_in(
     return [line.removeprefix(_MISSING) for line in said if line.startswith(_MISSING)]
 
 
-def _docker(host: ContainerHost, directory: StudyDirectory, cache: Path) -> ServerLauncher:
+def _docker(
+    host: ContainerHost, directory: StudyDirectory, cache: Path, pick_ports: PickPorts
+) -> ServerLauncher:
     with storage_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    return DockerLauncher(
-        ContainerEngine.connect(), host, directory.repository, [cache], directory.server_log
-    )
+    engine, log = ContainerEngine.connect(), directory.server_log
+    return DockerLauncher(engine, host, directory.repository, [cache], log, pick_ports)
 
 
 # Remote
@@ -208,7 +215,7 @@ def _claim(repository: Path, models: Sequence[str]) -> None:
         claim.write_text("".join(f"{name}\n" for name in sorted(ours | set(models))))
 
 
-def _remote(host: RemoteHost, _: StudyDirectory, __: Path) -> ServerLauncher:
+def _remote(host: RemoteHost, _: StudyDirectory, __: Path, ___: PickPorts) -> ServerLauncher:
     return RemoteLauncher(host)
 
 

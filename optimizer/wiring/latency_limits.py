@@ -12,7 +12,13 @@ from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.guidance.unmeasured import Unmeasured
 from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import Known, LatencyCosts, latency_curve, usual_limits
+from optimizer.search.latency_curve import (
+    Known,
+    LatencyCosts,
+    latency_curve,
+    recommended_first,
+    usual_limits,
+)
 from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.served_levels import concurrency
 from optimizer.search.setting import Setting, limit_names
@@ -52,7 +58,7 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
     study = read_study(request.results, request.study)
     if request.limits_ms:
         hold_to_one_limit(study.searched.workload, "--limit")
-    known = known_configurations(study.trials, study.runs)
+    known = _known(study)
     if not known:
         raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
     costs = _costs(study, known, request.limits_ms)
@@ -65,8 +71,15 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
 
 def measured_costs(study: StudyReading) -> LatencyCosts | None:
     """What limits around the study's own cost, as measured alone; None where nothing was."""
-    known = known_configurations(study.trials, study.runs)
+    known = _known(study)
     return _costs(study, known) if known else None
+
+
+def _known(study: StudyReading) -> list[Known]:
+    """What the study has measured, less what has left its space since."""
+    space = study.searched.search_space
+    known = known_configurations(study.trials, study.runs)
+    return [each for each in known if space.position_of(each.config) is not None]
 
 
 def _costs(
@@ -79,13 +92,15 @@ def _costs(
     searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
     asked = limits_ms or usual_limits(known, *searched_ms)
     curve = latency_curve(known, sorted({*asked, own_ms}), searched.price, searched.demand)
+    best = study.own_decision.best
     return LatencyCosts(
         study.name,
         workload.streams,
         tuple(searched_ms),
         searched.price,
         searched.demand,
-        curve,
+        recommended_first(curve, own_ms, best.config if best is not None else None),
+        unconfirmed=best is not None and not best.confirmed,
     )
 
 

@@ -11,9 +11,9 @@ from optimizer.load.judging import capacity_basis
 from optimizer.load.ramp import most_within
 from optimizer.load.user_load_file import JOB_PERCENTILE
 from optimizer.measurement import LoadLevel, Measurement
-from optimizer.search.confirm import levels_near
+from optimizer.search.decision import Finding, levels_near
 from optimizer.search.history import scored
-from optimizer.search.study_reading import Finding, StudyReading
+from optimizer.search.study_reading import StudyReading
 from optimizer.search.warm_start import relative_to
 from optimizer.serving_config import describe
 from optimizer.trial_record import TrialRecord
@@ -24,7 +24,7 @@ _SURE_PART_SECONDS = 60.0
 
 def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> Studied:
     """What a search has found, confirmed or not."""
-    seen = [_observed(name, study, each) for each in study.findings(price, demand)]
+    seen = [_observed(name, study, each) for each in study.decision(price, demand).findings]
     nothing = None if seen else study.nothing_found
     return Studied(name, price, study.machine, tuple(seen), nothing)
 
@@ -78,7 +78,7 @@ def _nothing_tested(study: StudyReading, tests: Tests, price: Price, demand: Dem
     """Why no test met the thresholds."""
     if tests.records:
         return "; ".join(f"{describe(each.config)}: {each.reason}" for each in tests.records)
-    if study.findings(price, demand):
+    if study.decision(price, demand).findings:
         return "its advanced job has tested nothing yet"
     return study.nothing_found
 

@@ -20,9 +20,10 @@ from optimizer.fleet.price_catalogue import ListedPrice, price_list
 from optimizer.fleet.pricing import Accepted, PriceChoice, known_instance, prices_for
 from optimizer.report.plan_page import plan_page
 from optimizer.search.comparing import asked, refuse_incomparable
+from optimizer.search.decision import Finding
 from optimizer.search.served_levels import concurrency
 from optimizer.search.study_directory import write_json, write_text
-from optimizer.search.study_reading import Finding, StudyReading, read_studies
+from optimizer.search.study_reading import StudyReading, read_studies
 from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.stream_simulation import serving_of
 
@@ -103,13 +104,13 @@ def plan_for(request: PlanRequest) -> Planned:
     listed = price_list()
     prices = prices_for(machines, request.choice, listed, request.accepted)
     found = [
-        (name, price, study.findings(price, demand))
+        (name, price, study.decision(price, demand).best)
         for (name, study), price in zip(named.items(), prices, strict=True)
     ]
     sources = tuple(
-        _source(name, named[name], own[0], price, listed, request.seed)
-        for name, price, own in found
-        if own
+        _source(name, named[name], best, price, listed, request.seed)
+        for name, price, best in found
+        if best is not None
     )
     _refuse_unknown_types(request.most, sources)
     question = _question(request, curve, headroom)
@@ -118,7 +119,7 @@ def plan_for(request: PlanRequest) -> Planned:
     planned = Planned(
         curve=curve,
         sources=sources,
-        nothing=tuple(name for name, _, own in found if not own),
+        nothing=tuple(name for name, _, best in found if best is None),
         plan=plan,
         page=folder / "plan.html",
         data=folder / "plan.json",
@@ -159,6 +160,8 @@ def _source(
     """Where a study used some of its machine's GPUs, the others are taken to serve as much."""
     candidate, known = finding.candidate, known_instance(listed, price.instance_type)
     described, copies = describe(candidate.config), 1
+    if not finding.confirmed:
+        described += f"; {finding.status}"
     used, every = len(study.machine.gpus), gpus_like(study.machine, known)
     if every > used:
         if every % used:

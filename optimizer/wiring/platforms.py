@@ -20,7 +20,8 @@ from optimizer.export.production_bundle import Winner
 from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.machine.fingerprint import Machine
 from optimizer.releases import RELEASES, triton_image
-from optimizer.search.study_reading import Finding, StudyReading
+from optimizer.search.decision import Finding
+from optimizer.search.study_reading import StudyReading
 from optimizer.space_file import read_host
 from optimizer.triton.embedded import SERVER_PACKAGE
 

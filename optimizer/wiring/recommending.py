@@ -236,7 +236,7 @@ class _Search:
         study = read_study(request.results, name)
         if job is not None:
             ends_at = started + job.seconds if job.seconds is not None else None
-            best = study.contenders(terms.charged[name], terms.demand)[: job.tests]
+            best = study.decision(terms.charged[name], terms.demand).contenders[: job.tests]
             tests = JobRun(job, self.space, self.run.cache, self.run.seed, ends_at)
             tests.run(study, [finding.candidate.config for finding in best], watch)
         return study

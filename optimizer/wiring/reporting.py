@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.cost import Candidate
 from optimizer.fleet.price_catalogue import price_warning
 from optimizer.parameters import label
 from optimizer.report.effects import Effects, effects_of
@@ -19,6 +18,7 @@ from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
 from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, drawn
+from optimizer.search.decision import claims_of
 from optimizer.search.guidance.belief import Belief, Expected
 from optimizer.search.guidance.learnt_forecast import calibrated
 from optimizer.search.guidance.likeness import Likeness
@@ -66,27 +66,22 @@ def report_study(results: Path, study: str, seed: int = 0) -> Reported:
 def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
     forecast = _by_calibration(study, seed)
-    findings = tuple(study.findings(searched.price, searched.demand))
-    baseline = _baseline(study)
+    decision = study.own_decision
+    found = decision.finding_of(study.baseline)
+    baseline = found.candidate if found is not None else None
     return StudyReport(
         study=study,
         summary=study.summary,
-        findings=findings,
+        decision=decision,
         baseline=baseline,
+        claims=claims_of(decision, study.confirmations),
         effects=_effects(study, forecast) if forecast is not None else None,
         predicted=tuple(_predicted(study, forecast)) if forecast is not None else (),
         costs=measured_costs(study),
-        curves=_curves(study, drawn(findings, baseline), seed) if study.saturated else {},
+        curves=_curves(study, drawn(decision.findings, baseline), seed) if study.saturated else {},
         price_warning=price_warning(searched.price, today.date()),
         written=f"{today:%Y-%m-%d %H:%M} UTC",
     )
-
-
-def _baseline(study: StudyReading) -> Candidate | None:
-    """As it was confirmed; else as its trial measured it."""
-    searched = study.searched
-    found = study.baseline_among(study.contenders(searched.price, searched.demand))
-    return found.candidate if found is not None else None
 
 
 def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,13 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optimizer.errors import UsageError
-from optimizer.export.bundle import Provenance, labels_in, write_bundle
+from optimizer.export.bundle import (
+    Provenance,
+    holds,
+    labels_in,
+    remove_bundle,
+    write_bundle,
+)
 from optimizer.export.commented_config import origins_in
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.model_space import Position
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.dashboard.shown_study import ShownStudy
 from optimizer.search.dashboard.writer import StudyNotes, TrialFiles
+from optimizer.search.decision import contradicted_by
 from optimizer.search.eight_configurations import positions_of_the_eight
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Note, Watcher, to_all
@@ -32,6 +38,7 @@ from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_files import read_begun, read_summary
+from optimizer.search.study_reading import StudyReading, read_study
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
@@ -189,16 +196,23 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
 
 def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mapping[str, Any] | None:
     """The summary of a study that has nothing left to do within this budget."""
-    if not directory.summary.exists():
+    if not directory.summary.exists() or not directory.searched.exists():
         return None
     summary = read_summary(directory)
-    records = directory.trials.read_all()
-    here = History(records).measured_here
-    whole = sum(summary["trials"].values()) == len(records)
+    study = read_study(directory.root.parent, directory.name)
+    here = History({record.number: record for record in study.trials}).measured_here
     # Studies of earlier versions never settled.
     settled = summary.get("settled", False) and sampler in CALIBRATED
     done = here >= budget.trials or summary["space_exhausted"] or settled
-    return summary if whole and done else None
+    return study.summary if done and _is_handed_out(study) else None
+
+
+def _is_handed_out(study: StudyReading) -> bool:
+    """Whether best/ holds what the records recommend; nothing is handed out unconfirmed."""
+    best, folder = study.own_decision.best, study.directory.best
+    if best is None:
+        return not folder.exists()
+    return best.confirmed and holds(folder, best.config)
 
 
 class _Study:
@@ -234,7 +248,9 @@ class _Study:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
-            notes.end(summary)
+            notes.end(f"ended: {summary['ended']}")
+        # Last: what is cut off before is made good by the run that goes on.
+        write_json(self._directory.summary, summary)
         return summary
 
     def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
@@ -255,8 +271,8 @@ class _Study:
         return ShownStudy(self._space.study, directory.journal, storage, directory.artifacts)
 
     def _notes(self, shown: ShownStudy) -> StudyNotes:
-        name, constraints = self._space.study, self._setting.limit_names
-        return StudyNotes(name, shown, self._directory.trials, constraints, self._watch)
+        searched, names = self._searched(self._space.search_space), self._setting.limit_names
+        return StudyNotes(shown, self._directory, searched, names, self._watch)
 
     def _files(self, shown: ShownStudy, prepared: Prepared) -> TrialFiles:
         """What is kept of each trial for the dashboard."""
@@ -315,11 +331,12 @@ class _Study:
                 self._directory.trials.write(record)
             records = self._directory.trials.read_all()
             self._watch(Note(f"{len(records)} trials taken over from {self._request.warm_start}"))
-        return History(records)
+        return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._request.results.absolute() / name)
-        records = list(other.trials.read_all().values())
+        again = contradicted_by(other.confirmations.read_all().values())
+        records = [r for r in other.trials.read_all().values() if r.config not in again]
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
     def _strategies(self, space: SearchSpace, history: History) -> Strategies:
@@ -345,7 +362,10 @@ class _Study:
 
     def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
         phase = ConfirmPhase(evaluator, self._directory, self._setting, self._watch)
-        return phase.run(history, prepared.space.config(prepared.space.baseline))
+        space = prepared.space
+        # What a resumed study no longer has a model file for cannot be measured again.
+        left = {r.number: r for r in history.records if space.position_of(r.config) is not None}
+        return phase.run(History(left), space.config(space.baseline))
 
     def _hand_out(self, confirmed: Confirmed, prepared: Prepared) -> None:
         """best/, and the baseline beside it, with copies of their artefacts."""
@@ -353,7 +373,7 @@ class _Study:
             self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
             # A winner of an earlier run that no longer holds is none.
-            shutil.rmtree(self._directory.best, ignore_errors=True)
+            remove_bundle(self._directory.best)
         baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
 
@@ -382,5 +402,4 @@ class _Study:
             "wall_seconds": time.monotonic() - started,
             "machine": whereabouts(self._machine, self._place.slot),
         }
-        write_json(self._directory.summary, summary)
         return summary

@@ -14,7 +14,6 @@ from optimizer.errors import (
     EngineMismatch,
     LoadTestFailure,
     TrialFailure,
-    UsageError,
     VoidLevelFailure,
 )
 from optimizer.export.manifest import Bundle, Manifest, read_bundle
@@ -46,6 +45,7 @@ from optimizer.wiring.bundle_serving import (
     ServedBundle,
     ServerSettings,
     bundle_host,
+    measured_on,
     served_bundle,
 )
 from optimizer.wiring.parts import protocol_by
@@ -87,21 +87,9 @@ def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
         reason = "what was exported is not what is here"
         rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
         return Verification((files, *rest))
-    settings = request.server or _measured_on(bundle.manifest)
+    settings = request.server or measured_on(bundle.manifest)
     where = bundle_host(settings, bundle.manifest.config)
     return _Serving(request, bundle, where, watch).verified(files)
-
-
-def _measured_on(manifest: Manifest) -> ServerSettings:
-    """The kind of server that measured it. Raises UsageError where that was somebody's own."""
-    versions = manifest.versions
-    if versions.server == "remote":
-        raise UsageError(
-            "it was measured on a server that ran already, and a bundle names no machine: give "
-            "--launcher remote with --grpc, --http, --metrics and --repository, or another launcher"
-        )
-    image = {"image": versions.image} if versions.image is not None else {}
-    return {"launcher": versions.server, **image}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from optimizer.search.events import Watcher, to_all
+from optimizer.search.kept_decision import kept_decision
 from optimizer.search.progress import progress_file
 from optimizer.search.run_log import run_log
+from optimizer.search.run_state import RunState
 from optimizer.search.study_directory import StudyDirectory
 
 
@@ -28,8 +30,9 @@ def looked_on(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
         StorageError: when a record is damaged.
     """
     known = directory.trials.read_all()
+    state = RunState(time.time, known, kept_decision(directory).best)
     with (
         logged(directory, watch) as log,
-        progress_file(directory, known, time.time) as progress,
+        progress_file(directory, state, time.time) as progress,
     ):
         yield to_all(progress, log)

@@ -21,6 +21,8 @@ RUN_AT_ONCE = frozenset(
 RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
 """Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""
 
+_SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
+
 PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer dashboard quickstart": (
         "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
@@ -37,6 +39,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer recommend t4 a10g --advanced": (
         "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks made-up ones"
     ),
+    "python -m optimizer serve bundle": _SERVES,
+    "python -m optimizer serve quickstart": _SERVES,
+    "python -m optimizer serve quickstart --baseline": _SERVES,
     "python -m optimizer run search_spaces/bert_large.yaml": (
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),

@@ -7,7 +7,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import click
 from packaging.requirements import Requirement
@@ -85,13 +84,6 @@ def _docker(words: list[str]) -> None:
     assert f"image: {tag}\n" in (ROOT / "search_spaces" / "bert_large.yaml").read_text()
 
 
-def _tritonserver(words: list[str]) -> None:
-    assert words[1] == "--model-repository"
-    top, _, kind = Path(words[2]).parts
-    assert top == "results"
-    assert kind in ("best", "baseline")
-
-
 def _benchmark(words: list[str]) -> None:
     assert len(words) == 3
     assert importlib.util.find_spec(words[2]) is not None
@@ -110,5 +102,4 @@ _TOOLS: Mapping[tuple[str, ...], Callable[[list[str]], None]] = {
     ("pip", "install"): _pip,
     ("python", "-m"): _benchmark,
     ("python3", "-m", "venv", ".venv"): _as_it_is,
-    ("tritonserver",): _tritonserver,
 }

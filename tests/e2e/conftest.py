@@ -55,6 +55,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 StartOptimizer = Callable[..., Optimizer]
 
+_BUILD = ("baseline", "export", "measure", "recommend", "record", "run")
+"""Commands that take the folder of the artefact cache."""
+
 
 @pytest.fixture
 def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
@@ -69,7 +72,7 @@ def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
         ) -> Optimizer:
             if command == "run" and "--sampler" not in options:
                 options = ("--sampler", "random", *options)
-            if command != "verify":
+            if command in _BUILD:
                 options = ("--cache", built.cache, *options)
             optimizer = Optimizer(
                 [command, subject, *options],

@@ -71,7 +71,7 @@ class Marked:
 
 def shared_memory_of(pid: int) -> list[Path]:
     """Regions in /dev/shm of the servers that a process has started."""
-    return sorted(SHARED_MEMORY.glob(f"tco_{pid}_*"))
+    return sorted(SHARED_MEMORY.glob(f"tco_*_{pid}_*"))
 
 
 class Optimizer:

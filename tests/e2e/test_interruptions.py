@@ -7,12 +7,16 @@ import pty
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from optimizer.export.bundle import holds
 from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_reading import read_study
 from optimizer.search.study_status import study_status
+from optimizer.serving_config import describe
 from optimizer.trial_record import TrialRecord
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
@@ -228,12 +232,55 @@ def test_one_process_at_a_time_may_run_a_study(
     assert study.root.exists()
 
 
-def test_output_that_nobody_reads_any_more_ends_it_quietly(
-    space: Path, start: StartOptimizer
+@pytest.mark.slow
+def test_a_search_goes_on_when_nobody_reads_its_output_any_more(
+    space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
+    """As in `optimizer run space.yaml | head -1`."""
     reading, writing = os.pipe()
-    optimizer = start(space, output=writing)
+    optimizer = start(space, "--trials", 1, output=writing)
     os.close(writing)
+    assert os.read(reading, 10)
     os.close(reading)
-    assert optimizer.wait() == INTERRUPTED
+    assert optimizer.wait() == 0, optimizer.errors
     assert optimizer.errors == ""
+    assert study.read_json(study.summary)["best"] is not None
+    assert "-- the run is done" in study.run_log.read_text()
+
+
+@pytest.mark.slow
+def test_killed_amid_the_confirm_phase_all_commands_name_the_same_best(
+    space: Path, study: StudyDirectory, start: StartOptimizer
+) -> None:
+    """On the real server; each step of the phase is gone through on fakes, see test_one_answer."""
+    for rounds in (1, 3):
+        killed = start(space)
+        wait_until(partial(_has, study, rounds), "a round")
+        killed.kill()
+        killed.assert_nothing_left()
+        assert_one_answer(study, start, summed_up=False)
+    again = start(space)
+    assert again.wait() == 0, again.errors
+    assert_one_answer(study, start, summed_up=True)
+
+
+def _has(study: StudyDirectory, rounds: int) -> bool:
+    return len(list(study.confirmations.folder.glob("0*"))) >= rounds
+
+
+def assert_one_answer(study: StudyDirectory, start: StartOptimizer, *, summed_up: bool) -> None:
+    best = read_study(study.root.parent, study.name).own_decision.best
+    assert best is not None
+    text = describe(best.config)
+    for command in ("status", "report", "recommend", "pareto"):
+        said = start(study.name, command=command)
+        assert said.wait() == 0, said.errors
+        assert command == "report" or text in said.output
+    status = study_status(study.root.parent, study.name)
+    assert status.best is not None
+    assert (status.best.configuration, status.best.confirmed) == (text, best.confirmed)
+    assert text in (study.root / "report.md").read_text()
+    assert study.summary.exists() == summed_up
+    if summed_up:
+        assert study.read_json(study.summary)["best"]["description"] == text
+        assert holds(study.best, best.config)

@@ -204,7 +204,7 @@ def test_the_note_says_what_the_study_came_to(finished: Finished) -> None:
     storage = open_storage(finished.study.journal, None)
     note = dashboard.get_note(optuna.load_study(study_name="tiny", storage=storage))
     assert "**ended: " in note
-    assert "winner, confirmed" in note
+    assert "best, confirmed" in note
 
 
 def test_the_same_command_again_measures_nothing(

@@ -54,6 +54,7 @@ from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
+from optimizer.triton.shared_memory import region_prefix
 from optimizer.wiring.parts import open_space
 from optimizer.workload import LatencyLimit, Stream, Transport, Workload
 from tests.e2e import tiny
@@ -299,7 +300,7 @@ def test_a_server_that_died_between_trials_is_replaced(serving: Serving) -> None
     ids=["gRPC", "gRPC, shared memory", "HTTP", "HTTP, shared memory", "HTTP, JSON"],
 )
 def test_requests_arrive_whole_over_every_transport(serving: Serving, transport: Transport) -> None:
-    regions = set(SHARED_MEMORY.glob("optimizer-*"))
+    regions = set(SHARED_MEMORY.glob(f"{region_prefix(0)}*"))
     config = serving.config(max_batch_size=4, warmup_batch_sizes=(1, 4))
     payloads = serving.files(config)["bert"].payloads
     stream = Stream("bert", "bert", "poisson", payloads, LatencyLimit(95, 2000), 100, batch_size=3)
@@ -312,13 +313,16 @@ def test_requests_arrive_whole_over_every_transport(serving: Serving, transport:
         )
         with levels.on(served, config) as run:
             level = run(plan)
-            assert bool(set(SHARED_MEMORY.glob("optimizer-*")) - regions) == transport.shared_memory
+            assert (
+                bool(set(SHARED_MEMORY.glob(f"{region_prefix(0)}*")) - regions)
+                == transport.shared_memory
+            )
     [measured] = level.streams
     assert measured.first_error is None
     assert measured.completed == measured.sent > 50
     [split] = level.server
     assert {point.batch_size for point in split.batches} == {3}, "inferences arrive together"
-    assert set(SHARED_MEMORY.glob("optimizer-*")) == regions
+    assert set(SHARED_MEMORY.glob(f"{region_prefix(0)}*")) == regions
 
 
 Evaluate = Callable[..., Evaluation]

@@ -12,7 +12,8 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement import BatchPoint, LoadLevel, Measurement, ServerSplit
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.claims import Claim
-from optimizer.search.confirm import ROUNDS, Confirmed, candidate_of, merged
+from optimizer.search.confirm import Confirmed
+from optimizer.search.decision import ROUNDS, candidate_of, merged
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd

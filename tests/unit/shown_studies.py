@@ -51,14 +51,13 @@ def shown_search(results: Path) -> Iterator[Search]:
     """A search of four points, of which one fails and one is outside the limits."""
     name = "test"  # As `open_study` has it.
     search = Search(results / name, four_points(), FakeEvaluator(one_of_each))
-    begin_study(
-        search.directory, SearchedSpace(name, search.space, WORKLOAD, PRICE, DEMAND), MACHINE
-    )
+    searched = SearchedSpace(name, search.space, WORKLOAD, PRICE, DEMAND)
+    begin_study(search.directory, searched, MACHINE)
     search.opened()[0].close()
     directory = search.directory
     with ShownStudy(name, directory.journal, None, directory.artifacts) as shown:
         notes = StudyNotes(
-            name, shown, directory.trials, search.setting.limit_names, search.events.append
+            shown, directory, searched, search.setting.limit_names, search.events.append
         )
         files = TrialFiles(shown, texts_of, directory.server_log, search.events.append)
         search.watchers += [notes, files]

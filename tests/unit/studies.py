@@ -17,6 +17,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, Slice, StreamLevel
 from optimizer.model_space import Limits
 from optimizer.parameters import Value, parameters_in_order
+from optimizer.search.decision import Finding, decide
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event, Watcher, to_all
 from optimizer.search.guidance.guide import FixedForecast, Guide, no_forecast
@@ -263,6 +264,12 @@ def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> Tri
         told = usd_per_million(PRICE.usd_per_hour, rate)
     record = measured_record(number, config, evaluation, SETTING)
     return replace(record, told_value=told, seconds=replace(evaluation.seconds, total=4.0))
+
+
+def found_by(record: TrialRecord) -> Finding:
+    """What one trial alone recommends."""
+    [best] = decide([record], [], PRICE, DEMAND).findings
+    return best
 
 
 def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:

@@ -14,7 +14,7 @@ from optimizer import api
 from optimizer.errors import UsageError
 from optimizer.search.events import Event, Note, Watcher
 from optimizer.search.measured_record import measured_record
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_reading import read_study
 from optimizer.wiring.measuring import MeasureRequest
 from optimizer.wiring.study import RunRequest, RunResult
@@ -39,6 +39,8 @@ def study(tmp_path: Path) -> optimizer.Study:
     space = read_study(tmp_path, "one").searched.search_space
     broken = measured_record(4, configs(space)[2], failed("it broke"), SETTING)
     directory.trials.write(broken)
+    summary = directory.read_json(directory.summary)
+    write_json(directory.summary, {**summary, "trials": {"ok": 4, "failed": 1}})
     return optimizer.Study("one", results=tmp_path)
 
 

@@ -62,6 +62,8 @@ from tests.unit.studies import (
     PRICE,
     bounded,
     failed,
+    found_by,
+    history_of,
     infeasible,
     level,
     ok,
@@ -340,6 +342,7 @@ def printed(*events: Event) -> str:
 
 
 OK = record_of(0, B, ok(130))
+BEST = found_by(OK)
 FAILED = record_of(1, D, failed(HOSTILE))
 LINES: list[tuple[Event, str]] = [
     (PhaseStarted("search", 12), "search: up to 12 steps\n"),
@@ -355,12 +358,12 @@ LINES: list[tuple[Event, str]] = [
     (LevelEnded(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
     (LevelEnded(level(0.3, 45.67, kind="saturation")),
      "      saturation: 150/s served, p95 45.7 ms\n"),
-    (TrialEnded(OK, OK), "    ok: 130/s, $0.7692 per million\n"),
+    (TrialEnded(OK, BEST), "    ok: 130/s, $0.7692 per million\n"),
     (TrialEnded(replace(OK, score=None), None), "    ok: holds 130/s\n"),
-    (TrialEnded(record_of(2, C, infeasible(80)), OK),
+    (TrialEnded(record_of(2, C, infeasible(80)), BEST),
      "    infeasible: over the limit at the floor\n"),
-    (TrialEnded(record_of(2, C, bounded(80)), OK), "    bounded: saturates below the bound\n"),
-    (TrialEnded(FAILED, OK), f"    failed: {HOSTILE}\n"),
+    (TrialEnded(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
+    (TrialEnded(FAILED, BEST), f"    failed: {HOSTILE}\n"),
     (OutlookChanged(Outlook(gap=0.2)), ""),
     (TrialRecorded(OK), ""),
     (Note(HOSTILE), f"{HOSTILE}\n"),
@@ -401,7 +404,7 @@ WARNINGS: list[tuple[Event, str]] = [
      f"warning: bert/openvino/int8 is left out: {HOSTILE}\n"),
     (LevelEnded(replace(level(0.3), warnings=("others took part",))),
      "warning: others took part\n"),
-    (TrialEnded(FAILED, OK),
+    (TrialEnded(FAILED, BEST),
      f"warning: openvino int8, no batching, 2 x 1 thread failed: {HOSTILE}\n"),
 ]  # fmt: skip
 
@@ -475,9 +478,9 @@ SEARCH: list[Event] = [
     Note("results: /somewhere"),
     PhaseStarted("search", 12),
     TrialStarted(0, 1, 12, B),
-    TrialEnded(OK, OK),
+    TrialEnded(OK, BEST),
     TrialStarted(1, 2, 12, D),
-    TrialEnded(FAILED, OK),
+    TrialEnded(FAILED, BEST),
     TrialStarted(2, 3, 12, A),
     StepStarted("loading the model"),
     LevelStarted(None, 3.0),
@@ -487,7 +490,7 @@ SEARCH: list[Event] = [
 LATER: list[Event] = [
     *SEARCH,
     LevelEnded(level(0.285, 30.0)),
-    TrialEnded(record_of(2, A, ok(140)), record_of(2, A, ok(140))),
+    TrialEnded(record_of(2, A, ok(140)), found_by(record_of(2, A, ok(140)))),
     OutlookChanged(Outlook(gap=0.11)),
     TrialStarted(3, 4, 12, C, EXPECTED),
     LevelEnded(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
@@ -625,6 +628,7 @@ def space(tmp_path: Path) -> Space:
     return load_space(path, {PRICE.instance_type: PRICE}, HARDWARE)
 
 
+NOTHING_MET = history_of((B, failed("it broke")), (C, infeasible(80)))
 TRIALS = [OK, FAILED, record_of(2, C, infeasible(80)), record_of(3, A, bounded(40))]
 
 
@@ -638,7 +642,8 @@ def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
 
 
 def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
-    summary = summarise(space, ENDED, HISTORY, confirmed, LoadRuns(), PREPARED)
+    history = HISTORY if confirmed.best else NOTHING_MET
+    summary = summarise(space, ENDED, history, confirmed, LoadRuns(), PREPARED)
     return {**summary, "wall_seconds": 61.4}
 
 

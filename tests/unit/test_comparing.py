@@ -113,7 +113,7 @@ def test_the_machine_is_told_by_its_differences_alone(results: Path) -> None:
         "nvidia-pytriton 0.6.0 - 0.7.0",
         "measurement.check_seconds 10.0 3.0 10.0",
         "t4 has not ended: `run` goes on with it",
-        "of a trial, not confirmed",
+        "unconfirmed",
     ):
         assert said in ran.output
     assert "memory, GiB" not in ran.output

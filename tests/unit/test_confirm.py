@@ -8,7 +8,8 @@ import pytest
 
 from optimizer.errors import EverythingFailedError
 from optimizer.measurement import Measurement
-from optimizer.search.confirm import ROUNDS, Confirmed, ConfirmPhase, levels_near, merged, ranked
+from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
+from optimizer.search.decision import ROUNDS, levels_near, merged
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
 from optimizer.search.history import History, scored

@@ -7,7 +7,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ from optimizer.search.dashboard.markdown import study_note, trial_note
 from optimizer.search.dashboard.read_only_storage import ChangeRefused, ReadOnlyStorage
 from optimizer.search.dashboard.shown_study import ShownStudy
 from optimizer.search.dashboard.writer import StudyNotes, tail
+from optimizer.search.decision import decide
 from optimizer.search.events import Event, Note, PhaseStarted
 from optimizer.search.optuna_study import open_storage
+from optimizer.search.searched_space import read_searched
+from optimizer.trial_record import TrialRecord
 from optimizer.wiring.dashboard import DashboardRequest, open_dashboard
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (
+    DEMAND,
+    PRICE,
     FakeEvaluator,
     Search,
     bounded,
@@ -40,7 +45,7 @@ dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
 SPACE = four_points()
-A, B = (SPACE.config(SPACE.at(row)) for row in (0, 1))
+A, B, C, _ = (SPACE.config(SPACE.at(row)) for row in range(4))
 
 
 def search_in(results: Path) -> Search:
@@ -91,38 +96,40 @@ def detail(address: str) -> dict[str, Any]:
 # Notes.
 
 
+def note_of(
+    *records: TrialRecord,
+    again: Sequence[TrialRecord] = (),
+    gap: float | None = None,
+    phase: str = "phase search",
+) -> str:
+    decision = decide(records, again, PRICE, DEMAND)
+    return study_note("my_study", phase, records, decision, A, gap)
+
+
 def test_the_note_names_the_cheapest_within_the_limits() -> None:
-    records = [record_of(0, A, ok(100)), record_of(1, B, infeasible(900)), record_of(2, B, ok(200))]
-    note = study_note("my_study", "phase search", records, gap=0.2)
+    records = [record_of(0, A, ok(100)), record_of(1, B, infeasible(900)), record_of(2, C, ok(200))]
+    note = note_of(*records, gap=0.2)
     assert "# my\\_study" in note
     assert "**phase search** · 3 trials: 2 ok, 1 infeasible, 0 bounded, 0 failed" in note
-    assert "| best within the limits: trial 2 |" in note
-    assert "| 200 | 50.0 | 0.5000 |" in note
-    assert "| baseline: trial 0 |" in note
+    assert "| best, unconfirmed: trial 2 |" in note
+    assert "| 200 | 50.0 | 0.5000 | 3 for 1.080 an hour |" in note
+    assert "| baseline, unconfirmed: trial 0 |" in note
     assert "up to 20% cheaper" in note
     assert "0.1111" not in note  # What the infeasible one costs at saturation.
 
 
 def test_the_note_says_so_while_nothing_is_within_the_limits() -> None:
-    assert "Nothing has met the limits so far." in study_note(
-        "s", "phase search", [record_of(0, A, infeasible(900))]
-    )
-    assert "limits so far" not in study_note("s", "phase prepare", [])
+    assert "Nothing has met the limits so far." in note_of(record_of(0, A, infeasible(900)))
+    assert "limits so far" not in note_of()
 
 
 def test_the_note_of_the_end_has_the_confirmed_figures() -> None:
-    entry = {
-        "description": "openvino int8",
-        "capacity_per_second": 190.0,
-        "latency_ms": {"p95": 60.0},
-        "usd_per_million_at_capacity": 0.5263,
-        "replicas": 3,
-        "fleet_usd_per_hour": 1.08,
-    }
-    summary = {"ended": "the budget is used up", "best": entry, "baseline": None}
-    note = study_note("s", "ended: the budget", [record_of(0, A, ok(200))], 0.1, summary)
-    row = "| winner, confirmed | openvino int8 | 190 | 60.0 | 0.5263 | 3 for 1.080 an hour |"
-    assert row in note
+    trials = [record_of(0, A, ok(100)), record_of(1, B, ok(200))]
+    again = [record_of(n, B, ok(190, 60.0)) for n in range(2)]
+    note = note_of(*trials, again=again, phase="ended: the budget is used up")
+    assert "| best, confirmed: trial 1 |" in note
+    assert "| 190 | 60.0 | 0.5263 | 3 for 1.080 an hour |" in note
+    assert "baseline" not in note, "which was not confirmed"
     assert "cheaper (95%)" not in note
 
 
@@ -222,7 +229,8 @@ def test_a_phase_that_searches_nothing_changes_the_note_alone(results: Path) -> 
     directory = search.directory
     events: list[Event] = []
     with ShownStudy("test", directory.journal, None, directory.artifacts) as shown:
-        notes = StudyNotes("test", shown, directory.trials, ["latency.bert"], events.append)
+        searched = read_searched(directory)
+        notes = StudyNotes(shown, directory, searched, ["latency.bert"], events.append)
         notes(PhaseStarted("confirm", 4))
     assert "**phase confirm** · 4 trials" in dashboard.get_note(study_in(search))
 
@@ -291,6 +299,8 @@ def test_the_dashboard_changes_nothing(results: Path, method: str, path: str) ->
 
 def test_the_journal_is_left_as_it_is_by_who_looks(results: Path) -> None:
     journal = results / "test" / "study.journal"
+    with served(results):
+        pass  # It brings the study's note up to the records.
     before = journal.read_bytes()
     with served(results) as address:
         detail(address)

@@ -72,7 +72,7 @@ def test_every_pinned_package_accepts_the_first_release_of_each_python(oldest: s
     requirements = {}
     for name in PINNED:
         try:
-            required = importlib.metadata.metadata(name).get("Requires-Python")
+            required = importlib.metadata.distribution(name).metadata["Requires-Python"]
         except importlib.metadata.PackageNotFoundError:  # of another extra
             continue
         requirements[name] = SpecifierSet(required or "")

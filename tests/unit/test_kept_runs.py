@@ -42,7 +42,7 @@ def test_each_is_measured_kept_and_told(tmp_path: Path) -> None:
     ]  # fmt: skip
     ended = [event for event in bench.events if isinstance(event, TrialEnded)]
     assert [each.record for each in ended] == list(found.values())
-    assert all(each.incumbent is not None for each in ended)
+    assert all(each.best is not None for each in ended)
     assert list(StudyDirectory(tmp_path).trials.read_all().values()) == list(found.values())
 
 

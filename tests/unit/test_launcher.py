@@ -1,39 +1,16 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import cast
 
-import pytest
 from docker import DockerClient
 
 from optimizer.containers import ContainerEngine, Mount
 from optimizer.hosting import ContainerHost
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.serving_config import ServerOptions
-from optimizer.triton import embedded_launcher, launcher
+from optimizer.triton import launcher
 from optimizer.triton.control import Endpoint
 from optimizer.triton.docker_launcher import DockerLauncher
 from tests.unit.fake_docker import FakeDocker
-
-
-def test_regions_of_a_dead_optimizer_are_removed_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    gone = tmp_path / f"tco_{dead.pid}_1_abc"
-    kept = {
-        tmp_path / f"tco_{os.getpid()}_1_abc",
-        tmp_path / "tco_nobody_1_abc",
-        tmp_path / "psm_1",
-    }
-    for region in {gone, *kept}:
-        region.touch()
-    monkeypatch.setattr(embedded_launcher, "_SHARED_MEMORY", tmp_path)
-    embedded_launcher._remove_regions_of_the_dead()
-    assert set(tmp_path.iterdir()) == kept
-
 
 ENDPOINT = Endpoint("127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003")
 GPU = Slot((0,), (0,), ("GPU-1",))

@@ -14,7 +14,7 @@ from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import PriceChoice, listed_price
 from optimizer.fleet.recommendation import Studied, recommend
 from optimizer.machine.fingerprint import Machine
-from optimizer.search.confirm import candidate_of
+from optimizer.search.decision import candidate_of
 from tests.unit.hosts import A10G, LISTED, T4, price_of, space_on, use_of
 from tests.unit.studies import DEMAND, PRICE, measured
 

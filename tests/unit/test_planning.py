@@ -165,7 +165,7 @@ def test_folders_of_studies_of_one_name_are_told_apart_and_the_first_has_the_pla
     assert not results.exists()
     assert (folders[0] / "plan.html").exists()
     data = json.loads((folders[0] / "plan.json").read_text())
-    described = {name: describe(config) for name, config in found.items()}
+    described = {name: f"{describe(config)}; unconfirmed" for name, config in found.items()}
     assert {each["study"]: each["configuration"] for each in data["instances"]} == described
     for name, text in described.items():
         assert f"{name}: {text}" in ran.output

@@ -22,7 +22,16 @@ from optimizer.search.events import (
 from optimizer.search.guidance.outlook import Expectation, Outlook
 from optimizer.search.run_state import RunState, TimeLeft
 from optimizer.trial_record import Seconds
-from tests.unit.studies import bounded, failed, four_points, infeasible, level, ok, record_of
+from tests.unit.studies import (
+    bounded,
+    failed,
+    found_by,
+    four_points,
+    infeasible,
+    level,
+    ok,
+    record_of,
+)
 
 SPACE = four_points()
 A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
@@ -45,12 +54,12 @@ def state_after(events: Iterable[Event], clock: Clock | None = None) -> RunState
 
 
 def test_a_trial_is_followed_from_its_beginning_to_its_end() -> None:
-    best = record_of(0, B, ok(130))
+    best = found_by(record_of(0, B, ok(130)))
     state = state_after(
         [
             PhaseStarted("search", 12, 600.0),
             TrialStarted(0, 1, 12, B),
-            TrialEnded(best, best),
+            TrialEnded(best.trial, best),
             TrialStarted(1, 2, 12, A, EXPECTED),
             StepStarted("loading the model"),
             LevelStarted(None, 3.0),
@@ -112,7 +121,7 @@ def test_the_time_left_follows_the_steps_and_the_clock() -> None:
     clock.now += 40
     for number, total in enumerate((10.0, 30.0, 20.0)):
         record = replace(record_of(number, A, ok(100)), seconds=Seconds(total=total))
-        state.watch(TrialEnded(record, record))
+        state.watch(TrialEnded(record, found_by(record)))
     assert state.time_left() == TimeLeft(by_steps=40.0, by_clock=60.0)
     assert state.time_left().at_most == 40.0
     clock.now += 50

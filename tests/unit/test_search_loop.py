@@ -143,7 +143,7 @@ def test_what_was_bounded_breaks_no_constraint_and_is_no_incumbent(search: Searc
     assert [record.told_value for record in others] == [pytest.approx(0.1)] * 2
     assert [record.constraints for record in others] == [(("latency.bert", 0.0),)] * 2
     ended = [event for event in search.events if isinstance(event, TrialEnded)]
-    assert [event.incumbent for event in ended] == [first] * 3
+    assert [event.best and event.best.trial for event in ended] == [first] * 3
 
 
 def test_a_configuration_is_told_the_bound_of_the_incumbent(search: Search) -> None:

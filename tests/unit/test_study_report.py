@@ -106,7 +106,7 @@ def test_a_running_study_is_told_as_it_stands(tmp_path: Path) -> None:
         record.unlink()
     found = report_study(tmp_path, "running")
     said = " ".join(found.report.cautions())
-    assert "not confirmed yet" in said
+    assert "It is unconfirmed" in said
     assert "The study has not ended" in said
     assert "accuracy" not in [section.anchor for section in sections(found.report)]
 

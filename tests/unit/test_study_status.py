@@ -33,11 +33,24 @@ from optimizer.search.events import (
 )
 from optimizer.search.guidance.outlook import Outlook
 from optimizer.search.progress import ProgressFile, progress_from_json
+from optimizer.search.run_state import RunState
+from optimizer.search.searched_space import SearchedSpace
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_status import all_statuses, study_status
+from optimizer.serving_config import describe
 from optimizer.wiring.watched import looked_on
 from tests.unit.commands import Commands
-from tests.unit.studies import failed, level, ok, record_of
+from tests.unit.studies import (
+    DEMAND,
+    PRICE,
+    begin_study,
+    failed,
+    four_points,
+    level,
+    ok,
+    record_of,
+)
+from tests.unit.tables import WORKLOAD
 from tests.unit.test_run_state import EXPECTED, A, B, C
 
 # The command's name hides its module.
@@ -49,7 +62,7 @@ pytestmark = pytest.mark.usefixtures("fast_disk")
 def directory(tmp_path: Path) -> StudyDirectory:
     """A study of two trials."""
     directory = StudyDirectory(tmp_path / "results" / "mine")
-    write_json(directory.space, {})
+    begin_study(directory, SearchedSpace("mine", four_points(), WORKLOAD, PRICE, DEMAND))
     directory.trials.write(record_of(0, A, ok(100)))
     directory.trials.write(record_of(1, B, failed("it broke")))
     return directory
@@ -160,14 +173,15 @@ def test_a_study_of_an_earlier_version_is_told_by_its_records(directory: StudyDi
 def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None:
     with running(directory):
         pass
-    best = {
-        "description": "openvino int8",
-        "capacity_per_second": 190.0,
-        "usd_per_million_at_capacity": 0.5263,
-    }
-    write_json(directory.summary, {"best": best, "ended": "the budget of 2 trials is used up"})
+    for n in range(2):
+        directory.confirmations.write(record_of(n, A, ok(90)))
+    found = study_status(directory.root.parent, "mine")
+    assert found.confirmed is not None
+    ended = "the budget of 2 trials is used up"
+    told = {"best": found.confirmed, "trials": found.trials, "ended": ended}
+    write_json(directory.summary, told)
     said = " ".join(drawn(directory).split())
-    assert "winner openvino int8: 190/s, $0.5263 per million, confirmed" in said
+    assert f"winner trial 0: {describe(A)}: 90/s, $1.1111 per million, confirmed" in said
     assert "search it ended: the budget of 2 trials is used up" in said
 
 
@@ -202,7 +216,7 @@ def test_the_file_is_written_once_a_second_at_most(
         write_json(path, data)
 
     monkeypatch.setattr("optimizer.search.progress.write_json", write)
-    file = ProgressFile(directory.progress, {}, time.time)
+    file = ProgressFile(directory.progress, RunState(time.time), time.time)
     file.start()
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
@@ -267,7 +281,7 @@ def test_all_studies_are_a_short_table(
     assert said.code == 0
     rows = [line.split("│") for line in said.out.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
-        ["mine", "not running", "2", "100", "1.0000"],
+        ["mine", "not running", "2", "100*", "1.0000*"],
         ["mine/recorded", "running, record", "0", "-", "-"],
         ["", "0/100", "", "", ""],
     ]
@@ -318,8 +332,8 @@ def test_watching_ends_with_the_run_and_says_what_changed(
         assert [json.loads(line)[0]["state"] for line in lines] == ["running", "done"]
     else:
         assert lines == [
-            "mine: running, search 2/12; 2 trials; best 100/s, $1.0000 per million",
-            "mine: done; 2 trials; best 100/s, $1.0000 per million",
+            "mine: running, search 2/12; 2 trials; best 100/s, $1.0000 per million, unconfirmed",
+            "mine: done; 2 trials; best 100/s, $1.0000 per million, unconfirmed",
         ]
 
 

@@ -12,7 +12,8 @@ import pytest
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cost import Candidate
 from optimizer.search.claims import Claim
-from optimizer.search.confirm import Confirmed, merged
+from optimizer.search.confirm import Confirmed
+from optimizer.search.decision import merged
 from optimizer.search.history import History, scored
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import (

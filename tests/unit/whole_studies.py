@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from optimizer.machine.fingerprint import Machine
+from optimizer.search.kept_decision import entry, kept_decision
 from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search_space import SearchSpace
@@ -96,8 +97,14 @@ class WholeStudy:
         for number, (which, rate) in enumerate(rounds):
             directory.confirmations.write(record_of(number, every[which], ok(rate, 60.0)))
         if self.pace is not False:
-            write_json(directory.summary, {"study": self.root.name,
-                                           "pace": {"largest_change": self.pace}})  # fmt: skip
+            best = next(iter(kept_decision(directory).confirmed), None)
+            summary = {
+                "study": self.root.name,
+                "trials": {"ok": len(self.capacities)},
+                "best": entry(best.candidate) if best is not None else None,
+                "pace": {"largest_change": self.pace},
+            }
+            write_json(directory.summary, summary)
         return directory
 
     def _trial(self, number: int, config: ServingConfig, capacity: float) -> TrialRecord:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from optimizer.load.judging import capacity_basis, level_verdict
 from optimizer.measurement import LoadLevel
+from optimizer.search.decision import Decision, Finding
 from optimizer.search.event_text import gap_text, load_text
 from optimizer.search.history import History
-from optimizer.serving_config import describe
+from optimizer.serving_config import ServingConfig, describe
 from optimizer.trial_record import TrialRecord
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
@@ -29,32 +29,32 @@ def study_note(
     name: str,
     phase: str,
     records: Sequence[TrialRecord],
+    decision: Decision,
+    baseline: ServingConfig,
     gap: float | None = None,
-    summary: Mapping[str, Any] | None = None,
 ) -> str:
     """What a study has found so far.
 
     Args:
         phase: what the run does now, or how it ended.
-        records: of all trials; the first is the baseline's.
-        gap: see `Outlook.gap`.
-        summary: of the study, once it has come to its end.
+        records: of all trials.
+        decision: what they and the confirm phase recommend.
+        gap: see `Outlook.gap`; None once the study has come to its end.
     """
     history = History({record.number: record for record in records})
     counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
     many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
-    if summary is not None and summary["best"] is not None:
-        parts.append(_confirmed(summary))
-    if history.incumbent is not None:
-        parts.append(_found(history.incumbent, records))
+    if decision.best is not None:
+        parts.append(_found(decision.best, decision.finding_of(baseline)))
     elif records:
         parts.append("**Nothing has met the limits so far.**")
-    if gap is not None and summary is None:
+    if gap is not None:
         parts.append(f"By the search's own reckoning {_plain(gap_text(gap))}.")
     parts.append(
-        "The best is the cheapest trial within the limits. The values of infeasible and bounded "
-        "trials are costs at saturation, and no costs of a service within them."
+        "The best is the cheapest configuration within the limits, by confirmed figures where "
+        "there are any. The values of infeasible and bounded trials are costs at saturation, and "
+        "no costs of a service within them."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -88,44 +88,27 @@ def trial_note(record: TrialRecord) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _confirmed(summary: Mapping[str, Any]) -> str:
-    entries = {"winner, confirmed": summary["best"], "baseline, confirmed": summary["baseline"]}
-    rows = [
-        (
-            name,
-            entry["description"],
-            f"{entry['capacity_per_second']:.0f}",
-            f"{entry['latency_ms']['p95']:.1f}",
-            f"{entry['usd_per_million_at_capacity']:.4f}",
-            f"{entry['replicas']} for {entry['fleet_usd_per_hour']:.3f} an hour",
-        )
-        for name, entry in entries.items()
-        if entry is not None
-    ]
-    return _table([*_COLUMNS, "replicas, $"], rows)
+_COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million", "replicas, $")
 
 
-_COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million")
-
-
-def _found(best: TrialRecord, records: Sequence[TrialRecord]) -> str:
-    named = {"best within the limits": best}
-    if records[0] is not best:
-        named["baseline"] = records[0]
-    rows = [(f"{name}: trial {r.number}", *_row(r)) for name, r in named.items()]
+def _found(best: Finding, baseline: Finding | None) -> str:
+    rows = [_row("best", best)]
+    if baseline is not None and baseline.config != best.config:
+        rows.append(_row("baseline", baseline))
     return _table(_COLUMNS, rows)
 
 
-def _row(record: TrialRecord) -> Iterator[str]:
-    yield describe(record.config)
-    measurement, score = record.measurement, record.score
-    if measurement is None or score is None:
-        yield from (record.outcome, "", "")
-        return
-    at, basis = measurement.level_at_capacity, capacity_basis(measurement)
-    yield f"{measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else "")
-    yield f"{at.latency_ms(95):.1f}" if at is not None else ""
-    yield f"{score.usd_per_million_at_capacity:.4f}"
+def _row(name: str, found: Finding) -> tuple[str, ...]:
+    score, p95_ms = found.candidate.score, found.latency_ms(95)
+    basis = capacity_basis(found.candidate.measurement)
+    return (
+        f"{name}, {found.status}: trial {found.trial.number}",
+        describe(found.config),
+        f"{found.candidate.measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else ""),
+        f"{p95_ms:.1f}" if p95_ms is not None else "",
+        f"{score.usd_per_million_at_capacity:.4f}",
+        f"{score.replicas} for {score.fleet_usd_per_hour:.3f} an hour",
+    )
 
 
 def _levels(levels: Sequence[LoadLevel]) -> str:

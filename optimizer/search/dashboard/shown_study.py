@@ -53,11 +53,12 @@ class ShownStudy:
         close_storage(self._storage)
 
     def note(self, text: str) -> None:
-        """Replace the study's note."""
-        from optuna_dashboard import save_note
+        """Replace the study's note, unless it says this already."""
+        from optuna_dashboard import get_note, save_note
 
         with storage_failures(self._where):
-            save_note(self._study, text)
+            if get_note(self._study) != text:
+                save_note(self._study, text)
 
     def note_trial(self, number: int, text: str) -> None:
         """Replace a trial's note."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from optimizer.errors import StorageError
 from optimizer.search.dashboard.markdown import study_note, trial_note
 from optimizer.search.dashboard.shown_study import ShownStudy, can_note
+from optimizer.search.decision import decide
 from optimizer.search.events import (
     Event,
     Note,
@@ -23,7 +23,8 @@ from optimizer.search.events import (
     TrialStarted,
     Watcher,
 )
-from optimizer.search.study_directory import Records
+from optimizer.search.searched_space import SearchedSpace, read_searched
+from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ServingConfig
 from optimizer.trial_record import TrialRecord
 
@@ -37,26 +38,28 @@ class StudyNotes:
     """A watcher that keeps the notes of a study and its trials.
 
     Args:
-        trials: of the study, those of earlier runs among them.
+        directory: of the study, with what earlier runs have left.
+        searched: what is searched; what the prepare phase leaves of it is read at every phase.
         constraints: their names.
         tell: who is told that no more can be written.
     """
 
     def __init__(
         self,
-        name: str,
         shown: ShownStudy,
-        trials: Records,
+        directory: StudyDirectory,
+        searched: SearchedSpace,
         constraints: Sequence[str],
         tell: Watcher,
     ) -> None:
-        self._name = name
         self._shown = shown
-        self._trials = trials
+        self._directory = directory
+        self._searched = searched
         self._constraints = constraints
         self._tell = tell
         self._phase = ""
-        self._known: dict[int, TrialRecord] = dict(trials.read_all())
+        self._trials = dict(directory.trials.read_all())
+        self._confirmations = dict(directory.confirmations.read_all())
         self._gap: float | None = None
         self._able = can_note()
 
@@ -69,24 +72,29 @@ class StudyNotes:
             case OutlookChanged(outlook):
                 self._gap = outlook.gap
             case TrialEnded(record) if self._phase == "search":
-                self._known[record.number] = record
+                self._trials[record.number] = record
                 self._try(lambda: self._note_trial(record))
+            case TrialEnded(record) if self._phase == "confirm":
+                self._confirmations[record.number] = record
+                self._try(lambda: self._note(f"phase {self._phase}"))
             case _:
                 pass
 
-    def end(self, summary: Mapping[str, Any]) -> None:
-        """Say what the study came to."""
-        self._try(lambda: self._note(f"ended: {summary['ended']}", summary))
+    def end(self, how: str) -> None:
+        """Say how the study ended, and what it came to."""
+        self._gap = None
+        self._try(lambda: self._note(how))
 
     def catch_up(self) -> None:
         """Write the notes that trials lack: of earlier versions, or where none could be written."""
-        for number in self._shown.unnoted(sorted(self._known)):
-            self._shown.note_trial(number, trial_note(self._known[number]))
+        for number in self._shown.unnoted(sorted(self._trials)):
+            self._shown.note_trial(number, trial_note(self._trials[number]))
 
     def _begin_phase(self) -> None:
         if self._phase == "search":
+            self._searched = read_searched(self._directory)
             self._shown.name_constraints([*self._constraints])
-            self._known = dict(self._trials.read_all())
+            self._trials = dict(self._directory.trials.read_all())
             self.catch_up()
         self._note(f"phase {self._phase}")
 
@@ -94,9 +102,14 @@ class StudyNotes:
         self._shown.note_trial(record.number, trial_note(record))
         self._note(f"phase {self._phase}")
 
-    def _note(self, phase: str, summary: Mapping[str, Any] | None = None) -> None:
-        records = [self._known[number] for number in sorted(self._known)]
-        self._shown.note(study_note(self._name, phase, records, self._gap, summary))
+    def _note(self, phase: str) -> None:
+        own, records = self._searched, [self._trials[n] for n in sorted(self._trials)]
+        space = own.search_space
+        confirmations = self._confirmations.values()
+        decision = decide(records, confirmations, own.price, own.demand, space)
+        baseline = space.config(space.baseline)
+        name = self._directory.name
+        self._shown.note(study_note(name, phase, records, decision, baseline, self._gap))
 
     def _try(self, write: Callable[[], None]) -> None:
         if not self._able:

@@ -160,15 +160,15 @@ class RecordPhase:
             "repeat": self._directory.repeats,
         }
         kept = {kind: KeptRuns(s, self._setting, self._watch) for kind, s in stores.items()}
-        points = kept["point"].history
+        points = kept["point"]
         while task := plan.next(*(runs.history.records for runs in kept.values())):
             own = kept[task.kind]
             done = sum(len(runs.history.records) for runs in kept.values())
             config = self._space.config(task.position)
             number = len(own.history.records)
             self._watch(TrialStarted(number, done + 1, plan.steps, config))
-            evaluation = self._measure(config, self._levels(task, config, points))
-            self._watch(TrialEnded(own.keep(config, evaluation), points.incumbent))
+            evaluation = self._measure(config, self._levels(task, config, points.history))
+            self._watch(TrialEnded(own.keep(config, evaluation), points.best))
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History

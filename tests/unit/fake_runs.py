@@ -1,0 +1,75 @@
+"""Whole runs of `run_study` without a server: what is measured comes from a function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.artifacts.accuracy import Accuracy
+from optimizer.search.events import Watcher
+from optimizer.search.prepare import GatedArtifact, Prepared
+from optimizer.triton.model_config import OutputTensor
+from optimizer.triton.session import ModelFiles
+from optimizer.wiring import parts
+from optimizer.wiring import study as wiring
+from optimizer.wiring.study import RunRequest, RunResult, run_study
+from tests.unit.studies import MACHINE, SETTING, FakeEvaluator
+from tests.unit.whole_studies import of_file
+
+
+class FakeRuns:
+    """Runs of one study of `whole_studies.CONTENT`, one after the other, as processes would be.
+
+    Attributes:
+        evaluator: answers for the server; a new one for each run.
+    """
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.results = root / "results"
+        self.space = of_file(root / "space", server={"launcher": "embedded"})
+        self.evaluator = FakeEvaluator()
+        self._artifact = root / "artifact"
+        self._artifact.mkdir()
+        (self._artifact / "model.xml").write_text("a graph")
+        self._cache = root / "cache"
+        monkeypatch.setattr(wiring, "require_host", lambda *_: "embedded")
+        monkeypatch.setattr(wiring, "require_packages", lambda *_: None)
+        monkeypatch.setattr(wiring, "this_machine", lambda *_: MACHINE)
+        monkeypatch.setattr(wiring, "slot_of", lambda _: SETTING.slot)
+        monkeypatch.setattr(parts.Place, "session", _no_session)
+        monkeypatch.setattr(parts.Place, "prepare", lambda _, *given: self._prepared())
+        monkeypatch.setattr(parts.Place, "evaluator", self._evaluates)
+
+    @property
+    def directory(self) -> Path:
+        """The study's folder."""
+        return self.results / self.space.study
+
+    def run(self, watch: Watcher = lambda _: None, **options: Any) -> RunResult:
+        """Run the study, or go on with it; in the order of the grid."""
+        request = RunRequest(self.space, self.results, self._cache, sampler="grid")
+        return run_study(replace(request, **options), watch)
+
+    def _prepared(self) -> Prepared:
+        space = self.space.search_space
+        payloads = self.space.workload.streams[0].payloads
+        files = ModelFiles(self._artifact, payloads, OutputTensor("logits", "FP32", (2,)))
+        gated = tuple(
+            GatedArtifact(spec, "ab", 1.0, Accuracy(1.0, 1.0, 1.0, 0.0, 64), None, None)
+            for spec in space.artifacts
+        )
+        return Prepared(space, dict.fromkeys(space.artifacts, files), gated, 1.0)
+
+    @contextmanager
+    def _evaluates(self, *_: object) -> Iterator[FakeEvaluator]:
+        yield self.evaluator
+
+
+@contextmanager
+def _no_session(*_: object) -> Iterator[None]:
+    yield None

@@ -1,0 +1,75 @@
+"""Why nothing was found, and advice that fits the cause."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from optimizer.cli.outcome import show_outcome
+from optimizer.search.nothing_found import nothing_found
+from optimizer.serving_config import describe
+from optimizer.wiring.study import RunResult
+from tests.unit.fake_runs import FakeRuns
+from tests.unit.studies import failed, found_by, four_points, infeasible, ok, record_of
+
+SPACE = four_points()
+A, B, *_ = (SPACE.config(SPACE.at(row)) for row in range(4))
+LIMIT = "raise limit.latency_ms"
+
+
+def shown(result: RunResult) -> str:
+    file = io.StringIO()
+    show_outcome(Console(file=file, width=200), result)
+    return " ".join(file.getvalue().split())
+
+
+@pytest.mark.usefixtures("fast_disk")
+def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = FakeRuns(tmp_path, monkeypatch)
+    result = runs.run(timeout_seconds=1e-9)
+    assert result.summary["outcome"] == "nothing was measured"
+    text = shown(result)
+    assert "it has measured nothing yet; preparing and calibrating took all the time" in text
+    assert "raise --timeout" in text
+    assert "the same command goes on from here" in text
+    assert LIMIT not in text
+    again = runs.run(trials=1)
+    assert not again.was_finished
+    assert again.summary["best"] is not None
+
+
+def test_what_missed_the_limits_asks_for_another_limit() -> None:
+    found = nothing_found([record_of(0, A, infeasible(80)), record_of(1, B, failed("x"))], ())
+    assert found.reason.startswith("none of 2 trials met the limits; the nearest was ")
+    assert found.advice == "raise limit.latency_ms, or widen parameters"
+
+
+def test_what_could_not_be_measured_asks_for_its_cause() -> None:
+    found = nothing_found([record_of(0, A, failed("the model broke"))], ())
+    assert found.reason == "none of 1 trials could be measured: the model broke"
+    assert "logs/server.log" in found.advice
+    assert LIMIT not in found.advice
+
+
+def test_what_did_not_hold_again_says_so() -> None:
+    again = [record_of(0, A, infeasible(80))]
+    found = nothing_found([record_of(0, A, ok(100))], again)
+    assert found.reason == (
+        "1 of 1 trials met the limits, and not when they were measured again; the last was "
+        f"{describe(A)}: over the limit at the floor"
+    )
+    assert found.advice.startswith("keep other work off this machine")
+
+
+def test_what_could_not_be_measured_again_is_tried_again() -> None:
+    trial = record_of(0, A, ok(100))
+    again = [record_of(0, A, failed("the server ended", transient=True))]
+    found = nothing_found([trial], again, found_by(trial))
+    assert "(100/s, $1.0000 per million, unconfirmed), could not be measured again" in found.reason
+    assert found.reason.endswith(": the server ended")
+    assert found.advice.endswith("the same command tries it again")

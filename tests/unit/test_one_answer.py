@@ -1,0 +1,353 @@
+"""Every command names the same best configuration, wherever a run was killed.
+
+The story: of four configurations the trial of one claims 258/s, which it does not hold when it is
+measured again. In its first run the study knows two of them, in the second all four, and in this
+one it is killed at some step of the confirm phase.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import pytest
+
+import optimizer
+from optimizer.export.bundle import holds
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.events import Event, PhaseStarted, TrialEnded
+from optimizer.search.optuna_study import open_storage
+from optimizer.search.study_directory import Records, StudyDirectory
+from optimizer.search.study_reading import read_study
+from optimizer.search.study_status import study_status
+from optimizer.serving_config import ServingConfig, describe
+from optimizer.trial_record import TrialRecord
+from optimizer.wiring import exporting
+from optimizer.wiring import study as wiring
+from optimizer.wiring.comparing import CompareRequest, compare_studies
+from optimizer.wiring.dashboard import DashboardRequest, open_dashboard
+from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
+from optimizer.wiring.recommending import RecommendRequest, recommend_instances
+from optimizer.wiring.reporting import report_study
+from tests.unit.fake_runs import FakeRuns
+from tests.unit.studies import (
+    DEMAND,
+    FakeEvaluator,
+    failed,
+    infeasible,
+    ok,
+)
+from tests.unit.whole_studies import configs
+
+dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
+Answer = tuple[str, str] | None
+"""Configuration in words and "confirmed" or "unconfirmed"; None where nothing is within limits."""
+
+FP32_1, FP32_2, INT8_1, INT8_2 = range(4)
+CLAIMS = {FP32_1: 50.0, FP32_2: 110.0, INT8_1: 130.0, INT8_2: 258.0}
+"""Requests/s by the trials."""
+
+HOLDS = {FP32_1: 50.0, FP32_2: 108.0, INT8_1: 126.0, INT8_2: 0.0}
+"""Requests/s when they are measured again."""
+
+
+class KilledError(BaseException):
+    """Stands for a kill -9: nothing handles it."""
+
+
+@dataclass
+class Kill:
+    """Ends a run at the n-th time that it comes to a step."""
+
+    at: int
+    seen: int = 0
+
+    def __call__(self) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise KilledError
+
+
+def evaluator(all_configs: list[ServingConfig], **settings: object) -> FakeEvaluator:
+    number = {config: n for n, config in enumerate(all_configs)}
+
+    def again(config: ServingConfig, load: float, before: int) -> Evaluation:
+        held = HOLDS[number[config]]
+        return ok(min(held, load * DEMAND.requests_per_second)) if held else infeasible(258.0)
+
+    return FakeEvaluator(answer=lambda config: ok(CLAIMS[number[config]]), held=again)
+
+
+@dataclass
+class Story:
+    """A study that was begun, and its second run, which is killed."""
+
+    runs: FakeRuns
+    monkeypatch: pytest.MonkeyPatch
+    all_configs: list[ServingConfig] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.all_configs = configs(self.runs.space.search_space)
+        self.runs.evaluator = evaluator(self.all_configs)
+
+    @property
+    def directory(self) -> StudyDirectory:
+        return StudyDirectory(self.runs.directory)
+
+    def begin(self) -> None:
+        self.runs.run(trials=2)
+
+    def go_on(self, watch: Callable[[Event], None] = lambda _: None) -> wiring.RunResult:
+        return self.runs.run(watch, trials=4)
+
+    @contextmanager
+    def killed(self) -> Iterator[pytest.MonkeyPatch]:
+        """Within, the second run is killed by a step that is patched."""
+        with self.monkeypatch.context() as patch, pytest.raises(KilledError):
+            yield patch
+
+
+@pytest.fixture
+def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
+    story = Story(FakeRuns(tmp_path, monkeypatch), monkeypatch)
+    story.begin()
+    return story
+
+
+def answers(story: Story) -> dict[str, Answer]:
+    """What every command that reads a study says is best."""
+    results, name = story.runs.results, story.directory.name
+    status = study_status(results, name)
+    study = read_study(results, name)
+    api = optimizer.Study(name, results).best
+    compared = compare_studies(CompareRequest((name, other_of(story)), results)).studies[0].best
+    offers = recommend_instances(RecommendRequest((name,), results), lambda _: None).offers
+    return {
+        "status": None
+        if status.best is None
+        else (status.best.configuration, _word(status.best.confirmed)),
+        "report": _reported(results, name),
+        "export": _exported(study),
+        "compare": None
+        if compared is None
+        else (describe(compared.finding.config), compared.finding.status),
+        "recommend": None if not offers else _offered(offers[0]),
+        "api": None if api is None else (api.configuration, _word(api.confirmed)),
+        "pareto": _within_own_limit(results, name),
+        "dashboard": _noted(story.directory),
+    }
+
+
+def other_of(story: Story) -> str:
+    """A study of the same space to compare with."""
+    other = story.runs.results / "other"
+    if not other.exists():
+        with story.monkeypatch.context():
+            story.runs.run(study="other", trials=2)
+    return "other"
+
+
+def _word(confirmed: bool) -> str:
+    return "confirmed" if confirmed else "unconfirmed"
+
+
+def _reported(results: Path, name: str) -> Answer:
+    report = report_study(results, name).report
+    if report.best is None:
+        return None
+    assert f"Serve {describe(report.best.config)} on" in report.headline()
+    unconfirmed = any("unconfirmed" in caution for caution in report.cautions())
+    return describe(report.best.config), _word(not unconfirmed)
+
+
+def _exported(study: object) -> Answer:
+    try:
+        found = exporting._finding(study, None)  # type: ignore[arg-type]
+    except optimizer.errors.UsageError:
+        return None
+    return describe(found.config), found.status
+
+
+def _offered(offer: object) -> Answer:
+    basis = offer.metrics["MaxInvocations"].basis  # type: ignore[attr-defined]
+    return describe(offer.candidate.config), _word(basis == "confirmed")  # type: ignore[attr-defined]
+
+
+def _within_own_limit(results: Path, name: str) -> Answer:
+    costs, _ = latency_costs(ParetoRequest(name, results, (100.0,)))
+    [own] = [within for within in costs.curve if within.limit_ms == 100.0]
+    cheapest = own.cheapest
+    return None if cheapest is None else (describe(cheapest.config), _word(not costs.unconfirmed))
+
+
+def _noted(directory: StudyDirectory) -> Answer:
+    with open_dashboard(DashboardRequest(directory.name, directory.root.parent, port=0), print):
+        pass
+    storage = open_storage(directory.journal, None)
+    note = dashboard.get_note(optuna.load_study(study_name=directory.name, storage=storage))
+    row = re.search(r"\| best, (\w+): trial \d+ \| (.*?) \|", note)
+    return None if row is None else (row[2].replace("\\", ""), row[1])
+
+
+def all_say(story: Story) -> Answer:
+    said = answers(story)
+    assert len(set(said.values())) == 1, said
+    return said["status"]
+
+
+def assert_settled(story: Story, result: wiring.RunResult) -> None:
+    """The run's own end says the same as all the others, and best/ holds it."""
+    expected = (describe(story.all_configs[INT8_1]), "confirmed")
+    assert all_say(story) == expected
+    summary = story.directory.read_json(story.directory.summary)
+    assert json.loads(json.dumps(dict(result.summary))) == summary
+    assert summary["best"]["description"] == expected[0]
+    assert summary["best"]["capacity_per_second"] == pytest.approx(HOLDS[INT8_1])
+    assert summary["baseline"]["capacity_per_second"] == pytest.approx(HOLDS[FP32_1])
+    assert [claim["rival"] for claim in summary["claims"]] == [
+        describe(story.all_configs[n]) for n in (FP32_2, FP32_1)
+    ]
+    progress = story.directory.read_json(story.directory.progress)
+    assert (progress["best"]["configuration"], progress["best"]["confirmed"]) == (expected[0], True)
+    assert holds(story.directory.best, story.all_configs[INT8_1])
+    assert holds(story.directory.baseline, story.all_configs[FP32_1])
+    assert not list(story.directory.root.glob(".*.new"))
+    assert not list(story.directory.root.glob(".*.old"))
+    assert story.go_on().was_finished
+
+
+def kill_on_writing(patch: pytest.MonkeyPatch, kill: Kill) -> None:
+    """Between a record and whoever is told of it."""
+    write = Records.write
+
+    def then_die(store: Records, record: TrialRecord) -> None:
+        write(store, record)
+        if store.folder.name == "confirmations":
+            kill()
+
+    patch.setattr(Records, "write", then_die)
+
+
+def kill_before_measuring(patch: pytest.MonkeyPatch, kill: Kill) -> None:
+    confirm = FakeEvaluator.confirm
+
+    def die(self: FakeEvaluator, *given: object) -> Evaluation:
+        kill()
+        return confirm(self, *given)  # type: ignore[arg-type]
+
+    patch.setattr(FakeEvaluator, "confirm", die)
+
+
+def kill_on_renaming(patch: pytest.MonkeyPatch, kill: Kill) -> None:
+    """Before each of the renames by which best/ and baseline/ are replaced."""
+    rename = Path.rename
+
+    def die(path: Path, target: Path) -> Path:
+        if path.name.strip(".").partition(".")[0] in ("best", "baseline"):
+            kill()
+        return rename(path, target)
+
+    patch.setattr(Path, "rename", die)
+
+
+def kill_on_the_summary(patch: pytest.MonkeyPatch, kill: Kill) -> None:
+    patch.setattr(wiring, "write_json", lambda *_: kill())
+
+
+def kill_on_the_last_note(patch: pytest.MonkeyPatch, kill: Kill) -> None:
+    patch.setattr("optimizer.search.dashboard.writer.StudyNotes.end", lambda *_: kill())
+
+
+BETWEEN_THE_RENAMES = (kill_on_renaming, 2)
+EVERY = [
+    *((kill_on_writing, n) for n in range(1, 5)),
+    *((kill_before_measuring, n) for n in range(1, 5)),
+    *((kill_on_renaming, n) for n in range(1, 5)),
+    (kill_on_the_summary, 1),
+    (kill_on_the_last_note, 1),
+]
+
+
+def interrupted(story: Story, step: Callable[[pytest.MonkeyPatch, Kill], None], at: int) -> None:
+    kill = Kill(at)
+    with story.killed() as patch:
+        step(patch, kill)
+        story.go_on()
+    answer = all_say(story)
+    assert answer is not None
+    assert answer[0] != describe(story.all_configs[INT8_2]), "which was confirmed by nothing"
+    assert_settled(story, story.go_on())
+
+
+def test_all_commands_say_the_same_after_a_kill_and_after_the_run_went_on(story: Story) -> None:
+    interrupted(story, *BETWEEN_THE_RENAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "at"), [each for each in EVERY if each != BETWEEN_THE_RENAMES])
+def test_all_commands_say_the_same_after_a_kill_at_any_step(
+    story: Story, step: Callable[[pytest.MonkeyPatch, Kill], None], at: int
+) -> None:
+    interrupted(story, step, at)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_killed_says_the_same(story: Story) -> None:
+    assert_settled(story, story.go_on())
+
+
+def test_before_anything_is_confirmed_all_say_unconfirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(FakeRuns(tmp_path, monkeypatch), monkeypatch)
+    other_of(story)
+    with story.killed() as patch:
+        kill_before_measuring(patch, Kill(1))
+        story.go_on()
+    assert all_say(story) == (describe(story.all_configs[INT8_2]), "unconfirmed")
+    assert not story.directory.best.exists()
+
+
+@pytest.mark.slow
+def test_what_fails_to_be_measured_again_is_unconfirmed_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(FakeRuns(tmp_path, monkeypatch), monkeypatch)
+    other_of(story)
+    able = story.runs.evaluator.held
+    story.runs.evaluator.held = lambda *_: failed("the server ended", transient=True)
+    first = story.go_on()
+    assert all_say(story) == (describe(story.all_configs[INT8_2]), "unconfirmed")
+    assert (first.summary["best"], first.summary["outcome"]) == (None, "nothing was confirmed")
+    assert (
+        "could not be measured again: the server ended"
+        in (first.summary["nothing_found"]["reason"])
+    )
+    story.runs.evaluator.held = able
+    again = story.go_on()
+    assert not again.was_finished
+    assert_settled(story, again)
+
+
+def test_the_live_view_is_told_the_same_as_it_goes(story: Story) -> None:
+    told: list[str] = []
+    phase = ""
+
+    def watch(event: Event) -> None:
+        nonlocal phase
+        if isinstance(event, PhaseStarted):
+            phase = event.phase
+        if isinstance(event, TrialEnded):
+            assert event.best is not None
+            told.append(f"{phase}: {event.best.status}")
+
+    story.go_on(watch)
+    # What the first run confirmed is the best until something better is confirmed.
+    assert set(told) == {"search: confirmed", "confirm: confirmed"}
