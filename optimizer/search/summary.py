@@ -11,9 +11,10 @@ from optimizer.cost import Candidate
 from optimizer.measurement import Measurement
 from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed, levels_near
+from optimizer.search.gated_artifact import accuracy_to_json
 from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd
-from optimizer.search.prepare import Prepared, accuracy_to_json
+from optimizer.search.prepare import Prepared
 from optimizer.search.reference import paces
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import describe

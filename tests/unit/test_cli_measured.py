@@ -24,7 +24,7 @@ from optimizer.measurement import (
     ServerSplit,
     Slice,
 )
-from optimizer.search.prepare import GatedArtifact
+from optimizer.search.gated_artifact import GatedArtifact
 from optimizer.wiring.measuring import Found, Measured
 from tests.unit.studies import four_points, level
 
