@@ -31,6 +31,7 @@ from optimizer.parameters import (
 from optimizer.serving_config import (
     PRECISIONS_OF,
     ArtifactSpec,
+    ArtifactUse,
     Batching,
     EngineProfile,
     InstanceGroup,
@@ -84,19 +85,6 @@ class Limits:
     failing_batches: tuple[tuple[ArtifactSpec, int], ...] = ()
     memory_mib: float | None = None
     instance_mib: tuple[tuple[ArtifactSpec, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class ArtifactUse:
-    """How the points of a model serve one artefact.
-
-    Attributes:
-        max_batch_sizes: the largest batches that the server may execute, ascending.
-        paddings: see `ModelServing.padding`.
-    """
-
-    max_batch_sizes: tuple[int, ...]
-    paddings: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from optimizer.hardware import Hardware
 from optimizer.model_space import (
     CORES_CONDITION,
     MAX_POINTS,
-    ArtifactUse,
     EmptySpaceError,
     Limits,
     ModelSpace,
@@ -33,6 +32,7 @@ from optimizer.parameters import Parameter, Value
 from optimizer.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
+    ArtifactUse,
     Precision,
     ServerOptions,
     ServingConfig,

@@ -60,6 +60,8 @@ def compare(
             f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
         )
     expected, got = np.asarray(reference, np.float64), np.asarray(served, np.float64)
+    if expected.ndim == 1:  # one number for each sample, and no axis of classes
+        expected, got = expected[:, None], got[:, None]
     if judged is not None:
         expected, got = _only(judged, expected), _only(judged, got)
     finite = np.isfinite(got)

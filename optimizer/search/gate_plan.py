@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.model_space import ArtifactUse
+from optimizer.serving_config import ArtifactUse
 from optimizer.workload import Payloads
 
 

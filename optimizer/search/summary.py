@@ -81,6 +81,8 @@ def summarise(
                 "artifact": item.spec.label,
                 "accuracy": accuracy_to_json(item.accuracy),
                 "dropped": item.dropped,
+                "failing_batch": asdict(item.failing) if item.failing is not None else None,
+                "timings": [asdict(timing) for timing in item.timings],
             }
             for item in prepared.gated
         ],

@@ -28,7 +28,7 @@ from optimizer.wiring.parts import open_space
 from tests.e2e import tiny
 from tests.e2e.faulty_graphs import LENGTHS, write_graph
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,6 @@ def test_batches_that_an_artefact_answers_wrongly_leave_the_space(gate: Gate) ->
     assert ready.detail == "argmax agreement 1.000, cosine 1.0000, batches below 16"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "least_wrong", "reason"),
     [
@@ -153,7 +152,6 @@ def test_every_way_of_batching_wrongly_is_found(
     assert largest_batches(prepared) == ({1} if least_wrong < 8 else {1, 4, 8})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -171,7 +169,6 @@ def test_an_artefact_that_is_wrong_for_single_requests_is_dropped(
     assert len(str(caught.value).splitlines()) == 2, "one line for the artefact"
 
 
-@pytest.mark.slow
 def test_an_artefact_whose_batches_are_all_wrong_is_dropped_where_the_space_has_no_others(
     gate: Gate,
 ) -> None:
@@ -181,7 +178,6 @@ def test_an_artefact_whose_batches_are_all_wrong_is_dropped_where_the_space_has_
         gate("zeros beyond the eighth row", batching=[True], max_batch_size=[16])
 
 
-@pytest.mark.slow
 def test_requests_of_several_inferences_are_gated_in_their_own_multiples(
     tmp_path: Path, session: ServingSession
 ) -> None:
@@ -196,7 +192,6 @@ def test_requests_of_several_inferences_are_gated_in_their_own_multiples(
     assert shapes.batch_sizes == (4, 12, 16)
 
 
-@pytest.mark.slow
 def test_a_study_that_was_begun_before_shapes_were_recorded_is_gated_again(
     tmp_path: Path, gate: Gate
 ) -> None:
@@ -231,7 +226,6 @@ def test_an_output_without_a_row_per_request_is_refused_before_anything_is_serve
             phase.run(space.models, space.search_space)
 
 
-@pytest.mark.slow
 def test_a_source_with_a_length_baked_in_names_the_length(
     tmp_path: Path, session: ServingSession
 ) -> None:

@@ -298,7 +298,7 @@ def test_artifacts_say_what_they_are(workshop: Workshop) -> None:
         (
             {
                 "payloads": replace(
-                    MODEL.payloads, tensors=(TensorSpec("x", "INT64", (None,), 1, 1),)
+                    MODEL.payloads, tensors=(TensorSpec("x", "INT64", (None,), 1, 99),)
                 )
             },
             BuildFailure,
