@@ -43,6 +43,25 @@ _OUT_OF_MEMORY = re.compile(
 _SHOWN = 50
 """Mistakes of a file that a message lists; the rest it counts."""
 
+_TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the cause of an error's cause and so on, the error itself where it names none."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def cause_text(error: BaseException) -> str:
+    """Return the innermost cause of an error for people: its type and its first line.
+
+    Libraries wrap what went wrong in errors of their own, which say at which step it happened.
+    """
+    cause = innermost(error)
+    lines = _TERMINAL_COLOURS.sub("", str(cause)).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"
+
 
 def tells_of_memory(text: str) -> bool:
     """Whether a message says that memory ran out."""

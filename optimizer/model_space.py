@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -31,6 +31,7 @@ from optimizer.parameters import (
 from optimizer.serving_config import (
     PRECISIONS_OF,
     ArtifactSpec,
+    ArtifactUse,
     Batching,
     EngineProfile,
     InstanceGroup,
@@ -72,6 +73,8 @@ class Limits:
         conditions: expressions over parameter names, `cores` and `gpus`; all must hold.
         request_size: inferences that one request asks for; the server must take them together.
         excluded: artefacts that left the space because they failed to build or missed accuracy.
+        failing_batches: by artefact, the smallest batch that it did not answer rightly; points
+            whose max_batch_size reaches it are left out.
         memory_mib: of each device, for instances; None where it is not known.
         instance_mib: memory of one instance by artefact, as it was measured.
     """
@@ -79,6 +82,7 @@ class Limits:
     conditions: tuple[str, ...] = ()
     request_size: int = 1
     excluded: frozenset[ArtifactSpec] = field(default_factory=frozenset)
+    failing_batches: tuple[tuple[ArtifactSpec, int], ...] = ()
     memory_mib: float | None = None
     instance_mib: tuple[tuple[ArtifactSpec, float], ...] = ()
 
@@ -126,6 +130,16 @@ class ModelSpace:
     def points(self) -> NDArray[np.int64]:
         """Positions of the valid points, shape [points, parameters]."""
         return self.rows[_POSITIONS].to_numpy(dtype=np.int64)
+
+    @cached_property
+    def uses(self) -> Mapping[ArtifactSpec, ArtifactUse]:
+        """How the valid points serve each artefact."""
+        paddings = self.parameter("padding").values
+        found: dict[ArtifactSpec, set[tuple[int, Value]]] = {}
+        columns = (self._artifacts(self.rows), self.rows["=max_batch_size"], self.rows["#padding"])
+        for spec, largest, padding in zip(*columns, strict=True):
+            found.setdefault(spec, set()).add((int(largest), paddings[padding]))
+        return {spec: _use(own) for spec, own in found.items()}
 
     @cached_property
     def instances(self) -> NDArray[np.int64]:
@@ -285,6 +299,9 @@ class ModelSpace:
             yield condition, partial(evaluate, condition)
         for spec in sorted(self.limits.excluded, key=lambda spec: spec.label):
             yield f"{spec.label} is excluded", partial(self._needs_another, spec)
+        for spec, size in self.limits.failing_batches:
+            rule = f"max_batch_size of {spec.label} is below {size}"
+            yield rule, partial(self._stays_below, spec, size)
 
     def _hardware_rules(self) -> Iterator[tuple[str, Rule]]:
         devices = len(self.hardware.gpus)
@@ -318,6 +335,10 @@ class ModelSpace:
 
     def _needs_another(self, spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
         return _mask(rows, [own != spec for own in self._artifacts(rows)])
+
+    def _stays_below(self, spec: ArtifactSpec, size: int, rows: pd.DataFrame) -> pd.Series[bool]:
+        pairs = zip(self._artifacts(rows), rows["=max_batch_size"], strict=True)
+        return _mask(rows, [own != spec or largest < size for own, largest in pairs])
 
     def _artifacts(self, rows: pd.DataFrame) -> list[ArtifactSpec]:
         columns = ("runtime", "precision", "=engine_profile", "=max_batch_size")
@@ -360,6 +381,11 @@ def _column(
 
 def _mask(rows: pd.DataFrame, kept: Sequence[bool]) -> pd.Series[bool]:
     return pd.Series(kept, index=rows.index, dtype=bool)
+
+
+def _use(found: Collection[tuple[int, Value]]) -> ArtifactUse:
+    paddings = {padding if isinstance(padding, tuple) else () for _, padding in found}
+    return ArtifactUse(tuple(sorted({size for size, _ in found})), tuple(sorted(paddings)))
 
 
 def _most(value: Value) -> int:

@@ -32,6 +32,7 @@ from optimizer.parameters import Parameter, Value
 from optimizer.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
+    ArtifactUse,
     Precision,
     ServerOptions,
     ServingConfig,
@@ -238,6 +239,20 @@ class SearchSpace:
         """This space less the points that need one of `artifacts`."""
         excluded = self.limits.excluded | frozenset(artifacts)
         return replace(self, limits=replace(self.limits, excluded=excluded))
+
+    def without_batches(self, failing: Mapping[ArtifactSpec, int]) -> SearchSpace:
+        """Return the space less the points whose max_batch_size reaches a failing batch.
+
+        Args:
+            failing: by artefact, the smallest batch that it does not answer rightly.
+        """
+        known = {**dict(self.limits.failing_batches), **failing}
+        return replace(self, limits=replace(self.limits, failing_batches=tuple(known.items())))
+
+    def use_of(self, artifact: ArtifactSpec) -> ArtifactUse:
+        """Return how the points of the artefact's model serve it."""
+        model = next(model for model in self.models if model.model == artifact.model)
+        return model.uses[artifact]
 
     def within_memory(
         self, memory_mib: float, instance_mib: Mapping[ArtifactSpec, float]

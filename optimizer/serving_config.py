@@ -143,6 +143,19 @@ class ModelServing:
 
 
 @dataclass(frozen=True)
+class ArtifactUse:
+    """How the configurations of a space serve one artefact.
+
+    Attributes:
+        max_batch_sizes: the largest batches that the server may execute, ascending.
+        paddings: see `ModelServing.padding`.
+    """
+
+    max_batch_sizes: tuple[int, ...]
+    paddings: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class ServerOptions:
     """Command-line options of the server; a change of these restarts it.
 

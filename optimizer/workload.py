@@ -80,6 +80,16 @@ class Payloads:
         lengths = self.lengths.sample(count * batch_size, rng).reshape(count, batch_size)
         return [self._batch(own.tolist(), padding, rng) for own in lengths]
 
+    def sent_lengths(self, padding: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Return the lengths that requests are padded to, ascending.
+
+        Inputs without an axis for the length have one shape: the longest length stands for it.
+        """
+        if not any(None in spec.shape for spec in self.tensors):
+            return (self.lengths.longest,)
+        lengths = self.lengths
+        return tuple(sorted({padded_length(n, padding, lengths) for n in lengths.lengths}))
+
     def _batch(
         self, lengths: list[int], padding: tuple[int, ...], rng: np.random.Generator
     ) -> Tensors:

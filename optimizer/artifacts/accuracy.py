@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from optimizer.errors import ConfigMismatch
 from optimizer.model_spec import AccuracyLimits
 
+_OF_SPREAD, _OF_ROUNDING, _OF_VALUES = 0.25, 3.0, 1e-4
+"""What an answer in a batch may differ by from the same request's single answer: shares of the
+differences between requests, of the artefact's distance from FP32, and of the values themselves."""
+
+_OF_INTEGERS = 0.25
+"""Share of whole-number answers, such as labels, that rounding may turn into others."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -53,6 +60,8 @@ def compare(
             f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
         )
     expected, got = np.asarray(reference, np.float64), np.asarray(served, np.float64)
+    if expected.ndim == 1:  # one number for each sample, and no axis of classes
+        expected, got = expected[:, None], got[:, None]
     if judged is not None:
         expected, got = _only(judged, expected), _only(judged, got)
     finite = np.isfinite(got)
@@ -93,6 +102,73 @@ def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
             f" got {accuracy.metric}"
         )
     return found
+
+
+def batch_mismatch(
+    reference: NDArray[Any],
+    single: NDArray[Any],
+    batched: NDArray[Any],
+    judged: NDArray[np.bool_] | None = None,
+) -> str | None:
+    """Say how answers from one batch differ from those that the same requests get alone.
+
+    Rounding goes with the batch. So a difference is allowed that is small beside the differences
+    between requests, and as much as the precision explains: a few times the artefact's own largest
+    distance from the reference.
+
+    Args:
+        reference: FP32 answers, shape [samples, ...].
+        single: the artefact's answers to each request by itself, of the same shape.
+        batched: shape [batch, ...]; row n answers request n modulo the samples.
+        judged: see `compare`.
+
+    Returns:
+        None where the answers agree.
+    """
+    size = len(batched)
+    if batched.shape[1:] != single.shape[1:]:
+        return f"a batch of {size} is answered with the shape {list(batched.shape)}"
+    if not np.isfinite(batched if judged is None else _only(_cycled(judged, size), batched)).all():
+        return f"outputs of a batch of {size} hold NaN or infinity"
+    if np.issubdtype(reference.dtype, np.integer):
+        return _integer_mismatch(_cycled(single, size), batched)
+    expected, alone = np.asarray(reference, np.float64), np.asarray(single, np.float64)
+    got = np.asarray(batched, np.float64)
+    if judged is not None:
+        expected, alone = _only(judged, expected), _only(judged, alone)
+        got = _only(_cycled(judged, size), got)
+    between = _distances(expected, expected.mean(axis=0))
+    spread = math.sqrt(np.square(between).mean())
+    rounding = float(_distances(alone, expected).max())
+    typical = math.sqrt(np.square(expected).mean())
+    allowed = _OF_SPREAD * spread + _OF_ROUNDING * rounding + _OF_VALUES * typical
+    apart = _distances(got, _cycled(alone, size))
+    wrong = np.flatnonzero(apart > allowed)
+    if not len(wrong):
+        return None
+    return (
+        f"{len(wrong)} of {size} answers of a batch, the first to request {wrong[0] + 1}, are not "
+        f"those that the requests get alone: they differ by up to {apart.max():.3g}, answers to "
+        f"different requests by {spread:.3g}"
+    )
+
+
+def _integer_mismatch(alone: NDArray[Any], got: NDArray[Any]) -> str | None:
+    other = int((_rows(alone) != _rows(got)).any(axis=1).sum())
+    if other <= _OF_INTEGERS * len(got):
+        return None
+    return f"{other} of {len(got)} answers of a batch are not those that the requests get alone"
+
+
+def _cycled(values: NDArray[Any], size: int) -> NDArray[Any]:
+    repeated: NDArray[Any] = values[np.arange(size) % len(values)]
+    return repeated
+
+
+def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the root mean square of the difference of each row."""
+    distances: NDArray[np.float64] = np.sqrt(np.square(_rows(a - b)).mean(axis=1))
+    return distances
 
 
 def _only(judged: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,9 @@ from optimizer.workload import Payloads, Tensors
 Purpose = Literal["calibration", "evaluation"]
 _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}
 _DRAWS_PER_SAMPLE = 100
+
+MASK = "attention_mask"
+"""What transformers calls the input that tells a request's own positions from padding."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,31 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
             _check_disjoint(place, rows[purpose], taken)
         taken |= {row_digest(row) for row in rows[purpose]}
     return ModelInputs(rows["calibration"], rows["evaluation"])
+
+
+def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Tensors]:
+    """Return requests cut to a shorter length along every axis that goes with the length.
+
+    A request that is padded in front keeps its end, so that something of its own is left.
+    """
+    axes = {
+        spec.name: [axis for axis, size in enumerate(spec.shape, 1) if size is None]
+        for spec in payloads.tensors
+    }
+    return [_cut(row, length, axes) for row in rows]
+
+
+def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
+    mask = row.get(MASK)
+    kept = slice(length)
+    if mask is not None and mask.ndim == 2 and not mask[:, :length].any():
+        kept = slice(mask.shape[1] - length, None)
+    return {
+        name: values[
+            tuple(kept if axis in axes[name] else slice(None) for axis in range(values.ndim))
+        ]
+        for name, values in row.items()
+    }
 
 
 def row_digest(row: Tensors) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.workbench import Tell
-from optimizer.errors import BuildFailure, OptimizerError
+from optimizer.errors import BuildFailure, OptimizerError, cause_text, innermost
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
         return Reply(error=error)
     except Exception as error:  # noqa: BLE001 - whatever a library raises costs one artefact only
         _log.exception("%s", job.label)
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return Reply(error=BuildFailure(f"{job.label}: {type(error).__name__}: {reason}"))
+        cause = innermost(error)
+        if isinstance(cause, OptimizerError):  # raised here, and wrapped by a library
+            return Reply(error=cause)
+        return Reply(error=BuildFailure(f"{job.label}: {cause_text(error)}"))
     _log.info("%s: done", job.label)
     return Reply(value)

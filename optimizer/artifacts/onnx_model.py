@@ -10,17 +10,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.cache import FileState, file_digest, file_state
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.artifacts.products import OpenedModel, OutputSpec
+from optimizer.errors import BuildFailure, UsageError, cause_text
 from optimizer.model_spec import ModelSpec, OnnxSource
 from optimizer.serving_config import Precision
-from optimizer.workload import NUMPY_TYPES, Tensors, TensorSpec
+from optimizer.workload import NUMPY_TYPES, DataType, Tensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+
+_TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
+"""Triton's names of the ONNX element types that a model may answer with."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,7 @@ class OnnxModel:
     def fingerprint(self) -> dict[str, object]:
         """See `ModelSource`. Raises UsageError for a file that is missing or is not ONNX."""
         with _readable(self.source.path):
-            names = _external_files(self.source.path, file_state(self.source.path))
-            files = (self.source.path.name, *names)
+            files = (self.source.path.name, *self._external_names())
             return {"onnx": [file_digest(self._beside(n)) for n in files], "traces": False}
 
     def export_onnx(self, into: Path) -> None:
@@ -45,11 +47,8 @@ class OnnxModel:
         Raises:
             UsageError: when the graph does not fit the model's payloads or output.
         """
-        with _readable(self.source.path):
-            header = _header(self.source.path)
-            names = _external_files(self.source.path, file_state(self.source.path))
-        _check_inputs(header, self.model.payloads.tensors)
-        _check_output(header, self.model.output)
+        header = self._checked_header()
+        names = self._external_names()
         _forget_traces(header)
         (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:
@@ -64,12 +63,31 @@ class OnnxModel:
             f" it cannot be made from {self.source.path}"
         )
 
-    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
+    def open(self) -> OpenedModel:
         """See `ModelSource`."""
         import onnxruntime
 
+        output = _output_spec(self._checked_header(), self.model.output)
+        files = [self.source.path, *map(self._beside, self._external_names())]
         session = onnxruntime.InferenceSession(self.source.path, providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run([self.model.output], r)[0] for r in requests])
+
+        def run(request: Tensors) -> NDArray[Any]:
+            answer: NDArray[Any] = session.run([self.model.output], request)[0]
+            return answer
+
+        return OpenedModel(run, output, sum(file.stat().st_size for file in files))
+
+    def _checked_header(self) -> onnx.ModelProto:
+        """Return the graph without its external data, once it fits payloads and output."""
+        with _readable(self.source.path):
+            header = _header(self.source.path)
+        _check_inputs(header, self.model.payloads.tensors)
+        _check_output(header, self.model.output)
+        return header
+
+    def _external_names(self) -> tuple[str, ...]:
+        with _readable(self.source.path):
+            return _external_files(self.source.path, file_state(self.source.path))
 
     def _beside(self, name: str) -> Path:
         """Path of an external file; it may not lead out of the model's directory."""
@@ -92,7 +110,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     # protobuf's DecodeError moves between versions of the package.
     except Exception as error:
-        raise UsageError(f"{path}: must be a readable ONNX file: {error}") from error
+        raise UsageError(f"{path}: must be a readable ONNX file: {cause_text(error)}") from error
 
 
 def _header(path: Path) -> onnx.ModelProto:
@@ -177,3 +195,16 @@ def _check_output(header: onnx.ModelProto, name: str) -> None:
     names = [value.name for value in header.graph.output]
     if name not in names:
         raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")
+
+
+def _output_spec(header: onnx.ModelProto, name: str) -> OutputSpec:
+    import onnx
+
+    tensor = next(v.type.tensor_type for v in header.graph.output if v.name == name)
+    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    if onnx_type not in _TRITON_TYPES:
+        raise UsageError(
+            f"output {name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
+        )
+    sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
+    return OutputSpec(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

@@ -11,72 +11,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.builders import BUILDERS
-from optimizer.artifacts.cache import ArtifactCache, key_digest
-from optimizer.artifacts.datasets import rows_digest
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
+from optimizer.artifacts.datasets import MASK, cropped, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.artifacts.graphs import PrecisionGraphs
-from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
+from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.artifacts.references import fp32_outputs
 from optimizer.artifacts.versions import versions
 from optimizer.artifacts.workbench import Tell, Workbench, in_silence
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.errors import BuildFailure
 from optimizer.hosting import EngineSettings
 from optimizer.model_spec import ModelSpec
 from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec
-from optimizer.workload import DataType, Tensors
-
-_TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
-"""Triton's names of the ONNX element types that a model may answer with."""
-
-_MASK = "attention_mask"
+from optimizer.workload import Tensors
 
 
-def prepare_model(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silence) -> PreparedModel:
-    """Export the model and ask it for its FP32 outputs on the evaluation inputs."""
+def prepare_model(
+    model: ModelSpec,
+    cache: ArtifactCache,
+    tell: Tell = in_silence,
+    lengths: Sequence[int] = (),
+) -> PreparedModel:
+    """Ask the model itself, and no export of it, for its FP32 outputs on the evaluation inputs.
+
+    Args:
+        lengths: that requests are padded to beside the longest.
+    """
     graphs = PrecisionGraphs(model, cache)
-    graph = graphs.entry("fp32")
+    evaluation = graphs.inputs.evaluation
+    longest = model.payloads.lengths.longest
+    wanted = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    rows = {length: cropped(evaluation, length, model.payloads) for length in wanted}
     key = {
         "kind": "reference",
-        "graph": key_digest(graphs.key("fp32")),
-        "evaluation": rows_digest(graphs.inputs.evaluation),
+        "model": key_digest(graphs.model_key),
+        "evaluation": {str(length): rows_digest(own) for length, own in rows.items()},
         "libraries": versions("onnxruntime"),
     }
 
     def build(into: Path) -> None:
-        output = _output_spec(graph.path / "model.onnx", model.output)
-        (into / "output.json").write_text(json.dumps(asdict(output)))
+        opened = graphs.source.open()
+        facts = {"output": asdict(opened.output), "weight_bytes": opened.weight_bytes}
+        (into / "model.json").write_text(json.dumps(facts))
         tell("its FP32 outputs")
-        outputs = graphs.source.reference(graphs.inputs.evaluation)
-        if not np.isfinite(outputs).all():
-            raise BuildFailure(f"{model.name}: its FP32 outputs hold NaN or infinity")
-        np.save(into / "reference.npy", outputs)
+        for length, own in rows.items():
+            name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
+            np.save(into / f"{length}.npy", fp32_outputs(name, opened, own))
 
-    reference = cache.get_or_build(key, build)
-    stored = json.loads((reference.path / "output.json").read_text())
-    output = OutputSpec(stored["name"], stored["data_type"], tuple(stored["shape"]))
-    return PreparedModel(
-        name=model.name,
-        fp32_graph=graph.path / "model.onnx",
-        output=output,
-        evaluation=graphs.inputs.evaluation,
-        reference=np.load(reference.path / "reference.npy"),
-        built=graph.built or reference.built,
-        seconds=graph.seconds + reference.seconds,
-        judged=_own_positions(graphs.inputs.evaluation, output),
+    entry = cache.get_or_build(key, build)
+    facts = json.loads((entry.path / "model.json").read_text())
+    output = OutputSpec(**{**facts["output"], "shape": tuple(facts["output"]["shape"])})
+    references = tuple(
+        Reference(length, own, np.load(entry.path / f"{length}.npy"), _own_positions(own, output))
+        for length, own in rows.items()
     )
+    return PreparedModel(
+        model.name, output, references, facts["weight_bytes"], entry.built, entry.seconds
+    )
+
+
+def export_graph(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silence) -> CacheEntry:
+    """Export the model to the FP32 ONNX graph that most artefacts are made from."""
+    return PrecisionGraphs(model, cache).entry("fp32")
 
 
 def check_room(
     specs: Sequence[ArtifactSpec],
     model: ModelSpec,
+    weight_bytes: int,
     cache: ArtifactCache,
     tell: Tell = in_silence,
     engines: EngineSettings | None = None,
 ) -> None:
     """Raise RequirementError where the disk has no room for those of `specs` that are missing."""
     bench = Workbench(model, cache, engines, tell)
-    graph = bench.graphs.entry("fp32").path
-    graph_bytes = sum(file.stat().st_size for file in graph.rglob("*") if file.is_file())
     missing = []
     for spec in specs:
         try:
@@ -86,7 +95,7 @@ def check_room(
             continue
         if not there:
             missing.append(spec)
-    require_room(cache.root, graph_bytes, missing)
+    require_room(cache.root, weight_bytes, missing)
 
 
 def build_artifact(
@@ -119,23 +128,9 @@ def _check(spec: ArtifactSpec) -> None:
 
 
 def _own_positions(rows: list[Tensors], output: OutputSpec) -> NDArray[np.bool_] | None:
-    """See `PreparedModel.judged`; the mask goes by the name that transformers gives it."""
+    """Return the positions that are judged, see `Reference`."""
     has_length = len(output.shape) > 1 and output.shape[0] == -1
-    if not has_length or any(_MASK not in row or row[_MASK].ndim != 2 for row in rows):
+    if not has_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
         return None
-    own: NDArray[np.bool_] = np.concatenate([row[_MASK] for row in rows]).astype(np.bool_)
+    own: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
     return own if own.any() else None
-
-
-def _output_spec(graph: Path, name: str) -> OutputSpec:
-    import onnx
-
-    header = onnx.load(graph, load_external_data=False)
-    tensor = next(v.type.tensor_type for v in header.graph.output if v.name == name)
-    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    if onnx_type not in _TRITON_TYPES:
-        raise UsageError(
-            f"output {name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
-        )
-    sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
-    return OutputSpec(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,28 +29,70 @@ class OutputSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedModel:
-    """What every artefact of a model is made from and judged by.
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model's own FP32 implementation, ready to answer.
 
     Attributes:
-        fp32_graph: the ONNX file; external data lies beside it.
-        evaluation: held-out requests of batch 1.
-        reference: FP32 outputs for them, shape [len(evaluation), ...].
-        built: whether this call built anything.
-        seconds: that the graph and the reference took when they were built.
-        judged: which positions of the outputs are the requests' own, shape [len(evaluation),
+        run: returns what the model answers to one request, as it comes.
+        weight_bytes: size of its weights.
+    """
+
+    run: Callable[[Tensors], NDArray[Any]]
+    output: OutputSpec
+    weight_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Held-out requests of one length, and the model's own FP32 answers.
+
+    Attributes:
+        length: that the requests are padded to, in tokens.
+        requests: of batch 1 and one shape.
+        outputs: answers to each of them by itself, shape [len(requests), ...].
+        judged: which positions of the outputs are the requests' own, shape [len(requests),
             length]; None where outputs have no axis for the length, or no mask tells padding.
     """
 
+    length: int
+    requests: list[Tensors]
+    outputs: NDArray[np.generic]
+    judged: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """What every artefact of a model is judged by.
+
+    Attributes:
+        references: one for each length that requests are sent with, the longest first.
+        weight_bytes: size of its FP32 weights.
+        built: whether this call built anything.
+        seconds: that the references took when they were built.
+    """
+
     name: str
-    fp32_graph: Path
     output: OutputSpec
-    evaluation: list[Tensors]
-    reference: NDArray[np.generic]
+    references: tuple[Reference, ...]
+    weight_bytes: int
     built: bool
     seconds: float
-    judged: NDArray[np.bool_] | None = None
+
+    @property
+    def evaluation(self) -> list[Tensors]:
+        """The held-out requests at the longest length."""
+        return self.references[0].requests
+
+    @property
+    def reference(self) -> NDArray[np.generic]:
+        """The FP32 answers to `evaluation`."""
+        return self.references[0].outputs
+
+    @property
+    def judged(self) -> NDArray[np.bool_] | None:
+        """Positions of `reference` that are judged, see `Reference`."""
+        return self.references[0].judged
 
 
 @dataclass(frozen=True)

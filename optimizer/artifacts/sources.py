@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from optimizer.artifacts.onnx_model import OnnxModel
+from optimizer.artifacts.products import OpenedModel
 from optimizer.artifacts.transformers_model import TransformersModel
 from optimizer.model_spec import ModelSpec, TransformersSource
 from optimizer.serving_config import Precision
-from optimizer.workload import Tensors
 
 
 class ModelSource(Protocol):
-    """A model that can be named, exported and asked for its FP32 outputs."""
+    """A model that can be named, opened in FP32, and exported."""
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that decides what is exported, as JSON values; cheap, loads no library."""
@@ -29,8 +27,12 @@ class ModelSource(Protocol):
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Write `into`/model.pt2, a `torch.export` program with the same axes and FP32 output."""
 
-    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
-        """FP32 outputs for requests of equal shape, shape [len(requests), ...]."""
+    def open(self) -> OpenedModel:
+        """Load the model itself, without an export.
+
+        Raises:
+            UsageError: when it does not fit the model's payloads or output.
+        """
 
 
 def source_of(model: ModelSpec) -> ModelSource:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.errors import UsageError
+from optimizer.errors import UsageError, cause_text
 from optimizer.model_spec import TaskMetric
 from optimizer.workload import Tensors, stack
 
@@ -35,7 +35,7 @@ def evaluate_metric(
     except UsageError:
         raise
     except Exception as error:  # whatever the user's own code raises
-        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{where}: {cause_text(error)}") from error
     if not isinstance(result, int | float | np.integer | np.floating) or not np.isfinite(result):
         raise UsageError(f"{where}: must return a finite number, got {result!r}")
     return float(result)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.cache import file_digest
+from optimizer.artifacts.products import OpenedModel, OutputSpec
 from optimizer.artifacts.versions import versions
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.errors import BuildFailure, UsageError, cause_text
 from optimizer.model_spec import ModelSpec, TransformersSource
 from optimizer.parameters import suggestion
 from optimizer.serving_config import Precision
-from optimizer.workload import LengthDistribution, Tensors, stack
+from optimizer.workload import DataType, LengthDistribution, Tensors, stack
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,9 @@ INLINE_LIMIT_BYTES = 2_000_000_000
 """Weights above this go beside the ONNX file: a protobuf message ends at 2 GiB."""
 
 _HUB_TIMEOUT_S = 10.0
+_TRITON_TYPES: dict[str, DataType] = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
+"""Triton's names of the types that a model may answer with."""
+
 _TORCH_NAMES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -81,14 +86,35 @@ class TransformersModel:
         program.example_inputs = None
         torch.export.save(program, into / "model.pt2")
 
-    def reference(self, requests: list[Tensors]) -> NDArray[Any]:
+    def open(self) -> OpenedModel:
         """See `ModelSource`."""
         import torch
 
         module = self._module("fp32")
-        with torch.inference_mode():
-            outputs = [module(**_tensors(request)).numpy() for request in requests]
-        return np.concatenate(outputs)
+
+        def run(request: Tensors) -> NDArray[Any]:
+            with torch.inference_mode():
+                answer: NDArray[Any] = module(**_tensors(request)).numpy()
+            return answer
+
+        weights = (*module.parameters(), *module.buffers())
+        size = sum(each.numel() * each.element_size() for each in weights)
+        return OpenedModel(run, self._output(run), size)
+
+    def _output(self, run: Callable[[Tensors], NDArray[Any]]) -> OutputSpec:
+        """Return the output's type and shape, as answers to requests of two lengths show them."""
+        longest = max(self.model.payloads.lengths.longest, 2)
+        first = second = run(self._example(longest))
+        # A model that takes one length alone has no axis that goes with it.
+        with suppress(Exception):
+            second = run(self._example(longest - 1))
+        kind = first.dtype.name
+        if kind not in _TRITON_TYPES:
+            known = ", ".join(_TRITON_TYPES)
+            raise UsageError(f"output {self.model.output!r} must be one of {known}, got {kind}")
+        sizes = zip(first.shape[1:], second.shape[1:], strict=False)
+        shape = tuple(one if one == other else -1 for one, other in sizes)
+        return OutputSpec(self.model.output, _TRITON_TYPES[kind], shape)
 
     def _program(self, precision: Precision) -> torch.export.ExportedProgram:
         import torch
@@ -103,15 +129,14 @@ class TransformersModel:
             return torch.export.export(
                 self._module(precision),
                 (),
-                kwargs=_tensors(self._example()),
+                kwargs=_tensors(self._example(max(self.model.payloads.lengths.longest, 2))),
                 dynamic_shapes=axes,
                 strict=False,
             )
 
-    def _example(self) -> Tensors:
-        """A batch to trace with; torch takes an axis of size 1 for a constant, so none has it."""
-        longest = max(self.model.payloads.lengths.longest, 2)
-        payloads = replace(self.model.payloads, lengths=LengthDistribution((longest,), (1.0,)))
+    def _example(self, length: int) -> Tensors:
+        """Return a batch of two requests; torch takes an axis of size 1 for a constant."""
+        payloads = replace(self.model.payloads, lengths=LengthDistribution((length,), (1.0,)))
         return stack(payloads.sample(2, np.random.default_rng(0)))
 
     def _module(self, precision: Precision) -> torch.nn.Module:
@@ -194,10 +219,9 @@ class TransformersModel:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> BuildFailure:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         return BuildFailure(
             f"checkpoint {self.source.checkpoint!r} is no directory that transformers can load and"
-            f" cannot be had from the hub: {reason}"
+            f" cannot be had from the hub: {cause_text(error)}"
         )
 
 

@@ -19,15 +19,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from optimizer.artifacts.bare_timing import time_bare
+from optimizer.artifacts.cache import CacheEntry
 from optimizer.artifacts.engines.places import reap_builds
 from optimizer.artifacts.jobs import Job, Progress, Reply
-from optimizer.artifacts.production import build_artifact, check_room, prepare_model
+from optimizer.artifacts.production import (
+    build_artifact,
+    check_room,
+    export_graph,
+    prepare_model,
+)
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workbench import Tell, in_silence
 from optimizer.errors import BuildFailure, storage_errors
 from optimizer.hosting import EngineSettings
 from optimizer.model_spec import ModelSpec
 from optimizer.serving_config import ArtifactSpec
+from optimizer.workload import Tensors
 
 
 class Workshop:
@@ -58,11 +66,14 @@ class Workshop:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Job, Reply | Progress] | None = None
 
-    def prepare_model(self, model: ModelSpec, on_progress: Tell = in_silence) -> PreparedModel:
-        """Export `model` and calculate its reference outputs; nothing is done twice.
+    def prepare_model(
+        self, model: ModelSpec, on_progress: Tell = in_silence, lengths: Sequence[int] = ()
+    ) -> PreparedModel:
+        """Calculate the reference outputs of `model` by the model itself; nothing is done twice.
 
         Args:
             on_progress: told how far it is.
+            lengths: that requests are padded to beside the longest.
 
         Raises:
             BuildFailure: when it cannot be done.
@@ -70,20 +81,35 @@ class Workshop:
             RequirementError: when a library is missing.
             StorageError: when the cache or the log cannot be written.
         """
-        prepared = self._run(
-            Job(model.name, partial(prepare_model, model)), on_progress, self._timeout_s
-        )
+        job = Job(model.name, partial(prepare_model, model, lengths=lengths))
+        prepared = self._run(job, on_progress, self._timeout_s)
         assert isinstance(prepared, PreparedModel)
         return prepared
 
-    def require_room(self, specs: Sequence[ArtifactSpec], model: ModelSpec) -> None:
+    def export_graph(self, model: ModelSpec) -> CacheEntry:
+        """Export `model` to the FP32 ONNX graph that most artefacts are made from.
+
+        Raises:
+            As `prepare_model`.
+        """
+        job = Job(f"ONNX export of {model.name}", partial(export_graph, model))
+        graph = self._run(job, in_silence, self._timeout_s)
+        assert isinstance(graph, CacheEntry)
+        return graph
+
+    def require_room(
+        self, specs: Sequence[ArtifactSpec], model: ModelSpec, weight_bytes: int
+    ) -> None:
         """Hold what is missing of `specs`, artefacts of `model`, against the cache's disk.
+
+        Args:
+            weight_bytes: size of the model's FP32 weights.
 
         Raises:
             RequirementError: when there is too little room; it names the folder and both figures.
             Or as `prepare_model`.
         """
-        work = partial(check_room, specs, model, engines=self._engines)
+        work = partial(check_room, specs, model, weight_bytes, engines=self._engines)
         self._run(Job(f"room for {model.name}", work), in_silence, self._timeout_s)
 
     def build(
@@ -104,6 +130,26 @@ class Workshop:
         artifact = self._run(job, on_progress, timeout_s)
         assert isinstance(artifact, ModelArtifact)
         return artifact
+
+    def time_bare(
+        self, artifact: ModelArtifact, output: str, batches: Sequence[Tensors]
+    ) -> tuple[float, ...]:
+        """Run an artefact in its own runtime on this machine's CPU, without a server.
+
+        Args:
+            output: name of the tensor that is asked for.
+            batches: inputs of one execution each.
+
+        Returns:
+            For each batch, ms that one execution takes.
+
+        Raises:
+            BuildFailure: when it cannot be run.
+        """
+        work = partial(time_bare, artifact, output, self._threads, batches)
+        times = self._run(Job(artifact.spec.label, work), in_silence, self._timeout_s)
+        assert isinstance(times, tuple)
+        return times
 
     def close(self) -> None:
         """End the child, whatever it is doing; may be called again."""
@@ -165,6 +211,8 @@ class Workshop:
             # The same modules as here, wherever they were found.
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OMP_NUM_THREADS": str(self._threads),
+            # As where PyTorch is served: threads that wait leave the cores to others.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,7 @@ from optimizer.load.judging import capacity_basis, why_missed, why_void
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
+from optimizer.search.host_share import HostTiming, model_ms
 from optimizer.serving_config import describe
 from optimizer.wiring.measuring import Measured
 
@@ -45,7 +46,7 @@ def show_measured(console: Console, measured: Measured) -> None:
     elif found.missed is not None:
         text = f"the limit was not met: {found.missed}"
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(_time(found.at))
+    console.print(_time(found.at, _timings(measured)))
     for split in found.at.server:
         console.print(_batches(split))
     for line in _machine(found.at):
@@ -105,7 +106,12 @@ def _user_load(load: UserLoad, level: LoadLevel) -> Table:
     return table
 
 
-def _time(level: LoadLevel) -> Table:
+def _timings(measured: Measured) -> dict[str, Sequence[HostTiming]]:
+    """Return how long each model's artefact took when it was prepared."""
+    return {gated.spec.model: gated.timings for gated in measured.gated}
+
+
+def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Table:
     load = "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.1f}/s"
     table = plain_table(f"Where the time goes at {load}, mean", "", "ms")
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
@@ -113,7 +119,7 @@ def _time(level: LoadLevel) -> Table:
         rows += [
             (f"{split.model}: queue", split.queue_ms),
             (f"{split.model}: compute input", split.compute_input_ms),
-            (f"{split.model}: compute infer", split.compute_infer_ms),
+            *_compute(split, timings.get(split.model, ())),
             (f"{split.model}: compute output", split.compute_output_ms),
         ]
     rows.append(("send to reply, warm-up included", level.replied_ms))
@@ -126,6 +132,18 @@ def _time(level: LoadLevel) -> Table:
     table.add_row("overhead latency: sent after it was due", _ms(four.overhead))
     table.add_row("end-to-end latency", _ms(four.end_to_end))
     return table
+
+
+def _compute(
+    split: ServerSplit, timings: Sequence[HostTiming]
+) -> Iterator[tuple[str, float | None]]:
+    """Yield the compute time, and the model's part of it where Python hosts it."""
+    own = model_ms(split, timings)
+    if own is None:
+        yield f"{split.model}: compute infer", split.compute_infer_ms
+        return
+    yield f"{split.model}: compute in the Python backend", split.compute_infer_ms
+    yield f"{split.model}: of which the model", own
 
 
 def _ms(value: float | None) -> str:

@@ -10,23 +10,41 @@ from plotly.subplots import make_subplots
 
 from optimizer.measurement import LoadLevel
 from optimizer.report.page import COLOURS
+from optimizer.search.host_share import HostTiming, model_ms
 
-PARTS = ("queue", "input", "compute", "output", "network")
-_PATTERNS = ("", "/", "x", ".", "-")
+_PATTERNS = ("", "/", "x", ".", "-", "+")
+
+HOST = "Python host"
+"""The part that is the Python backend's own work on requests."""
+
+Timings = Mapping[str, Sequence[HostTiming]]
+"""By model, how long its artefact took when it was prepared."""
 
 
-def times_ms(level: LoadLevel) -> Mapping[str, float]:
-    """Mean time of a request in each of `PARTS`, over the models that were asked."""
+def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
+    """Return a request's mean time by part, over the models that were asked.
+
+    Where Triton's Python backend hosts a model that was timed without it, `HOST` is what it adds to
+    the model's own "compute".
+    """
     requests = sum(split.requests for split in level.server)
+    model = [model_ms(split, timings.get(split.model, ())) for split in level.server]
+    compute = [
+        split.compute_infer_ms if own is None else own
+        for split, own in zip(level.server, model, strict=True)
+    ]
+    host = [s.compute_infer_ms - own for s, own in zip(level.server, compute, strict=True)]
 
     def mean(values: Sequence[float]) -> float:
         weighted = zip(level.server, values, strict=True)
         return sum(split.requests * ms for split, ms in weighted) / requests if requests else 0.0
 
+    host_ms = {HOST: mean(host)} if any(own is not None for own in model) else {}
     return {
         "queue": mean([split.queue_ms for split in level.server]),
         "input": mean([split.compute_input_ms for split in level.server]),
-        "compute": mean([split.compute_infer_ms for split in level.server]),
+        "compute": mean(compute),
+        **host_ms,
         "output": mean([split.compute_output_ms for split in level.server]),
         "network": level.network_ms or 0.0,
     }
@@ -43,15 +61,19 @@ def batch_shares(level: LoadLevel) -> Mapping[int, float]:
     return {size: count / total for size, count in sorted(inferences.items())} if total else {}
 
 
-def time_split(levels: Mapping[str, LoadLevel]) -> go.Figure:
-    """One stacked bar for each level, by name."""
+def parts_of(split: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """Return the parts of all levels, in the order of a request's way."""
+    return max((tuple(times) for times in split.values()), key=len, default=())
+
+
+def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """Draw one stacked bar for each level, by name; `split` is what `times_ms` returns of each."""
     figure = go.Figure()
-    split = {name: times_ms(level) for name, level in levels.items()}
-    for part, colour, pattern in zip(PARTS, cycle(COLOURS), _PATTERNS, strict=False):
+    for part, colour, pattern in zip(parts_of(split), cycle(COLOURS), _PATTERNS, strict=False):
         figure.add_bar(
             name=part,
             y=list(split),
-            x=[times[part] for times in split.values()],
+            x=[times.get(part, 0.0) for times in split.values()],
             orientation="h",
             marker={
                 "color": colour,
@@ -62,7 +84,7 @@ def time_split(levels: Mapping[str, LoadLevel]) -> go.Figure:
         title="Where a request's time goes at the capacity, mean ms",
         barmode="stack",
         template="plotly_white",
-        height=160 + 60 * len(levels),
+        height=160 + 60 * len(split),
         margin={"l": 10, "r": 10},
         legend={"orientation": "h", "y": -0.25},
     )

@@ -13,9 +13,11 @@ from optimizer.measurement import LoadLevel
 from optimizer.report.cells import usd
 from optimizer.report.effects import Effects
 from optimizer.report.model_figures import Predicted
+from optimizer.report.server_figures import Timings, times_ms
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.search.claims import Claim
 from optimizer.search.decision import Decision, Finding
+from optimizer.search.host_share import HostTiming
 from optimizer.search.latency_curve import LatencyCosts
 from optimizer.search.study_reading import StudyReading
 from optimizer.serving_config import ServingConfig, describe
@@ -152,6 +154,21 @@ class StudyReport:
             measured.setdefault(self.baseline.config, self.baseline.measurement)
         found = {config: measured[config].nearest_level for config in self.finalists()}
         return {describe(c): level for c, level in found.items() if level is not None}
+
+    def timings(self, config: ServingConfig) -> Timings:
+        """Return how long the artefacts of a configuration took when they were prepared."""
+        rows = self.summary["artifacts"] if self.summary is not None else []
+        known = {row["artifact"]: row.get("timings", []) for row in rows}
+        return {
+            model.name: [HostTiming(**timing) for timing in known.get(model.artifact.label, [])]
+            for model in config.models
+        }
+
+    def times_at_capacity(self) -> dict[str, Mapping[str, float]]:
+        """Return where a request's time goes, by configuration in words, of the finalists."""
+        timings = {describe(config): self.timings(config) for config in self.finalists()}
+        levels = self.levels_at_capacity()
+        return {name: times_ms(level, timings[name]) for name, level in levels.items()}
 
     @property
     def space_content(self) -> str:

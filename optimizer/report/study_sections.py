@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -23,7 +24,7 @@ from optimizer.report.model_figures import (
     predicted_against_measured,
 )
 from optimizer.report.pareto_page import per_million_chart
-from optimizer.report.server_figures import PARTS, batch_histogram, time_split, times_ms
+from optimizer.report.server_figures import HOST, batch_histogram, parts_of, time_split
 from optimizer.report.study_figures import (
     cost_latency_figure,
     history_figure,
@@ -35,6 +36,10 @@ from optimizer.report.text_table import TextTable
 from optimizer.serving_config import describe
 from optimizer.trial_record import Outcome, TrialRecord
 
+_HOST_NOTE = (
+    "Python host is the part of Triton's compute time that its Python backend adds to a model, by "
+    "what both took when the artefact was prepared."
+)
 _PAIRS = 8
 """Interactions that are listed."""
 
@@ -185,12 +190,17 @@ def _loads(report: StudyReport) -> Section | None:
         return None
     runs = [*report.study.trials, *report.study.confirmations]
     shown = levels_by_configuration(runs, report.finalists(), most=0)
-    rows = []
-    for name, level in at_capacity.items():
-        times = times_ms(level)
-        rows.append((name, *(f"{times[part]:.2f}" for part in PARTS)))
+    split = report.times_at_capacity()
+    parts = parts_of(split)
+    rows = [
+        (name, *(f"{times[part]:.2f}" if part in times else "-" for part in parts))
+        for name, times in split.items()
+    ]
     table = TextTable(
-        "Mean ms of a request at the capacity", ("configuration", *PARTS), tuple(rows)
+        "Mean ms of a request at the capacity",
+        ("configuration", *parts),
+        tuple(rows),
+        notes=(_HOST_NOTE,) if HOST in parts else (),
     )
     return Section(
         "loads",
@@ -201,7 +211,7 @@ def _loads(report: StudyReport) -> Section | None:
         (table,),
         (
             ("Latency against load", lambda: load_latency_figure(shown, report.curves)),
-            ("Where the time goes", lambda: time_split(at_capacity)),
+            ("Where the time goes", lambda: time_split(split)),
             ("Batch sizes", lambda: batch_histogram(at_capacity)),
         ),
     )
@@ -281,7 +291,7 @@ def _accuracy(report: StudyReport) -> Section | None:
                 f"{accuracy['min_cosine']:.5f}",
                 f"{error:.3g}" if error is not None else "not finite",
             )
-        rows.append((each["artifact"], *figures, each["dropped"] or "kept"))
+        rows.append((each["artifact"], *figures, _verdict(each)))
     table = TextTable(
         "Answers of each artefact beside the FP32 reference",
         ("artefact", "argmax agreement", "mean cosine", "least cosine", "largest error",
@@ -290,6 +300,16 @@ def _accuracy(report: StudyReport) -> Section | None:
         texts=("verdict",),
     )  # fmt: skip
     return Section("accuracy", "Accuracy", (), (table,))
+
+
+def _verdict(artifact: Mapping[str, Any]) -> str:
+    """Return what became of an artefact; a summary may be older than failing batches."""
+    failing = artifact.get("failing_batch")
+    if artifact["dropped"] is not None:
+        return str(artifact["dropped"])
+    if failing is not None:
+        return f"kept with batches below {failing['size']}: {failing['reason']}"
+    return "kept"
 
 
 def _machine(report: StudyReport) -> Section:

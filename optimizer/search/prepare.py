@@ -5,42 +5,37 @@ What fails leaves the space with its reason, before anything is timed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.artifacts.accuracy import Accuracy, misses
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
 from optimizer.hardware import Hardware
 from optimizer.model_space import EmptySpaceError
 from optimizer.model_spec import ModelSpec
-from optimizer.search.accuracy_gate import AccuracyGate, Served, output_of
-from optimizer.search.events import ArtifactReady, Note, PhaseStarted, StepStarted, Watcher
+from optimizer.search.accuracy_gate import AccuracyGate, Served
+from optimizer.search.events import Note, PhaseStarted, StepStarted, Watcher
+from optimizer.search.gate_plan import GatePlan
+from optimizer.search.gate_server import output_tensor
+from optimizer.search.gated_artifact import (
+    GatedArtifact,
+    from_json,
+    is_complete,
+    ready_event,
+    to_json,
+)
+from optimizer.search.host_share import HostTiming
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_files import read_prepared
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.workload import stack
 
-
-@dataclass(frozen=True)
-class GatedArtifact:
-    """An artefact and what the gate said of it.
-
-    Attributes:
-        instance_mib: memory that one instance takes, None where it was not seen.
-        dropped: why it left the space.
-    """
-
-    spec: ArtifactSpec
-    sha256: str | None
-    build_seconds: float
-    accuracy: Accuracy | None
-    instance_mib: float | None
-    dropped: str | None
+_LONGEST_TIMED_MS = 500.0
+"""Longer executions are not timed bare: there the Python backend's own part is small."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,21 @@ class _Known:
     artifacts: Mapping[str, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A model as its artefacts need it.
+
+    Attributes:
+        seconds: that its references and its graph took to build in this run.
+        no_graph: why it has no ONNX graph, where one was needed and the export failed.
+    """
+
+    model: ModelSpec
+    prepared: PreparedModel
+    seconds: float
+    no_graph: str | None = None
+
+
 class PreparePhase:
     """Builds and gates the artefacts of all models."""
 
@@ -92,42 +102,58 @@ class PreparePhase:
             StorageError: when the study's directory cannot be written.
         """
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
-        references = {model.name: self._reference(model, space) for model in models}
-        by_name = {model.name: model for model in models}
+        sources = {model.name: self._source(model, space) for model in models}
         known = self._known()
-        kind, hardware = space.models[0].kind, space.hardware
-        gate = AccuracyGate(self._session, kind, hardware.cores, self._watch)
+        gate = AccuracyGate(self._session, space.models[0].kind, space.hardware.cores, self._watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:
-            model, prepared = by_name[spec.model], references[spec.model]
-            reason = refusal(spec, model, hardware)
-            if reason is not None:
-                artifact, result = None, GatedArtifact(spec, None, 0.0, None, None, reason)
-            else:
-                artifact, result = self._gated(spec, model, prepared, gate, known)
+            source = sources[spec.model]
+            artifact, result = self._gated(spec, source, space, gate, known)
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                output = output_of(prepared)
-                files[spec] = ModelFiles(artifact.path, model.payloads, output, artifact.engine)
-            self._watch(_ready(result))
-        built = [reference.seconds for reference in references.values() if reference.built]
-        building = known.building_seconds + sum(built) + sum(r.build_seconds for r in gated)
-        rows = [_to_json(result) for result in gated]
+                payloads, output = source.model.payloads, output_tensor(source.prepared.output)
+                files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
+            self._tell(result)
+        built = sum(source.seconds for source in sources.values())
+        building = known.building_seconds + built + sum(r.build_seconds for r in gated)
+        rows = [to_json(result) for result in gated]
         write_json(self._directory.prepared, {"building_seconds": building, "artifacts": rows})
         _refuse_if_nothing_is_left(models, gated)
         left = space.without([result.spec for result in gated if result.dropped is not None])
-        return Prepared(self._within_memory(left, gated), files, tuple(gated), building)
+        failing = {r.spec: r.failing.size for r in gated if r.failing is not None}
+        fitting = self._within_memory(left.without_batches(failing), gated)
+        return Prepared(fitting, files, tuple(gated), building)
 
-    def _reference(self, model: ModelSpec, space: SearchSpace) -> PreparedModel:
+    def _source(self, model: ModelSpec, space: SearchSpace) -> _Source:
+        """Have a model's own answers calculated, and its graph exported where one is needed."""
         self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
+        lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
+        tell = self._telling(f"reading {model.name}")
         try:
-            prepared = self._workshop.prepare_model(model, self._telling(f"reading {model.name}"))
-            self._workshop.require_room(own, model)
-            return prepared
+            prepared = self._workshop.prepare_model(model, tell, sorted(lengths))
+            self._workshop.require_room(own, model, prepared.weight_bytes)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
+        seconds = prepared.seconds if prepared.built else 0.0
+        if not any(map(_made_from_graph, own)):
+            return _Source(model, prepared, seconds)
+        self._watch(StepStarted(f"exporting {model.name} to ONNX"))
+        try:
+            graph = self._workshop.export_graph(model)
+        except TrialFailure as error:
+            return _Source(model, prepared, seconds, no_graph=str(error))
+        return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
+
+    def _tell(self, result: GatedArtifact) -> None:
+        self._watch(ready_event(result))
+        if result.dropped is None and result.failing is not None:
+            text = (
+                f"{result.spec.label}: configurations with a max_batch_size of "
+                f"{result.failing.size} or more are left out: {result.failing.reason}"
+            )
+            self._watch(Note(text, warning=True))
 
     def _telling(self, step: str) -> Callable[[str], None]:
         """Tells the watcher how far a step is."""
@@ -142,31 +168,75 @@ class PreparePhase:
     def _gated(
         self,
         spec: ArtifactSpec,
-        model: ModelSpec,
-        prepared: PreparedModel,
+        source: _Source,
+        space: SearchSpace,
         gate: AccuracyGate,
         known: _Known,
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
-        self._watch(StepStarted(f"building {spec.label}"))
-        try:
-            artifact = self._workshop.build(spec, model, self._telling(f"building {spec.label}"))
-        except TrialFailure as error:
-            reason = f"build failed: {error}"
+        reason = refusal(spec, source.model, space.hardware)
+        if reason is None and source.no_graph is not None and _made_from_graph(spec):
+            reason = f"build failed: {source.no_graph}"
+        if reason is not None:
             return None, GatedArtifact(spec, None, 0.0, None, None, reason)
+        self._watch(StepStarted(f"building {spec.label}"))
+        tell = self._telling(f"building {spec.label}")
+        try:
+            artifact = self._workshop.build(spec, source.model, tell)
+        except TrialFailure as error:
+            return None, GatedArtifact(spec, None, 0.0, None, None, f"build failed: {error}")
         seconds = 0.0 if artifact.cached else artifact.build_seconds
+        plan = _plan(spec, source.model, space)
         before = known.artifacts.get(spec.label)
         if before is not None and before["sha256"] is not None:
             self._hold_to_what_was_begun(artifact, before["sha256"])
-            if before["accuracy"] is not None:
-                served = Served(_accuracy_from_json(before["accuracy"]), before.get("instance_mib"))
-                return artifact, _judged(artifact, seconds, served, model)
+            kept = from_json(before, spec)
+            if kept is not None and is_complete(kept, plan):
+                return artifact, replace(kept, build_seconds=seconds)
+        return artifact, replace(self._served(artifact, source, plan, gate), build_seconds=seconds)
+
+    def _served(
+        self, artifact: ModelArtifact, source: _Source, plan: GatePlan, gate: AccuracyGate
+    ) -> GatedArtifact:
+        """Judge an artefact on the server, and time it without."""
+        spec, sha256 = artifact.spec, artifact.sha256
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.served(artifact, model, prepared)
+            served = gate.served(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
-            return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, None, reason)
-        return artifact, _judged(artifact, seconds, served, model)
+            return GatedArtifact(spec, sha256, 0.0, None, None, reason)
+        dropped, failing = served.dropped, served.failing
+        if dropped is None and failing is not None and failing.size <= plan.max_batch_sizes[0]:
+            dropped = failing.reason
+        timed = dropped is None and gate.kind == "KIND_CPU"
+        timings = self._timings(artifact, source, served) if timed else ()
+        return GatedArtifact(
+            spec,
+            sha256,
+            0.0,
+            served.accuracy,
+            served.instance_mib,
+            dropped,
+            served.shapes,
+            failing,
+            timings,
+        )
+
+    def _timings(
+        self, artifact: ModelArtifact, source: _Source, served: Served
+    ) -> tuple[HostTiming, ...]:
+        """Time what Triton's Python backend hosts on a CPU by itself, too."""
+        sizes = [size for size, ms in served.served_ms.items() if ms <= _LONGEST_TIMED_MS]
+        if artifact.spec.backend != "python" or not sizes:
+            return ()
+        rows = source.prepared.evaluation
+        batches = [stack([rows[n % len(rows)] for n in range(size)]) for size in sizes]
+        try:
+            bare = self._workshop.time_bare(artifact, source.prepared.output.name, batches)
+        except TrialFailure:  # it was served, which is what counts
+            return ()
+        pairs = zip(sizes, bare, strict=True)
+        return tuple(HostTiming(size, served.served_ms[size], ms) for size, ms in pairs)
 
     def _hold_to_what_was_begun(self, artifact: ModelArtifact, sha256: str) -> None:
         if sha256 != artifact.sha256:
@@ -215,49 +285,10 @@ def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[Gate
             raise EverythingFailedError(f"no artefact of the space can be served:\n{reasons}")
 
 
-def _judged(
-    artifact: ModelArtifact, seconds: float, served: Served, model: ModelSpec
-) -> GatedArtifact:
-    missed = misses(served.accuracy, model.accuracy)
-    dropped = "accuracy: " + "; ".join(missed) if missed else None
-    return GatedArtifact(
-        artifact.spec, artifact.sha256, seconds, served.accuracy, served.instance_mib, dropped
-    )
+def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
+    return GatePlan.of(space.use_of(spec), model.payloads, space.limits.request_size)
 
 
-def _ready(result: GatedArtifact) -> ArtifactReady:
-    if result.dropped is not None:
-        return ArtifactReady(result.spec.label, result.dropped, dropped=True)
-    assert result.accuracy is not None
-    detail = (
-        f"argmax agreement {result.accuracy.argmax_agreement:.3f}, "
-        f"cosine {result.accuracy.mean_cosine:.4f}"
-    )
-    if result.accuracy.metric is not None:
-        detail += f", metric {result.accuracy.metric:.4g}"
-    if result.build_seconds:
-        detail += f", built in {result.build_seconds:.1f} s"
-    return ArtifactReady(result.spec.label, detail, dropped=False)
-
-
-def _to_json(result: GatedArtifact) -> dict[str, Any]:
-    return {
-        "artifact": result.spec.label,
-        "sha256": result.sha256,
-        "accuracy": accuracy_to_json(result.accuracy),
-        "instance_mib": result.instance_mib,
-        "dropped": result.dropped,
-    }
-
-
-def accuracy_to_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    """JSON has no infinity: the error of outputs that are not finite becomes null."""
-    if accuracy is None:
-        return None
-    error = accuracy.max_abs_error
-    return {**asdict(accuracy), "max_abs_error": error if math.isfinite(error) else None}
-
-
-def _accuracy_from_json(data: Mapping[str, Any]) -> Accuracy:
-    error = data["max_abs_error"]
-    return Accuracy(**{**data, "max_abs_error": error if error is not None else math.inf})
+def _made_from_graph(spec: ArtifactSpec) -> bool:
+    """Say whether an artefact is made from the ONNX graph; PyTorch's are from the model itself."""
+    return spec.runtime != "pytorch"

@@ -9,11 +9,12 @@ from typing import Any
 
 from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed
+from optimizer.search.gated_artifact import accuracy_to_json
 from optimizer.search.history import History
 from optimizer.search.kept_decision import entry
 from optimizer.search.loop import SearchEnd
 from optimizer.search.nothing_found import nothing_found
-from optimizer.search.prepare import Prepared, accuracy_to_json
+from optimizer.search.prepare import Prepared
 from optimizer.search.reference import paces
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import describe
@@ -82,6 +83,8 @@ def summarise(
                 "artifact": item.spec.label,
                 "accuracy": accuracy_to_json(item.accuracy),
                 "dropped": item.dropped,
+                "failing_batch": asdict(item.failing) if item.failing is not None else None,
+                "timings": [asdict(timing) for timing in item.timings],
             }
             for item in prepared.gated
         ],

@@ -28,6 +28,7 @@ from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
 _LONGEST_QUEUE_SECONDS = 600.0
+_COUNTED_SECONDS = 2.0
 _NO_MODEL = "no model is called so"
 
 
@@ -197,6 +198,19 @@ class ServerControl:
         counted = self.statistics(model)
         return int(counted.execution_count + counted.inference_stats.fail.count)
 
+    def executed_since(self, before: service_pb2.ModelStatistics, inferences: int) -> ServerSplit:
+        """Return what a model executed since a reading, once so many inferences are counted.
+
+        The server counts an execution a moment after it has answered; a count that does not come
+        is not waited for.
+        """
+        end = time.monotonic() + _COUNTED_SECONDS
+        while True:
+            split = server_split(before, self.statistics(before.name))
+            if split.inferences >= inferences or time.monotonic() >= end:
+                return split
+            time.sleep(0.005)
+
     def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
         """Make a system shared-memory region known to the server. Raises ServerFailure."""
         with _server_errors(f"register the shared memory {key}"):
@@ -215,10 +229,11 @@ class ServerControl:
         """Answers to requests that are sent together, so that the server may batch them.
 
         Returns:
-            Shape [requests, ...]: the output of each, in their order.
+            Shape [inferences, ...]: the output of each, in their order.
 
         Raises:
             LoadTestFailure: when a request is not answered.
+            ConfigMismatch: when answers do not have one row for each inference of their request.
         """
         answers: list[object] = [None] * len(requests)
 
@@ -237,10 +252,31 @@ class ServerControl:
             time.sleep(0.002)
         results = [answer for answer in answers if isinstance(answer, triton_grpc.InferResult)]
         if len(results) < len(answers):
-            errors = [str(answer) for answer in answers if isinstance(answer, Exception)]
+            errors = [_reason(answer) for answer in answers if isinstance(answer, Exception)]
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
-        joined: NDArray[np.float64] = np.concatenate([r.as_numpy(output) for r in results])
-        return joined.astype(np.float64)
+        return _joined(results, requests, output)
+
+
+def _reason(error: Exception) -> str:
+    """Return what a request failed with: what the model says of it, less its traceback."""
+    text = _message(error) if isinstance(error, InferenceServerException) else str(error)
+    _, _, own = text.partition(", message: ")
+    return (own or text).partition(" At: ")[0]
+
+
+def _joined(
+    results: Sequence[triton_grpc.InferResult], requests: Sequence[Tensors], output: str
+) -> NDArray[np.float64]:
+    answers = [np.asarray(result.as_numpy(output)) for result in results]
+    for answer, request in zip(answers, requests, strict=True):
+        batch = len(next(iter(request.values())))
+        if answer.shape[:1] != (batch,) or answer.shape[1:] != answers[0].shape[1:]:
+            raise ConfigMismatch(
+                f"output {output!r} has no row per request: "
+                f"a batch of {batch} gives the shape {list(answer.shape)}"
+            )
+    joined: NDArray[np.float64] = np.concatenate(answers)
+    return joined.astype(np.float64)
 
 
 def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:

@@ -102,12 +102,12 @@ def _add_cuda_graphs(
     """
     cuda, lengths = config.optimization.cuda, payloads.lengths
     cuda.graphs = True
-    sent = {padded_length(length, model.padding, lengths) for length in lengths.lengths}
-    if sent == {lengths.longest}:
+    sent = payloads.sent_lengths(model.padding)
+    if sent == (lengths.longest,):
         return
     preferred = model.batching.preferred_batch_sizes if model.batching is not None else ()
     sizes = {1, *preferred, model.max_batch_size}
-    for size, length in itertools.product(sorted(sizes), sorted(sent)):
+    for size, length in itertools.product(sorted(sizes), sent):
         spec = cuda.graph_spec.add(batch_size=size)
         for tensor in payloads.tensors:
             dims = (length if n is None else n for n in tensor.shape)

@@ -20,9 +20,9 @@ from optimizer.search.eight_configurations import (
 )
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Watcher
+from optimizer.search.gated_artifact import GatedArtifact
 from optimizer.search.history import why_most_unmeasured
 from optimizer.search.kept_runs import KeptRuns, Measure
-from optimizer.search.prepare import GatedArtifact
 from optimizer.search.study_directory import StudyDirectory, write_text
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord

@@ -27,7 +27,7 @@ from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement import LoadLevel, Measurement
 from optimizer.search.events import Note, StepStarted, Watcher
-from optimizer.search.prepare import GatedArtifact, accuracy_to_json
+from optimizer.search.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.search.served_levels import ServedLevels, concurrency
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.serving_config import ServingConfig, describe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry
+from optimizer.artifacts.jobs import Job
+from optimizer.artifacts.products import ModelArtifact
+from optimizer.artifacts.workbench import Tell, in_silence
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.hardware import Gpu
 from optimizer.machine.slots import local_slot
+from optimizer.model_spec import ModelSpec
 from optimizer.search.events import Event, Note
 from optimizer.search.prepare import Prepared, PreparePhase, refusal
 from optimizer.search.study_directory import StudyDirectory
@@ -58,6 +65,71 @@ def prepared(
         phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, notes.append)
         found = phase.run(space.models, space.search_space)
     return found, [note.text for note in notes if isinstance(note, Note)]
+
+
+def end_the_process(cache: ArtifactCache, tell: Tell) -> None:
+    """A job that ends as a crash of a library, or the kernel's out-of-memory killer, does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CrashingWorkshop(Workshop):
+    """Crashes in the export to ONNX, or in the build of one runtime's artefacts."""
+
+    crash = "export"
+
+    def export_graph(self, model: ModelSpec) -> CacheEntry:
+        if self.crash == "export":
+            self._run(Job("ONNX export of bert", end_the_process), in_silence, 60.0)
+        return super().export_graph(model)
+
+    def build(
+        self, spec: ArtifactSpec, model: ModelSpec, on_progress: Tell = in_silence
+    ) -> ModelArtifact:
+        if spec.runtime == self.crash:
+            self._run(Job(spec.label, end_the_process), in_silence, 60.0)
+        return super().build(spec, model, on_progress)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("crash", "kept"), [("export", {"pytorch"}), ("openvino", {"pytorch", "onnxruntime"})]
+)
+def test_a_crash_of_one_build_drops_what_is_made_from_it_alone(
+    tmp_path: Path, session: ServingSession, built: Built, crash: str, kept: set[str]
+) -> None:
+    runtimes = ["pytorch", "onnxruntime", "openvino"]
+    content = tiny.space(parameters={"runtime": runtimes, "batching": False})
+    space = open_space(tiny.write_space(tmp_path, content))
+    with CrashingWorkshop(built.cache, tmp_path / "build.log", threads=2) as workshop:
+        workshop.crash = crash
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, print)
+        found = phase.run(space.models, space.search_space)
+    assert {each.spec.runtime for each in found.gated if each.dropped is None} == kept
+    for each in found.gated:
+        assert each.dropped is None or "the build was killed by SIGKILL" in each.dropped
+
+
+@pytest.mark.slow
+def test_a_model_that_has_no_onnx_graph_is_served_by_pytorch(
+    tmp_path: Path, session: ServingSession
+) -> None:
+    content = tiny.space(parameters={"runtime": ["pytorch", "onnxruntime"], "batching": False})
+    model = content["models"]["bert"]
+    model["output"] = "last_hidden_state"
+    model["source"] = {
+        "class": "T5EncoderModel",
+        "config": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+                   "vocab_size": 1000},
+    }  # fmt: skip
+    space = open_space(tiny.write_space(tmp_path, content))
+    with Workshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, print)
+        found = phase.run(space.models, space.search_space)
+    reasons = {each.spec.runtime: each.dropped for each in found.gated}
+    assert reasons["pytorch"] is None
+    assert str(reasons["onnxruntime"]).startswith(
+        "build failed: ONNX export of bert: ValueError: Cannot view a tensor with shape"
+    )
 
 
 def with_metric(minimum: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.accuracy import Accuracy, compare
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.production import export_graph
 from optimizer.artifacts.products import PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
 from optimizer.artifacts.workshop import Workshop
@@ -138,13 +139,14 @@ def test_judged_on_given_sentences_is_no_synthetic_evidence(searched: Searched) 
 
 
 def test_the_reference_is_what_transformers_calculates_and_padding_is_not_judged(
-    prepared: PreparedModel,
+    prepared: PreparedModel, searched: Searched
 ) -> None:
     assert prepared.judged is not None
     assert prepared.judged.shape == (len(minilm.EVALUATION), minilm.LENGTH)
     own = [int(row["attention_mask"].sum()) for row in prepared.evaluation]
     assert prepared.judged.sum(axis=1).tolist() == own
-    served = run_onnxruntime(prepared.fp32_graph, stack(prepared.evaluation))
+    graph = export_graph(searched.model, ArtifactCache(searched.cache)).path / "model.onnx"
+    served = run_onnxruntime(graph, stack(prepared.evaluation))
     assert compare(prepared.reference, served, prepared.judged).max_abs_error < 1e-4
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.search.events import Watcher
-from optimizer.search.prepare import GatedArtifact, Prepared
+from optimizer.search.gated_artifact import GatedArtifact
+from optimizer.search.prepare import Prepared
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
 from optimizer.wiring import parts

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from optimizer.artifacts.accuracy import Accuracy, compare, misses
+from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
 from optimizer.errors import ConfigMismatch
 from optimizer.model_spec import AccuracyLimits
 
@@ -94,3 +94,76 @@ def test_whatever_stands_at_positions_that_are_not_judged_changes_nothing(
     assert accuracy.argmax_agreement == 1.0
     assert accuracy.max_abs_error == 0.0
     assert accuracy.min_cosine == pytest.approx(1.0)
+
+
+SAMPLES = np.random.default_rng(3).normal(size=(20, 6))
+"""Answers to different requests."""
+
+
+def cycled(size: int) -> NDArray[np.float64]:
+    repeated: NDArray[np.float64] = SAMPLES[np.arange(size) % len(SAMPLES)]
+    return repeated
+
+
+@pytest.mark.parametrize("size", [3, 20, 64])
+def test_a_batch_agrees_with_single_answers_up_to_rounding(size: int) -> None:
+    rounding = np.random.default_rng(4).normal(size=(size, 6))
+    assert batch_mismatch(SAMPLES, SAMPLES, cycled(size) + 1e-6 * rounding) is None
+    # What is quantised by batch, as a dynamically quantised graph, differs by a little.
+    assert batch_mismatch(SAMPLES, SAMPLES, cycled(size) + 0.05 * rounding) is None
+    rough = SAMPLES + 0.3 * np.random.default_rng(5).normal(size=SAMPLES.shape)
+    assert batch_mismatch(SAMPLES, rough, cycled(size)) is None
+
+
+def test_low_precision_explains_no_answer_of_another_request() -> None:
+    rough = SAMPLES + 0.05 * np.random.default_rng(5).normal(size=SAMPLES.shape)
+    assert batch_mismatch(SAMPLES, rough, np.roll(rough, 1, axis=0)) is not None
+
+
+def test_requests_whose_answers_are_much_alike_are_told_apart_all_the_same() -> None:
+    alike = 10.0 + 0.01 * SAMPLES
+    assert batch_mismatch(alike, alike, np.roll(alike, 1, axis=0)) is not None
+    assert batch_mismatch(alike, alike, alike * (1 + 1e-6)) is None
+
+
+def test_one_wrong_row_of_many_is_named() -> None:
+    batch = cycled(64)
+    batch[40] = 0.0
+    assert str(batch_mismatch(SAMPLES, SAMPLES, batch)).startswith(
+        "1 of 64 answers of a batch, the first to request 41, are not those"
+    )
+
+
+def test_a_batch_of_another_shape_or_without_numbers() -> None:
+    shape = batch_mismatch(SAMPLES, SAMPLES, SAMPLES[:8, :3])
+    assert shape == "a batch of 8 is answered with the shape [8, 3]"
+    batch = cycled(8)
+    batch[7, 5] = np.nan
+    infinite = batch_mismatch(SAMPLES, SAMPLES, batch)
+    assert infinite == "outputs of a batch of 8 hold NaN or infinity"
+
+
+def test_padding_of_a_batch_is_not_judged() -> None:
+    reference = np.random.default_rng(6).normal(size=(4, 3, 2))
+    judged = np.array([[True, True, False]] * 4)
+    batch = reference.copy()
+    batch[:, 2] = np.nan
+    assert batch_mismatch(reference, reference, batch, judged) is None
+    batch[2, 1] += 5.0
+    assert "the first to request 3" in str(batch_mismatch(reference, reference, batch, judged))
+
+
+def test_labels_may_differ_where_rounding_decides_and_not_everywhere() -> None:
+    labels = np.arange(16).reshape(16, 1)
+    batch = labels.copy()
+    batch[:4] += 1
+    assert batch_mismatch(labels, labels, batch) is None
+    batch[8:] = 0
+    assert batch_mismatch(labels, labels, batch) == (
+        "12 of 16 answers of a batch are not those that the requests get alone"
+    )
+
+
+def test_one_number_per_request_has_no_largest_class() -> None:
+    scores = np.array([0.5, 0.7, 0.6999])
+    assert compare(scores, np.array([0.5, 0.6999, 0.7])).argmax_agreement == 1.0

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.artifacts.datasets import model_inputs, row_digest
+from optimizer.artifacts.datasets import cropped, model_inputs, row_digest
 from optimizer.artifacts.given_rows import read_rows
 from optimizer.errors import UsageError
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload import LengthDistribution, Payloads, TensorSpec
+from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec
 
 PAYLOADS = Payloads(
     tensors=(
@@ -277,3 +277,25 @@ def test_given_rows_are_kept_apart_and_are_evidence(tmp_path: Path) -> None:
         model_inputs(model(given(rows), file))
     assert model(DataSet(None, 2, 0), given(rows)).accuracy_evidence == "dataset"
     assert model(given(rows), DataSet(None, 2, 0)).accuracy_evidence == "synthetic"
+
+
+def test_rows_are_cropped_along_the_length_and_keep_something_of_their_own() -> None:
+    payloads = Payloads(
+        (
+            TensorSpec("ids", "INT64", (None,), minimum=1, maximum=9),
+            TensorSpec("attention_mask", "INT64", (None,), minimum=1, maximum=1),
+            TensorSpec("scale", "FP32", (5,), minimum=0, maximum=1),
+        ),
+        LengthDistribution((2, 5), (0.5, 0.5)),
+    )
+    scale = np.ones((1, 5), np.float32)
+    in_front, behind = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 0, 0]])
+    ids = np.array([[1, 2, 3, 4, 5]])
+    rows: list[Tensors] = [
+        {"ids": ids, "attention_mask": mask, "scale": scale} for mask in (behind, in_front)
+    ]
+    first, second = cropped(rows, 2, payloads)
+    assert first["ids"].tolist() == [[1, 2]]
+    assert second["ids"].tolist() == [[4, 5]]
+    assert first["attention_mask"].tolist() == second["attention_mask"].tolist() == [[1, 1]]
+    assert first["scale"].shape == (1, 5)

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.production import build_artifact, prepare_model
+from optimizer.artifacts.production import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.products import OutputSpec
 from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
 from optimizer.errors import BuildFailure, UsageError
@@ -129,7 +129,7 @@ def test_where_a_graph_was_traced_does_not_travel_along(tmp_path: Path) -> None:
     traced.graph.value_info[0].doc_string = "/home/me/model.py"
     traced.metadata_props.add(key="license", value="mit")
     onnx.save(traced, path)
-    graph = prepare_model(model(path), ArtifactCache(tmp_path / "cache")).fp32_graph
+    graph = export_graph(model(path), ArtifactCache(tmp_path / "cache")).path / "model.onnx"
     assert b"/home/me" in path.read_bytes()
     assert b"/home/me" not in graph.read_bytes()
     kept = onnx.load(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from optimizer.measurement import (
     ServerSplit,
     Slice,
 )
-from optimizer.search.prepare import GatedArtifact
+from optimizer.search.gated_artifact import GatedArtifact
+from optimizer.search.host_share import HostTiming
 from optimizer.wiring.measuring import Found, Measured
 from tests.unit.studies import four_points, level
 
@@ -65,9 +67,9 @@ LEVELS = (SATURATION, served(0.475, 120.0), served(0.4, 90.0))
 OPINION = SecondOpinion(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "bert"), 1.0)
 
 
-def shown(found: Found) -> str:
+def shown(found: Found, *timings: HostTiming) -> str:
     gated = GatedArtifact(
-        CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None, None
+        CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None, None, timings=timings
     )
     file = io.StringIO()
     measured = Measured(Path("results/measured.json"), CONFIG, (gated,), found)
@@ -79,6 +81,13 @@ def test_a_capacity_and_where_the_time_goes() -> None:
     measurement = Measurement(LEVELS, 0.42, 0.4, None, 500.0, "its load time is spent")
     found = Found(LEVELS, LEVELS[-1], measurement, compared=LEVELS[-1], opinion=OPINION)
     assert shown(found) == (GOLDEN / "measured.txt").read_text()
+
+
+def test_the_models_own_part_of_the_compute_time_is_told_where_it_was_timed() -> None:
+    text = shown(Found(LEVELS, LEVELS[-1]), HostTiming(1, 1.0, 0.25))
+    assert re.search(r"bert: compute in the Python backend +. +12\.500", text)
+    assert re.search(r"bert: of which the model +. +3\.125", text)
+    assert "compute infer" not in text
 
 
 def test_users_are_shown_minute_by_minute() -> None:

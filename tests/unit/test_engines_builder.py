@@ -8,17 +8,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 
 from optimizer.artifacts import workshop as workshop_module
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
+from optimizer.artifacts.datasets import row_digest
 from optimizer.artifacts.disk import bytes_needed, require_room
 from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
 from optimizer.artifacts.engines.places import Folders
@@ -37,9 +37,11 @@ from optimizer.search.events import Event, StepStarted
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ArtifactSpec, EngineProfile, ServingConfig
-from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.serving_config import ArtifactSpec, EngineProfile
+from optimizer.triton.session import ServingSession
+from optimizer.workload import Tensors
 from tests.unit.engines import A10G, LOCAL
+from tests.unit.fake_session import FakeSession
 from tests.unit.fake_tensorrt import install_beside
 from tests.unit.test_artifacts_workshop import LONGEST, MODEL, artifact, building_pid, running
 from tests.unit.test_gpu_spaces import ONE_POINT
@@ -65,7 +67,6 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that holds the model's graphs."""
     root = tmp_path_factory.mktemp("engines") / "cache"
     with Workshop(root, root.parent / "log", threads=2) as shop:
-        shop.prepare_model(MODEL)
         shop.build(artifact("onnxruntime", "fp16"), MODEL)
     return root
 
@@ -99,23 +100,10 @@ def test_without_a_gpu_there_is_no_engine(cache_root: Path, tmp_path: Path) -> N
         shop.build(SPEC, MODEL)
 
 
-@dataclass
-class FakeSession:
-    """Serves whatever it is given, and answers as the reference does."""
-
-    reference: NDArray[Any]
-    served: list[ServingConfig] = field(default_factory=list)
-
-    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> Any:
-        assert all((each.artifact / "model.plan").is_file() for each in files.values())
-        self.served.append(config)
-        return SimpleNamespace(control=SimpleNamespace(infer=lambda *_: self.reference))
-
-    def memory_of_models_mib(self) -> float:
-        return 700.0
-
-    def retire(self, *, wait: bool) -> None:
-        """Keep nothing."""
+def digests(batch: Tensors) -> list[str]:
+    """Each row of a batch, as a request by itself."""
+    rows = len(batch["input_ids"])
+    return [row_digest({key: v[n : n + 1] for key, v in batch.items()}) for n in range(rows)]
 
 
 def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared, list[str]]:
@@ -125,9 +113,14 @@ def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared,
     space = SearchSpace(parameters, Hardware(4, 16_000, (gpu,)), Limits())
     events: list[Event] = []
     with Workshop(cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)) as shop:
-        session = cast(ServingSession, FakeSession(shop.prepare_model(MODEL).reference))
+        own = shop.prepare_model(MODEL)
+        answers = {row_digest(row): own.reference[n] for n, row in enumerate(own.evaluation)}
+        fake = FakeSession(lambda batch: np.stack([answers[row] for row in digests(batch)]))
+        session = cast(ServingSession, fake)
         phase = PreparePhase(StudyDirectory(folder / "study"), shop, session, events.append)
         found = phase.run([MODEL], space)
+    files = [own.artifact / "model.plan" for each in fake.files for own in each.values()]
+    assert all(file.is_file() for file in files)
     told = [event.doing for event in events if isinstance(event, StepStarted)]
     return found, [text for text in told if text.endswith("reads the graph")]
 
@@ -359,6 +352,6 @@ def test_what_is_there_already_needs_no_room(
         shop.build(SPEC, MODEL)
     monkeypatch.syspath_prepend(str(full))
     with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
-        shop.require_room([SPEC, artifact("onnxruntime", "fp16"), unknown], MODEL)
+        shop.require_room([SPEC, artifact("onnxruntime", "fp16"), unknown], MODEL, 1)
         with pytest.raises(RequirementError, match="0 MiB are free"):
-            shop.require_room([SPEC, missing], MODEL)
+            shop.require_room([SPEC, missing], MODEL, 1)

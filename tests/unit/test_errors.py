@@ -26,6 +26,8 @@ from optimizer.errors import (
     StudyBusyError,
     TrialFailure,
     UsageError,
+    cause_text,
+    innermost,
     storage_errors,
 )
 
@@ -186,3 +188,19 @@ def test_other_failures_are_what_their_kind_is() -> None:
     assert not LoadTestFailure("no reply in time").out_of_memory
     assert ServerFailure("out of memory", transient=True).transient
     assert not BuildFailure("out of memory", out_of_memory=False).out_of_memory
+
+
+def chained() -> Exception:
+    try:
+        try:
+            raise ValueError("\x1b[96mCannot view a tensor\x1b[0m\nlong explanation")
+        except ValueError as error:
+            raise RuntimeError("this is step 2/3") from error
+    except RuntimeError as error:
+        return error
+
+
+def test_the_innermost_cause_is_told_in_one_line() -> None:
+    assert cause_text(chained()) == "ValueError: Cannot view a tensor"
+    assert cause_text(MemoryError()) == "MemoryError: no reason given"
+    assert innermost(alone := KeyError("x")) is alone

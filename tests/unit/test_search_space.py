@@ -510,3 +510,34 @@ def test_a_space_is_the_same_when_made_again(space: SearchSpace) -> None:
     again = SearchSpace(space.parameters, space.hardware, space.limits)
     assert np.array_equal(again.points, space.points)
     assert again.baseline == space.baseline
+
+
+@few
+@given(spaces(), st.data())
+def test_a_failing_batch_leaves_with_the_points_that_reach_it(
+    space: SearchSpace, data: st.DataObject
+) -> None:
+    spec = data.draw(st.sampled_from(space.artifacts))
+    sizes = space.use_of(spec).max_batch_sizes
+    failing = data.draw(st.sampled_from(sizes))
+    rest = space.without_batches({spec: failing})
+    kept = {
+        c
+        for p in points_of(space)
+        if (m := only_model(c := space.config(p))).artifact != spec or m.max_batch_size < failing
+    }
+    if not kept:
+        with pytest.raises(EmptySpaceError, match=f"{spec.label} is below {failing}"):
+            len(rest)
+        return
+    assert {rest.config(point) for point in points_of(rest)} == kept
+
+
+@few
+@given(spaces())
+def test_the_use_of_an_artefact_is_that_of_its_points(space: SearchSpace) -> None:
+    for spec in space.artifacts:
+        own = [m for p in points_of(space) if (m := only_model(space.config(p))).artifact == spec]
+        use = space.use_of(spec)
+        assert set(use.max_batch_sizes) == {model.max_batch_size for model in own}
+        assert set(use.paddings) == {model.padding for model in own}

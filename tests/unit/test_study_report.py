@@ -3,12 +3,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from optimizer.errors import UsageError
 from optimizer.report.cells import usd
 from optimizer.report.study_sections import sections
+from optimizer.report.text_table import TextTable
 from optimizer.search.study_reading import read_study
 from optimizer.wiring.reporting import Reported, report_study
 from tests.unit.reported import Names, studied
@@ -71,6 +73,34 @@ def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: 
     ok = [r for r in report.study.trials if r.outcome == "ok" and r.config not in saturated]
     assert len(report.predicted) == len(ok)
     assert all(pair.predicted > 0 for pair in report.predicted)
+
+
+def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known(
+    found: Reported,
+) -> None:
+    def loads(*artifacts: dict[str, Any]) -> TextTable:
+        summary = {**(found.report.summary or {}), "artifacts": artifacts}
+        shown = sections(replace(found.report, summary=summary))
+        [table] = next(section for section in shown if section.anchor == "loads").tables
+        return table
+
+    first = found.report.finalists()[0].models[0].artifact.label
+    row = {"artifact": first, "accuracy": None, "dropped": None}
+    timing = {"batch_size": 1, "served_ms": 1.0, "bare_ms": 0.25}
+    without, timed = loads(row), loads({**row, "timings": [timing]})
+    assert "Python host" not in without.columns
+    assert timed.columns[3:5] == ("compute", "Python host")
+    whole, own, host = (float(cell) for cell in (without.rows[0][3], *timed.rows[0][3:5]))
+    assert own == pytest.approx(0.25 * whole, abs=0.01)
+    assert own + host == pytest.approx(whole, abs=0.02)
+
+
+def test_an_artefact_kept_with_small_batches_says_so(found: Reported) -> None:
+    failing = {"size": 16, "reason": "rows are zeros"}
+    row = {"artifact": "a", "accuracy": None, "dropped": None, "failing_batch": failing}
+    report = replace(found.report, summary={**(found.report.summary or {}), "artifacts": [row]})
+    [table] = next(s for s in sections(report) if s.anchor == "accuracy").tables
+    assert table.rows[0][-1] == "kept with batches below 16: rows are zeros"
 
 
 def test_the_most_important_parameter_is_the_one_that_the_truth_has(found: Reported) -> None:

@@ -14,14 +14,10 @@ from optimizer.cost import Candidate
 from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed
 from optimizer.search.decision import merged
+from optimizer.search.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
 from optimizer.search.history import History, scored
 from optimizer.search.loop import SearchEnd
-from optimizer.search.prepare import (
-    GatedArtifact,
-    Prepared,
-    _accuracy_from_json,
-    accuracy_to_json,
-)
+from optimizer.search.prepare import Prepared
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.serving_config import ServingConfig
 from optimizer.space_file import Space, load_space

@@ -1,0 +1,60 @@
+"""How long an artefact takes in its own runtime, without Triton around it.
+
+The runtime is opened by the same code that opens it in Triton's Python backend.
+"""
+
+from __future__ import annotations
+
+import runpy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.products import ModelArtifact
+from optimizer.artifacts.workbench import Tell, in_silence
+from optimizer.shipped import shipped
+from optimizer.workload import Tensors
+
+_SECONDS, _FEWEST, _MOST = 0.1, 3, 1000
+"""How long a batch is repeated, and how often at least and at most."""
+
+
+def time_bare(
+    artifact: ModelArtifact,
+    output: str,
+    threads: int,
+    batches: Sequence[Tensors],
+    cache: ArtifactCache,
+    tell: Tell = in_silence,
+) -> tuple[float, ...]:
+    """Return the median time of one execution of each batch, in ms; a job of the workshop.
+
+    Args:
+        output: name of the tensor that is asked for.
+        threads: that the runtime calculates with.
+    """
+    spec = artifact.spec
+    code = shipped("model_repository_templates") / "python" / f"{spec.runtime}_session.py"
+    run = runpy.run_path(str(code))["open_session"](
+        directory=str(artifact.path),
+        output=output,
+        precision=spec.precision,
+        threads=threads,
+        gpu=None,
+    )
+    return tuple(_median_ms(run, batch) for batch in batches)
+
+
+def _median_ms(run: Callable[[Tensors], NDArray[Any]], batch: Tensors) -> float:
+    run(batch)  # allocates, and compiles with some runtimes
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < _FEWEST or (len(times) < _MOST and time.perf_counter() < end):
+        begun = time.perf_counter_ns()
+        run(batch)
+        times.append((time.perf_counter_ns() - begun) / 1e6)
+    return statistics.median(times)

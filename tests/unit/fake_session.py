@@ -1,0 +1,84 @@
+"""A serving session without a server: a function answers, and batches are counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.errors import TrialFailure
+from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.serving_config import ServingConfig
+from optimizer.triton.session import ModelFiles
+from optimizer.workload import Tensors, stack
+
+Answer = Callable[[Tensors], NDArray[Any]]
+
+
+@dataclass
+class FakeSession:
+    """Serves whatever it is given.
+
+    Attributes:
+        answer: what the model answers to a batch.
+        merging: whether requests that come together are executed together.
+        executing: turns the batch that the model gets into what the server counts.
+    """
+
+    answer: Answer
+    merging: bool = True
+    executing: Callable[[int], int] = lambda batch: batch
+    served: list[ServingConfig] = field(default_factory=list)
+    files: list[Mapping[str, ModelFiles]] = field(default_factory=list)
+    failures: list[TrialFailure] = field(default_factory=list)
+
+    @property
+    def control(self) -> FakeSession:
+        return self
+
+    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> FakeSession:
+        self.served.append(config)
+        self.files.append(files)
+        self._counts: Counter[int] = Counter()
+        return self
+
+    def memory_of_models_mib(self) -> float:
+        return 700.0
+
+    def retire(self, *, wait: bool) -> None:
+        """Keep nothing."""
+
+    def failure(self, error: TrialFailure) -> TrialFailure:
+        self.failures.append(error)
+        return error
+
+    def statistics(self, model: str) -> Counter[int]:
+        return Counter(self._counts)
+
+    def executed_since(self, before: Counter[int], inferences: int) -> ServerSplit:
+        counts = self._counts - before
+        points = tuple(BatchPoint(size, n, float(size)) for size, n in sorted(counts.items()))
+        return ServerSplit("model", inferences, 0.0, 0.0, 1.0, 0.0, points)
+
+    def infer(
+        self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
+    ) -> NDArray[np.float64]:
+        largest = self.served[-1].models[0].max_batch_size
+        answers = [self._executed(batch) for batch in self._batches(requests, largest)]
+        joined: NDArray[np.float64] = np.concatenate(answers).astype(np.float64)
+        return joined
+
+    def _batches(self, requests: Sequence[Tensors], largest: int) -> list[Tensors]:
+        if not self.merging or len(requests) == 1:
+            return list(requests)
+        rows = len(next(iter(requests[0].values())))
+        step = max(1, largest // rows)
+        return [stack(list(requests[n : n + step])) for n in range(0, len(requests), step)]
+
+    def _executed(self, batch: Tensors) -> NDArray[Any]:
+        self._counts[self.executing(len(next(iter(batch.values()))))] += 1
+        return self.answer(batch)

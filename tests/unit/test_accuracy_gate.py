@@ -1,0 +1,213 @@
+"""The accuracy gate on a session that a function answers: what it asks, what it concludes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.errors import LoadTestFailure, TrialFailure
+from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
+from optimizer.search.accuracy_gate import AccuracyGate, Served
+from optimizer.search.events import Event, Note
+from optimizer.search.gate_plan import GatedShapes, GatePlan
+from optimizer.serving_config import ArtifactSpec, ArtifactUse
+from optimizer.triton.session import ServingSession
+from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec
+from tests.unit.fake_session import Answer, FakeSession
+
+PAYLOADS = Payloads(
+    (TensorSpec("x", "FP32", (None,), minimum=-1, maximum=1),),
+    LengthDistribution((2, 4), (1.0, 1.0)),
+)
+DATA = DataSet(None, 12, 0)
+MODEL = ModelSpec(
+    "sums", OnnxSource(Path("sums.onnx")), PAYLOADS, DATA, DATA, AccuracyLimits(0.9, 0.95), "y"
+)
+ARTIFACT = ModelArtifact(
+    ArtifactSpec("sums", "onnxruntime", "python", "fp32"), Path("files"), "ab", "a test", 0.0, True
+)
+PLAN = GatePlan((4, 2), (1, 4, 8, 16))
+
+
+def sums(batch: Tensors) -> NDArray[Any]:
+    """Two outputs that go with the values of a row alone."""
+    x = batch["x"].astype(np.float64)
+    return np.stack([x.sum(axis=1), np.square(x).sum(axis=1) - 1.0], axis=1)
+
+
+def references() -> tuple[Reference, ...]:
+    rng = np.random.default_rng(0)
+    made = []
+    for length in (4, 2):
+        rows: list[Tensors] = [
+            {"x": rng.uniform(-1, 1, (1, length)).astype(np.float32)} for _ in range(12)
+        ]
+        made.append(Reference(length, rows, np.concatenate([sums(row) for row in rows])))
+    return tuple(made)
+
+
+PREPARED = PreparedModel("sums", OutputSpec("y", "FP32", (2,)), references(), 100, False, 0.0)
+
+
+def judged(
+    answer: Answer,
+    plan: GatePlan = PLAN,
+    model: ModelSpec = MODEL,
+    **settings: Any,
+) -> tuple[Served, FakeSession, list[Event]]:
+    session, events = FakeSession(answer, **settings), list[Event]()
+    gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, events.append)
+    return gate.served(ARTIFACT, model, PREPARED, plan), session, events
+
+
+def when(wrong: Callable[[NDArray[Any]], bool], then: Answer) -> Answer:
+    """Answer rightly unless the batch is as `wrong` says."""
+    return lambda batch: then(batch) if wrong(batch["x"]) else sums(batch)
+
+
+def zeros(batch: Tensors) -> NDArray[Any]:
+    return np.zeros((len(batch["x"]), 2))
+
+
+def refuses(_: Tensors) -> NDArray[Any]:
+    raise LoadTestFailure("sums did not answer: no memory")
+
+
+def test_every_batch_at_every_length_is_asked_and_one_server_does() -> None:
+    asked: set[tuple[int, ...]] = set()
+
+    def answer(batch: Tensors) -> NDArray[Any]:
+        asked.add(batch["x"].shape)
+        return sums(batch)
+
+    served, session, _ = judged(answer)
+    assert {(size, length) for size in (1, 9, 16) for length in (2, 4)} <= asked
+    assert served.shapes == GatedShapes((1, 9, 16), (2, 4))
+    assert (served.dropped, served.failing) == (None, None)
+    assert served.accuracy is not None
+    assert served.accuracy.samples == 12
+    [config] = session.served
+    assert config.models[0].max_batch_size == 16
+    assert set(served.served_ms) == {1, 12}
+
+
+def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
+    served, session, _ = judged(when(lambda x: len(x) > 4, zeros))
+    assert served.failing is not None
+    assert served.failing.size == 8
+    assert served.failing.reason.startswith("8 of 8 answers of a batch, the first to request 1")
+    assert served.shapes == GatedShapes((1, 3, 4), (2, 4))
+    assert [c.models[0].max_batch_size for c in session.served] == [16, 8, 4]
+
+
+def test_where_no_batch_is_right_requests_alone_are_left() -> None:
+    served, _, _ = judged(when(lambda x: len(x) > 1, zeros))
+    assert served.failing is not None
+    assert served.failing.size == 4
+    assert served.shapes.batch_sizes == (1,)
+    assert served.dropped is None
+
+
+def test_a_batch_that_is_wrong_at_a_shorter_length_only() -> None:
+    served, _, _ = judged(when(lambda x: x.shape == (16, 2), zeros))
+    assert served.failing is not None
+    assert (served.failing.size, served.shapes.batch_sizes) == (16, (1, 5, 8))
+    assert served.failing.reason.endswith(" at 2 tokens")
+
+
+def test_requests_that_are_merged_wrongly_are_found_though_whole_batches_are_right() -> None:
+    """Twelve requests come to a server at once, as under load."""
+    served, _, _ = judged(when(lambda x: len(x) in {12, 8}, zeros), plan=GatePlan((4,), (1, 16)))
+    assert served.failing is not None
+    assert served.failing.reason.startswith("requests merged into batches of up to 16: ")
+
+
+def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> None:
+    served, session, events = judged(when(lambda x: len(x) == 16, refuses))
+    assert served.failing is not None
+    assert served.failing.reason == "batch of 16 at 4 tokens: sums did not answer: no memory"
+    assert len(session.failures) == 2
+    tried = [event.text for event in events if isinstance(event, Note)]
+    assert tried == ["sums/onnxruntime/fp32: sums did not answer: no memory; trying once more"]
+
+
+def test_one_failure_that_passes_costs_nothing() -> None:
+    failures = iter([True])
+    served, _, _ = judged(when(lambda x: len(x) == 16 and next(failures, False), refuses))
+    assert (served.dropped, served.failing) == (None, None)
+
+
+def test_a_length_that_is_not_answered_is_named() -> None:
+    with pytest.raises(TrialFailure, match=r"^requests at 2 tokens: sums did"):
+        judged(when(lambda x: x.shape[1] == 2, refuses))
+
+
+@pytest.mark.parametrize("length", [2, 4])
+def test_a_length_that_is_answered_wrongly_drops_the_artefact(length: int) -> None:
+    served, _, _ = judged(when(lambda x: x.shape[1] == length, zeros))
+    assert str(served.dropped).startswith(f"accuracy at {length} tokens: ")
+    assert served.accuracy is not None
+
+
+def test_a_size_that_the_server_did_not_execute_proves_nothing() -> None:
+    """As where a cache answers, or the batcher splits what it was sent."""
+    served, _, _ = judged(sums, executing=lambda batch: min(batch, 8))
+    assert served.failing is not None
+    assert served.failing.reason == (
+        "batch of 16 at 4 tokens: the server was to execute a batch of 16; it executed batches of 8"
+    )
+
+
+def test_requests_of_several_inferences_are_the_smallest_batch() -> None:
+    asked: set[int] = set()
+
+    def answer(batch: Tensors) -> NDArray[Any]:
+        asked.add(len(batch["x"]))
+        return sums(batch)
+
+    served, _, _ = judged(answer, plan=GatePlan((4,), (3, 10, 32), request_size=3))
+    assert served.shapes.batch_sizes == (3, 15, 30)
+    assert not {1, 2} & asked
+    assert all(size % 3 == 0 for size in asked)
+
+
+def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
+    code = "def share(inputs, outputs):\n    assert inputs['x'].shape[1] == 4\n    return 0.75\n"
+    (tmp_path / "metric.py").write_text(code)
+    metric = TaskMetric(tmp_path / "metric.py", "share", 0.5)
+    limits = replace(MODEL.accuracy, metric=metric)
+    served, _, _ = judged(sums, model=replace(MODEL, accuracy=limits))
+    assert served.dropped is None
+    assert served.accuracy is not None
+    assert served.accuracy.metric == 0.75
+
+
+@pytest.mark.parametrize(
+    ("largest", "request_size", "batches"),
+    [
+        (1, 1, ()),
+        (2, 1, (2,)),
+        (3, 1, (3,)),
+        (4, 1, (4, 3)),
+        (64, 1, (64, 33)),
+        (10, 4, (8,)),
+        (64, 16, (64, 48)),
+        (16, 16, ()),
+    ],
+)
+def test_planned_batches(largest: int, request_size: int, batches: tuple[int, ...]) -> None:
+    assert GatePlan((4,), (largest,), request_size).batches(largest) == batches
+
+
+def test_lengths_are_those_of_every_way_of_padding() -> None:
+    use = ArtifactUse((1, 4), ((), (2,), (3,)))
+    assert GatePlan.of(use, PAYLOADS, 1) == GatePlan((4, 3, 2), (1, 4))
+    fixed = replace(PAYLOADS, tensors=(TensorSpec("x", "FP32", (8,), minimum=0, maximum=1),))
+    assert GatePlan.of(use, fixed, 1).lengths == (4,)

@@ -1,0 +1,73 @@
+"""A model's own answers: which outputs cannot judge an artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from optimizer.artifacts.products import OpenedModel, OutputSpec
+from optimizer.artifacts.references import fp32_outputs
+from optimizer.errors import BuildFailure, UsageError
+from optimizer.workload import Tensors
+
+ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
+
+
+def outputs(run: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    model = OpenedModel(lambda request: run(request["x"]), OutputSpec("y", "FP32", (2,)), 0)
+    return fp32_outputs("sums", model, ROWS)
+
+
+def test_every_request_is_asked_by_itself() -> None:
+    assert outputs(lambda x: 2 * x).tolist() == [[2, 2], [4, 4], [6, 6], [8, 8]]
+
+
+@pytest.mark.parametrize(
+    ("run", "batch", "shape"),
+    [
+        (lambda x: np.array(np.nonzero(x)), 1, "[2, 2]"),
+        (lambda x: x.mean(), 1, "[]"),
+        (lambda x: x.mean(axis=0, keepdims=True), 3, "[1, 2]"),
+        # As long as the first axis of the input is for one request, and of the data else.
+        (lambda x: x.reshape(-1)[: 1 + (len(x) > 1)], 3, "[2]"),
+    ],
+)
+def test_an_output_without_a_row_per_request(
+    run: Callable[[NDArray[Any]], NDArray[Any]], batch: int, shape: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        outputs(run)
+    assert str(caught.value) == (
+        f"output 'y' has no row per request: a batch of {batch} gives the shape {shape}"
+    )
+
+
+def test_an_output_whose_shape_goes_with_the_data() -> None:
+    with pytest.raises(UsageError, match=r"one shape for all requests .* \[1\] to one and \[2\]"):
+        outputs(lambda x: x[:, : 1 + (x[0, 0] > 2)])
+
+
+def test_a_model_that_takes_no_batches_is_left_to_the_gate() -> None:
+    def one_alone(x: NDArray[Any]) -> NDArray[Any]:
+        if len(x) > 1:
+            raise ValueError("one at a time")
+        return x
+
+    assert len(outputs(one_alone)) == 4
+
+
+def test_a_model_that_fails_says_why() -> None:
+    def broken(_: NDArray[Any]) -> NDArray[Any]:
+        try:
+            raise KeyError("embedding")
+        except KeyError as error:
+            raise RuntimeError("step 2 of 3 failed") from error
+
+    with pytest.raises(BuildFailure, match=r"^sums: KeyError: 'embedding'$"):
+        outputs(broken)
+    with pytest.raises(BuildFailure, match="hold NaN or infinity"):
+        outputs(lambda x: x * np.nan)
