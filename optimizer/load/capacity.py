@@ -45,7 +45,7 @@ Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
-_MOST_VOID_LEVELS = 4
+_MOST_VOID_LEVELS = 5
 _BELOW_VOID = 0.75
 """Share of a load that the load generator could not send on time, which is tried after it."""
 

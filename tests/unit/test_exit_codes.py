@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from optimizer.cli import baseline, measure, record
+from optimizer.cli import baseline, measure, record, replay, simulate
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import RunLevel
@@ -251,3 +251,24 @@ def test_record_ends_with(
 
     monkeypatch.setattr(record, "record_space", record_space)
     assert optimizer("record", "space.yaml").code == code
+
+
+@pytest.mark.parametrize(("at_capacity", "code"), [(object(), 0), (None, 1)])
+def test_simulate_ends_with(
+    at_capacity: object, code: int, optimizer: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = SimpleNamespace(streams=[SimpleNamespace(at_capacity=at_capacity)])
+    monkeypatch.setattr(simulate, "simulate_configuration", lambda _: predicted)
+    monkeypatch.setattr(simulate, "show_what_if", lambda *_: None)
+    assert optimizer("simulate", "quickstart").code == code
+
+
+@pytest.mark.parametrize(("best", "code"), [(object(), 0), (None, 1)])
+def test_replay_ends_with(
+    best: object, code: int, optimizer: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(best=best)
+    monkeypatch.setattr(replay, "open_table", lambda _: None)
+    monkeypatch.setattr(replay, "replay_table", lambda *_: found)
+    monkeypatch.setattr(replay, "replay_text", lambda _: "")
+    assert optimizer("replay", "table.csv", "--trials", "3").code == code
