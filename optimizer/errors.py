@@ -115,7 +115,7 @@ class StorageError(RunError):
 
 
 class EverythingFailedError(RunError):
-    """Too many failures in a row, the baseline among them."""
+    """Too many failures in a row, the baseline among them; or most could not be measured."""
 
 
 class TrialFailure(OptimizerError):
