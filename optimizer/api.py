@@ -245,7 +245,8 @@ class Study:
         """One row for each trial of the search: what was served, its capacity, latency and cost.
 
         Of a trial that did not meet the limits, capacity and cost are missing (NaN). Latencies are
-        those of the highest load level within the limits, in ms; rates are requests a second.
+        those of the highest load level within the limits, in ms, and `latencies_at_per_second` is
+        its rate; rates are requests a second.
         """
         return trials_frame(self._reading.trials, self._reading.searched.search_space)
 

@@ -150,7 +150,7 @@ class DamagedStudyError(StorageError):
 
 
 class EverythingFailedError(RunError):
-    """Too many failures in a row, the baseline among them."""
+    """Too many failures in a row, the baseline among them; or most could not be measured."""
 
 
 class TrialFailure(OptimizerError):

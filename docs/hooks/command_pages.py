@@ -78,7 +78,7 @@ _MEASURING = (
     (
         "`baseline`, `record`",
         "no configuration met the limits",
-        "most configurations could not be measured",
+        "most configurations could not be measured, or all failed",
     ),
     (
         "`verify`",

@@ -43,7 +43,7 @@ def show_measured(console: Console, measured: Measured) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    elif found.missed is not None:
+    if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
         text = f"the limit was not met: {found.missed}"
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(_time(found.at, _timings(measured)))

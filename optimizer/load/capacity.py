@@ -45,7 +45,7 @@ Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
-_MOST_VOID_LEVELS = 4
+_MOST_VOID_LEVELS = 5
 _BELOW_VOID = 0.75
 """Share of a load that the load generator could not send on time, which is tried after it."""
 
@@ -225,11 +225,13 @@ class CapacitySearch:
                 return result
             if (result := self._known_well(saturation, upper)) is not None:
                 return result
-            most = len(self._levels) - self._free >= _MOST_LEVELS
+            own = self._levels[1 + self._free :]
+            void = sum(why_void(each) is not None for each in own)
+            most = len(own) + 1 >= _MOST_LEVELS or void >= _MOST_VOID_LEVELS
             if (most or self._left(saturation) <= 0) and self._held():
                 knee = self._knee(saturation)
                 return self._estimated(knee, saturation, upper, "its load time is spent")
-            if most or len(self._void()) >= _MOST_VOID_LEVELS:
+            if most:
                 return self.infeasible(level)
             load = self._next_load(saturation)
 
@@ -250,7 +252,7 @@ class CapacitySearch:
             return None
         knee = self._knee(saturation)
         capacity = min(knee.share, HIGHEST_SHARE) * saturation
-        certified = min(self._held()) <= capacity < self._least_void()
+        certified = min(self._held()) <= capacity and not self._cut_short(capacity)
         if not certified or knee.half_width > self._protocol.resolution:
             return None
         return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
@@ -266,12 +268,16 @@ class CapacitySearch:
         """Return the levels that say something of the server."""
         return [*valid_open_loop(self._levels)]
 
-    def _void(self) -> list[float]:
-        """Return the loads that the load generator could not send on time."""
-        return [level.load_factor for level in self._levels if why_void(level) is not None]
-
     def _least_void(self) -> float:
-        return min(self._void(), default=math.inf)
+        """Return the least load that the load generator could not send on time."""
+        void = [level.load_factor for level in self._levels if why_void(level) is not None]
+        return min(void, default=math.inf)
+
+    def _cut_short(self, capacity: float) -> bool:
+        """Return whether only the load generator kept the levels below a capacity."""
+        held = self._held()
+        all_held = len(held) == len(self._open_loop())
+        return all_held and max(held) < capacity and self._least_void() <= capacity
 
     def _held(self) -> list[float]:
         """Loads at which the limits were met."""
@@ -311,7 +317,7 @@ class CapacitySearch:
         high = min(upper, max(knee.high * saturation, capacity))
         if missed:
             why += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
-        if capacity >= self._least_void():
+        if self._cut_short(capacity):
             capacity, high = max(self._held()), upper
             why += f"; more could not be measured: {what_was_void(self._levels)}"
         # However little the levels tell, a load that met the limits is above the floor.
@@ -332,11 +338,7 @@ class CapacitySearch:
         return self._levels
 
     def whole_level(self, load_factor: float, seconds: float | None = None) -> LoadLevel:
-        """Run an open-loop level to its end, whatever it shows.
-
-        Args:
-            seconds: how long; as long as a check that sees all its requests where None.
-        """
+        """Run an open-loop level to its end, for as long as a check unless `seconds` are given."""
         protocol = self._protocol
         seconds = seconds or self._seconds_for(protocol.check_requests, load_factor)
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, None)
@@ -381,9 +383,7 @@ class CapacitySearch:
     def infeasible(self, level: LoadLevel) -> CapacityResult:
         """Give up where `level` did not pass.
 
-        Raises:
-            LoadTestFailure: when nothing at all was answered at that load.
-            VoidLevelFailure: when the load generator fell behind there.
+        Raises LoadTestFailure where nothing was answered, VoidLevelFailure where it is void.
         """
         refuse_void(level)
         refuse_if_all_failed(level)

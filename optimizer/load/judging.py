@@ -110,12 +110,13 @@ def why_void(level: LoadLevel) -> str | None:
     client = level.client
     if client.kept_up:
         return None
+    processes = f"{client.processes} process{'es' if client.processes != 1 else ''}"
     remedy = "give it free cores"
     if not client.realtime:
         remedy += ", or permit real-time priority (ulimit -r 1)"
     return (
         f"the load generator fell {client.lag_ms:.1f} ms behind (p99; "
-        f"{client.longest_lag_ms:.1f} ms are allowed) with {client.processes} processes: {remedy}"
+        f"{client.longest_lag_ms:.1f} ms are allowed) with {processes}: {remedy}"
     )
 
 

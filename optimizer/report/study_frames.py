@@ -98,13 +98,16 @@ def _cost(score: Score | None) -> Row:
 
 
 def _latencies(measurement: Measurement | None) -> Row:
-    """Of the highest level within the limits, the worst stream's."""
+    """Return those of the highest level within the limits, of the worst stream, and its load."""
     level = measurement.level_at_capacity if measurement is not None else None
     return {
-        f"p{percentile}_ms_at_capacity": level.latency_ms(percentile)
-        if level is not None
-        else np.nan
-        for percentile in _PERCENTILES
+        **{
+            f"p{percentile}_ms_at_capacity": level.latency_ms(percentile)
+            if level is not None
+            else np.nan
+            for percentile in _PERCENTILES
+        },
+        "latencies_at_per_second": level.offered_per_second if level is not None else np.nan,
     }
 
 

@@ -140,6 +140,14 @@ def why_most_unmeasured(records: Sequence[TrialRecord]) -> str | None:
     )
 
 
+def why_all_failed(records: Sequence[TrialRecord]) -> str | None:
+    """Return that every configuration failed, and why the last did; None where one did not."""
+    if not records or any(record.outcome != "failed" for record in records):
+        return None
+    tried = len({record.config for record in records})
+    return f"all {tried} configurations failed; the last one: {records[-1].reason}"
+
+
 def _similar(config: ServingConfig, other: ServingConfig) -> bool:
     return all(
         one.artifact == two.artifact

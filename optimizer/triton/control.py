@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
@@ -27,7 +27,7 @@ from optimizer.triton.model_config import differences
 from optimizer.workload import Tensors
 
 _CALL_SECONDS = 10.0
-_LONGEST_QUEUE_SECONDS = 600.0
+_LONGEST_QUEUE_SECONDS = 60.0
 _COUNTED_SECONDS = 2.0
 _NO_MODEL = "no model is called so"
 
@@ -167,31 +167,40 @@ class ServerControl:
             answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
         return answer.model_stats[0]
 
-    def require_answer(self, model: str, tensors: Tensors, seconds: float) -> None:
-        """Send a model one request and wait until it is answered; an error is an answer, too.
+    def error_of_one_request(self, model: str, tensors: Tensors, seconds: float) -> str | None:
+        """Send a model one request and wait for its reply.
 
-        A model that has other requests to execute first is waited for as long as it does.
+        A model that has other requests to execute first is waited for while it does, but not for
+        longer than a minute.
+
+        Returns:
+            The error that it replied, None where it replied none.
 
         Raises:
-            ServerFailure: the model is not ready, or executed nothing for so many seconds.
+            ServerFailure: the server is gone, or the model is not ready or executed nothing for so
+                many seconds.
         """
         with _server_errors(f"see whether {model} is ready"):
             if not self._client.is_model_ready(model, client_timeout=_CALL_SECONDS):
                 raise ServerFailure(f"the server says that {model} is not ready")
-        replied = Event()
-        executed = self._executed(model)
+        replies = SimpleQueue[InferenceServerException | None]()
+        executed, end = self._executed(model), time.monotonic() + _LONGEST_QUEUE_SECONDS
         self._client.async_infer(
             model,
             _inputs(tensors),
-            callback=lambda result, error: replied.set(),
-            client_timeout=_LONGEST_QUEUE_SECONDS,
+            callback=lambda result, error: replies.put(error),
+            client_timeout=2 * _LONGEST_QUEUE_SECONDS,
         )
-        while not replied.wait(seconds):
+        while time.monotonic() < end:
+            with suppress(Empty):
+                error = replies.get(timeout=seconds)
+                return None if error is None else _message(error)
             before, executed = executed, self._executed(model)
             if executed == before:
                 raise ServerFailure(
                     f"{model} executed nothing and did not answer for {seconds:g} s"
                 )
+        return None
 
     def _executed(self, model: str) -> int:
         """Return how many executions and failures the server has counted."""

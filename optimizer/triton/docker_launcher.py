@@ -199,8 +199,8 @@ class _ContainerServer:
         except ContainerFailure:
             return None
 
-    def processes(self) -> Mapping[int, str] | None:
-        return processes.statuses_below(self._first)
+    def model_processes(self) -> Mapping[int, str] | None:
+        return processes.model_statuses(self._first)
 
     def cpu_seconds(self) -> float | None:
         return processes.cpu_seconds(self._first)

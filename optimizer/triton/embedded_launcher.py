@@ -169,8 +169,8 @@ class _EmbeddedServer:
     def memory_with_models_bytes(self) -> int | None:
         return processes.memory_bytes(self._process.pid)
 
-    def processes(self) -> Mapping[int, str] | None:
-        return processes.statuses_below(self._process.pid)
+    def model_processes(self) -> Mapping[int, str] | None:
+        return processes.model_statuses(self._process.pid)
 
     def cpu_seconds(self) -> float | None:
         return processes.cpu_seconds(self._process.pid)

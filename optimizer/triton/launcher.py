@@ -57,8 +57,8 @@ class RunningServer(Protocol):
         None where unseen.
         """
 
-    def processes(self) -> Mapping[int, str] | None:
-        """Return the status of every process below the server by its id; None where unseen."""
+    def model_processes(self) -> Mapping[int, str] | None:
+        """Return the status of every Python model's process by its id; None where unseen."""
 
     def cpu_seconds(self) -> float | None:
         """Process-CPU time spent so far by the server and its models; None where unseen."""

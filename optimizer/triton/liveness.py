@@ -17,7 +17,7 @@ from optimizer.measurement import LoadLevel
 from optimizer.triton.session import Served
 from optimizer.workload import Tensors
 
-_ANSWER_SECONDS = 15.0
+_ANSWER_SECONDS = 30.0
 """Longest wait for an answer while the model executes nothing."""
 
 _DEAD_PROCESS = re.compile(r"stub process .*(not healthy|unhealthy|terminated)", re.IGNORECASE)
@@ -62,16 +62,16 @@ class Liveness:
             raise LoadTestFailure(reason)
         self._check_processes()
         for stream in level.streams if level is not None else ():
-            if stream.first_error is not None and _DEAD_PROCESS.search(stream.first_error):
-                raise ServerFailure(f"a model's process died under load: {stream.first_error}")
+            _refuse_death(stream.first_error)
 
     def check_answers(self) -> None:
         """Send every model one request. Raises ServerFailure where one does not answer."""
         for model, tensors in self._requests.items():
-            self._served.control.require_answer(model, tensors, _ANSWER_SECONDS)
+            control = self._served.control
+            _refuse_death(control.error_of_one_request(model, tensors, _ANSWER_SECONDS))
 
     def _check_processes(self) -> None:
-        now = self._served.server.processes()
+        now = self._served.server.model_processes()
         if now is None:
             return
         for pid in self._served.processes:
@@ -80,3 +80,9 @@ class Liveness:
                 raise ServerFailure(f"process {pid}, in which a model runs, has died")
             if status in _STOPPED:
                 raise ServerFailure(f"process {pid}, in which a model runs, is stopped")
+
+
+def _refuse_death(error: str | None) -> None:
+    """Raise ServerFailure for an error that tells of a dead process; others are the model's own."""
+    if error is not None and _DEAD_PROCESS.search(error):
+        raise ServerFailure(f"a model's process has died: {error}")

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import psutil
 
+_MODEL_PROCESS = "triton_python_b"
+"""Begins the name of what Triton runs Python models in; the kernel keeps 15 characters."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -32,16 +35,20 @@ def cpu_seconds(pid: int) -> float | None:
     return _sum(pid, _cpu_seconds)
 
 
-def statuses_below(pid: int) -> dict[int, str] | None:
-    """Return psutil's status of every process below one, by process id; None where it is gone."""
+def model_statuses(pid: int) -> dict[int, str] | None:
+    """Return psutil's status of the processes of Python models below a server, by process id.
+
+    None where the server is gone.
+    """
     try:
         below = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return None
     found: dict[int, str] = {}
     for process in below:
-        with suppress(psutil.NoSuchProcess):
-            found[process.pid] = process.status()
+        with suppress(psutil.Error):
+            if process.name().startswith(_MODEL_PROCESS):
+                found[process.pid] = process.status()
     return found
 
 

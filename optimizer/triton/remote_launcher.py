@@ -95,7 +95,7 @@ class _RemoteServer:
     def memory_with_models_bytes(self) -> int | None:
         return None
 
-    def processes(self) -> None:
+    def model_processes(self) -> None:
         return None
 
     def cpu_seconds(self) -> float | None:

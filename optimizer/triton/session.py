@@ -125,7 +125,7 @@ class ServingSession:
         try:
             served = self._server(config.server)
             # The processes of models that were served before end when they like.
-            before = frozenset(served.server.processes() or ())
+            before = frozenset(served.server.model_processes() or ())
             for model in config.models:
                 needed = files[model.name]
                 if needed.engine is not None:
@@ -134,7 +134,7 @@ class ServingSession:
                     model, needed.artifact, needed.payloads, needed.output
                 )
                 served.control.load(model.name, asked, _LOAD_SECONDS)
-            loaded = frozenset(served.server.processes() or ()) - before
+            loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
         except TrialFailure as error:
             raise self.failure(error) from error

@@ -21,7 +21,7 @@ from optimizer.search.eight_configurations import (
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.events import Watcher
 from optimizer.search.gated_artifact import GatedArtifact
-from optimizer.search.history import why_most_unmeasured
+from optimizer.search.history import why_all_failed, why_most_unmeasured
 from optimizer.search.kept_runs import KeptRuns, Measure
 from optimizer.search.study_directory import StudyDirectory, write_text
 from optimizer.space_file import Space
@@ -66,7 +66,7 @@ class Baselines:
     Attributes:
         rows: of those that answered, in the published order, priced for the demand.
         left_out: why there is no row, by name.
-        unmeasured: why most could not be measured; None where most could.
+        unmeasured: why most could not be measured, or all failed; None where neither holds.
         within_limits: whether any of them met the limits at some load.
         table, page: files that were written.
         notes: of which load the latencies are, where it is not the capacity.
@@ -165,7 +165,7 @@ def _shown(
         {**left_out, **failed},
         folder / "table.csv",
         folder / "page.html",
-        why_most_unmeasured(records),
+        why_most_unmeasured(records) or why_all_failed(records),
         any(record.outcome == "ok" for record in records),
         () if ramp else tuple(_notes(measured)),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimizer.machine.fingerprint import this_machine
 from optimizer.search.events import Watcher
-from optimizer.search.history import why_most_unmeasured
+from optimizer.search.history import why_all_failed, why_most_unmeasured
 from optimizer.search.recorded.recording import RecordingPlan, RecordPhase
 from optimizer.search.recorded.table import RecordedSpace
 from optimizer.search.recorded.table_file import recorded, write_table
@@ -50,7 +50,7 @@ class Recorded:
 
     Attributes:
         table: the file that was written.
-        unmeasured: why most points could not be measured; None where most could.
+        unmeasured: why most points could not be measured, or all failed; None where neither holds.
         within_limits: whether any point met the limits at some load.
     """
 
@@ -105,4 +105,5 @@ def record_space(request: RecordRequest, watch: Watcher) -> Recorded:
         write_table(directory.table, recorded(recorded_space, directory))
         points = [*directory.trials.read_all().values()]
     within_limits = any(record.outcome == "ok" for record in points)
-    return Recorded(directory.table, why_most_unmeasured(points), within_limits)
+    unmeasured = why_most_unmeasured(points) or why_all_failed(points)
+    return Recorded(directory.table, unmeasured, within_limits)

@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from optimizer.machine.cores import usable_cores
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.samplers import SAMPLERS
@@ -211,7 +212,7 @@ def main() -> None:
     ]
     # One thread each: the searches are what runs side by side.
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(usable_cores()), mp_context=get_context("spawn")) as pool:
         runs = pd.DataFrame(list(pool.map(searched, tasks, chunksize=4)))
     given.out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(given.out / "search_runs.csv", index=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,28 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
         assert optimizer.wait() == 2
         assert message in optimizer.errors
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_a_rate_that_misses_the_limit_ends_with_1(start: StartOptimizer, tmp_path: Path) -> None:
+    space = tiny.write_space(tmp_path, tiny.space(limit={"latency_ms": 0.2}))
+    optimizer = start(space, "--rate", 20, command="measure")
+    assert optimizer.wait() == 1, optimizer.errors
+    assert "the limit was not met: p95 of bert" in optimizer.output, optimizer.errors
+    assert "over the limit of 0.2 ms" in measured(tmp_path, 0)["missed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_model_that_dies_or_stops_at_a_rate_ends_with_4(
+    start: StartOptimizer, tmp_path: Path, number: signal.Signals
+) -> None:
+    space = tiny.write_space(tmp_path, tiny.space(measurement={"check_seconds": 4.0}))
+    optimizer = start(space, "--rate", 50, "--verbose", command="measure")
+    optimizer.wait_for("offering 50/s")
+    for stub in optimizer.marked.processes("python_backend_stub"):
+        stub.send_signal(number)
+    assert optimizer.wait() == 4, optimizer.output
+    how = "has died" if number == signal.SIGKILL else "is stopped"
+    assert f"in which a model runs, {how}" in optimizer.errors
+    optimizer.assert_nothing_left()

@@ -50,7 +50,7 @@ class FakeGpuServer:
     def ended(self) -> str | None:
         return None
 
-    def processes(self) -> dict[int, str]:
+    def model_processes(self) -> dict[int, str]:
         return {}
 
     def memory_bytes(self) -> int:

@@ -122,3 +122,13 @@ def test_users_are_shown_minute_by_minute() -> None:
 def test_a_gpu_is_said_as_far_as_it_tells(gpu: GpuUse, line: str) -> None:
     at = replace(served(0.4, 90.0), machine=replace(MACHINE, gpus=(gpu,), no_gpu=None))
     assert line in shown(Found((at,), at)).splitlines()
+
+
+def test_a_limit_that_was_missed_is_said_once() -> None:
+    late = "p95 of bert 120.0 ms, over the limit of 100 ms"
+    alone = shown(Found(LEVELS[1:2], LEVELS[1], missed=late))
+    assert alone.count(f"the limit was not met: {late}") == 1
+    some = Measurement(LEVELS, 0.4, 0.4, None, 500.0, "its load time is spent")
+    assert "the limit was not met" in shown(Found(LEVELS, LEVELS[2], some, missed=late))
+    none = Measurement(LEVELS, 0.0, 0.0, 0.4, 500.0, f"even at 237.5/s: {late}")
+    assert "the limit was not met" not in shown(Found(LEVELS, LEVELS[2], none, missed=none.ended))

@@ -49,7 +49,7 @@ def test_where_every_level_is_void_the_configuration_could_not_be_measured() -> 
     with pytest.raises(VoidLevelFailure, match=said) as raised:
         find(lagging(server), server)
     assert raised.value.transient
-    assert len(server.plans) <= 5, "saturation, and a few loads below it"
+    assert len(server.plans) <= 6, "saturation, and a few loads below it"
 
 
 def test_a_void_level_at_the_floor_is_no_missed_limit() -> None:
@@ -72,6 +72,34 @@ def test_loads_that_could_not_be_sent_are_not_certified_and_the_reason_is_told()
     assert "the load generator fell 31.8 ms behind" in measurement.ended
     assert all(level.client.kept_up for level in measurement.open_loop)
     assert any(why_void(level) for level in measurement.levels)
+
+
+def test_a_capacity_between_a_load_that_was_held_and_one_that_was_not_needs_no_void_level() -> None:
+    server = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
+    quiet = find(server, server).measurement
+    held = [x.load_factor for x in quiet.open_loop if why_missed(x) is None]
+    missed = [x.load_factor for x in quiet.open_loop if why_missed(x) is not None]
+    assert held
+    assert missed, "both sides of the limit were seen"
+    again = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
+    between = (max(x for x in held if x < min(missed)) + min(missed)) / 2
+    found = find(lagging(again, lambda load: abs(load / between - 1) < 1e-3), again).measurement
+    assert found.load_factor == pytest.approx(quiet.load_factor, rel=0.1)
+    assert "could not be measured" not in found.ended
+
+
+def test_a_load_that_was_held_outlasts_any_number_of_void_levels() -> None:
+    server = tight()
+    rate = server.saturation_per_second / server.work.demand_per_second
+    calls: list[float] = []
+
+    def at(load: float) -> bool:
+        calls.append(load)
+        return len(calls) != 2
+
+    measurement = find(lagging(server, at), server).measurement
+    assert measurement.load_factor == calls[1] < 0.95 * rate
+    assert "more could not be measured" in measurement.ended
 
 
 def test_a_void_level_far_above_the_capacity_changes_nothing() -> None:

@@ -59,6 +59,7 @@ class FakeServer:
     reason: str | None = None
     readings: int = 0
     hangs: bool = False
+    reply: str | None = None
     statuses: dict[int, str] = field(
         default_factory=lambda: {1: "running", 2: "sleeping", 3: "sleeping"}
     )
@@ -76,13 +77,14 @@ class FakeServer:
     def memory_with_models_bytes(self) -> int:
         return 2**30
 
-    def processes(self) -> dict[int, str]:
+    def model_processes(self) -> dict[int, str]:
         return self.statuses
 
-    def require_answer(self, model: str, tensors: Tensors, seconds: float) -> None:
+    def error_of_one_request(self, model: str, tensors: Tensors, seconds: float) -> str | None:
         assert tensors == {}
         if self.hangs:
             raise ServerFailure(f"{model} executed nothing and did not answer for {seconds:g} s")
+        return self.reply
 
     def statistics(self, model: str) -> service_pb2.ModelStatistics:
         self.readings += 1
@@ -193,8 +195,21 @@ def test_a_process_that_is_gone_explains_a_level_that_failed(make: Make) -> None
 def test_a_process_that_triton_started_anew_is_told_by_the_replies(make: Make) -> None:
     levels = make()
     levels.client.error = "INTERNAL: Stub process 'bert_0_0' is not healthy."
-    with pytest.raises(ServerFailure, match="a model's process died under load: INTERNAL: Stub"):
+    with pytest.raises(ServerFailure, match="a model's process has died: INTERNAL: Stub"):
         levels.run()
+
+
+def test_a_reply_that_tells_of_a_dead_process_fails_the_level_and_another_error_does_not(
+    make: Make,
+) -> None:
+    dead, broken = make(), make()
+    dead.client.strike = lambda: setattr(
+        dead.server, "reply", "Failed to process: Stub process 'bert_0_0' is not healthy."
+    )
+    broken.client.strike = lambda: setattr(broken.server, "reply", "the input is too long")
+    with pytest.raises(ServerFailure, match="a model's process has died: Failed to process"):
+        dead.run()
+    assert broken.run().errors == 0
 
 
 def test_a_model_that_does_not_answer_between_levels_fails_them(make: Make) -> None:

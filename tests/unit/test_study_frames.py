@@ -63,3 +63,15 @@ def test_instances_on_gpus_are_those_of_each() -> None:
     frame = trials_frame([record_of(n, c, ok(100)) for n, c in enumerate(configs)], space)
     assert set(frame.instance_count) == {2, "1/2"}
     assert frame.intra_op_threads.isna().all()
+
+
+def test_latencies_stand_beside_the_load_that_they_were_measured_at() -> None:
+    extrapolated = ok(174)
+    assert extrapolated.measurement is not None
+    levels = (level(0.4, kind="saturation"), level(0.174, 77.0))
+    measurement = replace(extrapolated.measurement, levels=levels)
+    record = record_of(0, small_space().config(small_space().baseline), ok(174))
+    frame = trials_frame([replace(record, measurement=measurement)], small_space())
+    assert frame.capacity_per_second[0] == pytest.approx(174)
+    assert frame.p95_ms_at_capacity[0] == 77.0
+    assert frame.latencies_at_per_second[0] == pytest.approx(87)
