@@ -20,7 +20,13 @@ _LONGEST_SETTING = 500
 
 
 class OutputConsole(Console):
-    """Standard output; a run that nobody reads is interrupted."""
+    """Standard output; a run that nobody reads is interrupted.
+
+    Texts are printed as they are: what looks like markup comes from a file, and is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         """Rich would exit with 1, "nothing was found"."""
@@ -63,7 +69,7 @@ class Percent(_Finite):
 
 
 SEED = click.IntRange(0, 2**63 - 1)
-COUNT = click.IntRange(1, 10**6)
+COUNT = click.IntRange(min=1)
 
 
 class Duration(click.ParamType[float]):
