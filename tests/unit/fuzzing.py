@@ -20,6 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -112,7 +113,7 @@ def damaged_json(text: str, rng: random.Random) -> str:
                 if isinstance(other, dict) == (its in other) or isinstance(other, list):
                     holder[key] = json.loads(json.dumps(_at(other, its)))
             case _:
-                holder[key] = rng.choice(NASTY_JSON)
+                holder[key] = deepcopy(rng.choice(NASTY_JSON))
         if not isinstance(document, dict | list):
             break
     written = json.dumps(document)
