@@ -57,6 +57,9 @@ class Budget:
 _COUNT: TypeAdapter[int] = TypeAdapter(Count)
 _CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
 
+_MOST_MISTAKES = 1_000
+"""That are looked up in a file; one with so many is no space file."""
+
 _WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
 
 
@@ -106,7 +109,8 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
             document, context={"folder": path.parent, "prices": prices}
         )
     except ValidationError as error:
-        mistakes = one_for_each_value(mistake(e, document) for e in error.errors())
+        found = error.errors()[:_MOST_MISTAKES]
+        mistakes = one_for_each_value(mistake(e, document) for e in found)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
     space = _to_value(section, path, prices, hardware)

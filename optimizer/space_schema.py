@@ -283,6 +283,6 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
     for parameter in schema["$defs"]["ParametersSection"]["properties"].values():
-        several = {key: parameter.pop(key) for key in ("type", "items", "minItems")}
+        several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]
     return schema

@@ -111,7 +111,7 @@ def _exit_code(arguments: list[str] | None) -> int:
             error.show()
         return error.exit_code
     except OptimizerError as error:
-        _say(f"error: {error}")
+        _say(f"error: {_printable(str(error))}")
         return error.exit_code
 
 
@@ -119,6 +119,14 @@ def _say(text: str) -> None:
     """Print the last words, if anybody reads them."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
+
+
+def _printable(message: str) -> str:
+    """Return a message that may quote a stranger's file, without what a terminal would obey."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in message
+    )
 
 
 def _output_failed(error: OSError) -> int:

@@ -53,7 +53,7 @@ class Percent(_Finite):
 
 
 SEED = click.IntRange(0, 2**63 - 1)
-COUNT = click.IntRange(1, 10**6)
+COUNT = click.IntRange(min=1)
 
 
 class Duration(click.ParamType[float]):

@@ -11,7 +11,13 @@ from optimizer.cli.no_reader import discard_output, has_no_reader
 
 
 class OutputConsole(Console):
-    """Standard output; a command whose output nobody reads any more is interrupted."""
+    """Standard output; a command whose output nobody reads any more is interrupted.
+
+    Texts are printed as they are: what looks like markup comes from a file, and is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         """Rich would exit with 1, "nothing was found"."""
@@ -26,7 +32,9 @@ class LastingConsole(Console):
     """
 
     def __init__(self) -> None:
-        super().__init__(file=cast("IO[str]", _LastingOutput(sys.stdout)))
+        super().__init__(
+            file=cast("IO[str]", _LastingOutput(sys.stdout)), markup=False, emoji=False
+        )
 
 
 class _LastingOutput:

@@ -22,19 +22,19 @@ from optimizer.untrusted import check_ranges
 
 
 class _Entry(BaseModel):
-    description: str | None = None
-    config: dict[str, Any] | None = None
-    capacity_per_second: float | None = None
-    latency_ms: dict[str, float] | None = None
+    description: str = ""
+    config: dict[str, Any] = {}
+    capacity_per_second: float = 0.0
+    latency_ms: dict[str, float] = {}
     latency_ms_at_demand_p95: float | None = None
-    usd_per_million_at_capacity: float | None = None
-    usd_per_million_at_demand: float | None = None
-    replicas: int | None = None
-    fleet_usd_per_hour: float | None = None
+    usd_per_million_at_capacity: float = 0.0
+    usd_per_million_at_demand: float = 0.0
+    replicas: int = 0
+    fleet_usd_per_hour: float = 0.0
 
 
 class _Claim(BaseModel):
-    rival: str | None = None
+    rival: str = ""
     capacity_ratio: float | None = None
     capacity_ratio_low: float | None = None
     capacity_ratio_high: float | None = None
@@ -43,13 +43,13 @@ class _Claim(BaseModel):
 
 
 class _Pace(BaseModel):
-    reference: str | None = None
-    saturation_per_second: list[float] | None = None
+    reference: str = ""
+    saturation_per_second: list[float] = []
     largest_change: float | None = None
 
 
 class _Gated(BaseModel):
-    artifact: str | None = None
+    artifact: str = ""
     sha256: str | None = None
     accuracy: dict[str, Any] | None = None
     dropped: str | None = None
@@ -57,26 +57,26 @@ class _Gated(BaseModel):
 
 
 class _Summary(BaseModel):
-    ended: str | None = None
-    space_exhausted: bool | None = None
-    settled: bool | None = None
+    ended: str = ""
+    space_exhausted: bool = False
+    settled: bool = False
     remaining_gap: float | None = None
-    trials: dict[str, int] | None = None
+    trials: dict[str, int] = {}
     baseline: _Entry | None = None
     best: _Entry | None = None
-    equal_cost: list[_Entry] | None = None
-    claims: list[_Claim] | None = None
-    pace: _Pace | None = None
-    accuracy_evidence: str | None = None
-    artifacts: list[_Gated] | None = None
-    measuring_seconds: float | None = None
-    building_seconds: float | None = None
-    overhead_seconds_per_trial_median: float | None = None
+    equal_cost: list[_Entry] = []
+    claims: list[_Claim] = []
+    pace: _Pace = _Pace()
+    accuracy_evidence: str = ""
+    artifacts: list[_Gated] = []
+    measuring_seconds: float = 0.0
+    building_seconds: float = 0.0
+    overhead_seconds_per_trial_median: float = 0.0
 
 
 class _Prepared(BaseModel):
-    building_seconds: float | None = None
-    artifacts: list[_Gated] | None = None
+    building_seconds: float = 0.0
+    artifacts: list[_Gated] = []
 
 
 class _Begun(BaseModel):
