@@ -92,7 +92,7 @@ def test_the_commands_that_are_printed_do_the_same_by_hand(
     try:
         wait_until(lambda: "Started HTTPService" in (tmp_path / "by_hand.log").read_text(), "up")
         wait_until(lambda: _answers(lines), "an answer")
-        assert not list(moved.rglob("__pycache__"))
+        assert not list((moved / "best").rglob("__pycache__"))
     finally:
         os.killpg(by_hand.pid, signal.SIGTERM)
         by_hand.wait(30)
