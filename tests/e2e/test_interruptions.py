@@ -239,7 +239,7 @@ def test_killed_amid_the_confirm_phase_all_commands_name_the_same_best(
     """On the real server; each step of the phase is gone through on fakes, see test_one_answer."""
     for rounds in (1, 3):
         killed = start(space)
-        wait_until(partial(_has, study, rounds), "a round")
+        wait_until(partial(_has, study, rounds), "a round", 200.0)
         killed.kill()
         killed.assert_nothing_left()
         assert_one_answer(study, start, summed_up=False)

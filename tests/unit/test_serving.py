@@ -168,7 +168,7 @@ def test_by_hand_the_embedded_server_gets_its_backend_and_its_variables(
     assert linked == "ln -s /opt/stub /opt/libtriton_python.so $backends/python/"
     assert shlex.split(entered) == ["cd", "/results/it's mine"]
     assert started.startswith(
-        'PATH=/venv/bin:"$PATH" LD_LIBRARY_PATH=/opt/lib PYTHONDONTWRITEBYTECODE=1 '
+        'PATH=/venv/bin:"$PATH" LD_LIBRARY_PATH=/opt/lib '
         "taskset --cpu-list 0,1,2 '/opt/a server/bin/tritonserver' --model-repository=. "
     )
     assert "--http-port=8000" in started
