@@ -23,8 +23,7 @@ def show_outcome(console: Console, result: RunResult) -> None:
     summary = result.summary
     if result.was_finished:
         console.print(f"study {summary['study']} is finished: {summary['ended']}")
-        goes_on = "--sampler gp" if summary.get("settled") else "--trials N with a larger N"
-        console.print(f"more: {goes_on} goes on; --study NAME begins another")
+        console.print(f"more: {_how_to_go_on(summary)}--study NAME begins another")
     console.print(_trials(result))
     if summary["best"] is None:
         console.print(Text(_why_nothing(summary), style="yellow"))
@@ -38,6 +37,13 @@ def show_outcome(console: Console, result: RunResult) -> None:
     _say_end(console, result)
     _say_pace(console, summary["pace"])
     _say_where(console, result)
+
+
+def _how_to_go_on(summary: Mapping[str, Any]) -> str:
+    """What would measure more; nothing does where every configuration is measured."""
+    if summary["space_exhausted"]:
+        return "widen the parameters; "
+    return f"{'--sampler gp' if summary.get('settled') else '--trials N with a larger N'} goes on; "
 
 
 def _why_nothing(summary: Mapping[str, Any]) -> str:

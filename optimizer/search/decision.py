@@ -7,6 +7,7 @@ Every command that names a best configuration, and the run itself at its end, as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -210,7 +211,13 @@ def levels_near(measurement: Measurement, load_factor: float) -> list[LoadLevel]
 
 
 def p95_at_lowest_load(measurement: Measurement) -> float:
-    """Return the worst 95th percentile at the lowest load: the demand per replica, in ms."""
+    """Return the worst 95th percentile at the lowest load: the demand per replica, in ms.
+
+    It is infinite for the levels of a recorded table, which keeps no percentiles.
+    """
     levels = measurement.open_loop or measurement.levels
     lowest = min(level.load_factor for level in levels)
-    return max(x.latency_ms(95) for x in levels if x.load_factor <= lowest * (1 + 1e-3))
+    try:
+        return max(x.latency_ms(95) for x in levels if x.load_factor <= lowest * (1 + 1e-3))
+    except KeyError:
+        return math.inf

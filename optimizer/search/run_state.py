@@ -156,7 +156,9 @@ class RunState:
 
     def _end_trial(self, record: TrialRecord, best: Finding | None) -> None:
         self.done += 1
-        self.best = best
+        # A calibration that fails recommends nothing, and takes nothing back.
+        if best is not None or self.phase in ("search", "confirm"):
+            self.best = best
         if self.phase == "search":
             self.trials[record.outcome] += 1
             self.capacities.append(_capacity(record))

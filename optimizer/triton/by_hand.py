@@ -26,9 +26,7 @@ def embedded_by_hand(
     processes by a line of shell without quotes, so the repository is named from within.
     """
     files = shlex.join(map(str, runtime.backend_files))
-    assigned = [_assignment(*pair) for pair in runtime.environment]
-    # What is served stays as it is: Python would write its compiled code beside it.
-    environment = " ".join([*assigned, "PYTHONDONTWRITEBYTECODE=1"])
+    environment = " ".join(_assignment(*pair) for pair in runtime.environment)
     pinned = f"taskset --cpu-list {_listed(slot.cores)} " if slot.separated else ""
     server = shlex.join([str(runtime.binary), *_arguments(options, slot, endpoint, ".")])
     return "\n".join(

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from optimizer.errors import UsageError
 from optimizer.export.bundle import (
     Provenance,
-    holds,
     labels_in,
     remove_bundle,
     write_bundle,
@@ -37,8 +36,7 @@ from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, St
 from optimizer.search.searched_space import SearchedSpace, keep_searched
 from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_files import read_begun, read_summary
-from optimizer.search.study_reading import StudyReading, read_study
+from optimizer.search.study_files import read_begun
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
 from optimizer.search_space import SearchSpace
@@ -47,6 +45,7 @@ from optimizer.shipped import shipped
 from optimizer.space_file import Budget, Space
 from optimizer.trial_record import TrialRecord
 from optimizer.triton.session import config_texts, files_of
+from optimizer.wiring.finished import finished_summary
 from optimizer.wiring.hosts import require_host
 from optimizer.wiring.parts import (
     Place,
@@ -140,7 +139,9 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
     with directory.locked():
         remedy = _HOW_TO_GO_ON.format(directory.name)
         hold_to_what_was_begun(directory, space, machine, remedy, request.further_ms)
-        if (summary := _finished(directory, space.budget, request.chosen_sampler)) is not None:
+        if (
+            summary := finished_summary(directory, space.budget, request.chosen_sampler)
+        ) is not None:
             return RunResult(directory, summary, was_finished=True)
         place = Place(directory, request.cache, slot, space.host)
         with looked_on(directory, watch) as watch_all:
@@ -192,27 +193,6 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
         raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
-
-
-def _finished(directory: StudyDirectory, budget: Budget, sampler: str) -> Mapping[str, Any] | None:
-    """The summary of a study that has nothing left to do within this budget."""
-    if not directory.summary.exists() or not directory.searched.exists():
-        return None
-    summary = read_summary(directory)
-    study = read_study(directory.root.parent, directory.name)
-    here = History({record.number: record for record in study.trials}).measured_here
-    # Studies of earlier versions never settled.
-    settled = summary.get("settled", False) and sampler in CALIBRATED
-    done = here >= budget.trials or summary["space_exhausted"] or settled
-    return study.summary if done and _is_handed_out(study) else None
-
-
-def _is_handed_out(study: StudyReading) -> bool:
-    """Whether best/ holds what the records recommend; nothing is handed out unconfirmed."""
-    best, folder = study.own_decision.best, study.directory.best
-    if best is None:
-        return not folder.exists()
-    return best.confirmed and holds(folder, best.config)
 
 
 class _Study:

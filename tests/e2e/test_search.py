@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -181,7 +182,8 @@ def test_where_it_stands_is_known_after_it(finished: Finished) -> None:
     assert status.state == "done"
     assert sum(status.trials.values()) == TRIALS
     assert status.best is not None
-    assert status.confirmed == finished.summary["best"]
+    told = json.loads(json.dumps(status.to_json()))
+    assert told["confirmed"] == finished.summary["best"]
     assert status.progress is not None
     assert status.progress.phase == "confirm"
     assert len(status.progress.capacities) == TRIALS

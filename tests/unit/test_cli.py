@@ -688,6 +688,21 @@ def test_the_end_of_a_study(
     assert shown(result) == (GOLDEN / golden).read_text()
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "more: --trials N with a larger N goes on; --study NAME begins another"),
+        ({"settled": True}, "more: --sampler gp goes on; --study NAME begins another"),
+        ({"space_exhausted": True}, "more: widen the parameters; --study NAME begins another"),
+    ],
+)
+def test_a_finished_study_says_what_would_measure_more(
+    space: Space, directory: StudyDirectory, keys: dict[str, bool], said: str
+) -> None:
+    summary = {**summary_of(space), **keys}
+    assert said in shown(RunResult(directory, summary, was_finished=True))
+
+
 def test_what_others_wrote_is_printed_as_it_is(space: Space, directory: StudyDirectory) -> None:
     summary = summary_of(space)
     for key in ("instance_type", "source", "as_of"):

@@ -329,6 +329,19 @@ def test_a_better_one_found_later_is_confirmed_beside_the_known(confirming: Conf
     assert confirming.evaluator.confirmed[known:] == [better] * ROUNDS
 
 
+def test_what_an_earlier_run_confirmed_counts_though_it_is_no_finalist_any_more(
+    confirming: Confirming,
+) -> None:
+    """A report that read all confirmations named another best than the run at its end."""
+    confirming.evaluator.held = lambda *_: ok(62)
+    confirming.run(history_of((D, ok(50))))
+    confirming.evaluator.held = lambda *_: ok(53)
+    history = history_of((D, ok(50)), (A, ok(130)), (B, ok(110)), (C, ok(90)))
+    confirmed = confirming.run(history)
+    assert configs_of(confirmed) == [D]
+    assert {claim.rival for claim in confirmed.claims} == {A, B, C}
+
+
 def test_watchers_are_told_what_happens(confirming: Confirming) -> None:
     confirming.run(history_of((BASELINE, ok(50)), (A, ok(130))))
     first, *rest = confirming.events

@@ -51,7 +51,7 @@ def test_what_differs_is_told_by_parameter_and_in_cost(
     assert capacity.before == pytest.approx(100.0)
     assert capacity.after == pytest.approx(280.0)
     assert figures["replicas"].after == 2
-    assert found.caveats == ("the capacity of the first is of one trial, not confirmed",)
+    assert found.caveats == ("the capacity of the first is unconfirmed, of one trial",)
 
 
 def with_limit(manifest: Manifest) -> Manifest:

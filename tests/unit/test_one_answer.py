@@ -351,3 +351,15 @@ def test_the_live_view_is_told_the_same_as_it_goes(story: Story) -> None:
     story.go_on(watch)
     # What the first run confirmed is the best until something better is confirmed.
     assert set(told) == {"search: confirmed", "confirm: confirmed"}
+
+
+@pytest.mark.slow
+def test_a_contradicted_trial_is_not_taken_over_by_another_study(story: Story) -> None:
+    """Its capacity would bound every other trial there."""
+    story.go_on()
+    story.runs.run(study="new", warm_start="one", trials=1)
+    records = StudyDirectory(story.runs.results / "new").trials.read_all().values()
+    taken = [record.config for record in records if record.origin == "one"]
+    assert set(taken) == set(story.all_configs[:INT8_2])
+    [measured] = [record.config for record in records if record.origin is None]
+    assert measured == story.all_configs[INT8_2], "it is tried again"

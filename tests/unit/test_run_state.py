@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from optimizer.search.decision import Finding
 from optimizer.search.events import (
     ArtifactReady,
     Event,
     LevelEnded,
     LevelStarted,
     OutlookChanged,
+    Phase,
     PhaseStarted,
     ReferenceStarted,
     StepStarted,
@@ -102,6 +104,17 @@ def test_what_other_phases_measure_is_no_trial() -> None:
     assert sum(state.trials.values()) == 0
     assert state.trial_number is None
     assert state.done == 1
+
+
+def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
+    best = found_by(record_of(0, B, ok(130)))
+    state = RunState(Clock(), {}, best)
+    broken = record_of(0, A, failed())
+    phases: list[tuple[Phase, Finding | None]] = [("calibrate", best), ("confirm", None)]
+    for phase, kept in phases:
+        state.watch(PhaseStarted(phase, 4))
+        state.watch(TrialEnded(broken, None))
+        assert state.best == kept
 
 
 def test_the_reference_is_no_trial_either() -> None:

@@ -1,0 +1,37 @@
+"""Whether a study has anything left to do, its own folder included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optimizer.export.bundle import holds
+from optimizer.search.history import History
+from optimizer.search.samplers import CALIBRATED
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.search.study_files import read_summary
+from optimizer.search.study_reading import StudyReading, read_study
+from optimizer.space_file import Budget
+
+
+def finished_summary(
+    directory: StudyDirectory, budget: Budget, sampler: str
+) -> Mapping[str, Any] | None:
+    """Return the summary of a study that has nothing left to do within this budget, or None."""
+    if not directory.summary.exists() or not directory.searched.exists():
+        return None
+    summary = read_summary(directory)
+    study = read_study(directory.root.parent, directory.name)
+    here = History({record.number: record for record in study.trials}).measured_here
+    # Studies of earlier versions never settled.
+    settled = summary.get("settled", False) and sampler in CALIBRATED
+    done = here >= budget.trials or summary["space_exhausted"] or settled
+    return study.summary if done and _is_handed_out(study) else None
+
+
+def _is_handed_out(study: StudyReading) -> bool:
+    """Whether best/ holds what the records recommend; nothing is handed out unconfirmed."""
+    best, folder = study.own_decision.best, study.directory.best
+    if best is None:
+        return not folder.exists()
+    return best.confirmed and holds(folder, best.config)
