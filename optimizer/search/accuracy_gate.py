@@ -176,7 +176,9 @@ class _Judge:
             return f"batch of {size}{self._at(reference)}: {error}"
         alone = self._alone[reference.length]
         wrong = batch_mismatch(reference.outputs, alone, answers, reference.judged)
-        return f"{wrong}{self._at(reference)}" if wrong is not None else None
+        if wrong is None or len(self._references) == 1:
+            return wrong
+        return f"at {reference.length} tokens, {wrong}"
 
     def _wrong_when_merged(self, largest: int) -> str | None:
         """Ask all requests at once, for the server to merge as it does under load."""

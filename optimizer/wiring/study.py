@@ -33,6 +33,7 @@ from optimizer.search.source_cards import keep_cards, kept_cards
 from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
+from optimizer.search.wrong_answers import without_wrong_answers
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
@@ -309,9 +310,9 @@ class _Study:
         if self._request.warm_start is not None and not records:
             for record in self._carried_over(self._request.warm_start, prepared):
                 self._directory.trials.write(record)
-            records = self._directory.trials.read_all()
-            self._watch(Note(f"{len(records)} trials taken over from {self._request.warm_start}"))
-        return History(records)
+            taken = len(self._directory.trials.read_all())
+            self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
+        return History(without_wrong_answers(self._directory.trials, prepared.gated, self._watch))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._request.results.absolute() / name)
