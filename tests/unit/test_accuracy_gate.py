@@ -96,6 +96,7 @@ def test_every_batch_at_every_length_is_asked_and_one_server_does() -> None:
     [config] = session.served
     assert config.models[0].max_batch_size == 16
     assert set(served.served_ms) == {1, 12}
+    assert served.instance_mib == 708.0, "after a batch of 8"
 
 
 def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
@@ -136,6 +137,12 @@ def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> No
     assert len(session.failures) == 2
     tried = [event.text for event in events if isinstance(event, Note)]
     assert tried == ["sums/onnxruntime/fp32: sums did not answer: no memory; trying once more"]
+
+
+def test_a_batch_that_fails_costs_the_figure_of_the_memory_nothing() -> None:
+    served, _, _ = judged(when(lambda x: len(x) > 1, refuses))
+    assert served.instance_mib == 701.0
+    assert served.shapes.batch_sizes == (1,)
 
 
 def test_one_failure_that_passes_costs_nothing() -> None:
