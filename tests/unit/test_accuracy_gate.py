@@ -185,6 +185,13 @@ def test_requests_of_several_inferences_are_the_smallest_batch() -> None:
     assert all(size % 3 == 0 for size in asked)
 
 
+def test_a_batch_that_holds_one_request_only_is_none() -> None:
+    served, session, _ = judged(sums, plan=GatePlan((4,), (4, 6), request_size=4))
+    assert served.shapes.batch_sizes == (4,)
+    assert served.failing is None
+    assert len(session.served) == 1
+
+
 def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
     code = "def share(inputs, outputs):\n    assert inputs['x'].shape[1] == 4\n    return 0.75\n"
     (tmp_path / "metric.py").write_text(code)
@@ -207,6 +214,7 @@ def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
         (10, 4, (8,)),
         (64, 16, (64, 48)),
         (16, 16, ()),
+        (6, 4, ()),
     ],
 )
 def test_planned_batches(largest: int, request_size: int, batches: tuple[int, ...]) -> None:
