@@ -113,7 +113,7 @@ class PreparePhase:
             if artifact is not None and result.dropped is None:
                 payloads, output = source.model.payloads, output_tensor(source.prepared.output)
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
-            self._tell(result)
+            self._announce(result)
         built = sum(source.seconds for source in sources.values())
         building = known.building_seconds + built + sum(r.build_seconds for r in gated)
         rows = [to_json(result) for result in gated]
@@ -145,7 +145,8 @@ class PreparePhase:
             return _Source(model, prepared, seconds, no_graph=str(error))
         return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
 
-    def _tell(self, result: GatedArtifact) -> None:
+    def _announce(self, result: GatedArtifact) -> None:
+        """Tell the watcher what was found of an artefact."""
         self._watch(ready_event(result))
         if result.dropped is None and result.failing is not None:
             text = (
