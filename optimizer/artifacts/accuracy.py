@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.errors import ConfigMismatch
 from optimizer.model_spec import AccuracyLimits
 
-_OF_SPREAD, _OF_ROUNDING, _OF_VALUES = 0.25, 3.0, 1e-4
+_OF_SPREAD, _OF_ROUNDING, _OF_VALUES = 0.25, 1.0, 1e-4
 """What an answer in a batch may differ by from the same request's single answer: shares of the
 differences between requests, of the artefact's distance from FP32, and of the values themselves."""
 
@@ -113,7 +113,7 @@ def batch_mismatch(
     """Say how answers from one batch differ from those that the same requests get alone.
 
     Rounding goes with the batch. So a difference is allowed that is small beside the differences
-    between requests, and as much as the precision explains: a few times the artefact's own largest
+    between requests, and as much as the precision explains: the artefact's own largest
     distance from the reference.
 
     Args:

@@ -19,7 +19,7 @@ from optimizer.artifacts.workbench import Tell, in_silence
 from optimizer.shipped import shipped
 from optimizer.workload import Tensors
 
-_SECONDS, _FEWEST, _MOST = 0.1, 3, 1000
+_SECONDS, _FEWEST, _MOST = 0.05, 3, 500
 """How long a batch is repeated, and how often at least and at most."""
 
 

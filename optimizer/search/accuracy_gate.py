@@ -26,6 +26,9 @@ from optimizer.serving_config import Kind
 from optimizer.triton.session import ServingSession
 from optimizer.workload import Tensors, stack
 
+_MEMORY_BATCH = 8
+"""Memory is read after a batch of this size: that of the largest would overstate most others."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -97,10 +100,10 @@ class _Judge:
         self._served_ms: dict[int, float] = {}
 
     def judge(self) -> Served:
-        server, plan = self._server, self._plan
-        server.serve(plan.largest)
+        plan = self._plan
+        self._server.serve(plan.largest)
         dropped = self._requests_alone()
-        instance_mib = server.instance_mib
+        instance_mib = self._instance_mib()
         largest, failing = None, None
         if dropped is None:
             largest, failing = self._batches()
@@ -113,6 +116,23 @@ class _Judge:
             failing=failing,
             served_ms=self._served_ms,
         )
+
+    def _instance_mib(self) -> float | None:
+        """Return what the instance takes once it has executed a batch of a middling size."""
+        alone, size = self._server.instance_mib, self._plan.request_size
+        batch = min(self._plan.largest, _MEMORY_BATCH) // size * size
+        if batch <= size:
+            return alone
+        try:
+            self._server.together([self._batch(self._longest, batch)])
+        except TrialFailure:  # which batches fail is found out below
+            return alone
+        return self._server.instance_mib
+
+    def _batch(self, reference: Reference, size: int) -> Tensors:
+        """Return a request of `size` inferences, the held-out rows over and over."""
+        rows = reference.requests
+        return stack([rows[n % len(rows)] for n in range(size)])
 
     def _requests_alone(self) -> str | None:
         """Ask every request by itself, at each length; return the limits that are missed.
@@ -169,14 +189,15 @@ class _Judge:
 
     def _wrong_in_a_batch(self, reference: Reference, size: int) -> str | None:
         """Ask one request of `size` inferences, which the server executes as it is."""
-        rows = [reference.requests[n % len(reference.requests)] for n in range(size)]
         try:
-            answers = self._server.together([stack(rows)], size)
+            answers = self._server.together([self._batch(reference, size)], size)
         except TrialFailure as error:
             return f"batch of {size}{self._at(reference)}: {error}"
         alone = self._alone[reference.length]
         wrong = batch_mismatch(reference.outputs, alone, answers, reference.judged)
-        return f"{wrong}{self._at(reference)}" if wrong is not None else None
+        if wrong is None or len(self._references) == 1:
+            return wrong
+        return f"at {reference.length} tokens, {wrong}"
 
     def _wrong_when_merged(self, largest: int) -> str | None:
         """Ask all requests at once, for the server to merge as it does under load."""

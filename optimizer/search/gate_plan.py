@@ -46,8 +46,8 @@ class GatePlan:
         return tuple(n * self.request_size for n in dict.fromkeys(counts))
 
     def below(self, batch: int) -> tuple[int, ...]:
-        """Return the values of max_batch_size that do not reach a batch and batch at all."""
-        return tuple(n for n in self.max_batch_sizes if self.request_size < n < batch)
+        """Return the values of max_batch_size that do not reach a batch, and hold two requests."""
+        return tuple(n for n in self.max_batch_sizes if 2 * self.request_size <= n < batch)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload import stack
 
-_LONGEST_TIMED_MS = 500.0
+_LONGEST_TIMED_MS = 100.0
 """Longer executions are not timed bare: there the Python backend's own part is small."""
 
 
@@ -114,7 +114,7 @@ class PreparePhase:
             if artifact is not None and result.dropped is None:
                 payloads, output = source.model.payloads, output_tensor(source.prepared.output)
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
-            self._tell(result)
+            self._announce(result)
         built = sum(source.seconds for source in sources.values())
         building = known.building_seconds + built + sum(r.build_seconds for r in gated)
         rows = [to_json(result) for result in gated]
@@ -146,7 +146,8 @@ class PreparePhase:
             return _Source(model, prepared, seconds, no_graph=str(error))
         return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
 
-    def _tell(self, result: GatedArtifact) -> None:
+    def _announce(self, result: GatedArtifact) -> None:
+        """Tell the watcher what was found of an artefact."""
         self._watch(ready_event(result))
         if result.dropped is None and result.failing is not None:
             text = (
@@ -226,7 +227,7 @@ class PreparePhase:
         self, artifact: ModelArtifact, source: _Source, served: Served
     ) -> tuple[HostTiming, ...]:
         """Time what Triton's Python backend hosts on a CPU by itself, too."""
-        sizes = [size for size, ms in served.served_ms.items() if ms <= _LONGEST_TIMED_MS]
+        sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]
         if artifact.spec.backend != "python" or not sizes:
             return ()
         rows = source.prepared.evaluation

@@ -24,6 +24,7 @@ from optimizer.search.gated_artifact import GatedArtifact
 from optimizer.search.history import why_all_failed, why_most_unmeasured
 from optimizer.search.kept_runs import KeptRuns, Measure
 from optimizer.search.study_directory import StudyDirectory, write_text
+from optimizer.search.wrong_answers import why_wrong
 from optimizer.space_file import Space
 from optimizer.trial_record import TrialRecord
 from optimizer.wiring.hosts import require_host
@@ -129,6 +130,7 @@ def _served(
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
+        or why_wrong(each.config, gated)
         for each in eight
     }
     served = [each for each in eight if not reasons[each.name]]

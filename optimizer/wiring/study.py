@@ -39,6 +39,7 @@ from optimizer.search.study_directory import StudyDirectory, write_json
 from optimizer.search.study_files import read_begun
 from optimizer.search.summary import LoadRuns, summarise
 from optimizer.search.warm_start import blocking_differences, carried_over, differences
+from optimizer.search.wrong_answers import without_wrong_answers
 from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ServingConfig
 from optimizer.shipped import shipped
@@ -309,8 +310,9 @@ class _Study:
         if self._request.warm_start is not None and not records:
             for record in self._carried_over(self._request.warm_start, prepared):
                 self._directory.trials.write(record)
-            records = self._directory.trials.read_all()
-            self._watch(Note(f"{len(records)} trials taken over from {self._request.warm_start}"))
+            taken = len(self._directory.trials.read_all())
+            self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
+        records = without_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:

@@ -47,7 +47,7 @@ class FakeSession:
         return self
 
     def memory_of_models_mib(self) -> float:
-        return 700.0
+        return 700.0 + max(self._counts, default=0)
 
     def retire(self, *, wait: bool) -> None:
         """Keep nothing."""

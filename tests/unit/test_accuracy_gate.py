@@ -96,13 +96,14 @@ def test_every_batch_at_every_length_is_asked_and_one_server_does() -> None:
     [config] = session.served
     assert config.models[0].max_batch_size == 16
     assert set(served.served_ms) == {1, 12}
+    assert served.instance_mib == 708.0, "after a batch of 8"
 
 
 def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
     served, session, _ = judged(when(lambda x: len(x) > 4, zeros))
     assert served.failing is not None
     assert served.failing.size == 8
-    assert served.failing.reason.startswith("8 of 8 answers of a batch, the first to request 1")
+    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 answers of a batch, ")
     assert served.shapes == GatedShapes((1, 3, 4), (2, 4))
     assert [c.models[0].max_batch_size for c in session.served] == [16, 8, 4]
 
@@ -119,7 +120,7 @@ def test_a_batch_that_is_wrong_at_a_shorter_length_only() -> None:
     served, _, _ = judged(when(lambda x: x.shape == (16, 2), zeros))
     assert served.failing is not None
     assert (served.failing.size, served.shapes.batch_sizes) == (16, (1, 5, 8))
-    assert served.failing.reason.endswith(" at 2 tokens")
+    assert served.failing.reason.startswith("at 2 tokens, ")
 
 
 def test_requests_that_are_merged_wrongly_are_found_though_whole_batches_are_right() -> None:
@@ -136,6 +137,12 @@ def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> No
     assert len(session.failures) == 2
     tried = [event.text for event in events if isinstance(event, Note)]
     assert tried == ["sums/onnxruntime/fp32: sums did not answer: no memory; trying once more"]
+
+
+def test_a_batch_that_fails_costs_the_figure_of_the_memory_nothing() -> None:
+    served, _, _ = judged(when(lambda x: len(x) > 1, refuses))
+    assert served.instance_mib == 701.0
+    assert served.shapes.batch_sizes == (1,)
 
 
 def test_one_failure_that_passes_costs_nothing() -> None:
@@ -178,6 +185,13 @@ def test_requests_of_several_inferences_are_the_smallest_batch() -> None:
     assert all(size % 3 == 0 for size in asked)
 
 
+def test_a_batch_that_holds_one_request_only_is_none() -> None:
+    served, session, _ = judged(sums, plan=GatePlan((4,), (4, 6), request_size=4))
+    assert served.shapes.batch_sizes == (4,)
+    assert served.failing is None
+    assert len(session.served) == 1
+
+
 def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
     code = "def share(inputs, outputs):\n    assert inputs['x'].shape[1] == 4\n    return 0.75\n"
     (tmp_path / "metric.py").write_text(code)
@@ -200,6 +214,7 @@ def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
         (10, 4, (8,)),
         (64, 16, (64, 48)),
         (16, 16, ()),
+        (6, 4, ()),
     ],
 )
 def test_planned_batches(largest: int, request_size: int, batches: tuple[int, ...]) -> None:

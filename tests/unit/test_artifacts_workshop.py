@@ -23,10 +23,12 @@ from optimizer.artifacts import transformers_model
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.jobs import Job, answer
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
+from optimizer.artifacts.workbench import Tell, in_silence
 from optimizer.artifacts.workshop import Workshop
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.errors import BuildFailure, OptimizerError, UsageError
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
 from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
 from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec, stack
@@ -371,6 +373,21 @@ def test_weights_too_large_for_one_file_lie_beside_it(
         assert kind == "int8_u8s8" or broken_rules(directory / "model.onnx") == []
         served = run_openvino(directory / "model.onnx", prepared.evaluation[0])
         assert compare(prepared.reference[:1], served).min_cosine > 0.98
+
+
+def test_a_reply_names_the_innermost_cause(tmp_path: Path) -> None:
+    def reply(cause: Exception) -> OptimizerError | None:
+        def fail(cache: ArtifactCache, tell: Tell) -> None:
+            raise RuntimeError("failed at step 2 of 3\nNext steps: ...") from cause
+
+        return answer(Job("ONNX export of tiny", fail), ArtifactCache(tmp_path), in_silence).error
+
+    error = reply(ValueError("cannot view a tensor\nlong traceback"))
+    assert isinstance(error, BuildFailure)
+    assert str(error) == "ONNX export of tiny: ValueError: cannot view a tensor"
+    # What a person did wrong stays that, though a library has wrapped it.
+    mistake = UsageError("the model has no output 'scores'")
+    assert reply(mistake) is mistake
 
 
 def building_pid(cache: Path) -> int:
