@@ -15,9 +15,9 @@ from optimizer.artifacts.cache import ArtifactCache, key_digest
 from optimizer.artifacts.datasets import rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
-from optimizer.artifacts.graphs import PrecisionGraphs
+from optimizer.artifacts.graphs import INT8_SHARE, PrecisionGraphs
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
-from optimizer.artifacts.versions import versions
+from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.artifacts.workbench import Tell, Workbench, in_silence
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.hosting import EngineSettings
@@ -37,6 +37,7 @@ def prepare_model(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silenc
     graph = graphs.entry("fp32")
     key = {
         "kind": "reference",
+        "recipe": RECIPES["reference"],
         "graph": key_digest(graphs.key("fp32")),
         "evaluation": rows_digest(graphs.inputs.evaluation),
         "libraries": versions("onnxruntime"),
@@ -108,6 +109,7 @@ def build_artifact(
         build_seconds=entry.seconds,
         cached=not entry.built,
         engine=read_facts(entry.path),
+        int8_share=entry.facts.get(INT8_SHARE),
     )
 
 

@@ -14,7 +14,8 @@ from optimizer.artifacts.accuracy import Accuracy, misses
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
-from optimizer.hardware import Hardware
+from optimizer.hardware import Hardware, processor_lacks
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.model_space import EmptySpaceError
 from optimizer.model_spec import ModelSpec
 from optimizer.search.accuracy_gate import AccuracyGate, Served, output_of
@@ -24,6 +25,8 @@ from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
 
+_LITTLE_INT8 = 0.5
+
 
 @dataclass(frozen=True)
 class GatedArtifact:
@@ -32,6 +35,7 @@ class GatedArtifact:
     Attributes:
         instance_mib: memory that one instance takes, None where it was not seen.
         dropped: why it left the space.
+        int8_share: of the model's multiply-accumulates that are in INT8; None without INT8.
     """
 
     spec: ArtifactSpec
@@ -40,6 +44,7 @@ class GatedArtifact:
     accuracy: Accuracy | None
     instance_mib: float | None
     dropped: str | None
+    int8_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,7 @@ class PreparePhase:
         except TrialFailure as error:
             reason = f"build failed: {error}"
             return None, GatedArtifact(spec, None, 0.0, None, None, reason)
+        self._warn_of_little_int8(artifact)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
         before = known.artifacts.get(spec.label)
         if before is not None and before["sha256"] is not None:
@@ -166,6 +172,15 @@ class PreparePhase:
             reason = f"could not be served: {error}"
             return artifact, GatedArtifact(spec, artifact.sha256, seconds, None, None, reason)
         return artifact, _judged(artifact, seconds, served, model)
+
+    def _warn_of_little_int8(self, artifact: ModelArtifact) -> None:
+        share = artifact.int8_share
+        if share is not None and share < _LITTLE_INT8:
+            text = (
+                f"{artifact.spec.label}: INT8 covers {share:.0%} of the multiply-accumulates; the "
+                "rest is computed in floating point, so little speed is to be gained"
+            )
+            self._watch(Note(text, warning=True))
 
     def _hold_to_what_was_begun(self, artifact: ModelArtifact, sha256: str) -> None:
         if sha256 != artifact.sha256:
@@ -203,7 +218,10 @@ def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | N
             "INT8 of trained weights is recommended on real inputs only: give calibration and "
             "evaluation data, or set accuracy.int8_on_generated_data"
         )
-    return hardware.lacks(spec.runtime, spec.precision)
+    lacking = hardware.lacks(spec.runtime, spec.precision)
+    if lacking is None and not hardware.gpus:
+        return processor_lacks(spec.runtime, spec.precision, cpu_flags())
+    return lacking
 
 
 def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:
@@ -220,7 +238,13 @@ def _judged(
     missed = misses(served.accuracy, model.accuracy)
     dropped = "accuracy: " + "; ".join(missed) if missed else None
     return GatedArtifact(
-        artifact.spec, artifact.sha256, seconds, served.accuracy, served.instance_mib, dropped
+        artifact.spec,
+        artifact.sha256,
+        seconds,
+        served.accuracy,
+        served.instance_mib,
+        dropped,
+        artifact.int8_share,
     )
 
 
@@ -234,6 +258,8 @@ def _ready(result: GatedArtifact) -> ArtifactReady:
     )
     if result.accuracy.metric is not None:
         detail += f", metric {result.accuracy.metric:.4g}"
+    if result.int8_share is not None:
+        detail += f", INT8 covers {result.int8_share:.0%} of the multiply-accumulates"
     if result.build_seconds:
         detail += f", built in {result.build_seconds:.1f} s"
     return ArtifactReady(result.spec.label, detail, dropped=False)
@@ -246,6 +272,7 @@ def _to_json(result: GatedArtifact) -> dict[str, Any]:
         "accuracy": accuracy_to_json(result.accuracy),
         "instance_mib": result.instance_mib,
         "dropped": result.dropped,
+        "int8_share": result.int8_share,
     }
 
 
