@@ -16,6 +16,9 @@ LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
 which a precision has arithmetic of its own; a T4 (7.5) has no BF16."""
 
 _VNNI = {"avx512_vnni", "avx_vnni"}
+HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
+"""Extensions of x86 processors for arithmetic in BF16."""
+
 _BF16_OF_OPENVINO = {"avx512f", "avx_ne_convert"}
 """Vector extensions with which OpenVINO computes in BF16; with AVX2 alone it computes in FP32."""
 

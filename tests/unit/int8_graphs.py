@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,12 @@ def run_onnxruntime(graph: Path, request: Tensors) -> NDArray[Any]:
 def run_openvino(graph: Path, request: Tensors) -> NDArray[Any]:
     served: NDArray[Any] = _compiled(graph)(request)["y"]
     return served
+
+
+def copied(graph: Path, folder: Path) -> Path:
+    """Return a copy, beside which files may be written."""
+    folder.mkdir()
+    return Path(shutil.copy(graph, folder))
 
 
 def operators_of_onnxruntime(graph: Path) -> Counter[str]:

@@ -32,6 +32,7 @@ from optimizer.machine.fingerprint import cpu_flags
 from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
 from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
 from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from tests.unit import int8_graphs
 
 VOCABULARY = 100
 LONGEST = 16
@@ -258,6 +259,26 @@ def test_openvino_calculates_with_int8(workshop: Workshop) -> None:
     assert precisions.count("u8") == 14, precisions
     assert made.int8_share is not None
     assert 0.8 < made.int8_share < 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and its exporter, which run here for once
+def test_gpt2_whose_weights_are_those_of_gemm_is_in_int8(tmp_path: Path) -> None:
+    config = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": VOCABULARY}
+    source = TransformersSource("GPT2Model", config=json.dumps(config))
+    spec = replace(MODEL, source=source, output="last_hidden_state")
+    graphs = PrecisionGraphs(spec, ArtifactCache(tmp_path))
+    kinds: list[GraphKind] = ["int8_u8s8", "int8_u8s7", "int8_trt"]
+    entries = {kind: graphs.entry(kind) for kind in kinds}
+    for entry in entries.values():
+        assert entry.facts["int8_share"] > 0.8
+    # Four products with weights in each of two layers.
+    path = entries["int8_u8s8"].path / "model.onnx"
+    served = int8_graphs.copied(path, tmp_path / "served")
+    executed = int8_graphs.operators_of_onnxruntime(served)
+    assert executed["QGemm"] + executed["MatMulIntegerToFloat"] == 8, executed
+    assert int8_graphs.products_of_openvino(served)["u8"] == 8
+    assert broken_rules(entries["int8_trt"].path / "model.onnx") == []
 
 
 def test_what_is_cached_is_found_without_torch(
