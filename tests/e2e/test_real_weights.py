@@ -20,7 +20,7 @@ from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.products import PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
 from optimizer.artifacts.workshop import Workshop
-from optimizer.hardware import overflows_in_int8, processor_lacks
+from optimizer.hardware import processor_lacks
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.model_spec import ModelSpec
 from optimizer.search.study_directory import StudyDirectory
@@ -29,6 +29,7 @@ from optimizer.wiring.parts import open_space
 from optimizer.workload import Tensors, stack
 from tests.e2e import minilm, tiny
 from tests.e2e.running import Optimizer
+from tests.unit.int8_graphs import OVERFLOWING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -199,8 +200,6 @@ GRAPHS: list[tuple[GraphKind, Run, float, float]] = [
     ("int8_trt", run_onnxruntime, 0.97, 0.97),
     ("int8_trt", run_openvino, 0.97, 0.97),
 ]
-OVERFLOWING = {"int8_s8s8", "int8_u8s8", "int8_trt"}
-"""Graphs whose weights have 8 bits, which no processor without VNNI serves."""
 
 
 @pytest.mark.parametrize(("kind", "run", "tokens", "sentences"), GRAPHS)
@@ -212,7 +211,7 @@ def test_every_graph_agrees_with_fp32(
     tokens: float,
     sentences: float,
 ) -> None:
-    if kind in OVERFLOWING and overflows_in_int8(cpu_flags()):
+    if kind in OVERFLOWING:
         pytest.skip("sums of products of 8 bits overflow on this processor")
     if kind == "bf16" and not HAS_BF16:
         pytest.skip("OpenVINO does not compute in BF16 on this processor")

@@ -13,9 +13,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from optimizer.hardware import overflows_in_int8
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.workload import Tensors
 
 WIDTH, INNER, LENGTH = 32, 64, 8
+
+OVERFLOWING = (
+    {"int8_s8s8", "int8_u8s8", "int8_trt"} if overflows_in_int8(cpu_flags()) else frozenset()
+)
+"""Graphs whose sums overflow on this processor; none of them is served on it."""
 
 
 def write(
