@@ -29,7 +29,7 @@ def gated(folder: Path, length: int) -> dict[str, GatedArtifact]:
     minilm.write_inputs(folder, length)
     content = minilm.space(length)
     content["parameters"]["precision"] = ["int8"]
-    content["models"]["minilm"]["evaluation"]["samples"] = 32
+    content["models"]["minilm"]["evaluation"]["samples"] = 16
     space = open_space(tiny.write_space(folder, content))
     runtime = find_embedded_runtime()
     repository = folder / "repository"
@@ -59,6 +59,6 @@ def test_int8_of_trained_weights_is_close_to_fp32(
         print(f"{runtime}, {length} tokens: {accuracy}, {share:.1%} in INT8")
         assert accuracy is not None, artifact.dropped
         assert accuracy.mean_cosine >= least_cosine, runtime
-        assert accuracy.samples == 32
+        assert accuracy.samples == 16
         assert share is not None
         assert share >= least_share
