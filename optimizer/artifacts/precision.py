@@ -69,8 +69,10 @@ def to_int8(
     """
     import onnx
 
+    external = has_external_data(graph)
     source = working_copy(graph, into)
-    model = _with_scales_per_channel(onnx.load(source))
+    _allow_scales_per_channel(source, external=external)
+    model = onnx.load(source)
     fold_weights(model, scheme.operators)
     chosen = products(model, scheme)
     if not chosen:
@@ -83,7 +85,7 @@ def to_int8(
     share = _share(chosen, model.graph.node, shapes)
     quantise(model, scheme, ranges)
     shutil.rmtree(source.parent)
-    save(model, into, external=has_external_data(graph))
+    save(model, into, external=external)
     return share
 
 
@@ -112,14 +114,15 @@ def to_int8_tensorrt(graph: Path, into: Path) -> None:
     check_tensorrt_rules(path)
 
 
-def _with_scales_per_channel(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph in an opset whose Q/DQ nodes may have a scale for each channel."""
+def _allow_scales_per_channel(source: Path, *, external: bool) -> None:
+    """Bring the graph to an opset whose Q/DQ nodes may have a scale for each channel."""
     import onnx
 
-    opset = max(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
-    if opset >= _OPSET_OF_CHANNELS:
-        return model
-    return onnx.version_converter.convert_version(model, _OPSET_OF_CHANNELS)
+    header = onnx.load(source, load_external_data=False)
+    opset = max(o.version for o in header.opset_import if o.domain in {"", "ai.onnx"})
+    if opset < _OPSET_OF_CHANNELS:
+        converted = onnx.version_converter.convert_version(onnx.load(source), _OPSET_OF_CHANNELS)
+        save(converted, source.parent, external=external)
 
 
 def _share(
