@@ -24,8 +24,8 @@ Batch = Mapping[str, NDArray[Any]]
 _BATCH_BYTES = 256 * 2**20
 """Activations of one batch; the batch follows from the model alone, and so do its figures."""
 
-_COPIES_OF_WEIGHTS = 3
-"""The file as it is parsed, the session's own, and one in another layout for its kernels."""
+_COPIES_OF_WEIGHTS = 4
+"""The graph that is quantised, the file as it is parsed, and the session's own in two layouts."""
 
 _BINS = 4096
 _GIB = 2**30

@@ -133,8 +133,9 @@ def _share(
 
 
 def _nothing_to_quantise(model: onnx.ModelProto, scheme: Int8Scheme) -> str:
-    wanted = f"must have a {', '.join(sorted(scheme.operators))} with constant FP32 weights"
-    present = {node.op_type for node in model.graph.node} & scheme.operators
+    *first, last = sorted(scheme.operators)
+    rule = f"the graph must have a {', '.join(first)} or {last} with constant FP32 weights"
+    present = sorted({node.op_type for node in model.graph.node} & scheme.operators)
     if not present:
-        return f"the graph {wanted}, and has none of these operators"
-    return f"the graph {wanted}; those of its {', '.join(sorted(present))} are not"
+        return f"{rule}, and has none of these operators"
+    return f"{rule}, and those of its {' and '.join(present)} are computed or of another type"

@@ -154,7 +154,7 @@ def test_pytorch_cannot_be_made_from_onnx(tmp_path: Path) -> None:
 
 def test_int8_without_anything_to_quantise_is_no_int8(tmp_path: Path) -> None:
     spec = model(write_graph(tmp_path / "m.onnx", operator="Add"))
-    with pytest.raises(BuildFailure, match="int8: the graph must have a Conv, Gemm, MatMul with"):
+    with pytest.raises(BuildFailure, match="int8: the graph must have a Conv, Gemm or MatMul with"):
         PrecisionGraphs(spec, ArtifactCache(tmp_path / "cache")).entry("int8_u8s8")
 
 
