@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from optimizer.serving_config import Precision, Runtime
@@ -14,6 +14,13 @@ LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
 }
 """NVIDIA's compute capability from which TensorRT builds engines (release notes of 10.5), and from
 which a precision has arithmetic of its own; a T4 (7.5) has no BF16."""
+
+_VNNI = {"avx512_vnni", "avx_vnni"}
+HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
+"""Extensions of x86 processors for arithmetic in BF16."""
+
+_BF16_OF_OPENVINO = {"avx512f", "avx_ne_convert"}
+"""Vector extensions with which OpenVINO computes in BF16; with AVX2 alone it computes in FP32."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,29 @@ class Hardware:
                     f" {gpu.name} has {_version(gpu.compute_capability)}"
                 )
         return None
+
+
+def overflows_in_int8(flags: Set[str] | None) -> bool:
+    """Return whether a processor adds two products of 8 bits in 16 bits, which may overflow.
+
+    Args:
+        flags: see `processor_lacks`.
+    """
+    return flags is not None and not flags & _VNNI
+
+
+def processor_lacks(runtime: Runtime, precision: Precision, flags: Set[str] | None) -> str | None:
+    """Return why a runtime does not compute in a precision on a processor; None where it does.
+
+    Args:
+        flags: of an x86 processor, in the kernel's words; None for another or an unknown one.
+    """
+    if (runtime, precision) != ("openvino", "bf16") or flags is None or flags & _BF16_OF_OPENVINO:
+        return None
+    return (
+        "bf16 needs a processor with AVX-512 or AVX-NE-CONVERT, and this one has neither:"
+        " OpenVINO would compute in FP32"
+    )
 
 
 def counted_gpus(models: Sequence[str]) -> str:

@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from optimizer.model_spec import (
+    USUAL_PERCENTILE,
     AccuracyLimits,
     DataSet,
     ModelSpec,
@@ -240,6 +243,24 @@ class DataSection(Section):
         return DataSet(file, self.samples, self.seed, tensors)
 
 
+class CalibrationSection(DataSection):
+    """Inputs that INT8 is calibrated with, and how activation ranges follow from them."""
+
+    percentile: Annotated[Number, Field(gt=50, le=100)] = Field(
+        USUAL_PERCENTILE,
+        description="share of an activation's values that its INT8 range holds, in %;"
+        " 100 is from the smallest to the largest",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_percentile(self, dump: SerializerFunctionWrapHandler) -> Any:
+        """Studies that were begun before there was this key have none, and go on."""
+        content = dump(self)
+        if self.percentile == USUAL_PERCENTILE:
+            del content["percentile"]
+        return content
+
+
 class MetricSection(Section):
     """A metric of the model's task, calculated by a Python function of the user's."""
 
@@ -315,8 +336,8 @@ class ModelSection(Section):
     )
     lengths: LengthSection = Field(description="how long requests are")
     output: Name = Field("logits", description="tensor that the model answers with")
-    calibration: DataSection = Field(
-        DataSection(seed=1), description="inputs that INT8 is calibrated with"
+    calibration: CalibrationSection = Field(
+        CalibrationSection(seed=1), description="inputs that INT8 is calibrated with"
     )
     evaluation: DataSection = Field(
         DataSection(seed=2), description="other inputs, on which the accuracy is judged"
@@ -369,4 +390,5 @@ class ModelSection(Section):
             evaluation=self.evaluation.to_value(folder),
             accuracy=self.accuracy.to_value(folder),
             output=self.output,
+            calibration_percentile=self.calibration.percentile,
         )

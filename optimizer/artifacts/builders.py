@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from optimizer.artifacts.cache import CacheEntry, Key
+from optimizer.artifacts.cache import CacheEntry, Facts, Key
 from optimizer.artifacts.engines.builder import TensorRtBuilder
 from optimizer.artifacts.graphs import GraphKind
-from optimizer.artifacts.versions import versions
+from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.artifacts.workbench import Workbench
+from optimizer.hardware import overflows_in_int8
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.serving_config import ArtifactSpec, Precision, Runtime
 
 _ONNXRUNTIME_GRAPHS: dict[Precision, GraphKind] = {
@@ -20,7 +22,7 @@ _ONNXRUNTIME_GRAPHS: dict[Precision, GraphKind] = {
 _OPENVINO_GRAPHS: dict[Precision, GraphKind] = {
     "fp32": "fp32",
     "bf16": "fp32",
-    "int8": "int8_s8s8",
+    "int8": "int8_u8s8",
 }
 
 
@@ -42,11 +44,11 @@ class OnnxRuntimeBuilder:
 
     def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        return bench.graphs.key(_ONNXRUNTIME_GRAPHS[spec.precision])
+        return bench.graphs.key(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
 
     def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
         """See `ArtifactBuilder`."""
-        return bench.graphs.entry(_ONNXRUNTIME_GRAPHS[spec.precision])
+        return bench.graphs.entry(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
 
     def maker(self, entry: CacheEntry) -> str:
         """See `ArtifactBuilder`."""
@@ -62,15 +64,16 @@ class OpenVinoBuilder:
 
     def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        graph = bench.graphs.key(_OPENVINO_GRAPHS[spec.precision])
-        return {"kind": "openvino", "graph": graph, "libraries": versions("openvino")}
+        graph = bench.graphs.key(_for_this_cpu(_OPENVINO_GRAPHS[spec.precision]))
+        own = {"recipe": RECIPES["openvino"], "libraries": versions("openvino")}
+        return {"kind": "openvino", "graph": graph, **own}
 
     def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
         """See `ArtifactBuilder`."""
-        kind = _OPENVINO_GRAPHS[spec.precision]
+        kind = _for_this_cpu(_OPENVINO_GRAPHS[spec.precision])
         return bench.cache.get_or_build(
             self.key(spec, bench),
-            lambda into: _convert_to_openvino(bench.graphs.entry(kind).path, into),
+            lambda into: _convert_to_openvino(bench.graphs.entry(kind), into),
         )
 
     def maker(self, entry: CacheEntry) -> str:
@@ -83,7 +86,8 @@ class PyTorchBuilder:
 
     def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
         """See `ArtifactBuilder`."""
-        return {"kind": "torch", "precision": spec.precision, **bench.graphs.model_key}
+        recipe = {"recipe": RECIPES["torch"]}
+        return {"kind": "torch", "precision": spec.precision, **recipe, **bench.graphs.model_key}
 
     def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
         """See `ArtifactBuilder`."""
@@ -109,9 +113,15 @@ def _installed(package: str) -> str:
     return f"{package} {versions(package)[package]}"
 
 
-def _convert_to_openvino(graph: Path, into: Path) -> None:
+def _for_this_cpu(kind: GraphKind) -> GraphKind:
+    """Return the graph whose weights have a bit less where INT8 would overflow."""
+    return "int8_u8s7" if kind == "int8_u8s8" and overflows_in_int8(cpu_flags()) else kind
+
+
+def _convert_to_openvino(graph: CacheEntry, into: Path) -> Facts:
     import openvino
 
     # Not openvino.convert_model, which writes telemetry files to the home directory.
-    model = openvino.Core().read_model(graph / "model.onnx")
+    model = openvino.Core().read_model(graph.path / "model.onnx")
     openvino.save_model(model, into / "model.xml", compress_to_fp16=False)
+    return graph.facts

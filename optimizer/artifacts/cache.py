@@ -1,7 +1,8 @@
 """A directory of things built once, each named by the digest of everything that decides it.
 
-    ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took; its time
-                                    of change is when the entry was last asked for
+    ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took, facts
+                                    that it reported; its time of change is when the entry was
+                                    last asked for
     ROOT/DIGEST/files/...           what was built
     ROOT/.building-HOST-PID-RANDOM  a build under way, or the remains of one that was killed
     ROOT/timings/NAME.cache         what TensorRT has timed on a GPU model, for its next builds
@@ -20,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from optimizer.errors import storage_errors
 
 Key = Mapping[str, object]
 """Everything that decides the content of an entry, as JSON values."""
+
+Facts = Mapping[str, float]
+"""Figures that a build reports of its files, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class CacheEntry:
         sha256: digest over the names and digests of all files.
         seconds: that the build took, including what it had to build first.
         built: whether this call built them; False when they were there already.
+        facts: figures that the build reported.
     """
 
     path: Path
     sha256: str
     seconds: float
     built: bool
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,10 @@ class ArtifactCache:
         entry = self.root / digest
         return entry / "files" if (entry / "manifest.json").exists() else None
 
-    def get_or_build(self, key: Key, build: Callable[[Path], None]) -> CacheEntry:
+    def get_or_build(self, key: Key, build: Callable[[Path], Facts | None]) -> CacheEntry:
         """Return the entry of `key`, after `build(directory)` has filled it where it is missing.
+
+        What `build` returns is kept beside the files.
 
         Raises:
             StorageError: when the cache cannot be written.
@@ -144,14 +152,14 @@ class ArtifactCache:
         """A name that is taken for the remains of this process once it has ended."""
         return self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def _build(self, key: Key, build: Callable[[Path], None], final: Path) -> None:
+    def _build(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> None:
         self._remove_remains()
         fresh = self._fresh()
         (fresh / "files").mkdir(parents=True)
         try:
             started = time.monotonic()
-            build(fresh / "files")
-            _write_manifest(fresh, key, time.monotonic() - started)
+            facts = build(fresh / "files")
+            _write_manifest(fresh, key, time.monotonic() - started, facts or {})
             _publish(fresh, final)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -211,7 +219,8 @@ def _alive(pid: int) -> bool:
 def _read(final: Path, *, built: bool) -> CacheEntry:
     manifest = json.loads((final / "manifest.json").read_text())
     sha256 = key_digest(manifest["files"])
-    return CacheEntry(final / "files", sha256, manifest["build_seconds"], built)
+    facts = manifest.get("facts", {})
+    return CacheEntry(final / "files", sha256, manifest["build_seconds"], built, facts)
 
 
 def _stored(path: Path) -> StoredEntry:
@@ -238,11 +247,16 @@ def _stored_timing(file: Path) -> StoredEntry:
     return StoredEntry(file, "tensorrt timings", status.st_size, 0.0, status.st_mtime)
 
 
-def _write_manifest(fresh: Path, key: Key, seconds: float) -> None:
+def _write_manifest(fresh: Path, key: Key, seconds: float, facts: Facts) -> None:
     root = fresh / "files"
     files = sorted(path for path in root.rglob("*") if path.is_file())
     digests = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
-    manifest = {"key": key, "files": digests, "build_seconds": round(seconds, 3)}
+    manifest = {
+        "key": key,
+        "files": digests,
+        "build_seconds": round(seconds, 3),
+        "facts": dict(facts),
+    }
     (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 

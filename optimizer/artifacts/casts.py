@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.onnx_graph import held_tensor
+from optimizer.artifacts.onnx_graph import held_tensor, reads, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -117,7 +117,7 @@ def _to_bfloat16(converted: onnx.GraphProto, source: onnx.GraphProto) -> None:
                 attribute.i = onnx.TensorProto.BFLOAT16
             own = before[n] if n < len(before) else attribute
             _weights_to_bfloat16([attribute.t, *attribute.tensors], [own.t, *own.tensors])
-            for inner, inner_before in zip(_subgraphs(attribute), _subgraphs(own), strict=True):
+            for inner, inner_before in zip(subgraphs(attribute), subgraphs(own), strict=True):
                 _to_bfloat16(inner, inner_before)
 
 
@@ -138,26 +138,13 @@ def _weights_to_bfloat16(
             tensor.CopyFrom(made)
 
 
-def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
 def _sort(graph: onnx.GraphProto) -> None:
     """Put makers before users: the converter appends its casts at the end."""
     makers = {name: at for at, node in enumerate(graph.node) for name in node.output}
     needs = {
-        at: {makers[name] for name in _reads(node) if name in makers}
+        at: {makers[name] for name in reads(node) if name in makers}
         for at, node in enumerate(graph.node)
     }
     nodes = [graph.node[at] for at in TopologicalSorter(needs).static_order()]
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, those of its subgraphs' nodes included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in _subgraphs(attribute):
-            for inner in graph.node:
-                yield from _reads(inner)

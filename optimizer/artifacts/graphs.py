@@ -6,26 +6,41 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Key, key_digest
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Facts, Key, key_digest
 from optimizer.artifacts.casts import to_bf16, to_fp16
 from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
-from optimizer.artifacts.precision import to_int8, to_int8_tensorrt
+from optimizer.artifacts.precision import (
+    SIGNED,
+    UNSIGNED,
+    UNSIGNED_7_BITS,
+    to_int8,
+    to_int8_tensorrt,
+)
+from optimizer.artifacts.quantisation import Int8Scheme
 from optimizer.artifacts.sources import source_of
-from optimizer.artifacts.versions import versions
+from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.model_spec import ModelSpec
 
-GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_trt"]
-"""INT8: signed or unsigned activations, then signed weights, see `precision.to_int8`; or what
-TensorRT takes, see `precision.to_int8_tensorrt`."""
+GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_u8s7", "int8_trt"]
+"""INT8: signed or unsigned activations, then signed weights, and how many bits they have, see
+`precision.to_int8`; or what TensorRT takes, see `precision.to_int8_tensorrt`."""
 
 _MADE_FROM: dict[GraphKind, GraphKind] = {
     "fp16": "fp32",
     "bf16": "fp32",
     "int8_s8s8": "fp32",
     "int8_u8s8": "fp32",
+    "int8_u8s7": "fp32",
     "int8_trt": "int8_s8s8",
 }
-_CALIBRATED: tuple[GraphKind, ...] = ("int8_s8s8", "int8_u8s8")
+_SCHEMES: dict[GraphKind, Int8Scheme] = {
+    "int8_s8s8": SIGNED,
+    "int8_u8s8": UNSIGNED,
+    "int8_u8s7": UNSIGNED_7_BITS,
+}
+
+INT8_SHARE = "int8_share"
+"""Name of the share of a model's multiply-accumulates that a graph computes in INT8."""
 
 
 class PrecisionGraphs:
@@ -58,32 +73,39 @@ class PrecisionGraphs:
     def key(self, kind: GraphKind) -> Key:
         """What decides the graph's content."""
         if kind == "fp32":
-            return {"kind": "graph", "precision": kind, **self.model_key}
+            recipe = {"recipe": RECIPES[kind]}
+            return {"kind": "graph", "precision": kind, **recipe, **self.model_key}
         key: dict[str, object] = {
             "kind": "graph",
             "precision": kind,
+            "recipe": RECIPES[kind],
             "from": key_digest(self.key(_MADE_FROM[kind])),
             "libraries": versions("onnx", "onnxruntime"),
         }
-        if kind in _CALIBRATED:
+        if kind in _SCHEMES:
             key["calibration"] = rows_digest(self.inputs.calibration)
+            key["percentile"] = self._model.calibration_percentile
         return key
 
     def entry(self, kind: GraphKind) -> CacheEntry:
-        """The graph's files, built where they are missing."""
+        """Return the graph's files, built where they are missing."""
         return self.cache.get_or_build(self.key(kind), partial(self._write, kind))
 
-    def _write(self, kind: GraphKind, into: Path) -> None:
+    def _write(self, kind: GraphKind, into: Path) -> Facts | None:
         if kind == "fp32":
             self.source.export_onnx(into)
-            return
-        source = self.entry(_MADE_FROM[kind]).path
+            return None
+        source = self.entry(_MADE_FROM[kind])
+        if kind in _SCHEMES:
+            percentile = self._model.calibration_percentile
+            rows = self.inputs.calibration
+            share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile)
+            return {INT8_SHARE: share}
         match kind:
             case "fp16":
-                to_fp16(source, into)
+                to_fp16(source.path, into)
             case "bf16":
-                to_bf16(source, into)
+                to_bf16(source.path, into)
             case "int8_trt":
-                to_int8_tensorrt(source, into)
-            case "int8_s8s8" | "int8_u8s8":
-                to_int8(source, into, self.inputs.calibration, signed=kind == "int8_s8s8")
+                to_int8_tensorrt(source.path, into)
+        return source.facts

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +89,7 @@ class OnnxGraph:
                 inner
                 for node in graph.node
                 for attribute in node.attribute
-                for inner in chain(
-                    [attribute.g] if attribute.HasField("g") else [], attribute.graphs
-                )
+                for inner in subgraphs(attribute)
             ]
         return found
 
@@ -116,6 +113,39 @@ def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
         case "value_floats":
             return onnx.numpy_helper.from_array(np.array(attribute.floats, np.float32))
     return None
+
+
+def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int | None:
+    """Return the axis of the output channels in a node's weights; None where no rule is known.
+
+    Args:
+        position: input of the weights, 0 or 1.
+        rank: number of axes of the weights.
+    """
+    transposed = {a.name for a in node.attribute if a.name in {"transA", "transB"} and a.i}
+    axes = {
+        ("MatMul", 0): max(rank - 2, 0),
+        ("MatMul", 1): rank - 1,
+        ("Gemm", 0): 1 if "transA" in transposed else 0,
+        ("Gemm", 1): 0 if "transB" in transposed else 1,
+        ("Conv", 1): 0,
+        ("ConvTranspose", 1): 1,
+    }
+    return axes.get((node.op_type, position))
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Return the names that a node reads, those of its subgraphs' nodes included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in subgraphs(attribute):
+            for inner in graph.node:
+                yield from reads(inner)
+
+
+def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that an attribute holds."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def label(node: onnx.NodeProto) -> str:

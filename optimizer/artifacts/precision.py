@@ -1,60 +1,92 @@
-"""INT8 graphs in Q/DQ form; settings as in the project's notes on precision."""
+"""INT8 graphs in Q/DQ form, as each runtime takes them."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optimizer.artifacts.arithmetic import Shapes, measure_shapes, multiply_accumulates
+from optimizer.artifacts.calibration import calibrated_ranges
 from optimizer.artifacts.casts import has_external_data, save, to_fp16, working_copy
+from optimizer.artifacts.quantisation import (
+    Int8Scheme,
+    fold_weights,
+    products,
+    quantise,
+    rounded_tensors,
+)
 from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.errors import BuildFailure
-from optimizer.workload import Tensors, stack
+from optimizer.workload import Tensors
 
-_CALIBRATION_BATCH = 8
+if TYPE_CHECKING:
+    import onnx
+
+_OPERATORS = frozenset({"MatMul", "Gemm", "Conv"})
+
+SIGNED = Int8Scheme(_OPERATORS, signed=True)
+"""For TensorRT, whose zero-points must be 0."""
+
+UNSIGNED = Int8Scheme(_OPERATORS, signed=False, rounded_outputs=frozenset({"Conv"}))
+"""For ONNX Runtime and OpenVINO on a CPU, which are fast for unsigned activations and lose least by
+them. ONNX Runtime has no Conv in INT8 with an output in floating point."""
+
+UNSIGNED_7_BITS = replace(UNSIGNED, weight_limit=64)
+"""The same for x86 processors without VNNI: they add two products in 16 bits, which overflow unless
+weights are this small."""
+
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
+_OPSET_OF_CHANNELS = 13
+"""From this opset on there is a scale for each channel."""
 
 
-def to_int8(graph: Path, into: Path, calibration: list[Tensors], *, signed: bool) -> None:
-    """Write `into`/model.onnx with quantised matrix products, in Q/DQ form.
-
-    Weights are signed, per channel and symmetric. Signed activations are symmetric too, which
-    TensorRT demands and OpenVINO likes; ONNX Runtime's CPU kernels are fast for unsigned ones only.
+def to_int8(
+    graph: Path,
+    into: Path,
+    calibration: list[Tensors],
+    scheme: Int8Scheme,
+    percentile: float = 100.0,
+) -> float:
+    """Write `into`/model.onnx with quantised products; attention stays in floating point.
 
     Args:
         graph: directory of the FP32 model.onnx and its external data.
         into: directory, emptied of everything else that the conversion leaves.
-        calibration: requests of equal shape; activation ranges are their minimum and maximum.
-        signed: whether activations are.
+        calibration: requests of equal shape.
+        scheme: what the runtime wants.
+        percentile: share of each activation's values that its range holds, in %.
+
+    Returns:
+        The share of the model's multiply-accumulates that are in INT8, above 0 and at most 1.
 
     Raises:
-        BuildFailure: when the graph has no matrix product with constant weights.
+        BuildFailure: when there is nothing to quantise, or calibration fails.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    import onnx
 
+    external = has_external_data(graph)
     source = working_copy(graph, into)
-    quantize_static(
-        source,
-        into / "model.onnx",
-        _Batches(calibration),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=has_external_data(graph),
-        extra_options={
-            "ActivationSymmetric": signed,
-            "WeightSymmetric": True,
-            "MatMulConstBOnly": True,
-            "OpTypesToExcludeOutputQuantization": ["MatMul"],
-            # TensorRT wants FP32 weights and quantises them itself; for others INT8 is smaller.
-            "AddQDQPairToWeight": signed,
-        },
-    )
+    _allow_scales_per_channel(source, external=external)
+    model = onnx.load(source)
+    fold_weights(model, scheme.operators)
+    chosen = products(model, scheme)
+    if not chosen:
+        raise BuildFailure(f"int8: {_nothing_to_quantise(model, scheme)}")
+    rounded = rounded_tensors(model, scheme)
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes = {**measure_shapes(source, calibration[0]), **constants}
+    activations = {node.input[0] for node in chosen} | set(rounded.values())
+    ranges = calibrated_ranges(source, activations, calibration, shapes, percentile)
+    share = _share(chosen, model.graph.node, shapes)
+    quantise(model, scheme, ranges)
     shutil.rmtree(source.parent)
-    _check_quantised(into / "model.onnx")
+    save(model, into, external=external)
+    return share
 
 
 def to_int8_tensorrt(graph: Path, into: Path) -> None:
@@ -82,21 +114,28 @@ def to_int8_tensorrt(graph: Path, into: Path) -> None:
     check_tensorrt_rules(path)
 
 
-def _check_quantised(path: Path) -> None:
+def _allow_scales_per_channel(source: Path, *, external: bool) -> None:
+    """Bring the graph to an opset whose Q/DQ nodes may have a scale for each channel."""
     import onnx
 
-    nodes = onnx.load(path, load_external_data=False).graph.node
-    if not any(node.op_type == "DequantizeLinear" for node in nodes):
-        raise BuildFailure("int8: the graph has no MatMul with constant weights to quantise")
+    header = onnx.load(source, load_external_data=False)
+    opset = max(o.version for o in header.opset_import if o.domain in {"", "ai.onnx"})
+    if opset < _OPSET_OF_CHANNELS:
+        converted = onnx.version_converter.convert_version(onnx.load(source), _OPSET_OF_CHANNELS)
+        save(converted, source.parent, external=external)
 
 
-class _Batches:
-    """The quantiser's way of asking for calibration data, its CalibrationDataReader."""
+def _share(
+    chosen: Sequence[onnx.NodeProto], nodes: Sequence[onnx.NodeProto], shapes: Shapes
+) -> float:
+    everything = sum(multiply_accumulates(node, shapes) for node in nodes)
+    return sum(multiply_accumulates(node, shapes) for node in chosen) / everything
 
-    def __init__(self, rows: list[Tensors]) -> None:
-        starts = range(0, len(rows), _CALIBRATION_BATCH)
-        self._batches = iter([stack(rows[i : i + _CALIBRATION_BATCH]) for i in starts])
 
-    def get_next(self) -> Tensors | None:
-        """Next batch, None after the last."""
-        return next(self._batches, None)
+def _nothing_to_quantise(model: onnx.ModelProto, scheme: Int8Scheme) -> str:
+    *first, last = sorted(scheme.operators)
+    rule = f"the graph must have a {', '.join(first)} or {last} with constant FP32 weights"
+    present = sorted({node.op_type for node in model.graph.node} & scheme.operators)
+    if not present:
+        return f"{rule}, and has none of these operators"
+    return f"{rule}, and those of its {' and '.join(present)} are computed or of another type"

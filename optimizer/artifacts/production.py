@@ -15,10 +15,10 @@ from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
 from optimizer.artifacts.datasets import MASK, cropped, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
-from optimizer.artifacts.graphs import PrecisionGraphs
+from optimizer.artifacts.graphs import INT8_SHARE, PrecisionGraphs
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
 from optimizer.artifacts.references import fp32_outputs
-from optimizer.artifacts.versions import versions
+from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.artifacts.workbench import Tell, Workbench, in_silence
 from optimizer.errors import BuildFailure
 from optimizer.hosting import EngineSettings
@@ -45,6 +45,7 @@ def prepare_model(
     rows = {length: cropped(evaluation, length, model.payloads) for length in wanted}
     key = {
         "kind": "reference",
+        "recipe": RECIPES["reference"],
         "model": key_digest(graphs.model_key),
         "evaluation": {str(length): rows_digest(own) for length, own in rows.items()},
         "libraries": versions("onnxruntime"),
@@ -117,6 +118,7 @@ def build_artifact(
         build_seconds=entry.seconds,
         cached=not entry.built,
         engine=read_facts(entry.path),
+        int8_share=entry.facts.get(INT8_SHARE),
     )
 
 

@@ -106,6 +106,8 @@ class ModelArtifact:
         build_seconds: that they took when they were built, with what had to be built for them.
         cached: whether they were there already.
         engine: what a TensorRT engine was built with and for; None for other files.
+        int8_share: of the model's multiply-accumulates that are in INT8, 0 to 1; None for files of
+            another precision.
     """
 
     spec: ArtifactSpec
@@ -115,3 +117,4 @@ class ModelArtifact:
     build_seconds: float
     cached: bool
     engine: EngineFacts | None = None
+    int8_share: float | None = None

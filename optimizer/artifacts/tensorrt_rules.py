@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.onnx_graph import OnnxGraph, label
+from optimizer.artifacts.onnx_graph import OnnxGraph, channel_axis, label
 from optimizer.artifacts.quantised_blocks import broken_blocks
 from optimizer.errors import BuildFailure, Mistake
 
@@ -181,7 +181,7 @@ def _channels(graph: OnnxGraph, node: onnx.NodeProto, scales: tuple[int, ...]) -
     rank = len(weight.dims)
     given = next((a.i for a in node.attribute if a.name == "axis"), 1) % rank
     for reader, position, axis in _reading(graph, node.output[0], given):
-        right = _right_axis(reader, position, rank)
+        right = channel_axis(reader, position, rank)
         if right is not None and axis != right:
             rule = (
                 f"weights of {reader.op_type} {label(reader)} must have scales along axis {right}"
@@ -209,20 +209,6 @@ def _reading(graph: OnnxGraph, name: str, axis: int) -> Iterator[tuple[onnx.Node
             yield from _reading(graph, reader.output[0], moved)
         else:
             yield reader, list(reader.input).index(name), axis
-
-
-def _right_axis(node: onnx.NodeProto, position: int, rank: int) -> int | None:
-    """Axis of the output channels in a node's weights; None where no rule is known."""
-    transposed = {a.name for a in node.attribute if a.name in {"transA", "transB"} and a.i}
-    axes = {
-        ("MatMul", 0): max(rank - 2, 0),
-        ("MatMul", 1): rank - 1,
-        ("Gemm", 0): 1 if "transA" in transposed else 0,
-        ("Gemm", 1): 0 if "transB" in transposed else 1,
-        ("Conv", 1): 0,
-        ("ConvTranspose", 1): 1,
-    }
-    return axes.get((node.op_type, position))
 
 
 def _origin(graph: OnnxGraph, name: str) -> str:

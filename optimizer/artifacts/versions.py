@@ -1,10 +1,26 @@
-"""Versions of the libraries that make artefacts, read without importing them."""
+"""Versions of what makes artefacts: the libraries, read without importing them, and our recipes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from optimizer.errors import RequirementError
+
+RECIPES: Mapping[str, int] = {
+    "fp32": 1,
+    "fp16": 1,
+    "bf16": 1,
+    "int8_s8s8": 2,
+    "int8_u8s8": 2,
+    "int8_u8s7": 1,
+    "int8_trt": 1,
+    "openvino": 1,
+    "torch": 1,
+    "reference": 1,
+}
+"""Version of how each kind of file is made. A change of the code that changes the files raises it,
+and no file of an earlier version is used again."""
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -112,6 +112,11 @@ def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
         driver=driver_version() if gpus else None,
         cpu_quota=binding_quota(),
     )
+
+
+def cpu_flags() -> Set[str] | None:
+    """Return what an x86 processor can do, in the kernel's words; None on other processors."""
+    return _cpu()[1] if platform.machine() == "x86_64" else None
 
 
 def _cpu() -> tuple[str, set[str]]:

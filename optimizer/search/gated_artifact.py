@@ -25,6 +25,7 @@ class GatedArtifact:
         failing: the smallest batch found wrong: configurations that reach it left the space.
         timings: how long it takes in Triton's Python backend and bare; empty where it was
             not timed.
+        int8_share: of the model's multiply-accumulates that are in INT8; None without INT8.
     """
 
     spec: ArtifactSpec
@@ -36,6 +37,7 @@ class GatedArtifact:
     shapes: GatedShapes | None = None
     failing: FailingBatch | None = None
     timings: tuple[HostTiming, ...] = ()
+    int8_share: float | None = None
 
 
 def ready_event(result: GatedArtifact) -> ArtifactReady:
@@ -49,6 +51,8 @@ def ready_event(result: GatedArtifact) -> ArtifactReady:
     )
     if result.accuracy.metric is not None:
         detail += f", metric {result.accuracy.metric:.4g}"
+    if result.int8_share is not None:
+        detail += f", INT8 covers {result.int8_share:.0%} of the multiply-accumulates"
     if result.failing is not None:
         detail += f", batches below {result.failing.size}"
     if result.build_seconds:
@@ -67,6 +71,7 @@ def to_json(result: GatedArtifact) -> dict[str, Any]:
         "shapes": asdict(result.shapes) if result.shapes is not None else None,
         "failing_batch": asdict(result.failing) if result.failing is not None else None,
         "timings": [asdict(timing) for timing in result.timings],
+        "int8_share": result.int8_share,
     }
 
 
@@ -85,6 +90,7 @@ def from_json(row: Mapping[str, Any], spec: ArtifactSpec) -> GatedArtifact | Non
         shapes=GatedShapes(tuple(shapes["batch_sizes"]), tuple(shapes["lengths"])),
         failing=FailingBatch(**failing) if failing is not None else None,
         timings=tuple(HostTiming(**timing) for timing in row["timings"]),
+        int8_share=row.get("int8_share"),
     )
 
 

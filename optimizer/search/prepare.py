@@ -12,7 +12,8 @@ from typing import Any
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.artifacts.workshop import Workshop
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
-from optimizer.hardware import Hardware
+from optimizer.hardware import Hardware, processor_lacks
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.model_space import EmptySpaceError
 from optimizer.model_spec import ModelSpec
 from optimizer.search.accuracy_gate import AccuracyGate, Served
@@ -33,6 +34,9 @@ from optimizer.search_space import SearchSpace
 from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload import stack
+
+_LITTLE_INT8 = 0.5
+"""Share of the arithmetic in INT8 below which a user is warned."""
 
 _LONGEST_TIMED_MS = 100.0
 """Longer executions are not timed bare: there the Python backend's own part is small."""
@@ -185,6 +189,7 @@ class PreparePhase:
             artifact = self._workshop.build(spec, source.model, tell)
         except TrialFailure as error:
             return None, GatedArtifact(spec, None, 0.0, None, None, f"build failed: {error}")
+        self._warn_of_little_int8(artifact)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
         plan = _plan(spec, source.model, space)
         before = known.artifacts.get(spec.label)
@@ -221,6 +226,7 @@ class PreparePhase:
             served.shapes,
             failing,
             timings,
+            artifact.int8_share,
         )
 
     def _timings(
@@ -238,6 +244,15 @@ class PreparePhase:
             return ()
         pairs = zip(sizes, bare, strict=True)
         return tuple(HostTiming(size, served.served_ms[size], ms) for size, ms in pairs)
+
+    def _warn_of_little_int8(self, artifact: ModelArtifact) -> None:
+        share = artifact.int8_share
+        if share is not None and share < _LITTLE_INT8:
+            text = (
+                f"{artifact.spec.label}: INT8 covers {share:.0%} of the multiply-accumulates; the "
+                "rest is computed in floating point, so little speed is to be gained"
+            )
+            self._watch(Note(text, warning=True))
 
     def _hold_to_what_was_begun(self, artifact: ModelArtifact, sha256: str) -> None:
         if sha256 != artifact.sha256:
@@ -275,7 +290,10 @@ def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | N
             "INT8 of trained weights is recommended on real inputs only: give calibration and "
             "evaluation data, or set accuracy.int8_on_generated_data"
         )
-    return hardware.lacks(spec.runtime, spec.precision)
+    lacking = hardware.lacks(spec.runtime, spec.precision)
+    if lacking is None and not hardware.gpus:
+        return processor_lacks(spec.runtime, spec.precision, cpu_flags())
+    return lacking
 
 
 def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:

@@ -48,12 +48,32 @@ class _Pace(BaseModel):
     largest_change: float | None = None
 
 
+class _Shapes(BaseModel):
+    batch_sizes: list[int]
+    lengths: list[int]
+
+
+class _FailingBatch(BaseModel):
+    size: int
+    reason: str
+
+
+class _Timing(BaseModel):
+    batch_size: int
+    served_ms: float
+    bare_ms: float
+
+
 class _Gated(BaseModel):
     artifact: str = ""
     sha256: str | None = None
     accuracy: dict[str, Any] | None = None
     dropped: str | None = None
     instance_mib: float | None = None
+    shapes: _Shapes | None = None
+    failing_batch: _FailingBatch | None = None
+    timings: list[_Timing] = []
+    int8_share: float | None = None
 
 
 class _Summary(BaseModel):

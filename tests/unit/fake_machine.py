@@ -50,6 +50,7 @@ class FakeMachine:
         embedded: why the embedded server cannot run, None where it can.
         programs: on PATH.
         writable: whether its folders may be written.
+        cpu_flags: of an x86 processor; None for another one.
     """
 
     cards: dict[str, fake_nvml.Card] | None = None
@@ -62,6 +63,7 @@ class FakeMachine:
     shared_gib: tuple[float, float] = (8.0, 8.0)
     disk_free_gib: float = 120.0
     writable: bool = True
+    cpu_flags: set[str] | None = field(default_factory=lambda: {"avx2"})
 
     def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         """Be the machine that doctor looks at; `folder` is for the fake PCI bus."""
@@ -83,6 +85,7 @@ class FakeMachine:
         )
         memory = SimpleNamespace(total=31 * GIB, available=28 * GIB)
         monkeypatch.setattr(machine, "this_machine", lambda _: processor)
+        monkeypatch.setattr(machine, "cpu_flags", lambda: self.cpu_flags)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
         for limit in ("memory_limit_bytes", "free_memory_bytes"):
             monkeypatch.setattr(cores, limit, lambda: None)

@@ -142,6 +142,29 @@ def test_the_folders_are_those_that_the_options_name(
     assert asked == [(tmp_path / "kept", Path("/out"))]
 
 
+# The processor
+
+
+@pytest.mark.parametrize(
+    ("flags", "limits"),
+    [
+        ({"avx2"}, ["no VNNI", "no BF16 in OpenVINO"]),
+        ({"avx2", "avx512f"}, ["no VNNI", "no BF16 instructions"]),
+        ({"avx2", "avx512f", "avx512_vnni"}, ["no BF16 instructions"]),
+        ({"avx2", "avx_vnni", "avx_ne_convert"}, []),
+        ({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"}, []),
+        (None, []),
+    ],
+)
+def test_what_the_processor_lacks_is_said_with_what_follows(
+    look_at: Look, flags: set[str] | None, limits: list[str]
+) -> None:
+    processor = found(look_at(FakeMachine(cpu_flags=flags)), "processor")
+    description, *said = processor.found.split("; ")
+    assert description == "AMD EPYC 7R32, 8 cores (avx2)"
+    assert [text.split(":")[0] for text in said] == limits
+
+
 # GPUs
 
 

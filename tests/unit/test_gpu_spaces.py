@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.hardware import Gpu, Hardware
+from optimizer.hardware import Gpu, Hardware, processor_lacks
 from optimizer.model_space import EmptySpaceError, Limits
 from optimizer.parameters import Value, parameters_in_order
 from optimizer.search_space import SearchSpace
@@ -195,6 +195,29 @@ def test_a_precision_that_a_gpu_lacks_is_named_with_what_it_needs() -> None:
     assert TWO_T4.lacks("tensorrt", "bf16") == TWO_T4.lacks("bf16")
     assert Hardware(8, 1000, (A10G,)).lacks("bf16") is None
     assert Hardware(8, 1000).lacks("bf16") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "offered"),
+    [
+        ({"avx2", "fma"}, False),
+        ({"avx2", "avx_vnni"}, False),
+        ({"avx2", "avx_vnni", "avx_ne_convert"}, True),
+        ({"avx2", "avx512f"}, True),
+        (None, True),
+    ],
+)
+def test_bf16_of_openvino_needs_a_processor_that_computes_it(
+    flags: set[str] | None, offered: bool
+) -> None:
+    reason = processor_lacks("openvino", "bf16", flags)
+    assert (reason is None) == offered
+    if reason is not None:
+        assert "bf16 needs a processor with AVX-512" in reason
+        assert reason.endswith("OpenVINO would compute in FP32")
+    # PyTorch computes in BF16 everywhere, if slowly.
+    assert processor_lacks("pytorch", "bf16", flags) is None
+    assert processor_lacks("openvino", "fp32", flags) is None
 
 
 def two_models(

@@ -197,6 +197,25 @@ def test_a_strange_checkpoint_configuration_bounds_nothing(tmp_path: Path, wrong
     load(tmp_path, changed((SOURCE, "      class: Bert\n      checkpoint: ./trained\n")))
 
 
+def test_the_percentile_of_calibration(tmp_path: Path) -> None:
+    lengths = "    lengths: {fixed: 32}\n"
+
+    def with_percentile(value: str) -> str:
+        return changed((lengths, f"{lengths}    calibration: {{seed: 1, percentile: {value}}}\n"))
+
+    usual = load(tmp_path, GOOD)
+    assert usual.models[0].calibration_percentile == 99.999
+    # Studies that were begun before this key existed are still resumed.
+    assert "percentile" not in usual.content["models"]["bert"]["calibration"]
+    assert load(tmp_path, with_percentile("99.999")).content == usual.content
+    whole = load(tmp_path, with_percentile("100"))
+    assert whole.models[0].calibration_percentile == 100
+    assert whole.content["models"]["bert"]["calibration"]["percentile"] == 100
+    for value in ("50", "100.1", ".nan"):
+        [mistake] = mistakes(tmp_path, with_percentile(value))
+        assert "models.bert.calibration.percentile" in mistake
+
+
 def test_every_mistake_at_once() -> None:
     with pytest.raises(SpaceFileError) as caught:
         load_space(GOLDEN / "space_mistakes.yaml", PRICES, HARDWARE)

@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 
 from optimizer.cli import main
-from optimizer.cli.options import OutputConsole
+from optimizer.cli.output import OutputConsole
 from optimizer.untrusted import (
     UnreadableError,
     check_ranges,

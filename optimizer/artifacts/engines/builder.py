@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from optimizer.artifacts.cache import CacheEntry, Key, key_digest
+from optimizer.artifacts.cache import CacheEntry, Facts, Key, key_digest
 from optimizer.artifacts.engines.places import PLACES, Folders, Workplace
 from optimizer.artifacts.engines.recipe import (
     FACTS_FILE,
@@ -98,14 +98,16 @@ class _Engine:
             **self.identity,
         }
 
-    def build(self, into: Path) -> None:
-        graph = self.bench.graphs.entry(GRAPHS[self.precision]).path
-        check_tensorrt_rules(graph / "model.onnx")
+    def build(self, into: Path) -> Facts:
+        graph = self.bench.graphs.entry(GRAPHS[self.precision])
+        check_tensorrt_rules(graph.path / "model.onnx")
         with self._timings(into) as timings:
-            facts = self.place.run(self.recipe, Folders(graph, into, timings), self.bench.tell)
+            folders = Folders(graph.path, into, timings)
+            facts = self.place.run(self.recipe, folders, self.bench.tell)
         if not (into / PLAN_FILE).is_file():
             raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))
+        return graph.facts
 
     @contextmanager
     def _timings(self, into: Path) -> Iterator[Path]:

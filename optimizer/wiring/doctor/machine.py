@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Set
 from pathlib import Path
 
+from optimizer.hardware import HARDWARE_BF16, overflows_in_int8, processor_lacks
 from optimizer.machine.cores import total_memory_bytes, unused_memory_bytes
-from optimizer.machine.fingerprint import this_machine
+from optimizer.machine.fingerprint import cpu_flags, this_machine
 from optimizer.wiring.doctor.examination import Finding
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - it is looked at, not written to
@@ -21,10 +23,21 @@ _LEAST_FREE = 5 * _GIB
 
 
 def processor() -> Finding:
-    """Model, cores and the vector extensions that precisions gain from."""
+    """Return model, cores, vector extensions, and what follows for precisions on the CPU."""
     machine = this_machine("embedded")
     features = ", ".join(machine.cpu_features) or "no vector extensions"
-    return Finding("processor", "ok", f"{machine.cpu}, {machine.cores_text} ({features})")
+    found = f"{machine.cpu}, {machine.cores_text} ({features})"
+    limits = "; ".join(_limits_of_precisions(cpu_flags()))
+    return Finding("processor", "ok", f"{found}; {limits}" if limits else found)
+
+
+def _limits_of_precisions(flags: Set[str] | None) -> Iterator[str]:
+    if overflows_in_int8(flags):
+        yield "no VNNI: INT8 weights have 7 bits, because sums of 8 would overflow"
+    if processor_lacks("openvino", "bf16", flags) is not None:
+        yield "no BF16 in OpenVINO: searches leave it out"
+    elif flags is not None and not flags & HARDWARE_BF16:
+        yield "no BF16 instructions: BF16 is emulated and slow"
 
 
 def memory() -> Finding:

@@ -1,0 +1,65 @@
+"""INT8 of trained weights through the running server, on texts of 32 and of 512 tokens.
+
+The figures are printed: pytest -s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.artifacts.workshop import Workshop
+from optimizer.machine.slots import local_slot
+from optimizer.search.gated_artifact import GatedArtifact
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.shipped import shipped
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
+from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ServingSession
+from optimizer.wiring.parts import open_space
+from tests.e2e import minilm, tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def gated(folder: Path, length: int) -> dict[str, GatedArtifact]:
+    """Return what the prepare phase finds of MiniLM in INT8, by runtime."""
+    minilm.write_inputs(folder, length)
+    content = minilm.space(length)
+    content["parameters"]["precision"] = ["int8"]
+    content["models"]["minilm"]["evaluation"]["samples"] = 16
+    space = open_space(tiny.write_space(folder, content))
+    runtime = find_embedded_runtime()
+    repository = folder / "repository"
+    launcher = EmbeddedLauncher(
+        runtime, runtime.lay_out(folder / "backends"), repository, folder / "server.log"
+    )
+    models = ModelRepository(repository, shipped("model_repository_templates"))
+    with (
+        ServingSession(launcher, models, local_slot()) as session,
+        Workshop(folder / "cache", folder / "build.log", threads=2) as workshop,
+    ):
+        phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, lambda _: None)
+        found = phase.run(space.models, space.search_space).gated
+    return {artifact.spec.runtime: artifact for artifact in found}
+
+
+@pytest.mark.parametrize(
+    ("length", "least_cosine", "least_share"), [(32, 0.975, 0.95), (512, 0.955, 0.8)]
+)
+def test_int8_of_trained_weights_is_close_to_fp32(
+    tmp_path: Path, length: int, least_cosine: float, least_share: float
+) -> None:
+    artifacts = gated(tmp_path, length)
+    assert artifacts.keys() == {"onnxruntime", "openvino"}
+    for runtime, artifact in artifacts.items():
+        accuracy, share = artifact.accuracy, artifact.int8_share
+        print(f"{runtime}, {length} tokens: {accuracy}, {share:.1%} in INT8")
+        assert accuracy is not None, artifact.dropped
+        assert accuracy.mean_cosine >= least_cosine, runtime
+        assert accuracy.samples == 16
+        assert share is not None
+        assert share >= least_share

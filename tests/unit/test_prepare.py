@@ -1,0 +1,73 @@
+"""What the prepare phase says of artefacts, without a server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from optimizer.artifacts.accuracy import Accuracy
+from optimizer.artifacts.products import ModelArtifact
+from optimizer.errors import SpaceChangedError
+from optimizer.hardware import Gpu, Hardware
+from optimizer.model_spec import ModelSpec
+from optimizer.search import prepare
+from optimizer.search.events import Event, Note
+from optimizer.search.gated_artifact import GatedArtifact, ready_event, to_json
+from optimizer.search.prepare import PreparePhase, refusal
+from optimizer.search.study_directory import StudyDirectory
+from optimizer.serving_config import ArtifactSpec
+
+SPEC = ArtifactSpec("bert", "onnxruntime", "python", "int8")
+ARTIFACT = ModelArtifact(SPEC, Path("files"), "ab" * 32, "onnxruntime 1", 2.0, True)
+ACCURACY = Accuracy(0.98, 0.99, 0.98, 0.1, 64)
+
+
+def phase(folder: Path, watched: list[Event]) -> PreparePhase:
+    """A phase whose server and builds are never asked."""
+    absent = cast(Any, None)
+    return PreparePhase(StudyDirectory(folder / "study"), absent, absent, watched.append)
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.874, "INT8 covers 87% of the"), (None, None)])
+def test_the_share_of_int8_is_said_and_kept(share: float | None, text: str | None) -> None:
+    gated = GatedArtifact(SPEC, "ab", 0.0, ACCURACY, 100.0, None, int8_share=share)
+    detail = ready_event(gated).detail
+    assert (f", {text} multiply-accumulates" in detail) if text else ("INT8" not in detail)
+    assert to_json(gated)["int8_share"] == share
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.49, True), (0.5, False), (None, False)])
+def test_little_int8_is_warned_of(tmp_path: Path, share: float | None, warned: bool) -> None:
+    watched: list[Event] = []
+    phase(tmp_path, watched)._warn_of_little_int8(replace(ARTIFACT, int8_share=share))
+    notes = [event for event in watched if isinstance(event, Note)]
+    assert len(notes) == warned
+    for note in notes:
+        assert note.warning
+        assert note.text.startswith("bert/onnxruntime/int8: INT8 covers 49% of the multiply-acc")
+
+
+def test_a_study_begun_with_an_earlier_recipe_goes_on_only_with_the_same_file(
+    tmp_path: Path,
+) -> None:
+    resumed = phase(tmp_path, [])
+    resumed._hold_to_what_was_begun(ARTIFACT, ARTIFACT.sha256)
+    message = "is no longer the file that study study was begun with .*start another study"
+    with pytest.raises(SpaceChangedError, match=message):
+        resumed._hold_to_what_was_begun(ARTIFACT, "cd" * 32)
+
+
+def test_bf16_of_openvino_is_not_built_where_the_processor_lacks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = replace(SPEC, runtime="openvino", precision="bf16")
+    model = cast(ModelSpec, None)  # only INT8 depends on the model
+    monkeypatch.setattr(prepare, "cpu_flags", lambda: {"avx2"})
+    assert str(refusal(spec, model, Hardware(4, 8000))).endswith("OpenVINO would compute in FP32")
+    gpu = Gpu("GPU-1", "NVIDIA A10G", (8, 6), 23028)
+    assert refusal(spec, model, Hardware(4, 8000, (gpu,))) is None
+    monkeypatch.setattr(prepare, "cpu_flags", lambda: {"avx2", "avx512f"})
+    assert refusal(spec, model, Hardware(4, 8000)) is None
