@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from optimizer.artifacts import builders, production, versions
 from optimizer.artifacts import graphs as graphs_module
 from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.production import build_artifact, export_graph, prepare_model
@@ -99,6 +100,17 @@ def test_openvino_reads_external_data(tmp_path: Path) -> None:
     artifact = build_artifact(ArtifactSpec("product", "openvino", "python", "fp32"), spec, cache)
     assert {path.name for path in artifact.path.iterdir()} == {"model.xml", "model.bin"}
     assert (artifact.path / "model.bin").stat().st_size >= WIDTH * WIDTH * 4
+
+
+def test_an_artefact_is_timed_in_its_own_runtime(tmp_path: Path) -> None:
+    spec, cache = model(write_graph(tmp_path / "m.onnx")), ArtifactCache(tmp_path / "cache")
+    artifact = build_artifact(ArtifactSpec("product", "onnxruntime", "python", "fp32"), spec, cache)
+    rng = np.random.default_rng(0)
+    batches: list[Tensors] = [
+        {"x": rng.uniform(size=(size, WIDTH)).astype(np.float32)} for size in (1, 20_000)
+    ]
+    alone, large = time_bare(artifact, "y", 1, batches, cache)
+    assert 0 < alone < large
 
 
 def test_the_content_names_the_model(tmp_path: Path) -> None:
