@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optimizer.parameters import PARAMETER_NAMES
+from optimizer.parameters import PARAMETER_NAMES, suggestion
 
 NAMES = (*PARAMETER_NAMES, "cores", "gpus")
 MAX_LENGTH = 1000
@@ -146,7 +146,7 @@ class _Evaluation:
 
     def _column(self, name: str) -> Any:
         if name not in NAMES:
-            raise ValueError(f"name {name!r} is not defined")
+            raise ValueError(f"name {name!r} is not defined{suggestion(name, NAMES)}")
         return self._rows[name]
 
     def _truth(self, node: ast.expr, depth: int) -> Any:

@@ -13,6 +13,8 @@ from optimizer.measurement import Measurement
 from optimizer.serving_config import PRECISION_RANK, ServingConfig
 
 ON_DEMAND, OWNED = "on-demand", "owned"
+EXAMPLE = "example"
+"""Source of a price that is made up."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Price:
     as_of: str
     region: str = ""
     rate: str = ON_DEMAND
+
+    @property
+    def is_example(self) -> bool:
+        """Whether it is made up, as the price of a file that `init` has written."""
+        return self.source == EXAMPLE
 
     @property
     def basis(self) -> str:

@@ -39,6 +39,10 @@ _OUT_OF_MEMORY = re.compile(
 """How CUDA, TensorRT, PyTorch, C++, Python and the kernel say that memory ran out."""
 
 
+_SHOWN = 50
+"""Mistakes of a file that a message lists; the rest it counts."""
+
+
 def tells_of_memory(text: str) -> bool:
     """Whether a message says that memory ran out."""
     return _OUT_OF_MEMORY.search(text) is not None
@@ -79,7 +83,8 @@ class SpaceFileError(UsageError):
         self.mistakes = tuple(sorted(mistakes, key=lambda m: (m.line or 0, m.key)))
         count = len(self.mistakes)
         title = f"{path}: {count} mistake{'s' if count != 1 else ''}"
-        super().__init__("\n".join([title, *(f"  {m}" for m in self.mistakes)]))
+        more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        super().__init__("\n".join([title, *(f"  {m}" for m in self.mistakes[:_SHOWN]), *more]))
 
 
 class SpaceChangedError(UsageError):

@@ -148,6 +148,17 @@ class ModelSpace:
             return np.zeros(len(self.rows), dtype=np.int64)
         return (self.rows.instance_count * self.rows.intra_op_threads).to_numpy(dtype=np.int64)
 
+    def without_effect(self, names: Sequence[ParameterName]) -> NDArray[np.bool_]:
+        """Return in which points one of these parameters has no effect, shape [points]."""
+        rows = self.rows
+        idle = np.zeros(len(rows), dtype=bool)
+        for name in names:
+            if name == "preferred_batch_sizes":
+                idle |= (rows["=preferred_batch_sizes"] == "") & rows.sizes.astype(bool)
+            elif name != "instance_count":
+                idle |= (rows[name] != rows[f"={name}"]).to_numpy(dtype=bool)
+        return idle
+
     def check_conditions(self) -> Iterator[ConditionError]:
         """What is wrong with the conditions themselves, each on its own."""
         table = self._table()

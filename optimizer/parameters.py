@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -33,6 +34,28 @@ UNSEARCHED: Mapping[ParameterName, Value] = {
     "rate_limit": "off",
 }
 """Values of the parameters that few spaces search: Triton's own defaults."""
+
+
+_TRITON_NAMES: Mapping[str, ParameterName] = {
+    "dynamic_batching": "batching",
+    "max_queue_delay_microseconds": "max_queue_delay_us",
+    "preferred_batch_size": "preferred_batch_sizes",
+    "count": "instance_count",
+    "instance_group": "instance_count",
+    "instance_groups": "instance_count",
+    "intra_op_thread_count": "intra_op_threads",
+    "backend": "runtime",
+    "platform": "runtime",
+}
+"""What config.pbtxt or a backend calls a parameter."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that refuses a name: the known one that may be meant, if any."""
+    names = list(known)
+    meant = _TRITON_NAMES.get(name)
+    near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @dataclass(frozen=True)

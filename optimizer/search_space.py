@@ -174,10 +174,26 @@ class SearchSpace:
         FP32 (or the highest precision listed), the unoptimised runtime where listed, one
         instance with all cores, no batching.
         """
-        wanted = [_closest(p, self._unchanged(p)) for p in self.parameters]
-        nearest = self.nearest(wanted)
+        nearest = self.baseline_with_effect(())
         assert nearest is not None, "nothing was excluded and a space is never empty"
         return nearest
+
+    def baseline_with_effect(self, keys: Collection[str]) -> Position | None:
+        """The point nearest to the baseline in which some parameters have an effect.
+
+        Args:
+            keys: "model.parameter"; what each stands for is what its value says.
+
+        Returns:
+            None where they have one together in no point.
+        """
+        wanted = [_closest(p, self._unchanged(p)) for p in self.parameters]
+        idle = np.zeros(len(self.points), dtype=bool)
+        for model, columns in self.columns():
+            names = [p.name for p in model.parameters if p.key in keys]
+            without = {tuple(p) for p in model.points[model.without_effect(names)].tolist()}
+            idle |= [tuple(own) in without for own in self.points[:, columns].tolist()]
+        return self.nearest(wanted, {self.at(int(row)) for row in np.flatnonzero(idle)})
 
     def _unchanged(self, parameter: Parameter) -> Value | None:
         """The value of a parameter that nobody has touched."""

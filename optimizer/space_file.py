@@ -57,6 +57,9 @@ class Budget:
 _COUNT: TypeAdapter[int] = TypeAdapter(Count)
 _CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
 
+_MOST_MISTAKES = 1_000
+"""That are looked up in a file; one with so many is no space file."""
+
 _WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
 
 
@@ -106,7 +109,8 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
             document, context={"folder": path.parent, "prices": prices}
         )
     except ValidationError as error:
-        mistakes = one_for_each_value(mistake(e, document) for e in error.errors())
+        found = error.errors()[:_MOST_MISTAKES]
+        mistakes = one_for_each_value(mistake(e, document) for e in found)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
     space = _to_value(section, path, prices, hardware)
@@ -121,38 +125,49 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
     return replace(space, search_space=only_point(space.search_space, settings))
 
 
-def only_point(searched: SearchSpace, settings: Mapping[str, str]) -> SearchSpace:
+def only_point(
+    searched: SearchSpace, settings: Mapping[str, str], *, with_effect: bool = True
+) -> SearchSpace:
     """The space that holds only one point: some parameters as set, the rest the baseline's.
 
-    Where the baseline's values do not go with what is set, the nearest that do.
+    Where the baseline's values do not go with what is set, or leave it without effect, the nearest
+    that do.
 
     Args:
         settings: YAML text by parameter, as "precision" (of every model) or "model.precision".
             Values need not be among those that the space lists, and its conditions do not apply.
+        with_effect: refuse a setting that changes nothing, such as a delay without batching.
 
     Raises:
         UsageError: with every setting that is wrong.
     """
     parameters: list[Parameter] = []
-    wrong: list[Mistake] = []
+    wrong = list(_unknown_models(searched, settings))
     for model in searched.models:
         try:
             parameters += _with_settings(model, settings)
         except ValidationError as error:
-            wrong += [mistake(each, settings) for each in error.errors()]
+            found = [mistake(each, settings) for each in error.errors()]
+            wrong += [replace(each, key=each.key.split(".")[0]) for each in found]
     if wrong:
-        found = [replace(each, key=each.key.split(".")[0]) for each in one_for_each_value(wrong)]
-        raise UsageError("\n".join(["--set:", *(f"  {each}" for each in found)]))
+        raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
     limits = Limits(request_size=searched.limits.request_size)
     allowed = SearchSpace(tuple(parameters), searched.hardware, limits)
+    given = ", ".join(f"{key}={text}" for key, text in settings.items())
     try:
-        baseline = allowed.baseline
+        used = [p.key for p in parameters if with_effect and _is_set(p, settings)]
+        chosen = allowed.baseline_with_effect(used)
     except EmptySpaceError as error:
-        given = ", ".join(f"{key}={text}" for key, text in settings.items())
         raise UsageError(f"--set: {error}; with {given}") from error
+    if chosen is None:
+        raise UsageError(
+            f"--set: a value has no effect with {given}: batch sizes and delays need batching=true "
+            "and a max_batch_size above traffic.batch_size, settings of engines runtime=tensorrt, "
+            "rate_limit more instances than it allows"
+        )
     fixed = tuple(
         replace(parameter, values=(parameter.values[at],))
-        for parameter, at in zip(parameters, baseline, strict=True)
+        for parameter, at in zip(parameters, chosen, strict=True)
     )
     return SearchSpace(fixed, searched.hardware, limits)
 
@@ -188,11 +203,25 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
     return ParametersSection.model_validate(values).to_values(model.model)
 
 
+def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
+    models = [model.model for model in searched.models]
+    for key in settings:
+        model = key.rpartition(".")[0]
+        if model not in ("", *models):
+            yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
+
+
+def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    return parameter.name in settings or parameter.key in settings
+
+
 def _set_value(key: str, text: str) -> Any:
     try:
         return parse_yaml(text)
     except UnreadableYamlError as error:
-        raise UsageError(f"--set: {key}: must be a value in YAML ({error}), got {text}") from error
+        raise UsageError(
+            f"--set: {key[:80]}: must be a value in YAML ({error}), got {short(text)}"
+        ) from error
 
 
 def _read_yaml(path: Path) -> Any:

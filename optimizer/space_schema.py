@@ -144,7 +144,10 @@ class PriceSection(Section):
     purchase: PurchaseSection | None = Field(
         None, description="for a machine of your own, in place of usd_per_hour"
     )
-    source: str | None = Field(None, description="where the price is from, for the report")
+    source: str | None = Field(
+        None,
+        description="where the price is from, for the report; `example` says that it is made up",
+    )
     as_of: Day | None = Field(None, description="date of the price")
 
     @model_validator(mode="after")
@@ -280,6 +283,6 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
     for parameter in schema["$defs"]["ParametersSection"]["properties"].values():
-        several = {key: parameter.pop(key) for key in ("type", "items", "minItems")}
+        several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]
     return schema

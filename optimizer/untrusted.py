@@ -108,6 +108,10 @@ def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = 
     except RecursionError as error:
         raise _too_deep() from error
     _check_depth(data)
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableError("texts must be Unicode without lone surrogates") from error
     return data
 
 
@@ -204,7 +208,7 @@ class CsvRows:
 
 def csv_rows(text: str) -> CsvRows:
     """Return the rows of CSV text, read one by one."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = tuple(next((row for row in reader if row), ()))
     except csv.Error as error:

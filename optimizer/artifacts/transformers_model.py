@@ -17,6 +17,7 @@ from optimizer.artifacts.cache import file_digest
 from optimizer.artifacts.versions import versions
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.model_spec import ModelSpec, TransformersSource
+from optimizer.parameters import suggestion
 from optimizer.serving_config import Precision
 from optimizer.workload import LengthDistribution, Tensors, stack
 
@@ -137,9 +138,21 @@ class TransformersModel:
                 " random weights need the architecture's own class"
             )
         else:
+            self._refuse_unknown(architecture.config_class, config)
             module = architecture(architecture.config_class(**config))
         loaded: torch.nn.Module = module.float()
         return loaded
+
+    def _refuse_unknown(self, config_class: Any, config: Mapping[str, Any]) -> None:
+        """Raise UsageError for a key that the configuration would take and never look at."""
+        default = config_class()
+        known = {*default.to_dict(), *config_class.attribute_map}
+        for key in config:
+            if key not in known and not hasattr(default, key):
+                raise UsageError(
+                    f"models.{self.model.name}.source.config.{key}: {config_class.__name__} has no "
+                    f"such key{suggestion(key, sorted(known))}"
+                )
 
     def _from_checkpoint(self, architecture: Any, config: dict[str, Any]) -> Any:
         import torch

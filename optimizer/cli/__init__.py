@@ -110,8 +110,16 @@ def _exit_code(arguments: list[str] | None) -> int:
         error.show()
         return error.exit_code
     except OptimizerError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_printable(str(error))}", err=True)
         return error.exit_code
+
+
+def _printable(message: str) -> str:
+    """Return a message that may quote a stranger's file, without what a terminal would obey."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in message
+    )
 
 
 def _output_failed(error: OSError) -> int:

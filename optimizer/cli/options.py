@@ -16,10 +16,17 @@ from optimizer.fleet.pricing import Accepted
 from optimizer.section import duration_seconds
 
 _LONGEST_LIMIT_MS = 3.6e6
+_LONGEST_SETTING = 500
 
 
 class OutputConsole(Console):
-    """Standard output; a run that nobody reads is interrupted."""
+    """Standard output; a run that nobody reads is interrupted.
+
+    Texts are printed as they are: what looks like markup comes from a file, and is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         """Rich would exit with 1, "nothing was found"."""
@@ -62,7 +69,7 @@ class Percent(_Finite):
 
 
 SEED = click.IntRange(0, 2**63 - 1)
-COUNT = click.IntRange(1, 10**6)
+COUNT = click.IntRange(min=1)
 
 
 class Duration(click.ParamType[float]):
@@ -102,7 +109,9 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     for pair in pairs:
         name, _equals, value = pair.partition("=")
         if not (name and value):
-            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair!r}")
+            raise click.BadParameter(f"must be PARAMETER=VALUE; got {pair[:80]!r}")
+        if len(pair) > _LONGEST_SETTING:
+            raise click.BadParameter(f"must be at most {_LONGEST_SETTING} characters")
         settings[name] = value
     return settings
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from optimizer.cli.options import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.fleet.price_catalogue import ListedPrice, age_warning, own_list, price_list
+from optimizer.fleet.price_catalogue import ListedPrice, own_list, price_list, price_warning
 from optimizer.wiring.pricing import update_prices
 
 
@@ -21,7 +21,7 @@ def prices(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         console, listed = OutputConsole(), price_list()
         console.print(_table(listed))
-        old = sum(age_warning(entry.price, _today()) is not None for entry in listed)
+        old = sum(price_warning(entry.price, _today()) is not None for entry in listed)
         if old:
             console.print(
                 f"{old} of {len(listed)} are more than a year old or undated", style="yellow"

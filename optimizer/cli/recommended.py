@@ -11,7 +11,7 @@ from rich.table import Table
 from optimizer.cost import Price
 from optimizer.fleet.figures import Basis, Figure
 from optimizer.fleet.offer import METRICS, Offer
-from optimizer.fleet.price_catalogue import age_warning
+from optimizer.fleet.price_catalogue import price_warning
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.serving_config import describe
 
@@ -150,5 +150,5 @@ def _say_price(say: _Speaker, price: Price) -> None:
         f"price: {price.instance_type} ${price.usd_per_hour:g} an hour ({price.source}, "
         f"{price.as_of}); the whole instance is charged"
     )
-    if (warning := age_warning(price, datetime.now(UTC).date())) is not None:
+    if (warning := price_warning(price, datetime.now(UTC).date())) is not None:
         say(warning, "yellow")

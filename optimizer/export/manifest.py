@@ -285,12 +285,12 @@ def read_bundle(root: Path) -> Bundle:
         )
     manifest = _validated(_MANIFEST, content, root / MANIFEST)
     load = _validated(_LOAD, _read(root / LOAD), root / LOAD)
+    for mistake in _mistakes(manifest):
+        raise UsageError(f"{root / MANIFEST}: {mistake}")
     try:
         check_workload(load.workload, [model.name for model in manifest.config.models])
     except ValueError as error:
         raise UsageError(f"{root / LOAD}: {error}") from error
-    for mistake in _mistakes(manifest):
-        raise UsageError(f"{root / MANIFEST}: {mistake}")
     return Bundle(root, manifest, load)
 
 

@@ -156,8 +156,13 @@ def _written(entry: ListedPrice) -> dict[str, object]:
     }
 
 
-def age_warning(price: Price, today: date) -> str | None:
-    """That a price is older than a year, or has no date; None where it is recent."""
+def price_warning(price: Price, today: date) -> str | None:
+    """That a price is an example, is older than a year, or has no date; None where it holds."""
+    if price.is_example:
+        return (
+            f"the price of {price.instance_type}, ${price.usd_per_hour:g} an hour, is an example: "
+            "set what this machine costs in the space file (price), or no cost here is yours"
+        )
     try:
         year, month, *day = map(int, price.as_of.split("-"))
         since = date(year, month, *(day or [1]))

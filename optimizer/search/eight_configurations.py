@@ -82,7 +82,7 @@ def _name(runtime: str, batching: bool, instances: int) -> str:
 
 def space_of(space: SearchSpace) -> SearchSpace:
     """A space that holds at least the eight: what must be built for them. Raises UsageError."""
-    points = [only_point(space, settings) for _, settings in _settings(space)]
+    points = [only_point(space, own, with_effect=False) for _, own in _settings(space)]
     parameters = []
     for same in zip(*(point.parameters for point in points), strict=True):
         values = list(dict.fromkeys(value for each in same for value in each.values))

@@ -76,12 +76,13 @@ class OptunaStudy:
         self._make_sampler = make_sampler
         self._seen = OptunaSpace(space)
         self._asked: dict[int, Trial] = {}
+        self._journal = journal if storage is None else None
         self._where = str(journal) if storage is None else "the study storage"
         with storage_failures(self._where):
             if storage is None:
                 with storage_errors(journal):
                     _mend(journal)
-            with _journal_errors(journal if storage is None else None):
+            with _journal_errors(self._journal):
                 self._storage = open_storage(journal, storage)
                 self._study = optuna.create_study(
                     study_name=name,
@@ -90,7 +91,9 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
-                self._study.get_trials(deepcopy=False)
+                for trial in self._study.get_trials(deepcopy=False):
+                    if trial.params:
+                        self._seen.position(trial.params)
 
     def __enter__(self) -> OptunaStudy:
         return self
@@ -159,6 +162,10 @@ class OptunaStudy:
         What was recorded and not told is told; a trial that was running is failed and its point
         queued again; records of trials that the storage lacks are added.
         """
+        with _journal_errors(self._journal):
+            self._reconcile(records)
+
+    def _reconcile(self, records: Mapping[int, TrialRecord]) -> None:
         known = self._trials()
         for number in range(len(known), max(records, default=-1) + 1):
             # A gap was a repeat, of which no record is kept; numbers must stay what they were.

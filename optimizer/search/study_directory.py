@@ -219,8 +219,13 @@ def _check_record(record: TrialRecord, path: Path) -> None:
     )
     if record.outcome == "ok" and (record.measurement is None or record.score is None):
         raise ValueError("outcome must not be ok without a measurement and its score")
-    if record.measurement is not None and not record.measurement.levels:
-        raise ValueError("measurement.levels must not be empty")
+    if not record.config.models or not all(model.groups for model in record.config.models):
+        raise ValueError("config must have a model, and every model an instance group")
+    for measurement in (record.measurement, *(each.measurement for each in record.further)):
+        if measurement is not None and not (
+            measurement.levels and all(level.streams for level in measurement.levels)
+        ):
+            raise ValueError("measurement must have load levels, and every level a stream")
 
 
 def refuse_unsafe_names(names: Iterable[str]) -> None:

@@ -6,11 +6,13 @@ A study's folder may come from another machine, or from a stranger. Each reader 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from optimizer.errors import DamagedStudyError
 from optimizer.machine.fingerprint import Machine
@@ -19,72 +21,69 @@ from optimizer.section import first_mistake
 from optimizer.untrusted import check_ranges
 
 
-class _Entry(TypedDict, total=False):
-    description: str
-    config: dict[str, Any]
-    capacity_per_second: float
-    latency_ms: dict[str, float]
-    latency_ms_at_demand_p95: float
-    usd_per_million_at_capacity: float
-    usd_per_million_at_demand: float
-    replicas: int
-    fleet_usd_per_hour: float
+class _Entry(BaseModel):
+    description: str = ""
+    config: dict[str, Any] = {}
+    capacity_per_second: float = 0.0
+    latency_ms: dict[str, float] = {}
+    latency_ms_at_demand_p95: float | None = None
+    usd_per_million_at_capacity: float = 0.0
+    usd_per_million_at_demand: float = 0.0
+    replicas: int = 0
+    fleet_usd_per_hour: float = 0.0
 
 
-class _Claim(TypedDict, total=False):
-    rival: str
-    capacity_ratio: float
-    capacity_ratio_low: float
-    capacity_ratio_high: float
-    confidence: float
-    apart: bool
+class _Claim(BaseModel):
+    rival: str = ""
+    capacity_ratio: float | None = None
+    capacity_ratio_low: float | None = None
+    capacity_ratio_high: float | None = None
+    confidence: float | None = None
+    apart: bool | None = None
 
 
-class _Pace(TypedDict, total=False):
-    reference: str
-    saturation_per_second: list[float]
-    largest_change: float | None
+class _Pace(BaseModel):
+    reference: str = ""
+    saturation_per_second: list[float] = []
+    largest_change: float | None = None
 
 
-class _Gated(TypedDict, total=False):
-    artifact: str
-    sha256: str | None
-    accuracy: dict[str, Any] | None
-    dropped: str | None
-    instance_mib: float | None
+class _Gated(BaseModel):
+    artifact: str = ""
+    sha256: str | None = None
+    accuracy: dict[str, Any] | None = None
+    dropped: str | None = None
+    instance_mib: float | None = None
 
 
-class _Summary(TypedDict, total=False):
-    ended: str
-    space_exhausted: bool
-    settled: bool
-    remaining_gap: float | None
-    trials: dict[str, int]
-    baseline: _Entry | None
-    best: _Entry | None
-    equal_cost: list[_Entry]
-    claims: list[_Claim]
-    pace: _Pace
-    accuracy_evidence: str
-    artifacts: list[_Gated]
-    measuring_seconds: float
-    building_seconds: float
-    overhead_seconds_per_trial_median: float
+class _Summary(BaseModel):
+    ended: str = ""
+    space_exhausted: bool = False
+    settled: bool = False
+    remaining_gap: float | None = None
+    trials: dict[str, int] = {}
+    baseline: _Entry | None = None
+    best: _Entry | None = None
+    equal_cost: list[_Entry] = []
+    claims: list[_Claim] = []
+    pace: _Pace = _Pace()
+    accuracy_evidence: str = ""
+    artifacts: list[_Gated] = []
+    measuring_seconds: float = 0.0
+    building_seconds: float = 0.0
+    overhead_seconds_per_trial_median: float = 0.0
 
 
-class _Prepared(TypedDict, total=False):
-    building_seconds: float
-    artifacts: list[_Gated]
+class _Prepared(BaseModel):
+    building_seconds: float = 0.0
+    artifacts: list[_Gated] = []
 
 
-class _Begun(TypedDict):
+class _Begun(BaseModel):
     space: dict[str, Any]
     machine: dict[str, Any]
 
 
-_SUMMARY = TypeAdapter(_Summary)
-_PREPARED = TypeAdapter(_Prepared)
-_BEGUN = TypeAdapter(_Begun)
 _MACHINE = TypeAdapter(Machine)
 
 
@@ -107,9 +106,9 @@ def read_begun(directory: StudyDirectory) -> Begun:
     path = directory.space
     data = directory.read_json(path)
     try:
-        begun = _BEGUN.validate_python(data)
-        packages = begun["machine"].get("packages")
-        own = {**begun["machine"], "packages": [*packages.items()] if packages else ()}
+        begun = _Begun.model_validate(data)
+        packages = begun.machine.get("packages")
+        own = {**begun.machine, "packages": [*packages.items()] if packages else ()}
         machine = _MACHINE.validate_python(own)
         check_ranges(machine, "machine")
     except ValidationError as error:
@@ -122,19 +121,21 @@ def read_begun(directory: StudyDirectory) -> Begun:
 def read_summary(directory: StudyDirectory) -> Mapping[str, Any]:
     """Return what a study came to. Raises DamagedStudyError."""
     data = directory.read_json(directory.summary)
-    _check(_SUMMARY, data, directory.summary)
+    _check(_Summary, data, directory.summary)
     return data
 
 
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:
     """Return what the prepare phase has made. Raises DamagedStudyError."""
     data = directory.read_json(directory.prepared)
-    _check(_PREPARED, data, directory.prepared)
+    _check(_Prepared, data, directory.prepared)
     return data
 
 
-def _check(shape: TypeAdapter[Any], data: object, path: Any) -> None:
+def _check(shape: type[BaseModel], data: object, path: Path) -> None:
+    """Check the types of what is there; what an earlier version did not write may be missing."""
     try:
-        shape.validate_python(data, strict=True)
+        # As JSON, where no text passes for a number.
+        shape.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise DamagedStudyError(path, first_mistake(error)) from error

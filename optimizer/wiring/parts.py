@@ -16,7 +16,7 @@ import numpy as np
 from optimizer.artifacts.workshop import Workshop
 from optimizer.cost import Price
 from optimizer.errors import RequirementError, SpaceChangedError, UsageError
-from optimizer.fleet.price_catalogue import age_warning, price_list, usual_prices
+from optimizer.fleet.price_catalogue import price_list, price_warning, usual_prices
 from optimizer.hosting import Host, RemoteHost
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
@@ -74,7 +74,7 @@ def open_space(given: Path | Space) -> Space:
 
 def introduce_price(price: Price, watch: Watcher) -> None:
     """Say so where a price is old."""
-    if (warning := age_warning(price, datetime.now(UTC).date())) is not None:
+    if (warning := price_warning(price, datetime.now(UTC).date())) is not None:
         watch(Note(warning, True))
 
 

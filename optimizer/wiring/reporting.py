@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.cost import Candidate
-from optimizer.fleet.price_catalogue import age_warning
+from optimizer.fleet.price_catalogue import price_warning
 from optimizer.parameters import label
 from optimizer.report.effects import Effects, effects_of
 from optimizer.report.model_figures import Predicted
@@ -77,7 +77,7 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
         predicted=tuple(_predicted(study, forecast)) if forecast is not None else (),
         costs=measured_costs(study),
         curves=_curves(study, drawn(findings, baseline), seed) if study.saturated else {},
-        price_warning=age_warning(searched.price, today.date()),
+        price_warning=price_warning(searched.price, today.date()),
         written=f"{today:%Y-%m-%d %H:%M} UTC",
     )
 

@@ -41,8 +41,10 @@ numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 above_zero = st.floats(min_value=1e-9, allow_nan=False, allow_infinity=False)
 
 
-def tuples(values: st.SearchStrategy[T], longest: int = 3) -> st.SearchStrategy[tuple[T, ...]]:
-    return st.lists(values, max_size=longest).map(tuple)
+def tuples(
+    values: st.SearchStrategy[T], longest: int = 3, shortest: int = 0
+) -> st.SearchStrategy[tuple[T, ...]]:
+    return st.lists(values, min_size=shortest, max_size=longest).map(tuple)
 
 
 RUNTIMES_AND_PRECISIONS = sorted(
@@ -81,7 +83,7 @@ models = st.builds(
     artifact=artifact_specs,
     max_batch_size=st.integers(1, 128),
     batching=st.none() | batchings,
-    groups=tuples(instance_groups),
+    groups=tuples(instance_groups, shortest=1),
     padding=tuples(st.integers(1, 512)),
     warmup_batch_sizes=tuples(st.integers(1, 128)),
     cuda_graphs=st.booleans(),
@@ -90,7 +92,7 @@ models = st.builds(
 )
 serving_configs = st.builds(
     ServingConfig,
-    models=tuples(models),
+    models=tuples(models, shortest=1),
     graph=st.none() | names,
     server=st.builds(
         ServerOptions,
@@ -152,7 +154,7 @@ load_levels = st.builds(
     LoadLevel,
     load_factor=numbers,
     seconds=numbers,
-    streams=tuples(stream_levels, 2),
+    streams=tuples(stream_levels, 2, shortest=1),
     server=tuples(server_splits, 2),
     client=st.builds(
         ClientUse,
@@ -180,7 +182,7 @@ load_levels = st.builds(
 )
 measurements = st.builds(
     Measurement,
-    levels=tuples(load_levels, 2),
+    levels=tuples(load_levels, 2, shortest=1),
     load_factor=numbers,
     load_factor_low=numbers,
     load_factor_high=st.none() | numbers,
@@ -193,10 +195,8 @@ further_limits = st.builds(
 
 
 def _could_be_written(record: TrialRecord) -> bool:
-    """Whether a run could have come to it: what is measured has levels, what is ok a score."""
-    if record.measurement is None:
-        return record.outcome != "ok"
-    return bool(record.measurement.levels) and (record.outcome != "ok" or record.score is not None)
+    """Whether a run could have come to it: what is ok was measured and has a score."""
+    return record.outcome != "ok" or (record.measurement is not None and record.score is not None)
 
 
 trial_records = st.builds(

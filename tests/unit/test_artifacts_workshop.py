@@ -286,6 +286,16 @@ def test_artifacts_say_what_they_are(workshop: Workshop) -> None:
             "transformers has no class 'NoSuchModel'",
         ),
         (
+            {"source": TransformersSource("BertModel", config='{"dimm": 64}')},
+            UsageError,
+            "models.tiny.source.config.dimm: BertConfig has no such key",
+        ),
+        (
+            {"source": TransformersSource("BertModel", config='{"hidden_sise": 64}')},
+            UsageError,
+            "hidden_sise: BertConfig has no such key; did you mean hidden_size",
+        ),
+        (
             {"source": TransformersSource("AutoModel")},
             UsageError,
             "AutoModel chooses its architecture from a checkpoint",

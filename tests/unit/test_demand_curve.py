@@ -102,6 +102,14 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
         ),
         (["hour,requests_per_second", "0,1", "1,2"], "must have a column seconds or timestamp"),
         (["hour", "0"], "must have a column seconds or timestamp"),
+        (
+            ["seconds,requests_per_second", "0,1", "31536000,1"],
+            "must last at most 31 days, got 365",
+        ),
+        (["seconds", "0", "31536000"], "must last at most 31 days, got 730"),
+        (["seconds,requests_per_second", "0,1", "1,1e9"], "line 3: .* from 0 to 1e.07, got '1e9'"),
+        (["seconds,requests_per_second", "0,1", "1,nan"], "line 3: .* got 'nan'"),
+        (["seconds,requests_per_second", "0,1", "1e300,1"], "line 3: seconds must be"),
     ],
 )
 def test_mistakes_name_file_line_rule_and_value(

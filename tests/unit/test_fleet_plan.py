@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily, of_samples
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, simulated_capacity
@@ -157,3 +158,8 @@ def test_what_is_shown_names_every_way_and_every_verdict() -> None:
     assert len(by_hour.rows) == 24
     assert by_hour.rows[14][:2] == ("14:00", "12,000.0")
     assert hours(planned("constant")) is None
+
+
+def test_a_demand_beyond_any_fleet_is_refused_before_it_is_simulated() -> None:
+    with pytest.raises(UsageError, match=r"needs 9,\d{3} instances; a plan is of at most 5,000"):
+        plan_fleet([measured()], Question(constant(1e7)))

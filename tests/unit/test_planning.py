@@ -136,10 +136,10 @@ def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path)
         (["one", "--daily", "1:5@24"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
         (["one", "--daily", "1:5", "--demand", "7"], "give one of --demand, --daily, --trace"),
         (["one", "--peak", "5"], "--peak goes with --trace"),
-        (["one", "--trace", "none.csv"], "none.csv: must be a readable CSV file"),
+        (["one", "--trace", "none.csv"], "none.csv: must be readable"),
         (["one", "--most", "x"], "must be INSTANCE_TYPE=COUNT"),
         (["one", "--most", "x=1"], "--most x: must be one of test.large"),
-        (["one", "--zones", "1"], "1 is not in the range x>=2"),
+        (["one", "--zones", "1"], "1 is not in the range 2<=x<=100"),
         (["one", "--rate", "spot"], "test.large: no spot price is listed"),
     ],
 )

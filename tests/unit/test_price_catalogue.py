@@ -16,13 +16,17 @@ from optimizer.cost import Price, Purchase
 from optimizer.errors import RequirementError, UsageError
 from optimizer.fleet.aws_prices import todays_prices
 from optimizer.fleet.price_catalogue import (
-    age_warning,
     merged,
     price_list,
+    price_warning,
     read_list,
     shipped_prices,
     usual_prices,
 )
+from optimizer.fleet.pricing import what_contradicts
+from optimizer.shipped import shipped
+from optimizer.space_file import load_space
+from tests.unit.studies import HARDWARE, MACHINE
 
 HEAD = "instance_type,usd_per_hour,region,as_of,basis,rate"
 
@@ -101,7 +105,7 @@ def test_a_list_without_its_columns_is_refused(tmp_path: Path) -> None:
     [("2026-09-01", None), ("2025-12", None), ("2022-10", "2022-10"), ("undated", "no date")],
 )
 def test_a_price_that_is_older_than_a_year_or_undated_is_said(as_of: str, said: str | None) -> None:
-    warning = age_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
+    warning = price_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
     assert (warning is None) == (said is None)
     assert said is None or said in (warning or "")
 
@@ -202,3 +206,23 @@ def test_update_keeps_todays_prices_in_the_own_list(
     assert ran.exit_code == 0, ran.output
     assert {e.price.instance_type for e in read_list(own)} == {"mine", "ml.g4dn.xlarge"}
     assert usual_prices(price_list())["ml.g4dn.xlarge"].usd_per_hour == 0.8
+
+
+def test_a_price_that_init_has_written_is_an_example_until_it_is_replaced(tmp_path: Path) -> None:
+    template = shipped("space_template.yaml").read_text()
+    (tmp_path / "space.yaml").write_text(template)
+    price = load_space(tmp_path / "space.yaml", {}, HARDWARE).price
+    warning = price_warning(price, date(2026, 11, 25))
+    assert warning is not None
+    assert "the price of my-machine, $0.5 an hour, is an example" in warning
+    own = template.replace("source: example}", "source: our contract, as_of: 2026-11-01}")
+    (tmp_path / "space.yaml").write_text(own)
+    own_price = load_space(tmp_path / "space.yaml", {}, HARDWARE).price
+    assert price_warning(own_price, date(2026, 11, 25)) is None
+
+
+def test_the_price_of_the_quickstart_is_an_example_that_contradicts_no_machine() -> None:
+    path = shipped("search_spaces") / "quickstart.yaml"
+    price = load_space(path, {}, HARDWARE).price
+    assert price.is_example
+    assert what_contradicts(price, MACHINE, price_list()) is None

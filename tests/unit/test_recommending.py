@@ -285,7 +285,7 @@ def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     [(_, reason)] = ask(results, "small", advanced=True).nothing
     assert reason.endswith(": over the limit at the floor")
     write_json(folder.space, {"space": {}, "machine": {}})
-    with pytest.raises(StorageError, match="no job"):
+    with pytest.raises(StorageError, match="job is missing"):
         ask(results, "small", advanced=True)
 
 
@@ -354,6 +354,9 @@ def test_a_price_of_another_machine_is_refused_before_a_search(
     tmp_path: Path, here: list[RunRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recommending, "this_machine", lambda *_: MACHINE)
+    listed = QUICKSTART.read_text().replace(", usd_per_hour: 0.204, source: example", "")
+    (tmp_path / "space.yaml").write_text(listed)
+    search = RunRequest(tmp_path / "space.yaml", tmp_path, tmp_path, trials=10)
     with pytest.raises(UsageError, match=r"ml\.c5\.xlarge has 4 vCPUs, the machine 2 cores"):
-        ask_here(tmp_path)
+        recommend_instances(RecommendRequest((), tmp_path, search), lambda _: None)
     assert here == []

@@ -319,4 +319,7 @@ def test_a_study_goes_on_with_the_limits_that_it_was_begun_with(tmp_path: Path) 
 
 def test_a_further_limit_that_is_none_is_refused() -> None:
     ran = CliRunner().invoke(commands, ["run", "--also-limit", "soon"], standalone_mode=False)
-    assert "must be a number above 0 and ms or s, such as 300ms; got 'soon'" in str(ran.exception)
+    assert (
+        "must be a number above 0 and ms or s, such as 300ms, and at most an hour; got 'soon'"
+        in str(ran.exception)
+    )

@@ -17,11 +17,19 @@ from optimizer.errors import SpaceFileError, UsageError
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.hardware import Hardware
 from optimizer.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
-from optimizer.serving_config import Batching
+from optimizer.serving_config import Batching, describe
 from optimizer.shipped import shipped
-from optimizer.space_file import Budget, MeasurementSettings, Space, fixed_at, load_space
+from optimizer.space_file import (
+    Budget,
+    MeasurementSettings,
+    Space,
+    fixed_at,
+    load_space,
+    only_point,
+)
 from optimizer.space_schema import json_schema
 from optimizer.workload import LatencyLimit, LengthDistribution, TensorSpec, Transport
+from tests.unit.studies import small_space
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LISTED = Price("listed.large", 0.5, source="a list", as_of="2026-01-01")
@@ -337,7 +345,7 @@ ONE_MISTAKE = [
     (
         "class: BertForSequenceClassification",
         "class_name: BertForSequenceClassification",
-        "line 5: models.bert.source.class_name: unknown key",
+        "line 5: models.bert.source.class_name: unknown key; did you mean class?",
     ),
     (
         SOURCE,
@@ -557,7 +565,8 @@ conditions:
     assert found[0].startswith("line 1: study: ")
     assert re.match(
         r"line 17: conditions\.1: must be a comparison of runtime, .*, cores, gpus "
-        r"\(name 'batch_size' is not defined\), got 'batch_size > 4'$",
+        r"\(name 'batch_size' is not defined; did you mean max_batch_size\?\), "
+        r"got 'batch_size > 4'$",
         found[1],
     )
     assert found[2] == (
@@ -756,3 +765,53 @@ def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to()
     assert referred <= set(schema["$defs"])
     sections = [one for name, one in schema["$defs"].items() if name.endswith("Section")]
     assert all(one["additionalProperties"] is False and one["description"] for one in sections)
+
+
+@pytest.mark.parametrize(
+    ("settings", "described"),
+    [
+        ({"max_batch_size": "7"}, "pytorch fp32, batch <= 7, delay 0 us, 1 x 2 threads"),
+        ({"max_queue_delay_us": "123"}, "pytorch fp32, batch <= 4, delay 123 us, 1 x 2 threads"),
+        ({"bert.precision": "int8"}, "openvino int8, no batching, 1 x 2 threads"),
+        ({}, "pytorch fp32, no batching, 1 x 2 threads"),
+    ],
+)
+def test_what_is_set_is_used_whatever_the_space_lists(
+    settings: dict[str, str], described: str
+) -> None:
+    point = only_point(small_space(), settings)
+    assert len(point) == 1
+    assert describe(point.config(point.baseline)) == described
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batching": "false", "max_batch_size": "7"}, "a value has no effect with batching=false"),
+        ({"cuda_graphs": "true"}, "a value has no effect with cuda_graphs=true"),
+        ({"rate_limit": "4"}, "a value has no effect with rate_limit=4"),
+        ({"x.precision": "int8"}, "x.precision: x is none of the models, bert"),
+        (
+            {"max_queue_delay_microseconds": "1"},
+            "max_queue_delay_microseconds: unknown key; did you mean max_queue_delay_us?",
+        ),
+        ({"precison": "int8"}, "precison: unknown key; did you mean precision?"),
+        ({"precision": "["}, "precision: must be a value in YAML (expected the node content"),
+        ({"precision": "&a [*a]"}, "precision: must be a value in YAML (must be nested at most"),
+        ({"precision": "!!python/object:os.system x"}, "tags such as"),
+        ({"precision": "a\t: b: c"}, "precision: must be a value in YAML"),
+        ({"max_batch_size": "9" * 5000}, "cannot be read as int"),
+        ({"max_batch_size": "10000000000"}, "max_batch_size: must be less than or equal to"),
+    ],
+)
+def test_a_setting_that_would_be_dropped_is_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as refused:
+        only_point(small_space(), settings)
+    assert len(str(refused.value)) < 1000
+
+
+def test_of_thousands_of_mistakes_some_are_shown(tmp_path: Path) -> None:
+    text = changed((BATCHES, f"max_batch_size: [{'x, ' * 5000}y]"))
+    with pytest.raises(SpaceFileError, match=r"1000 mistakes\n") as refused:
+        load(tmp_path, text)
+    assert str(refused.value).endswith("\n  and 950 more")

@@ -144,3 +144,37 @@ def test_users_that_are_measured_alone_have_no_resource_limit(tmp_path: Path) ->
     path = written(tmp_path, {**JOB, "ResourceLimit": {"MaxNumberOfTests": 2}})
     with pytest.raises(UsageError, match="ResourceLimit: Extra inputs are not permitted"):
         read_user_load(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        (
+            {"TrafficType": "STAIRS", "Stairs": {"DurationInSeconds": 1, "NumberOfSteps": 10**9,
+                                                 "UsersPerStep": 1}},
+            "NumberOfSteps: must be less than or equal to 1000",
+        ),
+        (
+            {"TrafficType": "STAIRS", "Stairs": {"DurationInSeconds": 1, "NumberOfSteps": 1000,
+                                                 "UsersPerStep": 1000}},
+            "at most 10,000 users at once, got 1,000,000",
+        ),
+        (
+            {"TrafficType": "PHASES", "Phases": [{"InitialNumberOfUsers": 1, "SpawnRate": 1e6,
+                                                  "DurationInSeconds": 86400}]},
+            "at most 10,000 users at once, got 1,440,000,000",
+        ),
+        (
+            {"TrafficType": "STAIRS", "Stairs": {"DurationInSeconds": 604800, "NumberOfSteps": 9,
+                                                 "UsersPerStep": 1}},
+            "must last at most 604,800 s",
+        ),
+    ],
+)  # fmt: skip
+def test_a_load_that_no_machine_can_be_is_refused_at_once(
+    tmp_path: Path, pattern: dict[str, object], rule: str
+) -> None:
+    path = tmp_path / "users.json"
+    path.write_text(json.dumps({"TrafficPattern": pattern}))
+    with pytest.raises(UsageError, match=rule):
+        read_user_load(path)

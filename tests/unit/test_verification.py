@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.errors import EngineMismatch, LoadTestFailure, RequirementError, UsageError
 from optimizer.export.config_fields import measured_config
 from optimizer.export.examples import draw_requests, read_examples, write_examples
-from optimizer.export.manifest import MANIFEST, Bundle, Manifest, read_bundle
+from optimizer.export.manifest import LOAD, MANIFEST, Bundle, Manifest, read_bundle
 from optimizer.export.verification import (
     capacity_off,
     check_capacity,
@@ -53,6 +54,37 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 # Files
+
+
+@pytest.mark.parametrize("name", ["bert/1/model.bin", "bert/config.pbtxt", "further"])
+def test_a_pipe_in_place_of_a_file_is_said_and_never_waited_for(bundle: Bundle, name: str) -> None:
+    path = bundle.root / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    check = check_files(bundle)
+    assert check.outcome == "fail"
+    said = "was not exported" if name == "further" else "is a pipe or a device"
+    assert f"{name} {said}" in check.text
+
+
+@pytest.mark.parametrize("name", [MANIFEST, LOAD])
+def test_a_bundle_whose_own_files_are_pipes_is_refused(bundle: Bundle, name: str) -> None:
+    (bundle.root / name).unlink()
+    os.mkfifo(bundle.root / name)
+    with pytest.raises(UsageError, match=rf"{name} must be a regular file, not a pipe"):
+        read_bundle(bundle.root)
+    with pytest.raises(UsageError, match="not a pipe"):
+        read_examples(bundle.root / name)
+
+
+@pytest.mark.parametrize("name", ["..", "../../home", "/etc", ".hidden", "a\0b"])
+def test_a_bundle_whose_models_lead_out_of_it_is_refused(bundle: Bundle, name: str) -> None:
+    path = bundle.root / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["config"]["models"][0]["name"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="a model's name must be that of a folder"):
+        read_bundle(bundle.root)
 
 
 def test_files_that_are_those_that_were_exported_pass(bundle: Bundle) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.errors import UsageError
 from optimizer.fleet.planning.autoscaling import (
     METRICS,
     TICK_SECONDS,
@@ -33,6 +34,12 @@ _TARGETS = tuple(share / 100 for share in range(100, 25, -5))
 
 MOST_AUTOSCALED = 2
 """Times the recommended fleet: a bound, as autoscalers have one."""
+
+MAX_INSTANCES = 5_000
+"""Of a plan: every one of them is simulated at the peak."""
+
+_MOST_RATES = 2_016
+"""Different rates of a demand, those of a week: of a longer one they are rounded up to so many."""
 
 _CORRECTIONS = 3
 _CORRECTED = 200
@@ -178,6 +185,7 @@ class _Planner:
         fleet = self._fleet(self._members, self._peak, question.survival)
         if fleet is None:
             return None
+        _refuse_too_many(fleet)
         return Plan(
             question=question,
             fleet=fleet,
@@ -207,6 +215,9 @@ class _Planner:
         setup = max(self._delay(member) for member in self._members)
         ahead = int(np.ceil(setup / curve.step_seconds))
         needed = np.max([np.roll(curve.rates, -step) for step in range(ahead + 1)], axis=0)
+        if len(np.unique(needed)) > _MOST_RATES:
+            unit = self._peak / _MOST_RATES
+            needed = np.minimum(np.ceil(needed / unit) * unit, self._peak)
         fleets = {
             rate: self._fleet(self._members, rate, self._question.survival) or at_peak
             for rate in set(needed.tolist())
@@ -232,6 +243,7 @@ class _Planner:
         if not found:
             return None
         fleet, member = min(found, key=lambda each: each[0].usd_per_hour)
+        _refuse_too_many(fleet)
         below, at_minimum = self._around_minimum(member)
         most = MOST_AUTOSCALED * fleet.instances
         return OneType(
@@ -300,6 +312,14 @@ class _Planner:
             delay = max(self._delay(member) for member in self._members)
             found = left.simulated(self._peak, self._question.seed) if use < 1 else ()
             yield Loss(lost, left, found, max(0.0, (use - 1) * delay))
+
+
+def _refuse_too_many(fleet: Mix) -> None:
+    if fleet.instances > MAX_INSTANCES:
+        raise UsageError(
+            f"the demand's peak needs {fleet.instances:,} instances; a plan is of at most "
+            f"{MAX_INSTANCES:,}, each of which is simulated: plan a part of the demand"
+        )
 
 
 def _by_step(ran: Autoscaled, curve: DemandCurve) -> NDArray[np.float64]:
