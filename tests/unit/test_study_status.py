@@ -239,7 +239,7 @@ def test_what_is_written_is_read_back(directory: StudyDirectory) -> None:
     assert json.loads(json.dumps(asdict(progress))) == data
     damaged: list[object] = [{}, [], {**data, "schema_version": 0}, {**data, "now": {"a": 1}}]
     for damage in damaged:
-        with pytest.raises(ValueError, match="Field required|must be|should be"):
+        with pytest.raises(ValueError, match=r"Field required|should be"):
             progress_from_json(damage)
     write_json(directory.progress, {**data, "schema_version": 0})
     with pytest.raises(StorageError, match=r"(?s)cannot read .*progress\.json: .*schema_version"):
