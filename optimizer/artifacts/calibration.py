@@ -36,7 +36,7 @@ def calibrated_ranges(
 ) -> dict[str, Range]:
     """Return the range of each tensor over all rows.
 
-    Only one batch is held at a time, however many rows there are.
+    Two batches at most are held at a time, however many rows there are.
 
     Args:
         path: an ONNX file, its external data beside it.
