@@ -72,7 +72,7 @@ class StudyDirectory:
         self.progress = root / "progress.json"
         self.artifacts = root / "artifacts"
         self.calibration = Records(root / "calibration")
-        self.trials = Records(root / "trials")
+        self.trials = Records(root / "trials", scored=True)
         self.confirmations = Records(root / "confirmations")
         self.references = Records(root / "references")
 
@@ -174,12 +174,17 @@ class _Versioned(BaseModel):
 
 
 class Records:
-    """A folder of TrialRecords, one JSON file each, named by their number."""
+    """A folder of TrialRecords, one JSON file each, named by their number.
+
+    Args:
+        scored: whether a record that met the limits has a score, as those of the search have.
+    """
 
     _json = TypeAdapter(TrialRecord)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, scored: bool = False) -> None:
         self.folder = folder
+        self._scored = scored
 
     def write(self, record: TrialRecord) -> None:
         """Keep a record. Raises StorageError."""
@@ -202,6 +207,8 @@ class Records:
                 )
             record = self._json.validate_python(data)
             _check_record(record, path)
+            if self._scored and record.outcome == "ok" and record.score is None:
+                raise ValueError("outcome must not be ok without a score")
         except ValidationError as error:
             raise DamagedStudyError(path, first_mistake(error)) from error
         except ValueError as error:
@@ -217,8 +224,8 @@ def _check_record(record: TrialRecord, path: Path) -> None:
     refuse_unsafe_names(
         name for model in record.config.models for name in (model.name, model.artifact.model)
     )
-    if record.outcome == "ok" and (record.measurement is None or record.score is None):
-        raise ValueError("outcome must not be ok without a measurement and its score")
+    if record.outcome == "ok" and record.measurement is None:
+        raise ValueError("outcome must not be ok without a measurement")
     if not record.config.models or not all(model.groups for model in record.config.models):
         raise ValueError("config must have a model, and every model an instance group")
     for measurement in (record.measurement, *(each.measurement for each in record.further)):

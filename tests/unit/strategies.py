@@ -202,7 +202,7 @@ def _could_be_written(record: TrialRecord) -> bool:
 trial_records = st.builds(
     TrialRecord,
     number=counts,
-    params=tuples(st.tuples(names, st.integers() | numbers | texts)),
+    params=tuples(st.tuples(names, st.integers(-(2**63), 2**63 - 1) | numbers | texts)),
     config=serving_configs,
     reason=texts,
     machine=names,

@@ -162,7 +162,7 @@ def test_where_no_limit_is_met_the_exit_code_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["fast", "300", "-3ms", "0ms", "3h"])
 def test_a_limit_that_is_none_is_refused(tmp_path: Path, limit: str) -> None:
     study(tmp_path)
-    rule = "must be a number above 0 and ms or s, such as 300ms"
+    rule = "must be a number above 0 and ms or s, such as 300ms, and at most an hour"
     assert f"{rule}; got {limit!r}" in usage_error(tmp_path, "--limit", limit)
 
 

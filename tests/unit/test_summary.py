@@ -222,6 +222,8 @@ def test_every_artefact_is_there_with_why_it_left(space: Space) -> None:
         "artifact": "bert/openvino/int8",
         "accuracy": None,
         "dropped": "build failed: no operator",
+        "failing_batch": None,
+        "timings": [],
     }
 
 
