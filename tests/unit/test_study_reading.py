@@ -90,7 +90,7 @@ def test_what_is_missing_or_damaged_is_named(study: StudyDirectory, tmp_path: Pa
     with pytest.raises(UsageError, match="there is no study four in"):
         read_study(tmp_path, "four")
     write_json(study.space, {"space": {}, "machine": {"cpu": "x"}})
-    with pytest.raises(StorageError, match=r"space\.json: no machine"):
+    with pytest.raises(StorageError, match=r"space\.json: cores: Field required"):
         read_study(tmp_path, "three")
 
 
