@@ -164,9 +164,11 @@ def price_warning(price: Price, today: date) -> str | None:
             "set what this machine costs in the space file (price), or no cost here is yours"
         )
     try:
-        year, month, *day = map(int, price.as_of.split("-"))
-        since = date(year, month, *(day or [1]))
-    except ValueError:
+        year, month, day, *more = map(int, [*price.as_of.split("-"), "1"])
+        since = date(year, month, day)
+        if len(more) > 1:
+            raise ValueError(price.as_of)
+    except (ValueError, OverflowError):
         return f"the price of {price.instance_type} has no date: check that it still holds"
     if (today - since).days <= _YEAR_DAYS:
         return None

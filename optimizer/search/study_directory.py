@@ -24,6 +24,7 @@ from optimizer.errors import (
     UsageError,
     storage_errors,
 )
+from optimizer.measurement import Measurement
 from optimizer.section import first_mistake
 from optimizer.trial_record import SCHEMA_VERSION, TrialRecord
 from optimizer.untrusted import UnreadableError, check_ranges, is_safe_name, parse_json, read_bytes
@@ -173,6 +174,10 @@ class _Versioned(BaseModel):
     schema_version: int
 
 
+_PERCENTILES = {50.0, 95.0, 99.0}
+"""Of the latency, that every level with a reply has."""
+
+
 class Records:
     """A folder of TrialRecords, one JSON file each, named by their number.
 
@@ -229,10 +234,17 @@ def _check_record(record: TrialRecord, path: Path) -> None:
     if not record.config.models or not all(model.groups for model in record.config.models):
         raise ValueError("config must have a model, and every model an instance group")
     for measurement in (record.measurement, *(each.measurement for each in record.further)):
-        if measurement is not None and not (
-            measurement.levels and all(level.streams for level in measurement.levels)
-        ):
-            raise ValueError("measurement must have load levels, and every level a stream")
+        if measurement is not None:
+            _check_measurement(measurement)
+
+
+def _check_measurement(measurement: Measurement) -> None:
+    if not (measurement.levels and all(level.streams for level in measurement.levels)):
+        raise ValueError("measurement must have load levels, and every level a stream")
+    for level in measurement.levels:
+        for stream in level.streams:
+            if stream.completed and not {p.percentile for p in stream.latencies} >= _PERCENTILES:
+                raise ValueError("measurement must have the percentiles 50, 95 and 99")
 
 
 def refuse_unsafe_names(names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -109,6 +110,13 @@ percentiles = st.builds(
     samples=counts,
     effective_samples=numbers,
 )
+
+
+def _at(percentile: float) -> st.SearchStrategy[Percentile]:
+    return percentiles.map(lambda made: replace(made, percentile=percentile))
+
+
+of_a_level = st.tuples(_at(50.0), _at(95.0), _at(99.0))
 stream_levels = st.builds(
     StreamLevel,
     name=names,
@@ -120,7 +128,7 @@ stream_levels = st.builds(
     first_error=st.none() | texts,
     mean_ms=numbers,
     mean_from_send_ms=numbers,
-    latencies=tuples(percentiles),
+    latencies=of_a_level,
     limit_percentile=st.floats(50, 99.9),
     limit_ms=above_zero,
 )

@@ -102,7 +102,14 @@ def test_a_list_without_its_columns_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("as_of", "said"),
-    [("2026-09-01", None), ("2025-12", None), ("2022-10", "2022-10"), ("undated", "no date")],
+    [
+        ("2026-1-1-1", "no date"),
+        ("99999999999999-1-1", "no date"),
+        ("2026-09-01", None),
+        ("2025-12", None),
+        ("2022-10", "2022-10"),
+        ("undated", "no date"),
+    ],
 )
 def test_a_price_that_is_older_than_a_year_or_undated_is_said(as_of: str, said: str | None) -> None:
     warning = price_warning(Price("x", 1.0, "s", as_of), date(2026, 11, 25))
