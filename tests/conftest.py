@@ -17,9 +17,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 SERIAL_SUITES = ("contracts", "e2e")
 """They start servers and put load on them."""
 
+WITHOUT_LOAD = {"test_gate.py", "test_int8_accuracy.py", "test_pages.py", "test_real_weights.py"}
+"""Of those suites, the files that judge answers and pages, and no times."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         suite = item.path.relative_to(Path(__file__).parent).parts[0]
-        if suite in SERIAL_SUITES:
+        if suite in SERIAL_SUITES and item.path.name not in WITHOUT_LOAD:
             item.add_marker(pytest.mark.serial)
