@@ -93,12 +93,13 @@ def _environment() -> dict[str, str]:
     """Return the variables by which the stub finds site-packages (PATH) and libpython.
 
     The interpreter's own libpython comes before the one that `scripts/find-libpython` may have put
-    into the virtual environment.
+    into the virtual environment, beside whose `bin` it lies.
     """
-    own = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{sys.prefix}/lib"]
+    programs = Path(sys.executable).parent
+    own = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{programs.parent}/lib"]
     libraries = dict.fromkeys([*own, os.environ.get("LD_LIBRARY_PATH")])
     return {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "PATH": f"{programs}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
     }
 
