@@ -286,6 +286,7 @@ def test_a_missing_server_is_named_with_its_remedy(
 # Limits that cannot be met
 
 
+@pytest.mark.slow
 def test_a_latency_limit_that_nothing_meets(start: StartOptimizer, tmp_path: Path) -> None:
     content = tiny.space(limit={"latency_ms": 0.01}, measurement={"check_seconds": 0.3})
     space = tiny.write_space(tmp_path, content)

@@ -57,6 +57,7 @@ def in_a_level_of_trial(optimizer: Optimizer, number: int, of: int = 2) -> None:
     assert optimizer.process.poll() is None
 
 
+@pytest.mark.slow
 def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
