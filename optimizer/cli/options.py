@@ -49,7 +49,7 @@ class Percent(_Finite):
     """Percent by which a figure may differ."""
 
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=1000)
+        super().__init__(min=0, min_open=True, max=1e6)
 
 
 SEED = click.IntRange(0, 2**63 - 1)
