@@ -73,8 +73,8 @@ class StudyDirectory:
         self.progress = root / "progress.json"
         self.artifacts = root / "artifacts"
         self.calibration = Records(root / "calibration")
-        self.trials = Records(root / "trials", scored=True)
-        self.confirmations = Records(root / "confirmations")
+        self.trials = Records(root / "trials", scored=True, reported=True)
+        self.confirmations = Records(root / "confirmations", reported=True)
         self.references = Records(root / "references")
 
     @property
@@ -183,13 +183,15 @@ class Records:
 
     Args:
         scored: whether a record that met the limits has a score, as those of the search have.
+        reported: whether every level has the percentiles that reports show.
     """
 
     _json = TypeAdapter(TrialRecord)
 
-    def __init__(self, folder: Path, *, scored: bool = False) -> None:
+    def __init__(self, folder: Path, *, scored: bool = False, reported: bool = False) -> None:
         self.folder = folder
         self._scored = scored
+        self._reported = reported
 
     def write(self, record: TrialRecord) -> None:
         """Keep a record. Raises StorageError."""
@@ -214,6 +216,8 @@ class Records:
             _check_record(record, path)
             if self._scored and record.outcome == "ok" and record.score is None:
                 raise ValueError("outcome must not be ok without a score")
+            if self._reported and record.measurement is not None:
+                _check_percentiles(record.measurement)
         except ValidationError as error:
             raise DamagedStudyError(path, first_mistake(error)) from error
         except ValueError as error:
@@ -241,6 +245,9 @@ def _check_record(record: TrialRecord, path: Path) -> None:
 def _check_measurement(measurement: Measurement) -> None:
     if not (measurement.levels and all(level.streams for level in measurement.levels)):
         raise ValueError("measurement must have load levels, and every level a stream")
+
+
+def _check_percentiles(measurement: Measurement) -> None:
     for level in measurement.levels:
         for stream in level.streams:
             if stream.completed and not {p.percentile for p in stream.latencies} >= _PERCENTILES:
