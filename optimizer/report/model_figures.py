@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from optimizer.report.effects import Effect, Effects
-from optimizer.report.page import COLOURS
+from optimizer.report.page import COLOURS, label_margin_px, wrapped_label
 
 _SHOWN = 6
 """Parameters whose values are drawn, those that matter most."""
@@ -78,7 +78,9 @@ def predicted_against_measured(pairs: Sequence[Predicted]) -> go.Figure:
 def importances(effects: Effects) -> go.Figure:
     """Shares of the variance, parameters and pairs."""
     named = [(effect.parameter, effect.share, 0) for effect in effects.main]
-    named += [(" x ".join(pair.parameters), pair.share, 1) for pair in effects.interactions]
+    named += [
+        (wrapped_label(" x ".join(each.parameters)), each.share, 1) for each in effects.interactions
+    ]
     named.sort(key=lambda each: each[1])
     figure = go.Figure()
     for kind, (name, pattern) in enumerate((("alone", ""), ("together", "/"))):
@@ -93,14 +95,12 @@ def importances(effects: Effects) -> go.Figure:
     figure.update_layout(
         title="Share of the variance of the logarithm of the cost",
         template="plotly_white",
-        height=120 + 28 * len(named),
-        margin={"l": 10, "r": 10},
+        height=120 + 34 * len(named),
+        margin={"l": label_margin_px(name for name, _, _ in named), "r": 10},
         legend={"orientation": "h", "y": -0.15},
     )
     figure.update_xaxes(tickformat=".0%")
-    figure.update_yaxes(
-        automargin=True, categoryorder="array", categoryarray=[each[0] for each in named]
-    )
+    figure.update_yaxes(categoryorder="array", categoryarray=[each[0] for each in named])
     return figure
 
 

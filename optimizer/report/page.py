@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,6 +15,25 @@ _CONFIG = {"displaylogo": False, "responsive": True}
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito (2008): told apart by colour-blind readers too."""
+
+_LABEL_CHARACTERS = 24
+_CHARACTER_PX = 6.5
+"""Mean width of a character of a tick label in plotly's default font, 12 px."""
+
+
+def wrapped_label(name: str) -> str:
+    """Break the name of a horizontal bar into lines that leave room for the bar on a phone."""
+    return "<br>".join(textwrap.wrap(name, _LABEL_CHARACTERS))
+
+
+def label_margin_px(labels: Iterable[str]) -> int:
+    """Return the left margin that the wrapped labels of horizontal bars need.
+
+    plotly's own margin (`automargin`) is not used: where a long name meets a legend on a narrow
+    page, it redraws the chart until it gives up with a warning.
+    """
+    longest = max((len(line) for label in labels for line in label.split("<br>")), default=0)
+    return 16 + round(_CHARACTER_PX * longest)
 
 
 def page(template: str, values: Mapping[str, Any], charts: Mapping[str, go.Figure]) -> str:

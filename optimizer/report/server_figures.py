@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from optimizer.measurement import LoadLevel
-from optimizer.report.page import COLOURS
+from optimizer.report.page import COLOURS, label_margin_px, wrapped_label
 from optimizer.search.host_share import HostTiming, model_ms
 
 _PATTERNS = ("", "/", "x", ".", "-", "+")
@@ -68,11 +68,12 @@ def parts_of(split: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
 
 def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Draw one stacked bar for each level, by name; `split` is what `times_ms` returns of each."""
+    labels = [wrapped_label(name) for name in split]
     figure = go.Figure()
     for part, colour, pattern in zip(parts_of(split), cycle(COLOURS), _PATTERNS, strict=False):
         figure.add_bar(
             name=part,
-            y=list(split),
+            y=labels,
             x=[times.get(part, 0.0) for times in split.values()],
             orientation="h",
             marker={
@@ -85,10 +86,10 @@ def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
         barmode="stack",
         template="plotly_white",
         height=160 + 60 * len(split),
-        margin={"l": 10, "r": 10},
+        margin={"l": label_margin_px(labels), "r": 10},
         legend={"orientation": "h", "y": -0.25},
     )
-    figure.update_yaxes(automargin=True, autorange="reversed")
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 
