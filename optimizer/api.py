@@ -3,7 +3,7 @@
 Everything here is what a command does, see `optimizer.cli`. Tables are pandas DataFrames with units
 in the names of their columns, figures are plotly's. All errors are branches of
 `optimizer.errors.OptimizerError`. Nothing is printed; whoever wants to see what goes on gives a
-`watch`, a function of events (`optimizer.search.events`): `watch=print` shows them all.
+`watch`, a function of events (`optimizer.study.events`): `watch=print` shows them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.commands.measure import Measured, MeasureRequest, measure_configuration
+from optimizer.commands.parts import default_cache, open_space
+from optimizer.commands.run import RunRequest, run_study
+from optimizer.commands.simulate import SimulateRequest, WhatIf, simulate_configuration
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.study_figures import (
     Figure,
     cost_latency_figure,
@@ -33,16 +40,9 @@ from optimizer.report.study_frames import (
     predicted_levels_frame,
     trials_frame,
 )
-from optimizer.search.decision import Decision
-from optimizer.search.events import Event, Watcher
-from optimizer.search.study_reading import StudyReading, read_study
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.space_file import Space
-from optimizer.trial_record import TrialRecord
-from optimizer.wiring.measuring import Measured, MeasureRequest, measure_configuration
-from optimizer.wiring.parts import default_cache, open_space
-from optimizer.wiring.simulating import SimulateRequest, WhatIf, simulate_configuration
-from optimizer.wiring.study import RunRequest, run_study
+from optimizer.space_file.reader import Space
+from optimizer.study.decision import Decision
+from optimizer.study.events import Event, Watcher
 
 Setting = bool | int | str | list[int]
 """A parameter's value, as the space file writes it."""

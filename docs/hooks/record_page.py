@@ -8,7 +8,9 @@ import re
 
 from markdown_table import table
 
-from optimizer import cost, estimates, measurement, serving_config, trial_record
+from optimizer.configuration import serving_config
+from optimizer.measurement import cost, estimates, trial_record
+from optimizer.measurement import level as measurement
 
 _KEPT: tuple[type, ...] = (
     trial_record.TrialRecord,

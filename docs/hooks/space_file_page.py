@@ -9,8 +9,8 @@ from typing import Any
 
 from markdown_table import table
 
-from optimizer.shipped import shipped
-from optimizer.space_schema import json_schema
+from optimizer.files.shipped import shipped
+from optimizer.space_file.schema import json_schema
 
 
 def space_file() -> str:

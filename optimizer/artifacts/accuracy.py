@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import ConfigMismatch
-from optimizer.model_spec import AccuracyLimits
+from optimizer.workload.model_spec import AccuracyLimits
 
 _OF_SPREAD, _OF_ROUNDING, _OF_VALUES = 0.25, 1.0, 1e-4
 """What an answer in a batch may differ by from the same request's single answer: shares of the

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 if TYPE_CHECKING:
     import onnx

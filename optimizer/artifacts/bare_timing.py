@@ -12,11 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from optimizer.artifacts.build_context import Tell, in_silence
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.products import ModelArtifact
-from optimizer.artifacts.workbench import Tell, in_silence
-from optimizer.shipped import shipped
-from optimizer.workload import Tensors
+from optimizer.files.shipped import shipped
+from optimizer.workload.streams import Tensors
 
 _SECONDS, _FEWEST, _MOST = 0.1, 3, 500
 """How long a batch is repeated, and how often at least and at most."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from optimizer.artifacts.build_context import Workbench
 from optimizer.artifacts.cache import CacheEntry, Facts, Key
 from optimizer.artifacts.engines.builder import TensorRtBuilder
 from optimizer.artifacts.graphs import GraphKind
 from optimizer.artifacts.versions import RECIPES, versions
-from optimizer.artifacts.workbench import Workbench
-from optimizer.hardware import overflows_in_int8
+from optimizer.configuration.hardware import overflows_in_int8
+from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.serving_config import ArtifactSpec, Precision, Runtime
 
 _ONNXRUNTIME_GRAPHS: dict[Precision, GraphKind] = {
     "fp32": "fp32",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.arithmetic import Shapes, observing_session, peak_bytes
 from optimizer.errors import BuildFailure
-from optimizer.workload import Tensors, stack
+from optimizer.workload.streams import Tensors, stack
 
 Range = tuple[float, float]
 """The smallest and the largest value of a tensor."""

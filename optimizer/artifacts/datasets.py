@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.artifacts.given_rows import read_rows, rows_from_tensors
+from optimizer.artifacts.dataset_files import read_rows, rows_from_tensors
 from optimizer.errors import UsageError
-from optimizer.model_spec import DataSet, ModelSpec
-from optimizer.workload import Payloads, Tensors
+from optimizer.workload.model_spec import DataSet, ModelSpec
+from optimizer.workload.streams import Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
 _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}

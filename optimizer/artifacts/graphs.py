@@ -19,7 +19,7 @@ from optimizer.artifacts.precision import (
 from optimizer.artifacts.quantisation import Int8Scheme
 from optimizer.artifacts.sources import source_of
 from optimizer.artifacts.versions import RECIPES, versions
-from optimizer.model_spec import ModelSpec
+from optimizer.workload.model_spec import ModelSpec
 
 GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_u8s7", "int8_trt"]
 """INT8: signed or unsigned activations, then signed weights, and how many bits they have, see

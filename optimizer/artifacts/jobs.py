@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optimizer.artifacts.build_context import Tell
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.workbench import Tell
 from optimizer.errors import BuildFailure, OptimizerError, cause_text, innermost
 
 _log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.cache import FileState, file_digest, file_state
 from optimizer.artifacts.products import OpenedModel, OutputSpec
+from optimizer.configuration.serving_config import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.model_spec import ModelSpec, OnnxSource
-from optimizer.serving_config import Precision
-from optimizer.workload import NUMPY_TYPES, DataType, Tensors, TensorSpec
+from optimizer.workload.model_spec import ModelSpec, OnnxSource
+from optimizer.workload.streams import NUMPY_TYPES, DataType, Tensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -22,7 +22,7 @@ from optimizer.artifacts.quantisation import (
 )
 from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.errors import BuildFailure
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 if TYPE_CHECKING:
     import onnx

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.releases import EngineFacts
-from optimizer.serving_config import ArtifactSpec
-from optimizer.workload import DataType, Tensors
+from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.workload.streams import DataType, Tensors
 
 
 @dataclass(frozen=True)

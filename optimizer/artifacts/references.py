@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.products import OpenedModel
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.workload import Tensors, stack
+from optimizer.workload.streams import Tensors, stack
 
 
 def fp32_outputs(name: str, model: OpenedModel, requests: Sequence[Tensors]) -> NDArray[Any]:

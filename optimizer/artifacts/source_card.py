@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.model_spec import OnnxSource, TransformersSource
+from optimizer.workload.model_spec import OnnxSource, TransformersSource
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _LICENCE = re.compile(r"^licen[cs]e:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)

@@ -8,8 +8,8 @@ from typing import Protocol
 from optimizer.artifacts.onnx_model import OnnxModel
 from optimizer.artifacts.products import OpenedModel
 from optimizer.artifacts.transformers_model import TransformersModel
-from optimizer.model_spec import ModelSpec, TransformersSource
-from optimizer.serving_config import Precision
+from optimizer.configuration.serving_config import Precision
+from optimizer.workload.model_spec import ModelSpec, TransformersSource
 
 
 class ModelSource(Protocol):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import UsageError, cause_text
-from optimizer.model_spec import TaskMetric
-from optimizer.workload import Tensors, stack
+from optimizer.workload.model_spec import TaskMetric
+from optimizer.workload.streams import Tensors, stack
 
 
 def evaluate_metric(

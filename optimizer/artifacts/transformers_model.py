@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from optimizer.artifacts.cache import file_digest
 from optimizer.artifacts.products import OpenedModel, OutputSpec
 from optimizer.artifacts.versions import versions
+from optimizer.configuration.parameters import suggestion
+from optimizer.configuration.serving_config import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.model_spec import ModelSpec, TransformersSource
-from optimizer.parameters import suggestion
-from optimizer.serving_config import Precision
-from optimizer.workload import DataType, LengthDistribution, Tensors, stack
+from optimizer.workload.model_spec import ModelSpec, TransformersSource
+from optimizer.workload.streams import DataType, LengthDistribution, Tensors, stack
 
 if TYPE_CHECKING:
     import torch

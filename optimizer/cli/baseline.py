@@ -16,9 +16,9 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
+from optimizer.commands.baseline import BaselineRequest, measure_baselines
+from optimizer.commands.parts import default_cache
 from optimizer.errors import EverythingFailedError
-from optimizer.wiring.baselines import BaselineRequest, measure_baselines
-from optimizer.wiring.parts import default_cache
 
 
 @click.command()

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.cli.plain_table import plain_table
-from optimizer.cost import Demand, Price
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
 from optimizer.fleet.published import Claim
+from optimizer.measurement.cost import Demand, Price
 
 
 def show_benchmark(

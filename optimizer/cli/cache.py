@@ -13,7 +13,7 @@ from rich.table import Table
 from optimizer.artifacts.cache import ArtifactCache, StoredEntry
 from optimizer.cli.options import Duration, cache_option
 from optimizer.cli.output import OutputConsole
-from optimizer.wiring.parts import default_cache
+from optimizer.commands.parts import default_cache
 
 _MIB = 2**20
 

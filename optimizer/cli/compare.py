@@ -10,22 +10,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import results_option
-from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
-from optimizer.cost import Demand, Score
-from optimizer.fleet.pricing import mixture
-from optimizer.search.capacity_ratio import Ratio
-from optimizer.search.comparison import (
+from optimizer.analysis.capacity_ratio import Ratio
+from optimizer.analysis.comparison import (
     ComparedStudy,
     Comparison,
     Difference,
     Entry,
     Shared,
 )
-from optimizer.search.decision import Finding
-from optimizer.serving_config import describe
-from optimizer.wiring.comparing import CompareRequest, compare_studies
+from optimizer.cli.options import results_option
+from optimizer.cli.output import OutputConsole
+from optimizer.cli.plain_table import plain_table
+from optimizer.commands.compare import CompareRequest, compare_studies
+from optimizer.configuration.serving_config import describe
+from optimizer.fleet.pricing import mixture
+from optimizer.measurement.cost import Demand, Score
+from optimizer.study.decision import Finding
 
 _SHOWN = 10
 """Configurations that two studies share: the rest is in the JSON file."""

@@ -10,8 +10,8 @@ from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import PlainLines
-from optimizer.search.dashboard.server import HOST
-from optimizer.wiring.dashboard import DashboardRequest, open_dashboard
+from optimizer.commands.dashboard import DashboardRequest, open_dashboard
+from optimizer.study.dashboard.server import HOST
 
 
 @click.command()

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from optimizer.cli.options import cache_option, results_option
 from optimizer.cli.output import OutputConsole
+from optimizer.commands.doctor import examine
+from optimizer.commands.doctor.examination import Examination, State
+from optimizer.commands.parts import default_cache
 from optimizer.errors import RequirementError
-from optimizer.wiring.doctor import examine
-from optimizer.wiring.doctor.examination import Examination, State
-from optimizer.wiring.parts import default_cache
 
 _COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "unknown": "yellow"}
 _STATE_COLUMN, _FOUND_COLUMN, _SHORTEST = 26, 35, 20

@@ -14,8 +14,8 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
-from optimizer.wiring.exporting import FORMATS, ExportRequest, export_study
-from optimizer.wiring.parts import default_cache
+from optimizer.commands.export import FORMATS, ExportRequest, export_study
+from optimizer.commands.parts import default_cache
 
 
 @click.command()

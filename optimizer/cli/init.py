@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from optimizer.errors import UsageError
-from optimizer.shipped import shipped
-from optimizer.space_schema import json_schema
+from optimizer.files.shipped import shipped
+from optimizer.space_file.schema import json_schema
 
 
 @click.command()

@@ -18,9 +18,9 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
+from optimizer.commands.measure import MeasureRequest, measure_configuration
+from optimizer.commands.parts import default_cache
 from optimizer.errors import UsageError
-from optimizer.wiring.measuring import MeasureRequest, measure_configuration
-from optimizer.wiring.parts import default_cache
 
 
 @click.command()

@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.plain_table import plain_table
-from optimizer.estimates import Percentile
-from optimizer.load.judging import capacity_basis, why_missed, why_void
+from optimizer.commands.measure import Measured
+from optimizer.configuration.serving_config import describe
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
-from optimizer.measurement import GpuUse, LoadLevel, MachineUse, ServerSplit
-from optimizer.search.host_share import HostTiming, model_ms
-from optimizer.serving_config import describe
-from optimizer.wiring.measuring import Measured
+from optimizer.load.verdicts import capacity_basis, why_missed, why_void
+from optimizer.measurement.estimates import Percentile
+from optimizer.measurement.host_share import HostTiming, model_ms
+from optimizer.measurement.level import GpuUse, LoadLevel, MachineUse, ServerSplit
 
 _LEAST_SHARE = 0.01
 """Of the inferences: batch sizes that had less share a row."""

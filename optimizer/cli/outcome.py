@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.search.event_text import trial_text
-from optimizer.serving_config import describe
-from optimizer.wiring.study import RunResult
+from optimizer.commands.run import RunResult
+from optimizer.configuration.serving_config import describe
+from optimizer.study.event_text import trial_text
 
 _SURE = 0.999
 _TIMES = 2.0

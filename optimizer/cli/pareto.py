@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from optimizer.analysis.latency_curve import LatencyCosts, Offer, WithinLimit
 from optimizer.cli.options import SEED, LatencyLimitMs, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.search.latency_curve import LatencyCosts, Offer, WithinLimit
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
+from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.configuration.serving_config import ServingConfig, describe
 
 
 @click.command()

@@ -18,13 +18,13 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
+from optimizer.commands.plan import Planned, PlanRequest, plan_for
 from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily
 from optimizer.fleet.planning.demand_file import MAX_RATE, read_demand
 from optimizer.fleet.pricing import Accepted, PriceChoice
 from optimizer.report.plan_tables import headline, hours, tables
 from optimizer.report.text_table import TextTable
-from optimizer.wiring.planning import Planned, PlanRequest, plan_for
 
 
 class _Daily(click.ParamType[DemandCurve]):

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
+from optimizer.commands.prices import update_prices
 from optimizer.fleet.price_catalogue import ListedPrice, own_list, price_list, price_warning
-from optimizer.wiring.pricing import update_prices
 
 
 @click.group(invoke_without_command=True)

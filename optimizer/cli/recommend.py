@@ -21,11 +21,11 @@ from optimizer.cli.options import (
 from optimizer.cli.output import LastingConsole, OutputConsole
 from optimizer.cli.recommended import show_recommendation
 from optimizer.cli.watchers import watching
+from optimizer.commands.parts import default_cache
+from optimizer.commands.recommend import RecommendRequest, recommend_instances
+from optimizer.commands.run import RunRequest
 from optimizer.errors import UsageError
 from optimizer.fleet.pricing import Accepted, PriceChoice
-from optimizer.wiring.parts import default_cache
-from optimizer.wiring.recommending import RecommendRequest, recommend_instances
-from optimizer.wiring.study import RunRequest
 
 _TRIALS = 10
 """A look at a machine, not a night's search."""

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.cost import Price
+from optimizer.configuration.serving_config import describe
 from optimizer.fleet.figures import Basis, Figure
 from optimizer.fleet.offer import METRICS, Offer
 from optimizer.fleet.price_catalogue import price_warning
 from optimizer.fleet.recommendation import Recommendation
-from optimizer.serving_config import describe
+from optimizer.measurement.cost import Price
 
 _COLUMNS = 4
 """Offers beside each other."""

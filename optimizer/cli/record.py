@@ -15,9 +15,9 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import LastingConsole
 from optimizer.cli.watchers import watching
+from optimizer.commands.parts import default_cache
+from optimizer.commands.record import RecordRequest, record_space
 from optimizer.errors import EverythingFailedError
-from optimizer.wiring.parts import default_cache
-from optimizer.wiring.recording import RecordRequest, record_space
 
 
 @click.command()

@@ -11,10 +11,10 @@ from optimizer.cli.options import COUNT, SEED, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import PlainLines
+from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
+from optimizer.commands.replay import Replay, open_table, replay_table
+from optimizer.configuration.serving_config import describe
 from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
-from optimizer.serving_config import describe
-from optimizer.wiring.published_benchmark import PublishedBenchmark, replay_published_benchmark
-from optimizer.wiring.replaying import Replay, open_table, replay_table
 
 _NEAR = 0.05
 """Share of the best capacity that tells two points apart at the noise of single measurements."""

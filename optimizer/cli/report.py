@@ -8,7 +8,7 @@ import click
 
 from optimizer.cli.options import SEED, results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.wiring.reporting import report_study
+from optimizer.commands.report import report_study
 
 
 @click.command()

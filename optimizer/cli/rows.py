@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.sparkline import ASCII, BLOCKS, sparkline
-from optimizer.search.run_state import TimeLeft
+from optimizer.study.run_state import TimeLeft
 
 WIDE = 60
 """Columns from which names stand in a column of their own."""

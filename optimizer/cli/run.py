@@ -23,9 +23,9 @@ from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import LastingConsole
 from optimizer.cli.sampling import sampler_option
 from optimizer.cli.watchers import watching
-from optimizer.shipped import shipped
-from optimizer.wiring.parts import default_cache
-from optimizer.wiring.study import RunRequest, run_study
+from optimizer.commands.parts import default_cache
+from optimizer.commands.run import RunRequest, run_study
+from optimizer.files.shipped import shipped
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

@@ -10,8 +10,8 @@ import click
 from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
+from optimizer.commands.serve import Servable, ServeRequest, find_servable, serving
 from optimizer.errors import ServerFailure
-from optimizer.wiring.serving import Servable, ServeRequest, find_servable, serving
 
 _SECONDS_BETWEEN = 0.5
 

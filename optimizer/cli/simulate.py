@@ -14,14 +14,14 @@ from rich.text import Text
 from optimizer.cli.options import SEED, results_option, settings_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.serving_config import describe
-from optimizer.simulator.prediction import PredictedLevel
-from optimizer.wiring.simulating import (
+from optimizer.commands.simulate import (
     PredictedStream,
     SimulateRequest,
     WhatIf,
     simulate_configuration,
 )
+from optimizer.configuration.serving_config import describe
+from optimizer.simulator.prediction import PredictedLevel
 
 _LEAST_SHARE = 0.01
 """Of the inferences: batch sizes that had less share a row."""

@@ -17,10 +17,10 @@ from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.cli.rows import Row, Rows, bars_for, clock_text, left_text, level_rows, trials_row
-from optimizer.search.event_text import gap_text
-from optimizer.search.progress import CurrentTrial, Progress
-from optimizer.search.run_state import TimeLeft
-from optimizer.search.study_status import StudyStatus, all_statuses, study_status
+from optimizer.study.event_text import gap_text
+from optimizer.study.progress_file import CurrentTrial, Progress
+from optimizer.study.run_state import TimeLeft
+from optimizer.study.status import StudyStatus, all_statuses, study_status
 
 _SECONDS_BETWEEN = 2.0
 

@@ -11,9 +11,9 @@ from rich.text import Text
 from optimizer.cli.options import SEED, Percent, server_options
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
+from optimizer.commands.verify import VerifyRequest, verify_bundle, write_outcome
 from optimizer.errors import RunError, UsageError
 from optimizer.export.verification import Outcome
-from optimizer.wiring.verifying import VerifyRequest, verify_bundle, write_outcome
 
 DRIFT = 5
 

@@ -25,10 +25,10 @@ from optimizer.cli.rows import (
     level_rows,
     trials_row,
 )
-from optimizer.search.event_text import event_lines, gap_text, trial_text, warnings_of
-from optimizer.search.events import ArtifactReady, Event, Note, TrialEnded, Watcher
-from optimizer.search.run_state import RunState
-from optimizer.serving_config import describe
+from optimizer.configuration.serving_config import describe
+from optimizer.study.event_text import event_lines, gap_text, trial_text, warnings_of
+from optimizer.study.events import ArtifactReady, Event, Note, TrialEnded, Watcher
+from optimizer.study.run_state import RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}
 _RECENT = 8

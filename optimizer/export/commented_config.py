@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.parameters import ParameterName, label
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing
+from optimizer.configuration.parameters import ParameterName, label
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.model_config import to_text
 
 Origins = Mapping[str, Mapping[ParameterName, str]]

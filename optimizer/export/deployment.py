@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from optimizer.cost import OWNED, Candidate, Demand, Price, replicas_for
-from optimizer.measurement import LoadLevel
-from optimizer.serving_config import ModelServing, ServingConfig, describe
+from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
+from optimizer.measurement.cost import OWNED, Candidate, Demand, Price, replicas_for
+from optimizer.measurement.level import LoadLevel
 from optimizer.triton.server_options import option_flags
-from optimizer.workload import DataType, LatencyLimit, Payloads, Stream, Workload
+from optimizer.workload.streams import DataType, LatencyLimit, Payloads, Stream, Workload
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own defaults."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.errors import ConfigMismatch, UsageError, storage_errors
-from optimizer.model_spec import AccuracyLimits
-from optimizer.untrusted import UNREADABLE_NPZ, read_bytes
-from optimizer.workload import LengthDistribution, Payloads, Tensors, stack
+from optimizer.files.untrusted import UNREADABLE_NPZ, read_bytes
+from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, stack
 
 COUNT = 16
 _SEED = 11

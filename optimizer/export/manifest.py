@@ -25,23 +25,23 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from optimizer.cost import Price, Score
+from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError, storage_errors
-from optimizer.measurement import LoadLevel
-from optimizer.model_spec import AccuracyLimits
-from optimizer.releases import EngineFacts
-from optimizer.search.searched_space import check_workload
-from optimizer.section import first_mistake
-from optimizer.serving_config import ServingConfig
-from optimizer.space_file import MeasurementSettings
-from optimizer.untrusted import (
+from optimizer.files.untrusted import (
     UnreadableError,
     check_ranges,
     is_safe_name,
     parse_json,
     read_bytes,
 )
-from optimizer.workload import Workload
+from optimizer.measurement.cost import Price, Score
+from optimizer.measurement.level import LoadLevel
+from optimizer.space_file.reader import MeasurementSettings
+from optimizer.space_file.section import first_mistake
+from optimizer.study.searched_space import check_workload
+from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.streams import Workload
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from optimizer.analysis.study_reading import StudyReading
 from optimizer.artifacts.source_card import SourceCard
+from optimizer.configuration.hardware import counted_gpus
+from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle import (
     Provenance,
@@ -30,13 +33,10 @@ from optimizer.export.manifest import (
     Versions,
 )
 from optimizer.export.study_artifacts import FoundArtifact
-from optimizer.hardware import counted_gpus
-from optimizer.measurement import LoadLevel, Measurement
-from optimizer.model_spec import AccuracyLimits
-from optimizer.search.decision import Finding, levels_near
-from optimizer.search.study_reading import StudyReading
-from optimizer.serving_config import ModelServing, describe
+from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.study.decision import Finding, levels_near
 from optimizer.triton.repository import read_config
+from optimizer.workload.model_spec import AccuracyLimits
 
 
 @dataclass(frozen=True)

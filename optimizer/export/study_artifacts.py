@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optimizer.analysis.study_reading import StudyReading
 from optimizer.artifacts.cache import ArtifactCache, content_digest
 from optimizer.artifacts.engines.builder import read_facts
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import StorageError, UsageError, storage_errors
-from optimizer.search.study_files import read_prepared
-from optimizer.search.study_reading import StudyReading
-from optimizer.serving_config import ArtifactSpec
+from optimizer.study.files import read_prepared
 from optimizer.triton.model_config import OutputTensor, output_of_config
 from optimizer.triton.repository import MODEL_CODE, link, read_config
 from optimizer.triton.session import ModelFiles

@@ -20,11 +20,11 @@ from optimizer.export.config_fields import field_changes, measured_config
 from optimizer.export.engine_sources import REBUILD
 from optimizer.export.examples import Examples, read_examples
 from optimizer.export.manifest import LINK, NO_FILE, Bundle, Manifest, digests
-from optimizer.load.judging import why_missed
-from optimizer.measurement import LoadLevel, Measurement
+from optimizer.files.untrusted import UnreadableError
+from optimizer.load.verdicts import why_missed
+from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
-from optimizer.untrusted import UnreadableError
 
 Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]

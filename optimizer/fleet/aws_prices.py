@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optimizer.cost import Price
 from optimizer.errors import RequirementError
 from optimizer.fleet.price_catalogue import ListedPrice
+from optimizer.measurement.cost import Price
 
 _API_REGION = "us-east-1"
 _BASIS = "AWS price list"

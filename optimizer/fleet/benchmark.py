@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, TextIO
 
-from optimizer.cost import Demand, Price, score, usd_per_million
+from optimizer.measurement.cost import Demand, Price, score, usd_per_million
 
 
 @dataclass(frozen=True)

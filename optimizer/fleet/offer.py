@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from optimizer.cost import Candidate, Demand, Price, score, tie_break_key, usd_per_million
 from optimizer.fleet.figures import Basis, Figure, worked_out
 from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import same_gpu
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import MachineUse, Measurement
+from optimizer.measurement.cost import (
+    Candidate,
+    Demand,
+    Price,
+    score,
+    tie_break_key,
+    usd_per_million,
+)
+from optimizer.measurement.level import MachineUse, Measurement
 
 METRICS: Mapping[str, str] = {
     "FleetCostPerHour": "$",

@@ -15,10 +15,10 @@ from datetime import date
 from pathlib import Path
 from typing import TextIO
 
-from optimizer.cost import ON_DEMAND, Price
 from optimizer.errors import UsageError
-from optimizer.shipped import shipped
-from optimizer.untrusted import UnreadableError, csv_rows, read_text
+from optimizer.files.shipped import shipped
+from optimizer.files.untrusted import UnreadableError, csv_rows, read_text
+from optimizer.measurement.cost import ON_DEMAND, Price
 
 _YEAR_DAYS = 365
 _LONGEST_TEXT = 200

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.cost import ON_DEMAND, Price
 from optimizer.errors import UsageError
 from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.machine.fingerprint import Machine
+from optimizer.measurement.cost import ON_DEMAND, Price
 
 _MEMORY_TOLERANCE = 0.15
 """What firmware, kernel and rounding keep of the memory that is listed."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from optimizer.cost import Demand
+from optimizer.files.shipped import shipped
 from optimizer.fleet.benchmark import (
     BenchmarkRow,
     Change,
@@ -21,7 +21,7 @@ from optimizer.fleet.benchmark import (
     read_rows,
     runtime,
 )
-from optimizer.shipped import shipped
+from optimizer.measurement.cost import Demand
 
 PUBLISHED = "published_benchmark"
 """Name of its table, among those that ship."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimizer.cost import Demand, Price
+from optimizer.configuration.serving_config import describe
 from optimizer.errors import UsageError
 from optimizer.fleet.offer import METRICS, Observation, Offer, offer_as_measured, offer_elsewhere
 from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import known_instance, same_gpu
 from optimizer.machine.fingerprint import Machine
-from optimizer.serving_config import describe
+from optimizer.measurement.cost import Demand, Price
 
 SCHEMA_VERSION = 1
 

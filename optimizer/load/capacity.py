@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.load.judging import (
+from optimizer.load.knee import Knee, find_knee
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
+from optimizer.load.stopping import LateFraction, RateSettled
+from optimizer.load.verdicts import (
     excess,
     longest_lag_ms,
     met_with_ease,
@@ -26,17 +29,14 @@ from optimizer.load.judging import (
     why_missed,
     why_void,
 )
-from optimizer.load.knee import Knee, find_knee
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
-from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.measurement import (
+from optimizer.measurement.level import (
     HIGHEST_SHARE,
     FurtherLimit,
     LoadLevel,
     Measurement,
     floor_per_second,
 )
-from optimizer.workload import Workload
+from optimizer.workload.streams import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
 """Runs one level. Whoever composes it adds the server's statistics to the level."""

@@ -17,11 +17,11 @@ import numpy as np
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Begin, Order, Progress, Ready, Replies, Report, Schedule, Stop
+from optimizer.load.level_plan import Ended, LevelPlan, Target
 from optimizer.load.levels import load_level
-from optimizer.load.plan import Ended, LevelPlan, Target
 from optimizer.load.schedule import order_for, shares
 from optimizer.machine.cores import usable_cores
-from optimizer.measurement import ClientUse, LoadLevel
+from optimizer.measurement.level import ClientUse, LoadLevel
 
 _MARGIN_SECONDS = 10.0
 """Time beyond a level's own for processes to start and for their reports to arrive."""

@@ -24,9 +24,9 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import psutil
 
-from optimizer.child_shim import die_with_parent
 from optimizer.load.exchange import Begin, Order, Ready, Replies, Report, Schedule, Stop, Users
 from optimizer.load.transmit import REFUSED, TRANSMITTERS, Transmitter
+from optimizer.machine.child_shim import die_with_parent
 
 _REFUSED_SECONDS = 1.0
 """A server that refuses every request for this long is gone, and the level ends."""

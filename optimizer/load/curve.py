@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
-from optimizer.load.judging import refuse_void, why_void
-from optimizer.measurement import LoadLevel
-from optimizer.workload import Workload
+from optimizer.load.verdicts import refuse_void, why_void
+from optimizer.measurement.level import LoadLevel
+from optimizer.workload.streams import Workload
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Of the saturation rate; waiting times bend upwards close to 1."""

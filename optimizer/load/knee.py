@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from optimizer.estimates import CONFIDENCE
+from optimizer.measurement.estimates import CONFIDENCE
 
 NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
 """Half an interval at `CONFIDENCE`, in standard errors."""

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure
-from optimizer.estimates import percentile_with_interval
 from optimizer.load.exchange import Replies
-from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.statistics import settled, variance_inflation, warmup_length
-from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
-from optimizer.workload import Stream
+from optimizer.measurement.estimates import percentile_with_interval
+from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
+from optimizer.workload.streams import Stream
 
 SLICES = 10
 """Equal parts of the measured window in which good replies are counted."""

@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.load.judging import longest_lag_ms, met_with_ease, point, valid_open_loop, why_missed
 from optimizer.load.knee import find_knee
-from optimizer.measurement import HIGHEST_SHARE, LoadLevel
+from optimizer.load.verdicts import (
+    longest_lag_ms,
+    met_with_ease,
+    point,
+    valid_open_loop,
+    why_missed,
+)
+from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel
 
 _ROUNDING = 1e-6
 

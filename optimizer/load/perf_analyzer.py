@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from optimizer.connections import environment_without_proxies
 from optimizer.errors import LoadTestFailure
-from optimizer.workload import Tensors
+from optimizer.triton.connections import environment_without_proxies
+from optimizer.workload.streams import Tensors
 
 NAME = "perf_analyzer"
 WHERE_IT_IS = (

@@ -12,12 +12,12 @@ import math
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityResult, RunLevel, Verdict
-from optimizer.load.judging import failed_requests, refuse_if_all_failed
-from optimizer.load.plan import LevelPlan
+from optimizer.load.level_plan import LevelPlan
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.measurement import LoadLevel, Measurement
-from optimizer.workload import Workload
+from optimizer.load.verdicts import failed_requests, refuse_if_all_failed
+from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.workload.streams import Workload
 
 PUBLISHED_RAMP = UserLoad((Phase(2, 2.0, 1500.0),))
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.arrivals import arrivals_of
 from optimizer.load.exchange import Order, Schedule, Users
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
-from optimizer.workload import Stream
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
+from optimizer.workload.arrivals import arrivals_of
+from optimizer.workload.streams import Stream
 
 REPORT_SECONDS = 0.25
 """How often client processes report, and so how soon a stopping rule can end a level."""

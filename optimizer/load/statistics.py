@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from optimizer.measurement import LevelVerdict
+from optimizer.measurement.level import LevelVerdict
 
 ERROR_RATE = 0.025
 """Nominal probability that a verdict is wrong, for each of the two."""

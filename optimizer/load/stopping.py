@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.estimates import rate_interval
 from optimizer.load.exchange import Progress
-from optimizer.load.plan import Ended
+from optimizer.load.level_plan import Ended
 from optimizer.load.statistics import inflation_bound, late_verdict, warmup_length
-from optimizer.measurement import LevelVerdict
-from optimizer.workload import LatencyLimit, Stream
+from optimizer.measurement.estimates import rate_interval
+from optimizer.measurement.level import LevelVerdict
+from optimizer.workload.streams import LatencyLimit, Stream
 
 _LEAST_REQUESTS = 40
 _RATE_SLICES = 10

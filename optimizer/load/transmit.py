@@ -16,8 +16,8 @@ from typing import Protocol
 import aiohttp
 import grpc
 
-from optimizer.connections import http_session, load_channel
-from optimizer.workload import SerialisedRequest
+from optimizer.triton.connections import http_session, load_channel
+from optimizer.workload.streams import SerialisedRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_pascal
 
 from optimizer.errors import UsageError
+from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, Stairs, UserLoad
-from optimizer.untrusted import UnreadableError, parse_json, read_bytes
-from optimizer.workload import LatencyLimit
+from optimizer.workload.streams import LatencyLimit
 
 JOB_PERCENTILE = 95.0
 """Of every latency threshold of a job, here as in the recommender's custom load tests."""

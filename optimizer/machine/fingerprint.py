@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from optimizer.hardware import Gpu, counted_gpus
+from optimizer.configuration.hardware import Gpu, counted_gpus
 from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
 

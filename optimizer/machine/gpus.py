@@ -9,9 +9,9 @@ from typing import Any
 
 import pynvml
 
+from optimizer.configuration.hardware import Gpu
 from optimizer.errors import RequirementError
-from optimizer.hardware import Gpu
-from optimizer.measurement import GpuUse
+from optimizer.measurement.level import GpuUse
 
 _SAMPLE_SECONDS = 0.2
 _MIB = 2**20

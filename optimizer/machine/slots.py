@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optimizer.hardware import Hardware
+from optimizer.configuration.hardware import Hardware
 from optimizer.machine.cores import total_memory_bytes, usable_cores
 from optimizer.machine.gpus import present_gpus
 

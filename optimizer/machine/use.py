@@ -11,7 +11,7 @@ import psutil
 from optimizer.machine.cgroups import throttling
 from optimizer.machine.gpus import GpuSampler
 from optimizer.machine.slots import Slot
-from optimizer.measurement import MachineUse
+from optimizer.measurement.level import MachineUse
 
 CONTENDED_SHARE = 0.1
 """Share of the slot's cores taken by others from which a reader must know of it."""

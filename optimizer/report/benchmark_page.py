@@ -8,9 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.cost import Demand, Price
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
 from optimizer.fleet.published import Claim
+from optimizer.measurement.cost import Demand, Price
 from optimizer.report.page import COLOURS, page
 
 

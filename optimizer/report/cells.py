@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from optimizer.cost import Candidate, Price
-from optimizer.load.judging import capacity_basis
-from optimizer.measurement import Measurement
-from optimizer.serving_config import describe
-from optimizer.trial_record import TrialRecord
+from optimizer.configuration.serving_config import describe
+from optimizer.load.verdicts import capacity_basis
+from optimizer.measurement.cost import Candidate, Price
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import TrialRecord
 
 CANDIDATE_COLUMNS = (
     "requests/s",

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from optimizer.report.effects import Effect, Effects
+from optimizer.analysis.effects import Effect, Effects
 from optimizer.report.page import COLOURS, label_margin_px, wrapped_label
 
 _SHOWN = 6

@@ -8,9 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.analysis.latency_curve import Basis, LatencyCosts, Offer
+from optimizer.configuration.serving_config import describe
 from optimizer.report.page import COLOURS, page
-from optimizer.search.latency_curve import Basis, LatencyCosts, Offer
-from optimizer.serving_config import describe
 
 _MARKS: Mapping[Basis, tuple[str, str]] = {
     "measured": (COLOURS[0], "circle"),

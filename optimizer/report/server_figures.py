@@ -8,9 +8,9 @@ from itertools import cycle
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from optimizer.measurement import LoadLevel
+from optimizer.measurement.host_share import HostTiming, model_ms
+from optimizer.measurement.level import LoadLevel
 from optimizer.report.page import COLOURS, label_margin_px, wrapped_label
-from optimizer.search.host_share import HostTiming, model_ms
 
 _PATTERNS = ("", "/", "x", ".", "-", "+")
 

@@ -15,10 +15,10 @@ from typing import TypeAlias
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from optimizer.measurement import LoadLevel
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report.page import COLOURS
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.trial_record import Outcome, TrialRecord
 
 Figure: TypeAlias = go.Figure
 """What is drawn here, for whoever hands it on and draws nothing."""

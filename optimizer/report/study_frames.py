@@ -11,15 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from optimizer.cost import Score
-from optimizer.measurement import LoadLevel, Measurement, ServerSplit, StreamLevel
-from optimizer.parameters import ParameterName
-from optimizer.search.decision import Finding
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig, describe
+from optimizer.configuration.parameters import ParameterName
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import (
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+    describe,
+)
+from optimizer.measurement.cost import Score
+from optimizer.measurement.level import LoadLevel, Measurement, ServerSplit, StreamLevel
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.simulator.prediction import PredictedLevel
-from optimizer.trial_record import TrialRecord
-from optimizer.workload import Workload
+from optimizer.study.decision import Finding
+from optimizer.workload.streams import Workload
 
 Row = dict[str, object]
 

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optimizer.cost import Candidate
-from optimizer.load.judging import capacity_basis
-from optimizer.measurement import LoadLevel
+from optimizer.analysis.effects import Effects
+from optimizer.analysis.latency_curve import LatencyCosts
+from optimizer.analysis.study_reading import StudyReading
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.load.verdicts import capacity_basis
+from optimizer.measurement.cost import Candidate
+from optimizer.measurement.host_share import HostTiming
+from optimizer.measurement.level import LoadLevel
 from optimizer.report.cells import usd
-from optimizer.report.effects import Effects
 from optimizer.report.model_figures import Predicted
 from optimizer.report.server_figures import Timings, times_ms
 from optimizer.report.study_figures import PredictedCurve
-from optimizer.search.claims import Claim
-from optimizer.search.decision import Decision, Finding
-from optimizer.search.host_share import HostTiming
-from optimizer.search.latency_curve import LatencyCosts
-from optimizer.search.study_reading import StudyReading
-from optimizer.serving_config import ServingConfig, describe
+from optimizer.study.confidence import Claim
+from optimizer.study.decision import Decision, Finding
 
 _FINALISTS = 4
 """Whose levels are drawn, beside the baseline."""
@@ -31,7 +31,7 @@ class StudyReport:
     """What is known of a study.
 
     Attributes:
-        summary: what it came to, see `optimizer.search.summary`; None while it runs.
+        summary: what it came to, see `optimizer.analysis.summary`; None while it runs.
         decision: what its records recommend.
         baseline: None where it met the limits at no load, or was not measured yet.
         claims: how the best compares with the other confirmed configurations.

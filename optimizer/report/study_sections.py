@@ -10,6 +10,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.configuration.serving_config import describe
+from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report.cells import (
     CANDIDATE_COLUMNS,
     TRIAL_COLUMNS,
@@ -33,8 +35,6 @@ from optimizer.report.study_figures import (
 )
 from optimizer.report.study_report import StudyReport
 from optimizer.report.text_table import TextTable
-from optimizer.serving_config import describe
-from optimizer.trial_record import Outcome, TrialRecord
 
 _HOST_NOTE = (
     "Python host is the part of Triton's compute time that its Python backend adds to a model, by "

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
 from optimizer.artifacts.products import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.task_metric import evaluate_metric
+from optimizer.configuration.serving_config import Kind
 from optimizer.errors import TrialFailure
-from optimizer.model_spec import ModelSpec
-from optimizer.search.events import Watcher
-from optimizer.search.gate_plan import FailingBatch, GatedShapes, GatePlan, batch_sizes
 from optimizer.search.gate_server import GateServer
-from optimizer.serving_config import Kind
+from optimizer.study.events import Watcher
+from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan, batch_sizes
 from optimizer.triton.session import ServingSession
-from optimizer.workload import Tensors, stack
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors, stack
 
 _MEMORY_BATCH = 8
 """Memory is read after a batch of this size: that of the largest would overstate most others."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.search.evaluator import Evaluation, Evaluator
-from optimizer.search.events import Watcher
-from optimizer.search.kept_runs import KeptRuns
-from optimizer.search.setting import Setting
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.evaluator import Evaluator
+from optimizer.search.resumable_runs import KeptRuns
 from optimizer.simulator.calibration import LIGHT_RUNS
-from optimizer.trial_record import TrialRecord
+from optimizer.study.context import Setting
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Watcher
 
 
 class CalibratePhase:

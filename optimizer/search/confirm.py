@@ -12,12 +12,16 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import Candidate, replicas_for, score, tie_break_key
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
-from optimizer.load.holding import HoldingTask
-from optimizer.measurement import Measurement
-from optimizer.search.claims import Claim
-from optimizer.search.decision import (
+from optimizer.load.certification import HoldingTask
+from optimizer.measurement.cost import Candidate, replicas_for, score, tie_break_key
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.evaluator import Confirmer
+from optimizer.study.confidence import Claim
+from optimizer.study.context import Setting
+from optimizer.study.decision import (
     ROUNDS,
     Decision,
     Finding,
@@ -26,13 +30,9 @@ from optimizer.search.decision import (
     p95_at_lowest_load,
     rounds_of,
 )
-from optimizer.search.evaluator import Confirmer
-from optimizer.search.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import MAX_ATTEMPTS, History
-from optimizer.search.setting import Setting
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.trial_record import TrialRecord
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.study.history import MAX_ATTEMPTS, History
 
 _FINALISTS = 3
 _TIES = 3

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
+from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.load.capacity import (
     CapacityProtocol,
@@ -19,38 +20,16 @@ from optimizer.load.capacity import (
     find_capacity,
     find_saturation,
 )
+from optimizer.load.certification import HoldingTask, hold_load
 from optimizer.load.curve import find_service
-from optimizer.load.further_limits import find_capacities
-from optimizer.load.holding import HoldingTask, hold_load
+from optimizer.load.extra_limits import find_capacities
 from optimizer.machine.slots import Slot
-from optimizer.measurement import FurtherLimit, Measurement
-from optimizer.search.events import StepStarted, Watcher
-from optimizer.search.served_levels import ServedLevels, concurrency
-from optimizer.serving_config import ArtifactSpec, ServingConfig
-from optimizer.trial_record import Failure, Outcome, Seconds
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import Failure, Seconds
+from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.study.events import StepStarted, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession, files_of
-from optimizer.workload import Workload
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What measuring one configuration gave.
-
-    Attributes:
-        excess: how far the level that decided was over the limit, relative to it; <= 0 met it.
-            0 for `bounded`, whose latency was not measured; None for `failed`.
-        saturation_per_second: rate under saturation, None where it was not measured.
-        further: what was found within further limits.
-    """
-
-    outcome: Outcome
-    reason: str
-    measurement: Measurement | None = None
-    excess: float | None = None
-    saturation_per_second: float | None = None
-    failure: Failure | None = None
-    seconds: Seconds = field(default_factory=Seconds)
-    further: tuple[FurtherLimit, ...] = ()
+from optimizer.workload.streams import Workload
 
 
 class Evaluator(Protocol):

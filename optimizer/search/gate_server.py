@@ -8,15 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.products import ModelArtifact, OutputSpec
+from optimizer.configuration.serving_config import (
+    Batching,
+    InstanceGroup,
+    Kind,
+    ModelServing,
+    ServingConfig,
+)
 from optimizer.errors import ConfigMismatch, TrialFailure
-from optimizer.measurement import ServerSplit
-from optimizer.model_spec import ModelSpec
-from optimizer.search.events import Note, Watcher
-from optimizer.serving_config import Batching, InstanceGroup, Kind, ModelServing, ServingConfig
+from optimizer.measurement.level import ServerSplit
+from optimizer.study.events import Note, Watcher
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import Served as ServedModel
-from optimizer.workload import Tensors
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 """Longest time of the requests that are sent together, and what every inference adds to it."""

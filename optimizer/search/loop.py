@@ -7,11 +7,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from optimizer.configuration.model_space import Position
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import EverythingFailedError
-from optimizer.model_space import Position
-from optimizer.search.decision import Finding, decide
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.drift import ReferenceRuns
 from optimizer.search.evaluator import Evaluator
-from optimizer.search.events import (
+from optimizer.space_file.reader import Budget
+from optimizer.study.context import Setting
+from optimizer.study.decision import Finding, decide
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import (
     Note,
     OutlookChanged,
     PhaseStarted,
@@ -20,24 +27,17 @@ from optimizer.search.events import (
     TrialStarted,
     Watcher,
 )
-from optimizer.search.guidance.outlook import (
+from optimizer.study.history import History, bound_load_factor, why_most_unmeasured
+from optimizer.study.measured_record import measured_record
+from optimizer.study.objectives import told_values
+from optimizer.study.optuna_study import OptunaStudy, Proposal
+from optimizer.study.search_status import (
     Advisor,
     Expectation,
     Explain,
     no_expectation,
     no_outlook,
 )
-from optimizer.search.history import History, bound_load_factor, why_most_unmeasured
-from optimizer.search.measured_record import measured_record
-from optimizer.search.objectives import told_values
-from optimizer.search.optuna_study import OptunaStudy, Proposal
-from optimizer.search.reference import ReferenceRuns
-from optimizer.search.setting import Setting
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.space_file import Budget
-from optimizer.trial_record import TrialRecord
 
 _FAILURES_IN_A_ROW = 5
 _REPEATS_IN_A_ROW = 3

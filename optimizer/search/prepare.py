@@ -9,31 +9,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optimizer.artifacts.build_process import Workshop
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
-from optimizer.artifacts.workshop import Workshop
+from optimizer.configuration.hardware import Hardware, processor_lacks
+from optimizer.configuration.model_space import EmptySpaceError
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
-from optimizer.hardware import Hardware, processor_lacks
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.model_space import EmptySpaceError
-from optimizer.model_spec import ModelSpec
+from optimizer.measurement.host_share import HostTiming
 from optimizer.search.accuracy_gate import AccuracyGate, Served
-from optimizer.search.events import Note, PhaseStarted, StepStarted, Watcher
-from optimizer.search.gate_plan import GatePlan
 from optimizer.search.gate_server import output_tensor
-from optimizer.search.gated_artifact import (
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
+from optimizer.study.files import read_prepared
+from optimizer.study.gate_plan import GatePlan
+from optimizer.study.gated_artifact import (
     GatedArtifact,
     from_json,
     is_complete,
     ready_event,
     to_json,
 )
-from optimizer.search.host_share import HostTiming
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_files import read_prepared
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles, ServingSession
-from optimizer.workload import stack
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import stack
 
 _LITTLE_INT8 = 0.5
 """Share of the arithmetic in INT8 below which a user is warned."""

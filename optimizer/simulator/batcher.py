@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.serving_config import ModelServing
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher_kernel import run
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import Stream, padded_length
+from optimizer.workload.streams import Stream, padded_length
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.model_space import ModelSpace, Position
-from optimizer.search_space import SearchSpace
+from optimizer.configuration.model_space import ModelSpace, Position
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.simulator.saturated_levels import saturated_levels
 from optimizer.simulator.service_effects import Coder, covariance
 from optimizer.simulator.service_observation import Way

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.model_space import ModelSpace, Position
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing, ServingConfig
+from optimizer.configuration.model_space import ModelSpace, Position
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator.closed_form import Expectation, in_closed_form
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.saturated_levels import saturated_levels
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import Way
-from optimizer.workload import Stream, Workload
+from optimizer.workload.streams import Stream, Workload
 
 MOST_SIMULATED = 3_000
 """Points; more take too long at some milliseconds each."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.arrivals import arrivals_of
-from optimizer.measurement import HIGHEST_SHARE, floor_per_second
+from optimizer.measurement.level import HIGHEST_SHARE, floor_per_second
 from optimizer.simulator.batcher import (
     ONE_SHAPE,
     Scheduler,
@@ -26,7 +25,8 @@ from optimizer.simulator.batcher import (
     open_loop,
 )
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import ArrivalPattern, LatencyLimit
+from optimizer.workload.arrivals import arrivals_of
+from optimizer.workload.streams import ArrivalPattern, LatencyLimit
 
 _SETTLING = 0.1
 """Share of a simulation's requests that come before it counts."""

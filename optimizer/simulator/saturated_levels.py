@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.model_space import ModelSpace
+from optimizer.configuration.model_space import ModelSpace
 from optimizer.simulator.service_observation import Way, way_of
 
 _OF_THE_QUEUE = ("preferred_batch_sizes", "max_queue_delay_us")

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from optimizer.serving_config import ModelServing, ServerOptions
+from optimizer.configuration.serving_config import ModelServing, ServerOptions
 from optimizer.simulator.service_curve import EVEN, ServiceCurve, Unevenness
 from optimizer.simulator.service_effects import Floats
 from optimizer.simulator.service_observation import ServiceObservation, Way, way_of

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
-from optimizer.serving_config import (
+from optimizer.configuration.serving_config import (
     ArtifactSpec,
     InstanceGroup,
     ModelServing,
     ServerOptions,
     ServingConfig,
 )
+from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 
 LEAST_SHARE = 0.02
 """Of the inferences; batch sizes with less are mostly the first and the last of a level."""

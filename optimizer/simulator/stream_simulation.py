@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from optimizer.serving_config import ModelServing
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher import Shapes, scheduler_of, shapes_of
 from optimizer.simulator.closed_form import Expectation
 from optimizer.simulator.prediction import Serving, capacity
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import Stream
+from optimizer.workload.streams import Stream
 
 _REQUESTS = 2_000
 """Of each load that is tried: as many as a measurement has, so that a space takes seconds."""

@@ -6,9 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
-from optimizer.hosting import ContainerHost
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.triton.launcher import arguments

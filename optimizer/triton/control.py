@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from optimizer.connections import triton_client
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
-from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.measurement.level import BatchPoint, ServerSplit
+from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS = 10.0
 _LONGEST_QUEUE_SECONDS = 60.0

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.containers import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
-from optimizer.hosting import ContainerHost
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton import processes
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.launcher import (

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from optimizer import child_shim
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import StorageError
+from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton import processes
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import EmbeddedRuntime
@@ -43,8 +43,9 @@ _KILL_SECONDS = 2.0
 class EmbeddedLauncher:
     """Starts the embedded tritonserver, on 127.0.0.1 only.
 
-    The server ends with this process, however this ends (see `optimizer.child_shim`); started from
-    the main thread, since the kernel counts the death of the starting thread as the parent's.
+    The server ends with this process, however this ends (see `optimizer.machine.child_shim`);
+    it is started from the main thread, since the kernel takes the death of the starting thread for
+    the death of the parent.
 
     Args:
         backends: what `EmbeddedRuntime.lay_out` made.

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Protocol
 
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.server_options import option_flags
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import psutil
 
 from optimizer.errors import LoadTestFailure, ServerFailure
-from optimizer.measurement import LoadLevel
+from optimizer.measurement.level import LoadLevel
 from optimizer.triton.session import Served
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 _ANSWER_SECONDS = 30.0
 """Longest wait for an answer while the model executes nothing."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from optimizer.connections import fetch
+from optimizer.triton.connections import fetch
 
 _GAUGES = {
     "nv_cpu_memory_used_bytes",

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.serving_config import ModelServing
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.server_options import EXECUTION
-from optimizer.workload import DataType, Payloads, padded_length
+from optimizer.workload.streams import DataType, Payloads, padded_length
 
 
 @dataclass(frozen=True)

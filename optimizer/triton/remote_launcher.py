@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from optimizer.configuration.hosting import RemoteHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure
-from optimizer.hosting import RemoteHost
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.launcher import START_SECONDS, RunningServer
 

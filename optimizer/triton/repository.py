@@ -10,11 +10,11 @@ from typing import Protocol
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
-from optimizer.serving_config import ModelServing
+from optimizer.files.untrusted import read_text
 from optimizer.triton.model_config import OutputTensor, model_config, to_text
-from optimizer.untrusted import read_text
-from optimizer.workload import Payloads
+from optimizer.workload.streams import Payloads
 
 MODEL_CODE = ("model.py", "session.py")
 """What of a version's files belongs to a Python-hosted runtime, and not to the model."""

@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype, shared_memory
 
 from optimizer.triton.control import ServerControl
 from optimizer.triton.shared_memory import region_prefix, reserve
-from optimizer.workload import SerialisedRequest, Tensors, Transport
+from optimizer.workload.streams import SerialisedRequest, Tensors, Transport
 
 
 @contextmanager

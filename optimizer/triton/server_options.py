@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.serving_config import ServerOptions
+from optimizer.configuration.serving_config import ServerOptions
 
 EXECUTION = "execution"
 """The rate limiter's resource that every execution of a rate-limited model takes one of."""

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.releases import EngineFacts, refuse_mismatch
+from optimizer.configuration.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
-from optimizer.hardware import Gpu
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
-from optimizer.releases import EngineFacts, refuse_mismatch
-from optimizer.serving_config import ArtifactSpec, ServerOptions, ServingConfig
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import OutputTensor, model_config, to_text
 from optimizer.triton.repository import WritesModels
-from optimizer.workload import Payloads
+from optimizer.workload.streams import Payloads
 
 _LOAD_SECONDS = 120.0
 _UNLOAD_SECONDS = 10.0

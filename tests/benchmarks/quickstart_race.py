@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.shipped import shipped
-from optimizer.trial_record import TrialRecord
+from optimizer.files.shipped import shipped
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.directory import StudyDirectory
 
 NEAR = 0.05
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from optimizer.wiring.reporting import report_study
+from optimizer.commands.report import report_study
 from tests.benchmarks.synthetic_tables import quickstart
 from tests.browser import WIDTHS, browser, opened
 from tests.unit.reported import studied

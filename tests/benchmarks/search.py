@@ -26,17 +26,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from optimizer.commands.replay import Replay, replay_table
+from optimizer.files.shipped import shipped
 from optimizer.machine.cores import usable_cores
+from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
-from optimizer.search.samplers import SAMPLERS
-from optimizer.search.served_levels import concurrency
-from optimizer.shipped import shipped
+from optimizer.search.samplers.by_name import SAMPLERS
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.stream_simulation import simulated
-from optimizer.wiring.replaying import Replay, replay_table
 from tests.benchmarks.simulator import learnt
 from tests.benchmarks.synthetic_tables import faster, synthetic_table
 

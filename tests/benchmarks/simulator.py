@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.commands.replay import recorded_setting
+from optimizer.configuration.model_space import Position
+from optimizer.files.shipped import shipped
 from optimizer.load.curve import SHARES_OF_CAPACITY
-from optimizer.model_space import Position
-from optimizer.search.guidance.learnt_forecast import calibrated
-from optimizer.search.measured_record import measured_record
+from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedRow, RecordedTable
 from optimizer.search.recorded.table_file import read_table
-from optimizer.search.served_levels import concurrency
-from optimizer.shipped import shipped
+from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.prediction import Serving, capacity, level, saturation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
-from optimizer.wiring.replaying import recorded_setting
+from optimizer.study.measured_record import measured_record
 
 Floats = NDArray[np.float64]
 

@@ -14,13 +14,13 @@ from statistics import median
 
 import numpy as np
 
-from optimizer.search.served_levels import concurrency
-from optimizer.serving_config import ModelServing
+from optimizer.configuration.serving_config import ModelServing
+from optimizer.search.level_runner import concurrency
 from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop, scheduler_of
 from optimizer.simulator.prediction import Serving, capacity
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.space_file import Space
-from optimizer.workload import LatencyLimit
+from optimizer.space_file.reader import Space
+from optimizer.workload.streams import LatencyLimit
 from tests.benchmarks.synthetic_tables import quickstart
 
 REQUESTS = 500_000

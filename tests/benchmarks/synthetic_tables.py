@@ -12,11 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.serving_config import ModelServing
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.hardware import Hardware
 from optimizer.load.curve import LIGHT_SHARE
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.measurement.level import BatchPoint, ServerSplit
+from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import (
     RecordedLevel,
     RecordedRow,
@@ -24,13 +27,10 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
-from optimizer.search.served_levels import concurrency
-from optimizer.serving_config import ModelServing
-from optimizer.shipped import shipped
 from optimizer.simulator.prediction import capacity, level
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_simulation import serving_of
-from optimizer.space_file import Space, load_space
+from optimizer.space_file.reader import Space, load_space
 
 UNMODELLED = 0.15
 POINT = 0.01

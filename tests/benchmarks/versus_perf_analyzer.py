@@ -26,19 +26,19 @@ import onnx
 from onnx import TensorProto, helper
 from ruamel.yaml import YAML
 
+from optimizer.commands.parts import Place, default_cache, open_space
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.shipped import shipped
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.load.perf_analyzer import NAME, Question, SecondOpinion, ask
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.machine.slots import Slot, local_slot
-from optimizer.measurement import LoadLevel
-from optimizer.search.served_levels import ServedLevels
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
-from optimizer.shipped import shipped
-from optimizer.space_file import Space, fixed_at
+from optimizer.measurement.level import LoadLevel
+from optimizer.search.level_runner import ServedLevels
+from optimizer.space_file.reader import Space, fixed_at
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton.session import Served, files_of
-from optimizer.wiring.parts import Place, default_cache, open_space
 
 PAYLOAD_LENGTH = 512
 PAYLOAD_RATE = 500.0

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.arrivals import Arrivals, arrivals_of
-from optimizer.workload import ArrivalPattern, ArrivalTrace
+from optimizer.workload.arrivals import Arrivals, arrivals_of
+from optimizer.workload.streams import ArrivalPattern, ArrivalTrace
 
 rates = st.floats(0.1, 2_000)
 durations = st.floats(0.01, 20)

@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
+from optimizer.configuration.hosting import ContainerHost, RemoteHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.containers import ContainerEngine
 from optimizer.errors import ModelLoadFailure, ServerFailure
-from optimizer.hosting import ContainerHost, RemoteHost
 from optimizer.machine.slots import Slot, local_slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.docker_launcher import DockerLauncher
 from optimizer.triton.embedded import find_embedded_runtime

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from optimizer.search_space import SearchSpace
+from optimizer.configuration.search_space import SearchSpace
 from tests.unit.exported import Exportable
 from tests.unit.hosts import A10G, T4, price_of
 from tests.unit.reported import Names, studied

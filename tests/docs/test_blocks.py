@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.errors import SpaceFileError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import read_list, usual_prices
-from optimizer.hardware import Gpu, Hardware
 from optimizer.load.user_load_file import read_job, read_user_load
-from optimizer.shipped import shipped
-from optimizer.space_file import Space, load_space
+from optimizer.space_file.reader import Space, load_space
 from tests.docs import made_up
 from tests.docs.blocks import Block, blocks
 from tests.docs.python_blocks import run_block, searches

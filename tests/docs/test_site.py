@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from optimizer.cli import commands
-from optimizer.space_schema import json_schema
+from optimizer.space_file.schema import json_schema
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
 from tests.docs.blocks import PAGES, ROOT
 from tests.e2e.test_pages import serious

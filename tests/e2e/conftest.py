@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.artifacts.workshop import Workshop
-from optimizer.serving_config import ArtifactSpec, Precision, Runtime
+from optimizer.artifacts.build_process import Workshop
+from optimizer.commands.parts import open_space
+from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring.parts import open_space
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
 

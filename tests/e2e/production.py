@@ -6,8 +6,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from optimizer.serving_config import Batching, ModelServing
-from optimizer.shipped import shipped
+from optimizer.configuration.serving_config import Batching, ModelServing
+from optimizer.files.shipped import shipped
 from optimizer.triton.repository import ModelRepository
 from tests.e2e.conftest import Built
 from tests.unit.deployments import BERT, ON_CPU

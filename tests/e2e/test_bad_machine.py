@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from optimizer import cli
+from optimizer.commands.run import RunRequest, run_study
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import RequirementError, StorageError
 from optimizer.export.bundle import Provenance, write_bundle
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ModelServing, ServingConfig
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton import embedded
-from optimizer.wiring.study import RunRequest, run_study
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Optimizer

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from optimizer.search.evaluator import Evaluation
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
 from tests.browser import browser, opened, screenshot
 from tests.e2e.running import Optimizer
 from tests.unit.shown_studies import one_of_each, shown_search

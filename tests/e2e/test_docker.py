@@ -11,11 +11,11 @@ import docker
 import psutil
 import pytest
 
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.containers import ContainerEngine
-from optimizer.hosting import ContainerHost
 from optimizer.machine.slots import local_slot
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServerOptions
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton import processes
 from optimizer.triton.docker_launcher import DockerLauncher
 from tests.docker.engine import (

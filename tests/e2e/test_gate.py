@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
+from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_process import Workshop
 from optimizer.artifacts.products import ModelArtifact
-from optimizer.artifacts.workbench import Tell, in_silence
-from optimizer.artifacts.workshop import Workshop
+from optimizer.commands.parts import open_space
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
+from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
-from optimizer.model_spec import ModelSpec
-from optimizer.search.events import ArtifactReady, Event, Note
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.serving_config import ArtifactSpec
-from optimizer.shipped import shipped
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.events import ArtifactReady, Event, Note
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
-from optimizer.wiring.parts import open_space
+from optimizer.workload.model_spec import ModelSpec
 from tests.e2e import tiny
 from tests.e2e.faulty_graphs import LENGTHS, write_graph
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.releases import triton_image
 from optimizer.containers import ContainerEngine
 from optimizer.errors import RequirementError
-from optimizer.hardware import Gpu
 from optimizer.machine.gpus import present_gpus
-from optimizer.releases import triton_image
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.trial_record import TrialRecord
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
 

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.search.study_directory import StudyDirectory
 from optimizer.simulator.calibration import CALIBRATION_RUNS, LIGHT_RUNS
+from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 

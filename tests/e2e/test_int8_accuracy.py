@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.artifacts.workshop import Workshop
+from optimizer.artifacts.build_process import Workshop
+from optimizer.commands.parts import open_space
+from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
-from optimizer.search.gated_artifact import GatedArtifact
 from optimizer.search.prepare import PreparePhase
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.shipped import shipped
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.gated_artifact import GatedArtifact
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
-from optimizer.wiring.parts import open_space
 from tests.e2e import minilm, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import ROOT, Marked

@@ -10,12 +10,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
+from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.commands.plan import PlanRequest, plan_for
+from optimizer.commands.published_benchmark import replay_published_benchmark
+from optimizer.commands.report import report_study
 from optimizer.fleet.planning.demand_curve import daily
 from optimizer.fleet.pricing import PriceChoice
-from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
-from optimizer.wiring.planning import PlanRequest, plan_for
-from optimizer.wiring.published_benchmark import replay_published_benchmark
-from optimizer.wiring.reporting import report_study
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE

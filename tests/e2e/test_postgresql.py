@@ -12,12 +12,12 @@ from urllib.request import urlopen
 import pytest
 
 from optimizer.errors import StorageError, UsageError
-from optimizer.search.dashboard.markdown import trial_note
-from optimizer.search.dashboard.server import dashboard_server
-from optimizer.search.dashboard.shown_study import ShownStudy
-from optimizer.search.history import History
-from optimizer.search.optuna_study import OptunaStudy
-from optimizer.search.samplers import SAMPLERS
+from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.study.dashboard.markdown import trial_note
+from optimizer.study.dashboard.server import dashboard_server
+from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.history import History
+from optimizer.study.optuna_study import OptunaStudy
 from optimizer.triton.launcher import free_ports
 from tests.unit.studies import as_fast_as_it_is, guide_of, infeasible, record_of, small_space
 

@@ -15,19 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import Accuracy, compare
+from optimizer.artifacts.build_jobs import export_graph
+from optimizer.artifacts.build_process import Workshop
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.production import export_graph
 from optimizer.artifacts.products import PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
-from optimizer.artifacts.workshop import Workshop
-from optimizer.hardware import processor_lacks
+from optimizer.commands.parts import open_space
+from optimizer.configuration.hardware import processor_lacks
+from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.model_spec import ModelSpec
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ArtifactSpec, Precision, Runtime
-from optimizer.wiring.parts import open_space
-from optimizer.workload import Tensors, stack
+from optimizer.study.directory import StudyDirectory
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors, stack
 from tests.e2e import minilm, tiny
 from tests.e2e.running import Optimizer
 from tests.unit.int8_graphs import OVERFLOWING

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports

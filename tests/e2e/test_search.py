@@ -20,15 +20,15 @@ import optuna
 import pytest
 
 from optimizer.artifacts.accuracy import compare, misses
-from optimizer.model_spec import AccuracyLimits
-from optimizer.search.optuna_study import open_storage
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.search.study_status import study_status
-from optimizer.serving_config import describe
+from optimizer.configuration.serving_config import describe
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.optuna_study import open_storage
+from optimizer.study.status import study_status
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
 from optimizer.triton.repository import read_config
+from optimizer.workload.model_spec import AccuracyLimits
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.running import Marked, Optimizer, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 from tests.e2e.running import Optimizer, wait_until

@@ -18,27 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from optimizer import releases
 from optimizer.artifacts.accuracy import compare
-from optimizer.artifacts.workshop import Workshop
-from optimizer.errors import (
-    ConfigMismatch,
-    LoadTestFailure,
-    ModelLoadFailure,
-    ServerFailure,
-)
-from optimizer.load.capacity import CapacityProtocol
-from optimizer.load.client import LoadClient
-from optimizer.load.holding import HoldingTask
-from optimizer.load.plan import LevelPlan, OpenLoop
-from optimizer.machine.slots import local_slot
-from optimizer.releases import EngineFacts, Release
-from optimizer.search.evaluator import Evaluation, LiveEvaluator, Protocols
-from optimizer.search.events import Event, LevelStarted, Note
-from optimizer.search.prepare import PreparePhase
-from optimizer.search.served_levels import ServedLevels
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import (
+from optimizer.artifacts.build_process import Workshop
+from optimizer.commands.parts import open_space
+from optimizer.configuration import releases
+from optimizer.configuration.releases import EngineFacts, Release
+from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
@@ -47,7 +32,24 @@ from optimizer.serving_config import (
     ServerOptions,
     ServingConfig,
 )
-from optimizer.shipped import shipped
+from optimizer.errors import (
+    ConfigMismatch,
+    LoadTestFailure,
+    ModelLoadFailure,
+    ServerFailure,
+)
+from optimizer.files.shipped import shipped
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.load.certification import HoldingTask
+from optimizer.load.client import LoadClient
+from optimizer.load.level_plan import LevelPlan, OpenLoop
+from optimizer.machine.slots import local_slot
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.search.evaluator import LiveEvaluator, Protocols
+from optimizer.search.level_runner import ServedLevels
+from optimizer.search.prepare import PreparePhase
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, LevelStarted, Note
 from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
@@ -55,8 +57,7 @@ from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, Served, ServingSession
 from optimizer.triton.shared_memory import region_prefix
-from optimizer.wiring.parts import open_space
-from optimizer.workload import LatencyLimit, Stream, Transport, Workload
+from optimizer.workload.streams import LatencyLimit, Stream, Transport, Workload
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import SHARED_MEMORY, Marked, wait_until

@@ -10,7 +10,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import Optimizer

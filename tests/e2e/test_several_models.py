@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton.repository import read_config
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optimizer.cost import Demand, Price
 from optimizer.export.deployment import (
     Deployment,
     Input,
@@ -13,8 +12,9 @@ from optimizer.export.deployment import (
     container_image,
     embedded_image,
 )
+from optimizer.measurement.cost import Demand, Price
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload import LatencyLimit
+from optimizer.workload.streams import LatencyLimit
 
 BERT = MeasuredModel(
     name="bert",

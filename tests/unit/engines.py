@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optimizer.artifacts.engines.recipe import Recipe, input_shapes, recipe_for
-from optimizer.hardware import Gpu
-from optimizer.hosting import EngineSettings
-from optimizer.serving_config import EngineProfile, Precision
-from optimizer.workload import LengthDistribution, Payloads, TensorSpec
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.serving_config import EngineProfile, Precision
+from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
 
 A10G = Gpu("GPU-1c5d", "NVIDIA A10G", (8, 6), 23028)
 LOCAL = EngineSettings("local", "", A10G, workspace_mib=4096, timeout_seconds=60.0)

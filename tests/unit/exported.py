@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
+from optimizer.commands.export import ExportRequest, export_study
+from optimizer.configuration.serving_config import Precision
 from optimizer.export.bundle import Provenance, write_bundle
 from optimizer.export.manifest import MANIFEST, Bundle, digests, read_bundle
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_reading import read_study
-from optimizer.serving_config import Precision
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
+from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring.exporting import ExportRequest, export_study
 from tests.unit.whole_studies import WholeStudy
 
 OUTPUT = OutputTensor("logits", "FP32", (2,))

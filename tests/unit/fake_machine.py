@@ -13,12 +13,13 @@ import psutil
 import pytest
 from docker.errors import DockerException
 
+from optimizer.commands import doctor
+from optimizer.commands.doctor import gpus as graphics
+from optimizer.commands.doctor import machine, software
 from optimizer.errors import RequirementError
 from optimizer.machine import cores
 from optimizer.machine.fingerprint import Machine
 from optimizer.triton.embedded import EmbeddedRuntime
-from optimizer.wiring import doctor
-from optimizer.wiring.doctor import graphics, machine, software
 from tests.unit import fake_nvml
 from tests.unit.fake_docker import FakeDocker
 

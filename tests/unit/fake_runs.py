@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.search.events import Watcher
-from optimizer.search.gated_artifact import GatedArtifact
+from optimizer.commands import parts
+from optimizer.commands import run as wiring
+from optimizer.commands.run import RunRequest, RunResult, run_study
 from optimizer.search.prepare import Prepared
+from optimizer.study.events import Watcher
+from optimizer.study.gated_artifact import GatedArtifact
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring import parts
-from optimizer.wiring import study as wiring
-from optimizer.wiring.study import RunRequest, RunResult, run_study
 from tests.unit.studies import MACHINE, SETTING, FakeEvaluator
 from tests.unit.whole_studies import of_file
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.launcher import RunningServer
 

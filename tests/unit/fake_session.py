@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import TrialFailure
-from optimizer.measurement import BatchPoint, ServerSplit
-from optimizer.serving_config import ServingConfig
+from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.triton.session import ModelFiles
-from optimizer.workload import Tensors, stack
+from optimizer.workload.streams import Tensors, stack
 
 Answer = Callable[[Tensors], NDArray[Any]]
 

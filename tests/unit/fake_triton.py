@@ -11,8 +11,8 @@ from concurrent import futures
 
 import grpc
 
-from optimizer.load.plan import PreparedStream, Target
-from optimizer.workload import (
+from optimizer.load.level_plan import PreparedStream, Target
+from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,

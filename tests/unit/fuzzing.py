@@ -28,23 +28,23 @@ from typing import Any
 
 from optuna.samplers import RandomSampler
 
-from optimizer.arrival_trace import read_trace
-from optimizer.conditions import evaluate
+from optimizer.analysis.study_reading import read_study
+from optimizer.configuration.conditions import evaluate
 from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.difference import difference
 from optimizer.export.manifest import LOAD, MANIFEST, read_bundle
 from optimizer.export.verification import check_files
+from optimizer.files.shipped import shipped
 from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.price_catalogue import price_warning, read_list, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
-from optimizer.search.history import History
-from optimizer.search.optuna_study import OptunaStudy
 from optimizer.search.recorded.table_file import read_table, write_table
-from optimizer.search.searched_space import read_searched
-from optimizer.search.study_reading import read_study
-from optimizer.search.study_status import study_status
-from optimizer.shipped import shipped
-from optimizer.space_file import load_space
+from optimizer.space_file.arrival_trace import read_trace
+from optimizer.space_file.reader import load_space
+from optimizer.study.history import History
+from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.searched_space import read_searched
+from optimizer.study.status import study_status
 from tests.unit.exported import Exportable
 from tests.unit.studies import HARDWARE, PRICE, four_points, small_space
 from tests.unit.tables import recorded_table

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from optimizer.cost import Demand, Price
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import read_list
 from optimizer.fleet.pricing import PriceChoice, listed_price
-from optimizer.hardware import Gpu, Hardware
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import GpuUse, MachineUse, Measurement
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.measured_record import measured_record
-from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search_space import SearchSpace
-from optimizer.shipped import shipped
+from optimizer.measurement.cost import Demand, Price
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import GpuUse, MachineUse, Measurement
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.measured_record import measured_record
+from optimizer.study.searched_space import SearchedSpace, keep_searched
 from tests.unit.studies import DEMAND, MACHINE, SETTING, ok, small_space
 from tests.unit.tables import WORKLOAD
 

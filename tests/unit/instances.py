@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from optimizer.cost import Price
 from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.measurement.cost import Price
 from optimizer.simulator.batcher import Scheduler
 from optimizer.simulator.prediction import Serving
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import LatencyLimit
+from optimizer.workload.streams import LatencyLimit
 
 
 def batching_part(scale: float = 1.0, limit_ms: float = 60.0) -> Part:

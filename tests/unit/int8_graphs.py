@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from optimizer.hardware import overflows_in_int8
+from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 WIDTH, INNER, LENGTH = 32, 64, 8
 

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.cost import Candidate, Price
+from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import BatchPoint, LoadLevel, Measurement, ServerSplit
+from optimizer.measurement.cost import Candidate, Price
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import BatchPoint, LoadLevel, Measurement, ServerSplit
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.calibrate import CalibratePhase
-from optimizer.search.claims import Claim
 from optimizer.search.confirm import Confirmed
-from optimizer.search.decision import ROUNDS, candidate_of, merged
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.history import History
 from optimizer.search.loop import SearchEnd
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.summary import LoadRuns, summarise
-from optimizer.search_space import SearchSpace
 from optimizer.simulator.calibration import calibration_points
-from optimizer.space_file import load_space
-from optimizer.trial_record import TrialRecord
+from optimizer.space_file.reader import load_space
+from optimizer.study.confidence import Claim
+from optimizer.study.decision import ROUNDS, candidate_of, merged
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.history import History
+from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
     DEMAND,
     HARDWARE,

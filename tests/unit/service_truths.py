@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.measurement import BatchPoint, LoadLevel, ServerSplit
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
 from optimizer.simulator.service_observation import Way, way_of
 from tests.unit.studies import DEMAND, level
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optimizer.search.dashboard.shown_study import ShownStudy
-from optimizer.search.dashboard.writer import StudyNotes, TrialFiles
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.shipped import shipped
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.shipped import shipped
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
+from optimizer.study.searched_space import SearchedSpace
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, config_texts
 from tests.unit.studies import (

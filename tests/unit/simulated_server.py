@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.load.exchange import Progress, Replies
+from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.levels import load_level
-from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.schedule import demand_mix, due_requests
-from optimizer.measurement import BatchPoint, ClientUse, LoadLevel, ServerSplit
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.measurement.level import BatchPoint, ClientUse, LoadLevel, ServerSplit
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
 
 LOOK_SECONDS = 0.25
 NO_CLIENT = ClientUse(processes=1, cpu_seconds=0.0, memory_mib=0.0, lag_ms=0.0)

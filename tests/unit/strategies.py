@@ -7,9 +7,19 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from optimizer.cost import Score
-from optimizer.estimates import Percentile
-from optimizer.measurement import (
+from optimizer.configuration.serving_config import (
+    PRECISIONS_OF,
+    ArtifactSpec,
+    Batching,
+    EngineProfile,
+    InstanceGroup,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
+from optimizer.measurement.cost import Score
+from optimizer.measurement.estimates import Percentile
+from optimizer.measurement.level import (
     BatchPoint,
     ClientUse,
     FurtherLimit,
@@ -20,17 +30,7 @@ from optimizer.measurement import (
     ServerSplit,
     StreamLevel,
 )
-from optimizer.serving_config import (
-    PRECISIONS_OF,
-    ArtifactSpec,
-    Batching,
-    EngineProfile,
-    InstanceGroup,
-    ModelServing,
-    ServerOptions,
-    ServingConfig,
-)
-from optimizer.trial_record import Failure, Seconds, TrialRecord
+from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 
 T = TypeVar("T")
 

@@ -7,34 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from optimizer.cost import Demand, Price, usd_per_million
-from optimizer.estimates import Percentile
-from optimizer.hardware import Hardware
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_space import Limits
+from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.load.holding import HoldingTask
+from optimizer.load.certification import HoldingTask
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
-from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, Slice, StreamLevel
-from optimizer.model_space import Limits
-from optimizer.parameters import Value, parameters_in_order
-from optimizer.search.decision import Finding, decide
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, Watcher, to_all
-from optimizer.search.guidance.guide import FixedForecast, Guide, no_forecast
-from optimizer.search.history import History
+from optimizer.measurement.cost import Demand, Price, usd_per_million
+from optimizer.measurement.estimates import Percentile
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import (
+    ClientUse,
+    LevelKind,
+    LoadLevel,
+    Measurement,
+    Slice,
+    StreamLevel,
+)
+from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchEnd, SearchLoop
-from optimizer.search.measured_record import measured_record
-from optimizer.search.objectives import objective_names
-from optimizer.search.optuna_study import OptunaStudy
-from optimizer.search.samplers import SAMPLERS
-from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.setting import Setting
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
+from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.surrogate.acquisition import FixedForecast, Guide, no_forecast
 from optimizer.simulator.forecast import Forecast
-from optimizer.space_file import Budget
-from optimizer.trial_record import Failure, Seconds, TrialRecord
+from optimizer.space_file.reader import Budget
+from optimizer.study.context import Setting
+from optimizer.study.decision import Finding, decide
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.events import Event, Watcher, to_all
+from optimizer.study.history import History
+from optimizer.study.measured_record import measured_record
+from optimizer.study.objectives import objective_names
+from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.searched_space import SearchedSpace, keep_searched
 
 # At 100 requests a second a million takes 10,000 s, which cost a dollar.
 PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import BatchPoint, ServerSplit
+from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.search.recorded.table import (
     Kind,
     Latency,
@@ -15,9 +17,7 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
 from tests.unit.studies import DEMAND, LIMIT_MS, PRICE, capacity_of
 
 MACHINE = Machine("a processor", 2, 24, ("avx2",), (("numpy", "1.26"),), "3.11", "Linux")

@@ -12,14 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
-from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
 from optimizer.search.accuracy_gate import AccuracyGate, Served
-from optimizer.search.events import Event, Note
-from optimizer.search.gate_plan import GatedShapes, GatePlan
-from optimizer.serving_config import ArtifactSpec, ArtifactUse
+from optimizer.study.events import Event, Note
+from optimizer.study.gate_plan import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
-from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 from tests.unit.fake_session import Answer, FakeSession
 
 PAYLOADS = Payloads(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.commands.load_test_job import job_content, within_limits
 from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.user_load_file import AdvancedJob
-from optimizer.space_file import load_space
-from optimizer.wiring.advanced_job import job_content, within_limits
-from optimizer.workload import LatencyLimit
+from optimizer.space_file.reader import load_space
+from optimizer.workload.streams import LatencyLimit
 from tests.unit.studies import HARDWARE
 from tests.unit.test_wiring import SPACE
 

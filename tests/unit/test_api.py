@@ -11,13 +11,13 @@ import pytest
 
 import optimizer
 from optimizer import api
+from optimizer.analysis.study_reading import read_study
+from optimizer.commands.measure import MeasureRequest
+from optimizer.commands.run import RunRequest, RunResult
 from optimizer.errors import UsageError
-from optimizer.search.events import Event, Note, Watcher
-from optimizer.search.measured_record import measured_record
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_reading import read_study
-from optimizer.wiring.measuring import MeasureRequest
-from optimizer.wiring.study import RunRequest, RunResult
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.events import Event, Note, Watcher
+from optimizer.study.measured_record import measured_record
 from tests.unit.studies import SETTING, capacity_of, failed
 from tests.unit.test_simulating import SPACE as SIMULATED
 from tests.unit.test_simulating import results as calibrated

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from optimizer.arrivals import ConstantArrivals, PoissonArrivals, TraceArrivals
-from optimizer.workload import ArrivalTrace
+from optimizer.workload.arrivals import ConstantArrivals, PoissonArrivals, TraceArrivals
+from optimizer.workload.streams import ArrivalTrace
 
 
 def test_gaps_are_exponential() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
 from optimizer.errors import ConfigMismatch
-from optimizer.model_spec import AccuracyLimits
+from optimizer.workload.model_spec import AccuracyLimits
 
 REFERENCE = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 4.0]], np.float32)
 STRICT = AccuracyLimits(min_argmax_agreement=1.0, min_cosine=1.0, max_abs_error=0.0)

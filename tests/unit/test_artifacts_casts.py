@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from optimizer.artifacts.casts import to_bf16, to_fp16
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 BEYOND_FP16 = 1e6
 MASKED = float(np.finfo(np.float32).min)

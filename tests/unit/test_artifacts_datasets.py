@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer.artifacts.dataset_files import read_rows
 from optimizer.artifacts.datasets import cropped, model_inputs, row_digest
-from optimizer.artifacts.given_rows import read_rows
 from optimizer.errors import UsageError
-from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 
 PAYLOADS = Payloads(
     tensors=(

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from optimizer.artifacts import builders, production, versions
+from optimizer.artifacts import build_jobs as production
+from optimizer.artifacts import builders, versions
 from optimizer.artifacts import graphs as graphs_module
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.bare_timing import time_bare
+from optimizer.artifacts.build_jobs import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.production import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.products import OutputSpec
 from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
+from optimizer.configuration.serving_config import ArtifactSpec, Runtime
 from optimizer.errors import BuildFailure, UsageError
-from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.serving_config import ArtifactSpec, Runtime
-from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec, stack
 from tests.unit import int8_graphs
 
 WIDTH = 64

@@ -22,7 +22,7 @@ from optimizer.artifacts.precision import (
 from optimizer.artifacts.quantisation import Int8Scheme
 from optimizer.artifacts.tensorrt_rules import broken_rules
 from optimizer.errors import BuildFailure
-from optimizer.workload import Tensors, stack
+from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
 
 Make = Callable[[Path], Path]

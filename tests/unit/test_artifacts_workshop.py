@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts import transformers_model
 from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_process import Workshop
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.jobs import Job, answer
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
-from optimizer.artifacts.workbench import Tell, in_silence
-from optimizer.artifacts.workshop import Workshop
+from optimizer.configuration.hardware import processor_lacks
+from optimizer.configuration.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
-from optimizer.hardware import processor_lacks
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
-from optimizer.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
-from optimizer.workload import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec, stack
 from tests.unit import int8_graphs
 
 VOCABULARY = 100

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import StorageError
 from optimizer.export.bundle import Provenance, write_bundle
-from optimizer.serving_config import ModelServing, ServingConfig
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
 from optimizer.triton.session import ModelFiles
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS
 from tests.unit.test_repository import files_in

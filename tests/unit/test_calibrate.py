@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.calibrate import CalibratePhase
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, PhaseStarted, TrialEnded, TrialStarted
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, PhaseStarted, TrialEnded, TrialStarted
 from tests.unit.studies import SETTING, FakeEvaluator, bounded, failed, small_space
 
 pytestmark = pytest.mark.usefixtures("fast_disk")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optimizer.hardware import Hardware
-from optimizer.model_space import Limits
-from optimizer.parameters import parameters_in_order
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServerOptions, ServingConfig
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_space import Limits
+from optimizer.configuration.parameters import parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServerOptions, ServingConfig
 from optimizer.simulator.calibration import CALIBRATION_RUNS, calibration_points
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import observed, way_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.search.capacity_ratio import (
+from optimizer.analysis.capacity_ratio import (
     Estimate,
     Ratio,
     estimate_of_rounds,

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.load.holding import HoldingTask, hold_load
-from optimizer.measurement import Measurement
-from optimizer.search.claims import Finalist, claims, log_capacity
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.measurement.level import Measurement
+from optimizer.study.confidence import Finalist, claims, log_capacity
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.studies import four_points, level
 from tests.unit.test_load_capacity import PROTOCOL

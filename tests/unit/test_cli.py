@@ -22,9 +22,11 @@ from rich.text import Text
 
 from optimizer import __version__
 from optimizer import cli as optimizer_cli
+from optimizer.analysis.summary import LoadRuns, summarise
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
+from optimizer.commands.run import RunRequest, RunResult
 from optimizer.errors import (
     EverythingFailedError,
     OptimizerError,
@@ -33,10 +35,13 @@ from optimizer.errors import (
     StorageError,
     StudyBusyError,
 )
-from optimizer.measurement import Measurement
+from optimizer.files.shipped import shipped
+from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed
-from optimizer.search.event_text import trial_text
-from optimizer.search.events import (
+from optimizer.space_file.reader import Space, load_space
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.event_text import trial_text
+from optimizer.study.events import (
     ArtifactReady,
     Event,
     LevelEnded,
@@ -50,12 +55,7 @@ from optimizer.search.events import (
     TrialRecorded,
     TrialStarted,
 )
-from optimizer.search.guidance.outlook import Expectation, Outlook
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.search.summary import LoadRuns, summarise
-from optimizer.shipped import shipped
-from optimizer.space_file import Space, load_space
-from optimizer.wiring.study import RunRequest, RunResult
+from optimizer.study.search_status import Expectation, Outlook
 from tests.unit.commands import Commands, Said
 from tests.unit.studies import (
     HARDWARE,
@@ -197,8 +197,8 @@ def test_every_command_is_listed_on_one_line_and_is_in_the_module_of_its_name(
 @pytest.mark.parametrize(
     ("arguments", "unused"),
     [
-        (["--help"], "optimizer.wiring, optimizer.search, numpy, pydantic"),
-        (["status", "--results", "none"], "optimizer.wiring, optuna, plotly, numba, torch"),
+        (["--help"], "optimizer.commands, optimizer.search, numpy, pydantic"),
+        (["status", "--results", "none"], "optimizer.commands, optuna, plotly, numba, torch"),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], unused: str) -> None:

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cli.measured import show_measured
-from optimizer.estimates import Percentile
+from optimizer.commands.measure import Found, Measured
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.measurement import (
+from optimizer.measurement.estimates import Percentile
+from optimizer.measurement.host_share import HostTiming
+from optimizer.measurement.level import (
     BatchPoint,
     ClientUse,
     GpuUse,
@@ -25,9 +27,7 @@ from optimizer.measurement import (
     ServerSplit,
     Slice,
 )
-from optimizer.search.gated_artifact import GatedArtifact
-from optimizer.search.host_share import HostTiming
-from optimizer.wiring.measuring import Found, Measured
+from optimizer.study.gated_artifact import GatedArtifact
 from tests.unit.studies import four_points, level
 
 GOLDEN = Path(__file__).parents[1] / "golden"

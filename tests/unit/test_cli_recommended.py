@@ -11,9 +11,9 @@ from rich.console import Console
 
 from optimizer.cli import main
 from optimizer.cli.recommended import show_recommendation
-from optimizer.cost import Demand
 from optimizer.fleet.pricing import PriceChoice, listed_price
 from optimizer.fleet.recommendation import Recommendation, Studied, recommend
+from optimizer.measurement.cost import Demand
 from tests.unit.hosts import A10G, LISTED, T4, host, price_of
 from tests.unit.test_offer import observation
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from optimizer.analysis.study_reading import read_study
 from optimizer.cli import main
-from optimizer.search.study_reading import read_study
 from tests.unit.studies import MACHINE
 from tests.unit.whole_studies import CONTENT, WholeStudy, configs
 

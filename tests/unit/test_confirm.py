@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
-from optimizer.measurement import Measurement
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
-from optimizer.search.decision import ROUNDS, levels_near, merged
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
-from optimizer.search.history import History, scored
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig, describe
+from optimizer.study.decision import ROUNDS, levels_near, merged
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.study.history import History, scored
 from tests.unit.studies import (
     DEMAND,
     SETTING,

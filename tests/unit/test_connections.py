@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import optimizer
-from optimizer import connections
+from optimizer.configuration.hosting import RemoteHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure
-from optimizer.hosting import RemoteHost
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ServerOptions
+from optimizer.triton import connections
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.launcher import free_ports
 from optimizer.triton.metrics import gauges
@@ -83,7 +83,7 @@ def test_clients_are_made_in_one_place_alone() -> None:
         if (names := calls(path) & MAKERS)
     }
     assert made == {
-        "connections.py": {
+        "triton/connections.py": {
             "ClientSession",
             "InferenceServerClient",
             "build_opener",

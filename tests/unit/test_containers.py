@@ -233,7 +233,7 @@ def test_a_user_without_permission_is_told_how_to_get_it() -> None:
 def test_the_package_is_whole_without_the_sdk() -> None:
     code = (
         "import sys; sys.modules['docker'] = None\n"
-        "import optimizer.wiring.study\n"
+        "import optimizer.commands.run\n"
         "from optimizer.containers import ContainerEngine\n"
         "ContainerEngine.connect()"
     )

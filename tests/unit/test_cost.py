@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.cost import (
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    Precision,
+    ServingConfig,
+)
+from optimizer.measurement.cost import (
     Candidate,
     Demand,
     Price,
@@ -17,15 +25,7 @@ from optimizer.cost import (
     tie_break_key,
     usd_per_million,
 )
-from optimizer.measurement import Measurement
-from optimizer.serving_config import (
-    ArtifactSpec,
-    Batching,
-    InstanceGroup,
-    ModelServing,
-    Precision,
-    ServingConfig,
-)
+from optimizer.measurement.level import Measurement
 
 # Rows of the published benchmark: invocations a minute of one instance, instances for 30,000 a
 # minute, dollars an hour of one instance and of all.

@@ -15,17 +15,17 @@ from typing import Any
 import optuna
 import pytest
 
+from optimizer.commands.dashboard import DashboardRequest, open_dashboard
 from optimizer.errors import RequirementError, StorageError, UsageError
-from optimizer.search.dashboard.markdown import study_note, trial_note
-from optimizer.search.dashboard.read_only_storage import ChangeRefused, ReadOnlyStorage
-from optimizer.search.dashboard.shown_study import ShownStudy
-from optimizer.search.dashboard.writer import StudyNotes, tail
-from optimizer.search.decision import decide
-from optimizer.search.events import Event, Note, PhaseStarted
-from optimizer.search.optuna_study import open_storage
-from optimizer.search.searched_space import read_searched
-from optimizer.trial_record import TrialRecord
-from optimizer.wiring.dashboard import DashboardRequest, open_dashboard
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.dashboard.markdown import study_note, trial_note
+from optimizer.study.dashboard.read_only_storage import ChangeRefused, ReadOnlyStorage
+from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.dashboard.writer import StudyNotes, tail
+from optimizer.study.decision import decide
+from optimizer.study.events import Event, Note, PhaseStarted
+from optimizer.study.optuna_study import open_storage
+from optimizer.study.searched_space import read_searched
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (
     DEMAND,
@@ -217,7 +217,7 @@ def test_what_cannot_be_written_is_said_once_and_ends_nothing(
 def test_without_the_package_a_run_writes_its_files_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.search.dashboard.writer.can_note", lambda: False)
+    monkeypatch.setattr("optimizer.study.dashboard.writer.can_note", lambda: False)
     with shown_search(tmp_path) as search:
         search.run(2)
         assert [e for e in search.events if isinstance(e, Note)] == []
@@ -406,7 +406,7 @@ def test_a_port_that_is_taken(results: Path) -> None:
 
 
 def test_a_missing_package_is_named(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.search.dashboard.server.can_note", lambda: False)
+    monkeypatch.setattr("optimizer.study.dashboard.server.can_note", lambda: False)
     with (
         pytest.raises(RequirementError, match=r"pip install 'triton-cost-optimizer\[dashboard\]'"),
         open_dashboard(DashboardRequest("test", results), print),

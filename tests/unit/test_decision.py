@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.cost import Demand
-from optimizer.search.decision import Decision, claims_of, decide
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.history import History, bound_load_factor
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import TrialRecord
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.cost import Demand
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.decision import Decision, claims_of, decide
+from optimizer.study.history import History, bound_load_factor
 from tests.unit.studies import (
     DEMAND,
     PRICE,

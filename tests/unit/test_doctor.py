@@ -17,12 +17,14 @@ from rich.console import Console
 
 from optimizer.cli import commands
 from optimizer.cli.doctor import show_examination
+from optimizer.commands import doctor
+from optimizer.commands.doctor import checks as looking
+from optimizer.commands.doctor import docker, examine, machine, software
+from optimizer.commands.doctor import gpus as graphics
+from optimizer.commands.doctor.checks import Unseen, look
+from optimizer.commands.doctor.examination import Ability, Area, Examination, Finding
+from optimizer.configuration.releases import tensorrt_image, triton_image
 from optimizer.errors import RequirementError
-from optimizer.releases import tensorrt_image, triton_image
-from optimizer.wiring import doctor
-from optimizer.wiring.doctor import docker, examine, graphics, looking, machine, software
-from optimizer.wiring.doctor.examination import Ability, Area, Examination, Finding
-from optimizer.wiring.doctor.looking import Unseen, look
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.fake_machine import (
     CACHE,

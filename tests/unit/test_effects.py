@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from optimizer.report.effects import effects_of
+from optimizer.analysis.effects import effects_of
 
 PARAMETERS = [("a", ["1", "2"]), ("b", ["x", "y", "z"]), ("c", ["on", "off"]), ("d", ["same"])]
 GRID = np.array(list(product(range(2), range(3), range(2), range(1))))

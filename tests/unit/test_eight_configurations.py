@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.hardware import Gpu, Hardware
-from optimizer.parameters import Value, parameters_in_order
-from optimizer.search.eight_configurations import (
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.search.published_grid import (
     eight_configurations,
     positions_of_the_eight,
     space_of,
 )
-from optimizer.search_space import SearchSpace
 
 VALUES: Mapping[str, Sequence[Value]] = {
     "runtime": ("pytorch", "openvino"),

@@ -16,30 +16,30 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from optimizer.artifacts import workshop as workshop_module
+from optimizer.artifacts import build_process as workshop_module
+from optimizer.artifacts.build_context import Workbench
+from optimizer.artifacts.build_process import Workshop
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.datasets import row_digest
 from optimizer.artifacts.disk import bytes_needed, require_room
+from optimizer.artifacts.engines.build_locations import Folders
 from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
-from optimizer.artifacts.engines.places import Folders
 from optimizer.artifacts.engines.recipe import Recipe
-from optimizer.artifacts.workbench import Workbench
-from optimizer.artifacts.workshop import Workshop
 from optimizer.cli import commands
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.model_space import Limits
+from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure, RequirementError
-from optimizer.hardware import Gpu, Hardware
-from optimizer.hosting import EngineSettings
-from optimizer.model_space import Limits
-from optimizer.model_spec import ModelSpec
-from optimizer.parameters import Value, parameters_in_order
-from optimizer.releases import EngineFacts
-from optimizer.search.events import Event, StepStarted
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ArtifactSpec, EngineProfile
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, StepStarted
 from optimizer.triton.session import ServingSession
-from optimizer.workload import Tensors
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors
 from tests.unit.engines import A10G, LOCAL
 from tests.unit.fake_session import FakeSession
 from tests.unit.fake_tensorrt import install_beside

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from optimizer.artifacts.engines import build_script
-from optimizer.artifacts.engines.places import (
+from optimizer.artifacts.engines.build_locations import (
     ContainerPlace,
     Folders,
     LocalPlace,
     TrtexecPlace,
     Workplace,
 )
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.releases import EngineFacts, tensorrt_image, triton_image
 from optimizer.containers import ContainerTask
 from optimizer.errors import BuildFailure
-from optimizer.hosting import EngineSettings
-from optimizer.releases import EngineFacts, tensorrt_image, triton_image
 from tests.unit.engines import A10G, LOCAL, recipe
 from tests.unit.fake_containers import FakeContainer, FakeContainers
 from tests.unit.fake_tensorrt import install_beside

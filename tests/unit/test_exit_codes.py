@@ -12,25 +12,26 @@ from typing import Any, cast
 import pytest
 
 from optimizer.cli import baseline, measure, record, replay, simulate
+from optimizer.commands import baseline as baselines
+from optimizer.commands import measure as measuring
+from optimizer.commands.baseline import Baselines
+from optimizer.commands.measure import Found, Measured, MeasureRequest
+from optimizer.commands.record import Recorded
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import RunLevel
+from optimizer.load.level_plan import LevelPlan
 from optimizer.load.perf_analyzer import SecondOpinion
-from optimizer.load.plan import LevelPlan
 from optimizer.load.ramp import find_by_ramp
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.measurement import LoadLevel, Slice
-from optimizer.search.eight_configurations import NamedConfiguration
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, Note
-from optimizer.search.history import why_all_failed, why_most_unmeasured
-from optimizer.space_file import MeasurementSettings
-from optimizer.trial_record import TrialRecord
-from optimizer.wiring import baselines, measuring
-from optimizer.wiring.baselines import Baselines
-from optimizer.wiring.measuring import Found, Measured, MeasureRequest
-from optimizer.wiring.recording import Recorded
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import LoadLevel, Slice
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.published_grid import NamedConfiguration
+from optimizer.space_file.reader import MeasurementSettings
+from optimizer.study.events import Event, Note
+from optimizer.study.history import why_all_failed, why_most_unmeasured
 from tests.unit.commands import Commands
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.studies import failed, four_points, infeasible, level, ok, record_of

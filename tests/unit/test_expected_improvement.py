@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.guidance.expected_improvement import Effort, improvement
-from optimizer.trial_record import Seconds, TrialRecord
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import Seconds, TrialRecord
+from optimizer.search.surrogate.expected_improvement import Effort, improvement
 from tests.unit.studies import bounded, four_points, infeasible, ok, record_of
 
 PROTOCOL = CapacityProtocol(

@@ -14,7 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from optimizer.cost import Candidate, Demand, Price, Score
+from optimizer.configuration.serving_config import (
+    Batching,
+    InstanceGroup,
+    ServerOptions,
+    ServingConfig,
+)
 from optimizer.errors import UsageError
 from optimizer.export.deployment import (
     Deployment,
@@ -26,10 +31,10 @@ from optimizer.export.deployment import (
     startup_seconds,
 )
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
-from optimizer.serving_config import Batching, InstanceGroup, ServerOptions, ServingConfig
+from optimizer.measurement.cost import Candidate, Demand, Price, Score
+from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload import LengthDistribution, Payloads, TensorSpec, Transport, Workload
+from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, Transport, Workload
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
 from tests.unit.studies import LIMIT_MS, measured
 from tests.unit.tables import WORKLOAD as STUDIED

@@ -13,11 +13,11 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from optimizer.cost import Demand, Price
 from optimizer.export.deployment import Deployment
 from optimizer.export.platforms.kserve import kserve_files
 from optimizer.export.platforms.kubernetes import kubernetes_files
 from optimizer.export.platforms.readme import readme
+from optimizer.measurement.cost import Demand, Price
 from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, UNSEEN
 
 pytestmark = pytest.mark.tools

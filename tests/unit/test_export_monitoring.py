@@ -14,11 +14,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from optimizer.cost import Demand
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring.alerts import alerts
 from optimizer.export.monitoring.rules import monitoring_files
 from optimizer.export.platforms.kubernetes import kubernetes_files
+from optimizer.measurement.cost import Demand
 from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL
 from tests.unit.test_export_kubernetes import documents, kept
 

@@ -13,18 +13,18 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.analysis.study_reading import read_study
+from optimizer.commands.export import export_study
+from optimizer.commands.platforms import served_by
+from optimizer.configuration.hosting import EmbeddedHost, RemoteHost
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import StorageError, UsageError
 from optimizer.export.commented_config import commented, origins_in
 from optimizer.export.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.study_artifacts import StudyArtifacts
-from optimizer.hosting import EmbeddedHost, RemoteHost
-from optimizer.search.source_cards import keep_cards, kept_cards
-from optimizer.search.study_directory import write_json
-from optimizer.search.study_reading import read_study
-from optimizer.serving_config import ModelServing
+from optimizer.study.directory import write_json
+from optimizer.study.source_cards import keep_cards, kept_cards
 from optimizer.triton.repository import read_config
-from optimizer.wiring.exporting import export_study
-from optimizer.wiring.platforms import served_by
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
 from tests.unit.studies import MACHINE, small_space
@@ -153,7 +153,7 @@ def test_a_bundle_is_whole_or_not_there(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("optimizer.wiring.exporting.write_manifest", full)
+    monkeypatch.setattr("optimizer.commands.export.write_manifest", full)
     with pytest.raises(OSError, match="No space"):
         study.export(tmp_path / "to")
     assert not [path for path in tmp_path.iterdir() if "to" in path.name]

@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from optimizer.cost import Price
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, Part
 from optimizer.fleet.planning.load_response import respond
 from optimizer.fleet.planning.mix import Member
+from optimizer.measurement.cost import Price
 from optimizer.simulator.batcher import Scheduler
 from optimizer.simulator.prediction import Serving
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import LatencyLimit
+from optimizer.workload.streams import LatencyLimit
 
 MEAN_MS = 100.0
 LIMIT_MS = 600.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ModelServing, ServingConfig
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator import forecaster
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.closed_form import Expectation, in_closed_form
@@ -18,7 +18,7 @@ from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, observed
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import small_space
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, find_capacity
-from optimizer.load.further_limits import find_capacities
-from optimizer.load.plan import ClosedLoop
-from optimizer.measurement import HIGHEST_SHARE, FurtherLimit
+from optimizer.load.extra_limits import find_capacities
+from optimizer.load.level_plan import ClosedLoop
+from optimizer.measurement.level import HIGHEST_SHARE, FurtherLimit
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import SERVERS
 

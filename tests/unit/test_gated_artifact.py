@@ -7,17 +7,17 @@ import math
 from dataclasses import replace
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.search.events import ArtifactReady
-from optimizer.search.gate_plan import FailingBatch, GatedShapes, GatePlan
-from optimizer.search.gated_artifact import (
+from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.measurement.host_share import HostTiming
+from optimizer.study.events import ArtifactReady
+from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan
+from optimizer.study.gated_artifact import (
     GatedArtifact,
     from_json,
     is_complete,
     ready_event,
     to_json,
 )
-from optimizer.search.host_share import HostTiming
-from optimizer.serving_config import ArtifactSpec
 
 SPEC = ArtifactSpec("bert", "onnxruntime", "python", "int8")
 RIGHT = GatedArtifact(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.hardware import Hardware
-from optimizer.model_space import Limits
-from optimizer.parameters import Value, parameters_in_order
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.shipped import shipped
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_space import Limits
+from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.shipped import shipped
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from optimizer.hardware import Gpu, Hardware, processor_lacks
-from optimizer.model_space import EmptySpaceError, Limits
-from optimizer.parameters import Value, parameters_in_order
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import (
+from optimizer.configuration.hardware import Gpu, Hardware, processor_lacks
+from optimizer.configuration.model_space import EmptySpaceError, Limits
+from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import (
     ArtifactSpec,
     EngineProfile,
     InstanceGroup,

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from optimizer.configuration.hardware import Gpu, counted_gpus
 from optimizer.errors import RequirementError
-from optimizer.hardware import Gpu, counted_gpus
 from optimizer.machine import gpus
 from optimizer.machine.gpus import (
     GpuSampler,
@@ -17,7 +17,7 @@ from optimizer.machine.gpus import (
     present_gpus,
     refuse_foreign_processes,
 )
-from optimizer.measurement import GpuUse
+from optimizer.measurement.level import GpuUse
 from tests.unit.fake_nvml import UUID, Card, install, install_none
 from tests.unit.studies import MACHINE
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import TrialStarted
-from optimizer.search.guidance import guide as guide_module
-from optimizer.search.guidance.guide import WORTHWHILE, Guide, no_forecast
-from optimizer.search.guidance.likeness import Likeness
-from optimizer.search.history import History
-from optimizer.search.optuna_study import OptunaStudy
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.surrogate import acquisition as guide_module
+from optimizer.search.surrogate.acquisition import WORTHWHILE, Guide, no_forecast
+from optimizer.search.surrogate.point_features import Likeness
 from optimizer.simulator.forecast import Forecast
-from optimizer.trial_record import TrialRecord
+from optimizer.study.events import TrialStarted
+from optimizer.study.history import History
+from optimizer.study.optuna_study import OptunaStudy
 from tests.unit.studies import (
     DEMAND,
     PRICE,

@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.cost import Demand, score
-from optimizer.search.history import History, bound_load_factor, scored
-from optimizer.serving_config import Batching, InstanceGroup, ModelServing, ServingConfig
+from optimizer.configuration.serving_config import (
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    ServingConfig,
+)
+from optimizer.measurement.cost import Demand, score
+from optimizer.study.history import History, bound_load_factor, scored
 from tests.unit.studies import (
     DEMAND,
     PRICE,

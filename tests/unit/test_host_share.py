@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from optimizer.measurement import BatchPoint, ServerSplit
-from optimizer.search.host_share import HostTiming, model_ms
+from optimizer.measurement.host_share import HostTiming, model_ms
+from optimizer.measurement.level import BatchPoint, ServerSplit
 
 
 def split(*points: BatchPoint, compute_infer_ms: float) -> ServerSplit:

@@ -19,7 +19,7 @@ from onnx import NodeProto, helper
 
 from optimizer.artifacts.precision import UNSIGNED, UNSIGNED_7_BITS, to_int8
 from optimizer.artifacts.quantisation import Int8Scheme
-from optimizer.workload import Tensors, stack
+from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
 
 pytestmark = [

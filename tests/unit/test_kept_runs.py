@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, PhaseStarted, TrialEnded, TrialStarted
-from optimizer.search.kept_runs import KeptRuns
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.search.resumable_runs import KeptRuns
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, PhaseStarted, TrialEnded, TrialStarted
 from tests.unit.studies import SETTING, bounded, failed, ok, small_space
 
 pytestmark = pytest.mark.usefixtures("fast_disk")

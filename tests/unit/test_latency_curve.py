@@ -5,18 +5,18 @@ from itertools import pairwise
 
 import pytest
 
-from optimizer.measurement import HIGHEST_SHARE, Measurement
-from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import (
+from optimizer.analysis.known_configurations import known_configurations
+from optimizer.analysis.latency_curve import (
     Known,
     LatencyCosts,
     capacity_within,
     latency_curve,
     usual_limits,
 )
-from optimizer.search.summary import LoadRuns
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import TrialRecord
+from optimizer.analysis.summary import LoadRuns
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import HIGHEST_SHARE, Measurement
+from optimizer.measurement.trial_record import TrialRecord
 from tests.unit.studies import (
     DEMAND,
     LIMIT_MS,

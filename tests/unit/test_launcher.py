@@ -3,10 +3,10 @@ from typing import cast
 
 from docker import DockerClient
 
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import ServerOptions
 from optimizer.containers import ContainerEngine, Mount
-from optimizer.hosting import ContainerHost
 from optimizer.machine.slots import Slot, local_slot
-from optimizer.serving_config import ServerOptions
 from optimizer.triton import launcher
 from optimizer.triton.control import Endpoint
 from optimizer.triton.docker_launcher import DockerLauncher

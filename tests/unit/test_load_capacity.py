@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, find_capacity
-from optimizer.load.judging import why_missed
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.measurement import LoadLevel, StreamLevel
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
+from optimizer.load.verdicts import why_missed
+from optimizer.measurement.level import LoadLevel, StreamLevel
 from tests.unit.simulated_server import SimulatedServer, workload
 
 PROTOCOL = CapacityProtocol()

@@ -20,10 +20,10 @@ from optimizer.errors import LoadTestFailure
 from optimizer.load import client as client_module
 from optimizer.load.client import LoadClient
 from optimizer.load.exchange import Progress
-from optimizer.load.judging import why_void
-from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.measurement import LoadLevel
+from optimizer.load.verdicts import why_void
+from optimizer.measurement.level import LoadLevel
 from tests.unit.fake_triton import BODIES, RATE, FakeTriton, Serve, at_once, target
 
 pytestmark = pytest.mark.serial

@@ -67,7 +67,7 @@ MEASURE = """
 import json, sys, time
 import numpy as np
 from optimizer.load.client import LoadClient
-from optimizer.load.plan import LevelPlan, OpenLoop
+from optimizer.load.level_plan import LevelPlan, OpenLoop
 from tests.unit.fake_triton import target
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, find_capacity
 from optimizer.load.client import LoadClient
-from optimizer.workload import Workload
+from optimizer.workload.streams import Workload
 from tests.unit.fake_triton import FakeTriton, Serve, target
 
 pytestmark = [pytest.mark.serial, pytest.mark.slow]

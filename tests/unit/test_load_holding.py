@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from optimizer.load.capacity import CapacityResult
-from optimizer.load.holding import HoldingTask, hold_load
-from optimizer.load.plan import ClosedLoop, OpenLoop
+from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.load.level_plan import ClosedLoop, OpenLoop
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL, SERVERS
 

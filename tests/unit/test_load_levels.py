@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
-from optimizer.load.judging import excess, point, why_missed
+from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
-from optimizer.load.plan import ClosedLoop, Ended, LevelPlan, OpenLoop
-from optimizer.measurement import ClientUse, LoadLevel
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream
+from optimizer.load.verdicts import excess, point, why_missed
+from optimizer.measurement.level import ClientUse, LoadLevel
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
 
 CLIENT = ClientUse(processes=1, cpu_seconds=0.5, memory_mib=60.0, lag_ms=0.2)
 PLAN = LevelPlan(OpenLoop(0.5), warmup_seconds=1, seconds=4, timeout_seconds=3)

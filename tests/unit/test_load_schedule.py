@@ -3,10 +3,10 @@
 import numpy as np
 
 from optimizer.load.exchange import Schedule, Users
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.load.schedule import order_for, shares
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.workload import (
+from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,

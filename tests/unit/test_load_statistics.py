@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from optimizer.load.plan import LevelPlan, OpenLoop
+from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.load.statistics import (
     ERROR_RATE,
     inflation_bound,

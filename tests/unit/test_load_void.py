@@ -10,12 +10,12 @@ import pytest
 
 from optimizer.errors import VoidLevelFailure
 from optimizer.load.capacity import CapacityResult, RunLevel, find_capacity
+from optimizer.load.certification import HoldingTask, hold_load
 from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
-from optimizer.load.holding import HoldingTask, hold_load
-from optimizer.load.judging import why_missed, why_void
+from optimizer.load.level_plan import LevelPlan
 from optimizer.load.other_limits import share_within
-from optimizer.load.plan import LevelPlan
-from optimizer.measurement import LoadLevel
+from optimizer.load.verdicts import why_missed, why_void
+from optimizer.measurement.level import LoadLevel
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL
 

@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from optimizer.estimates import CONFIDENCE, Percentile, percentile_with_interval, rate_interval
-from optimizer.measurement import ClientUse, LevelKind, LoadLevel, Measurement, StreamLevel
+from optimizer.measurement.estimates import (
+    CONFIDENCE,
+    Percentile,
+    percentile_with_interval,
+    rate_interval,
+)
+from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Measurement, StreamLevel
 
 
 def latencies(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

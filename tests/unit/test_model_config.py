@@ -9,10 +9,15 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.serving_config import ArtifactSpec, Batching, InstanceGroup, ModelServing
-from optimizer.shipped import shipped
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    InstanceGroup,
+    ModelServing,
+)
+from optimizer.files.shipped import shipped
 from optimizer.triton.model_config import OutputTensor, differences, model_config, to_text
-from optimizer.workload import LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
 from tests.unit.strategies import models
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "config.pbtxt"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from optimizer.analysis.nothing_confirmed import nothing_found
 from optimizer.cli.outcome import show_outcome
-from optimizer.search.nothing_found import nothing_found
-from optimizer.serving_config import describe
-from optimizer.wiring.study import RunResult
+from optimizer.commands.run import RunResult
+from optimizer.configuration.serving_config import describe
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import failed, found_by, four_points, infeasible, ok, record_of
 

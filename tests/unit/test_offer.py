@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.cost import Demand
 from optimizer.errors import UsageError
 from optimizer.fleet.figures import Figure, worked_out
 from optimizer.fleet.offer import METRICS, Observation, offer_as_measured, offer_elsewhere
@@ -14,7 +13,8 @@ from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import PriceChoice, listed_price
 from optimizer.fleet.recommendation import Studied, recommend
 from optimizer.machine.fingerprint import Machine
-from optimizer.search.decision import candidate_of
+from optimizer.measurement.cost import Demand
+from optimizer.study.decision import candidate_of
 from tests.unit.hosts import A10G, LISTED, T4, price_of, space_on, use_of
 from tests.unit.studies import DEMAND, PRICE, measured
 

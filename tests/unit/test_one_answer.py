@@ -18,23 +18,23 @@ import optuna
 import pytest
 
 import optimizer
+from optimizer.analysis.study_reading import read_study
+from optimizer.commands import export as exporting
+from optimizer.commands import run as wiring
+from optimizer.commands.compare import CompareRequest, compare_studies
+from optimizer.commands.dashboard import DashboardRequest, open_dashboard
+from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.commands.recommend import RecommendRequest, recommend_instances
+from optimizer.commands.report import report_study
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
 from optimizer.export.bundle import holds
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, PhaseStarted, TrialEnded
-from optimizer.search.optuna_study import open_storage
-from optimizer.search.study_directory import Records, StudyDirectory
-from optimizer.search.study_reading import read_study
-from optimizer.search.study_status import study_status
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.trial_record import TrialRecord
-from optimizer.wiring import exporting
-from optimizer.wiring import study as wiring
-from optimizer.wiring.comparing import CompareRequest, compare_studies
-from optimizer.wiring.dashboard import DashboardRequest, open_dashboard
-from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
-from optimizer.wiring.recommending import RecommendRequest, recommend_instances
-from optimizer.wiring.reporting import report_study
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.directory import Records, StudyDirectory
+from optimizer.study.events import Event, PhaseStarted, TrialEnded
+from optimizer.study.optuna_study import open_storage
+from optimizer.study.status import study_status
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
     DEMAND,
@@ -263,7 +263,7 @@ def kill_on_the_summary(patch: pytest.MonkeyPatch, kill: Kill) -> None:
 
 
 def kill_on_the_last_note(patch: pytest.MonkeyPatch, kill: Kill) -> None:
-    patch.setattr("optimizer.search.dashboard.writer.StudyNotes.end", lambda *_: kill())
+    patch.setattr("optimizer.study.dashboard.writer.StudyNotes.end", lambda *_: kill())
 
 
 BETWEEN_THE_RENAMES = (kill_on_renaming, 2)

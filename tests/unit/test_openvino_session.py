@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import StorageError, UsageError
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.optuna_study import OptunaStudy
-from optimizer.search.samplers import SAMPLERS
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import TrialRecord
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.optuna_study import OptunaStudy
 from tests.unit.studies import (
     as_fast_as_it_is,
     bounded,

@@ -10,7 +10,7 @@ import pytest
 
 from optimizer.load.capacity import CapacityProtocol, find_capacity
 from optimizer.load.other_limits import judged, share_within
-from optimizer.measurement import HIGHEST_SHARE, LevelVerdict
+from optimizer.measurement.level import HIGHEST_SHARE, LevelVerdict
 from tests.unit.simulated_server import SimulatedServer
 from tests.unit.studies import LIMIT_MS, level
 from tests.unit.test_load_capacity import SERVERS

@@ -11,16 +11,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optimizer.cli import commands
-from optimizer.measurement import Measurement
+from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import Measurement
 from optimizer.search.calibrate import CalibratePhase
-from optimizer.search.evaluator import Evaluation
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.calibration import calibration_points
-from optimizer.wiring.latency_limits import ParetoRequest, latency_costs
-from optimizer.workload import LatencyLimit, Workload
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.searched_space import SearchedSpace
+from optimizer.workload.streams import LatencyLimit, Workload
 from tests.unit.studies import (
     DEMAND,
     PRICE,

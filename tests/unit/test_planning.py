@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from optimizer.cli import main
-from optimizer.cost import Price
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.fleet.price_catalogue import price_list
 from optimizer.machine.fingerprint import Machine
+from optimizer.measurement.cost import Price
 from optimizer.search.calibrate import CalibratePhase
-from optimizer.search.measured_record import measured_record
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ServingConfig, describe
 from optimizer.simulator.calibration import calibration_points
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.measured_record import measured_record
+from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
     DEMAND,
     MACHINE,

@@ -10,15 +10,15 @@ import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.artifacts.products import ModelArtifact
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import SpaceChangedError
-from optimizer.hardware import Gpu, Hardware
-from optimizer.model_spec import ModelSpec
 from optimizer.search import prepare
-from optimizer.search.events import Event, Note
-from optimizer.search.gated_artifact import GatedArtifact, ready_event, to_json
 from optimizer.search.prepare import PreparePhase, refusal
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.serving_config import ArtifactSpec
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Note
+from optimizer.study.gated_artifact import GatedArtifact, ready_event, to_json
+from optimizer.workload.model_spec import ModelSpec
 
 SPEC = ArtifactSpec("bert", "onnxruntime", "python", "int8")
 ARTIFACT = ModelArtifact(SPEC, Path("files"), "ab" * 32, "onnxruntime 1", 2.0, True)

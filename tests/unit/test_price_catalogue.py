@@ -12,8 +12,8 @@ from botocore.stub import Stubber
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.cost import Price, Purchase
 from optimizer.errors import RequirementError, UsageError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.aws_prices import todays_prices
 from optimizer.fleet.price_catalogue import (
     merged,
@@ -24,8 +24,8 @@ from optimizer.fleet.price_catalogue import (
     usual_prices,
 )
 from optimizer.fleet.pricing import what_contradicts
-from optimizer.shipped import shipped
-from optimizer.space_file import load_space
+from optimizer.measurement.cost import Price, Purchase
+from optimizer.space_file.reader import load_space
 from tests.unit.studies import HARDWARE, MACHINE
 
 HEAD = "instance_type,usd_per_hour,region,as_of,basis,rate"
@@ -204,7 +204,7 @@ def test_update_keeps_todays_prices_in_the_own_list(
     own: Path, aws: tuple[Any, Stubber], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, stubber = aws
-    monkeypatch.setattr("optimizer.wiring.pricing.aws_client", lambda: client)
+    monkeypatch.setattr("optimizer.commands.prices.aws_client", lambda: client)
     write(own, "mine,2,here,2026-10-01,our contract,")
     listed = product("ml.g4dn.xlarge", OnDemand={"t": term("0.8")})
     stubber.add_response("get_products", {"PriceList": [listed]})

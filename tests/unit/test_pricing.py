@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from optimizer.errors import UsageError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import ListedPrice, read_list
 from optimizer.fleet.pricing import (
     PriceChoice,
@@ -15,7 +16,6 @@ from optimizer.fleet.pricing import (
     prices_for,
     same_gpu,
 )
-from optimizer.shipped import shipped
 from tests.unit.studies import MACHINE
 
 USUAL = PriceChoice()

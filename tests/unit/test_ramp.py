@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.plan import LevelPlan
+from optimizer.load.level_plan import LevelPlan
 from optimizer.load.ramp import PUBLISHED_RAMP, find_by_ramp, find_in_user_load, most_within
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.measurement import LoadLevel, Slice
-from optimizer.workload import LatencyLimit
+from optimizer.measurement.level import LoadLevel, Slice
+from optimizer.workload.streams import LatencyLimit
 from tests.unit.simulated_server import workload
 from tests.unit.studies import level
 

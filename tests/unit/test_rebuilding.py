@@ -16,18 +16,23 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
+from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    EngineProfile,
+    InstanceGroup,
+    ServingConfig,
+)
 from optimizer.export import rebuild_script
 from optimizer.export.manifest import Bundle, LoadDescription, read_bundle, write_manifest
 from optimizer.export.production_bundle import Winner, write_notes, write_winner
 from optimizer.export.study_artifacts import FoundArtifact, StudyArtifacts
 from optimizer.export.verification import check_files, rebuilt
-from optimizer.model_spec import AccuracyLimits
-from optimizer.releases import EngineFacts
-from optimizer.search.study_directory import write_json
-from optimizer.search.study_reading import read_study
-from optimizer.serving_config import ArtifactSpec, EngineProfile, InstanceGroup, ServingConfig
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
+from optimizer.study.directory import write_json
+from optimizer.workload.model_spec import AccuracyLimits
 from tests.unit.engines import recipe
 from tests.unit.exported import MADE_BY, Exportable
 from tests.unit.fake_tensorrt import install_beside

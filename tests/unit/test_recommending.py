@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from optimizer.cost import Demand
+from optimizer.commands import recommend as recommending
+from optimizer.commands.load_test_job import job_content
+from optimizer.commands.recommend import RecommendRequest, recommend_instances
+from optimizer.commands.run import RunRequest
 from optimizer.errors import StorageError, UsageError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.pricing import PriceChoice
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.user_load_file import AdvancedJob
-from optimizer.measurement import Slice
-from optimizer.search.measured_record import measured_record
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.shipped import shipped
-from optimizer.wiring import recommending
-from optimizer.wiring.advanced_job import job_content
-from optimizer.wiring.recommending import RecommendRequest, recommend_instances
-from optimizer.wiring.study import RunRequest
-from optimizer.workload import LatencyLimit
+from optimizer.measurement.cost import Demand
+from optimizer.measurement.level import Slice
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.measured_record import measured_record
+from optimizer.workload.streams import LatencyLimit
 from tests.unit.hosts import A10G, CONTENT, T4, host, on_machine, price_of, space_on, use_of
 from tests.unit.studies import MACHINE, SETTING, infeasible, ok
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel
-from optimizer.measurement import MachineUse
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, TrialStarted
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import MachineUse
 from optimizer.search.recorded.recording import (
     BEST,
     MOST_ATTEMPTS,
@@ -21,8 +21,8 @@ from optimizer.search.recorded.recording import (
 )
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table, recorded, write_table
-from optimizer.search.study_directory import RecordingDirectory
-from optimizer.serving_config import ServingConfig
+from optimizer.study.directory import RecordingDirectory
+from optimizer.study.events import Event, TrialStarted
 from tests.unit.studies import SETTING, as_fast_as_it_is, capacity_of, failed, small_space
 from tests.unit.tables import MACHINE, WORKLOAD
 

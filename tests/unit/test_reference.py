@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import Event, Note, ReferenceStarted
-from optimizer.search.history import History
-from optimizer.search.reference import TRIALS_BETWEEN, ReferenceRuns, paces
-from optimizer.search.study_directory import StudyDirectory
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.search.drift import TRIALS_BETWEEN, ReferenceRuns, paces
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Note, ReferenceStarted
+from optimizer.study.history import History
 from tests.unit.studies import (
     SETTING,
     FakeEvaluator,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.products import OpenedModel, OutputSpec
 from optimizer.artifacts.references import fp32_outputs
 from optimizer.errors import BuildFailure, UsageError
-from optimizer.workload import Tensors
+from optimizer.workload.streams import Tensors
 
 ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.errors import ModelLoadFailure
-from optimizer.releases import (
+from optimizer.configuration.releases import (
     DEFAULT_TAG,
     LEAST_COMPUTE_CAPABILITY,
     LEAST_DRIVER,
@@ -20,6 +19,7 @@ from optimizer.releases import (
     tensorrt_image,
     triton_image,
 )
+from optimizer.errors import ModelLoadFailure
 from tests.unit.engines import A10G
 
 PLAN = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)

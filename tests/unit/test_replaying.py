@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
+from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.errors import UsageError
-from optimizer.search.events import Event, PhaseStarted
 from optimizer.search.recorded.recording import BEST, ROUNDS, SAMPLE
 from optimizer.search.recorded.table_file import write_table
-from optimizer.search.samplers import CALIBRATED, SAMPLERS
-from optimizer.wiring.replaying import Replay, open_table, replay_table
+from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS
+from optimizer.study.events import Event, PhaseStarted
 from tests.unit.studies import small_space
 from tests.unit.tables import recorded_table
 

@@ -11,9 +11,9 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 
+from optimizer.configuration.serving_config import PRECISIONS_OF, ModelServing
 from optimizer.errors import StorageError
-from optimizer.serving_config import PRECISIONS_OF, ModelServing
-from optimizer.shipped import shipped
+from optimizer.files.shipped import shipped
 from optimizer.triton.repository import ModelRepository, link, read_config
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS, built, servable
 

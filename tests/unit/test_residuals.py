@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from optimizer.search.guidance.likeness import Likeness
-from optimizer.search.guidance.residuals import (
+from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.residuals import (
     _REACH,
     Array,
     Observations,

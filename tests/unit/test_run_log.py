@@ -11,8 +11,8 @@ import pytest
 
 from optimizer.cli.interruption import Interrupted
 from optimizer.errors import StorageError
-from optimizer.search.events import LevelEnded, LevelStarted, Note, PhaseStarted, StepStarted
-from optimizer.search.run_log import RunLog, run_log
+from optimizer.study.events import LevelEnded, LevelStarted, Note, PhaseStarted, StepStarted
+from optimizer.study.run_log import RunLog, run_log
 from tests.unit.studies import level
 
 BEGUN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.search.decision import Finding
-from optimizer.search.events import (
+from optimizer.measurement.trial_record import Seconds
+from optimizer.study.decision import Finding
+from optimizer.study.events import (
     ArtifactReady,
     Event,
     LevelEnded,
@@ -21,9 +22,8 @@ from optimizer.search.events import (
     TrialEnded,
     TrialStarted,
 )
-from optimizer.search.guidance.outlook import Expectation, Outlook
-from optimizer.search.run_state import RunState, TimeLeft
-from optimizer.trial_record import Seconds
+from optimizer.study.run_state import RunState, TimeLeft
+from optimizer.study.search_status import Expectation, Outlook
 from tests.unit.studies import (
     bounded,
     failed,

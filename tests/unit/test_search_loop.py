@@ -13,10 +13,15 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import EverythingFailedError, StorageError
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search import loop
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import (
+from optimizer.search.loop import SearchEnd
+from optimizer.space_file.reader import Budget
+from optimizer.study.events import (
     Note,
     OutlookChanged,
     PhaseStarted,
@@ -24,11 +29,6 @@ from optimizer.search.events import (
     TrialRecorded,
     TrialStarted,
 )
-from optimizer.search.loop import SearchEnd
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.space_file import Budget
-from optimizer.trial_record import TrialRecord
 from tests.unit.studies import (
     FakeEvaluator,
     Search,

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from optimizer.conditions import ConditionError, evaluate
-from optimizer.hardware import Hardware
-from optimizer.model_space import MAX_POINTS, EmptySpaceError, Limits
-from optimizer.parameters import Value, label, parameters_in_order, preferred_sizes
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import (
+from optimizer.configuration.conditions import ConditionError, evaluate
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
+from optimizer.configuration.parameters import Value, label, parameters_in_order, preferred_sizes
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     PRECISIONS_OF,
     ArtifactSpec,

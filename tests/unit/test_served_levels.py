@@ -14,16 +14,23 @@ from tritonclient.grpc import service_pb2
 
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.load.client import LoadClient
-from optimizer.load.plan import ClosedLoop, LevelPlan, OpenLoop, Target
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import use
 from optimizer.machine.slots import Slot
-from optimizer.measurement import LoadLevel
-from optimizer.search.events import Event, LevelEnded, LevelStarted
-from optimizer.search.served_levels import ServedLevels, concurrency
+from optimizer.measurement.level import LoadLevel
+from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.study.events import Event, LevelEnded, LevelStarted
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer
 from optimizer.triton.session import Served
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, Tensors, Workload
+from optimizer.workload.streams import (
+    LatencyLimit,
+    LengthDistribution,
+    Payloads,
+    Stream,
+    Tensors,
+    Workload,
+)
 from tests.unit import fake_nvml
 from tests.unit.fake_nvml import UUID, Card
 from tests.unit.studies import four_points, level

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, EngineSettings, RemoteHost
+from optimizer.configuration.releases import triton_image
 from optimizer.errors import RequirementError, SpaceFileError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.hardware import Gpu, Hardware
-from optimizer.hosting import ContainerHost, EmbeddedHost, EngineSettings, RemoteHost
-from optimizer.releases import triton_image
-from optimizer.shipped import shipped
-from optimizer.space_file import Space, load_space
+from optimizer.space_file.reader import Space, load_space
 
 GPUS = tuple(Gpu(f"GPU-{n}", "Tesla T4", (7, 5), 15360) for n in range(3))
 HARDWARE = Hardware(4, 16_000, GPUS)

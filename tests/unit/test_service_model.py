@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.measurement import BatchPoint, LoadLevel, MachineUse, ServerSplit
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import InstanceGroup, ServingConfig
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import InstanceGroup, ServingConfig
+from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, observed, way_of

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
+from optimizer.analysis.study_reading import read_study
+from optimizer.commands import serve as serving
+from optimizer.commands.bundle_serving import BundleHost
+from optimizer.commands.serve import ServeRequest, find_servable
+from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.configuration.serving_config import ServerOptions, describe
 from optimizer.errors import UsageError
 from optimizer.export.bundle import Provenance, write_bundle
-from optimizer.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
-from optimizer.search.study_reading import read_study
-from optimizer.serving_config import ServerOptions, describe
-from optimizer.shipped import shipped
 from optimizer.triton.by_hand import container_by_hand, embedded_by_hand
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.wiring import serving
-from optimizer.wiring.bundle_serving import BundleHost
-from optimizer.wiring.serving import ServeRequest, find_servable
 from tests.unit.studies import infeasible, record_of
 from tests.unit.whole_studies import WholeStudy, configs
 

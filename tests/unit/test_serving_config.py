@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter
 
-from optimizer.serving_config import (
+from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     PRECISIONS_OF,
     ArtifactSpec,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
-from optimizer.serving_config import ModelServing, ServerOptions, ServingConfig
-from optimizer.shipped import shipped
 from optimizer.triton import session as session_module
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession

@@ -12,23 +12,23 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from optimizer.analysis.known_configurations import known_configurations
+from optimizer.analysis.latency_curve import capacity_within, undominated
+from optimizer.analysis.pareto_front import pareto_front
+from optimizer.analysis.summary import LoadRuns
 from optimizer.cli import commands
 from optimizer.cli.outcome import show_front
+from optimizer.commands.parts import hold_to_what_was_begun
+from optimizer.commands.run import RunRequest, run_study
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import SpaceChangedError, UsageError
-from optimizer.measurement import FurtherLimit, Measurement
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.event_text import trial_text
-from optimizer.search.known_configurations import known_configurations
-from optimizer.search.latency_curve import capacity_within, undominated
-from optimizer.search.pareto_front import pareto_front
-from optimizer.search.samplers import SAMPLERS
-from optimizer.search.study_directory import StudyDirectory
-from optimizer.search.summary import LoadRuns
-from optimizer.search.warm_start import carried_over
-from optimizer.serving_config import ServingConfig, describe
-from optimizer.shipped import shipped
-from optimizer.wiring.parts import hold_to_what_was_begun
-from optimizer.wiring.study import RunRequest, run_study
+from optimizer.files.shipped import shipped
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import FurtherLimit, Measurement
+from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.event_text import trial_text
+from optimizer.study.warm_start import carried_over
 from tests.unit.studies import (
     DEMAND,
     LIMIT_MS,

@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
+from optimizer.commands.simulate import SHARES, SimulateRequest, WhatIf, simulate_configuration
 from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.searched_space import SearchedSpace, keep_searched, read_searched
-from optimizer.search.study_directory import StudyDirectory
 from optimizer.simulator.calibration import calibration_points
-from optimizer.wiring.simulating import SHARES, SimulateRequest, WhatIf, simulate_configuration
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.searched_space import SearchedSpace, keep_searched, read_searched
 from tests.unit.studies import (
     DEMAND,
     LIMIT_MS,

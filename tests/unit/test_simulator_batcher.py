@@ -8,7 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.serving_config import ArtifactSpec, Batching, InstanceGroup, ModelServing
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    InstanceGroup,
+    ModelServing,
+)
 from optimizer.simulator.batcher import (
     Draws,
     QueuePolicy,
@@ -21,7 +26,13 @@ from optimizer.simulator.batcher import (
     shapes_of,
 )
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, Stream, TensorSpec
+from optimizer.workload.streams import (
+    LatencyLimit,
+    LengthDistribution,
+    Payloads,
+    Stream,
+    TensorSpec,
+)
 
 TEN_MS = ServiceCurve((1, 64), (10.0, 10.0), busy_factors=(1.0, 1.0, 1.0))
 

@@ -8,7 +8,7 @@ from scipy import optimize
 from optimizer.simulator.batcher import QueuePolicy, Scheduler, Shapes
 from optimizer.simulator.prediction import Serving, capacity, level, saturation
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload import ArrivalTrace, LatencyLimit
+from optimizer.workload.streams import ArrivalTrace, LatencyLimit
 from tests.unit.test_simulator_queues import waiting_probability
 
 ALONE = Scheduler(1, dynamic=False)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimizer.artifacts.source_card import SourceCard, read_card
-from optimizer.model_spec import OnnxSource, TransformersSource
+from optimizer.workload.model_spec import OnnxSource, TransformersSource
 
 NAMED = {"0": "negative", "1": "positive"}
 

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from optimizer.arrival_trace import read_trace
-from optimizer.cost import Demand, Price
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.serving_config import Batching, describe
 from optimizer.errors import SpaceFileError, UsageError
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.hardware import Hardware
-from optimizer.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
-from optimizer.serving_config import Batching, describe
-from optimizer.shipped import shipped
-from optimizer.space_file import (
+from optimizer.measurement.cost import Demand, Price
+from optimizer.space_file.arrival_trace import read_trace
+from optimizer.space_file.reader import (
     Budget,
     MeasurementSettings,
     Space,
@@ -27,8 +26,9 @@ from optimizer.space_file import (
     load_space,
     only_point,
 )
-from optimizer.space_schema import json_schema
-from optimizer.workload import LatencyLimit, LengthDistribution, TensorSpec, Transport
+from optimizer.space_file.schema import json_schema
+from optimizer.workload.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, TensorSpec, Transport
 from tests.unit.studies import small_space
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from optimizer.serving_config import Batching, InstanceGroup, ModelServing
+from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
 from optimizer.simulator.batcher import ONE_SHAPE
 from optimizer.simulator.closed_form import in_closed_form
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_simulation import serving_of, simulated
-from optimizer.workload import LatencyLimit, LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
 from tests.unit.test_forecaster import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
 SERVED = SPACE.config(SPACE.at(0)).models[0]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.page import COLOURS
 from optimizer.report.study_figures import (
     cost_latency_figure,
@@ -14,7 +15,6 @@ from optimizer.report.study_figures import (
     load_curves,
     load_latency_figure,
 )
-from optimizer.trial_record import TrialRecord
 from tests.unit.studies import bounded, failed, four_points, infeasible, level, ok, record_of
 
 SPACE = four_points()

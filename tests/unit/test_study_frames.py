@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.hardware import Gpu, Hardware
-from optimizer.measurement import BatchPoint, ServerSplit
-from optimizer.parameters import parameters_in_order
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.parameters import parameters_in_order
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.report.study_frames import measured_levels_frame, trials_frame
-from optimizer.search_space import SearchSpace
 from tests.unit.studies import HARDWARE, VALUES, level, ok, record_of, small_space
 from tests.unit.tables import WORKLOAD
 

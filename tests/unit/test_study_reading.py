@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cost import Demand
+from optimizer.analysis.study_reading import read_study
+from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
-from optimizer.search.decision import Decision
-from optimizer.search.measured_record import measured_record
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_reading import read_study
-from optimizer.serving_config import describe
-from optimizer.trial_record import TrialRecord
+from optimizer.measurement.cost import Demand
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.decision import Decision
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.measured_record import measured_record
+from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
     DEMAND,
     MACHINE,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from optimizer.analysis.study_reading import read_study
+from optimizer.commands.report import Reported, report_study
 from optimizer.errors import UsageError
 from optimizer.report.cells import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.text_table import TextTable
-from optimizer.search.study_reading import read_study
-from optimizer.wiring.reporting import Reported, report_study
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
 

@@ -20,8 +20,11 @@ from rich.console import Console
 
 from optimizer.cli.interruption import Interrupted
 from optimizer.cli.status import Detail
+from optimizer.commands.with_progress import looked_on
+from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
-from optimizer.search.events import (
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.events import (
     LevelEnded,
     LevelStarted,
     Note,
@@ -31,14 +34,11 @@ from optimizer.search.events import (
     TrialStarted,
     Watcher,
 )
-from optimizer.search.guidance.outlook import Outlook
-from optimizer.search.progress import ProgressFile, progress_from_json
-from optimizer.search.run_state import RunState
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search.study_status import all_statuses, study_status
-from optimizer.serving_config import describe
-from optimizer.wiring.watched import looked_on
+from optimizer.study.progress_file import ProgressFile, progress_from_json
+from optimizer.study.run_state import RunState
+from optimizer.study.search_status import Outlook
+from optimizer.study.searched_space import SearchedSpace
+from optimizer.study.status import all_statuses, study_status
 from tests.unit.commands import Commands
 from tests.unit.studies import (
     DEMAND,
@@ -215,7 +215,7 @@ def test_the_file_is_written_once_a_second_at_most(
         times.append(time.monotonic())
         write_json(path, data)
 
-    monkeypatch.setattr("optimizer.search.progress.write_json", write)
+    monkeypatch.setattr("optimizer.study.progress_file.write_json", write)
     file = ProgressFile(directory.progress, RunState(time.time), time.time)
     file.start()
     end = time.monotonic() + 2.5
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_ends_no_run(
     def full(*_: object) -> None:
         raise StorageError("cannot write: No space left on device")
 
-    monkeypatch.setattr("optimizer.search.progress.write_json", full)
+    monkeypatch.setattr("optimizer.study.progress_file.write_json", full)
     with running(directory) as watch:
         measure(watch)
     assert not directory.progress.exists()

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
+from optimizer.analysis.summary import LoadRuns, summarise
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.cost import Candidate
-from optimizer.search.claims import Claim
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.cost import Candidate
 from optimizer.search.confirm import Confirmed
-from optimizer.search.decision import merged
-from optimizer.search.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
-from optimizer.search.history import History, scored
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
-from optimizer.search.summary import LoadRuns, summarise
-from optimizer.serving_config import ServingConfig
-from optimizer.space_file import Space, load_space
+from optimizer.space_file.reader import Space, load_space
+from optimizer.study.confidence import Claim
+from optimizer.study.decision import merged
+from optimizer.study.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
+from optimizer.study.history import History, scored
 from tests.unit.studies import (
     DEMAND,
     HARDWARE,

@@ -10,8 +10,8 @@ import pytest
 from optimizer.artifacts.accuracy import Accuracy, misses
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.errors import UsageError
-from optimizer.model_spec import AccuracyLimits, TaskMetric
-from optimizer.workload import Tensors
+from optimizer.workload.model_spec import AccuracyLimits, TaskMetric
+from optimizer.workload.streams import Tensors
 
 REQUESTS: list[Tensors] = [{"x": np.array([[n, n]])} for n in range(4)]
 OUTPUTS = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from pydantic import TypeAdapter
 
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import SCHEMA_VERSION, Seconds, TrialRecord
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.trial_record import SCHEMA_VERSION, Seconds, TrialRecord
 from tests.unit.strategies import trial_records
 
 RECORDS = TypeAdapter(TrialRecord)

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer.measurement import LoadLevel
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import LoadLevel
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.serving_config import ServingConfig
 from optimizer.simulator.prediction import Serving, level
 from optimizer.simulator.service_curve import EVEN, Unevenness
 from optimizer.simulator.service_model import ServiceModel, fitted
 from optimizer.simulator.service_observation import observed
+from optimizer.simulator.service_variation import LightLoad, light_loads, unevenness_of
 from optimizer.simulator.stream_simulation import serving_of
-from optimizer.simulator.unevenness import LightLoad, light_loads, unevenness_of
 from tests.unit.service_truths import affine_truth, levels_of, saturated
 from tests.unit.studies import SETTING, small_space
 from tests.unit.tables import WORKLOAD, recorded_table

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from optimizer.cli import main
 from optimizer.cli.output import OutputConsole
-from optimizer.untrusted import (
+from optimizer.files.untrusted import (
     UnreadableError,
     check_ranges,
     csv_rows,
@@ -20,7 +20,7 @@ from optimizer.untrusted import (
     read_bytes,
     read_text,
 )
-from optimizer.untrusted_yaml import MAX_VALUES, UnreadableYamlError, parse_yaml
+from optimizer.files.untrusted_yaml import MAX_VALUES, UnreadableYamlError, parse_yaml
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_csv_that_is_refused(text: str, rule: str) -> None:
 
 
 def test_csv_of_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.untrusted.MAX_ROWS", 3)
+    monkeypatch.setattr("optimizer.files.untrusted.MAX_ROWS", 3)
     assert len(list(csv_rows("a\n" + "1\n" * 3).rows)) == 3
     with pytest.raises(UnreadableError, match="at most 3 rows"):
         list(csv_rows("a\n" + "1\n" * 4).rows)

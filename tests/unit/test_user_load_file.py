@@ -10,7 +10,7 @@ from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.user_load_file import AdvancedJob, read_job, read_user_load
-from optimizer.workload import LatencyLimit
+from optimizer.workload.streams import LatencyLimit
 
 PHASE = {"InitialNumberOfUsers": 2, "SpawnRate": 2, "DurationInSeconds": 1500}
 STAIRS = {"DurationInSeconds": 60, "NumberOfSteps": 3, "UsersPerStep": 4}

@@ -18,6 +18,10 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.commands import verify as verifying
+from optimizer.commands.bundle_serving import BundleHost, bundle_host
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
     EngineMismatch,
     LoadTestFailure,
@@ -40,13 +44,9 @@ from optimizer.export.verification import (
     how_to_rebuild,
     rebuilt,
 )
-from optimizer.hardware import Gpu
-from optimizer.hosting import EmbeddedHost
 from optimizer.machine.slots import Slot
-from optimizer.measurement import LoadLevel
-from optimizer.model_spec import AccuracyLimits
-from optimizer.wiring import verifying
-from optimizer.wiring.bundle_serving import BundleHost, bundle_host
+from optimizer.measurement.level import LoadLevel
+from optimizer.workload.model_spec import AccuracyLimits
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable, signed
 from tests.unit.studies import level, measured
@@ -525,8 +525,8 @@ def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
     )
     cards = tuple(Gpu(f"GPU-{n}", "NVIDIA L4", (8, 9), 23000) for n in range(3))
     there = cards
-    monkeypatch.setattr("optimizer.wiring.bundle_serving.present_gpus", lambda: there)
-    monkeypatch.setattr("optimizer.wiring.bundle_serving.require_server", lambda *_: "it")
+    monkeypatch.setattr("optimizer.commands.bundle_serving.present_gpus", lambda: there)
+    monkeypatch.setattr("optimizer.commands.bundle_serving.require_server", lambda *_: "it")
     settings = {"launcher": "docker", "image": "triton:26.05"}
     where = bundle_host(settings, on_gpus)
     assert where.gpus == cards[:2]

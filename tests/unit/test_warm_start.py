@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from optimizer.cost import Demand, Price, usd_per_million
-from optimizer.search.warm_start import blocking_differences, carried_over, differences
-from optimizer.trial_record import TrialRecord
+from optimizer.measurement.cost import Demand, Price, usd_per_million
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.warm_start import blocking_differences, carried_over, differences
 from tests.unit.studies import (
     DEMAND,
     PRICE,

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from optimizer.commands.parts import protocols
+from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import shipped_prices
 from optimizer.machine.slots import Slot
-from optimizer.shipped import shipped
-from optimizer.space_file import load_space
-from optimizer.wiring.parts import protocols
+from optimizer.space_file.reader import load_space
 from tests.unit.studies import HARDWARE
 
 SPACE = load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), HARDWARE)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.workload import (
+from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,

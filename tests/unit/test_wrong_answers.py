@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from optimizer.search.events import Event, Note
-from optimizer.search.gate_plan import FailingBatch, GatedShapes
-from optimizer.search.gated_artifact import GatedArtifact
-from optimizer.search.study_directory import Records
-from optimizer.search.wrong_answers import why_wrong, without_wrong_answers
-from optimizer.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.study.directory import Records
+from optimizer.study.events import Event, Note
+from optimizer.study.gate_plan import FailingBatch, GatedShapes
+from optimizer.study.gated_artifact import GatedArtifact
+from optimizer.study.wrong_answers import why_wrong, without_wrong_answers
 from tests.unit.studies import infeasible, ok, record_of, small_space
 
 SPACE = small_space()

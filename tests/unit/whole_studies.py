@@ -9,14 +9,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
-from optimizer.search.kept_decision import entry, kept_decision
-from optimizer.search.searched_space import SearchedSpace, keep_searched
-from optimizer.search.study_directory import StudyDirectory, write_json
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.space_file import Space, load_space
-from optimizer.trial_record import TrialRecord
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.space_file.reader import Space, load_space
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.kept_decision import entry, kept_decision
+from optimizer.study.searched_space import SearchedSpace, keep_searched
 from tests.unit.studies import HARDWARE, MACHINE, PRICE, infeasible, level, ok, record_of
 
 CONTENT: Mapping[str, Any] = {

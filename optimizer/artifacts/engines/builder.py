@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from optimizer.artifacts.build_context import Workbench
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, key_digest
-from optimizer.artifacts.engines.places import PLACES, Folders, Workplace
+from optimizer.artifacts.engines.build_locations import PLACES, Folders, Workplace
 from optimizer.artifacts.engines.recipe import (
     FACTS_FILE,
     PLAN_FILE,
@@ -23,11 +24,10 @@ from optimizer.artifacts.engines.recipe import (
 from optimizer.artifacts.engines.script_output import facts_from_json
 from optimizer.artifacts.graphs import GraphKind
 from optimizer.artifacts.tensorrt_rules import check_tensorrt_rules
-from optimizer.artifacts.workbench import Workbench
+from optimizer.configuration.hosting import BuildPlace, EngineSettings
+from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile, Precision
 from optimizer.errors import BuildFailure
-from optimizer.hosting import BuildPlace, EngineSettings
-from optimizer.releases import EngineFacts
-from optimizer.serving_config import ArtifactSpec, EngineProfile, Precision
 
 GRAPHS: dict[Precision, GraphKind] = {
     "fp32": "fp32",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from optimizer.hosting import EngineSettings
-from optimizer.serving_config import EngineProfile, Precision
-from optimizer.workload import Payloads
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.serving_config import EngineProfile, Precision
+from optimizer.workload.streams import Payloads
 
 ONNX_FILE = "model.onnx"
 PLAN_FILE = "model.plan"

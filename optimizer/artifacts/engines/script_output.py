@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from optimizer.artifacts.engines.watching import Ended
-from optimizer.releases import EngineFacts
+from optimizer.artifacts.engines.build_monitor import Ended
+from optimizer.configuration.releases import EngineFacts
 
 
 def progress_in(line: str) -> str | None:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optimizer.configuration.releases import tag_of
 from optimizer.errors import UsageError
 from optimizer.export.deployment import Deployment, startup_seconds
 from optimizer.export.monitoring.alerts import MOST_FAILURES
 from optimizer.export.platforms import sagemaker_deploy
 from optimizer.export.platforms.server_image import dockerfile, requirements
 from optimizer.export.yaml_text import yaml_text
-from optimizer.releases import tag_of
 
 MODEL_ARCHIVE = "model.tar.gz"
 

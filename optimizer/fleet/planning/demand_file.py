@@ -8,10 +8,10 @@ from textwrap import shorten
 
 import numpy as np
 
-from optimizer.arrival_trace import read_time, read_trace, time_column
 from optimizer.errors import UsageError
+from optimizer.files.untrusted import csv_rows, read_text
 from optimizer.fleet.planning.demand_curve import DAY_SECONDS, DemandCurve, of_arrivals, of_samples
-from optimizer.untrusted import csv_rows, read_text
+from optimizer.space_file.arrival_trace import read_time, read_trace, time_column
 
 _RATE = "requests_per_second"
 MAX_RATE = 1e7

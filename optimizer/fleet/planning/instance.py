@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.cost import Price
+from optimizer.measurement.cost import Price
 from optimizer.simulator.prediction import Serving, capacity
-from optimizer.workload import ArrivalPattern, LatencyLimit
+from optimizer.workload.streams import ArrivalPattern, LatencyLimit
 
 _REQUESTS = 40_000
 """Of each load that is simulated to find a capacity."""

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from optimizer.estimates import Percentile
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.levels import SLICES
 from optimizer.machine.slots import Slot
-from optimizer.measurement import (
+from optimizer.measurement.estimates import Percentile
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import (
     ClientUse,
     LevelKind,
     LoadLevel,
@@ -18,16 +20,14 @@ from optimizer.measurement import (
     Slice,
     StreamLevel,
 )
-from optimizer.search.evaluator import Evaluation
+from optimizer.measurement.trial_record import Failure, Seconds
 from optimizer.search.recorded.table import (
     RecordedLevel,
     RecordedRow,
     RecordedTable,
     StreamLatency,
 )
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import Failure, Seconds
-from optimizer.workload import Stream
+from optimizer.workload.streams import Stream
 
 
 class RecordedEvaluator:

@@ -16,22 +16,22 @@ from functools import partial
 
 import numpy as np
 
+from optimizer.configuration.model_space import Position
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel, find_capacity
 from optimizer.load.curve import find_capacity_and_service, find_latencies
 from optimizer.machine.use import contention
-from optimizer.model_space import Position
-from optimizer.search.evaluator import Evaluation
-from optimizer.search.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
-from optimizer.search.history import History
-from optimizer.search.kept_runs import KeptRuns
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import Kind
-from optimizer.search.served_levels import concurrency
-from optimizer.search.setting import Setting
-from optimizer.search.study_directory import RecordingDirectory
-from optimizer.search_space import SearchSpace
-from optimizer.serving_config import ServingConfig
-from optimizer.trial_record import TrialRecord
-from optimizer.workload import Workload
+from optimizer.search.resumable_runs import KeptRuns
+from optimizer.study.context import Setting
+from optimizer.study.directory import RecordingDirectory
+from optimizer.study.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.study.history import History
+from optimizer.workload.streams import Workload
 
 BEST = 10
 ROUNDS = 5

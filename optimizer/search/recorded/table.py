@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from optimizer.configuration.model_space import Position
 from optimizer.machine.fingerprint import Machine
-from optimizer.measurement import ServerSplit
-from optimizer.model_space import Position
-from optimizer.search.searched_space import SearchedSpace
-from optimizer.trial_record import Outcome
+from optimizer.measurement.level import ServerSplit
+from optimizer.measurement.trial_record import Outcome
+from optimizer.study.searched_space import SearchedSpace
 
 Kind = Literal["point", "latencies", "repeat"]
 """Why a point is measured: once like every other, as one of the sample whose latency at parts of

@@ -15,9 +15,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from optimizer.configuration.parameters import Parameter, label
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import UsageError
-from optimizer.measurement import BatchPoint, LoadLevel, StreamLevel
-from optimizer.parameters import Parameter, label
+from optimizer.files.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
+from optimizer.measurement.level import BatchPoint, LoadLevel, StreamLevel
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.recorded.recording import disturbed
 from optimizer.search.recorded.table import (
     Kind,
@@ -28,12 +31,9 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
-from optimizer.search.searched_space import check_searched
-from optimizer.search.study_directory import RecordingDirectory, write_text
-from optimizer.search_space import SearchSpace
-from optimizer.section import first_mistake
-from optimizer.trial_record import TrialRecord
-from optimizer.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
+from optimizer.space_file.section import first_mistake
+from optimizer.study.directory import RecordingDirectory, write_text
+from optimizer.study.searched_space import check_searched
 
 _SPACE = TypeAdapter(RecordedSpace)
 _ROW = TypeAdapter(RecordedRow)

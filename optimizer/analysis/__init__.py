@@ -1,0 +1,1 @@
+"""Answers to questions about finished studies, from their records alone."""

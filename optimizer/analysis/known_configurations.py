@@ -1,0 +1,90 @@
+"""What the records of a study say of each configuration, for other limits than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from optimizer.analysis.latency_curve import Known
+from optimizer.analysis.summary import LoadRuns
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.decision import ROUNDS, merged
+
+
+def known_configurations(trials: Iterable[TrialRecord], runs: LoadRuns) -> list[Known]:
+    """Every configuration whose capacity was searched for, in the order of the trials.
+
+    What was confirmed counts as it was confirmed; what did not hold then is left out.
+    """
+    latest = {r.config: r for r in trials if r.outcome in ("ok", "infeasible") and _whole(r)}
+    held = _by_config(runs.confirmations)
+    light = _by_config(runs.calibration)
+    return [
+        _known(record, held.get(config, []), light.get(config, []))
+        for config, record in latest.items()
+        if all(again.outcome == "ok" for again in held.get(config, []))
+    ]
+
+
+def _whole(record: TrialRecord) -> bool:
+    levels = record.measurement.levels if record.measurement is not None else ()
+    return [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+
+
+def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[TrialRecord]]:
+    """Without failures that may pass, which say nothing of a configuration."""
+    found: dict[ServingConfig, list[TrialRecord]] = {}
+    for record in records:
+        if not record.unmeasured:
+            found.setdefault(record.config, []).append(record)
+    return found
+
+
+def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord]) -> Known:
+    assert record.measurement is not None, "what was searched for was measured"
+    own = record.measurement
+    limit_ms = own.levels[0].shortest_limit_ms
+    rounds = [again.measurement for again in held if again.measurement is not None]
+    more = [again.measurement for again in light if again.measurement is not None]
+    further = {each.limit_ms: each.measurement for each in record.further}
+    certified = {limit_ms: own}
+    if len(rounds) >= ROUNDS:
+        held_ms, confirmed = _met_ms(rounds), merged(rounds)
+        further = {ms: _agreeing(x, confirmed, ms < limit_ms) for ms, x in further.items()}
+        certified = {min(limit_ms, held_ms): confirmed, limit_ms: confirmed}
+    return Known(
+        record.config,
+        own.levels[0].load_factor,
+        tuple(x for each in (own, *further.values(), *rounds, *more) for x in each.levels),
+        tuple(sorted((certified | further).items(), key=lambda pair: pair[0])),
+        (limit_ms, *further),
+    )
+
+
+def _met_ms(rounds: Iterable[Measurement]) -> float:
+    """The shortest limit that every round would have held what it held within."""
+    return max(
+        level.shortest_limit_ms * (1 + level.excess)
+        for held in rounds
+        for level in held.open_loop
+        if level.load_factor <= held.load_factor
+    )
+
+
+def _agreeing(found: Measurement, confirmed: Measurement, shorter: bool) -> Measurement:
+    """What a trial found within another limit, as far as it agrees with what was confirmed.
+
+    Within a shorter limit no more is served than within the one that was confirmed, and within a
+    longer one no less.
+    """
+    if shorter == (found.load_factor <= confirmed.load_factor):
+        return found
+    low = min if shorter else max
+    return replace(
+        found,
+        load_factor=confirmed.load_factor,
+        load_factor_low=low(found.load_factor_low, confirmed.load_factor_low),
+        load_factor_high=confirmed.load_factor_high,
+    )

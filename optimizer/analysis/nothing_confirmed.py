@@ -1,0 +1,71 @@
+"""Why a study has no confirmed configuration within its limits, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from optimizer.configuration.serving_config import describe
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.decision import Finding, contradicted_by
+
+
+@dataclass(frozen=True)
+class NothingFound:
+    """The cause, and the remedy for this cause."""
+
+    reason: str
+    advice: str
+
+
+def nothing_found(
+    trials: Sequence[TrialRecord],
+    confirmations: Collection[TrialRecord],
+    unconfirmed: Finding | None = None,
+) -> NothingFound:
+    """Explain by its records why a study confirmed nothing.
+
+    Args:
+        unconfirmed: the best by its trial alone, where no measurement contradicts it.
+    """
+    if unconfirmed is not None:
+        return _not_measured_again(unconfirmed, confirmations)
+    if not trials:
+        return NothingFound(
+            "it has measured nothing yet",
+            "preparing and calibrating took all the time: raise --timeout (in the space file "
+            "budget.wall_clock); the same command goes on from here",
+        )
+    contradicted = contradicted_by(confirmations)
+    if contradicted:
+        [last] = [*contradicted.values()][-1:]
+        return NothingFound(
+            f"{len(contradicted)} of {len(trials)} trials met the limits, and not when they were "
+            f"measured again; the last was {describe(last.config)}: {last.reason}",
+            "keep other work off this machine, raise limit.latency_ms, or widen parameters",
+        )
+    missed = [r for r in trials if r.outcome == "infeasible" and r.constraints]
+    if missed:
+        nearest = min(missed, key=lambda r: max(value for _, value in r.constraints))
+        return NothingFound(
+            f"none of {len(trials)} trials met the limits; the nearest was "
+            f"{describe(nearest.config)}: {nearest.reason}",
+            "raise limit.latency_ms, or widen parameters",
+        )
+    return NothingFound(
+        f"none of {len(trials)} trials could be measured: {trials[-1].reason}",
+        "remove the cause, of which logs/server.log in the study's folder tells more, and go on "
+        "with a larger --trials",
+    )
+
+
+def _not_measured_again(
+    unconfirmed: Finding, confirmations: Collection[TrialRecord]
+) -> NothingFound:
+    failed = [r.reason for r in confirmations if r.config == unconfirmed.config and r.failure]
+    reason = f": {failed[-1]}" if failed else ""
+    return NothingFound(
+        f"nothing was confirmed; the best by its trial alone, {describe(unconfirmed.config)} "
+        f"({unconfirmed.figures}), could not be measured again{reason}",
+        "remove the cause; the same command tries it again",
+    )

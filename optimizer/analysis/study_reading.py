@@ -1,0 +1,160 @@
+"""A study as it stands, read back for what is built on it: recommendations, fleets, what-ifs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optimizer.analysis.nothing_confirmed import nothing_found
+from optimizer.analysis.summary import LoadRuns
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import UsageError
+from optimizer.machine.fingerprint import Machine
+from optimizer.measurement.cost import Demand, Price
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.study.decision import Decision, decide
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.files import read_begun, read_summary
+from optimizer.study.kept_decision import is_current
+from optimizer.study.searched_space import SearchedSpace, read_searched
+
+
+@dataclass(frozen=True)
+class StudyReading:
+    """What lies in a study's directory.
+
+    Attributes:
+        content: of the space file, see `Space.content`.
+        machine: that everything in it was measured on.
+    """
+
+    directory: StudyDirectory
+    content: Mapping[str, Any]
+    searched: SearchedSpace
+    machine: Machine
+    trials: tuple[TrialRecord, ...]
+    calibration: tuple[TrialRecord, ...]
+    confirmations: tuple[TrialRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.directory.name
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """summary.json; None where the study has not ended since its last record was written.
+
+        Raises:
+            StorageError: when the file is damaged.
+        """
+        directory = self.directory
+        if not directory.summary.exists():
+            return None
+        summary = read_summary(directory)
+        return summary if is_current(summary, self.trials, self.own_decision) else None
+
+    def decision(self, price: Price, demand: Demand) -> Decision:
+        """What the study recommends at some price and demand."""
+        space = self.searched.search_space
+        return decide(self.trials, self.confirmations, price, demand, space)
+
+    @property
+    def own_decision(self) -> Decision:
+        """What the study recommends at its own price and demand."""
+        return self.decision(self.searched.price, self.searched.demand)
+
+    @property
+    def baseline(self) -> ServingConfig:
+        """What someone serves who changes nothing."""
+        space = self.searched.search_space
+        return space.config(space.baseline)
+
+    @property
+    def nothing_found(self) -> str:
+        """Why nothing is within the limits, where nothing is."""
+        return nothing_found(self.trials, self.confirmations).reason
+
+    @property
+    def runs(self) -> LoadRuns:
+        """What was measured beside the trials."""
+        return LoadRuns(self.calibration, (), self.confirmations)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether anything tells how long batches take."""
+        return bool(self._learnt.observations)
+
+    @property
+    def service(self) -> ServiceModel:
+        """Service times by all that was saturated. Raises UsageError where nothing was."""
+        if not self.saturated:
+            raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
+        return self._learnt
+
+    @cached_property
+    def _learnt(self) -> ServiceModel:
+        return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
+
+
+def read_study(results: Path, study: str) -> StudyReading:
+    """Read a study.
+
+    Args:
+        results: folder of the studies.
+        study: a name in it, or the path of a study's own folder, which may have come from another
+            machine.
+
+    Raises:
+        UsageError: where there is no such study, or it has not come to its search yet.
+        StorageError: when its files are damaged.
+    """
+    directory = _directory(results, study)
+    begun = read_begun(directory)
+    stores = (directory.trials, directory.calibration, directory.confirmations)
+    trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
+    return StudyReading(
+        directory=directory,
+        content=begun.content,
+        searched=read_searched(directory),
+        machine=begun.machine,
+        trials=trials,
+        calibration=calibration,
+        confirmations=confirmations,
+    )
+
+
+def read_studies(results: Path, studies: Sequence[str]) -> dict[str, StudyReading]:
+    """Read several studies, each under a name that no other one of them has.
+
+    That is its own name; what is written in `studies` where several are called the same.
+
+    Raises:
+        UsageError: as of `read_study`, and where one is named more than once.
+        StorageError: when files are damaged.
+    """
+    readings = [read_study(results, study) for study in studies]
+    folders = Counter(reading.directory.root.resolve() for reading in readings)
+    if twice := [str(folder) for folder, count in folders.items() if count > 1]:
+        raise UsageError(f"named more than once: {', '.join(twice)}")
+    called = Counter(reading.name for reading in readings)
+    return {
+        text if called[reading.name] > 1 else reading.name: reading
+        for reading, text in zip(readings, studies, strict=True)
+    }
+
+
+def _directory(results: Path, study: str) -> StudyDirectory:
+    for root in (results.absolute() / study, Path(study).absolute()):
+        directory = StudyDirectory(root)
+        if directory.searched.exists():
+            return directory
+    raise UsageError(
+        f"there is no study {study} in {results} that was searched, nor a folder of one"
+    )

@@ -1,0 +1,138 @@
+"""The workshop's jobs. They run in its child process; see `optimizer.artifacts.build_process`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.artifacts.build_context import Tell, Workbench, in_silence
+from optimizer.artifacts.builders import BUILDERS
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
+from optimizer.artifacts.datasets import MASK, cropped, rows_digest
+from optimizer.artifacts.disk import require_room
+from optimizer.artifacts.engines.builder import read_facts
+from optimizer.artifacts.graphs import INT8_SHARE, PrecisionGraphs
+from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.artifacts.references import fp32_outputs
+from optimizer.artifacts.versions import RECIPES, versions
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.serving_config import PRECISIONS_OF, ArtifactSpec
+from optimizer.errors import BuildFailure
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors
+
+
+def prepare_model(
+    model: ModelSpec,
+    cache: ArtifactCache,
+    tell: Tell = in_silence,
+    lengths: Sequence[int] = (),
+) -> PreparedModel:
+    """Ask the model itself, and no export of it, for its FP32 outputs on the evaluation inputs.
+
+    Args:
+        lengths: that requests are padded to beside the longest.
+    """
+    graphs = PrecisionGraphs(model, cache)
+    evaluation = graphs.inputs.evaluation
+    longest = model.payloads.lengths.longest
+    wanted = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    rows = {length: cropped(evaluation, length, model.payloads) for length in wanted}
+    key = {
+        "kind": "reference",
+        "recipe": RECIPES["reference"],
+        "model": key_digest(graphs.model_key),
+        "evaluation": {str(length): rows_digest(own) for length, own in rows.items()},
+        "libraries": versions("onnxruntime"),
+    }
+
+    def build(into: Path) -> None:
+        opened = graphs.source.open()
+        facts = {"output": asdict(opened.output), "weight_bytes": opened.weight_bytes}
+        (into / "model.json").write_text(json.dumps(facts))
+        tell("its FP32 outputs")
+        for length, own in rows.items():
+            name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
+            np.save(into / f"{length}.npy", fp32_outputs(name, opened, own))
+
+    entry = cache.get_or_build(key, build)
+    facts = json.loads((entry.path / "model.json").read_text())
+    output = OutputSpec(**{**facts["output"], "shape": tuple(facts["output"]["shape"])})
+    references = tuple(
+        Reference(length, own, np.load(entry.path / f"{length}.npy"), _own_positions(own, output))
+        for length, own in rows.items()
+    )
+    return PreparedModel(
+        model.name, output, references, facts["weight_bytes"], entry.built, entry.seconds
+    )
+
+
+def export_graph(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silence) -> CacheEntry:
+    """Export the model to the FP32 ONNX graph that most artefacts are made from."""
+    return PrecisionGraphs(model, cache).entry("fp32")
+
+
+def check_room(
+    specs: Sequence[ArtifactSpec],
+    model: ModelSpec,
+    weight_bytes: int,
+    cache: ArtifactCache,
+    tell: Tell = in_silence,
+    engines: EngineSettings | None = None,
+) -> None:
+    """Raise RequirementError where the disk has no room for those of `specs` that are missing."""
+    bench = Workbench(model, cache, engines, tell)
+    missing = []
+    for spec in specs:
+        try:
+            _check(spec)
+            there = cache.holds(BUILDERS[spec.runtime].key(spec, bench))
+        except BuildFailure:  # needs no room; why it cannot be built is told when it is tried
+            continue
+        if not there:
+            missing.append(spec)
+    require_room(cache.root, weight_bytes, missing)
+
+
+def build_artifact(
+    spec: ArtifactSpec,
+    model: ModelSpec,
+    cache: ArtifactCache,
+    tell: Tell = in_silence,
+    engines: EngineSettings | None = None,
+) -> ModelArtifact:
+    """Make the files of `spec`, one of the artefacts of `model`."""
+    _check(spec)
+    builder = BUILDERS[spec.runtime]
+    entry = builder.entry(spec, Workbench(model, cache, engines, tell))
+    return ModelArtifact(
+        spec=spec,
+        path=entry.path,
+        sha256=entry.sha256,
+        builder=builder.maker(entry),
+        build_seconds=entry.seconds,
+        cached=not entry.built,
+        engine=read_facts(entry.path),
+        int8_share=entry.facts.get(INT8_SHARE),
+    )
+
+
+def _check(spec: ArtifactSpec) -> None:
+    if not any(spec.precision in of.get(spec.runtime, ()) for of in PRECISIONS_OF.values()):
+        raise BuildFailure(f"{spec.label}: {spec.runtime} has no way to serve {spec.precision}")
+    if (spec.profile is not None and spec.runtime != "tensorrt") or spec.options:
+        raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
+
+
+def _own_positions(rows: list[Tensors], output: OutputSpec) -> NDArray[np.bool_] | None:
+    """Return the positions that are judged, see `Reference`."""
+    has_length = len(output.shape) > 1 and output.shape[0] == -1
+    if not has_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
+        return None
+    own: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
+    return own if own.any() else None

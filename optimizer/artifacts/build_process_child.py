@@ -1,0 +1,60 @@
+"""The workshop's child process.
+
+    python -m optimizer.artifacts.build_process_child FD CACHE_ROOT
+
+Takes jobs from the connection FD and answers each. It ends when the connection closes, which the
+kernel does for a parent that is killed, even amid a build; and when it finds itself an orphan, for
+some other process may have inherited the parent's end. A parent-death signal would not do: that is
+sent when the thread ends that started the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.jobs import Job, Progress, Reply, answer
+
+_ORPHAN_CHECK_S = 1.0
+
+
+def main() -> None:
+    """Answer jobs until the parent is gone."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("optimizer").setLevel(logging.INFO)
+    connection: Connection[Reply | Progress, Job] = Connection(int(sys.argv[1]))
+    cache = ArtifactCache(Path(sys.argv[2]))
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    # Whoever watches a build may tell of it on a thread of its own.
+    sending = threading.Lock()
+
+    def send(message: Reply | Progress) -> None:
+        with sending:
+            connection.send(message)
+
+    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    while True:
+        send(answer(jobs.get(), cache, lambda text: send(Progress(text))))
+
+
+def _receive(connection: Connection[Reply | Progress, Job], jobs: SimpleQueue[Job]) -> None:
+    parent = os.getppid()
+    try:
+        while os.getppid() == parent:
+            if connection.poll(_ORPHAN_CHECK_S):
+                jobs.put(connection.recv())
+    except (EOFError, OSError):
+        pass
+    finally:
+        # Not sys.exit: the main thread may be deep in a build, and the cache takes any end.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

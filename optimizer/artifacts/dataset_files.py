@@ -1,0 +1,215 @@
+"""Inputs that a person gave: an .npz file, a JSON Lines file, or the space file itself.
+
+Rows are numbered from 0. They are padded to the workload's longest length, as requests are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.errors import Mistake, UsageError
+from optimizer.files.untrusted import UNREADABLE_NPZ, UnreadableError, parse_json
+from optimizer.workload.streams import NUMPY_TYPES, Payloads, Tensors, TensorSpec
+
+_SHOWN = 20
+Arrays = dict[str, NDArray[Any]]
+
+
+def read_rows(path: Path, samples: int, payloads: Payloads) -> list[Tensors]:
+    """Read the first `samples` rows of a file.
+
+    Args:
+        path: .jsonl with one JSON object of values by input tensor a line; otherwise an .npz with
+            one array [rows, ...] for each input tensor.
+
+    Returns:
+        Requests of batch 1, all of one shape.
+
+    Raises:
+        UsageError: every mistake of the file, with the row or tensor, the rule and the value found.
+    """
+    if path.suffix == ".jsonl":
+        return _from_objects(_objects(path, samples), samples, payloads, str(path))
+    arrays = _load(path)
+    _refuse(str(path), _mistakes(arrays, samples, payloads))
+    rows = [{name: arrays[name][n : n + 1] for name in arrays} for n in range(samples)]
+    return [_padded(row, payloads) for row in rows]
+
+
+def rows_from_tensors(text: str, samples: int, payloads: Payloads, place: str) -> list[Tensors]:
+    """The first `samples` rows of a JSON object with a list of rows by input tensor.
+
+    Args:
+        place: where it stands, for messages.
+
+    Raises:
+        UsageError: every mistake, as `read_rows`.
+    """
+    columns: dict[str, list[object]] = json.loads(text)
+    rule = f"must have at least {samples} rows"
+    short = {name: len(rows) for name, rows in columns.items() if len(rows) < samples}
+    _refuse(place, [Mistake(name, rule, str(count)) for name, count in short.items()])
+    rows = [{name: values[n] for name, values in columns.items()} for n in range(samples)]
+    return _from_objects(rows, samples, payloads, place)
+
+
+def _from_objects(
+    rows: Sequence[object], samples: int, payloads: Payloads, place: str
+) -> list[Tensors]:
+    mistakes: list[Mistake] = []
+    made: list[Tensors] = []
+    for number, row in enumerate(rows):
+        try:
+            arrays = _arrays(row, payloads.tensors)
+            wrong = _mistakes(arrays, 1, payloads)
+        except ValueError as error:
+            mistakes.append(Mistake(f"row {number}", str(error), _short(row)))
+            continue
+        mistakes += [replace(each, key=f"row {number}: {each.key}") for each in wrong]
+        if not wrong:
+            made.append(_padded(arrays, payloads))
+    if len(rows) < samples:
+        mistakes.append(Mistake("rows", f"must be at least {samples}", str(len(rows))))
+    _refuse(place, mistakes)
+    return made
+
+
+def _objects(path: Path, samples: int) -> list[object]:
+    """What the first lines of a JSON Lines file hold; a line that is not JSON as its text."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [_parsed(line) for line in islice(file, samples)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: must be a readable file of UTF-8 text: {error}") from error
+
+
+def _parsed(line: str) -> object:
+    try:
+        return parse_json(line)
+    except UnreadableError:
+        return line.rstrip("\n")
+
+
+def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
+    """Values of a row as arrays [1, ...]. Raises ValueError with the rule that `row` breaks."""
+    if not isinstance(row, dict):
+        raise ValueError("must be a JSON object of values by input")
+    floating = {spec.name for spec in specs if spec.data_type == "FP32"}
+    arrays: Arrays = {}
+    for name, values in row.items():
+        try:
+            array = np.asarray([values])
+        except (ValueError, OverflowError) as error:  # lists of unequal length
+            raise ValueError(f"{name} must be a regular list of numbers") from error
+        # JSON has one kind of number: 1 and 1.0 mean the same.
+        whole = np.issubdtype(array.dtype, np.integer)
+        arrays[name] = array.astype(np.float64) if name in floating and whole else array
+    return arrays
+
+
+def _padded(row: Arrays, payloads: Payloads) -> Tensors:
+    """A row in the tensors' own types, padded as requests are."""
+    longest = payloads.lengths.longest
+    padded: Tensors = {}
+    for spec in payloads.tensors:
+        values = row[spec.name].astype(NUMPY_TYPES[spec.data_type])
+        missing = [
+            (0, longest - size if axis is None else 0)
+            for size, axis in zip(values.shape[1:], spec.shape, strict=True)
+        ]
+        padded[spec.name] = np.pad(values, [(0, 0), *missing], constant_values=spec.pad)
+    return padded
+
+
+def _refuse(place: str, mistakes: Sequence[Mistake]) -> None:
+    if mistakes:
+        more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        lines = [f"{place} cannot be used:", *(f"  {m}" for m in mistakes[:_SHOWN]), *more]
+        raise UsageError("\n".join(lines))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        # A .npy file loads as its array.
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path}: must be an .npz file, got one bare array")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except UNREADABLE_NPZ as error:
+        raise UsageError(
+            f"{path}: must be a readable .npz file of plain arrays: {error}"
+        ) from error
+
+
+def _mistakes(arrays: Arrays, samples: int, payloads: Payloads) -> list[Mistake]:
+    names = sorted(spec.name for spec in payloads.tensors)
+    unknown = [
+        Mistake(name, f"is not an input; the inputs are {', '.join(names)}")
+        for name in sorted(arrays.keys() - set(names))
+    ]
+    longest = payloads.lengths.longest
+    of_tensors = [_mistake(arrays, spec, samples, longest) for spec in payloads.tensors]
+    return [*unknown, *filter(None, of_tensors)] or _length_mistakes(arrays, payloads)
+
+
+def _mistake(arrays: Arrays, spec: TensorSpec, samples: int, longest: int) -> Mistake | None:
+    if spec.name not in arrays:
+        return Mistake(spec.name, "is missing")
+    values = arrays[spec.name]
+    return _shape_mistake(spec, values, samples, longest) or _value_mistake(spec, values[:samples])
+
+
+def _length_mistakes(arrays: Arrays, payloads: Payloads) -> list[Mistake]:
+    lengths = {spec.name: _lengths(spec, arrays[spec.name]) for spec in payloads.tensors}
+    if len({length for own in lengths.values() for length in own}) <= 1:
+        return []
+    seen = ", ".join(f"{name} {own}" for name, own in lengths.items() if own)
+    return [Mistake("lengths", "must be the same in every tensor", seen)]
+
+
+def _lengths(spec: TensorSpec, values: NDArray[Any]) -> list[int]:
+    return [n for n, axis in zip(values.shape[1:], spec.shape, strict=True) if axis is None]
+
+
+def _shape_mistake(
+    spec: TensorSpec, values: NDArray[Any], samples: int, longest: int
+) -> Mistake | None:
+    wanted = ", ".join("length" if n is None else str(n) for n in spec.shape)
+    fits = len(values.shape) == len(spec.shape) + 1 and all(
+        n == axis or axis is None for n, axis in zip(values.shape[1:], spec.shape, strict=True)
+    )
+    if not fits:
+        return Mistake(spec.name, f"must have shape [rows, {wanted}]", str(list(values.shape)))
+    if len(values) < samples:
+        return Mistake(spec.name, f"must have at least {samples} rows", str(len(values)))
+    sizes = _lengths(spec, values)
+    if any(not 1 <= n <= longest for n in sizes):
+        return Mistake(spec.name, f"must be 1 to {longest} long (longest request)", str(sizes))
+    return None
+
+
+def _value_mistake(spec: TensorSpec, values: NDArray[Any]) -> Mistake | None:
+    integers = spec.data_type != "FP32"
+    if not np.issubdtype(values.dtype, np.integer if integers else np.floating):
+        kind = "integers" if integers else "floating-point numbers"
+        return Mistake(spec.name, f"must hold {kind}", str(values.dtype))
+    allowed = (values >= spec.minimum) & (values <= spec.maximum) | (values == spec.pad)
+    if allowed.all():
+        return None
+    row = f" in row {np.argwhere(~allowed)[0][0]}" if len(values) > 1 else ""
+    rule = f"must be {spec.minimum:g} to {spec.maximum:g}, or {spec.pad:g} as padding"
+    return Mistake(spec.name, rule, f"{values[~allowed].flat[0]}{row}")

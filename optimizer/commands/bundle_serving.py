@@ -1,0 +1,143 @@
+"""A bundle in a clean server: for recording its examples, and for verifying it."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.commands.hosts import Needs, launch_with, require_server
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.hosting import EmbeddedHost, Host
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import RequirementError, TrialFailure, UsageError
+from optimizer.export.bundle_repository import BundleRepository, files_in
+from optimizer.export.manifest import Manifest
+from optimizer.machine.gpus import present_gpus
+from optimizer.machine.slots import Slot, local_slot
+from optimizer.space_file.reader import read_host
+from optimizer.study.directory import StudyDirectory
+from optimizer.triton.launcher import PickPorts, free_ports
+from optimizer.triton.session import Served, ServingSession
+from optimizer.workload.streams import Tensors, Workload
+
+_ANSWER_SECONDS = 120.0
+
+ServerSettings = Mapping[str, object]
+"""Keys of a space file's section `server`, as far as they were given."""
+
+
+@dataclass(frozen=True)
+class BundleHost:
+    """Where a bundle is served: by which host, on what of this machine.
+
+    Attributes:
+        gpus: that the configuration's logical ones stand for.
+    """
+
+    host: Host
+    slot: Slot
+    gpus: tuple[Gpu, ...]
+
+
+def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
+    """The host for a configuration; nothing is started that does not end at once.
+
+    Args:
+        settings: a launcher, and what goes with it.
+
+    Raises:
+        UsageError: for settings that do not go together.
+        RequirementError: the machine, the image or the server lacks something.
+    """
+    if "launcher" not in settings:
+        raise UsageError(f"{', '.join(settings)}: goes with --launcher docker or remote")
+    host = read_host(settings, Path.cwd())
+    gpus = _gpus(config)
+    slot = local_slot(tuple(gpu.uuid for gpu in gpus))
+    hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]
+    needs = Needs(tuple(model.name for model in config.models), tuple(hosted))
+    require_server(host, needs, slot)
+    missing = [name for name in needs.packages if importlib.util.find_spec(name) is None]
+    if isinstance(host, EmbeddedHost) and missing:
+        raise RequirementError(
+            f"what is served in Triton's Python backend needs {', '.join(missing)}",
+            "pip install -r requirements.txt of the bundle",
+        )
+    return BundleHost(host, slot, gpus)
+
+
+def measured_on(manifest: Manifest) -> ServerSettings:
+    """The kind of server that measured it. Raises UsageError where that was somebody's own."""
+    versions = manifest.versions
+    if versions.server == "remote":
+        raise UsageError(
+            "it was measured on a server that ran already, and a bundle names no machine: give "
+            "--launcher remote with --grpc, --http, --metrics and --repository, or another launcher"
+        )
+    image = {"image": versions.image} if versions.image is not None else {}
+    return {"launcher": versions.server, **image}
+
+
+def _gpus(config: ServingConfig) -> tuple[Gpu, ...]:
+    """The first GPUs of this machine, as many as the configuration uses."""
+    used = [gpu for m in config.models for group in m.groups for gpu in group.logical_gpus]
+    needed = max(used, default=-1) + 1
+    present = present_gpus() if needed else ()
+    if len(present) < needed:
+        raise RequirementError(
+            f"the configuration is served on {needed} GPU{'s' if needed > 1 else ''}, and an NVIDIA"
+            f" driver tells of {len(present)} on this machine"
+        )
+    return present[:needed]
+
+
+@dataclass(frozen=True)
+class ServedBundle:
+    """A bundle that is being served, and the session that serves it."""
+
+    session: ServingSession
+    served: Served
+
+    def answers(self, model: str, requests: Sequence[Tensors], output: str) -> NDArray[np.float64]:
+        """What the server answers. Raises TrialFailure with what explains it best."""
+        try:
+            return self.served.control.infer(model, requests, output, _ANSWER_SECONDS)
+        except TrialFailure as error:
+            raise self.session.failure(error) from error
+
+
+@contextmanager
+def served_bundle(
+    root: Path,
+    config: ServingConfig,
+    workload: Workload,
+    where: BundleHost,
+    pick_ports: PickPorts = free_ports,
+) -> Iterator[ServedBundle]:
+    """Serve what lies in a bundle, as it lies there; nothing of it is left in the end.
+
+    Args:
+        pick_ports: gives the ports of the server.
+
+    Raises:
+        TrialFailure: where it cannot be served.
+    """
+    payloads = {stream.target: stream.payloads for stream in workload.streams}
+    with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
+        # A container sees what lies below the two folders alone.
+        directory = StudyDirectory(Path(folder))
+        launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
+        models = BundleRepository(root.resolve(), repository)
+        with ServingSession(launcher, models, where.slot, where.gpus) as session:
+            files = {
+                model.name: files_in(root, model.name, payloads[model.name])
+                for model in config.models
+            }
+            yield ServedBundle(session, session.serve(config, files))

@@ -1,0 +1,71 @@
+"""The dashboard of one study, and what it lacks to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+from optimizer.analysis.study_reading import read_study
+from optimizer.errors import StudyBusyError, UsageError
+from optimizer.study.dashboard.server import dashboard_server, require_dashboard
+from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.dashboard.writer import StudyNotes
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Watcher
+
+
+@dataclass(frozen=True)
+class DashboardRequest:
+    """Which study is shown, and where.
+
+    Attributes:
+        results: folder of the studies.
+        storage: URL of the study's database; None where it keeps a journal.
+        port: on 127.0.0.1; 0 takes any that is free.
+    """
+
+    study: str
+    results: Path
+    storage: str | None = None
+    port: int = 8080
+
+
+@contextmanager
+def open_dashboard(request: DashboardRequest, watch: Watcher) -> Iterator[WSGIServer]:
+    """A server of the dashboard, which serves once it is told to.
+
+    Raises:
+        OptimizerError: one of its branches, see `optimizer.errors`.
+    """
+    directory = StudyDirectory(request.results.absolute() / request.study)
+    if not directory.space.exists():
+        raise UsageError(f"there is no study {request.study} in {request.results}")
+    if request.storage is None and not directory.journal.exists():
+        raise UsageError(
+            f"study {directory.name} keeps no journal: give the --storage that it is run with"
+        )
+    require_dashboard()
+    with dashboard_server(
+        directory.name, directory.journal, request.storage, directory.artifacts, request.port
+    ) as server:
+        _write_missing_notes(directory, request.storage, watch)
+        yield server
+
+
+def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: Watcher) -> None:
+    """Bring the notes up to the records; a run that goes on writes its own."""
+    if not directory.searched.exists():
+        return
+    with (
+        ShownStudy(directory.name, directory.journal, storage, directory.artifacts) as shown,
+        suppress(StudyBusyError),
+        directory.locked(),
+    ):
+        study = read_study(directory.root.parent, directory.name)
+        notes = StudyNotes(shown, directory, study.searched, (), watch)
+        notes.catch_up()
+        summary = study.summary
+        notes.end(f"ended: {summary['ended']}" if summary is not None else "interrupted")

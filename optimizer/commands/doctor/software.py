@@ -1,0 +1,112 @@
+"""What is installed on this machine: Python packages, the embedded server, perf_analyzer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from optimizer.commands.doctor.checks import Unseen
+from optimizer.commands.doctor.docker import Docker
+from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
+from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
+from optimizer.configuration.serving_config import RUNTIME_PACKAGE
+from optimizer.load import perf_analyzer
+from optimizer.triton.embedded import EmbeddedRuntime
+
+Packages = Mapping[str, str]
+"""Installed version of every package that is, by name."""
+
+_SERVER = "embedded server"
+_PACKAGES = sorted({*GRAPH_PACKAGES, *EXPORT_PACKAGES, *RUNTIME_PACKAGE.values()})
+_SERVER_PACKAGE = "nvidia-pytriton"
+_TENSORRT = "tensorrt"
+_INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
+
+
+def packages() -> Packages:
+    """What is installed of what makes and serves models."""
+    found = {name: _installed(name) for name in (*_PACKAGES, _SERVER_PACKAGE, _TENSORRT)}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def second_opinion() -> Finding:
+    """perf_analyzer, which no search needs."""
+    found = shutil.which(perf_analyzer.NAME)
+    if found is None:
+        why = "not on PATH; only measure --with needs it"
+        return Finding(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
+    return Finding(perf_analyzer.NAME, "ok", found)
+
+
+def findings(
+    installed: Packages | Unseen,
+    embedded: EmbeddedRuntime | Unseen,
+    docker: Docker | Unseen,
+    *,
+    with_gpus: bool,
+) -> tuple[Finding, ...]:
+    """What was found of the embedded server and of every package."""
+    if isinstance(installed, Unseen):
+        return (_embedded(embedded, {}), installed.finding("packages"))
+    return (
+        _embedded(embedded, installed),
+        *(_package(name, installed) for name in _PACKAGES),
+        _local_tensorrt(installed, docker, with_gpus=with_gpus),
+    )
+
+
+def servers_with(tensorrt: str, docker: Docker | Unseen) -> list[str]:
+    """Images of servers that load what this version of TensorRT builds."""
+    servers = () if isinstance(docker, Unseen) else docker.servers
+    return [
+        image.name
+        for image in servers
+        if image.content.tensorrt and same_version(tensorrt, image.content.tensorrt)
+    ]
+
+
+def _embedded(embedded: EmbeddedRuntime | Unseen, installed: Packages) -> Finding:
+    if isinstance(embedded, Unseen):
+        return embedded.finding(_SERVER)
+    found = f"tritonserver of {_SERVER_PACKAGE} {installed.get(_SERVER_PACKAGE, '')}".rstrip()
+    return Finding(_SERVER, "ok", found)
+
+
+def _package(name: str, installed: Packages) -> Finding:
+    if name in installed:
+        return Finding(name, "ok", installed[name])
+    return Finding(name, "missing", "not installed", _INSTALL)
+
+
+def _local_tensorrt(installed: Packages, docker: Docker | Unseen, *, with_gpus: bool) -> Finding:
+    wanted = _wanted_tensorrt(docker)
+    remedy = f"pip install 'triton-cost-optimizer[tensorrt]' {_TENSORRT}=={wanted}"
+    own = installed.get(_TENSORRT)
+    if own is None:
+        found = "not installed; engines.build_in: local needs it"
+        return Finding(_TENSORRT, "missing", found, remedy if with_gpus else None)
+    if servers := servers_with(own, docker):
+        return Finding(_TENSORRT, "ok", f"{own}, that of {', '.join(servers)}")
+    if same_version(own, wanted):
+        return Finding(_TENSORRT, "ok", f"{own}, that of release {DEFAULT_TAG}")
+    found = f"{own}, but the server's is {wanted}: it would not load engines built here"
+    return Finding(_TENSORRT, "missing", found, remedy if with_gpus else None)
+
+
+def _wanted_tensorrt(docker: Docker | Unseen) -> str:
+    """The version of the default image or, where that is not here, of one that is."""
+    default = content_of(triton_image(), {}).tensorrt
+    servers = () if isinstance(docker, Unseen) else docker.servers
+    known = {image.name: image.content.tensorrt for image in servers if image.content.tensorrt}
+    wanted = known.get(triton_image()) or next(iter(known.values()), default)
+    assert wanted is not None, "that of the default release is known"
+    return wanted
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,266 @@
+"""From a study to a directory that a production repository takes, in one of several formats."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.commands.bundle_serving import (
+    BundleHost,
+    ServerSettings,
+    bundle_host,
+    served_bundle,
+)
+from optimizer.commands.platforms import refuse_unfit, write_platform
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import describe
+from optimizer.errors import StorageError, UsageError, storage_errors
+from optimizer.export.examples import draw_requests, write_examples
+from optimizer.export.manifest import (
+    EXAMPLES,
+    Bundle,
+    LoadDescription,
+    Manifest,
+    Versions,
+    write_manifest,
+)
+from optimizer.export.platforms.formats import PLATFORMS
+from optimizer.export.production_bundle import Winner, write_notes, write_winner
+from optimizer.export.repository_format import as_repository
+from optimizer.export.study_artifacts import StudyArtifacts
+from optimizer.files.shipped import shipped
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.space_file.reader import MeasurementSettings, read_host
+from optimizer.study.decision import Finding, contradicted_by
+from optimizer.study.events import StepStarted, Watcher
+from optimizer.study.source_cards import kept_cards
+from optimizer.workload.model_spec import AccuracyLimits
+
+Format = Callable[[Bundle, Winner, Path], None]
+"""Writes a format of a bundle into an empty folder, which gets its name when it is whole.
+
+The bundle lies beside it and is gone afterwards: what is needed of it is moved or copied.
+"""
+
+
+def _as_repository(bundle: Bundle, _: Winner, target: Path) -> None:
+    as_repository(bundle, target)
+
+
+FORMATS: Mapping[str, Format] = {
+    "repository": _as_repository,
+    **{name: partial(write_platform, name) for name in PLATFORMS},
+}
+"""What a bundle can be exported as."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What one `export` was asked.
+
+    Attributes:
+        study: a name in `results`, or a study's own folder.
+        cache: folder of the artefact cache, for files that the study's folder does not hold.
+        target: that is written; must not be there, or be an empty folder.
+        made_by: this program and its version.
+        format: one of `FORMATS`.
+        trial: number of the study's trial; its best without.
+        server: that records the examples; the kind that the study was measured on without.
+        examples: whether examples are recorded, which needs a server.
+    """
+
+    study: str
+    results: Path
+    cache: Path
+    target: Path
+    made_by: str
+    format: str = "repository"
+    trial: int | None = None
+    server: ServerSettings | None = None
+    examples: bool = True
+
+
+def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
+    """Export a configuration of a study; `target` is whole in the end, or what it was.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        OptimizerError: one of its branches, see `optimizer.errors`.
+    """
+    _refuse_occupied(request.target)
+    study = read_study(request.results, request.study)
+    finding = _finding(study, request.trial)
+    config = finding.candidate.config
+    refuse_unfit(request.format, study, finding)
+    content = _Content(study)
+    where = None
+    if request.examples:
+        where = bundle_host(request.server or content.server, config)
+    target = request.target.absolute()
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        watch(StepStarted(f"writing {describe(config)}"))
+        staging = work / "staging"
+        artifacts = StudyArtifacts(study, ArtifactCache(request.cache), staging)
+        winner = Winner(
+            study=study,
+            finding=finding,
+            artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
+            tolerances={m.name: content.tolerance(m.name) for m in config.models},
+            versions=content.versions(),
+            cards=kept_cards(study.directory),
+            made_by=request.made_by,
+        )
+        root, out = work / "bundle", work / "out"
+        manifest = write_winner(root, shipped("model_repository_templates"), winner)
+        load = LoadDescription(study.searched.workload, content.measurement)
+        manifest = _with_examples(root, manifest, load, where, watch)
+        write_notes(root, manifest)
+        bundle = write_manifest(root, manifest, load)
+        with storage_errors(target):
+            out.mkdir()
+            FORMATS[request.format](bundle, winner, out)
+            out.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return bundle.manifest
+
+
+def _refuse_occupied(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"--to: {target} is there already, and is no folder")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"--to: {target} is there already: give a new folder, or an empty one")
+
+
+_NOTHING = {
+    "bounded": "was ended before its capacity was known",
+    "infeasible": "did not meet the limits",
+    "failed": "failed",
+}
+"""Why a trial of some outcome has nothing to export."""
+
+
+def _finding(study: StudyReading, trial: int | None) -> Finding:
+    """The best, or what a trial found."""
+    decision = study.own_decision
+    if trial is None:
+        if decision.best is None:
+            raise UsageError(f"study {study.name} has nothing to export: {study.nothing_found}")
+        return decision.best
+    record = next((record for record in study.trials if record.number == trial), None)
+    if record is None:
+        numbers = ", ".join(str(each.number) for each in study.trials) or "none yet"
+        raise UsageError(f"--trial: {study.name} has trials {numbers}; got {trial}")
+    found = next((each for each in decision.contenders if each.config == record.config), None)
+    if found is None:
+        raise UsageError(f"--trial: {trial} {_why_not(study, record)}")
+    return found
+
+
+def _why_not(study: StudyReading, record: TrialRecord) -> str:
+    """Why a trial of a study is not exported."""
+    if record.outcome != "ok":
+        return f"{_NOTHING[record.outcome]}: {record.reason}"
+    again = contradicted_by(study.confirmations).get(record.config)
+    if again is not None:
+        return f"did not meet the limits when it was measured again: {again.reason}"
+    return "is outside of the space by now: its model file was left out when the study went on"
+
+
+class _Content:
+    """What a study's own space file says beside what it searched."""
+
+    def __init__(self, study: StudyReading) -> None:
+        self._study = study
+
+    @property
+    def server(self) -> ServerSettings:
+        """Its section `server`."""
+        settings: ServerSettings = self._at("server")
+        return settings
+
+    @property
+    def measurement(self) -> MeasurementSettings:
+        """How long its levels lasted."""
+        try:
+            return MeasurementSettings(**self._at("measurement"))
+        except TypeError as error:
+            raise self._damaged("measurement") from error
+
+    def tolerance(self, model: str) -> AccuracyLimits:
+        """The accuracy limits of a model, less the task's metric."""
+        limits = self._at("models", model, "accuracy")
+        try:
+            return AccuracyLimits(
+                limits["min_argmax_agreement"], limits["min_cosine"], limits["max_abs_error"]
+            )
+        except KeyError as error:
+            raise self._damaged(f"models.{model}.accuracy") from error
+
+    def versions(self) -> Versions:
+        """What it measured with; Triton's own version is asked of a server later."""
+        machine = self._study.machine
+        host = read_host(self.server, Path())
+        return Versions(
+            server=self._at("server", "launcher"),
+            image=host.image if isinstance(host, ContainerHost) else None,
+            triton=None,
+            driver=machine.driver,
+            gpus=machine.gpus,
+            cpu=machine.cpu,
+            cores=machine.cores,
+            memory_gib=machine.memory_gib,
+            cpu_features=machine.cpu_features,
+            python=machine.python,
+            packages=dict(machine.packages),
+        )
+
+    def _at(self, *keys: str) -> Any:
+        found: Any = self._study.content
+        try:
+            for key in keys:
+                found = found[key]
+        except (KeyError, TypeError) as error:
+            raise self._damaged(".".join(keys)) from error
+        return found
+
+    def _damaged(self, key: str) -> StorageError:
+        return StorageError(f"cannot read {self._study.directory.space}: no {key}")
+
+
+def _with_examples(
+    root: Path,
+    manifest: Manifest,
+    load: LoadDescription,
+    where: BundleHost | None,
+    watch: Watcher,
+) -> Manifest:
+    """Record what the server answers to a few inputs, or say that nothing was recorded."""
+    if where is None:
+        reason = f"{EXAMPLES}: no examples were recorded, so that outputs cannot be verified"
+        return replace(manifest, missing=(*manifest.missing, reason))
+    watch(StepStarted("serving it for the recorded examples"))
+    payloads = {stream.target: stream.payloads for stream in load.workload.streams}
+    models = []
+    with served_bundle(root, manifest.config, load.workload, where) as bundle:
+        triton = bundle.served.control.version()
+        for model in manifest.models:
+            requests = draw_requests(payloads[model.name])
+            answers = bundle.answers(model.name, requests, model.output)
+            path = f"{model.name}/{EXAMPLES}"
+            write_examples(root / path, requests, model.output, answers)
+            models.append(replace(model, examples=path))
+    versions = replace(manifest.versions, triton=triton)
+    return replace(manifest, models=tuple(models), versions=versions)

@@ -1,0 +1,133 @@
+"""What other latency limits would cost: the curve of a study, as measured and as predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from optimizer.analysis.known_configurations import known_configurations
+from optimizer.analysis.latency_curve import (
+    Known,
+    LatencyCosts,
+    latency_curve,
+    recommended_first,
+    usual_limits,
+)
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.analysis.unmeasured_configurations import Unmeasured
+from optimizer.commands.parts import hold_to_one_limit
+from optimizer.errors import UsageError
+from optimizer.machine.slots import Slot
+from optimizer.report.pareto_page import pareto_page
+from optimizer.search.level_runner import concurrency
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.stream_simulation import simulated
+from optimizer.study.context import Setting, limit_names
+from optimizer.study.directory import write_text
+from optimizer.study.searched_space import SearchedSpace
+
+
+@dataclass(frozen=True)
+class ParetoRequest:
+    """What one `pareto` was asked.
+
+    Attributes:
+        results: folder of the studies.
+        limits_ms: latency limits; some around the study's own where there are none.
+        seed: of the simulation.
+    """
+
+    study: str
+    results: Path
+    limits_ms: tuple[float, ...] = ()
+    seed: int = 0
+
+
+def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
+    """Work out what each limit costs; returns it and the page that it is drawn on.
+
+    Raises:
+        UsageError: where there is no such study, or nothing measured in it, or its streams have
+            limits of their own and one is asked for.
+        StorageError: when its files are damaged, or the page cannot be written.
+    """
+    study = read_study(request.results, request.study)
+    if request.limits_ms:
+        hold_to_one_limit(study.searched.workload, "--limit")
+    known = _known(study)
+    if not known:
+        raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
+    costs = _costs(study, known, request.limits_ms)
+    if study.saturated:
+        costs = _with_predictions(study, known, costs, request.seed)
+    page = study.directory.root / "pareto.html"
+    write_text(page, pareto_page(costs))
+    return costs, page
+
+
+def measured_costs(study: StudyReading) -> LatencyCosts | None:
+    """What limits around the study's own cost, as measured alone; None where nothing was."""
+    known = _known(study)
+    return _costs(study, known) if known else None
+
+
+def _known(study: StudyReading) -> list[Known]:
+    """What the study has measured, less what has left its space since."""
+    space = study.searched.search_space
+    known = known_configurations(study.trials, study.runs)
+    return [each for each in known if space.position_of(each.config) is not None]
+
+
+def _costs(
+    study: StudyReading, known: Sequence[Known], limits_ms: tuple[float, ...] = ()
+) -> LatencyCosts:
+    """What each limit costs; of limits around the study's own where none are given."""
+    searched, workload = study.searched, study.searched.workload
+    own_ms = workload.shortest_limit_ms
+    # The study's own limit is what the others are compared with.
+    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
+    asked = limits_ms or usual_limits(known, *searched_ms)
+    curve = latency_curve(known, sorted({*asked, own_ms}), searched.price, searched.demand)
+    best = study.own_decision.best
+    return LatencyCosts(
+        study.name,
+        workload.streams,
+        tuple(searched_ms),
+        searched.price,
+        searched.demand,
+        recommended_first(curve, own_ms, best.config if best is not None else None),
+        unconfirmed=best is not None and not best.confirmed,
+    )
+
+
+def _with_predictions(
+    study: StudyReading, known: Sequence[Known], costs: LatencyCosts, seed: int
+) -> LatencyCosts:
+    searched = study.searched
+    unmeasured = Unmeasured(searched.search_space, study.trials, known, costs_setting(searched))
+    curve = [
+        replace(within, predicted=unmeasured.cheaper(within, forecast))
+        for within in costs.curve
+        for forecast in [forecast_within(searched, study.service, within.limit_ms, seed)]
+    ]
+    return replace(costs, curve=tuple(curve))
+
+
+def forecast_within(
+    searched: SearchedSpace, service: ServiceModel, limit_ms: float, seed: int
+) -> Forecast:
+    """What service times let expect of every configuration within a latency limit."""
+    workload = searched.workload.within(limit_ms)
+    simulate = partial(simulated, seed=seed)
+    return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
+
+
+def costs_setting(searched: SearchedSpace) -> Setting:
+    """Of costs alone: nothing is measured in it."""
+    names = limit_names(searched.workload)
+    nowhere = Slot((), ())
+    return Setting(searched.price, searched.demand, names, nowhere, machine="", confirm_requests=0)

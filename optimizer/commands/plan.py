@@ -1,0 +1,269 @@
+"""A fleet for a demand, from what studies have measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizer.analysis.comparability import asked, refuse_incomparable
+from optimizer.analysis.study_reading import StudyReading, read_studies
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import UsageError
+from optimizer.fleet.offer import gpus_like, some_gpus_used
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant
+from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
+from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.fleet.planning.mix import Mix
+from optimizer.fleet.planning.plan import Plan, Question, Way, plan_fleet
+from optimizer.fleet.planning.sizing import Survival
+from optimizer.fleet.price_catalogue import ListedPrice, price_list
+from optimizer.fleet.pricing import Accepted, PriceChoice, known_instance, prices_for
+from optimizer.measurement.cost import Demand, Price
+from optimizer.report.plan_page import plan_page
+from optimizer.search.level_runner import concurrency
+from optimizer.simulator.stream_simulation import serving_of
+from optimizer.study.decision import Finding
+from optimizer.study.directory import write_json, write_text
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What one `plan` was asked.
+
+    Attributes:
+        studies: names in `results`, or folders.
+        demand: None for the first study's own, all day.
+        headroom: None for the first study's own.
+        most: instances that can be had, by instance type.
+    """
+
+    studies: tuple[str, ...]
+    results: Path
+    demand: DemandCurve | None
+    headroom: float | None
+    survival: Survival
+    zones: int
+    launch_seconds: float
+    most: dict[str, int]
+    choice: PriceChoice
+    accepted: Collection[Accepted]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """The instance that the best configuration of a study makes, and that in words."""
+
+    instance: Instance
+    described: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, what it was made from, and the files that show it.
+
+    Attributes:
+        plan: None where what can be had does not suffice.
+        sources: each with a name of its own.
+        nothing: names of studies in which nothing met the limits.
+        page, data: in the folder of the first study.
+    """
+
+    curve: DemandCurve
+    sources: tuple[Source, ...]
+    nothing: tuple[str, ...]
+    plan: Plan | None
+    page: Path
+    data: Path
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """Configurations in words, by the name of the instance's study."""
+        return {source.instance.name: source.described for source in self.sources}
+
+
+def plan_for(request: PlanRequest) -> Planned:
+    """Plan a fleet for a demand.
+
+    Raises:
+        UsageError: where there is no such study, prices do not fit, or what is asked cannot be.
+        StorageError: when files are damaged or cannot be written.
+    """
+    named = read_studies(request.results, request.studies)
+    studies = list(named.values())
+    refuse_incomparable(
+        [(name, asked(study.content, study.searched.workload)) for name, study in named.items()]
+    )
+    first = studies[0].searched.demand
+    curve = request.demand or constant(first.requests_per_second)
+    headroom = request.headroom if request.headroom is not None else first.headroom
+    demand = Demand(curve.peak, headroom, first.inferences_per_request)
+    machines = [(study.searched.price, study.machine) for study in studies]
+    listed = price_list()
+    prices = prices_for(machines, request.choice, listed, request.accepted)
+    found = [
+        (name, price, study.decision(price, demand).best)
+        for (name, study), price in zip(named.items(), prices, strict=True)
+    ]
+    sources = tuple(
+        _source(name, named[name], best, price, listed, request.seed)
+        for name, price, best in found
+        if best is not None
+    )
+    _refuse_unknown_types(request.most, sources)
+    question = _question(request, curve, headroom)
+    plan = plan_fleet([source.instance for source in sources], question) if sources else None
+    folder = studies[0].directory.root
+    planned = Planned(
+        curve=curve,
+        sources=sources,
+        nothing=tuple(name for name, _, best in found if best is None),
+        plan=plan,
+        page=folder / "plan.html",
+        data=folder / "plan.json",
+    )
+    if plan is not None:
+        write_text(planned.page, plan_page(plan, planned.described))
+        write_json(planned.data, _to_json(plan, planned.described))
+    return planned
+
+
+def _question(request: PlanRequest, curve: DemandCurve, headroom: float) -> Question:
+    return Question(
+        curve,
+        headroom,
+        request.survival,
+        request.zones,
+        request.launch_seconds,
+        request.most,
+        request.seed,
+    )
+
+
+def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:
+    types = dict.fromkeys(source.instance.price.instance_type for source in sources)
+    for name in most:
+        if name not in types:
+            raise UsageError(f"--most {name}: must be one of {', '.join(types) or 'none'}")
+
+
+def _source(
+    name: str,
+    study: StudyReading,
+    finding: Finding,
+    price: Price,
+    listed: Sequence[ListedPrice],
+    seed: int,
+) -> Source:
+    """Where a study used some of its machine's GPUs, the others are taken to serve as much."""
+    candidate, known = finding.candidate, known_instance(listed, price.instance_type)
+    described, copies = describe(candidate.config), 1
+    if not finding.confirmed:
+        described += f"; {finding.status}"
+    used, every = len(study.machine.gpus), gpus_like(study.machine, known)
+    if every > used:
+        if every % used:
+            raise UsageError(
+                f"{name}: it used {used} of {every} GPUs, which are no whole number of "
+                "times as many: search with a part of them that divides all"
+            )
+        copies = every // used
+        described += f"; extrapolated, {some_gpus_used(used, every)}"
+    measurement = candidate.measurement
+    instance = Instance(
+        name=name,
+        price=price,
+        capacity_per_second=copies * measurement.capacity_per_second,
+        capacity_low_per_second=copies * measurement.capacity_low_per_second,
+        setup_seconds=finding.trial.seconds.serving,
+        parts=_parts(study, candidate.config),
+        copies=copies,
+    )
+    try:
+        return Source(instance.agreed(seed), described)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
+    workload = study.searched.workload
+    models = {model.name: model for model in config.models}
+    return tuple(
+        Part(
+            serving_of(model, study.service.curve(model, config.server), stream),
+            stream.arrivals,
+            stream.limit,
+            concurrency(config),
+            stream.demand_per_second / workload.demand_per_second,
+        )
+        for stream in workload.streams
+        for model in [models[stream.target]]
+    )
+
+
+def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
+    one = plan.one_type
+    question = plan.question
+    return {
+        "demand": asdict(question.curve),
+        "headroom": question.headroom,
+        "survives": question.survival,
+        "zones": question.zones,
+        "launch_seconds": question.launch_seconds,
+        "instances": [
+            {
+                "study": member.instance.name,
+                "configuration": described[member.instance.name],
+                "price": asdict(member.instance.price),
+                "capacity_per_second": member.instance.capacity_per_second,
+                "capacity_low_per_second": member.instance.capacity_low_per_second,
+                "simulated_most_within_limits_per_second": member.response.most_within_per_second,
+                "service_times_moved_by": member.instance.moved,
+            }
+            for member in plan.fleet.members
+        ],
+        "fleet": _mix(plan.fleet),
+        "at_the_peak": [asdict(each) for each in plan.found],
+        "late_share_allowed": plan.allowed,
+        "ways": [_way(way, plan.allowed) for way in (*plan.ways, *(one.autoscaled if one else ()))],
+        "smallest_fleet_of_one_type": _simulated(one.at_minimum if one else None),
+        "one_instance_less": _simulated(one.below_minimum if one else None),
+        "surviving": {
+            name: _mix(mix) if mix is not None else None for name, mix in plan.surviving.items()
+        },
+        "losses": [
+            {
+                "lost": loss.lost,
+                "left": _mix(loss.left),
+                "at_the_peak": [asdict(each) for each in loss.found],
+                "waiting_seconds": loss.waiting_seconds if loss.left.instances else None,
+            }
+            for loss in plan.losses
+        ],
+    }
+
+
+def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
+    return asdict(found) if found is not None else None
+
+
+def _mix(mix: Mix) -> dict[str, Any]:
+    names = [member.instance.name for member in mix.members]
+    return {
+        "counts": dict(zip(names, mix.counts, strict=True)),
+        "usd_per_hour": mix.usd_per_hour,
+    }
+
+
+def _way(way: Way, allowed: float) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "usd_per_hour": way.usd_per_hour,
+        "usd_per_month": way.usd_per_month,
+        "instances": way.charged.tolist(),
+        "late_share": way.late_share.tolist(),
+        "steps_over_the_limit": way.missed_steps(allowed),
+        "policy": asdict(way.policy) if way.policy is not None else None,
+    }

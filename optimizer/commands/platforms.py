@@ -1,0 +1,83 @@
+"""A study's configuration as a platform has it: what is deployed, and in which image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from optimizer.analysis.study_reading import StudyReading
+from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.configuration.releases import RELEASES, triton_image
+from optimizer.errors import UsageError
+from optimizer.export.deployment import (
+    Deployment,
+    ServerImage,
+    container_image,
+    deployment_of,
+    embedded_image,
+)
+from optimizer.export.manifest import Bundle
+from optimizer.export.platforms.formats import PLATFORMS
+from optimizer.export.platforms.sagemaker import refuse_what_it_cannot_host
+from optimizer.export.production_bundle import Winner
+from optimizer.machine.fingerprint import Machine
+from optimizer.space_file.reader import read_host
+from optimizer.study.decision import Finding
+from optimizer.triton.embedded import SERVER_PACKAGE
+
+
+def refuse_unfit(platform: str, study: StudyReading, finding: Finding) -> None:
+    """Before anything is written, or served. Raises UsageError."""
+    if platform == "sagemaker":
+        asked = {stream.target for stream in study.searched.workload.streams}
+        names = [m.name for m in finding.candidate.config.models if m.name in asked]
+        refuse_what_it_cannot_host(names, study.searched.price.instance_type)
+
+
+def write_platform(platform: str, bundle: Bundle, winner: Winner, target: Path) -> None:
+    """Write the format of a platform into an empty folder; the bundle is moved there.
+
+    Raises:
+        UsageError: where the platform cannot host it.
+        StorageError: when it cannot be written.
+    """
+    PLATFORMS[platform](_deployment(bundle, winner), bundle.root, target)
+
+
+def _deployment(bundle: Bundle, winner: Winner) -> Deployment:
+    searched, finding = winner.study.searched, winner.finding
+    host = read_host(winner.study.content["server"], Path())
+    found = deployment_of(
+        winner.study.name,
+        finding.candidate,
+        searched.workload,
+        searched.demand,
+        searched.price,
+        _image(bundle, host),
+        load_seconds=finding.trial.seconds.serving or None,
+    )
+    return replace(found, measured_on=served_by(host, winner.study.machine))
+
+
+def served_by(host: Host, machine: Machine) -> str | None:
+    """Hardware of the server; None for a remote one, of which a study knows its client's alone."""
+    return None if isinstance(host, RemoteHost) else machine.hardware
+
+
+def _image(bundle: Bundle, host: Host) -> ServerImage:
+    """What the study was measured on, or a release of NVIDIA's with the same Triton."""
+    versions = bundle.manifest.versions
+    needed = [package for model in bundle.manifest.models for package in model.packages]
+    packages = list(dict.fromkeys(needed))
+    if isinstance(host, EmbeddedHost):
+        python = ".".join(versions.python.split(".")[:2])
+        return embedded_image(packages, SERVER_PACKAGE, python)
+    if isinstance(host, ContainerHost):
+        return container_image(host.image, packages, host.shared_memory_bytes)
+    same = [release for release in RELEASES if release.triton == versions.triton]
+    if not same:
+        raise UsageError(
+            f"the study was measured on a remote server, Triton {versions.triton or 'unknown'}, and"
+            " no image with it is known: export it as repository, and put that into an image"
+        )
+    return container_image(triton_image(same[0].tag), packages)

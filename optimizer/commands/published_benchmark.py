@@ -1,0 +1,54 @@
+"""The published benchmark, worked out anew with the prices that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.fleet.benchmark import BenchmarkRow
+from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.published import (
+    PUBLISHED,
+    PUBLISHED_DEMAND,
+    PUBLISHED_LIMIT_MS,
+    Claim,
+    claims,
+    notes,
+    published_rows,
+)
+from optimizer.measurement.cost import Price
+from optimizer.report.benchmark_page import benchmark_page
+from optimizer.study.directory import write_text
+
+_TITLE = "The published benchmark, worked out anew"
+
+
+@dataclass(frozen=True)
+class PublishedBenchmark:
+    """What follows from the 24 rows.
+
+    Attributes:
+        prices: of one instance, by instance type.
+        claims, notes: what was said of the features, and where the table says something else.
+        page: file that shows all of it.
+    """
+
+    rows: tuple[BenchmarkRow, ...]
+    prices: Mapping[str, Price]
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+    page: Path
+
+
+def replay_published_benchmark(results: Path) -> PublishedBenchmark:
+    """Work everything out and write the page into `results`. Raises StorageError."""
+    prices, demand = shipped_prices(), PUBLISHED_DEMAND
+    rows = tuple(row.priced(prices[row.instance_type], demand) for row in published_rows())
+    page = results.absolute() / f"{PUBLISHED}.html"
+    found = PublishedBenchmark(rows, prices, claims(rows), tuple(notes(rows)), page)
+    html = benchmark_page(
+        _TITLE, rows, prices, demand, PUBLISHED_LIMIT_MS, found.claims, found.notes
+    )
+    write_text(page, html)
+    return found

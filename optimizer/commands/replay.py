@@ -1,0 +1,150 @@
+"""A search of a recorded table: what it would have found on that machine, and how soon."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from optimizer.commands.sampler_choice import Strategies
+from optimizer.errors import UsageError
+from optimizer.files.shipped import shipped
+from optimizer.fleet.published import PUBLISHED
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.machine.slots import local_slot
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.recorded.table import RecordedSpace, RecordedTable
+from optimizer.search.recorded.table_file import read_table
+from optimizer.space_file.reader import Budget
+from optimizer.study.context import Setting, limit_names
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, TrialEnded, Watcher
+from optimizer.study.history import History
+from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.search_status import Outlook
+
+
+@dataclass(frozen=True)
+class ReplayedTrial:
+    """A trial of a replayed search.
+
+    Attributes:
+        true_share: what its configuration serves by all measurements of it, relative to the best
+            of the table; 0 where this trial did not find it to meet the limits.
+        seconds: of load tests and model loads up to its end, those before the search included.
+    """
+
+    record: TrialRecord
+    true_share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a search of a table found.
+
+    Attributes:
+        trials: of the search, in order, without the calibration.
+        calibration_seconds: spent before the first of them.
+    """
+
+    table: RecordedTable
+    trials: tuple[ReplayedTrial, ...]
+    calibration_seconds: float
+    ended: SearchEnd
+
+    @property
+    def best(self) -> ReplayedTrial | None:
+        """The cheapest by what was measured, None where nothing met the limits."""
+        best = History({t.record.number: t.record for t in self.trials}).incumbent
+        return next((trial for trial in self.trials if trial.record is best), None)
+
+    def first_within(self, share: float) -> tuple[int, float] | None:
+        """(trials, seconds) up to the first that truly is so close to the best; None without."""
+        for count, trial in enumerate(self.trials, 1):
+            if trial.true_share >= 1 - share:
+                return count, trial.seconds
+        return None
+
+
+def open_table(name: str) -> RecordedTable:
+    """A table by the path of its file, or by the name of one that ships. Raises UsageError."""
+    path, folder = Path(name), shipped("tables")
+    if path.exists():
+        return read_table(path)
+    if (folder / f"{name}.csv").exists():
+        return read_table(folder / f"{name}.csv")
+    known = ", ".join([*sorted(each.stem for each in folder.glob("*.csv")), PUBLISHED])
+    raise UsageError(f"TABLE must be a file or one of {known}; got {name!r}")
+
+
+def replay_table(
+    table: RecordedTable,
+    sampler: str,
+    seed: int,
+    trials: int,
+    watch: Watcher,
+    enough: float | None = None,
+) -> Replay:
+    """Search a table as `run` would have searched the machine; nothing is left on the disk.
+
+    Args:
+        trials: budget of the search.
+        enough: the search also ends at the first trial that truly is so close to the best, as a
+            share of it: for those who ask only how soon that is.
+    """
+    space = table.space
+    setting = recorded_setting(space)
+    evaluator = RecordedEvaluator(table, np.random.default_rng(seed))
+    replayed: list[ReplayedTrial] = []
+
+    def seen(event: Event) -> None:
+        watch(event)
+        if isinstance(event, TrialEnded):
+            share = _true_share(table, event.record)
+            replayed.append(ReplayedTrial(event.record, share, evaluator.seconds))
+
+    def advise() -> Outlook:
+        if enough is not None and any(trial.true_share >= 1 - enough for trial in replayed):
+            return Outlook(f"a trial is within {enough:.0%} of the table's best")
+        return strategy.advise()
+
+    with TemporaryDirectory(prefix="replay-") as folder:
+        directory, history = StudyDirectory(Path(folder)), History({})
+        strategies = Strategies(
+            space.search_space, space.workload, history, setting, CapacityProtocol(), seed
+        )
+        strategy = strategies.taught(sampler, evaluator, directory, watch)
+        calibration_seconds = evaluator.seconds
+        searched, make_sampler = space.search_space, strategy.make_sampler
+        with OptunaStudy(
+            space.study, directory.journal, None, searched, make_sampler, seed
+        ) as study:
+            loop = SearchLoop(study, searched, evaluator, directory, history, setting, seen)
+            ended = loop.run(Budget(trials, math.inf), advise)
+    return Replay(table, tuple(replayed), calibration_seconds, ended)
+
+
+def recorded_setting(space: RecordedSpace) -> Setting:
+    """The setting in which a table was recorded."""
+    return Setting(
+        space.price,
+        space.demand,
+        limit_names(space.workload),
+        local_slot(()),
+        space.machine.digest,
+        confirm_requests=0,
+    )
+
+
+def _true_share(table: RecordedTable, record: TrialRecord) -> float:
+    if record.outcome != "ok":
+        return 0.0
+    position = table.space.search_space.position_of(record.config)
+    assert position is not None, "points of the table alone are proposed"
+    return table.true_capacity[position] / table.best_capacity

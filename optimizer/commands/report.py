@@ -1,0 +1,152 @@
+"""A study's report: what its records say, put together and written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.analysis.effects import Effects, effects_of
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.commands.pareto import costs_setting, forecast_within, measured_costs
+from optimizer.commands.simulate import predicted_stream
+from optimizer.configuration.parameters import label
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.fleet.price_catalogue import price_warning
+from optimizer.report.model_figures import Predicted
+from optimizer.report.study_figures import PredictedCurve
+from optimizer.report.study_markdown import study_markdown
+from optimizer.report.study_page import study_page
+from optimizer.report.study_report import StudyReport, drawn
+from optimizer.search.surrogate.learnt_forecast import calibrated
+from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.posterior import Belief, Expected
+from optimizer.simulator.forecast import Forecast
+from optimizer.study.decision import claims_of
+from optimizer.study.directory import write_text
+
+_LIKELY = 0.5
+"""Probability of meeting the limits, above which a configuration's cost counts."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The files that were written."""
+
+    page: Path
+    markdown: Path
+    report: StudyReport
+
+
+def report_study(results: Path, study: str, seed: int = 0) -> Reported:
+    """Write report.html and report.md into a study's folder.
+
+    Args:
+        results: folder of the studies.
+        study: a name in it, or the path of a study's own folder.
+        seed: of the simulation.
+
+    Raises:
+        UsageError: where there is no such study.
+        StorageError: when its files are damaged, or the report cannot be written.
+    """
+    reading = read_study(results, study)
+    report = _report(reading, seed)
+    folder = reading.directory.root
+    found = Reported(folder / "report.html", folder / "report.md", report)
+    write_text(found.page, study_page(report))
+    write_text(found.markdown, study_markdown(report))
+    return found
+
+
+def _report(study: StudyReading, seed: int) -> StudyReport:
+    searched, today = study.searched, datetime.now(UTC)
+    forecast = _by_calibration(study, seed)
+    decision = study.own_decision
+    found = decision.finding_of(study.baseline)
+    baseline = found.candidate if found is not None else None
+    return StudyReport(
+        study=study,
+        summary=study.summary,
+        decision=decision,
+        baseline=baseline,
+        claims=claims_of(decision, study.confirmations),
+        effects=_effects(study, forecast) if forecast is not None else None,
+        predicted=tuple(_predicted(study, forecast)) if forecast is not None else (),
+        costs=measured_costs(study),
+        curves=_curves(study, drawn(decision.findings, baseline), seed) if study.saturated else {},
+        price_warning=price_warning(searched.price, today.date()),
+        written=f"{today:%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
+    """What was expected of every configuration before the search; None without a calibration."""
+    service = calibrated(study.calibration, study.searched.workload)
+    if not service.observations:
+        return None
+    return forecast_within(study.searched, service, study.searched.workload.shortest_limit_ms, seed)
+
+
+def _curves(
+    study: StudyReading, configs: Sequence[ServingConfig], seed: int
+) -> dict[tuple[str, str], PredictedCurve]:
+    """Latency at shares of saturation, of each stream."""
+    found: dict[tuple[str, str], PredictedCurve] = {}
+    for config in configs:
+        for stream in study.searched.workload.streams:
+            own = predicted_stream(stream, config, study.service, seed)
+            percentile = stream.limit.percentile
+            found[describe(config), stream.name] = [
+                (level.offered_per_second, level.latency_ms(percentile)) for level in own.levels
+            ]
+    return found
+
+
+def _effects(study: StudyReading, forecast: Forecast) -> Effects:
+    """By what the forecast and the trials together say of each configuration."""
+    space, setting = study.searched.search_space, costs_setting(study.searched)
+    seen = [
+        (space.row_of[position], record)
+        for record in study.trials
+        if (position := space.position_of(record.config)) is not None
+    ]
+    belief = Belief.after(seen, Expected.of(forecast, setting), Likeness.of(space))
+    rows = np.arange(len(space))
+    log_cost, _ = belief.log_cost(rows)
+    likely = belief.feasible(rows) > _LIKELY
+    one_model = len(space.models) == 1
+    parameters = [
+        (each.name if one_model else each.key, [str(label(value)) for value in each.values])
+        for each in space.parameters
+    ]
+    return effects_of(parameters, space.points[likely], log_cost[likely])
+
+
+def _predicted(study: StudyReading, forecast: Forecast) -> Sequence[Predicted]:
+    """Of the trials whose configuration the calibration had not saturated."""
+    space = study.searched.search_space
+    whole = study.searched.demand.requests_per_second
+    saturated = {record.config for record in study.calibration}
+    found = []
+    for record in study.trials:
+        measurement, position = record.measurement, space.position_of(record.config)
+        new = record.config not in saturated and record.outcome == "ok"
+        if measurement is None or position is None or not new:
+            continue
+        predicted = float(forecast.capacity[space.row_of[position]]) * whole
+        if predicted > 0 and math.isfinite(predicted):
+            found.append(
+                Predicted(
+                    describe(record.config),
+                    predicted,
+                    measurement.capacity_per_second,
+                    measurement.capacity_low_per_second,
+                    measurement.capacity_high_per_second,
+                )
+            )
+    return found

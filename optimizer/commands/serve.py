@@ -1,0 +1,191 @@
+"""A study's best configuration, or an exported bundle, served on this machine until it is ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.commands.bundle_serving import (
+    BundleHost,
+    ServerSettings,
+    bundle_host,
+    measured_on,
+    served_bundle,
+)
+from optimizer.configuration.hosting import ContainerHost, RemoteHost
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import UsageError
+from optimizer.export.bundle import holds
+from optimizer.export.deployment import Input, inputs_of
+from optimizer.export.manifest import MANIFEST, read_bundle
+from optimizer.triton.by_hand import container_by_hand, embedded_by_hand
+from optimizer.triton.control import Endpoint
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.launcher import RunningServer, free_ports
+from optimizer.workload.streams import Workload
+
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """What one `serve` was asked.
+
+    Attributes:
+        subject: a study's name in `results`, a study's own folder, or the folder of a bundle.
+        baseline: serve the study's baseline in place of its best.
+        http_port, grpc_port, metrics_port: on 127.0.0.1; 0 takes one that is free.
+    """
+
+    subject: str
+    results: Path
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A model repository that can be served here, and how.
+
+    Attributes:
+        root: the repository.
+        endpoint: where the server will listen.
+    """
+
+    root: Path
+    config: ServingConfig
+    workload: Workload
+    where: BundleHost
+    endpoint: Endpoint
+
+    @property
+    def description(self) -> str:
+        """The configuration in words."""
+        return describe(self.config)
+
+    def by_hand(self) -> str:
+        """The shell commands that start the same server without this program."""
+        host, slot, options = self.where.host, self.where.slot, self.config.server
+        if isinstance(host, ContainerHost):
+            return container_by_hand(host, self.root, options, slot, self.endpoint)
+        runtime = find_embedded_runtime()
+        return embedded_by_hand(runtime, self.root, options, slot, self.endpoint)
+
+    def example_request(self) -> str:
+        """A line of shell that asks the first model for one inference."""
+        stream = self.workload.streams[0]
+        inputs = ", ".join(map(_input_text, inputs_of(stream.payloads)))
+        url = f"http://{self.endpoint.http}/v2/models/{stream.target}/infer"
+        return f"curl --silent {url} --data '{{\"inputs\": [{inputs}]}}'"
+
+
+def _input_text(each: Input) -> str:
+    """An input in JSON between single quotes; the shell writes its values, which would fill pages.
+
+    Every element has the smallest value that it may have.
+    """
+    about = {"name": each.name, "shape": each.shape, "datatype": each.data_type}
+    values = f"$(yes {each.value:g} | head -n {math.prod(each.shape)} | paste -sd,)"
+    return f'{json.dumps(about)[:-1]}, "data": [\'"{values}"\']}}'
+
+
+def find_servable(request: ServeRequest) -> Servable:
+    """Find what is to be served, and see that this machine can serve it; nothing is started.
+
+    Raises:
+        UsageError: where there is nothing to serve, or a port is taken.
+        RequirementError: the machine, the image or the server lacks something.
+        StorageError: when the study's files are damaged.
+    """
+    folder = Path(request.subject).absolute()
+    if (folder / MANIFEST).exists():
+        if request.baseline:
+            raise UsageError(f"--baseline: goes with a study; {folder} is a bundle")
+        bundle = read_bundle(folder)
+        root, config, workload = folder, bundle.manifest.config, bundle.load.workload
+        settings = measured_on(bundle.manifest)
+    else:
+        study = read_study(request.results, request.subject)
+        root, config = _handed_out(study, baseline=request.baseline)
+        workload, settings = study.searched.workload, _server_of(study)
+    where = bundle_host(settings, config)
+    if isinstance(where.host, RemoteHost):
+        raise UsageError(
+            f"it was measured on a server that runs already, at {where.host.grpc}: copy the models "
+            f"of {root} into its repository"
+        )
+    return Servable(root, config, workload, where, _endpoint(request))
+
+
+def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingConfig]:
+    """The repository that a study has written, and its configuration."""
+    if baseline:
+        root, config = study.directory.baseline, study.baseline
+    else:
+        best = study.own_decision.best
+        if best is None:
+            raise UsageError(f"study {study.name} has nothing to serve: {study.nothing_found}")
+        root, config = study.directory.best, best.config
+    if not holds(root, config):
+        raise UsageError(
+            f"{root} does not hold {describe(config)}: it is written when the study comes to its "
+            "end, and `run` goes on with it"
+        )
+    return root, config
+
+
+def _server_of(study: StudyReading) -> ServerSettings:
+    settings: ServerSettings = study.content.get("server", {})
+    return settings
+
+
+def _endpoint(request: ServeRequest) -> Endpoint:
+    """Where to listen. Raises UsageError where a port is taken."""
+    asked = {
+        "--grpc-port": request.grpc_port,
+        "--http-port": request.http_port,
+        "--metrics-port": request.metrics_port,
+    }
+    spare = iter(free_ports(len(asked)))
+    ports = []
+    for option, port in asked.items():
+        if port and not _is_free(port):
+            raise UsageError(f"{option}: {port} is taken on {_HOST}: give another, or 0 for any")
+        ports.append(port or next(spare))
+    return Endpoint(*(f"{_HOST}:{port}" for port in ports))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def serving(servable: Servable) -> Iterator[RunningServer]:
+    """Serve it; nothing is left running in the end.
+
+    Raises:
+        TrialFailure: where it cannot be served.
+    """
+
+    def ports(_: int) -> Sequence[int]:
+        at = servable.endpoint
+        return [int(x.rpartition(":")[2]) for x in (at.grpc, at.http, at.metrics)]
+
+    with served_bundle(
+        servable.root, servable.config, servable.workload, servable.where, ports
+    ) as bundle:
+        yield bundle.served.server

@@ -1,0 +1,121 @@
+"""What another configuration of a calibrated study would do, without serving it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.analysis.study_reading import read_study
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.level_runner import concurrency
+from optimizer.simulator.prediction import PredictedCapacity, PredictedLevel, capacity, level
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.stream_simulation import serving_of
+from optimizer.space_file.reader import only_point
+from optimizer.workload.streams import Stream
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+"""Of saturation, at which latency is predicted."""
+
+PERCENTILES = (50.0, 95.0, 99.0)
+"""Of latency, beside the limit's own."""
+
+_REQUESTS = 20_000
+
+
+@dataclass(frozen=True)
+class SimulateRequest:
+    """What one `simulate` was asked.
+
+    Attributes:
+        results: folder of the studies.
+        settings: YAML text by parameter; the baseline's values for the rest.
+    """
+
+    study: str
+    results: Path
+    settings: Mapping[str, str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PredictedStream:
+    """What is predicted of one stream.
+
+    Attributes:
+        levels: at `SHARES` of saturation.
+        at_capacity: the level at the capacity, None where nothing is served within the limit.
+    """
+
+    stream: Stream
+    curve: ServiceCurve
+    capacity: PredictedCapacity
+    levels: tuple[PredictedLevel, ...]
+    at_capacity: PredictedLevel | None
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """Predictions for one configuration.
+
+    Attributes:
+        runs: saturated levels that they are drawn from.
+        measured: the study's own trial of the configuration, None where it has none.
+    """
+
+    study: str
+    config: ServingConfig
+    streams: tuple[PredictedStream, ...]
+    runs: int
+    measured: TrialRecord | None
+
+
+def simulate_configuration(request: SimulateRequest) -> WhatIf:
+    """Predict one configuration from what a study has measured of others.
+
+    Raises:
+        UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
+        StorageError: when its files are damaged.
+    """
+    study = read_study(request.results, request.study)
+    service = study.service
+    point = only_point(study.searched.search_space, request.settings)
+    config = point.config(point.baseline)
+    own = [record for record in study.trials if record.config == config and record.outcome == "ok"]
+    return WhatIf(
+        study=study.name,
+        config=config,
+        streams=tuple(
+            predicted_stream(stream, config, service, request.seed)
+            for stream in study.searched.workload.streams
+        ),
+        runs=sum(r.measurement is not None for r in (*study.calibration, *study.trials)),
+        measured=own[-1] if own else None,
+    )
+
+
+def predicted_stream(
+    stream: Stream, config: ServingConfig, service: ServiceModel, seed: int
+) -> PredictedStream:
+    """One stream of a configuration, from what service times are known."""
+    model = next(model for model in config.models if model.name == stream.target)
+    curve = service.curve(model, config.server)
+    serving = serving_of(model, curve, stream)
+    found = capacity(serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS)
+
+    def at(rate_per_second: float) -> PredictedLevel:
+        percentiles = tuple(sorted({*PERCENTILES, stream.limit.percentile}))
+        return level(
+            serving, stream.arrivals, rate_per_second, seed, _REQUESTS, percentiles=percentiles
+        )
+
+    return PredictedStream(
+        stream,
+        curve,
+        found,
+        tuple(at(share * found.saturation.per_second) for share in SHARES),
+        at(found.per_second) if found.per_second > 0 else None,
+    )

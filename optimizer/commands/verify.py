@@ -1,0 +1,247 @@
+"""A bundle verified: its files, then in a clean server its configuration, outputs and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.commands.bundle_serving import (
+    BundleHost,
+    ServedBundle,
+    ServerSettings,
+    bundle_host,
+    measured_on,
+    served_bundle,
+)
+from optimizer.commands.parts import protocol_by
+from optimizer.configuration.hosting import EmbeddedHost
+from optimizer.errors import (
+    EngineMismatch,
+    LoadTestFailure,
+    TrialFailure,
+    VoidLevelFailure,
+)
+from optimizer.export.manifest import Bundle, Manifest, read_bundle
+from optimizer.export.verification import (
+    Check,
+    Outcome,
+    Verification,
+    capacity_off,
+    check_capacity,
+    check_configuration,
+    check_files,
+    check_limit,
+    check_outputs,
+    examples_of,
+    how_to_rebuild,
+    rebuilt,
+    unmade,
+)
+from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
+from optimizer.load.client import LoadClient
+from optimizer.load.verdicts import refuse_void
+from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.study.directory import write_json
+from optimizer.study.events import Note, StepStarted, Watcher
+
+_REQUESTS = 500
+"""Seen at the recommended load, at least."""
+
+_TRIES = 2
+"""Measurements where the limit or the capacity seems to be missed: a shared machine falters."""
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What one `verify` was asked.
+
+    Attributes:
+        server: that serves it; the kind that it was measured on where nothing is given.
+        within: share by which the capacity may differ.
+        seed: of arrivals.
+    """
+
+    bundle: Path
+    server: ServerSettings
+    within: float = 0.1
+    seed: int = 0
+
+
+def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
+    """Make every check that can be made; a failed one leaves out those that rest on it.
+
+    Raises:
+        UsageError: where there is no bundle.
+        RequirementError: the machine, the image or the server lacks something.
+    """
+    bundle = read_bundle(request.bundle)
+    watch(StepStarted("comparing every file"))
+    files = check_files(bundle)
+    if files.outcome == "fail":
+        reason = "what was exported is not what is here"
+        rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
+        return Verification((files, *rest))
+    settings = request.server or measured_on(bundle.manifest)
+    where = bundle_host(settings, bundle.manifest.config)
+    return _Serving(request, bundle, where, watch).verified(files)
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """The checks that need a server."""
+
+    request: VerifyRequest
+    bundle: Bundle
+    where: BundleHost
+    watch: Watcher
+
+    def verified(self, files: Check) -> Verification:
+        manifest, workload = self.bundle.manifest, self.bundle.load.workload
+        notes = [*rebuilt(manifest), *_other_packages(manifest, self.where)]
+        self.watch(StepStarted("loading it in a clean server"))
+        try:
+            with served_bundle(self.bundle.root, manifest.config, workload, self.where) as served:
+                notes += _other_versions(manifest, served, self.where)
+                return self._checked(files, served, tuple(notes))
+        except TrialFailure as error:
+            text = str(error)
+            if isinstance(error, EngineMismatch) and (hint := how_to_rebuild(manifest)):
+                text = f"{text}; {hint}"
+            outcome: Outcome = "not measured" if error.transient else "fail"
+            failed = Check("configuration", outcome, f"it cannot be served here: {text}")
+            rest = unmade("it cannot be served", "outputs", "limit", "capacity")
+            return Verification((files, failed, *rest), tuple(notes))
+
+    def _checked(self, files: Check, served: ServedBundle, notes: tuple[str, ...]) -> Verification:
+        manifest, control = self.bundle.manifest, served.served.control
+        running = {model.name: control.config(model.name) for model in manifest.models}
+        configuration = check_configuration(manifest, running)
+        self.watch(StepStarted("comparing its outputs"))
+        outputs = self._outputs(served)
+        checks = (files, configuration, outputs)
+        if "fail" in {check.outcome for check in checks}:
+            rest = unmade("what is served is not what was measured", "limit", "capacity")
+            return Verification((*checks, *rest), notes)
+        try:
+            return self._loaded(checks, served, notes)
+        except TrialFailure as error:
+            failure = served.session.failure(error)
+            outcome: Outcome = "not measured" if failure.transient else "fail"
+            failed = Check("limit", outcome, str(failure))
+            return Verification(
+                (*checks, failed, *unmade("it failed under load", "capacity")), notes
+            )
+
+    def _outputs(self, served: ServedBundle) -> Check:
+        examples = examples_of(self.bundle)
+        try:
+            answers = {
+                name: served.answers(name, each.requests, each.output)
+                for name, each in examples.items()
+            }
+        except LoadTestFailure as error:
+            return Check("outputs", "fail", str(error))
+        return check_outputs(self.bundle.manifest, examples, answers)
+
+    def _loaded(
+        self, checks: tuple[Check, ...], served: ServedBundle, notes: tuple[str, ...]
+    ) -> Verification:
+        manifest, load = self.bundle.manifest, self.bundle.load
+        rng = np.random.default_rng(self.request.seed)
+        with LoadClient(self.where.slot.client_cores) as client:
+            levels = ServedLevels(client, load.workload, self.where.slot, rng, self.watch)
+            with levels.on(served.served, manifest.config) as run:
+                level = self._at_recommended_load(run)
+                limit = check_limit(manifest, level)
+                if limit.outcome == "fail":
+                    notes = (*notes, *level.warnings)
+                    rest = unmade("the limit is missed at less", "capacity")
+                    return Verification((*checks, limit, *rest), notes, level)
+                try:
+                    found = list(self._capacities(run))
+                except VoidLevelFailure as error:
+                    void = Check("capacity", "not measured", str(error))
+                    return Verification((*checks, limit, void), notes, level)
+        capacity = check_capacity(manifest, found, self.request.within)
+        seen = [level, *(each for measurement in found for each in measurement.levels)]
+        warnings = dict.fromkeys(text for each in seen for text in each.warnings)
+        notes = (*notes, *warnings, *_unsteady(level, found[-1]))
+        return Verification((*checks, limit, capacity), notes, level, found[-1])
+
+    def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
+        workload = self.bundle.load.workload
+        per_second = self.bundle.manifest.recommended.per_replica_per_second
+        search = CapacitySearch(run, workload, protocol_by(self.bundle.load.measurement, workload))
+        for _ in range(_TRIES):
+            if search.holds(per_second / workload.demand_per_second, _REQUESTS):
+                break
+        refuse_void(search.levels[-1])
+        return search.levels[-1]
+
+    def _capacities(self, run: RunLevel) -> Iterator[Measurement]:
+        """Measurements until one is what it was, or there are enough of them."""
+        workload, manifest = self.bundle.load.workload, self.bundle.manifest
+        protocol = protocol_by(self.bundle.load.measurement, workload)
+        for _ in range(_TRIES):
+            found = find_capacity(run, workload, protocol, concurrency(manifest.config)).measurement
+            yield found
+            if (off := capacity_off(manifest, found, self.request.within)) is None:
+                return
+            self.watch(Note(f"the capacity is off by {off:+.0%}"))
+
+
+def _unsteady(level: LoadLevel, found: Measurement) -> Iterator[str]:
+    """What the two measurements of one server contradict each other in."""
+    if found.capacity_per_second < level.achieved_per_second:
+        yield (
+            f"{level.achieved_per_second:,.0f}/s were served within the limit, and then"
+            f" {found.capacity_per_second:,.0f}/s at most: the machine's pace changed, verify again"
+        )
+
+
+def _other_versions(manifest: Manifest, served: ServedBundle, where: BundleHost) -> list[str]:
+    measured = manifest.versions
+    here = served.served.control.version()
+    notes = []
+    if measured.triton is not None and here != measured.triton:
+        notes.append(f"Triton {here} serves here, {measured.triton} when it was measured")
+    gpus = tuple(gpu.name for gpu in where.gpus)
+    if gpus != measured.gpus[: len(gpus)]:
+        notes.append(f"GPUs here: {', '.join(gpus)}; measured on {', '.join(measured.gpus)}")
+    return notes
+
+
+def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
+    """Only the embedded server shares this program's packages."""
+    if not isinstance(where.host, EmbeddedHost):
+        return
+    for wanted in dict.fromkeys(each for model in manifest.models for each in model.packages):
+        name, _, pinned = wanted.partition("==")
+        try:
+            here = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+        if pinned and here != pinned:
+            yield f"{name} {here} is installed here, {pinned} when it was measured"
+
+
+def write_outcome(path: Path, found: Verification) -> None:
+    """The outcome for programs. Raises StorageError when it cannot be written."""
+    write_json(path, _to_json(found))
+
+
+def _to_json(found: Verification) -> Mapping[str, Any]:
+    capacity = found.capacity
+    return {
+        "outcome": found.outcome,
+        "checks": [asdict(check) for check in found.checks],
+        "notes": list(found.notes),
+        "level": asdict(found.level) if found.level is not None else None,
+        "capacity_per_second": capacity.capacity_per_second if capacity is not None else None,
+    }

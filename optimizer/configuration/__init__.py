@@ -1,0 +1,1 @@
+"""Serving configurations: parameters, points of a space, and hosts that serve them. Pure."""

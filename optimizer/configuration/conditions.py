@@ -1,0 +1,216 @@
+"""Conditions that a person writes in a space file, such as "batching or cores > 1". Pure.
+
+A condition may come from a file that a stranger has written, so its text is never executed: it is
+parsed, and only what is listed here is evaluated, by the functions that are listed here. Bounds on
+length and depth keep the work small.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import operator
+import tokenize
+import warnings
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optimizer.configuration.parameters import PARAMETER_NAMES, suggestion
+
+NAMES = (*PARAMETER_NAMES, "cores", "gpus")
+MAX_LENGTH = 1000
+_MAX_DEPTH = 20
+_MAX_NUMBER = 1e15
+"""Largest number that a condition may hold or come to; floats are exact up to here."""
+_MAX_EXPONENT = 16
+
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+class ConditionError(ValueError):
+    """A condition cannot be evaluated; args are the rule that it breaks and its text."""
+
+
+def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows meet a condition such as "max_queue_delay_us == 0 or batching".
+
+    A condition may use names, numbers, texts, true and false, lists, comparisons, `in`, `and`,
+    `or`, `not`, and + - * / // % **.
+
+    Raises:
+        ConditionError: when the text is no comparison of known names.
+    """
+    try:
+        result = _Evaluation(rows).value(_parsed(condition), 0)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        rule = f"must be a comparison of {', '.join(NAMES)} ({error})"
+        raise ConditionError(rule, condition) from error
+    if not isinstance(result, pd.Series) or not _is_truth(result):
+        raise ConditionError("must be true or false for every point", condition)
+    return result.astype(bool)
+
+
+def _parsed(condition: str) -> ast.expr:
+    if len(condition) > MAX_LENGTH:
+        raise ValueError(f"at most {MAX_LENGTH} characters, not {len(condition)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's, about its own programs
+            return ast.parse(_with_words(condition.strip()), mode="eval").body
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(error.args[0]) from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _with_words(condition: str) -> str:
+    """Return the condition with "and" and "or" in place of & and |, whose precedence differs."""
+    tokens = tokenize.generate_tokens(io.StringIO(condition).readline)
+    words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
+    return tokenize.untokenize(words.get(each[1], each[:2]) for each in tokens).strip()
+
+
+def _is_truth(value: object) -> bool:
+    """Whether a value, or every value of a column, is true or false."""
+    if isinstance(value, pd.Series):
+        return value.dtype == bool or all(isinstance(v, bool | np.bool_) for v in value)
+    return isinstance(value, bool | np.bool_)
+
+
+class _Evaluation:
+    """Evaluates parts of a condition on the columns of a table.
+
+    A value is a column, a number, a text, true or false, or a list of such constants.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self._rows = rows
+
+    def value(self, node: ast.expr, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        below = depth + 1
+        match node:
+            case ast.Name(id=name):
+                return self._column(name)
+            case ast.Constant(value=constant):
+                return _constant(constant)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                return [self._listed(part, below) for part in parts]
+            case ast.BoolOp() | ast.Compare():
+                return self._logical(node, below)
+            case ast.UnaryOp() | ast.BinOp():
+                return self._operation(node, below)
+        raise _refused(node)
+
+    def _logical(self, node: ast.BoolOp | ast.Compare, depth: int) -> Any:
+        if isinstance(node, ast.BoolOp):
+            join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+            return reduce(join, [self._truth(part, depth) for part in node.values])
+        values = [self.value(part, depth) for part in (node.left, *node.comparators)]
+        pairs = zip(node.ops, values, values[1:], strict=False)
+        return reduce(operator.and_, [_compared(*each) for each in pairs])
+
+    def _operation(self, node: ast.UnaryOp | ast.BinOp, depth: int) -> Any:
+        if isinstance(node, ast.BinOp):
+            if type(node.op) not in _ARITHMETIC:
+                raise _refused(node)
+            left, right = (self.value(part, depth) for part in (node.left, node.right))
+            return _calculated(node.op, left, right)
+        if isinstance(node.op, ast.Not | ast.Invert):
+            truth = self._truth(node.operand, depth)
+            return ~truth if isinstance(truth, pd.Series) else not truth
+        number = _number(self.value(node.operand, depth))
+        return -number if isinstance(node.op, ast.USub) else number
+
+    def _column(self, name: str) -> Any:
+        if name not in NAMES:
+            raise ValueError(f"name {name!r} is not defined{suggestion(name, NAMES)}")
+        return self._rows[name]
+
+    def _truth(self, node: ast.expr, depth: int) -> Any:
+        value = self.value(node, depth)
+        if not _is_truth(value):
+            raise ValueError(f"{ast.unparse(node)!r} is neither true nor false")
+        return value.astype(bool) if isinstance(value, pd.Series) else bool(value)
+
+    def _listed(self, node: ast.expr, depth: int) -> Any:
+        value = self.value(node, depth)
+        if isinstance(value, pd.Series | list):
+            raise ValueError("a list must hold numbers and texts")
+        return value
+
+
+def _refused(node: ast.expr) -> ValueError:
+    return ValueError(f"{ast.unparse(node)!r} is not allowed")
+
+
+def _constant(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    if not isinstance(value, str | bool):
+        raise ValueError(f"{value!r} is not allowed")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """Return a number, or a column of numbers, as floats, which cannot overflow in silence."""
+    if isinstance(value, pd.Series):
+        if not (
+            pd.api.types.is_numeric_dtype(value)
+            or all(isinstance(v, int | float | np.number | np.bool_) for v in value)
+        ):
+            raise ValueError("only numbers can be calculated with")
+        return value.astype(float)
+    if not isinstance(value, int | float):
+        raise ValueError("only numbers can be calculated with")
+    if abs(value) > _MAX_NUMBER or math.isnan(value):
+        raise ValueError(f"numbers must be from -{_MAX_NUMBER:g} to {_MAX_NUMBER:g}")
+    return float(value)
+
+
+def _calculated(op: ast.operator, left: Any, right: Any) -> Any:
+    left, right = _number(left), _number(right)
+    if isinstance(op, ast.Pow) and (
+        isinstance(right, pd.Series) or not 0 <= right <= _MAX_EXPONENT
+    ):
+        raise ValueError(f"an exponent must be a number from 0 to {_MAX_EXPONENT}")
+    with np.errstate(all="ignore"):
+        result = _ARITHMETIC[type(op)](left, right)
+    return result if isinstance(result, pd.Series) else _number(result)
+
+
+def _compared(op: ast.cmpop, left: Any, right: Any) -> Any:
+    if isinstance(left, list):
+        raise ValueError("a list goes only on the right of `in`")
+    if isinstance(op, ast.In | ast.NotIn):
+        if not isinstance(right, list):
+            raise ValueError("on the right of `in` must be a list")
+        within = left.isin(right) if isinstance(left, pd.Series) else left in right
+        if isinstance(op, ast.In):
+            return within
+        return ~within if isinstance(within, pd.Series) else not within
+    if type(op) not in _COMPARISONS or isinstance(right, list):
+        raise ValueError("values are compared by ==, !=, <, <=, > and >=, lists by `in`")
+    return _COMPARISONS[type(op)](left, right)

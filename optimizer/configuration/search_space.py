@@ -1,0 +1,289 @@
+"""The finite set of serving configurations that a study may propose. Pure.
+
+Every valid point is one row of `SearchSpace.points` (positions into the parameters' value lists),
+and no two rows stand for the same `ServingConfig`: settings without effect (a queue delay where
+batching is off) are fixed at one value. With several models a point is one of each, where they go
+together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.configuration.conditions import ConditionError
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_space import (
+    CORES_CONDITION,
+    MAX_POINTS,
+    EmptySpaceError,
+    Limits,
+    ModelSpace,
+    Position,
+)
+from optimizer.configuration.parameters import Parameter, Value
+from optimizer.configuration.serving_config import (
+    PRECISION_RANK,
+    ArtifactSpec,
+    ArtifactUse,
+    Precision,
+    ServerOptions,
+    ServingConfig,
+)
+
+_Rows = list[NDArray[np.int64]]
+"""For each model, which of its rows; equally long."""
+
+_JointRule = Callable[[_Rows], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The valid points of the parameters of one or more models on given hardware.
+
+    Attributes:
+        parameters: model by model, each in the fixed order; ordinal values ascend.
+        limits: of every model.
+    """
+
+    parameters: tuple[Parameter, ...]
+    hardware: Hardware
+    limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def models(self) -> tuple[ModelSpace, ...]:
+        """The space of each model by itself."""
+        own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
+        return tuple(ModelSpace(p, self.limits, self.hardware, len(own) == 1) for p in own)
+
+    @cached_property
+    def points(self) -> NDArray[np.int64]:
+        """All valid points, shape [points, parameters].
+
+        Raises:
+            EmptySpaceError: when no point is valid.
+            ConditionError: when a condition names something unknown or is no comparison.
+        """
+        if len(self.models) == 1:
+            return self.models[0].points
+        rows = self._joined()
+        together = zip(self.models, rows, strict=True)
+        return np.hstack([model.points[own] for model, own in together])
+
+    def _joined(self) -> _Rows:
+        """Every combination of the models' points that can be served together."""
+        size = math.prod(len(model.points) for model in self.models)
+        if size > MAX_POINTS:
+            raise EmptySpaceError(
+                f"must have at most {MAX_POINTS:,} combinations of the models' own, got {size:,}"
+            )
+        grid = np.indices([len(model.points) for model in self.models], dtype=np.int64)
+        rows = [axis.ravel() for axis in grid]
+        for rule, kept in self._joint_rules():
+            mask = kept(rows)
+            rows = [own[mask] for own in rows]
+            if not len(rows[0]):
+                raise EmptySpaceError(f"no combination of the models is left by the rule: {rule}")
+        return rows
+
+    def _joint_rules(self) -> Iterator[tuple[str, _JointRule]]:
+        yield f"{CORES_CONDITION}, summed over the models", self._cores_suffice
+        if self.limits.memory_mib is not None:
+            rule = f"the models fit in {self.limits.memory_mib:.0f} MiB of memory together"
+            yield rule, self._memory_suffices
+        yield "rate_limit is the same for every model", self._options_agree
+
+    def _cores_suffice(self, rows: _Rows) -> NDArray[np.bool_]:
+        threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
+        return np.asarray(threads <= self.hardware.cores)
+
+    def _memory_suffices(self, rows: _Rows) -> NDArray[np.bool_]:
+        needed = sum(m.memory_mib[own] for m, own in zip(self.models, rows, strict=True))
+        return np.asarray(np.asarray(needed).max(axis=1) <= self.limits.memory_mib)
+
+    def _options_agree(self, rows: _Rows) -> NDArray[np.bool_]:
+        limits = [
+            np.array([model.options(tuple(p)).executions_per_device or 0 for p in model.points])
+            for model in self.models
+        ]
+        chosen = [own[at] for own, at in zip(limits, rows, strict=True)]
+        agree: NDArray[np.bool_] = np.all([each == chosen[0] for each in chosen], axis=0)
+        return agree
+
+    def check_conditions(self) -> Iterator[ConditionError]:
+        """What is wrong with the conditions themselves, each on its own."""
+        return self.models[0].check_conditions()
+
+    @cached_property
+    def _configs(self) -> dict[Position, ServingConfig]:
+        return {}
+
+    def config(self, position: Position) -> ServingConfig:
+        """The configuration that a valid point stands for."""
+        if position not in self._configs:
+            own = [(model, position[columns]) for model, columns in self.columns()]
+            options = [model.options(at) for model, at in own]
+            backends = sorted({each for o in options for each in o.backend_config})
+            self._configs[position] = ServingConfig(
+                models=tuple(model.serving(at) for model, at in own),
+                server=ServerOptions(tuple(backends), options[0].executions_per_device),
+            )
+        return self._configs[position]
+
+    def nearest(
+        self, position: Sequence[int], excluding: Collection[Position] = ()
+    ) -> Position | None:
+        """The valid point closest to any combination of positions; itself where it is valid.
+
+        Ordinal parameters count by steps along their list, others by difference.
+
+        Args:
+            excluding: valid points that are out of the question.
+
+        Returns:
+            None when every valid point is excluded.
+        """
+        distances = np.zeros(len(self.points))
+        for column, (parameter, at) in enumerate(zip(self.parameters, position, strict=True)):
+            steps = np.abs(self.points[:, column] - at)
+            span = max(1, len(parameter.values) - 1)
+            distances += steps / span if parameter.ordinal else steps > 0
+        # A stable sort, so that the first of equally near points is taken every time.
+        by_distance = (self.at(int(row)) for row in np.argsort(distances, kind="stable"))
+        return next((point for point in by_distance if point not in excluding), None)
+
+    def at(self, row: int) -> Position:
+        """The valid point in row `row` of `points`."""
+        return tuple(int(i) for i in self.points[row])
+
+    @cached_property
+    def row_of(self) -> Mapping[Position, int]:
+        """Where each valid point stands among `points`: what `at` turns around."""
+        return {tuple(point): row for row, point in enumerate(self.points.tolist())}
+
+    @cached_property
+    def baseline(self) -> Position:
+        """What someone serves who changes nothing: Triton's defaults, the runtime's own threads.
+
+        FP32 (or the highest precision listed), the unoptimised runtime where listed, one
+        instance with all cores, no batching.
+        """
+        nearest = self.baseline_with_effect(())
+        assert nearest is not None, "nothing was excluded and a space is never empty"
+        return nearest
+
+    def baseline_with_effect(self, keys: Collection[str]) -> Position | None:
+        """The point nearest to the baseline in which some parameters have an effect.
+
+        Args:
+            keys: "model.parameter"; what each stands for is what its value says.
+
+        Returns:
+            None where they have one together in no point.
+        """
+        wanted = [_closest(p, self._unchanged(p)) for p in self.parameters]
+        idle = np.zeros(len(self.points), dtype=bool)
+        for model, columns in self.columns():
+            names = [p.name for p in model.parameters if p.key in keys]
+            without = {tuple(p) for p in model.points[model.without_effect(names)].tolist()}
+            idle |= [tuple(own) in without for own in self.points[:, columns].tolist()]
+        return self.nearest(wanted, {self.at(int(row)) for row in np.flatnonzero(idle)})
+
+    def _unchanged(self, parameter: Parameter) -> Value | None:
+        """The value of a parameter that nobody has touched."""
+        wanted: Mapping[str, Value] = {
+            "runtime": "pytorch",
+            "batching": False,
+            "max_batch_size": 1,
+            "max_queue_delay_us": 0,
+            "preferred_batch_sizes": (),
+            "instance_count": 1,
+            "intra_op_threads": self.hardware.cores // len(self.models),
+            "padding": (),
+            "engine_profile": "shared",
+            "cuda_graphs": False,
+            "execution_policy": "device_blocking",
+            "rate_limit": "off",
+        }
+        if parameter.name == "precision":
+            listed = cast(tuple[Precision, ...], parameter.values)
+            return max(listed, key=lambda p: PRECISION_RANK[p])
+        return wanted[parameter.name]
+
+    @cached_property
+    def artifacts(self) -> tuple[ArtifactSpec, ...]:
+        """Every artefact that some valid point needs, the baseline's first, then by label."""
+        specs = {
+            model.serving(tuple(own)).artifact
+            for model, columns in self.columns()
+            for own in np.unique(self.points[:, columns], axis=0).tolist()
+        }
+        first = [model.artifact for model in self.config(self.baseline).models]
+        return tuple(sorted(specs, key=lambda spec: (spec not in first, spec.label)))
+
+    def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
+        """Each model's own space, and which columns of `points` are its own."""
+        start = 0
+        for model in self.models:
+            yield model, slice(start, start + len(model.parameters))
+            start += len(model.parameters)
+
+    def without(self, artifacts: Collection[ArtifactSpec]) -> SearchSpace:
+        """This space less the points that need one of `artifacts`."""
+        excluded = self.limits.excluded | frozenset(artifacts)
+        return replace(self, limits=replace(self.limits, excluded=excluded))
+
+    def without_batches(self, failing: Mapping[ArtifactSpec, int]) -> SearchSpace:
+        """Return the space less the points whose max_batch_size reaches a failing batch.
+
+        Args:
+            failing: by artefact, the smallest batch that it does not answer rightly.
+        """
+        known = {**dict(self.limits.failing_batches), **failing}
+        return replace(self, limits=replace(self.limits, failing_batches=tuple(known.items())))
+
+    def use_of(self, artifact: ArtifactSpec) -> ArtifactUse:
+        """Return how the points of the artefact's model serve it."""
+        model = next(model for model in self.models if model.model == artifact.model)
+        return model.uses[artifact]
+
+    def within_memory(
+        self, memory_mib: float, instance_mib: Mapping[ArtifactSpec, float]
+    ) -> SearchSpace:
+        """This space less the points whose instances would not fit in each device's memory."""
+        limits = replace(
+            self.limits, memory_mib=memory_mib, instance_mib=tuple(instance_mib.items())
+        )
+        return replace(self, limits=limits)
+
+    def position_of(self, config: ServingConfig) -> Position | None:
+        """The point that stands for `config`, None where it is not in the space."""
+        if [model.name for model in config.models] != [space.model for space in self.models]:
+            return None
+        position: Position = ()
+        for space, model in zip(self.models, config.models, strict=True):
+            own = space.position_of(model, config.server)
+            if own is None:
+                return None
+            position += own
+        return position if position in self.row_of and self.config(position) == config else None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def _closest(parameter: Parameter, wanted: Value | None) -> int:
+    """Position of the wanted value, else of the nearest number, else the first."""
+    if wanted is not None and wanted in parameter.values:
+        return parameter.values.index(wanted)
+    if parameter.ordinal and isinstance(wanted, int):
+        numbers = cast(tuple[int, ...], parameter.values)
+        return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted))
+    return 0

@@ -1,0 +1,19 @@
+"""Files that come with the package: in its data folder when installed, beside it in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def shipped(name: str) -> Path:
+    """Path of a shipped folder or file, such as "model_repository_templates".
+
+    Raises:
+        FileNotFoundError: when the installation lacks it.
+    """
+    for parent in (_PACKAGE / "data", _PACKAGE.parent):
+        if (parent / name).exists():
+            return parent / name
+    raise FileNotFoundError(f"{name} did not come with this installation of optimizer")

@@ -1,0 +1,1 @@
+"""Measured load levels, capacities, costs and trial records. Pure."""

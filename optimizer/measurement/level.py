@@ -1,0 +1,400 @@
+"""What a load test found. Pure values.
+
+A `LoadLevel` is one offered load, measured; a `Measurement` is the levels that were visited and
+the largest load that met every limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizer.measurement.estimates import Percentile, rate_interval
+
+HIGHEST_SHARE = 0.95
+"""Of saturation, is offered at most: above, a queue takes longer to settle than a level lasts."""
+
+FLOOR_SHARE = 0.05
+_FLOOR_PER_SECOND = 1.0
+
+LevelKind = Literal["saturation", "open_loop", "user_load"]
+LevelVerdict = Literal["feasible", "infeasible"]
+
+
+def floor_per_second(saturation_per_second: float) -> float:
+    """The least load that is tried, requests/s; below it a configuration is of no use."""
+    return max(FLOOR_SHARE * saturation_per_second, _FLOOR_PER_SECOND)
+
+
+@dataclass(frozen=True)
+class StreamLevel:
+    """One stream at one load level.
+
+    Attributes:
+        offered_per_second: rate at which requests were due (saturation: at which they were sent).
+        achieved_per_second: rate of good replies while requests were due, at most the offered one.
+        sent, completed, errors: requests after warm-up.
+        first_error: message of the first error, None without one.
+        mean_ms: from the due time, as the percentiles are.
+        mean_from_send_ms: from when the client got round to sending.
+        latencies: p50, p95, p99 and the limit's own percentile, ascending, from the due time.
+        latencies_from_send: the same from when the client got round to sending, to be compared
+            with tools that time so.
+        limit_ms: the limit that applied.
+    """
+
+    name: str
+    offered_per_second: float
+    achieved_per_second: float
+    sent: int
+    completed: int
+    errors: int
+    first_error: str | None
+    mean_ms: float
+    mean_from_send_ms: float
+    latencies: tuple[Percentile, ...]
+    limit_percentile: float
+    limit_ms: float
+    latencies_from_send: tuple[Percentile, ...] = ()
+
+    def latency(self, percentile: float) -> Percentile:
+        """One of the stored percentiles. Raises KeyError for another."""
+        for item in self.latencies:
+            if item.percentile == percentile:
+                return item
+        raise KeyError(f"percentile {percentile} was not recorded")
+
+    def latency_ms(self, percentile: float) -> float:
+        """Value of one of the stored percentiles. Raises KeyError for another."""
+        return self.latency(percentile).value_ms
+
+    @property
+    def excess(self) -> float:
+        """Latency at the limit's percentile relative to the limit, minus 1; <= 0 meets it."""
+        return self.latency_ms(self.limit_percentile) / self.limit_ms - 1
+
+
+@dataclass(frozen=True)
+class BatchPoint:
+    """One point of the service curve: executions of one batch size and their mean compute time."""
+
+    batch_size: int
+    executions: int
+    compute_ms: float
+
+    @property
+    def inferences(self) -> int:
+        """Of all executions of this size."""
+        return self.batch_size * self.executions
+
+
+@dataclass(frozen=True)
+class ServerSplit:
+    """Where the server spent a request's time, mean ms, and the batch sizes that it executed."""
+
+    model: str
+    requests: int
+    queue_ms: float
+    compute_input_ms: float
+    compute_infer_ms: float
+    compute_output_ms: float
+    batches: tuple[BatchPoint, ...]
+
+    @property
+    def total_ms(self) -> float:
+        """All of it together."""
+        parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
+        return sum(parts) + self.compute_output_ms
+
+    @property
+    def executions(self) -> int:
+        """Of all batch sizes."""
+        return sum(point.executions for point in self.batches)
+
+    @property
+    def inferences(self) -> int:
+        """Of all executions."""
+        return sum(point.inferences for point in self.batches)
+
+
+@dataclass(frozen=True)
+class ClientUse:
+    """What the load client took for a level.
+
+    Attributes:
+        processes: how many sent requests.
+        cpu_seconds, memory_mib: process-CPU time, warm-up included, and resident memory of all.
+        lag_ms: 99th percentile of how late requests were sent.
+        longest_lag_ms: lag above which the level is void; None where it does not matter.
+        realtime: whether it ran before all ordinary processes of its cores.
+    """
+
+    processes: int
+    cpu_seconds: float
+    memory_mib: float
+    lag_ms: float
+    longest_lag_ms: float | None = None
+    realtime: bool = False
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether the level says more of the server than of the client."""
+        return self.longest_lag_ms is None or self.lag_ms <= self.longest_lag_ms
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """One GPU over a level: means, unless the name says otherwise; None where it does not tell.
+
+    Attributes:
+        throttled: reasons for which the clock was held down at any time, by NVML's names.
+        ecc_uncorrected: memory errors since the driver was loaded.
+        mig, mps: whether the card is divided, or shared by processes.
+    """
+
+    uuid: str
+    name: str
+    utilization_percent: float | None
+    memory_mib: float | None
+    power_watts: float | None
+    sm_clock_mhz: float | None
+    temperature_celsius_max: float | None
+    throttled: tuple[str, ...] = ()
+    ecc_uncorrected: int | None = None
+    mig: bool | None = None
+    mps: bool | None = None
+
+    @property
+    def overheated(self) -> bool:
+        """Whether the card slowed down because it was too hot."""
+        return any("Thermal" in reason for reason in self.throttled)
+
+
+@dataclass(frozen=True)
+class MachineUse:
+    """What the machine did during a level, warm-up included.
+
+    Attributes:
+        cores: of the slot, those of server and client.
+        server_cpu_seconds: process-CPU time of the server and its models, None where unseen.
+        server_memory_mib: of the server and its models in the end, None where unseen.
+        foreign_cores: cores of the slot, on average, that neither server nor client nor optimizer
+            used and that were not free either: other processes, or the hypervisor (steal). None
+            where the server's share is unseen.
+        gpus, no_gpu: the slot's GPUs; why there are no figures of them, None where there are.
+        triton: gauges of the server's own metrics endpoint by name, summed over devices.
+        throttled_seconds: for which a CPU quota withheld cores; None without one.
+    """
+
+    seconds: float
+    cores: int
+    server_cpu_seconds: float | None
+    server_memory_mib: float | None
+    foreign_cores: float | None
+    gpus: tuple[GpuUse, ...] = ()
+    no_gpu: str | None = None
+    triton: tuple[tuple[str, float], ...] = ()
+    throttled_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Mean ms of the four latencies that SageMaker distinguishes, as far as they exist here.
+
+    Attributes:
+        container: from sending a request to holding the reply, the server's work included.
+        model: over all containers of a pipeline; there is one.
+        overhead: of the endpoint in front of the container, for which the load client stands here:
+            how late it sent.
+        end_to_end: as the client sees it, from when the request was due.
+    """
+
+    container: float
+    model: float
+    overhead: float
+    end_to_end: float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """An equal part of a level's time: good replies in it, and their latency in ms, if any."""
+
+    completed: int
+    p95_ms: float | None
+
+
+@dataclass(frozen=True)
+class LoadLevel:
+    """One offered load, measured.
+
+    Attributes:
+        load_factor: offered load relative to the whole demand.
+        seconds: measured time, warm-up excluded.
+        client: what the load client took.
+        machine: what the machine did, None where nobody watched it.
+        replied_ms: mean from sending to reply over all good replies, warm-up included, as the
+            server's statistics count them; None without one.
+        slices: equal parts of `seconds`, in time order.
+        verdict: what the level has shown with the stated error rate, None where its time did not
+            suffice or nothing was asked.
+        ended: why it ended.
+        warnings: what a reader must know before trusting the figures, each with its remedy.
+    """
+
+    kind: LevelKind
+    load_factor: float
+    seconds: float
+    streams: tuple[StreamLevel, ...]
+    server: tuple[ServerSplit, ...]
+    client: ClientUse
+    machine: MachineUse | None = None
+    replied_ms: float | None = None
+    slices: tuple[Slice, ...] = ()
+    verdict: LevelVerdict | None = None
+    ended: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def achieved_per_second(self) -> float:
+        """Good replies a second over all streams."""
+        return sum(stream.achieved_per_second for stream in self.streams)
+
+    @property
+    def offered_per_second(self) -> float:
+        """Requests that were due a second, over all streams."""
+        return sum(stream.offered_per_second for stream in self.streams)
+
+    @property
+    def rate(self) -> tuple[float, float, float]:
+        """Mean of the good replies a second over the slices, and its `CONFIDENCE` interval."""
+        counts = [part.completed for part in self.slices]
+        return rate_interval(counts, self.seconds / len(counts))
+
+    @property
+    def errors(self) -> int:
+        """Requests that failed, over all streams."""
+        return sum(stream.errors for stream in self.streams)
+
+    @property
+    def shortest_limit_ms(self) -> float:
+        """Of the streams' latency limits."""
+        return min(stream.limit_ms for stream in self.streams)
+
+    @property
+    def latencies(self) -> Latencies:
+        """The four latencies of this level, means over all streams."""
+        sent = sum(stream.sent for stream in self.streams)
+        container = sum(s.mean_from_send_ms * s.sent for s in self.streams) / sent
+        end_to_end = sum(s.mean_ms * s.sent for s in self.streams) / sent
+        return Latencies(container, container, end_to_end - container, end_to_end)
+
+    @property
+    def network_ms(self) -> float | None:
+        """Mean of what passes between client and server: sent to replied, less the server's own.
+
+        None where the server's statistics are not at hand. 0 where those cover all of it: Triton
+        counts the output of a batch until its last reply is out, and others have arrived by then.
+        """
+        requests = sum(split.requests for split in self.server)
+        if requests == 0 or self.replied_ms is None:
+            return None
+        inside = sum(split.total_ms * split.requests for split in self.server) / requests
+        return max(0.0, self.replied_ms - inside)
+
+    def latency_ms(self, percentile: float) -> float:
+        """Of the stream that waits longest. Raises KeyError where it was not recorded."""
+        return max(stream.latency_ms(percentile) for stream in self.streams)
+
+    @property
+    def worst(self) -> StreamLevel:
+        """The stream that is nearest to its limit, or farthest over it."""
+        return max(self.streams, key=lambda stream: stream.excess)
+
+    @property
+    def excess(self) -> float:
+        """Largest `StreamLevel.excess`; <= 0 meets every limit."""
+        return self.worst.excess
+
+    @property
+    def meets_limits(self) -> bool:
+        """Whether every request was answered and every stream's percentile is within its limit.
+
+        A level that is void meets none.
+        """
+        proven_over = self.verdict == "infeasible"
+        return self.client.kept_up and self.errors == 0 and self.excess <= 0 and not proven_over
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The levels that were visited and the load that they certify.
+
+    Attributes:
+        load_factor: estimate of the largest load that meets the limits; 0 when even the floor load
+            missed them.
+        load_factor_low, load_factor_high: its interval at `CONFIDENCE`; None where no load was too
+            much.
+        demand_per_second: requests a second at load factor 1.0.
+        ended: why the search for the capacity ended.
+    """
+
+    levels: tuple[LoadLevel, ...]
+    load_factor: float
+    load_factor_low: float
+    load_factor_high: float | None
+    demand_per_second: float
+    ended: str
+
+    @property
+    def capacity_per_second(self) -> float:
+        """Requests a second that one replica serves within the limits."""
+        return self.load_factor * self.demand_per_second
+
+    @property
+    def capacity_low_per_second(self) -> float:
+        """Lower bound of the capacity."""
+        return self.load_factor_low * self.demand_per_second
+
+    @property
+    def capacity_high_per_second(self) -> float | None:
+        """Upper bound of the capacity, None where no load was too much."""
+        high = self.load_factor_high
+        return high * self.demand_per_second if high is not None else None
+
+    @property
+    def measuring_seconds(self) -> float:
+        """Measured time of all levels."""
+        return sum(level.seconds for level in self.levels)
+
+    @property
+    def open_loop(self) -> tuple[LoadLevel, ...]:
+        """The levels under independent arrivals, without those that are void."""
+        return tuple(x for x in self.levels if x.kind == "open_loop" and x.client.kept_up)
+
+    @property
+    def level_at_capacity(self) -> LoadLevel | None:
+        """The highest level that met the limits up to the capacity, None where none did."""
+        passed = [x for x in self.open_loop if x.load_factor <= self.load_factor and x.meets_limits]
+        return max(passed, key=lambda level: level.load_factor, default=None)
+
+    @property
+    def nearest_level(self) -> LoadLevel | None:
+        """The level at the capacity, or the open-loop one that is nearest to it, if any."""
+        at, levels = self.load_factor, self.open_loop
+        nearest = min(levels, key=lambda x: abs(x.load_factor - at), default=None)
+        return self.level_at_capacity or nearest
+
+
+@dataclass(frozen=True)
+class FurtherLimit:
+    """What the same server serves within another latency limit than the workload's own.
+
+    Attributes:
+        limit_ms: of the stream whose own limit is the shortest; others keep their proportion.
+        measurement: its levels are those that were run for this limit, after all others.
+        excess: of the level at the capacity (<= 0), or of the floor load (> 0), over this limit.
+    """
+
+    limit_ms: float
+    measurement: Measurement
+    excess: float

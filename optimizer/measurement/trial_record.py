@@ -1,0 +1,88 @@
+"""What is kept of one trial. Pure; `optimizer.search.record_store` reads and writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.cost import Score
+from optimizer.measurement.level import FurtherLimit, Measurement
+
+SCHEMA_VERSION = 4
+
+Outcome = Literal["ok", "infeasible", "bounded", "failed"]
+"""ok: limits met at some load. infeasible: missed even at the floor load, or accuracy missed.
+bounded: stopped once provably worse than the incumbent. failed: could not be measured."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where a trial's wall time went, in seconds.
+
+    Attributes:
+        building: making artefacts that were not cached.
+        measuring: load tests, their warm-up included.
+        serving: starting the server, loading the model and reading its configuration back.
+        total: from proposal to record.
+    """
+
+    building: float = 0.0
+    measuring: float = 0.0
+    serving: float = 0.0
+    total: float = 0.0
+
+    @property
+    def overhead(self) -> float:
+        """All but building and load tests."""
+        return self.total - self.building - self.measuring
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed, and what that rules out."""
+
+    kind: str
+    transient: bool
+    out_of_memory: bool
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial, whole.
+
+    Attributes:
+        number: Optuna's trial number in this study.
+        params: the proposal, as told to Optuna.
+        told_value: objective told to Optuna; None for `failed`. Only for `ok` is it a cost.
+        constraints: (name, value) pairs in the study's fixed order; <= 0 is feasible.
+        reason: why it is not `ok`, or why the capacity search ended.
+        machine: digest of the machine's fingerprint.
+        origin: study that it was measured in, where it was carried over.
+        attempt: 2 for the retry of a transient failure, which is a trial of its own.
+        further, told_further: what was found within further limits, and told of them; empty in a
+            study of one limit.
+    """
+
+    number: int
+    params: tuple[tuple[str, int | float | str], ...]
+    config: ServingConfig
+    outcome: Outcome
+    reason: str
+    machine: str
+    measurement: Measurement | None = None
+    score: Score | None = None
+    told_value: float | None = None
+    constraints: tuple[tuple[str, float], ...] = ()
+    failure: Failure | None = None
+    seconds: Seconds = field(default_factory=Seconds)
+    attempt: int = 1
+    origin: str | None = None
+    further: tuple[FurtherLimit, ...] = ()
+    told_further: tuple[float, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether it failed for a reason that may pass, and says nothing of its configuration."""
+        return self.failure is not None and self.failure.transient

@@ -1,0 +1,160 @@
+"""Load levels on a configuration that is being served: the requests, the load, what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
+from optimizer.load.capacity import RunLevel
+from optimizer.load.client import LoadClient
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
+from optimizer.machine.slots import Slot
+from optimizer.machine.use import MachineWatch, contention, withheld_time
+from optimizer.measurement.level import LoadLevel, MachineUse
+from optimizer.study.events import LevelEnded, LevelStarted, Watcher
+from optimizer.triton.control import server_split
+from optimizer.triton.liveness import Liveness
+from optimizer.triton.metrics import gauges
+from optimizer.triton.requests import serialised
+from optimizer.triton.session import Served
+from optimizer.workload.streams import Stream, Tensors, Workload
+
+_POOL = 128
+"""Distinct requests that a stream cycles through."""
+
+_PAYLOAD_SEED = 7
+_LEAST_OUTSTANDING = 8
+
+_SOAK_SECONDS = 60.0
+"""Load that warms a GPU before the first level: a cold card's clock flatters it."""
+
+
+class ServedLevels:
+    """Runs load levels against whatever is served.
+
+    Args:
+        rng: gives every load level its arrival times.
+    """
+
+    def __init__(
+        self,
+        client: LoadClient,
+        workload: Workload,
+        slot: Slot,
+        rng: np.random.Generator,
+        watch: Watcher,
+    ) -> None:
+        self._client = client
+        self._workload = workload
+        self._slot = slot
+        self._rng = rng
+        self._watch = watch
+        self._drawn: dict[tuple[str, tuple[int, ...]], list[Tensors]] = {}
+        self._cold = bool(slot.gpu_uuids)
+
+    @contextmanager
+    def on(self, served: Served, config: ServingConfig) -> Iterator[RunLevel]:
+        """Runs a level on this server, with what the server and the machine say of it.
+
+        Raises:
+            LoadTestFailure: also where the server ended, or its GPU slowed down from heat.
+            ServerFailure: when the server does not tell its statistics, or a model died or hangs.
+        """
+        with ExitStack() as stack:
+            target = self._target(served, config, stack)
+            if self._cold:
+                soak = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _SOAK_SECONDS, 30.0)
+                self._client.run_level(soak, target, self._rng)
+                self._cold = False
+            liveness = Liveness(served, self._one_of_each(config))
+            liveness.check()
+            yield lambda plan: self._run(plan, target, served, config, liveness)
+
+    def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
+        """Return a request for every model that the streams are sent to."""
+        streams = self._workload.streams
+        return {stream.target: self.requests(stream, config)[0] for stream in streams}
+
+    def _run(
+        self,
+        plan: LevelPlan,
+        target: Target,
+        served: Served,
+        config: ServingConfig,
+        liveness: Liveness,
+    ) -> LoadLevel:
+        names = [model.name for model in config.models]
+        self._watch(LevelStarted(self._offered(plan), plan.sending_seconds))
+        before = [served.control.statistics(name) for name in names]
+        machine = MachineWatch(self._slot, served.server.cpu_seconds)
+        try:
+            level = self._client.run_level(plan, target, self._rng)
+        except LoadTestFailure:
+            liveness.check()
+            raise
+        use = machine.end(
+            level.client.cpu_seconds,
+            served.server.memory_with_models_bytes(),
+            gauges(served.server.endpoint.metrics),
+        )
+        liveness.check_processes(level)
+        _refuse_overheated(use)
+        after = [served.control.statistics(name) for name in names]
+        liveness.check_answers()
+        warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
+        level = replace(
+            level,
+            server=tuple(map(server_split, before, after)),
+            machine=use,
+            warnings=(*level.warnings, *warnings),
+        )
+        self._watch(LevelEnded(level))
+        return level
+
+    def _offered(self, plan: LevelPlan) -> float | None:
+        if not isinstance(plan.load, OpenLoop):
+            return None
+        return plan.load.load_factor * self._workload.demand_per_second
+
+    def _target(self, served: Served, config: ServingConfig, stack: ExitStack) -> Target:
+        transport, endpoint = self._workload.transport, served.server.endpoint
+        streams = []
+        for stream in self._workload.streams:
+            tensors = self.requests(stream, config)
+            requests = serialised(served.control, stream.target, tensors, transport)
+            streams.append(PreparedStream(stream, stack.enter_context(requests)))
+        address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
+        return Target(transport.protocol, address, tuple(streams))
+
+    def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
+        """The stream's requests, drawn once for every way of padding."""
+        model = _model(config, stream)
+        key = (stream.name, model.padding)
+        if key not in self._drawn:
+            rng = np.random.default_rng(_PAYLOAD_SEED)
+            self._drawn[key] = stream.payloads.sample(_POOL, rng, model.padding, stream.batch_size)
+        return self._drawn[key]
+
+
+def _refuse_overheated(use: MachineUse) -> None:
+    for gpu in use.gpus:
+        if gpu.overheated:
+            reasons = ", ".join(gpu.throttled)
+            raise VoidLevelFailure(
+                f"could not be measured: {gpu.name} ({gpu.uuid}) held its clock down ({reasons})"
+            )
+
+
+def concurrency(config: ServingConfig) -> int:
+    """Requests kept outstanding to saturate: every instance's largest batch, twice over."""
+    wanted = sum(2 * model.max_batch_size * model.instance_count for model in config.models)
+    return max(_LEAST_OUTSTANDING, wanted)
+
+
+def _model(config: ServingConfig, stream: Stream) -> ModelServing:
+    return next(model for model in config.models if model.name == stream.target)

@@ -1,0 +1,1 @@
+"""Optuna samplers over the valid points of a space."""

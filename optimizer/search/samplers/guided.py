@@ -1,0 +1,25 @@
+"""The sampler that the simulator guides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimizer.configuration.model_space import Position
+from optimizer.search.samplers.points import AskedPoint, PointSampler
+from optimizer.search.surrogate.acquisition import Guide
+
+
+class GuidedSampler(PointSampler):
+    """Proposes what the guide says, given what the study is measuring at the time.
+
+    What is proposed depends only on the guide's seed, its history and the running trials. No point
+    is proposed twice, until every point is measured or ruled out.
+    """
+
+    def __init__(self, guide: Guide, seed: int) -> None:
+        super().__init__(guide.space, seed)
+        self._guide = guide
+
+    def choose(self, asked: Sequence[AskedPoint]) -> Position | None:
+        """What the guide says; results it knows from its history."""
+        return self._guide.propose([point.position for point in asked if point.running])

@@ -1,0 +1,75 @@
+"""The forecast that a study learns: from its calibration, and from every trial since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.service_model import ServiceModel, fitted
+from optimizer.simulator.service_observation import observed
+from optimizer.simulator.service_variation import light_loads, unevenness_of
+from optimizer.workload.streams import Workload
+
+
+def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
+    """Service times by calibration runs: of each its saturated level and its light load."""
+    runs = [(r.config, r.measurement.levels) for r in calibration if r.measurement is not None]
+    service = fitted(
+        each for config, (saturated, *light) in runs for each in observed(config, saturated, *light)
+    )
+    loads = [
+        load
+        for config, (_, *light) in runs
+        for level in light
+        for load in light_loads(config, level, workload)
+    ]
+    return replace(service, unevenness=unevenness_of(service, loads))
+
+
+def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> ServiceModel:
+    """What is learnt further from the saturated level that each trial began with."""
+    more = (
+        each
+        for record in trials
+        if record.measurement is not None
+        for each in observed(record.config, record.measurement.levels[0])
+    )
+    return replace(service, observations=(*service.observations, *more))
+
+
+class LearntForecast:
+    """A `ForecastSource` that forecasts anew when there is a record more.
+
+    Args:
+        calibration: the runs before the search, see `CalibratePhase`.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        calibration: Sequence[TrialRecord],
+        workload: Workload,
+    ) -> None:
+        self._forecaster = forecaster
+        self._calibration = calibration
+        self._workload = workload
+        self._known: tuple[int, Forecast] | None = None
+
+    def after(self, trials: Sequence[TrialRecord]) -> Forecast:
+        """See `ForecastSource`."""
+        if self._known is None or self._known[0] != len(trials):
+            service = with_trials(self._calibrated, trials)
+            self._known = len(trials), self._forecaster.forecast(service)
+        return self._known[1]
+
+    def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
+        """See `ForecastSource`."""
+        return self._forecaster.of_point(with_trials(self._calibrated, trials), row)
+
+    @cached_property
+    def _calibrated(self) -> ServiceModel:
+        return calibrated(self._calibration, self._workload)

@@ -1,0 +1,84 @@
+"""What the points of a space have in common, by which one measurement tells of others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.configuration.parameters import Parameter
+from optimizer.configuration.search_space import SearchSpace
+
+_OF_ARTIFACTS = ("runtime", "precision", "engine_profile", "padding")
+_OF_SERVERS = ("execution_policy", "rate_limit")
+_OF_LAYOUTS = ("instance_count", "intra_op_threads", "cuda_graphs", *_OF_SERVERS)
+
+Codes = NDArray[np.int64]
+"""Shape [points]; equal where the points agree in something."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Arrays over the points of a space, in the order of `SearchSpace.points`.
+
+    Attributes:
+        artifacts: what executes: runtime, precision, profile, padding; of all models together.
+        layouts: where it executes: instances, threads, and what else is set around them.
+        servers: what the server itself is started with.
+        cells: what agrees in artefact, largest batch and layout; only queueing settings differ.
+        log2_batch: logarithm of the largest batch in units of the client's own, [points, models].
+        coordinates: of every parameter that has a choice, [points, searched]; numbers from 0 to 1,
+            categories half a unit apart or not at all.
+        categorical: which of these are categories, [searched].
+    """
+
+    artifacts: Codes
+    layouts: Codes
+    servers: Codes
+    cells: Codes
+    log2_batch: NDArray[np.float64]
+    coordinates: NDArray[np.float64]
+    categorical: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> Likeness:
+        """What the points of `space` have in common."""
+        points, parameters = space.points, space.parameters
+        artifacts = _codes(points[:, _named(parameters, _OF_ARTIFACTS)])
+        layouts = _codes(points[:, _named(parameters, _OF_LAYOUTS)])
+        servers = _codes(points[:, _named(parameters, _OF_SERVERS)])
+        log2_batch = np.column_stack(list(_log2_batches(space)))
+        together = [artifacts, layouts, *(_codes(column[:, None]) for column in log2_batch.T)]
+        searched = [n for n, parameter in enumerate(parameters) if len(parameter.values) > 1]
+        categorical = np.array([not parameters[n].ordinal for n in searched], dtype=bool)
+        coordinates = points[:, searched].astype(np.float64)
+        for column, n in enumerate(searched):
+            if parameters[n].ordinal:
+                coordinates[:, column] /= len(parameters[n].values) - 1
+        cells = _codes(np.column_stack(together))
+        return cls(artifacts, layouts, servers, cells, log2_batch, coordinates, categorical)
+
+
+def _named(parameters: Sequence[Parameter], names: Sequence[str]) -> list[int]:
+    return [n for n, parameter in enumerate(parameters) if parameter.name in names]
+
+
+def _codes(columns: NDArray[np.int64] | NDArray[np.float64]) -> Codes:
+    if columns.shape[1] == 0:
+        return np.zeros(len(columns), dtype=np.int64)
+    _, codes = np.unique(columns, axis=0, return_inverse=True)
+    return codes.reshape(-1).astype(np.int64)
+
+
+def _log2_batches(space: SearchSpace) -> Iterator[NDArray[np.float64]]:
+    """The largest batch of each model, [points]; one client's request where nothing is merged."""
+    alone = space.limits.request_size
+    for model in dict.fromkeys(parameter.model for parameter in space.parameters):
+        own = {p.name: (n, p) for n, p in enumerate(space.parameters) if p.model == model}
+        (at_batch, largest), (at_batching, batching) = own["max_batch_size"], own["batching"]
+        sizes = np.array([value for value in largest.values if isinstance(value, int)])
+        on = np.array([bool(value) for value in batching.values])[space.points[:, at_batching]]
+        chosen = np.where(on, sizes[space.points[:, at_batch]], alone)
+        yield np.log2(chosen / alone)

@@ -1,0 +1,79 @@
+"""Recorded arrivals, read from a CSV file of the times at which requests came."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import shorten
+
+from optimizer.files.untrusted import csv_rows, read_text
+from optimizer.workload.streams import ArrivalTrace
+
+
+def _instant(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time; one without a zone is taken as UTC."""
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+_COLUMNS: Mapping[str, tuple[Callable[[str], float], str]] = {
+    "seconds": (float, "must be a finite number"),
+    "timestamp": (_instant, "must be an ISO 8601 time"),
+}
+"""Columns that hold arrivals, how they are read, and the rule for each of their values."""
+
+
+MAX_SECONDS = 1e11
+"""Of a time, in either direction: some 3,000 years."""
+
+
+def read_trace(path: Path) -> ArrivalTrace:
+    """Read the column `seconds` (numbers) or `timestamp` (ISO 8601) of a CSV file with a header.
+
+    Rows need no order and times no origin. The recording lasts from the first arrival to one mean
+    gap after the last.
+
+    Raises:
+        ValueError: when the file cannot be read or does not hold a recording; names the rule, and
+            the line and value that break it.
+    """
+    text = read_text(path)
+    table = csv_rows(text)
+    column = time_column(table.names)
+    times = sorted(read_time(column, line, row[column]) for line, row in table.rows)
+    if len(times) < 2:
+        raise ValueError(f"must hold at least 2 arrivals, got {len(times)}")
+    first, last, count = times[0], times[-1], len(times)
+    if last == first:
+        raise ValueError(f"must hold arrivals at different times, all {count} are at {first:g}")
+    return ArrivalTrace(
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        at_seconds=tuple(at - first for at in times),
+        seconds=(last - first) * count / (count - 1),
+    )
+
+
+def time_column(names: Sequence[str]) -> str:
+    """Return the column that holds times. Raises ValueError where there is none."""
+    column = next((name for name in _COLUMNS if name in names), None)
+    if column is None:
+        named = " or ".join(_COLUMNS)
+        got = shorten(str(list(names)), 200, placeholder="...")
+        raise ValueError(f"must have a column {named} in its first line, got {got}")
+    return column
+
+
+def read_time(column: str, line: int, value: str) -> float:
+    """Return a time in seconds. Raises ValueError, naming line, column, rule and value."""
+    read, rule = _COLUMNS[column]
+    try:
+        at = read(value.strip())
+    except (ValueError, OverflowError):
+        at = math.nan
+    if not abs(at) <= MAX_SECONDS:
+        got = shorten(repr(value), 80, placeholder="...")
+        raise ValueError(f"line {line}: {column} {rule}, got {got}")
+    return at

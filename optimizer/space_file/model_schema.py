@@ -1,0 +1,394 @@
+"""The shape of one model in a space file: its source, its requests, its accuracy.
+
+pydantic checks every key; what spans several is checked on the smallest section that holds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from optimizer.files.untrusted import is_there, parse_json, read_bytes
+from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.section import (
+    Count,
+    Name,
+    Number,
+    Positive,
+    Section,
+    Seed,
+    Switch,
+    folder_of,
+    raise_all,
+    wrong,
+)
+from optimizer.workload.model_spec import (
+    USUAL_PERCENTILE,
+    AccuracyLimits,
+    DataSet,
+    ModelSpec,
+    OnnxSource,
+    TaskMetric,
+    TransformersSource,
+)
+from optimizer.workload.streams import DataType, LengthDistribution, Payloads, TensorSpec
+
+Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+_Share = Annotated[Number, Field(ge=0, le=1)]
+
+CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+"""Integer inputs of `transformers` models and the configuration value that they stay below."""
+
+
+def _check_finite(values: object) -> None:
+    """Raise ValueError where a number is NaN or infinite: JSON has none of them."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("numbers must be finite") from error
+
+
+class SourceSection(Section):
+    """Where the model comes from: `checkpoint` or `config` of a transformers class, or `onnx`."""
+
+    class_name: str | None = Field(
+        None, alias="class", description="class of the transformers package"
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="the architecture's configuration; random weights, nothing is downloaded"
+    )
+    seed: Seed = Field(0, description="of the random weights")
+    checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
+    onnx: str | None = Field(None, description="ONNX file; external data beside it")
+
+    @field_validator("config")
+    @classmethod
+    def _finite(cls, config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        _check_finite(config)
+        return config
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [k for k in ("config", "checkpoint", "onnx") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise wrong("", "must have exactly one of config, checkpoint, onnx", given)
+        if (self.onnx is None) != (self.class_name is not None):
+            raise wrong("class", "goes with config or checkpoint, not with onnx", self.class_name)
+        return self
+
+    @field_validator("onnx", "checkpoint")
+    @classmethod
+    def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
+            return given
+        path = folder_of(info) / given
+        if not is_there(path):
+            raise PydanticCustomError(
+                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
+            )
+        return given
+
+    def known_limits(self, folder: Path) -> dict[str, int]:
+        """Whole numbers of the model's configuration, where it is known without loading it."""
+        known: object = self.config
+        if self.checkpoint is not None:
+            file = folder / self.checkpoint / "config.json"
+            known = parse_json(read_bytes(file)) if is_there(file) else {}
+        items = known.items() if isinstance(known, dict) else ()
+        return {key: value for key, value in items if isinstance(value, int)}
+
+    def to_value(self, folder: Path) -> TransformersSource | OnnxSource:
+        """The source with paths resolved against the file's folder."""
+        if self.onnx is not None:
+            return OnnxSource((folder / self.onnx).resolve())
+        checkpoint = self.checkpoint
+        if checkpoint is not None and _looks_local(checkpoint):
+            checkpoint = str((folder / checkpoint).resolve())
+        config = json.dumps(self.config or {}, sort_keys=True)
+        return TransformersSource(self.class_name or "", checkpoint, config, self.seed)
+
+
+def _looks_local(checkpoint: str) -> bool:
+    return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
+
+
+def _known_limits(info: ValidationInfo) -> dict[str, int]:
+    """What is known of a model whose source is right."""
+    source: SourceSection | None = info.data.get("source")
+    return source.known_limits(folder_of(info)) if source is not None else {}
+
+
+class InputSection(Section):
+    """One input tensor and the bounds of its values; `length` in the shape is the request's."""
+
+    data_type: DataType = Field("INT64", description="of its values")
+    shape: Annotated[list[Count | Literal["length"]], Field(max_length=8)] = Field(
+        ["length"], description="without the batch axis"
+    )
+    minimum: Number = Field(description="smallest value, inclusive")
+    maximum: Number = Field(description="largest value, inclusive")
+    pad: Number = Field(0, description="fills the positions beyond the request's own length")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum > self.maximum:
+            raise wrong("minimum", f"must not be above maximum ({self.maximum:g})", self.minimum)
+        return self
+
+    def to_value(self, name: str) -> TensorSpec:
+        """The tensor of this name."""
+        shape = tuple(None if n == "length" else n for n in self.shape)
+        return TensorSpec(name, self.data_type, shape, self.minimum, self.maximum, self.pad)
+
+
+class LengthSection(Section):
+    """How long requests are, in tokens: one of fixed, uniform, weights."""
+
+    fixed: Length | None = Field(None, description="every request is as long")
+    uniform: tuple[Length, Length] | None = Field(None, description="[shortest, longest]")
+    weights: dict[Length, Positive] | None = Field(None, description="weight by length")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _whole_lengths(cls, weights: object) -> object:
+        # JSON has only text keys, so a stored space comes back with them.
+        if isinstance(weights, Mapping):
+            return {int(k) if str(k).isdecimal() else k: v for k, v in weights.items()}
+        return weights
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [k for k in ("fixed", "uniform", "weights") if getattr(self, k)]
+        if len(given) != 1:
+            raise wrong("", "must have exactly one of fixed, uniform, weights", given)
+        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
+            raise wrong("uniform", "must be [shortest, longest]", self.uniform)
+        return self
+
+    def to_value(self) -> LengthDistribution:
+        """The distribution over whole lengths."""
+        if self.fixed is not None:
+            return LengthDistribution((self.fixed,), (1.0,))
+        if self.uniform is not None:
+            lengths = tuple(range(self.uniform[0], self.uniform[1] + 1))
+            return LengthDistribution(lengths, (1.0,) * len(lengths))
+        pairs = sorted((self.weights or {}).items())
+        return LengthDistribution(tuple(k for k, _ in pairs), tuple(w for _, w in pairs))
+
+
+class DataSection(Section):
+    """Inputs from a file or given here, or generated from the model's own inputs and lengths."""
+
+    file: str | None = Field(
+        None,
+        description=".npz with one array per input, [samples, ...], or .jsonl with one object of"
+        " the inputs' values a line; shorter rows are padded to the longest length",
+    )
+    tensors: Annotated[dict[str, list[JsonValue]], Field(min_length=1)] | None = Field(
+        None, description="rows by input; shorter rows are padded to the longest length"
+    )
+    samples: Count = Field(64, description="how many are used; all of `tensors` by default")
+    seed: Seed = Field(0, description="of generated inputs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_that_are_given(cls, section: object) -> object:
+        if not isinstance(section, Mapping) or "samples" in section:
+            return section
+        tensors = section.get("tensors")
+        rows = tensors.values() if isinstance(tensors, Mapping) else ()
+        most = max((len(values) for values in rows if isinstance(values, list)), default=0)
+        return {**section, "samples": most} if most else section
+
+    @field_validator("file")
+    @classmethod
+    def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
+        path = folder_of(info) / (file or "")
+        if file is not None and not (is_there(path) and path.is_file()):
+            at = str(path)
+            raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
+        return file
+
+    @field_validator("tensors")
+    @classmethod
+    def _finite(
+        cls, tensors: dict[str, list[JsonValue]] | None
+    ) -> dict[str, list[JsonValue]] | None:
+        _check_finite(tensors)
+        return tensors
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.file is not None and self.tensors is not None:
+            raise wrong("tensors", "goes without file", self.file)
+        return self
+
+    def to_value(self, folder: Path) -> DataSet:
+        """The data set with its path resolved."""
+        file = (folder / self.file).resolve() if self.file is not None else None
+        tensors = json.dumps(self.tensors) if self.tensors is not None else None
+        return DataSet(file, self.samples, self.seed, tensors)
+
+
+class CalibrationSection(DataSection):
+    """Inputs that INT8 is calibrated with, and how activation ranges follow from them."""
+
+    percentile: Annotated[Number, Field(gt=50, le=100)] = Field(
+        USUAL_PERCENTILE,
+        description="share of an activation's values that its INT8 range holds, in %;"
+        " 100 is from the smallest to the largest",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_percentile(self, dump: SerializerFunctionWrapHandler) -> Any:
+        """Studies that were begun before there was this key have none, and go on."""
+        content = dump(self)
+        if self.percentile == USUAL_PERCENTILE:
+            del content["percentile"]
+        return content
+
+
+class MetricSection(Section):
+    """A metric of the model's task, calculated by a Python function of the user's."""
+
+    function: str = Field(
+        description="FILE.py:NAME, called as NAME(inputs, outputs) with all evaluation samples"
+    )
+    minimum: Number = Field(description="the least that it must return")
+
+    @field_validator("function")
+    @classmethod
+    def _exists(cls, function: str, info: ValidationInfo) -> str:
+        file, _, name = function.rpartition(":")
+        if not (file.endswith(".py") and name.isidentifier()):
+            raise PydanticCustomError("space_rule", "must be FILE.py:NAME")
+        path = folder_of(info) / file
+        if not (is_there(path) and path.is_file()):
+            raise PydanticCustomError(
+                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
+            )
+        return function
+
+    def to_value(self, folder: Path) -> TaskMetric:
+        """The metric with its path resolved."""
+        file, _, name = self.function.rpartition(":")
+        return TaskMetric((folder / file).resolve(), name, self.minimum)
+
+
+class AccuracySection(Section):
+    """What an artefact must reach against the FP32 reference, through the running server."""
+
+    min_argmax_agreement: _Share = Field(
+        0.99, description="least share of samples whose largest output is the reference's"
+    )
+    min_cosine: Annotated[Number, Field(ge=-1, le=1)] = Field(
+        0.99, description="least mean cosine of an answer and the reference's"
+    )
+    max_abs_error: Positive | None = Field(
+        None, description="largest difference of any value; not judged without"
+    )
+    metric: MetricSection | None = Field(
+        None, description="of your own task, judged beside the others"
+    )
+    int8_on_generated_data: Switch = Field(
+        False, description="trust INT8 of trained weights that saw no real inputs"
+    )
+
+    def to_value(self, folder: Path) -> AccuracyLimits:
+        """The limits."""
+        return AccuracyLimits(
+            self.min_argmax_agreement,
+            self.min_cosine,
+            self.max_abs_error,
+            self.metric.to_value(folder) if self.metric is not None else None,
+            self.int8_on_generated_data,
+        )
+
+
+class LimitSection(Section):
+    """The latency that must be met."""
+
+    percentile: Annotated[Number, Field(ge=50, le=99.9)] = Field(
+        95, description="of the latencies, which must be within the limit"
+    )
+    latency_ms: Positive = Field(500, description="from the moment that a request was due")
+
+
+class ModelSection(Section):
+    """One model: its source, what requests to it carry, and how its accuracy is judged."""
+
+    source: SourceSection = Field(description="where the model comes from")
+    inputs: Annotated[dict[Name, InputSection], Field(min_length=1, max_length=64)] = Field(
+        description="tensors that a request carries"
+    )
+    lengths: LengthSection = Field(description="how long requests are")
+    output: Name = Field("logits", description="tensor that the model answers with")
+    calibration: CalibrationSection = Field(
+        CalibrationSection(seed=1), description="inputs that INT8 is calibrated with"
+    )
+    evaluation: DataSection = Field(
+        DataSection(seed=2), description="other inputs, on which the accuracy is judged"
+    )
+    accuracy: AccuracySection = Field(
+        AccuracySection(), description="what is left out of the space when it is missed"
+    )
+    demand_per_second: Positive | None = Field(
+        None, description="requests a second to this model, where there are several"
+    )
+    limit: LimitSection | None = Field(None, description="of this model; the common one without")
+    parameters: ParametersSection | None = Field(
+        None, description="of this model, in place of the common ones"
+    )
+
+    # On the fields, so that they are checked however wrong the rest of the section is.
+    @field_validator("inputs")
+    @classmethod
+    def _below_the_vocabulary(
+        cls, inputs: dict[str, InputSection], info: ValidationInfo
+    ) -> dict[str, InputSection]:
+        known = _known_limits(info)
+        mistakes = []
+        for name, key in CONFIG_LIMITS.items():
+            tensor = inputs.get(name)
+            if tensor is not None and key in known and tensor.maximum >= known[key]:
+                rule = f"must be below the model's {key} ({known[key]})"
+                mistakes.append(wrong(f"{name}.maximum", rule, tensor.maximum))
+        raise_all(cls, mistakes)
+        return inputs
+
+    @field_validator("lengths")
+    @classmethod
+    def _within_the_positions(cls, lengths: LengthSection, info: ValidationInfo) -> LengthSection:
+        longest = lengths.to_value().longest
+        positions = _known_limits(info).get("max_position_embeddings")
+        if positions is not None and longest > positions:
+            rule = f"must not be above the model's max_position_embeddings ({positions})"
+            raise wrong("", rule, longest)
+        return lengths
+
+    def to_value(self, name: str, folder: Path) -> ModelSpec:
+        """The model of this name."""
+        tensors = tuple(section.to_value(key) for key, section in self.inputs.items())
+        return ModelSpec(
+            name=name,
+            source=self.source.to_value(folder),
+            payloads=Payloads(tensors, self.lengths.to_value()),
+            calibration=self.calibration.to_value(folder),
+            evaluation=self.evaluation.to_value(folder),
+            accuracy=self.accuracy.to_value(folder),
+            output=self.output,
+            calibration_percentile=self.calibration.percentile,
+        )

@@ -1,0 +1,344 @@
+"""The YAML file that a person writes, and the values that it stands for.
+
+Every mistake is reported at once, with its key and line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.hosting import EngineSettings, Host
+from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
+from optimizer.configuration.parameters import Parameter
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
+from optimizer.files.untrusted import UnreadableError, read_text
+from optimizer.files.untrusted_yaml import UnreadableYamlError, parse_yaml
+from optimizer.measurement.cost import Demand, Price
+from optimizer.space_file.mistakes import line_of, mistake, one_for_each_value, short
+from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.schema import SpaceSection
+from optimizer.space_file.section import Count
+from optimizer.space_file.server_schema import ServerSection
+from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
+from optimizer.workload.streams import ArrivalTrace, LatencyLimit, Stream, Workload
+
+
+@dataclass(frozen=True)
+class MeasurementSettings:
+    """Seconds that load levels last: saturation, check, warm-up before each, confirmation.
+
+    Attributes:
+        confirm_seconds: None leaves what is usual for the device.
+    """
+
+    saturation_seconds: float
+    check_seconds: float
+    warmup_seconds: float
+    confirm_seconds: float | None
+    confirm_requests: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The search ends after `trials` measured configurations or `wall_clock_seconds`."""
+
+    trials: int
+    wall_clock_seconds: float
+
+
+_COUNT: TypeAdapter[int] = TypeAdapter(Count)
+_CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
+
+_MOST_MISTAKES = 1_000
+"""That are looked up in a file; one with so many is no space file."""
+
+_WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that a space file says, as values.
+
+    Attributes:
+        engines: how TensorRT engines are built; None where no model is served on a GPU.
+        content: the file's settings with defaults filled in, less study name and budget: what a
+            study cannot be resumed without.
+    """
+
+    study: str
+    host: Host
+    engines: EngineSettings | None
+    models: tuple[ModelSpec, ...]
+    workload: Workload
+    price: Price
+    demand: Demand
+    search_space: SearchSpace
+    measurement: MeasurementSettings
+    budget: Budget
+    content: Mapping[str, Any]
+
+    @property
+    def accuracy_evidence(self) -> AccuracyEvidence:
+        """What the accuracy figures of every model rest on at least."""
+        return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
+
+
+def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> Space:
+    """Read a space file.
+
+    Args:
+        path: the YAML file; paths in it are relative to its folder.
+        prices: price list by instance type.
+        hardware: of this machine, of which the file may choose GPUs.
+
+    Raises:
+        SpaceFileError: with every mistake found.
+        RequirementError: when the machine has no GPU, and the file asks for one.
+    """
+    document = _read_yaml(path)
+    try:
+        section = SpaceSection.model_validate(
+            document, context={"folder": path.parent, "prices": prices}
+        )
+    except ValidationError as error:
+        found = error.errors()[:_MOST_MISTAKES]
+        mistakes = one_for_each_value(mistake(e, document) for e in found)
+        mistakes += _mistakes_beside_others(document, hardware)
+        raise SpaceFileError(path, mistakes) from error
+    space = _to_value(section, path, prices, hardware)
+    mistakes = list(_space_mistakes(space.search_space, document))
+    if mistakes:
+        raise SpaceFileError(path, mistakes)
+    return space
+
+
+def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
+    """The space whose only point is that of `only_point`. Raises UsageError."""
+    return replace(space, search_space=only_point(space.search_space, settings))
+
+
+def only_point(
+    searched: SearchSpace, settings: Mapping[str, str], *, with_effect: bool = True
+) -> SearchSpace:
+    """The space that holds only one point: some parameters as set, the rest the baseline's.
+
+    Where the baseline's values do not go with what is set, or leave it without effect, the nearest
+    that do.
+
+    Args:
+        settings: YAML text by parameter, as "precision" (of every model) or "model.precision".
+            Values need not be among those that the space lists, and its conditions do not apply.
+        with_effect: refuse a setting that changes nothing, such as a delay without batching.
+
+    Raises:
+        UsageError: with every setting that is wrong.
+    """
+    parameters: list[Parameter] = []
+    wrong = list(_unknown_models(searched, settings))
+    for model in searched.models:
+        try:
+            parameters += _with_settings(model, settings)
+        except ValidationError as error:
+            found = [mistake(each, settings) for each in error.errors()]
+            wrong += [replace(each, key=each.key.split(".")[0]) for each in found]
+    if wrong:
+        raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
+    limits = Limits(request_size=searched.limits.request_size)
+    allowed = SearchSpace(tuple(parameters), searched.hardware, limits)
+    given = ", ".join(f"{key}={text}" for key, text in settings.items())
+    try:
+        used = [p.key for p in parameters if with_effect and _is_set(p, settings)]
+        chosen = allowed.baseline_with_effect(used)
+    except EmptySpaceError as error:
+        raise UsageError(f"--set: {error}; with {given}") from error
+    if chosen is None:
+        raise UsageError(
+            f"--set: a value has no effect with {given}: batch sizes and delays need batching=true "
+            "and a max_batch_size above traffic.batch_size, settings of engines runtime=tensorrt, "
+            "rate_limit more instances than it allows"
+        )
+    fixed = tuple(
+        replace(parameter, values=(parameter.values[at],))
+        for parameter, at in zip(parameters, chosen, strict=True)
+    )
+    return SearchSpace(fixed, searched.hardware, limits)
+
+
+def read_host(settings: Mapping[str, object], folder: Path) -> Host:
+    """The host of a server section that was not read as part of a space file.
+
+    Args:
+        settings: as the section has them; GPUs are chosen elsewhere.
+        folder: that paths are relative to.
+
+    Raises:
+        UsageError: with every setting that is wrong.
+    """
+    given = {name: value for name, value in settings.items() if name != "gpus"}
+    try:
+        return ServerSection.model_validate(given).to_value(folder)
+    except ValidationError as error:
+        mistakes = "; ".join(str(mistake(each, given)) for each in error.errors())
+        raise UsageError(f"server: {mistakes}") from error
+
+
+def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Parameter, ...]:
+    """The model's parameters, some of them set; raises pydantic's ValidationError."""
+    values: dict[str, Any] = {
+        parameter.name: [list(v) if isinstance(v, tuple) else v for v in parameter.values]
+        for parameter in model.parameters
+    }
+    for key, text in settings.items():
+        of, _, name = key.rpartition(".")
+        if of in ("", model.model):
+            values[name] = [_set_value(key, text)]
+    return ParametersSection.model_validate(values).to_values(model.model)
+
+
+def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
+    models = [model.model for model in searched.models]
+    for key in settings:
+        model = key.rpartition(".")[0]
+        if model not in ("", *models):
+            yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
+
+
+def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    return parameter.name in settings or parameter.key in settings
+
+
+def _set_value(key: str, text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except UnreadableYamlError as error:
+        raise UsageError(
+            f"--set: {key[:80]}: must be a value in YAML ({error}), got {short(text)}"
+        ) from error
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        document = parse_yaml(read_text(path))
+    except UnreadableYamlError as error:
+        raise SpaceFileError(path, [Mistake("YAML", str(error), line=error.line)]) from error
+    except UnreadableError as error:
+        raise SpaceFileError(path, [Mistake("file", str(error))]) from error
+    if not isinstance(document, Mapping):
+        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", short(document))])
+    return document
+
+
+def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mistake]:
+    """Those of the points, where the sections that they come from are right."""
+    conditions, traffic = document.get("conditions", []), document.get("traffic", {})
+    try:
+        size = _COUNT.validate_python(traffic.get("batch_size", 1))
+        parameters = ParametersSection.model_validate(document.get("parameters"))
+        server = ServerSection.model_validate(document.get("server", {}))
+        conditions = _CONDITIONS.validate_python(conditions)
+    except (ValidationError, AttributeError):
+        return
+    limits = Limits(tuple(conditions), size)
+    chosen = replace(hardware, gpus=_gpus(server, hardware) if server.gpus != "none" else ())
+    space = SearchSpace(parameters.to_values("model"), chosen, limits)
+    yield from _space_mistakes(space, document)
+
+
+def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
+    """What is wrong with the points of a space whose every section is right."""
+    try:
+        wrong = list(space.check_conditions())
+        if not wrong:
+            len(space)
+    except EmptySpaceError as error:
+        yield Mistake("parameters", str(error), None, line_of(document, ["parameters"]))
+        return
+    for condition_error in wrong:
+        rule, text = condition_error.args
+        at = [str(c) for c in document["conditions"]].index(text)
+        line = line_of(document, ["conditions", at])
+        yield Mistake(f"conditions.{at}", str(rule), short(text), line)
+
+
+def _to_value(
+    section: SpaceSection, path: Path, prices: Mapping[str, Price], hardware: Hardware
+) -> Space:
+    folder, traffic = path.parent, section.traffic
+    models = tuple(model.to_value(name, folder) for name, model in section.models.items())
+    streams = tuple(_stream(section, model, folder) for model in models)
+    workload = Workload(streams, traffic.transport.to_value())
+    host = section.server.to_value(folder)
+    chosen = replace(hardware, gpus=_gpus(section.server, hardware))
+    parameters = [
+        section.parameters.with_those_of(model.parameters).to_values(name)
+        for name, model in section.models.items()
+    ]
+    return Space(
+        study=section.study,
+        host=host,
+        engines=section.engines.to_value(host, chosen.gpus[0]) if chosen.gpus else None,
+        models=models,
+        workload=workload,
+        price=section.price.to_value(prices),
+        demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
+        search_space=SearchSpace(
+            tuple(itertools.chain.from_iterable(parameters)),
+            chosen,
+            Limits(tuple(section.conditions), traffic.batch_size),
+        ),
+        measurement=MeasurementSettings(**section.measurement.model_dump()),
+        budget=Budget(section.budget.trials, section.budget.wall_clock),
+        content=_content(section, streams[0]),
+    )
+
+
+def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
+    own, traffic = section.models[model.name], section.traffic
+    limit = own.limit or section.limit
+    return Stream(
+        name=model.name,
+        target=model.name,
+        arrivals=traffic.arrival_pattern(folder),
+        payloads=model.payloads,
+        limit=LatencyLimit(limit.percentile, limit.latency_ms),
+        demand_per_second=own.demand_per_second or traffic.demand_per_second,
+        batch_size=traffic.batch_size,
+    )
+
+
+def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
+    """The GPUs that the file asks for, in the driver's order: in that a server numbers them."""
+    if server.gpus == "none":
+        return ()
+    if not hardware.gpus:
+        raise RequirementError(
+            f"server.gpus asks for {server.gpus}, and no NVIDIA driver answers on this machine: "
+            "install one, or search on the CPU with gpus: none"
+        )
+    if server.gpus == "all":
+        return hardware.gpus
+    by_name = {str(n): gpu for n, gpu in enumerate(hardware.gpus)}
+    by_name |= {gpu.uuid: gpu for gpu in hardware.gpus}
+    unknown = [str(name) for name in server.gpus if str(name) not in by_name]
+    if unknown:
+        raise RequirementError(
+            f"server.gpus: this machine has {', '.join(by_name)}; got {', '.join(unknown)}"
+        )
+    chosen = {by_name[str(name)] for name in server.gpus}
+    return tuple(gpu for gpu in hardware.gpus if gpu in chosen)
+
+
+def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:
+    """See `Space.content`; a file's content belongs to it, not only its name."""
+    content = section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"})
+    if isinstance(stream.arrivals, ArrivalTrace):
+        content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+    return content

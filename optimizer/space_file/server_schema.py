@@ -1,0 +1,103 @@
+"""Where the server runs and where engines are built, as a space file says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.hosting import (
+    BuildPlace,
+    ContainerHost,
+    EmbeddedHost,
+    EngineSettings,
+    Host,
+    RemoteHost,
+)
+from optimizer.configuration.releases import tag_of, tensorrt_image, triton_image
+from optimizer.space_file.section import Count, Duration, Section, raise_all, wrong
+
+_Address = Annotated[str, Field(pattern=r"^[^:/\s]+:\d{1,5}$")]
+_MIB = 2**20
+
+
+class ServerSection(Section):
+    """Which server serves, and on what."""
+
+    launcher: Literal["embedded", "docker", "remote"] = Field(
+        "embedded", description="the one of nvidia-pytriton, a container, or one that runs already"
+    )
+    gpus: (
+        Literal["none", "all"] | list[Annotated[int, Field(ge=0, le=10**6, strict=True)] | str]
+    ) = Field("none", description="none, all, or some by number or UUID, as nvidia-smi lists them")
+    image: str | None = Field(
+        None, description=f"docker: the image, with its tag; {triton_image()} without"
+    )
+    shared_memory_mib: Count = Field(1024, description="docker: size of the container's /dev/shm")
+    grpc: _Address | None = Field(None, description="remote: host:port, as are http and metrics")
+    http: _Address | None = Field(None, description="remote: host:port")
+    metrics: _Address | None = Field(None, description="remote: host:port")
+    repository: str | None = Field(
+        None, description="remote: folder here that is the server's model repository"
+    )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        mistakes = []
+        remote = {key: getattr(self, key) for key in ("grpc", "http", "metrics", "repository")}
+        for key, value in remote.items():
+            if (value is not None) != (self.launcher == "remote"):
+                rule = "is needed with launcher remote, and goes with no other"
+                mistakes.append(wrong(key, rule, value))
+        if self.image is not None and self.launcher != "docker":
+            mistakes.append(wrong("image", "goes with launcher docker alone", self.image))
+        if self.gpus != "none" and self.launcher == "embedded":
+            rule = "must be none with launcher embedded, which has no backend for GPUs"
+            mistakes.append(wrong("gpus", rule, self.gpus))
+        raise_all(type(self), mistakes)
+        return self
+
+    def to_value(self, folder: Path) -> Host:
+        """The host, with paths resolved against the file's folder."""
+        if self.launcher == "docker":
+            return ContainerHost(self.image or triton_image(), self.shared_memory_mib * _MIB)
+        if self.launcher == "remote":
+            repository = (folder / (self.repository or "")).resolve()
+            return RemoteHost(self.grpc or "", self.http or "", self.metrics or "", repository)
+        return EmbeddedHost()
+
+
+class EnginesSection(Section):
+    """How TensorRT engines are built."""
+
+    build_in: BuildPlace | None = Field(
+        None,
+        description="trtexec in the server's container, NVIDIA's tensorrt container, or the local "
+        "tensorrt package; trtexec with launcher docker, else local",
+    )
+    image: str | None = Field(
+        None,
+        description="of the container that builds; the server's own with trtexec, NVIDIA's "
+        "tensorrt image of the same tag with container",
+    )
+    workspace_mib: Count | None = Field(None, description="scratch memory of a kernel; all without")
+    optimization_level: Annotated[int, Field(ge=0, le=5, strict=True)] = Field(
+        3, description="of TensorRT's builder; higher builds longer"
+    )
+    timeout: Duration = Field(3600.0, description="of one build")
+
+    def to_value(self, host: Host, gpu: Gpu) -> EngineSettings:
+        """The settings for a host; they are built on `gpu`."""
+        server = host.image if isinstance(host, ContainerHost) else triton_image()
+        place = self.build_in or ("trtexec" if isinstance(host, ContainerHost) else "local")
+        own = {"trtexec": server, "container": tensorrt_image(tag_of(server)), "local": ""}
+        return EngineSettings(
+            place=place,
+            image=self.image or own[place],
+            gpu=gpu,
+            workspace_mib=self.workspace_mib,
+            optimization_level=self.optimization_level,
+            timeout_seconds=self.timeout,
+        )

@@ -1,0 +1,134 @@
+"""The notes that optuna-dashboard shows, in Markdown. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.load.verdicts import capacity_basis, level_verdict
+from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.decision import Decision, Finding
+from optimizer.study.event_text import gap_text, load_text
+from optimizer.study.history import History
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
+
+_VALUES = {
+    "ok": "The value is the cost at the capacity, in dollars per million requests.",
+    "infeasible": "The value is the cost at saturation, **outside the limits**: it is no cost of a "
+    "service that keeps them.",
+    "bounded": "The value is the cost at saturation, where the trial ended: it was already worse "
+    "than the best so far, and its capacity is not known.",
+    "failed": "There is no value: the configuration could not be measured.",
+}
+
+
+def study_note(
+    name: str,
+    phase: str,
+    records: Sequence[TrialRecord],
+    decision: Decision,
+    baseline: ServingConfig,
+    gap: float | None = None,
+) -> str:
+    """What a study has found so far.
+
+    Args:
+        phase: what the run does now, or how it ended.
+        records: of all trials.
+        decision: what they and the confirm phase recommend.
+        gap: see `Outlook.gap`; None once the study has come to its end.
+    """
+    history = History({record.number: record for record in records})
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
+    many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
+    parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
+    if decision.best is not None:
+        parts.append(_found(decision.best, decision.finding_of(baseline)))
+    elif records:
+        parts.append("**Nothing has met the limits so far.**")
+    if gap is not None:
+        parts.append(f"By the search's own reckoning {_plain(gap_text(gap))}.")
+    parts.append(
+        "The best is the cheapest configuration within the limits, by confirmed figures where "
+        "there are any. The values of infeasible and bounded trials are costs at saturation, and "
+        "no costs of a service within them."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def trial_note(record: TrialRecord) -> str:
+    """What was measured of a trial, and what came of it."""
+    parts = [
+        f"**{_plain(describe(record.config))}**",
+        f"**{record.outcome}**: {_plain(record.reason)}",
+        _VALUES[record.outcome],
+    ]
+    if record.score is not None and record.measurement is not None:
+        measurement, score = record.measurement, record.score
+        parts.append(
+            f"Capacity {measurement.capacity_per_second:.0f} requests/s "
+            f"(at least {measurement.capacity_low_per_second:.0f}); "
+            f"{_plain('$')}{score.usd_per_million_at_capacity:.4f} per million; "
+            f"{score.replicas} replicas for the demand."
+        )
+    # Of one that ended at saturation nobody knows how far it is from its limits.
+    for name, value in record.constraints if record.outcome != "bounded" else ():
+        over = f"{abs(value):.0%} {'over' if value > 0 else 'within'} the limit"
+        parts.append(f"Constraint {_plain(name)}: {value:+.3f} ({over}).")
+    if record.measurement is not None:
+        parts.append(_levels(record.measurement.levels))
+    seconds = record.seconds
+    parts.append(
+        f"It took {seconds.total:.1f} s: {seconds.measuring:.1f} s of load, "
+        f"{seconds.serving:.1f} s to serve it."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+_COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million", "replicas, $")
+
+
+def _found(best: Finding, baseline: Finding | None) -> str:
+    rows = [_row("best", best)]
+    if baseline is not None and baseline.config != best.config:
+        rows.append(_row("baseline", baseline))
+    return _table(_COLUMNS, rows)
+
+
+def _row(name: str, found: Finding) -> tuple[str, ...]:
+    score, p95_ms = found.candidate.score, found.latency_ms(95)
+    basis = capacity_basis(found.candidate.measurement)
+    return (
+        f"{name}, {found.status}: trial {found.trial.number}",
+        describe(found.config),
+        f"{found.candidate.measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else ""),
+        f"{p95_ms:.1f}" if p95_ms is not None else "",
+        f"{score.usd_per_million_at_capacity:.4f}",
+        f"{score.replicas} for {score.fleet_usd_per_hour:.3f} an hour",
+    )
+
+
+def _levels(levels: Sequence[LoadLevel]) -> str:
+    return _table(
+        ["load", "served/s", "p50, ms", "p95, ms", "p99, ms", "verdict"], map(_level, levels)
+    )
+
+
+def _level(level: LoadLevel) -> tuple[str, ...]:
+    worst = [level.latency_ms(percentile) for percentile in (50, 95, 99)]
+    verdict = level_verdict(level) or ""
+    served = f"{level.achieved_per_second:.0f}"
+    return (load_text(level), served, *(f"{ms:.1f}" for ms in worst), verdict)
+
+
+def _table(columns: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join([*head, *("| " + " | ".join(map(_plain, row)) + " |" for row in rows)])
+
+
+def _plain(text: str) -> str:
+    """As it is, whatever Markdown means by its characters."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,173 @@
+"""What a run writes for the dashboard as it goes: notes, and the files of its trials.
+
+Only the run writes, while it holds its study: the dashboard itself changes nothing. Nothing that is
+written here is ever read by a search, and what cannot be written ends no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import StorageError
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.dashboard.markdown import study_note, trial_note
+from optimizer.study.dashboard.shown_study import ShownStudy, can_note
+from optimizer.study.decision import decide
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import (
+    Event,
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    TrialEnded,
+    TrialRecorded,
+    TrialStarted,
+    Watcher,
+)
+from optimizer.study.searched_space import SearchedSpace, read_searched
+
+_TAIL_BYTES = 16_384
+
+Files = Callable[[ServingConfig], Mapping[str, str]]
+"""Texts by file name that a configuration is served with."""
+
+
+class StudyNotes:
+    """A watcher that keeps the notes of a study and its trials.
+
+    Args:
+        directory: of the study, with what earlier runs have left.
+        searched: what is searched; what the prepare phase leaves of it is read at every phase.
+        constraints: their names.
+        tell: who is told that no more can be written.
+    """
+
+    def __init__(
+        self,
+        shown: ShownStudy,
+        directory: StudyDirectory,
+        searched: SearchedSpace,
+        constraints: Sequence[str],
+        tell: Watcher,
+    ) -> None:
+        self._shown = shown
+        self._directory = directory
+        self._searched = searched
+        self._constraints = constraints
+        self._tell = tell
+        self._phase = ""
+        self._trials = dict(directory.trials.read_all())
+        self._confirmations = dict(directory.confirmations.read_all())
+        self._gap: float | None = None
+        self._able = can_note()
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case PhaseStarted(phase):
+                self._phase = phase
+                self._try(self._begin_phase)
+            case OutlookChanged(outlook):
+                self._gap = outlook.gap
+            case TrialEnded(record) if self._phase == "search":
+                self._trials[record.number] = record
+                self._try(lambda: self._note_trial(record))
+            case TrialEnded(record) if self._phase == "confirm":
+                self._confirmations[record.number] = record
+                self._try(lambda: self._note(f"phase {self._phase}"))
+            case _:
+                pass
+
+    def end(self, how: str) -> None:
+        """Say how the study ended, and what it came to."""
+        self._gap = None
+        self._try(lambda: self._note(how))
+
+    def catch_up(self) -> None:
+        """Write the notes that trials lack: of earlier versions, or where none could be written."""
+        for number in self._shown.unnoted(sorted(self._trials)):
+            self._shown.note_trial(number, trial_note(self._trials[number]))
+
+    def _begin_phase(self) -> None:
+        if self._phase == "search":
+            self._searched = read_searched(self._directory)
+            self._shown.name_constraints([*self._constraints])
+            self._trials = dict(self._directory.trials.read_all())
+            self.catch_up()
+        self._note(f"phase {self._phase}")
+
+    def _note_trial(self, record: TrialRecord) -> None:
+        self._shown.note_trial(record.number, trial_note(record))
+        self._note(f"phase {self._phase}")
+
+    def _note(self, phase: str) -> None:
+        own, records = self._searched, [self._trials[n] for n in sorted(self._trials)]
+        space = own.search_space
+        confirmations = self._confirmations.values()
+        decision = decide(records, confirmations, own.price, own.demand, space)
+        baseline = space.config(space.baseline)
+        name = self._directory.name
+        self._shown.note(study_note(name, phase, records, decision, baseline, self._gap))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if not self._able:
+            return
+        try:
+            write()
+        except StorageError as error:
+            self._able = False
+            self._tell(Note(f"no more notes for the dashboard: {error}", True))
+
+
+class TrialFiles:
+    """A watcher of a search that keeps with each trial what it was served with, and how it failed.
+
+    Args:
+        files: see `Files`.
+        log: of the server.
+        tell: who is told that no more can be written.
+    """
+
+    def __init__(self, shown: ShownStudy, files: Files, log: Path, tell: Watcher) -> None:
+        self._shown = shown
+        self._files = files
+        self._log = log
+        self._tell = tell
+        self._able = True
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case TrialStarted(number, _, _, config):
+                self._attach(number, self._files(config))
+            case TrialRecorded(record) if record.outcome == "failed":
+                text = tail(self._log, _TAIL_BYTES)
+                if text:
+                    self._attach(record.number, {"server-log-tail.txt": text})
+            case _:
+                pass
+
+    def _attach(self, number: int, files: Mapping[str, str]) -> None:
+        if not self._able:
+            return
+        try:
+            for name, text in files.items():
+                self._shown.attach(number, name, text)
+        except StorageError as error:
+            self._able = False
+            self._tell(Note(f"no more files for the dashboard: {error}", True))
+
+
+def tail(path: Path, size_bytes: int) -> str:
+    """The last whole lines of a text file; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - size_bytes))
+            content = file.read()
+    except OSError:
+        return ""
+    text = content.decode("utf-8", errors="replace")
+    return text if end <= size_bytes else text.partition("\n")[2]

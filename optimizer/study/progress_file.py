@@ -1,0 +1,234 @@
+"""progress.json: where a run stands, for who looks on from elsewhere.
+
+The run writes it once a second at most, and only when something has changed. It is small, whole or
+not there, and nothing is ever built on it: the records are what counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from optimizer.configuration.serving_config import describe
+from optimizer.errors import StorageError
+from optimizer.files.untrusted import check_ranges
+from optimizer.measurement.trial_record import Outcome
+from optimizer.space_file.section import first_mistake
+from optimizer.study.decision import Finding
+from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.event_text import event_lines
+from optimizer.study.events import Event, Watcher
+from optimizer.study.run_log import how_it_ended
+from optimizer.study.run_state import RunState
+
+_EVENTS = 12
+_SECONDS_BETWEEN = 1.0
+
+
+@dataclass(frozen=True)
+class CurrentTrial:
+    """What is being measured.
+
+    Attributes:
+        number: of the trial, None of what is none.
+        since: Unix time in seconds.
+        rates, p95s_ms: of the levels so far.
+        warnings: of the last level that had any.
+    """
+
+    configuration: str
+    number: int | None
+    since: float | None
+    expected: str
+    levels: tuple[str, ...]
+    warnings: tuple[str, ...]
+    rates: tuple[float, ...]
+    p95s_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BestSoFar:
+    """What the records of a study recommend by now.
+
+    Attributes:
+        number: of the trial that found it.
+        found: its figures in one line.
+    """
+
+    number: int
+    configuration: str
+    found: str
+    capacity_per_second: float
+    usd_per_million_at_capacity: float
+    confirmed: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; times are Unix seconds.
+
+    Attributes:
+        trials: of the study, by outcome.
+        seconds_left_by_steps, seconds_left_by_clock: see `TimeLeft`.
+        gap: see `Outlook.gap`.
+        capacities: of the latest trials, 0 where nothing was within the limits.
+        events: the latest, as lines.
+        ended: how; None while the run goes on, and where it was cut off.
+    """
+
+    started: float
+    updated: float
+    phase: str
+    steps: int
+    done: int
+    phase_started: float
+    doing: str
+    now: CurrentTrial | None
+    trials: Mapping[Outcome, int]
+    best: BestSoFar | None
+    capacities: tuple[float, ...]
+    seconds_left_by_steps: float | None
+    seconds_left_by_clock: float | None
+    gap: float | None
+    events: tuple[str, ...]
+    ended: str | None = None
+    schema_version: Literal[1] = 1
+
+
+_JSON = TypeAdapter(Progress)
+
+
+def progress_from_json(data: Any) -> Progress:
+    """What was written, read back. Raises ValueError for anything else, with the first mistake."""
+    try:
+        progress = _JSON.validate_python(data)
+    except ValidationError as error:
+        raise ValueError(first_mistake(error)) from error
+    check_ranges(progress)
+    return progress
+
+
+class ProgressFile:
+    """Keeps the file up to what the events say, from a thread of its own."""
+
+    def __init__(self, path: Path, state: RunState, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._state = state
+        self._events = deque[str](maxlen=_EVENTS)
+        self._lock = threading.Lock()
+        self._changed, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._changed.set()
+        self._thread.start()
+
+    def watch(self, event: Event) -> None:
+        """Take in an event."""
+        with self._lock:
+            self._state.watch(event)
+            self._events += event_lines(event)
+        self._changed.set()
+
+    def end(self, how: str) -> None:
+        """Write how the run ended, and nothing after that."""
+        self._over.set()
+        self._changed.set()
+        self._thread.join()
+        self._write(how)
+
+    def _keep(self) -> None:
+        while not self._over.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            if not self._over.is_set():
+                self._write(None)
+            self._over.wait(_SECONDS_BETWEEN)
+
+    def _write(self, ended: str | None) -> None:
+        with self._lock:
+            progress = _progress(self._state, tuple(self._events), self._clock(), ended)
+        # Where nothing can be written the run itself ends, and says so.
+        with suppress(StorageError):
+            write_json(self._path, asdict(progress))
+
+
+def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str | None) -> Progress:
+    left = state.time_left()
+    return Progress(
+        started=state.started,
+        updated=now,
+        phase=state.phase,
+        steps=state.steps,
+        done=min(state.done, state.steps),
+        phase_started=state.phase_started,
+        doing=state.doing,
+        now=_current(state),
+        trials={**state.trials},
+        best=best_so_far(state.best),
+        capacities=tuple(state.capacities),
+        seconds_left_by_steps=left.by_steps,
+        seconds_left_by_clock=left.by_clock,
+        gap=state.gap,
+        events=events,
+        ended=ended,
+    )
+
+
+def _current(state: RunState) -> CurrentTrial | None:
+    if not state.configuration:
+        return None
+    return CurrentTrial(
+        configuration=state.configuration,
+        number=state.trial_number,
+        since=state.trial_started,
+        expected=state.expected,
+        levels=tuple(state.levels),
+        warnings=state.warnings,
+        rates=tuple(state.rates),
+        p95s_ms=tuple(state.p95s_ms),
+    )
+
+
+def best_so_far(best: Finding | None) -> BestSoFar | None:
+    """Return what is said of the best by now."""
+    if best is None:
+        return None
+    candidate = best.candidate
+    return BestSoFar(
+        number=best.trial.number,
+        configuration=describe(best.config),
+        found=best.figures,
+        capacity_per_second=candidate.measurement.capacity_per_second,
+        usd_per_million_at_capacity=candidate.score.usd_per_million_at_capacity,
+        confirmed=best.confirmed,
+    )
+
+
+@contextmanager
+def progress_file(
+    directory: StudyDirectory, state: RunState, clock: Callable[[], float]
+) -> Iterator[Watcher]:
+    """Keeps progress.json for as long as a run lasts, and how it ended after that.
+
+    Args:
+        state: of the run, with what earlier runs of the study have left.
+        clock: Unix seconds.
+    """
+    file = ProgressFile(directory.progress, state, clock)
+    file.start()
+    try:
+        yield file.watch
+    except BaseException as error:
+        file.end(how_it_ended(error))
+        raise
+    file.end("done")

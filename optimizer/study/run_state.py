@@ -1,0 +1,171 @@
+"""Where a run stands, as its events tell: what the live view and `status` show.
+
+Times are seconds of one clock that is handed in; nothing here looks at another.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from optimizer.configuration.serving_config import describe
+from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.study.decision import Finding
+from optimizer.study.event_text import (
+    expectation_text,
+    level_started_text,
+    level_text,
+)
+from optimizer.study.events import (
+    ArtifactReady,
+    Event,
+    LevelEnded,
+    LevelStarted,
+    Note,
+    OutlookChanged,
+    PhaseStarted,
+    ReferenceStarted,
+    StepStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from optimizer.study.history import History
+
+_LATEST = 40
+"""Levels and trials that are remembered for their figures."""
+
+_STEADY = 10
+"""Latest trials that tell how long one takes."""
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """How long the phase still takes, in seconds; None where nothing tells.
+
+    Attributes:
+        by_steps: if every step that is left takes as long as those before.
+        by_clock: until its time is up.
+    """
+
+    by_steps: float | None
+    by_clock: float | None
+
+    @property
+    def at_most(self) -> float | None:
+        """Whichever comes first."""
+        known = [left for left in (self.by_steps, self.by_clock) if left is not None]
+        return min(known, default=None)
+
+
+class RunState:
+    """What the events of a run add up to.
+
+    Args:
+        clock: seconds.
+        known: trials of the study that earlier runs have measured.
+        best: what the records of earlier runs recommend.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        known: Mapping[int, TrialRecord] | None = None,
+        best: Finding | None = None,
+    ) -> None:
+        self._clock = clock
+        self.started = clock()
+        self.phase, self.steps, self.done = "start", 1, 0
+        self.phase_started = self.started
+        self.phase_seconds: float | None = None
+        self.doing = "checking what is needed"
+        self.trial_number: int | None = None
+        self.trial_started: float | None = None
+        self.configuration = ""
+        self.expected = ""
+        self.levels: list[str] = []
+        self.warnings: tuple[str, ...] = ()
+        self.rates: list[float] = []
+        self.p95s_ms: list[float] = []
+        self.gap: float | None = None
+        history = History(known or {})
+        self.best = best
+        self.trials: dict[Outcome, int] = history.counts()
+        self.capacities = deque((_capacity(r) for r in history.records), maxlen=_LATEST)
+        own = [r.seconds.total for r in history.records if r.origin is None and r.seconds.total > 0]
+        self._trial_seconds = deque(own, maxlen=_STEADY)
+
+    def watch(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case PhaseStarted(phase, steps, seconds):
+                self._begin_phase(phase, steps, seconds)
+            case StepStarted(doing):
+                self.doing = doing
+            case ArtifactReady():
+                self.done += 1
+            case TrialStarted():
+                self._begin_trial(event)
+            case ReferenceStarted(config):
+                self._begin(f"the pace of the machine: {describe(config)}")
+            case LevelStarted(offered, seconds):
+                self.doing = level_started_text(offered, seconds)
+            case LevelEnded(level):
+                self.levels.append(level_text(level))
+                self.warnings = level.warnings or self.warnings
+                self.rates.append(level.achieved_per_second)
+                self.p95s_ms.append(level.latency_ms(95))
+            case OutlookChanged(outlook):
+                self.gap = outlook.gap
+            case TrialEnded(record, best):
+                self._end_trial(record, best)
+            case Note() | _:
+                pass
+
+    def time_left(self) -> TimeLeft:
+        """Of the phase, unless it ends by itself before."""
+        left, spent = self.steps - min(self.done, self.steps), self._clock() - self.phase_started
+        by_clock = None if self.phase_seconds is None else max(0.0, self.phase_seconds - spent)
+        each: float | None = None
+        if self.phase == "search" and self._trial_seconds:
+            each = statistics.median(self._trial_seconds)
+        elif self.done:
+            each = spent / self.done
+        return TimeLeft(None if each is None else each * left, by_clock)
+
+    def _begin_phase(self, phase: str, steps: int, seconds: float | None) -> None:
+        self.phase, self.steps, self.done = phase, max(1, steps), 0
+        self.phase_started, self.phase_seconds = self._clock(), seconds
+        self._begin("")
+        self.trial_number = self.trial_started = None
+
+    def _begin_trial(self, event: TrialStarted) -> None:
+        # The steps of the confirm phase are rounds, of which each finalist has its own.
+        self.done = self.done if self.phase == "confirm" else event.measured - 1
+        self._begin(describe(event.config))
+        self.trial_number = event.number if self.phase == "search" else None
+        self.trial_started = self._clock()
+        if event.expected is not None:
+            self.expected = expectation_text(event.expected)
+
+    def _begin(self, configuration: str) -> None:
+        self.configuration, self.expected = configuration, ""
+        self.levels, self.rates, self.p95s_ms = [], [], []
+        self.warnings = ()
+
+    def _end_trial(self, record: TrialRecord, best: Finding | None) -> None:
+        self.done += 1
+        # A calibration that fails recommends nothing, and takes nothing back.
+        if best is not None or self.phase in ("search", "confirm"):
+            self.best = best
+        if self.phase == "search":
+            self.trials[record.outcome] += 1
+            self.capacities.append(_capacity(record))
+            self._trial_seconds.append(record.seconds.total)
+
+
+def _capacity(record: TrialRecord) -> float:
+    """Requests a second within the limits; 0 where there are none."""
+    within = record.outcome == "ok" and record.measurement is not None
+    return record.measurement.capacity_per_second if within and record.measurement else 0.0

@@ -1,0 +1,98 @@
+"""What a search is about, without its model files: enough to predict, and to search a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from optimizer.configuration.parameters import Value
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.errors import DamagedStudyError
+from optimizer.files.untrusted import check_ranges
+from optimizer.measurement.cost import Demand, Price
+from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.section import first_mistake
+from optimizer.study.directory import StudyDirectory, refuse_unsafe_names, write_json
+from optimizer.workload.streams import Workload
+
+
+@dataclass(frozen=True)
+class SearchedSpace:
+    """What is searched, and by what it is judged.
+
+    Attributes:
+        search_space: less what the prepare phase dropped.
+    """
+
+    study: str
+    search_space: SearchSpace
+    workload: Workload
+    price: Price
+    demand: Demand
+
+
+_JSON = TypeAdapter(SearchedSpace)
+
+
+def keep_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
+    """Keep what a study searches beside it. Raises StorageError."""
+    write_json(directory.searched, _JSON.dump_python(space, mode="json"))
+
+
+def read_searched(directory: StudyDirectory) -> SearchedSpace:
+    """What a study searches. Raises DamagedStudyError."""
+    path = directory.searched
+    try:
+        searched = _JSON.validate_python(directory.read_json(path))
+        check_searched(searched)
+    except ValidationError as error:
+        raise DamagedStudyError(path, first_mistake(error)) from error
+    except ValueError as error:
+        raise DamagedStudyError(path, error) from error
+    return searched
+
+
+def check_searched(searched: SearchedSpace) -> None:
+    """Check what was read from a file, which anybody may have written.
+
+    Raises:
+        ValueError: with the first rule that it breaks.
+    """
+    check_ranges(searched)
+    space, streams = searched.search_space, searched.workload.streams
+    if not (streams and space.parameters):
+        raise ValueError("must have a stream of requests and parameters")
+    refuse_unsafe_names({searched.study, *(p.model for p in space.parameters)})
+    for model in space.models:
+        listed = {p.name: [_listed(v) for v in p.values] for p in model.parameters}
+        if len(listed) < len(model.parameters):
+            raise ValueError(f"search_space.parameters lists one of {model.model} twice")
+        made = ParametersSection.model_validate(listed).to_values(model.model)
+        if made != model.parameters:
+            raise ValueError(f"search_space.parameters of {model.model} must be in order")
+    check_workload(searched.workload, [model.model for model in space.models])
+    if wrong := next(space.check_conditions(), None):
+        rule, text = wrong.args
+        raise ValueError(f"search_space.limits.conditions: {rule}, got {text[:80]!r}")
+    len(space)
+
+
+def check_workload(workload: Workload, models: Sequence[str]) -> None:
+    """Raise ValueError where the streams of a file could not be requests to these models."""
+    check_ranges(workload, "workload")
+    for stream in workload.streams:
+        if stream.target not in models:
+            raise ValueError(f"workload.streams: {stream.target!r} is none of the models")
+        if not 50 <= stream.limit.percentile <= 99.9:
+            raise ValueError("workload.streams: a percentile must be from 50 to 99.9")
+        lengths = stream.payloads.lengths
+        if not lengths.lengths or len(lengths.lengths) != len(lengths.weights):
+            raise ValueError("payloads.lengths must have a weight for each length")
+        if not min(*lengths.lengths, *lengths.weights) > 0:
+            raise ValueError("payloads.lengths must have lengths and weights above 0")
+
+
+def _listed(value: Value) -> object:
+    return list(value) if isinstance(value, tuple) else value
