@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from optimizer.analysis.study_reading import StudyReading, read_study
-from optimizer.commands.measure import Measured, MeasureRequest, measure_configuration
+from optimizer.commands.measure import MeasureRequest, MeasureResult, measure_configuration
 from optimizer.commands.parts import default_cache, open_space
 from optimizer.commands.run import RunRequest, run_study
 from optimizer.commands.simulate import SimulateRequest, WhatIf, simulate_configuration
@@ -320,7 +320,7 @@ class MeasuredConfiguration:
     """
 
     space: Space
-    found: Measured
+    found: MeasureResult
 
     @property
     def configuration(self) -> str:

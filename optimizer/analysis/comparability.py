@@ -13,7 +13,7 @@ _MODEL_MAY_DIFFER = ("parameters", "demand_per_second")
 _TRAFFIC_MAY_DIFFER = ("demand_per_second", "headroom")
 
 
-def asked(content: Mapping[str, Any], workload: Workload) -> Mapping[str, Any]:
+def workload_identity(content: Mapping[str, Any], workload: Workload) -> Mapping[str, Any]:
     """What is asked: models with their requests and accuracy, traffic and limits.
 
     Not how much of it: that is a demand. Several models' shares of it are part of what is asked.

@@ -21,12 +21,12 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Finding, held_rounds
+from optimizer.study.decision import ConfirmedCapacity, held_rounds
 from optimizer.study.warm_start import unequal
 
 
 @dataclass(frozen=True)
-class Difference:
+class SpaceDifference:
     """Something in which studies differ, with the value that each has, in their order."""
 
     what: str
@@ -44,7 +44,7 @@ class Entry:
             nothing to compare with.
     """
 
-    finding: Finding
+    finding: ConfirmedCapacity
     estimate: Estimate
     ratio: Ratio | None
 
@@ -67,7 +67,7 @@ class ComparedStudy:
     ended: bool
     baseline: Entry | None
     best: Entry | None
-    recounted: Finding | None
+    recounted: ConfirmedCapacity | None
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Comparison:
     """
 
     studies: tuple[ComparedStudy, ...]
-    machine: tuple[Difference, ...]
-    settings: tuple[Difference, ...]
+    machine: tuple[SpaceDifference, ...]
+    settings: tuple[SpaceDifference, ...]
     shared: tuple[Shared, ...]
 
     @property
@@ -166,7 +166,9 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
     other_demand = own.demand != demand
     pace = _larger(study.pace, first.pace if first is not None else None)
 
-    def entry(finding: Finding | None, of: Callable[[ComparedStudy], Entry | None]) -> Entry | None:
+    def entry(
+        finding: ConfirmedCapacity | None, of: Callable[[ComparedStudy], Entry | None]
+    ) -> Entry | None:
         if finding is None:
             return None
         estimate = _estimate(reading, finding)
@@ -190,7 +192,7 @@ def _larger(one: float | None, other: float | None) -> float:
     return math.expm1(max(abs(math.log1p(change or 0.0)) for change in (one, other)))
 
 
-def _estimate(reading: StudyReading, finding: Finding) -> Estimate:
+def _estimate(reading: StudyReading, finding: ConfirmedCapacity) -> Estimate:
     if finding.confirmed:
         return estimate_of_rounds(held_rounds(finding.config, reading.confirmations))
     return estimate_of_trial(finding.candidate.measurement)
@@ -230,12 +232,12 @@ def _capacity(record: TrialRecord) -> Estimate | None:
     return estimate_of_trial(record.measurement)
 
 
-def _machine_differences(machines: Sequence[Machine]) -> Iterator[Difference]:
+def _machine_differences(machines: Sequence[Machine]) -> Iterator[SpaceDifference]:
     rows = [_described(machine) for machine in machines]
     for what in dict.fromkeys(key for row in rows for key in row):
         values = tuple(row.get(what, "-") for row in rows)
         if len(set(values)) > 1:
-            yield Difference(what, values)
+            yield SpaceDifference(what, values)
 
 
 def _described(machine: Machine) -> dict[str, str]:
@@ -253,14 +255,16 @@ def _described(machine: Machine) -> dict[str, str]:
     }
 
 
-def _setting_differences(contents: Sequence[Mapping[str, Any]]) -> Iterator[Difference]:
+def _setting_differences(contents: Sequence[Mapping[str, Any]]) -> Iterator[SpaceDifference]:
     """Of the space files, less price and demand, which are shown by themselves."""
     first, *others = contents
     paths = {path for other in others for path, _, _ in unequal(first, other)}
     for path in sorted(paths):
         shown = path[0] == "price" or path[-1] in ("demand_per_second", "headroom")
         if not shown:
-            yield Difference(".".join(path), tuple(_text(_at(each, path)) for each in contents))
+            yield SpaceDifference(
+                ".".join(path), tuple(_text(_at(each, path)) for each in contents)
+            )
 
 
 def _at(content: Any, path: Sequence[str]) -> Any:

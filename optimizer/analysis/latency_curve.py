@@ -43,7 +43,7 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class Known:
+class MeasuredConfigurationLevels:
     """What a study has measured of one configuration.
 
     Attributes:
@@ -74,7 +74,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Offer:
+class PricedConfiguration:
     """One configuration within one limit, priced for the demand."""
 
     config: ServingConfig
@@ -107,11 +107,11 @@ class WithinLimit:
     """
 
     limit_ms: float
-    offers: tuple[Offer, ...]
-    predicted: Offer | None = None
+    offers: tuple[PricedConfiguration, ...]
+    predicted: PricedConfiguration | None = None
 
     @property
-    def cheapest(self) -> Offer | None:
+    def cheapest(self) -> PricedConfiguration | None:
         """Of what was measured; None where nothing meets the limit."""
         return self.offers[0] if self.offers else None
 
@@ -150,7 +150,9 @@ class LatencyCosts:
         return list(front.items())
 
 
-def capacity_within(known: Known, limit_ms: float) -> tuple[Capacity, Basis] | None:
+def capacity_within(
+    known: MeasuredConfigurationLevels, limit_ms: float
+) -> tuple[Capacity, Basis] | None:
     """What a configuration serves within a limit; None where that is nothing.
 
     Between limits within which its capacity was found it serves no less than within the shorter
@@ -181,7 +183,9 @@ def _found(measurement: Measurement) -> Capacity:
     )
 
 
-def _estimated(known: Known, limit_ms: float) -> tuple[Capacity, Basis] | None:
+def _estimated(
+    known: MeasuredConfigurationLevels, limit_ms: float
+) -> tuple[Capacity, Basis] | None:
     """By the levels alone; nothing where no level met the limit and so little may be left."""
     within = share_within(known.levels, known.saturation, limit_ms)
     if within is None:
@@ -210,7 +214,10 @@ def _at_least(capacity: Capacity, found: Measurement) -> Capacity:
 
 
 def latency_curve(
-    known: Sequence[Known], limits_ms: Sequence[float], price: Price, demand: Demand
+    known: Sequence[MeasuredConfigurationLevels],
+    limits_ms: Sequence[float],
+    price: Price,
+    demand: Demand,
 ) -> tuple[WithinLimit, ...]:
     """What the measured configurations cost within each limit, ascending.
 
@@ -225,7 +232,7 @@ def latency_curve(
             if found is not None:
                 served[each.config] = _no_less(found, before) if before is not None else found
         offers = [
-            Offer(config, basis, capacity, _score(capacity, price, demand))
+            PricedConfiguration(config, basis, capacity, _score(capacity, price, demand))
             for config, (capacity, basis) in served.items()
         ]
         offers.sort(key=lambda offer: offer.surely_usd_per_million)
@@ -266,7 +273,7 @@ def _score(capacity: Capacity, price: Price, demand: Demand) -> Score:
     return score(capacity.per_second, capacity.low, price, demand)
 
 
-def usual_limits(known: Sequence[Known], *own_ms: float) -> list[float]:
+def usual_limits(known: Sequence[MeasuredConfigurationLevels], *own_ms: float) -> list[float]:
     """Limits from the least latency that was seen to twice the longest that was asked for.
 
     Args:

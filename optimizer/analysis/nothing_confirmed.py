@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Finding, contradicted_by
+from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 
 
 @dataclass(frozen=True)
-class NothingFound:
+class NothingConfirmed:
     """The cause, and the remedy for this cause."""
 
     reason: str
     advice: str
 
 
-def nothing_found(
+def nothing_confirmed(
     trials: Sequence[TrialRecord],
     confirmations: Collection[TrialRecord],
-    unconfirmed: Finding | None = None,
-) -> NothingFound:
+    unconfirmed: ConfirmedCapacity | None = None,
+) -> NothingConfirmed:
     """Explain by its records why a study confirmed nothing.
 
     Args:
@@ -31,7 +31,7 @@ def nothing_found(
     if unconfirmed is not None:
         return _not_measured_again(unconfirmed, confirmations)
     if not trials:
-        return NothingFound(
+        return NothingConfirmed(
             "it has measured nothing yet",
             "preparing and calibrating took all the time: raise --timeout (in the space file "
             "budget.wall_clock); the same command goes on from here",
@@ -39,7 +39,7 @@ def nothing_found(
     contradicted = contradicted_by(confirmations)
     if contradicted:
         [last] = [*contradicted.values()][-1:]
-        return NothingFound(
+        return NothingConfirmed(
             f"{len(contradicted)} of {len(trials)} trials met the limits, and not when they were "
             f"measured again; the last was {describe(last.config)}: {last.reason}",
             "keep other work off this machine, raise limit.latency_ms, or widen parameters",
@@ -47,12 +47,12 @@ def nothing_found(
     missed = [r for r in trials if r.outcome == "infeasible" and r.constraints]
     if missed:
         nearest = min(missed, key=lambda r: max(value for _, value in r.constraints))
-        return NothingFound(
+        return NothingConfirmed(
             f"none of {len(trials)} trials met the limits; the nearest was "
             f"{describe(nearest.config)}: {nearest.reason}",
             "raise limit.latency_ms, or widen parameters",
         )
-    return NothingFound(
+    return NothingConfirmed(
         f"none of {len(trials)} trials could be measured: {trials[-1].reason}",
         "remove the cause, of which logs/server.log in the study's folder tells more, and go on "
         "with a larger --trials",
@@ -60,11 +60,11 @@ def nothing_found(
 
 
 def _not_measured_again(
-    unconfirmed: Finding, confirmations: Collection[TrialRecord]
-) -> NothingFound:
+    unconfirmed: ConfirmedCapacity, confirmations: Collection[TrialRecord]
+) -> NothingConfirmed:
     failed = [r.reason for r in confirmations if r.config == unconfirmed.config and r.failure]
     reason = f": {failed[-1]}" if failed else ""
-    return NothingFound(
+    return NothingConfirmed(
         f"nothing was confirmed; the best by its trial alone, {describe(unconfirmed.config)} "
         f"({unconfirmed.figures}), could not be measured again{reason}",
         "remove the cause; the same command tries it again",

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from optimizer.analysis.latency_curve import Known, latency_curve, undominated
+from optimizer.analysis.latency_curve import MeasuredConfigurationLevels, latency_curve, undominated
 from optimizer.configuration.serving_config import describe
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.objectives import COST
 from optimizer.workload.streams import Workload
 
 
 def pareto_front(
-    known: Sequence[Known], workload: Workload, setting: Setting
+    known: Sequence[MeasuredConfigurationLevels], workload: Workload, setting: StudyContext
 ) -> list[dict[str, Any]]:
     """In plain JSON values, the cheapest within the space file's own limit first.
 

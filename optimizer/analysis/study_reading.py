@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optimizer.analysis.nothing_confirmed import nothing_found
+from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.analysis.summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
@@ -79,7 +79,7 @@ class StudyReading:
     @property
     def nothing_found(self) -> str:
         """Why nothing is within the limits, where nothing is."""
-        return nothing_found(self.trials, self.confirmations).reason
+        return nothing_confirmed(self.trials, self.confirmations).reason
 
     @property
     def runs(self) -> LoadRuns:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimizer.analysis.nothing_confirmed import nothing_found
+from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed
@@ -15,7 +15,7 @@ from optimizer.search.drift import paces
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space
-from optimizer.study.confidence import Claim
+from optimizer.study.confidence import CapacityClaim
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import accuracy_to_json
 from optimizer.study.history import History
@@ -50,7 +50,7 @@ def summarise(
     """What a study came to, in plain JSON values.
 
     `best` and `baseline` carry confirmed figures only; null where nothing was confirmed, of which
-    `nothing_found` tells the reason and what to do. `claims` compare the best with every other
+    `nothing_confirmed` tells the reason and what to do. `claims` compare the best with every other
     finalist, `pace` the machine with itself over time. `remaining_gap` is the share of the best
     one's cost that an unmeasured configuration may still save, at most with a probability of 95 %;
     null where nobody knows.
@@ -103,10 +103,10 @@ def _without_a_best(history: History, confirmed: Confirmed) -> str:
 
 
 def _nothing_found(history: History, confirmed: Confirmed, runs: LoadRuns) -> dict[str, Any]:
-    return asdict(nothing_found(history.records, runs.confirmations, confirmed.unconfirmed))
+    return asdict(nothing_confirmed(history.records, runs.confirmations, confirmed.unconfirmed))
 
 
-def _claim(claim: Claim) -> dict[str, Any]:
+def _claim(claim: CapacityClaim) -> dict[str, Any]:
     """`capacity_ratio`: the best's to the rival's, with its interval at `CONFIDENCE`."""
     return {
         "rival": describe(claim.rival),

@@ -8,16 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.analysis.latency_curve import Capacity, Known, Offer, WithinLimit
+from optimizer.analysis.latency_curve import (
+    Capacity,
+    MeasuredConfigurationLevels,
+    PricedConfiguration,
+    WithinLimit,
+)
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.knee import NORMAL_QUANTILE
 from optimizer.measurement.cost import Score, score, usd_per_million
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.surrogate.point_features import Likeness
-from optimizer.search.surrogate.posterior import Belief, Expected, SeenTrial
+from optimizer.search.surrogate.point_features import PointFeatures
+from optimizer.search.surrogate.posterior import Expected, Posterior, SeenTrial
 from optimizer.simulator.forecast import Forecast
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.history import History
 
 WORTH_SAYING = 0.1
@@ -41,27 +46,27 @@ class Unmeasured:
         self,
         space: SearchSpace,
         trials: Sequence[TrialRecord],
-        known: Sequence[Known],
-        setting: Setting,
+        known: Sequence[MeasuredConfigurationLevels],
+        setting: StudyContext,
     ) -> None:
         self._space = space
         self._history = History({record.number: record for record in trials})
         self._known = {each.config: each for each in known}
         self._setting = setting
-        self._likeness = Likeness.of(space)
+        self._likeness = PointFeatures.of(space)
 
-    def cheaper(self, within: WithinLimit, forecast: Forecast) -> Offer | None:
+    def cheaper(self, within: WithinLimit, forecast: Forecast) -> PricedConfiguration | None:
         """The one that surely costs least within a limit, if it saves `WORTH_SAYING`.
 
-        Both are compared at the lower ends of their capacities, see `Offer`. What the simulator
-        gets wrong of the measured ones corrects it, as it does in a search.
+        Both are compared at the lower ends of their capacities (see `PricedConfiguration`). The
+        simulator's errors for the measured configurations correct it, as they do in a search.
 
         Args:
             within: what the measured ones cost.
             forecast: of every point, for the same limit.
         """
         expected = Expected.of(forecast, self._setting)
-        belief = Belief.after(list(self._seen(within)), expected, self._likeness)
+        belief = Posterior.after(list(self._seen(within)), expected, self._likeness)
         rows = np.arange(len(self._space))
         log_costs, sds = belief.log_cost(rows)
         surely = log_costs + NORMAL_QUANTILE * sds
@@ -95,7 +100,11 @@ class Unmeasured:
             yield self._space.row_of[position], record
 
     def _judged(
-        self, record: TrialRecord, known: Known, offer: Offer | None, limit_ms: float
+        self,
+        record: TrialRecord,
+        known: MeasuredConfigurationLevels,
+        offer: PricedConfiguration | None,
+        limit_ms: float,
     ) -> TrialRecord:
         """What was extrapolated tells no more than the rate at saturation."""
         if offer is not None and offer.basis == "measured":
@@ -107,12 +116,12 @@ class Unmeasured:
         missed = (("limit", known.least_latency_ms / limit_ms - 1),)
         return replace(record, outcome="infeasible", told_value=told, constraints=missed)
 
-    def _offer(self, config: ServingConfig, log_cost: float, sd: float) -> Offer:
+    def _offer(self, config: ServingConfig, log_cost: float, sd: float) -> PricedConfiguration:
         """A prediction with the interval at `CONFIDENCE` of what is not known of it."""
         whole = self._usd_per_million(1.0)
         at = whole / math.exp(log_cost)
         capacity = Capacity(at, *(at * math.exp(s * NORMAL_QUANTILE * sd) for s in (-1, 1)))
-        return Offer(config, "predicted", capacity, self._score(capacity))
+        return PricedConfiguration(config, "predicted", capacity, self._score(capacity))
 
     def _score(self, capacity: Capacity) -> Score:
         setting = self._setting

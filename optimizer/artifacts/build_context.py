@@ -20,7 +20,7 @@ def in_silence(_: str) -> None:
 
 
 @dataclass(frozen=True)
-class Workbench:
+class BuildContext:
     """The model, the cache, and what builds of engines need.
 
     Attributes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.build_context import Tell, Workbench, in_silence
+from optimizer.artifacts.build_context import BuildContext, Tell, in_silence
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
 from optimizer.artifacts.datasets import MASK, cropped, rows_digest
@@ -86,7 +86,7 @@ def check_room(
     engines: EngineSettings | None = None,
 ) -> None:
     """Raise RequirementError where the disk has no room for those of `specs` that are missing."""
-    bench = Workbench(model, cache, engines, tell)
+    bench = BuildContext(model, cache, engines, tell)
     missing = []
     for spec in specs:
         try:
@@ -109,7 +109,7 @@ def build_artifact(
     """Make the files of `spec`, one of the artefacts of `model`."""
     _check(spec)
     builder = BUILDERS[spec.runtime]
-    entry = builder.entry(spec, Workbench(model, cache, engines, tell))
+    entry = builder.entry(spec, BuildContext(model, cache, engines, tell))
     return ModelArtifact(
         spec=spec,
         path=entry.path,

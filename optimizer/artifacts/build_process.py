@@ -29,7 +29,7 @@ from optimizer.artifacts.build_jobs import (
 )
 from optimizer.artifacts.cache import CacheEntry
 from optimizer.artifacts.engines.build_locations import reap_builds
-from optimizer.artifacts.jobs import Job, Progress, Reply
+from optimizer.artifacts.jobs import Job, JobProgress, Reply
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.serving_config import ArtifactSpec
@@ -38,7 +38,7 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors
 
 
-class Workshop:
+class BuildProcess:
     """Builds artefacts, one at a time; for one thread. A context manager.
 
     Args:
@@ -64,7 +64,7 @@ class Workshop:
         self._engines = engines
         self._busy = False
         self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Job, Reply | Progress] | None = None
+        self._connection: Connection[Job, Reply | JobProgress] | None = None
 
     def prepare_model(
         self, model: ModelSpec, on_progress: Tell = in_silence, lengths: Sequence[int] = ()
@@ -196,7 +196,7 @@ class Workshop:
             raise reply.error
         return reply.value
 
-    def _connected(self) -> Connection[Job, Reply | Progress]:
+    def _connected(self) -> Connection[Job, Reply | JobProgress]:
         if self._child is not None and self._child.poll() is not None:
             self.close()
         if self._connection is None:
@@ -244,7 +244,7 @@ class Workshop:
 
 
 def _reply(
-    connection: Connection[Job, Reply | Progress], on_progress: Tell, timeout_s: float
+    connection: Connection[Job, Reply | JobProgress], on_progress: Tell, timeout_s: float
 ) -> Reply | None:
     """The reply to a job, None where it is not there after `timeout_s`."""
     until = time.monotonic() + timeout_s

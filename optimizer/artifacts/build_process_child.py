@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.jobs import Job, Progress, Reply, answer
+from optimizer.artifacts.jobs import Job, JobProgress, Reply, answer
 
 _ORPHAN_CHECK_S = 1.0
 
@@ -28,22 +28,22 @@ def main() -> None:
     """Answer jobs until the parent is gone."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("optimizer").setLevel(logging.INFO)
-    connection: Connection[Reply | Progress, Job] = Connection(int(sys.argv[1]))
+    connection: Connection[Reply | JobProgress, Job] = Connection(int(sys.argv[1]))
     cache = ArtifactCache(Path(sys.argv[2]))
     jobs: SimpleQueue[Job] = SimpleQueue()
     # Whoever watches a build may tell of it on a thread of its own.
     sending = threading.Lock()
 
-    def send(message: Reply | Progress) -> None:
+    def send(message: Reply | JobProgress) -> None:
         with sending:
             connection.send(message)
 
     threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
     while True:
-        send(answer(jobs.get(), cache, lambda text: send(Progress(text))))
+        send(answer(jobs.get(), cache, lambda text: send(JobProgress(text))))
 
 
-def _receive(connection: Connection[Reply | Progress, Job], jobs: SimpleQueue[Job]) -> None:
+def _receive(connection: Connection[Reply | JobProgress, Job], jobs: SimpleQueue[Job]) -> None:
     parent = os.getppid()
     try:
         while os.getppid() == parent:

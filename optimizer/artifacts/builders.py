@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from optimizer.artifacts.build_context import Workbench
+from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key
 from optimizer.artifacts.engines.builder import TensorRtBuilder
 from optimizer.artifacts.graphs import GraphKind
@@ -29,10 +29,10 @@ _OPENVINO_GRAPHS: dict[Precision, GraphKind] = {
 class ArtifactBuilder(Protocol):
     """Makes the files of one runtime."""
 
-    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
         """What decides the files of `spec`; builds nothing."""
 
-    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
         """The files of `spec`, built where they are missing."""
 
     def maker(self, entry: CacheEntry) -> str:
@@ -42,11 +42,11 @@ class ArtifactBuilder(Protocol):
 class OnnxRuntimeBuilder:
     """Serves the graphs as they are: model.onnx, and its external data if any."""
 
-    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
         """See `ArtifactBuilder`."""
         return bench.graphs.key(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
 
-    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
         """See `ArtifactBuilder`."""
         return bench.graphs.entry(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
 
@@ -62,13 +62,13 @@ class OpenVinoBuilder:
     (INFERENCE_PRECISION_HINT).
     """
 
-    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
         """See `ArtifactBuilder`."""
         graph = bench.graphs.key(_for_this_cpu(_OPENVINO_GRAPHS[spec.precision]))
         own = {"recipe": RECIPES["openvino"], "libraries": versions("openvino")}
         return {"kind": "openvino", "graph": graph, **own}
 
-    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
         """See `ArtifactBuilder`."""
         kind = _for_this_cpu(_OPENVINO_GRAPHS[spec.precision])
         return bench.cache.get_or_build(
@@ -84,12 +84,12 @@ class OpenVinoBuilder:
 class PyTorchBuilder:
     """A `torch.export` program, model.pt2: needs torch to run, but not transformers."""
 
-    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
         """See `ArtifactBuilder`."""
         recipe = {"recipe": RECIPES["torch"]}
         return {"kind": "torch", "precision": spec.precision, **recipe, **bench.graphs.model_key}
 
-    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
         """See `ArtifactBuilder`."""
         return bench.cache.get_or_build(
             self.key(spec, bench),

@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """How far a job is, in words."""
 
     text: str

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from optimizer.cli.plain_table import plain_table
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
-from optimizer.fleet.published import Claim
+from optimizer.fleet.published import PublishedClaim
 from optimizer.measurement.cost import Demand, Price
 
 
@@ -58,7 +58,7 @@ def _rows(rows: Sequence[BenchmarkRow], price: Price, demand: Demand) -> Table:
     return table
 
 
-def show_claims(console: Console, claims: Sequence[Claim], notes: Sequence[str]) -> None:
+def show_claims(console: Console, claims: Sequence[PublishedClaim], notes: Sequence[str]) -> None:
     """Print what was said of the features, and how often the rows bear it out."""
     table = plain_table("What was said, and the table", "said", "ratios", "median", "borne out in")
     for claim in claims:

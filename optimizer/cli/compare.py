@@ -14,9 +14,9 @@ from optimizer.analysis.capacity_ratio import Ratio
 from optimizer.analysis.comparison import (
     ComparedStudy,
     Comparison,
-    Difference,
     Entry,
     Shared,
+    SpaceDifference,
 )
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
@@ -25,7 +25,7 @@ from optimizer.commands.compare import CompareRequest, compare_studies
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.pricing import mixture
 from optimizer.measurement.cost import Demand, Score
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 
 _SHOWN = 10
 """Configurations that two studies share: the rest is in the JSON file."""
@@ -97,7 +97,7 @@ def _side_by_side(title: str, names: Sequence[str]) -> Table:
 
 
 def _show_differences(
-    console: Console, title: str, names: Sequence[str], differences: Sequence[Difference]
+    console: Console, title: str, names: Sequence[str], differences: Sequence[SpaceDifference]
 ) -> None:
     if not differences:
         _say(console, f"{title}: nothing")
@@ -172,11 +172,11 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.4g}"
 
 
-def _score(finding: Finding) -> Score:
+def _score(finding: ConfirmedCapacity) -> Score:
     return finding.candidate.score
 
 
-def _capacity(finding: Finding) -> float:
+def _capacity(finding: ConfirmedCapacity) -> float:
     return finding.candidate.measurement.capacity_per_second
 
 
@@ -200,7 +200,7 @@ def _ratio(ratio: Ratio | None) -> str:
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _latencies(finding: Finding) -> str:
+def _latencies(finding: ConfirmedCapacity) -> str:
     found = [finding.latency_ms(percentile) for percentile in (50, 95, 99)]
     return " / ".join("-" if value is None else f"{value:.1f}" for value in found)
 

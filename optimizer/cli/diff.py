@@ -9,7 +9,7 @@ from rich.console import Console
 
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.export.difference import Difference, Figure, difference
+from optimizer.export.difference import BundleDifference, FigureChange, difference
 from optimizer.export.manifest import read_bundle
 from optimizer.export.verification import check_files
 
@@ -29,7 +29,7 @@ def diff(before: Path, after: Path) -> int:
     return 0
 
 
-def show_difference(console: Console, found: Difference) -> None:
+def show_difference(console: Console, found: BundleDifference) -> None:
     """Print the changes in words, the figures side by side, and how far to trust them."""
     if found.same:
         _say(console, "by their manifests both serve the same in the same way")
@@ -49,6 +49,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _cells(figure: Figure) -> tuple[str, str, str]:
+def _cells(figure: FigureChange) -> tuple[str, str, str]:
     ratio = f"{figure.ratio:.2f}" if figure.ratio is not None else ""
     return f"{figure.before:,.4g}", f"{figure.after:,.4g}", ratio

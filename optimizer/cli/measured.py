@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.plain_table import plain_table
-from optimizer.commands.measure import Measured
+from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
 from optimizer.load.perf_analyzer import SecondOpinion
 from optimizer.load.user_load import UserLoad
@@ -22,7 +22,7 @@ _LEAST_SHARE = 0.01
 """Of the inferences: batch sizes that had less share a row."""
 
 
-def show_measured(console: Console, measured: Measured) -> None:
+def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
     found = measured.found
     console.print(Text(describe(measured.config), style="bold"))
@@ -106,7 +106,7 @@ def _user_load(load: UserLoad, level: LoadLevel) -> Table:
     return table
 
 
-def _timings(measured: Measured) -> dict[str, Sequence[HostTiming]]:
+def _timings(measured: MeasureResult) -> dict[str, Sequence[HostTiming]]:
     """Return how long each model's artefact took when it was prepared."""
     return {gated.spec.model: gated.timings for gated in measured.gated}
 

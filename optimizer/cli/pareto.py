@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.analysis.latency_curve import LatencyCosts, Offer, WithinLimit
+from optimizer.analysis.latency_curve import LatencyCosts, PricedConfiguration, WithinLimit
 from optimizer.cli.options import SEED, LatencyLimitMs, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
@@ -65,7 +65,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _offers(within: WithinLimit) -> list[Offer]:
+def _offers(within: WithinLimit) -> list[PricedConfiguration]:
     """What is shown of a limit."""
     return [offer for offer in (within.cheapest, within.predicted) if offer is not None]
 
@@ -95,7 +95,7 @@ def _curve(costs: LatencyCosts, numbers: Mapping[ServingConfig, str]) -> Table:
     return table
 
 
-def _cells(offer: Offer) -> list[str]:
+def _cells(offer: PricedConfiguration) -> list[str]:
     capacity = offer.capacity
     high = f"-{capacity.high:.0f}" if capacity.high is not None else "+"
     return [

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.figures import Basis, Figure
+from optimizer.fleet.figures import Basis, SourcedFigure
 from optimizer.fleet.offer import METRICS, Offer
 from optimizer.fleet.price_catalogue import price_warning
 from optimizer.fleet.recommendation import Recommendation
@@ -118,7 +118,7 @@ def _cell(name: str, offer: Offer) -> str:
     return f"{percentile}{format(figure.value, _FORMATS[name])} {_mark(figure)}"
 
 
-def _mark(figure: Figure) -> str:
+def _mark(figure: SourcedFigure) -> str:
     return ("=" if figure.worked_out else "") + _MARKS[figure.basis]
 
 

@@ -20,7 +20,7 @@ Row = tuple[str, str, str]
 """Name, text and style."""
 
 
-class Rows:
+class LabelledRows:
     """Names in a column of their own, or before their text where there is no room for one."""
 
     def __init__(self, rows: Iterable[Row]) -> None:

@@ -16,8 +16,16 @@ from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.cli.rows import Row, Rows, bars_for, clock_text, left_text, level_rows, trials_row
-from optimizer.study.event_text import gap_text
+from optimizer.cli.rows import (
+    LabelledRows,
+    Row,
+    bars_for,
+    clock_text,
+    left_text,
+    level_rows,
+    trials_row,
+)
+from optimizer.study.event_text import regret_text
 from optimizer.study.progress_file import CurrentTrial, Progress
 from optimizer.study.run_state import TimeLeft
 from optimizer.study.status import StudyStatus, all_statuses, study_status
@@ -117,7 +125,7 @@ class Detail:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(_headline(self._study, self._now), style="bold")
-        yield Rows(_rows(self._study, self._now, bars_for(options)))
+        yield LabelledRows(_rows(self._study, self._now, bars_for(options)))
 
 
 def _headline(study: StudyStatus, now: float) -> str:
@@ -171,7 +179,7 @@ def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
     else:
         yield from _current(progress.now, progress.doing, now, bars)
     if progress.gap is not None:
-        yield "to find", gap_text(progress.gap), ""
+        yield "to find", regret_text(progress.gap), ""
 
 
 def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:

@@ -17,8 +17,8 @@ from rich.text import Text
 from optimizer.cli.options import Said
 from optimizer.cli.rows import (
     WIDE,
+    LabelledRows,
     Row,
-    Rows,
     bars_for,
     clock_text,
     left_text,
@@ -26,8 +26,8 @@ from optimizer.cli.rows import (
     trials_row,
 )
 from optimizer.configuration.serving_config import describe
-from optimizer.study.event_text import event_lines, gap_text, trial_text, warnings_of
-from optimizer.study.events import ArtifactReady, Event, Note, TrialEnded, Watcher
+from optimizer.study.event_text import event_lines, regret_text, trial_text, warnings_of
+from optimizer.study.events import ArtifactReady, Event, Note, TrialFinished, Watcher
 from optimizer.study.run_state import RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}
@@ -101,7 +101,7 @@ class LiveView:
                 style = "yellow" if dropped else "green"
                 mark = "left out" if dropped else "ready"
                 self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
-            case TrialEnded(record, _):
+            case TrialFinished(record, _):
                 line = f"{describe(record.config)}: {trial_text(record)}"
                 self._recent.append(
                     Text.assemble((f"{record.outcome:11}", _STYLES[record.outcome]), line)
@@ -114,7 +114,7 @@ class LiveView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts: list[RenderableType] = [Text(note, style="dim") for note in self._notes]
         parts.append(self._progress(options.max_width))
-        parts.append(Rows(self._rows(bars_for(options))))
+        parts.append(LabelledRows(self._rows(bars_for(options))))
         if self._recent:
             parts += [Text(), *self._recent]
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
@@ -133,7 +133,7 @@ class LiveView:
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)
         if state.gap is not None:
-            yield "to find", gap_text(state.gap), ""
+            yield "to find", regret_text(state.gap), ""
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
-    Place,
-    hold_to_what_was_begun,
-    introduce_price,
+    RunPlace,
     open_space,
     require_packages,
+    require_same_space,
     search_protocol,
-    setting_of,
     slot_of,
+    study_context,
+    warn_of_old_price,
 )
-from optimizer.commands.with_progress import looked_on
+from optimizer.commands.with_progress import with_progress
 from optimizer.fleet.benchmark import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.load.verdicts import capacity_basis
@@ -32,7 +32,7 @@ from optimizer.search.published_grid import (
     eight_configurations,
     space_of,
 )
-from optimizer.search.resumable_runs import KeptRuns, Measure
+from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory, write_text
 from optimizer.study.events import Watcher
@@ -106,17 +106,17 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
     folder = "ramp" if request.ramp else "baselines"
     directory = StudyDirectory(request.results.absolute() / space.study / folder)
     with directory.locked():
-        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
-        place = Place(directory, request.cache, slot, space.host)
-        with looked_on(directory, watch) as watch_all, place.session(space) as session:
+        require_same_space(directory, space, machine, _HOW_TO_GO_ON)
+        place = RunPlace(directory, request.cache, slot, space.host)
+        with with_progress(directory, watch) as watch_all, place.session(space) as session:
             place.introduce(machine, watch_all)
-            introduce_price(space.price, watch_all)
+            warn_of_old_price(space.price, watch_all)
             prepared = place.prepare(session, space, watch_all)
             served, left_out = _served(eight, prepared.gated)
             with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:
                 measure = _measure(evaluator, space, slot, request.ramp)
-                setting = setting_of(space, slot, machine)
-                runs = KeptRuns(directory.trials, setting, watch_all)
+                setting = study_context(space, slot, machine)
+                runs = ResumableRuns(directory.trials, setting, watch_all)
                 configs = [each.config for each in served]
                 records = runs.measure_missing("baseline", configs, measure)
         found = [(each, records[each.config]) for each in served]

@@ -24,7 +24,7 @@ from optimizer.machine.slots import Slot, local_slot
 from optimizer.space_file.reader import read_host
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.launcher import PickPorts, free_ports
-from optimizer.triton.session import Served, ServingSession
+from optimizer.triton.session import ServedConfiguration, ServingSession
 from optimizer.workload.streams import Tensors, Workload
 
 _ANSWER_SECONDS = 120.0
@@ -103,7 +103,7 @@ class ServedBundle:
     """A bundle that is being served, and the session that serves it."""
 
     session: ServingSession
-    served: Served
+    served: ServedConfiguration
 
     def answers(self, model: str, requests: Sequence[Tensors], output: str) -> NDArray[np.float64]:
         """What the server answers. Raises TrialFailure with what explains it best."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.analysis.capacity_ratio import Estimate, Ratio
-from optimizer.analysis.comparability import asked, refuse_incomparable
+from optimizer.analysis.comparability import refuse_incomparable, workload_identity
 from optimizer.analysis.comparison import (
     ComparedStudy,
     Comparison,
@@ -20,7 +20,7 @@ from optimizer.analysis.comparison import (
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import UsageError
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.directory import write_json
 
 SCHEMA_VERSION = 1
@@ -63,7 +63,9 @@ def _refuse_incomparable(readings: Mapping[str, StudyReading]) -> None:
     """What asked something else is refused: its capacities mean something else."""
     pairs = readings.items()
     try:
-        refuse_incomparable([(name, asked(r.content, r.searched.workload)) for name, r in pairs])
+        refuse_incomparable(
+            [(name, workload_identity(r.content, r.searched.workload)) for name, r in pairs]
+        )
     except UsageError as error:
         limits = [{s.name: s.limit for s in r.searched.workload.streams} for _, r in pairs]
         if all(limit == limits[0] for limit in limits):
@@ -114,7 +116,7 @@ def _entry(entry: Entry | None) -> dict[str, Any] | None:
     }
 
 
-def _finding(finding: Finding | None) -> dict[str, Any] | None:
+def _finding(finding: ConfirmedCapacity | None) -> dict[str, Any] | None:
     if finding is None:
         return None
     candidate = finding.candidate

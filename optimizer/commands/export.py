@@ -38,7 +38,7 @@ from optimizer.export.study_artifacts import StudyArtifacts
 from optimizer.files.shipped import shipped
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import MeasurementSettings, read_host
-from optimizer.study.decision import Finding, contradicted_by
+from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 from optimizer.study.events import StepStarted, Watcher
 from optimizer.study.source_cards import kept_cards
 from optimizer.workload.model_spec import AccuracyLimits
@@ -152,7 +152,7 @@ _NOTHING = {
 """Why a trial of some outcome has nothing to export."""
 
 
-def _finding(study: StudyReading, trial: int | None) -> Finding:
+def _finding(study: StudyReading, trial: int | None) -> ConfirmedCapacity:
     """The best, or what a trial found."""
     decision = study.own_decision
     if trial is None:

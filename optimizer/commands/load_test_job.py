@@ -12,21 +12,21 @@ from typing import Any
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
-    Place,
-    hold_to_what_was_begun,
+    RunPlace,
+    require_same_space,
     search_protocol,
-    setting_of,
     slot_of,
+    study_context,
 )
-from optimizer.commands.with_progress import looked_on
+from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import StorageError, UsageError
 from optimizer.load.ramp import find_in_user_load
-from optimizer.load.user_load_file import JOB_PERCENTILE, AdvancedJob
+from optimizer.load.user_load_file import JOB_PERCENTILE, LoadTestJob
 from optimizer.machine.fingerprint import this_machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.search.resumable_runs import KeptRuns, Measure
+from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
@@ -51,7 +51,7 @@ class Tests:
     records: tuple[TrialRecord, ...]
 
 
-def within_limits(job: AdvancedJob, space: Space) -> AdvancedJob:
+def within_limits(job: LoadTestJob, space: Space) -> LoadTestJob:
     """The job with the space's limits for thresholds where it has none of its own.
 
     Raises:
@@ -77,7 +77,7 @@ class JobRun:
         ends_at: by the monotonic clock, after which no test may last; None for no bound.
     """
 
-    job: AdvancedJob
+    job: LoadTestJob
     space: Space
     cache: Path
     seed: int
@@ -94,12 +94,12 @@ class JobRun:
         slot = slot_of(space)
         machine = this_machine(require_host(space, slot), space.search_space.hardware.gpus)
         how_to_go_on = f"go on with it, or move {directory.root} away"
-        with directory.locked(), looked_on(directory, watch) as watch_all:
-            hold_to_what_was_begun(directory, space, machine, how_to_go_on)
-            runs = KeptRuns(directory.trials, setting_of(space, slot, machine), watch_all)
+        with directory.locked(), with_progress(directory, watch) as watch_all:
+            require_same_space(directory, space, machine, how_to_go_on)
+            runs = ResumableRuns(directory.trials, study_context(space, slot, machine), watch_all)
             if all(runs.history.decided(config) is not None for config in configs):
                 return
-            place = Place(directory, self.cache, slot, space.host)
+            place = RunPlace(directory, self.cache, slot, space.host)
             place.introduce(machine, watch_all)
             needed = _less_what_no_test_needs(space, configs)
             with place.session(needed) as session:
@@ -134,7 +134,7 @@ def _less_what_no_test_needs(space: Space, configs: Sequence[ServingConfig]) -> 
     return replace(space, search_space=searched.without(others))
 
 
-def job_content(job: AdvancedJob) -> Mapping[str, Any]:
+def job_content(job: LoadTestJob) -> Mapping[str, Any]:
     """What tests depend on, as JSON has it; not how many there are."""
     conditions = job.conditions
     return {

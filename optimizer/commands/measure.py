@@ -12,12 +12,12 @@ import numpy as np
 
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
-    Place,
+    RunPlace,
+    machine_json,
     open_space,
     require_packages,
     search_protocol,
     slot_of,
-    whereabouts,
 )
 from optimizer.commands.with_progress import logged
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -27,7 +27,7 @@ from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.curve import find_curve
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.perf_analyzer import Question, SecondOpinion
+from optimizer.load.perf_analyzer import PerfAnalyzerJob, SecondOpinion
 from optimizer.load.ramp import why_users_missed
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.transmit import TOO_LATE
@@ -37,12 +37,12 @@ from optimizer.load.verdicts import refuse_if_all_failed, refuse_void, why_misse
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
-from optimizer.triton.session import Served, files_of
+from optimizer.triton.session import ServedConfiguration, files_of
 
 _OPINION_SHARE = 0.7
 """Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
@@ -74,7 +74,7 @@ class MeasureRequest:
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredBest:
     """What load levels showed.
 
     Attributes:
@@ -96,16 +96,16 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureResult:
     """What was found of which configuration, and the file that it is kept in."""
 
     file: Path
     config: ServingConfig
     gated: tuple[GatedArtifact, ...]
-    found: Found
+    found: MeasuredBest
 
 
-def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
+def measure_configuration(request: MeasureRequest, watch: Watcher) -> MeasureResult:
     """Serve one configuration and measure it.
 
     Everything that can be known to be missing or wrong is found before anything starts.
@@ -122,7 +122,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
     folder = request.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
-        place = Place(directory, request.cache, slot, space.host)
+        place = RunPlace(directory, request.cache, slot, space.host)
         machine = this_machine(server, space.search_space.hardware.gpus)
         try:
             with logged(directory, watch) as log, place.session(space) as session:
@@ -134,7 +134,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
                 try:
                     with LoadClient(place.slot.client_cores) as client:
                         rng = np.random.default_rng(request.seed)
-                        levels = ServedLevels(client, space.workload, place.slot, rng, log)
+                        levels = LevelRunner(client, space.workload, place.slot, rng, log)
                         bench = _Bench(space, config, levels, served)
                         found = bench.measure(request, users)
                         if binary is not None:
@@ -143,7 +143,7 @@ def measure_configuration(request: MeasureRequest, watch: Watcher) -> Measured:
                     raise session.failure(error) from error
         finally:
             shutil.rmtree(directory.repository.parent, ignore_errors=True)
-        measured = Measured(directory.root / "measured.json", config, prepared.gated, found)
+        measured = MeasureResult(directory.root / "measured.json", config, prepared.gated, found)
         write_json(measured.file, _to_json(measured, machine, place.slot))
     return measured
 
@@ -154,38 +154,38 @@ class _Bench:
 
     space: Space
     config: ServingConfig
-    levels: ServedLevels
-    served: Served
+    levels: LevelRunner
+    served: ServedConfiguration
 
     def measure(
         self, request: MeasureRequest, users: tuple[UserLoad, StoppingConditions] | None
-    ) -> Found:
+    ) -> MeasuredBest:
         """What was asked for, less the second opinion."""
         with self.levels.on(self.served, self.config) as run:
             if users is not None:
                 return self._users(run, *users)
             if request.rate_per_second is not None:
                 level = self._whole_level(run, request.rate_per_second)
-                return Found((level,), level, missed=why_missed(level))
+                return MeasuredBest((level,), level, missed=why_missed(level))
             find = find_curve if request.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
             measurement = find(run, self.space.workload, protocol, outstanding).measurement
         levels, at = measurement.levels, measurement.level_at_capacity
         missed = measurement.ended if measurement.load_factor == 0 else None
-        return Found(levels, at or levels[-1], measurement, missed=missed)
+        return MeasuredBest(levels, at or levels[-1], measurement, missed=missed)
 
-    def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> Found:
+    def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> MeasuredBest:
         timeout = search_protocol(self.space).saturation_timeout_seconds
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
         own_ms = self.space.workload.shortest_limit_ms
         thresholds = [limit.latency_ms for limit in conditions.model_latency_thresholds]
         missed = why_users_missed(level, min(thresholds, default=own_ms))
-        return Found((level,), level, users=load, missed=missed)
+        return MeasuredBest((level,), level, users=load, missed=missed)
 
     def compared(
-        self, found: Found, request: MeasureRequest, binary: Path, slot: Slot, watch: Watcher
-    ) -> Found:
+        self, found: MeasuredBest, request: MeasureRequest, binary: Path, slot: Slot, watch: Watcher
+    ) -> MeasuredBest:
         """Have this client and perf_analyzer measure the same level, one after the other."""
         capacity = found.measurement.capacity_per_second if found.measurement else 0.0
         rate = request.rate_per_second or _OPINION_SHARE * capacity
@@ -200,7 +200,7 @@ class _Bench:
         [stream], workload = self.space.workload.streams, self.space.workload
         assert isinstance(stream.arrivals, str), "refused before anything started"
         transport, endpoint = workload.transport, self.served.server.endpoint
-        question = Question(
+        question = PerfAnalyzerJob(
             model=stream.target,
             protocol=transport.protocol,
             address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
@@ -235,7 +235,7 @@ class _Bench:
         return CapacitySearch(run, self.space.workload, search_protocol(self.space))
 
 
-def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]:
+def _to_json(measured: MeasureResult, machine: Machine, slot: Slot) -> dict[str, Any]:
     found = measured.found
     return {
         "config": asdict(measured.config),
@@ -247,7 +247,7 @@ def _to_json(measured: Measured, machine: Machine, slot: Slot) -> dict[str, Any]
         "levels": [asdict(level) for level in found.levels],
         "compared": asdict(found.compared) if found.compared is not None else None,
         "perf_analyzer": asdict(found.opinion) if found.opinion is not None else None,
-        "machine": whereabouts(machine, slot),
+        "machine": machine_json(machine, slot),
     }
 
 

@@ -15,7 +15,7 @@ from optimizer.load.verdicts import capacity_basis
 from optimizer.measurement.cost import Candidate, Demand, Price
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Finding, levels_near
+from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.study.history import scored
 from optimizer.study.warm_start import relative_to
 
@@ -29,7 +29,7 @@ def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> S
     return Studied(name, price, study.machine, tuple(seen), nothing)
 
 
-def _observed(name: str, study: StudyReading, finding: Finding) -> Observation:
+def _observed(name: str, study: StudyReading, finding: ConfirmedCapacity) -> Observation:
     level = _level_at_capacity(finding.candidate.measurement)
     worst = level.worst
     return Observation(

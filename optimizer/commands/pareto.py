@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from optimizer.analysis.known_configurations import known_configurations
 from optimizer.analysis.latency_curve import (
-    Known,
     LatencyCosts,
+    MeasuredConfigurationLevels,
     latency_curve,
     recommended_first,
     usual_limits,
 )
+from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.unmeasured_configurations import Unmeasured
-from optimizer.commands.parts import hold_to_one_limit
+from optimizer.commands.parts import require_one_limit
 from optimizer.errors import UsageError
 from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
@@ -26,7 +26,7 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import simulated
-from optimizer.study.context import Setting, limit_names
+from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import write_text
 from optimizer.study.searched_space import SearchedSpace
 
@@ -57,7 +57,7 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
     """
     study = read_study(request.results, request.study)
     if request.limits_ms:
-        hold_to_one_limit(study.searched.workload, "--limit")
+        require_one_limit(study.searched.workload, "--limit")
     known = _known(study)
     if not known:
         raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
@@ -75,15 +75,17 @@ def measured_costs(study: StudyReading) -> LatencyCosts | None:
     return _costs(study, known) if known else None
 
 
-def _known(study: StudyReading) -> list[Known]:
+def _known(study: StudyReading) -> list[MeasuredConfigurationLevels]:
     """What the study has measured, less what has left its space since."""
     space = study.searched.search_space
-    known = known_configurations(study.trials, study.runs)
+    known = measured_configurations(study.trials, study.runs)
     return [each for each in known if space.position_of(each.config) is not None]
 
 
 def _costs(
-    study: StudyReading, known: Sequence[Known], limits_ms: tuple[float, ...] = ()
+    study: StudyReading,
+    known: Sequence[MeasuredConfigurationLevels],
+    limits_ms: tuple[float, ...] = (),
 ) -> LatencyCosts:
     """What each limit costs; of limits around the study's own where none are given."""
     searched, workload = study.searched, study.searched.workload
@@ -105,10 +107,15 @@ def _costs(
 
 
 def _with_predictions(
-    study: StudyReading, known: Sequence[Known], costs: LatencyCosts, seed: int
+    study: StudyReading,
+    known: Sequence[MeasuredConfigurationLevels],
+    costs: LatencyCosts,
+    seed: int,
 ) -> LatencyCosts:
     searched = study.searched
-    unmeasured = Unmeasured(searched.search_space, study.trials, known, costs_setting(searched))
+    unmeasured = Unmeasured(
+        searched.search_space, study.trials, known, latency_cost_context(searched)
+    )
     curve = [
         replace(within, predicted=unmeasured.cheaper(within, forecast))
         for within in costs.curve
@@ -126,8 +133,10 @@ def forecast_within(
     return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
 
 
-def costs_setting(searched: SearchedSpace) -> Setting:
+def latency_cost_context(searched: SearchedSpace) -> StudyContext:
     """Of costs alone: nothing is measured in it."""
     names = limit_names(searched.workload)
     nowhere = Slot((), ())
-    return Setting(searched.price, searched.demand, names, nowhere, machine="", confirm_requests=0)
+    return StudyContext(
+        searched.price, searched.demand, names, nowhere, machine="", confirm_requests=0
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.hosts import launch_with
 from optimizer.configuration.hosting import Host, RemoteHost
 from optimizer.configuration.serving_config import RUNTIME_PACKAGE
@@ -26,10 +26,10 @@ from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.measurement.cost import Price
 from optimizer.search.evaluator import LiveEvaluator, Protocols
-from optimizer.search.level_runner import ServedLevels
+from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.space_file.reader import MeasurementSettings, Space, load_space
-from optimizer.study.context import Setting, limit_names
+from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.events import Note, Watcher
 from optimizer.study.warm_start import differences
@@ -72,7 +72,7 @@ def open_space(given: Path | Space) -> Space:
     return load_space(given, usual_prices(price_list()), local_hardware())
 
 
-def introduce_price(price: Price, watch: Watcher) -> None:
+def warn_of_old_price(price: Price, watch: Watcher) -> None:
     """Say so where a price is old."""
     if (warning := price_warning(price, datetime.now(UTC).date())) is not None:
         watch(Note(warning, True))
@@ -99,7 +99,7 @@ def require_packages(space: Space, more: Collection[str] = ()) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where configurations are served, and where what they need and leave is kept.
 
     Attributes:
@@ -153,7 +153,7 @@ class Place:
         """
         with LoadClient(self.slot.client_cores) as client:
             rng = np.random.default_rng(seed)
-            levels = ServedLevels(client, space.workload, self.slot, rng, watch)
+            levels = LevelRunner(client, space.workload, self.slot, rng, watch)
             timing = protocols(space, self.slot, further_ms)
             yield LiveEvaluator(
                 session, levels, space.workload, prepared.files, timing, watch, further_ms
@@ -163,12 +163,12 @@ class Place:
         """Build and gate what the space needs, see `PreparePhase`."""
         cores = len(self.slot.cores)
         log, engines = self.directory.build_log, space.engines
-        with Workshop(self.cache, log, cores, engines=engines) as workshop:
+        with BuildProcess(self.cache, log, cores, engines=engines) as workshop:
             phase = PreparePhase(self.directory, workshop, session, watch)
             return phase.run(space.models, space.search_space)
 
 
-def whereabouts(machine: Machine, slot: Slot) -> dict[str, Any]:
+def machine_json(machine: Machine, slot: Slot) -> dict[str, Any]:
     """The machine as JSON has it, and which of its cores server and load client keep to."""
     return {
         **machine.to_json(),
@@ -205,7 +205,7 @@ def protocols(space: Space, slot: Slot, further_ms: tuple[float, ...] = ()) -> P
     return Protocols(search, replace(search, check_seconds=confirm_seconds))
 
 
-def hold_to_one_limit(workload: Workload, option: str) -> None:
+def require_one_limit(workload: Workload, option: str) -> None:
     """Other limits are for streams that share one.
 
     Raises:
@@ -218,11 +218,11 @@ def hold_to_one_limit(workload: Workload, option: str) -> None:
         )
 
 
-def setting_of(
+def study_context(
     space: Space, slot: Slot, machine: Machine, further_ms: tuple[float, ...] = ()
-) -> Setting:
+) -> StudyContext:
     """What all measurements of a space on this machine have in common."""
-    return Setting(
+    return StudyContext(
         price=space.price,
         demand=space.demand,
         limit_names=limit_names(space.workload),
@@ -233,7 +233,7 @@ def setting_of(
     )
 
 
-def hold_to_what_was_begun(
+def require_same_space(
     directory: StudyDirectory,
     space: Space,
     machine: Machine,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.analysis.comparability import asked, refuse_incomparable
+from optimizer.analysis.comparability import refuse_incomparable, workload_identity
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
@@ -16,15 +16,15 @@ from optimizer.fleet.planning.demand_curve import DemandCurve, constant
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance, Part
 from optimizer.fleet.planning.mix import Mix
-from optimizer.fleet.planning.plan import Plan, Question, Way, plan_fleet
+from optimizer.fleet.planning.plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
 from optimizer.fleet.planning.sizing import Survival
 from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import Accepted, PriceChoice, known_instance, prices_for
+from optimizer.fleet.pricing import Accepted, PriceChoice, listed_instance, prices_for
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.stream_simulation import serving_of
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.directory import write_json, write_text
 
 
@@ -94,7 +94,10 @@ def plan_for(request: PlanRequest) -> Planned:
     named = read_studies(request.results, request.studies)
     studies = list(named.values())
     refuse_incomparable(
-        [(name, asked(study.content, study.searched.workload)) for name, study in named.items()]
+        [
+            (name, workload_identity(study.content, study.searched.workload))
+            for name, study in named.items()
+        ]
     )
     first = studies[0].searched.demand
     curve = request.demand or constant(first.requests_per_second)
@@ -130,8 +133,8 @@ def plan_for(request: PlanRequest) -> Planned:
     return planned
 
 
-def _question(request: PlanRequest, curve: DemandCurve, headroom: float) -> Question:
-    return Question(
+def _question(request: PlanRequest, curve: DemandCurve, headroom: float) -> PlanInputs:
+    return PlanInputs(
         curve,
         headroom,
         request.survival,
@@ -152,13 +155,13 @@ def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> No
 def _source(
     name: str,
     study: StudyReading,
-    finding: Finding,
+    finding: ConfirmedCapacity,
     price: Price,
     listed: Sequence[ListedPrice],
     seed: int,
 ) -> Source:
     """Where a study used some of its machine's GPUs, the others are taken to serve as much."""
-    candidate, known = finding.candidate, known_instance(listed, price.instance_type)
+    candidate, known = finding.candidate, listed_instance(listed, price.instance_type)
     described, copies = describe(candidate.config), 1
     if not finding.confirmed:
         described += f"; {finding.status}"
@@ -257,7 +260,7 @@ def _mix(mix: Mix) -> dict[str, Any]:
     }
 
 
-def _way(way: Way, allowed: float) -> dict[str, Any]:
+def _way(way: ScalingPolicy, allowed: float) -> dict[str, Any]:
     return {
         "name": way.name,
         "usd_per_hour": way.usd_per_hour,

@@ -22,11 +22,11 @@ from optimizer.export.platforms.sagemaker import refuse_what_it_cannot_host
 from optimizer.export.production_bundle import Winner
 from optimizer.machine.fingerprint import Machine
 from optimizer.space_file.reader import read_host
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.triton.embedded import SERVER_PACKAGE
 
 
-def refuse_unfit(platform: str, study: StudyReading, finding: Finding) -> None:
+def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
     """Before anything is written, or served. Raises UsageError."""
     if platform == "sagemaker":
         asked = {stream.target for stream in study.searched.workload.streams}

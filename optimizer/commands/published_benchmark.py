@@ -12,7 +12,7 @@ from optimizer.fleet.published import (
     PUBLISHED,
     PUBLISHED_DEMAND,
     PUBLISHED_LIMIT_MS,
-    Claim,
+    PublishedClaim,
     claims,
     notes,
     published_rows,
@@ -36,7 +36,7 @@ class PublishedBenchmark:
 
     rows: tuple[BenchmarkRow, ...]
     prices: Mapping[str, Price]
-    claims: tuple[Claim, ...]
+    claims: tuple[PublishedClaim, ...]
     notes: tuple[str, ...]
     page: Path
 

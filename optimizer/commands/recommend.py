@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from optimizer.analysis.comparability import asked, refuse_incomparable
+from optimizer.analysis.comparability import refuse_incomparable, workload_identity
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.commands.hosts import require_host
 from optimizer.commands.load_test_job import JobRun, job_content, read_tests, within_limits
@@ -28,7 +28,7 @@ from optimizer.fleet.pricing import (
     what_contradicts,
 )
 from optimizer.fleet.recommendation import Recommendation, measured_with_its_gpu, recommend
-from optimizer.load.user_load_file import AdvancedJob, read_job
+from optimizer.load.user_load_file import LoadTestJob, read_job
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.reader import Space
@@ -74,7 +74,7 @@ class _Host:
     """What must fit together before anything is ranked, or searched."""
 
     study: str
-    asked: Mapping[str, Any]
+    workload_identity: Mapping[str, Any]
     demand: Demand
     price: Price
     machine: Machine
@@ -143,14 +143,14 @@ def _given(request: RecommendRequest, search: _Search | None) -> dict[str, Study
 
 def _of_study(name: str, study: StudyReading) -> _Host:
     searched = study.searched
-    wanted = asked(study.content, searched.workload)
+    wanted = workload_identity(study.content, searched.workload)
     return _Host(name, wanted, searched.demand, searched.price, study.machine)
 
 
 def _of_this_machine(space: Space) -> _Host:
     server = require_host(space, slot_of(space))
     machine = this_machine(server, space.search_space.hardware.gpus)
-    wanted = asked(space.content, space.workload)
+    wanted = workload_identity(space.content, space.workload)
     return _Host(space.study, wanted, space.demand, space.price, machine)
 
 
@@ -160,7 +160,7 @@ def _terms(
     jobs: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> _Terms:
     """Raises UsageError where hosts asked different things, or prices do not fit."""
-    refuse_incomparable([(host.study, host.asked) for host in hosts])
+    refuse_incomparable([(host.study, host.workload_identity) for host in hosts])
     refuse_incomparable([(name, {"job": job}) for name, job in jobs])
     demand = _demand(request, hosts)
     listed = price_list()
@@ -216,7 +216,7 @@ class _Search:
 
     run: RunRequest
     space: Space
-    job: AdvancedJob | None
+    job: LoadTestJob | None
 
     @classmethod
     def of(cls, request: RecommendRequest) -> Self | None:

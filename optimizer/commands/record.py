@@ -8,15 +8,15 @@ from pathlib import Path
 
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
-    Place,
-    hold_to_what_was_begun,
+    RunPlace,
     open_space,
     require_packages,
+    require_same_space,
     search_protocol,
-    setting_of,
     slot_of,
+    study_context,
 )
-from optimizer.commands.with_progress import looked_on
+from optimizer.commands.with_progress import with_progress
 from optimizer.machine.fingerprint import this_machine
 from optimizer.search.recorded.recording import RecordingPlan, RecordPhase
 from optimizer.search.recorded.table import RecordedSpace
@@ -74,11 +74,11 @@ def record_space(request: RecordRequest, watch: Watcher) -> Recorded:
     machine = this_machine(server, space.search_space.hardware.gpus)
     directory = RecordingDirectory(request.results.absolute() / space.study / "recorded")
     with directory.locked():
-        hold_to_what_was_begun(directory, space, machine, _HOW_TO_GO_ON)
-        place = Place(directory, request.cache, slot, space.host)
-        setting = setting_of(space, slot, machine)
+        require_same_space(directory, space, machine, _HOW_TO_GO_ON)
+        place = RunPlace(directory, request.cache, slot, space.host)
+        setting = study_context(space, slot, machine)
         protocol = search_protocol(space)
-        with looked_on(directory, watch) as watch_all, place.session(space) as session:
+        with with_progress(directory, watch) as watch_all, place.session(space) as session:
             place.introduce(machine, watch_all)
             prepared = place.prepare(session, space, watch_all)
             with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:

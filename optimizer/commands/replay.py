@@ -21,12 +21,12 @@ from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.space_file.reader import Budget
-from optimizer.study.context import Setting, limit_names
+from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, TrialEnded, Watcher
+from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.search_status import Outlook
+from optimizer.study.search_status import SearchStatus
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,19 @@ def replay_table(
             share of it: for those who ask only how soon that is.
     """
     space = table.space
-    setting = recorded_setting(space)
+    setting = recorded_context(space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(seed))
     replayed: list[ReplayedTrial] = []
 
     def seen(event: Event) -> None:
         watch(event)
-        if isinstance(event, TrialEnded):
+        if isinstance(event, TrialFinished):
             share = _true_share(table, event.record)
             replayed.append(ReplayedTrial(event.record, share, evaluator.seconds))
 
-    def advise() -> Outlook:
+    def advise() -> SearchStatus:
         if enough is not None and any(trial.true_share >= 1 - enough for trial in replayed):
-            return Outlook(f"a trial is within {enough:.0%} of the table's best")
+            return SearchStatus(f"a trial is within {enough:.0%} of the table's best")
         return strategy.advise()
 
     with TemporaryDirectory(prefix="replay-") as folder:
@@ -130,9 +130,9 @@ def replay_table(
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 
 
-def recorded_setting(space: RecordedSpace) -> Setting:
+def recorded_context(space: RecordedSpace) -> StudyContext:
     """The setting in which a table was recorded."""
-    return Setting(
+    return StudyContext(
         space.price,
         space.demand,
         limit_names(space.workload),

@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizer.analysis.effects import Effects, effects_of
 from optimizer.analysis.study_reading import StudyReading, read_study
-from optimizer.commands.pareto import costs_setting, forecast_within, measured_costs
+from optimizer.commands.pareto import forecast_within, latency_cost_context, measured_costs
 from optimizer.commands.simulate import predicted_stream
 from optimizer.configuration.parameters import label
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -23,8 +23,8 @@ from optimizer.report.study_markdown import study_markdown
 from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, drawn
 from optimizer.search.surrogate.learnt_forecast import calibrated
-from optimizer.search.surrogate.point_features import Likeness
-from optimizer.search.surrogate.posterior import Belief, Expected
+from optimizer.search.surrogate.point_features import PointFeatures
+from optimizer.search.surrogate.posterior import Expected, Posterior
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.decision import claims_of
 from optimizer.study.directory import write_text
@@ -109,13 +109,13 @@ def _curves(
 
 def _effects(study: StudyReading, forecast: Forecast) -> Effects:
     """By what the forecast and the trials together say of each configuration."""
-    space, setting = study.searched.search_space, costs_setting(study.searched)
+    space, setting = study.searched.search_space, latency_cost_context(study.searched)
     seen = [
         (space.row_of[position], record)
         for record in study.trials
         if (position := space.position_of(record.config)) is not None
     ]
-    belief = Belief.after(seen, Expected.of(forecast, setting), Likeness.of(space))
+    belief = Posterior.after(seen, Expected.of(forecast, setting), PointFeatures.of(space))
     rows = np.arange(len(space))
     log_cost, _ = belief.log_cost(rows)
     likely = belief.feasible(rows) > _LIKELY

@@ -8,25 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from optimizer.analysis.known_configurations import known_configurations
+from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import LoadRuns, summarise
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
-    Place,
-    hold_to_one_limit,
-    hold_to_what_was_begun,
-    introduce_price,
+    RunPlace,
+    machine_json,
     open_space,
+    require_one_limit,
     require_packages,
+    require_same_space,
     search_protocol,
-    setting_of,
     slot_of,
-    whereabouts,
+    study_context,
+    warn_of_old_price,
 )
 from optimizer.commands.sampler_choice import Strategies
-from optimizer.commands.with_progress import looked_on
+from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -139,13 +139,13 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
         remedy = _HOW_TO_GO_ON.format(directory.name)
-        hold_to_what_was_begun(directory, space, machine, remedy, request.further_ms)
+        require_same_space(directory, space, machine, remedy, request.further_ms)
         if (
             summary := finished_summary(directory, space.budget, request.chosen_sampler)
         ) is not None:
             return RunResult(directory, summary, was_finished=True)
-        place = Place(directory, request.cache, slot, space.host)
-        with looked_on(directory, watch) as watch_all:
+        place = RunPlace(directory, request.cache, slot, space.host)
+        with with_progress(directory, watch) as watch_all:
             study = _Study(request, space, place, machine, watch_all)
             return RunResult(directory, study.run(started), was_finished=False)
 
@@ -159,7 +159,7 @@ def _with_request(space: Space, request: RunRequest) -> Space:
 
 
 def _hold_to_what_several_limits_permit(request: RunRequest, space: Space) -> None:
-    hold_to_one_limit(space.workload, "--also-limit")
+    require_one_limit(space.workload, "--also-limit")
     own_ms = space.workload.shortest_limit_ms
     if own_ms in request.also_limits_ms:
         raise UsageError(
@@ -203,7 +203,7 @@ class _Study:
         self,
         request: RunRequest,
         space: Space,
-        place: Place,
+        place: RunPlace,
         machine: Machine,
         watch: Watcher,
     ) -> None:
@@ -215,12 +215,12 @@ class _Study:
         self._watch = watch
         self._templates = shipped("model_repository_templates")
         self._sampler, self._further_ms = request.chosen_sampler, request.further_ms
-        self._setting = setting_of(space, place.slot, machine, self._further_ms)
+        self._setting = study_context(space, place.slot, machine, self._further_ms)
 
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
-        introduce_price(self._space.price, self._watch)
+        warn_of_old_price(self._space.price, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
         untaught = self._strategies(self._space.search_space, History({}))
         strategy = untaught.untaught(self._sampler)
@@ -378,10 +378,10 @@ class _Study:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
         if self._further_ms:
-            known = known_configurations(history.records, runs)
+            known = measured_configurations(history.records, runs)
             summary["pareto"] = pareto_front(known, self._space.workload, self._setting)
         summary |= {
             "wall_seconds": time.monotonic() - started,
-            "machine": whereabouts(self._machine, self._place.slot),
+            "machine": machine_json(self._machine, self._place.slot),
         }
         return summary

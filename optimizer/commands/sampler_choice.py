@@ -11,12 +11,12 @@ from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.level_runner import concurrency
 from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS, Strategy
-from optimizer.search.surrogate.acquisition import ForecastSource, Guide, no_forecast
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.stream_simulation import simulated
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
 from optimizer.study.history import History
@@ -37,7 +37,7 @@ class Strategies:
     space: SearchSpace
     workload: Workload
     history: History
-    setting: Setting
+    setting: StudyContext
     protocol: CapacityProtocol
     seed: int
 
@@ -65,5 +65,7 @@ class Strategies:
         return self._strategy(sampler, learnt)
 
     def _strategy(self, sampler: str, forecast: ForecastSource) -> Strategy:
-        guide = Guide(self.space, self.history, forecast, self.setting, self.protocol, self.seed)
+        guide = AcquisitionPolicy(
+            self.space, self.history, forecast, self.setting, self.protocol, self.seed
+        )
         return SAMPLERS[sampler](guide)

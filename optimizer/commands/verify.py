@@ -46,7 +46,7 @@ from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.verdicts import refuse_void
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.directory import write_json
 from optimizer.study.events import Note, StepStarted, Watcher
 
@@ -155,7 +155,7 @@ class _Serving:
         manifest, load = self.bundle.manifest, self.bundle.load
         rng = np.random.default_rng(self.request.seed)
         with LoadClient(self.where.slot.client_cores) as client:
-            levels = ServedLevels(client, load.workload, self.where.slot, rng, self.watch)
+            levels = LevelRunner(client, load.workload, self.where.slot, rng, self.watch)
             with levels.on(served.served, manifest.config) as run:
                 level = self._at_recommended_load(run)
                 limit = check_limit(manifest, level)

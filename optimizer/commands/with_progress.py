@@ -23,7 +23,7 @@ def logged(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
 
 
 @contextmanager
-def looked_on(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
     """The same, and keeps in progress.json where the run stands; the caller holds the lock.
 
     Raises:

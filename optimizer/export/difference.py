@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from optimizer.export.config_fields import ABSENT, field_changes, in_words, measured_config
-from optimizer.export.manifest import EXAMPLES, LOAD, UNKNOWN, ExportedModel, Manifest, Measured
+from optimizer.export.manifest import (
+    EXAMPLES,
+    LOAD,
+    UNKNOWN,
+    ExportedModel,
+    Manifest,
+    MeasuredFigures,
+)
 
 Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
 
@@ -31,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureChange:
     """One figure of both bundles; it may be the same."""
 
     what: str
@@ -45,7 +52,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Difference:
+class BundleDifference:
     """Two bundles side by side.
 
     Attributes:
@@ -54,7 +61,7 @@ class Difference:
     """
 
     changes: tuple[Change, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[FigureChange, ...]
     files: tuple[str, ...]
     caveats: tuple[str, ...]
 
@@ -64,7 +71,7 @@ class Difference:
         return not self.changes and not self.files
 
 
-def difference(before: Manifest, after: Manifest) -> Difference:
+def difference(before: Manifest, after: Manifest) -> BundleDifference:
     """What changes from one bundle to the other."""
     changes = (
         *_models(before, after),
@@ -74,7 +81,7 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         *_mapping("demand", "", _demand(before), _demand(after)),
         *_mapping("price", "", _price(before), _price(after)),
     )
-    return Difference(
+    return BundleDifference(
         changes, _figures(before, after), _files(before, after), _caveats(before, after)
     )
 
@@ -150,8 +157,8 @@ def _mapping(
             yield Change(kind, f"{of}: {key}" if of else key, one, other)
 
 
-def _figures(before: Manifest, after: Manifest) -> tuple[Figure, ...]:
-    return tuple(Figure(name, of(before), of(after)) for name, of in _FIGURES.items())
+def _figures(before: Manifest, after: Manifest) -> tuple[FigureChange, ...]:
+    return tuple(FigureChange(name, of(before), of(after)) for name, of in _FIGURES.items())
 
 
 _FIGURES: Mapping[str, Callable[[Manifest], float]] = {
@@ -192,6 +199,6 @@ def _caveats(before: Manifest, after: Manifest) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _interval(measured: Measured) -> tuple[float, float]:
+def _interval(measured: MeasuredFigures) -> tuple[float, float]:
     high = measured.capacity_high_per_second
     return measured.capacity_low_per_second, math.inf if high is None else high

@@ -128,7 +128,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFigures:
     """What one replica serves, over all streams.
 
     Attributes:
@@ -188,7 +188,7 @@ class Manifest:
     models: tuple[ExportedModel, ...]
     versions: Versions
     limits: tuple[Limit, ...]
-    measured: Measured
+    measured: MeasuredFigures
     recommended: Recommended
     files: Mapping[str, str]
     missing: tuple[str, ...] = ()
@@ -216,11 +216,11 @@ class Bundle:
     load: LoadDescription
 
 
-class _Versioned(BaseModel):
+class _VersionedFile(BaseModel):
     schema_version: int
 
 
-_VERSIONED = TypeAdapter(_Versioned)
+_VERSIONED = TypeAdapter(_VersionedFile)
 _MANIFEST = TypeAdapter(Manifest)
 _LOAD = TypeAdapter(LoadDescription)
 

@@ -28,13 +28,13 @@ from optimizer.export.manifest import (
     ExportedModel,
     Limit,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Recommended,
     Versions,
 )
-from optimizer.export.study_artifacts import FoundArtifact
+from optimizer.export.study_artifacts import StoredArtifact
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.study.decision import Finding, levels_near
+from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.triton.repository import read_config
 from optimizer.workload.model_spec import AccuracyLimits
 
@@ -51,8 +51,8 @@ class Winner:
     """
 
     study: StudyReading
-    finding: Finding
-    artifacts: Mapping[str, FoundArtifact]
+    finding: ConfirmedCapacity
+    artifacts: Mapping[str, StoredArtifact]
     tolerances: Mapping[str, AccuracyLimits]
     versions: Versions
     cards: Mapping[str, SourceCard]
@@ -143,10 +143,10 @@ def _limits(study: StudyReading) -> tuple[Limit, ...]:
     )
 
 
-def _measured(winner: Winner) -> Measured:
+def _measured(winner: Winner) -> MeasuredFigures:
     finding = winner.finding
     measurement = finding.candidate.measurement
-    return Measured(
+    return MeasuredFigures(
         confirmed=finding.confirmed,
         capacity_per_second=measurement.capacity_per_second,
         capacity_low_per_second=measurement.capacity_low_per_second,

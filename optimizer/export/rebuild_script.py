@@ -24,7 +24,7 @@ class RebuildError(Exception):
     """Why there is no new engine."""
 
 
-def seen_gpu(root: Path) -> tuple[str, tuple[int, int]]:
+def visible_gpu(root: Path) -> tuple[str, tuple[int, int]]:
     """Name and compute capability of the GPU that is here, as the builder sees it."""
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True  # it would lie in the bundle
@@ -83,7 +83,7 @@ def main(root: Path) -> int:
     """Build every engine whose graph is here; the exit code is 0 when all are there."""
     models = sorted(path.parent.name for path in root.glob("*/recipe.json"))
     try:
-        gpu = seen_gpu(root)
+        gpu = visible_gpu(root)
         for model in models:
             facts = build(root, model, gpu)
             note(root, {model: facts})

@@ -28,7 +28,7 @@ class EngineSource:
 
 
 @dataclass(frozen=True)
-class FoundArtifact:
+class StoredArtifact:
     """The files of one artefact.
 
     Attributes:
@@ -54,7 +54,7 @@ class StudyArtifacts:
         self._cache = cache
         self._staging = staging
 
-    def find(self, spec: ArtifactSpec) -> FoundArtifact:
+    def find(self, spec: ArtifactSpec) -> StoredArtifact:
         """The files of an artefact, by their content.
 
         Raises:
@@ -77,7 +77,7 @@ class StudyArtifacts:
         facts = read_facts(path)
         files = ModelFiles(path, payloads, self._output(spec.model), facts)
         source = self._source(cached[1]) if facts is not None and cached is not None else None
-        return FoundArtifact(files, sha256, source)
+        return StoredArtifact(files, sha256, source)
 
     def _sha256(self, spec: ArtifactSpec) -> str:
         directory = self._study.directory

@@ -95,7 +95,7 @@ Feature = Callable[[BenchmarkRow], Any]
 
 
 @dataclass(frozen=True)
-class Change:
+class ColumnChange:
     """Two rows that differ in one feature."""
 
     before: BenchmarkRow
@@ -112,14 +112,14 @@ class Change:
         return self.after.latency_ms / self.before.latency_ms
 
 
-def changes(rows: Sequence[BenchmarkRow], feature: Feature) -> Iterator[Change]:
+def changes(rows: Sequence[BenchmarkRow], feature: Feature) -> Iterator[ColumnChange]:
     """All pairs on one instance type in which only `feature` differs, the plainer one first."""
     kept = [each for each in (runtime, batching, instances) if each is not feature]
     for before, after in product(rows, rows):
         same = before.instance_type == after.instance_type
         same = same and all(each(before) == each(after) for each in kept)
         if same and feature(before) < feature(after):
-            yield Change(before, after)
+            yield ColumnChange(before, after)
 
 
 def runtime(row: BenchmarkRow) -> tuple[bool, str]:

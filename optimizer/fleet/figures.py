@@ -15,7 +15,7 @@ measured: once. extrapolated: from what was measured on something else.
 
 
 @dataclass(frozen=True)
-class Figure:
+class SourcedFigure:
     """A value and what it rests on.
 
     Attributes:
@@ -27,6 +27,6 @@ class Figure:
     worked_out: bool = False
 
 
-def worked_out(value: float, *of: Figure) -> Figure:
+def worked_out(value: float, *of: SourcedFigure) -> SourcedFigure:
     """A figure that follows from others."""
-    return Figure(value, max((each.basis for each in of), key=BASES.index), worked_out=True)
+    return SourcedFigure(value, max((each.basis for each in of), key=BASES.index), worked_out=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from optimizer.fleet.figures import Basis, Figure, worked_out
+from optimizer.fleet.figures import Basis, SourcedFigure, worked_out
 from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import same_gpu
 from optimizer.machine.fingerprint import Machine
@@ -92,7 +92,7 @@ class Offer:
     latency_percentile: float
     extrapolated: str | None
     warnings: tuple[str, ...]
-    metrics: Mapping[str, Figure | None]
+    metrics: Mapping[str, SourcedFigure | None]
 
     @property
     def fleet_usd_per_hour(self) -> float:
@@ -157,8 +157,8 @@ def _offer(
     capacity = measurement.capacity_per_second
     cost = score(capacity, measurement.capacity_low_per_second, price, demand)
     basis = _basis(seen, extrapolated is not None)
-    per_hour = Figure(price.usd_per_hour, "price")
-    invocations = Figure(60 * capacity, basis)
+    per_hour = SourcedFigure(price.usd_per_hour, "price")
+    invocations = SourcedFigure(60 * capacity, basis)
     count = worked_out(cost.replicas, invocations)
     fleet = worked_out(cost.fleet_usd_per_hour, per_hour, count)
     each = usd_per_million(price.usd_per_hour, capacity, demand.inferences_per_request) / 1e6
@@ -169,7 +169,7 @@ def _offer(
         "CostPerHour": per_hour,
         "CostPerInference": worked_out(each, per_hour, invocations),
         "MaxInvocations": invocations,
-        "ModelLatency": Figure(seen.latency_ms, basis),
+        "ModelLatency": SourcedFigure(seen.latency_ms, basis),
         # What else a machine does is not extrapolated.
         **({} if extrapolated is not None else _seen(seen, basis)),
     }
@@ -206,7 +206,7 @@ def _too_few_cores(busy: float | None, times: float, vcpus: int | None) -> Itera
         yield f"its {vcpus} cores would have to do the work of {busy * times:.1f}: expect less"
 
 
-def _seen(seen: Observation, basis: Basis) -> Mapping[str, Figure | None]:
+def _seen(seen: Observation, basis: Basis) -> Mapping[str, SourcedFigure | None]:
     """What the machine did, in percent of what it has."""
     use, machine = seen.use, seen.machine
     gpus = use.gpus if use is not None else ()
@@ -220,9 +220,9 @@ def _seen(seen: Observation, basis: Basis) -> Mapping[str, Figure | None]:
         "GpuMemoryUtilization": _percent(gpu_memory, seen.gpu_memory_mib),
         "GpuPower": _sum([gpu.power_watts for gpu in gpus]),
     }
-    figures = {k: Figure(v, basis) if v is not None else None for k, v in values.items()}
+    figures = {k: SourcedFigure(v, basis) if v is not None else None for k, v in values.items()}
     # Of the search's trial: confirming loads a model that may have been there.
-    return {**figures, "ModelSetupTime": Figure(seen.setup_seconds, "measured")}
+    return {**figures, "ModelSetupTime": SourcedFigure(seen.setup_seconds, "measured")}
 
 
 def _percent(part: float | None, whole: float) -> float | None:

@@ -106,7 +106,7 @@ def listed_price(
     return max(meant, key=lambda entry: entry.price.as_of)
 
 
-def known_instance(listed: Sequence[ListedPrice], instance_type: str) -> ListedPrice | None:
+def listed_instance(listed: Sequence[ListedPrice], instance_type: str) -> ListedPrice | None:
     """What an instance type has, by the latest entry that says its GPUs; None where none does."""
     own = [e for e in listed if e.price.instance_type == instance_type and e.gpus is not None]
     return max(own, key=lambda entry: entry.price.as_of, default=None)

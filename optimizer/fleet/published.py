@@ -14,7 +14,7 @@ from statistics import median
 from optimizer.files.shipped import shipped
 from optimizer.fleet.benchmark import (
     BenchmarkRow,
-    Change,
+    ColumnChange,
     batching,
     changes,
     instances,
@@ -39,7 +39,7 @@ def published_rows() -> tuple[BenchmarkRow, ...]:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedClaim:
     """What was said of a feature, and whether the table bears it out.
 
     Attributes:
@@ -50,8 +50,8 @@ class Claim:
     """
 
     said: str
-    pairs: tuple[Change, ...]
-    measure: Callable[[Change], float]
+    pairs: tuple[ColumnChange, ...]
+    measure: Callable[[ColumnChange], float]
     low: float
     high: float
 
@@ -71,7 +71,7 @@ class Claim:
         return sum(self.low <= ratio <= self.high for ratio in self.ratios)
 
 
-def claims(rows: Sequence[BenchmarkRow]) -> tuple[Claim, ...]:
+def claims(rows: Sequence[BenchmarkRow]) -> tuple[PublishedClaim, ...]:
     """What the article says of its features, held against its own table.
 
     "About" allows a rounding of a quarter; a bound that was said is a bound.
@@ -83,18 +83,22 @@ def claims(rows: Sequence[BenchmarkRow]) -> tuple[Claim, ...]:
     doubled = tuple(changes(rows, instances))
     endless = float("inf")
 
-    def throughput(change: Change) -> float:
+    def throughput(change: ColumnChange) -> float:
         return change.throughput
 
-    def latency(change: Change) -> float:
+    def latency(change: ColumnChange) -> float:
         return change.latency
 
     return (
-        Claim("TensorRT: about half the latency on one GPU", one_gpu, latency, 0.375, 0.625),
-        Claim("TensorRT: less than a third of it on four", four_gpus, latency, 0.0, 1 / 3),
-        Claim("TensorRT: at least 30 % more throughput", of_runtime, throughput, 1.3, endless),
+        PublishedClaim(
+            "TensorRT: about half the latency on one GPU", one_gpu, latency, 0.375, 0.625
+        ),
+        PublishedClaim("TensorRT: less than a third of it on four", four_gpus, latency, 0.0, 1 / 3),
+        PublishedClaim(
+            "TensorRT: at least 30 % more throughput", of_runtime, throughput, 1.3, endless
+        ),
         *(
-            Claim(
+            PublishedClaim(
                 f"dynamic batching, {name}: twice the throughput",
                 tuple(c for c in batched if c.after.runtime == name),
                 throughput,
@@ -103,9 +107,9 @@ def claims(rows: Sequence[BenchmarkRow]) -> tuple[Claim, ...]:
             )
             for name in ("pytorch", "tensorrt")
         ),
-        Claim("dynamic batching: no noticeable latency", batched, latency, 0.0, 1.1),
+        PublishedClaim("dynamic batching: no noticeable latency", batched, latency, 0.0, 1.1),
         *(
-            Claim(
+            PublishedClaim(
                 f"two instances, {name}: 2 to 4 times the throughput",
                 tuple(c for c in doubled if c.after.runtime == name),
                 throughput,
@@ -123,7 +127,7 @@ def notes(rows: Sequence[BenchmarkRow]) -> list[str]:
     batched = [
         change.throughput for change in changes(rows, batching) if change.after.runtime == "pytorch"
     ]
-    gain = 1 - Change(of["pt-base", _MIDDLE], of["trt-base", _MIDDLE]).latency
+    gain = 1 - ColumnChange(of["pt-base", _MIDDLE], of["trt-base", _MIDDLE]).latency
     rates = per_gpu(rows, "trt-db-ig")
     others = max(rate for name, rate in rates.items() if name != _HEADLINE)
     return [

@@ -10,7 +10,7 @@ from optimizer.configuration.serving_config import describe
 from optimizer.errors import UsageError
 from optimizer.fleet.offer import METRICS, Observation, Offer, offer_as_measured, offer_elsewhere
 from optimizer.fleet.price_catalogue import ListedPrice
-from optimizer.fleet.pricing import known_instance, same_gpu
+from optimizer.fleet.pricing import listed_instance, same_gpu
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 
@@ -104,7 +104,7 @@ def recommend(
     """
     offers: list[Offer] = []
     for each in studied:
-        instance = known_instance(listed, each.price.instance_type)
+        instance = listed_instance(listed, each.price.instance_type)
         own = [offer_as_measured(o, each.price, instance, demand) for o in each.observations]
         own.sort(key=lambda offer: offer.rank)
         offers += own if every_configuration else own[:1]

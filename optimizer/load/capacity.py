@@ -108,7 +108,7 @@ def find_capacity(
     workload: Workload,
     protocol: CapacityProtocol,
     concurrency: int,
-    worse_below: float | None = None,
+    prune_below: float | None = None,
     expected_share: float | None = None,
 ) -> CapacityResult:
     """Find the largest load factor that meets every limit.
@@ -119,7 +119,7 @@ def find_capacity(
         protocol: how long levels take.
         concurrency: requests kept outstanding to saturate the server; enough to fill every
             instance's batches twice over.
-        worse_below: load factor under which the configuration is not wanted, None to find its
+        prune_below: load factor under which the configuration is not wanted, None to find its
             capacity in any case.
         expected_share: of saturation, that the capacity is likely to be, where similar
             configurations are known; the first open-loop level is near it. None to go by the
@@ -130,7 +130,7 @@ def find_capacity(
         VoidLevelFailure: when the load generator fell behind in every level that met the limits.
     """
     search = CapacitySearch(run, workload, protocol)
-    return search.find(concurrency, worse_below, expected_share)
+    return search.find(concurrency, prune_below, expected_share)
 
 
 def find_saturation(
@@ -165,16 +165,16 @@ class CapacitySearch:
     def find(
         self,
         concurrency: int,
-        worse_below: float | None = None,
+        prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> CapacityResult:
         """See `find_capacity`."""
         saturation, upper = self.saturate(concurrency)
-        if worse_below is not None and upper < worse_below:
+        if prune_below is not None and upper < prune_below:
             return self._bounded(
                 upper,
                 f"saturates at no more than {upper * self._demand:.1f}/s, "
-                f"and {worse_below * self._demand:.1f}/s are needed to be cheaper",
+                f"and {prune_below * self._demand:.1f}/s are needed to be cheaper",
             )
         if expected_share is not None:
             # From above: levels on both sides of the limit show how steeply latency rises.

@@ -17,7 +17,7 @@ _AT_DEMAND_REQUESTS = 200
 
 
 @dataclass(frozen=True)
-class HoldingTask:
+class CertificationTask:
     """What is to be held.
 
     Attributes:
@@ -32,12 +32,12 @@ class HoldingTask:
     at_demand: Callable[[float], float]
 
 
-def hold_load(
+def certify_load(
     run: RunLevel,
     workload: Workload,
     protocol: CapacityProtocol,
     concurrency: int,
-    task: HoldingTask,
+    task: CertificationTask,
 ) -> CapacityResult:
     """Saturate, then measure at the capacity that was found, stepping down while it is too much.
 

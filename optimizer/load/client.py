@@ -16,8 +16,17 @@ from types import TracebackType
 import numpy as np
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.exchange import Begin, Order, Progress, Ready, Replies, Report, Schedule, Stop
-from optimizer.load.level_plan import Ended, LevelPlan, Target
+from optimizer.load.exchange import (
+    Begin,
+    LevelProgress,
+    Order,
+    Ready,
+    Replies,
+    Report,
+    Schedule,
+    Stop,
+)
+from optimizer.load.level_plan import EndReason, LevelPlan, Target
 from optimizer.load.levels import load_level
 from optimizer.load.schedule import order_for, shares
 from optimizer.machine.cores import usable_cores
@@ -212,7 +221,7 @@ class _UnderWay:
         self._by_connection = {process.connection: process for process in processes}
         self._reports: list[Report] = []
         self.last: list[Report] = []
-        self.stopped: tuple[Ended, float] | None = None
+        self.stopped: tuple[EndReason, float] | None = None
 
     def follow(self) -> None:
         """Take in reports until every process has sent its last; stop early where the plan says."""
@@ -240,7 +249,7 @@ class _UnderWay:
             self._order.pace.due_seconds if isinstance(self._order.pace, Schedule) else np.empty(0)
         )
         streams = self._order.streams if open_loop else np.empty(0, dtype=np.int64)
-        ended = self._plan.stop(Progress(now, self.replies(), due, streams))
+        ended = self._plan.stop(LevelProgress(now, self.replies(), due, streams))
         if ended is not None:
             self.stopped = ended, now
             for process in self._by_connection.values():

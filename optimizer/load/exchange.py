@@ -126,7 +126,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Progress:
+class LevelProgress:
     """A level under way, as a stopping rule sees it.
 
     Attributes:

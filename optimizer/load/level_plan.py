@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.load.exchange import Progress
+from optimizer.load.exchange import LevelProgress
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.level import LevelVerdict
 from optimizer.workload.streams import SerialisedRequest, Stream
@@ -30,14 +30,14 @@ class OpenLoop:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndReason:
     """Why a level ended before its time, and what it has shown by then."""
 
     reason: str
     verdict: LevelVerdict | None = None
 
 
-StoppingRule = Callable[[Progress], Ended | None]
+StoppingRule = Callable[[LevelProgress], EndReason | None]
 """Looks at a level under way; the level goes on while the answer is None."""
 
 

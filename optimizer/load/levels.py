@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
-from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.statistics import settled, variance_inflation, warmup_length
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
@@ -26,7 +26,7 @@ def load_level(
     streams: Sequence[Stream],
     replies: Replies,
     client: ClientUse,
-    stopped: tuple[Ended, float] | None = None,
+    stopped: tuple[EndReason, float] | None = None,
 ) -> LoadLevel:
     """Sum up one level; the caller that watched the server adds what it saw of it.
 
@@ -46,7 +46,7 @@ def load_level(
             f"the server refused every request, {replies.refused_at_seconds:.1f} s into a level: "
             f"{replies.errors[max(replies.errors)]}"
         )
-    ended, end = stopped or (Ended("its time was up"), plan.sending_seconds)
+    ended, end = stopped or (EndReason("its time was up"), plan.sending_seconds)
     window, is_settled = _window(plan, replies, end)
     measured = _stream_levels(plan, streams, replies, window)
     if ended.verdict == "infeasible" and all(stream.excess <= 0 for stream in measured):

@@ -55,7 +55,7 @@ class SecondOpinion:
 
 
 @dataclass(frozen=True)
-class Question:
+class PerfAnalyzerJob:
     """The level that is asked about.
 
     Attributes:
@@ -79,7 +79,7 @@ class Question:
     cores: Sequence[int] | None = None
 
 
-def ask(binary: Path, question: Question) -> SecondOpinion:
+def ask(binary: Path, question: PerfAnalyzerJob) -> SecondOpinion:
     """Run perf_analyzer to its end, which takes a little longer than the level.
 
     Raises:
@@ -95,7 +95,7 @@ def ask(binary: Path, question: Question) -> SecondOpinion:
         return _opinion(table.read_text(), command, cpu_seconds, question.batch_size)
 
 
-def _arguments(question: Question) -> list[str]:
+def _arguments(question: PerfAnalyzerJob) -> list[str]:
     window_ms = round(question.seconds / _WINDOWS * 1e3)
     if question.rate_per_second is None:
         load = ["--concurrency-range", str(question.concurrency)]
@@ -125,7 +125,7 @@ def input_data(requests: Sequence[Tensors]) -> str:
     return json.dumps({"data": entries})
 
 
-def _run(command: Sequence[str], question: Question) -> float:
+def _run(command: Sequence[str], question: PerfAnalyzerJob) -> float:
     cores = question.cores
 
     def keep_to_cores() -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.load.exchange import Progress
-from optimizer.load.level_plan import Ended
+from optimizer.load.exchange import LevelProgress
+from optimizer.load.level_plan import EndReason
 from optimizer.load.statistics import inflation_bound, late_verdict, warmup_length
 from optimizer.measurement.estimates import rate_interval
 from optimizer.measurement.level import LevelVerdict
@@ -36,7 +36,7 @@ class LateFraction:
     warmup_seconds: float
     least_seconds: float
 
-    def __call__(self, progress: Progress) -> Ended | None:
+    def __call__(self, progress: LevelProgress) -> EndReason | None:
         """See `StoppingRule`."""
         verdicts = []
         for index, stream in enumerate(self.streams):
@@ -45,18 +45,18 @@ class LateFraction:
             planned = _planned(progress, index, self.warmup_seconds)
             if late.sum() > allowed * planned:
                 text = f"{late.sum()} late requests spent what {planned} may have of {stream.name}"
-                return Ended(text, "infeasible")
+                return EndReason(text, "infeasible")
             verdicts.append(_verdict(late, latencies, allowed))
         if "infeasible" in verdicts:
-            return Ended("proven to miss the limit", "infeasible")
+            return EndReason("proven to miss the limit", "infeasible")
         early = progress.now_seconds < self.warmup_seconds + self.least_seconds
         if early or any(verdict is None for verdict in verdicts):
             return None
-        return Ended("proven to meet the limits", "feasible")
+        return EndReason("proven to meet the limits", "feasible")
 
 
 def _known(
-    progress: Progress, stream: int, limit: LatencyLimit, warmup_seconds: float
+    progress: LevelProgress, stream: int, limit: LatencyLimit, warmup_seconds: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Requests of which it is known whether they were late: (late, latency in s), both shape [n].
 
@@ -76,7 +76,7 @@ def _known(
     return late, latencies
 
 
-def _planned(progress: Progress, stream: int, warmup_seconds: float) -> int:
+def _planned(progress: LevelProgress, stream: int, warmup_seconds: float) -> int:
     own = progress.streams == stream
     return int((progress.due_seconds[own] >= warmup_seconds).sum())
 
@@ -105,7 +105,7 @@ class RateSettled:
     least_seconds: float
     half_width: float
 
-    def __call__(self, progress: Progress) -> Ended | None:
+    def __call__(self, progress: LevelProgress) -> EndReason | None:
         """See `StoppingRule`."""
         seconds = progress.now_seconds - self.warmup_seconds
         if seconds < self.least_seconds:
@@ -119,7 +119,7 @@ class RateSettled:
         mean, _, high = rate_interval(counts.tolist(), seconds / _RATE_SLICES)
         if mean == 0 or high - mean > self.half_width * mean:
             return None
-        return Ended(f"the rate is known to {self.half_width:.1%}")
+        return EndReason(f"the rate is known to {self.half_width:.1%}")
 
 
 @dataclass(frozen=True)
@@ -140,39 +140,39 @@ class StoppingConditions:
     flat_invocations: Literal["Continue", "Stop"] = "Continue"
     window_seconds: float = _SECONDS_PER_MINUTE
 
-    def __call__(self, progress: Progress) -> Ended | None:
+    def __call__(self, progress: LevelProgress) -> EndReason | None:
         """See `StoppingRule`."""
         if progress.now_seconds < self.window_seconds:
             return None
         invocations = self._per_minute(progress, 0)
         if self.max_invocations is not None and invocations >= self.max_invocations:
-            return Ended(f"MaxInvocations {self.max_invocations} reached: {invocations:.0f}")
+            return EndReason(f"MaxInvocations {self.max_invocations} reached: {invocations:.0f}")
         return self._passed_threshold(progress) or self._flat(progress, invocations)
 
-    def _window(self, progress: Progress, ago: int) -> NDArray[np.bool_]:
+    def _window(self, progress: LevelProgress, ago: int) -> NDArray[np.bool_]:
         """Good replies within the window that ended `ago` windows before now, shape [n]."""
         end = progress.now_seconds - ago * self.window_seconds
         done = progress.replies.done_seconds
         return progress.replies.good & (done >= end - self.window_seconds) & (done < end)
 
-    def _per_minute(self, progress: Progress, ago: int) -> float:
+    def _per_minute(self, progress: LevelProgress, ago: int) -> float:
         answered = int(self._window(progress, ago).sum())
         return answered * _SECONDS_PER_MINUTE / self.window_seconds
 
-    def _passed_threshold(self, progress: Progress) -> Ended | None:
+    def _passed_threshold(self, progress: LevelProgress) -> EndReason | None:
         window, replies = self._window(progress, 0), progress.replies
         latencies_ms = (replies.done_seconds - replies.sent_seconds)[window] * 1e3
         for limit in self.model_latency_thresholds if len(latencies_ms) else ():
             found = float(np.percentile(latencies_ms, limit.percentile))
             if found > limit.latency_ms:
                 name = f"ModelLatencyThresholds P{limit.percentile:g} {limit.latency_ms:g} ms"
-                return Ended(f"{name} passed: {found:.1f} ms")
+                return EndReason(f"{name} passed: {found:.1f} ms")
         return None
 
-    def _flat(self, progress: Progress, invocations: float) -> Ended | None:
+    def _flat(self, progress: LevelProgress, invocations: float) -> EndReason | None:
         if self.flat_invocations == "Continue" or progress.now_seconds < 2 * self.window_seconds:
             return None
         before = self._per_minute(progress, 1)
         if invocations > before:
             return None
-        return Ended(f"FlatInvocations: {before:.0f} a minute, then {invocations:.0f}")
+        return EndReason(f"FlatInvocations: {before:.0f} a minute, then {invocations:.0f}")

@@ -159,7 +159,7 @@ class _Job(_UserLoad):
 
 
 @dataclass(frozen=True)
-class AdvancedJob:
+class LoadTestJob:
     """A load test of a study's best configurations.
 
     Attributes:
@@ -184,10 +184,10 @@ def read_user_load(path: Path) -> tuple[UserLoad, StoppingConditions]:
     return given.load(), given.conditions()
 
 
-def read_job(path: Path) -> AdvancedJob:
+def read_job(path: Path) -> LoadTestJob:
     """Read a job. Raises UsageError as `read_user_load` does."""
     job = _read(path, _Job, "job")
-    return AdvancedJob(
+    return LoadTestJob(
         job.load(),
         job.conditions(),
         job.resource_limit.max_number_of_tests,

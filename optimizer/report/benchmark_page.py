@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from optimizer.fleet.benchmark import BenchmarkRow, cheapest
-from optimizer.fleet.published import Claim
+from optimizer.fleet.published import PublishedClaim
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.page import COLOURS, page
 
@@ -20,7 +20,7 @@ def benchmark_page(
     prices: Mapping[str, Price],
     demand: Demand,
     limit_ms: float,
-    claims: Sequence[Claim] = (),
+    claims: Sequence[PublishedClaim] = (),
     notes: Sequence[str] = (),
 ) -> str:
     """HTML in one file.
@@ -85,7 +85,7 @@ def _cells(row: BenchmarkRow, demand: Demand, limit_ms: float) -> dict[str, Any]
     }
 
 
-def _claim(claim: Claim) -> dict[str, Any]:
+def _claim(claim: PublishedClaim) -> dict[str, Any]:
     pairs = len(claim.pairs)
     return {
         "said": claim.said,

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.analysis.latency_curve import Basis, LatencyCosts, Offer
+from optimizer.analysis.latency_curve import Basis, LatencyCosts, PricedConfiguration
 from optimizer.configuration.serving_config import describe
 from optimizer.report.page import COLOURS, page
 
@@ -55,7 +55,7 @@ def _rows(costs: LatencyCosts) -> Iterator[dict[str, Any]]:
             yield limit | _cells(within.predicted)
 
 
-def _cells(offer: Offer | None) -> dict[str, Any]:
+def _cells(offer: PricedConfiguration | None) -> dict[str, Any]:
     if offer is None:
         return {"basis": "none", "name": "nothing measured meets it"}
     capacity = offer.capacity
@@ -80,12 +80,12 @@ class _Drawn:
     """One figure of an offer, and by how much it may be more and less."""
 
     title: str
-    of: Callable[[Offer], float]
-    more: Callable[[Offer], float]
-    less: Callable[[Offer], float]
+    of: Callable[[PricedConfiguration], float]
+    more: Callable[[PricedConfiguration], float]
+    less: Callable[[PricedConfiguration], float]
 
 
-def _over_high(offer: Offer) -> float:
+def _over_high(offer: PricedConfiguration) -> float:
     """Share of the cost that is saved where the capacity is as high as it may be."""
     capacity = offer.capacity
     return 1 - capacity.per_second / capacity.high if capacity.high is not None else 0.0
@@ -133,7 +133,9 @@ def _chart(costs: LatencyCosts, drawn: _Drawn) -> go.Figure:
     return figure
 
 
-def _marks(basis: Basis, points: Sequence[tuple[float, Offer]], drawn: _Drawn) -> go.Scatter:
+def _marks(
+    basis: Basis, points: Sequence[tuple[float, PricedConfiguration]], drawn: _Drawn
+) -> go.Scatter:
     colour, symbol = _MARKS[basis]
     return go.Scatter(
         name=basis,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.fleet.planning.autoscaling import Metric, Policy
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.mix import Member, Mix, keeps_limits
-from optimizer.fleet.planning.plan import MOST_AUTOSCALED, Loss, Plan, Way
+from optimizer.fleet.planning.plan import MOST_AUTOSCALED, Loss, Plan, ScalingPolicy
 from optimizer.report.text_table import TextTable
 
 _UNITS: Mapping[Metric, tuple[str, float]] = {
@@ -231,7 +231,7 @@ def _clock(seconds: float) -> str:
     return f"day {days + 1} {clock}" if days else clock
 
 
-def _ways(plan: Plan) -> tuple[Way, ...]:
+def _ways(plan: Plan) -> tuple[ScalingPolicy, ...]:
     return (*plan.ways, *(plan.one_type.autoscaled if plan.one_type else ()))
 
 

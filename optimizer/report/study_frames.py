@@ -23,7 +23,7 @@ from optimizer.measurement.cost import Score
 from optimizer.measurement.level import LoadLevel, Measurement, ServerSplit, StreamLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.simulator.prediction import PredictedLevel
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.workload.streams import Workload
 
 Row = dict[str, object]
@@ -297,7 +297,7 @@ def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
-def finding_series(finding: Finding, space: SearchSpace) -> pd.Series:
+def finding_series(finding: ConfirmedCapacity, space: SearchSpace) -> pd.Series:
     """What was found of one configuration: its figures, by names like those of a trial's."""
     candidate = finding.candidate
     measurement = candidate.measurement

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from optimizer.report.study_report import StudyReport
-from optimizer.report.study_sections import Section, sections
+from optimizer.report.study_sections import ReportSection, sections
 from optimizer.report.text_table import TextTable
 
 _LEFT_OUT = ("trials",)
@@ -22,7 +22,7 @@ def study_markdown(report: StudyReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: ReportSection) -> Iterator[str]:
     for paragraph in section.paragraphs:
         yield from ("", _plain(paragraph))
     for table in section.tables:

@@ -19,8 +19,8 @@ from optimizer.report.cells import usd
 from optimizer.report.model_figures import Predicted
 from optimizer.report.server_figures import Timings, times_ms
 from optimizer.report.study_figures import PredictedCurve
-from optimizer.study.confidence import Claim
-from optimizer.study.decision import Decision, Finding
+from optimizer.study.confidence import CapacityClaim
+from optimizer.study.decision import ConfirmedCapacity, Decision
 
 _FINALISTS = 4
 """Whose levels are drawn, beside the baseline."""
@@ -48,7 +48,7 @@ class StudyReport:
     summary: Mapping[str, Any] | None
     decision: Decision
     baseline: Candidate | None
-    claims: tuple[Claim, ...]
+    claims: tuple[CapacityClaim, ...]
     effects: Effects | None
     predicted: tuple[Predicted, ...]
     costs: LatencyCosts | None
@@ -68,7 +68,7 @@ class StudyReport:
         return best.candidate if best is not None else None
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ConfirmedCapacity, ...]:
         """Configurations within the limits, best first."""
         return self.decision.findings
 
@@ -176,7 +176,7 @@ class StudyReport:
         return json.dumps(dict(self.study.content), indent=2, ensure_ascii=False)
 
 
-def drawn(findings: Sequence[Finding], baseline: Candidate | None) -> list[ServingConfig]:
+def drawn(findings: Sequence[ConfirmedCapacity], baseline: Candidate | None) -> list[ServingConfig]:
     """The configurations whose loads are drawn: the best few and the baseline."""
     best = [each.candidate.config for each in findings[:_FINALISTS]]
     return list(dict.fromkeys([*best, *([baseline.config] if baseline is not None else [])]))

@@ -47,7 +47,7 @@ Chart = Callable[[], go.Figure]
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A part of the report.
 
     Attributes:
@@ -65,7 +65,7 @@ class Section:
     code: tuple[str, ...] = ()
 
 
-def sections(report: StudyReport) -> list[Section]:
+def sections(report: StudyReport) -> list[ReportSection]:
     """In the order of reading; those that have nothing to say are left out."""
     makers = (
         _recommendation,
@@ -83,9 +83,9 @@ def sections(report: StudyReport) -> list[Section]:
     return [section for make in makers if (section := make(report)) is not None]
 
 
-def _recommendation(report: StudyReport) -> Section:
+def _recommendation(report: StudyReport) -> ReportSection:
     tables = [table for table in (_compared(report), _claims(report)) if table is not None]
-    return Section(
+    return ReportSection(
         "recommendation",
         "Recommendation",
         (report.headline(), *report.cautions()),
@@ -133,7 +133,7 @@ def _claims(report: StudyReport) -> TextTable | None:
     )
 
 
-def _what_mattered(report: StudyReport) -> Section | None:
+def _what_mattered(report: StudyReport) -> ReportSection | None:
     effects = report.effects
     if effects is None or not effects.main:
         return None
@@ -146,7 +146,7 @@ def _what_mattered(report: StudyReport) -> Section | None:
         ]
         title = "What two parameters do together, beyond what each does alone"
         tables = (TextTable(title, ("parameters", "share of variance"), tuple(rows)),)
-    return Section(
+    return ReportSection(
         "what-mattered",
         "What mattered",
         (
@@ -164,7 +164,7 @@ def _what_mattered(report: StudyReport) -> Section | None:
     )
 
 
-def _cost_and_latency(report: StudyReport) -> Section | None:
+def _cost_and_latency(report: StudyReport) -> ReportSection | None:
     met = [record for record in report.study.trials if record.score is not None]
     if not met:
         return None
@@ -181,10 +181,12 @@ def _cost_and_latency(report: StudyReport) -> Section | None:
             f"{on} configuration{'s are' if on != 1 else ' is'} cheapest within some limit, by "
             "what was measured; the command pareto says more, and what is predicted of others."
         )
-    return Section("cost-and-latency", "Cost and latency", tuple(paragraphs), charts=tuple(charts))
+    return ReportSection(
+        "cost-and-latency", "Cost and latency", tuple(paragraphs), charts=tuple(charts)
+    )
 
 
-def _loads(report: StudyReport) -> Section | None:
+def _loads(report: StudyReport) -> ReportSection | None:
     at_capacity = report.levels_at_capacity()
     if not at_capacity:
         return None
@@ -202,7 +204,7 @@ def _loads(report: StudyReport) -> Section | None:
         tuple(rows),
         notes=(_HOST_NOTE,) if HOST in parts else (),
     )
-    return Section(
+    return ReportSection(
         "loads",
         "Latency against load, and where the time goes",
         ("Marks are what was measured, lines what the study's simulator expects.",)
@@ -217,7 +219,7 @@ def _loads(report: StudyReport) -> Section | None:
     )
 
 
-def _course(report: StudyReport) -> Section | None:
+def _course(report: StudyReport) -> ReportSection | None:
     if not report.study.trials:
         return None
     summary = report.summary
@@ -231,14 +233,14 @@ def _course(report: StudyReport) -> Section | None:
         )
     trials = report.study.trials
     chart = ("Course of the search", lambda: history_figure(trials))
-    return Section("course", "Course of the search", (said + ".",), charts=(chart,))
+    return ReportSection("course", "Course of the search", (said + ".",), charts=(chart,))
 
 
-def _predictions(report: StudyReport) -> Section | None:
+def _predictions(report: StudyReport) -> ReportSection | None:
     pairs = report.predicted
     if not pairs:
         return None
-    return Section(
+    return ReportSection(
         "predictions",
         "Predicted and measured",
         (
@@ -249,7 +251,7 @@ def _predictions(report: StudyReport) -> Section | None:
     )
 
 
-def _failures(report: StudyReport) -> Section | None:
+def _failures(report: StudyReport) -> ReportSection | None:
     wrong = [r for r in report.study.trials if r.outcome in ("infeasible", "failed")]
     if not wrong:
         return None
@@ -272,10 +274,10 @@ def _failures(report: StudyReport) -> Section | None:
         tuple(rows),
         texts=("reason, of the first", "numbers"),
     )
-    return Section("failures", "What did not work, and why", (), (table,))
+    return ReportSection("failures", "What did not work, and why", (), (table,))
 
 
-def _accuracy(report: StudyReport) -> Section | None:
+def _accuracy(report: StudyReport) -> ReportSection | None:
     artifacts = report.summary["artifacts"] if report.summary is not None else []
     if not artifacts:
         return None
@@ -299,7 +301,7 @@ def _accuracy(report: StudyReport) -> Section | None:
         tuple(rows),
         texts=("verdict",),
     )  # fmt: skip
-    return Section("accuracy", "Accuracy", (), (table,))
+    return ReportSection("accuracy", "Accuracy", (), (table,))
 
 
 def _verdict(artifact: Mapping[str, Any]) -> str:
@@ -312,7 +314,7 @@ def _verdict(artifact: Mapping[str, Any]) -> str:
     return "kept"
 
 
-def _machine(report: StudyReport) -> Section:
+def _machine(report: StudyReport) -> ReportSection:
     machine, searched = report.study.machine, report.study.searched
     rows = [
         ("machine", machine.summary),
@@ -332,12 +334,12 @@ def _machine(report: StudyReport) -> Section:
         ("report written", report.written),
     ]
     table = TextTable("", ("what", "value"), tuple(rows), texts=("value",))
-    return Section("machine", "Machine, versions, prices", (), (table,))
+    return ReportSection("machine", "Machine, versions, prices", (), (table,))
 
 
-def _commands(report: StudyReport) -> Section:
+def _commands(report: StudyReport) -> ReportSection:
     name = report.study.name
-    return Section(
+    return ReportSection(
         "commands",
         "Reproduce, serve, roll back",
         (
@@ -355,11 +357,11 @@ def _commands(report: StudyReport) -> Section:
     )
 
 
-def _trials(report: StudyReport) -> Section | None:
+def _trials(report: StudyReport) -> ReportSection | None:
     trials = report.study.trials
     if not trials:
         return None
-    return Section(
+    return ReportSection(
         "trials",
         "All trials",
         (),

@@ -31,7 +31,7 @@ _MEMORY_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedAnswers:
     """What one instance showed.
 
     Attributes:
@@ -67,7 +67,7 @@ class AccuracyGate:
 
     def served(
         self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
-    ) -> Served:
+    ) -> ServedAnswers:
         """Serve an artefact and judge it at every planned shape; what may pass is tried again.
 
         Raises:
@@ -99,7 +99,7 @@ class _Judge:
         self._accuracy: Accuracy | None = None
         self._served_ms: dict[int, float] = {}
 
-    def judge(self) -> Served:
+    def judge(self) -> ServedAnswers:
         plan = self._plan
         self._server.serve(plan.largest)
         dropped = self._requests_alone()
@@ -108,7 +108,7 @@ class _Judge:
         if dropped is None:
             largest, failing = self._batches()
         lengths = tuple(sorted(self._alone))
-        return Served(
+        return ServedAnswers(
             accuracy=self._accuracy,
             instance_mib=instance_mib,
             shapes=GatedShapes(batch_sizes(plan, largest) if lengths else (), lengths),

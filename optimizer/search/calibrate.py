@@ -12,9 +12,9 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import Evaluator
-from optimizer.search.resumable_runs import KeptRuns
+from optimizer.search.resumable_runs import ResumableRuns
 from optimizer.simulator.calibration import LIGHT_RUNS
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
 
@@ -26,12 +26,12 @@ class CalibratePhase:
         self,
         evaluator: Evaluator,
         directory: StudyDirectory,
-        setting: Setting,
+        setting: StudyContext,
         watch: Watcher,
     ) -> None:
         self._evaluator = evaluator
         self._slot = setting.slot
-        self._runs = KeptRuns(directory.calibration, setting, watch)
+        self._runs = ResumableRuns(directory.calibration, setting, watch)
 
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
         """Measure what was not yet; returns the records of all of the study's runs.

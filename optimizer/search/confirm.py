@@ -14,24 +14,24 @@ from dataclasses import dataclass, replace
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
-from optimizer.load.certification import HoldingTask
+from optimizer.load.certification import CertificationTask
 from optimizer.measurement.cost import Candidate, replicas_for, score, tie_break_key
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import Confirmer
-from optimizer.study.confidence import Claim
-from optimizer.study.context import Setting
+from optimizer.study.confidence import CapacityClaim
+from optimizer.study.context import StudyContext
 from optimizer.study.decision import (
     ROUNDS,
+    ConfirmedCapacity,
     Decision,
-    Finding,
     claims_of,
     decide,
     p95_at_lowest_load,
     rounds_of,
 )
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.study.events import Note, PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import MAX_ATTEMPTS, History
 
 _FINALISTS = 3
@@ -58,8 +58,8 @@ class Confirmed:
 
     baseline: Candidate | None
     best: tuple[Candidate, ...]
-    claims: tuple[Claim, ...] = ()
-    unconfirmed: Finding | None = None
+    claims: tuple[CapacityClaim, ...] = ()
+    unconfirmed: ConfirmedCapacity | None = None
 
 
 def confirmed_by(
@@ -87,7 +87,7 @@ class ConfirmPhase:
         self,
         evaluator: Confirmer,
         directory: StudyDirectory,
-        setting: Setting,
+        setting: StudyContext,
         watch: Watcher,
     ) -> None:
         self._evaluator = evaluator
@@ -157,13 +157,13 @@ class ConfirmPhase:
         for _ in range(MAX_ATTEMPTS):
             if done < ROUNDS and len(self._rounds(record.config)) == done:
                 again = self._attempt(record, done, requests)
-                self._watch(TrialEnded(again, self._decision(history).best))
+                self._watch(TrialFinished(again, self._decision(history).best))
 
     def _attempt(self, record: TrialRecord, done: int, requests: int) -> TrialRecord:
         measurement = _measured(record)
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
-        task = HoldingTask(measurement.load_factor, requests, self._per_replica)
+        task = CertificationTask(measurement.load_factor, requests, self._per_replica)
         evaluation = self._evaluator.confirm(record.config, self._setting.slot, task)
         again = replace(
             record,
@@ -213,7 +213,7 @@ def _measured(record: TrialRecord) -> Measurement:
     return record.measurement
 
 
-def ranked(records: Sequence[TrialRecord], setting: Setting) -> list[TrialRecord]:
+def ranked(records: Sequence[TrialRecord], setting: StudyContext) -> list[TrialRecord]:
     """Records that met the limits, best first, as if each held what it is thought to hold.
 
     Not by the lower bounds that the recommendation goes by: one that was measured badly would never
@@ -222,7 +222,7 @@ def ranked(records: Sequence[TrialRecord], setting: Setting) -> list[TrialRecord
     return sorted(records, key=lambda record: _rank(record, setting))
 
 
-def _rank(record: TrialRecord, setting: Setting) -> tuple[float, ...]:
+def _rank(record: TrialRecord, setting: StudyContext) -> tuple[float, ...]:
     measurement = _measured(record)
     capacity = measurement.capacity_per_second
     likely = score(capacity, capacity, setting.price, setting.demand)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import Evaluator
-from optimizer.search.resumable_runs import KeptRuns
-from optimizer.study.context import Setting
+from optimizer.search.resumable_runs import ResumableRuns
+from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, ReferenceStarted, Watcher
 from optimizer.study.history import History
@@ -25,24 +25,24 @@ _NOTABLE = 0.05
 
 
 @dataclass(frozen=True)
-class Pace:
+class Drift:
     """What the reference saturated at in one run, requests/s, with its interval at CONFIDENCE."""
 
     per_second: float
     low: float
     high: float
 
-    def change_from(self, first: Pace) -> float | None:
+    def change_from(self, first: Drift) -> float | None:
         """Relative change, None where it is within the noise or not worth a word."""
         change = self.per_second / first.per_second - 1
         apart = self.low > first.high or self.high < first.low
         return change if apart and abs(change) > _NOTABLE else None
 
 
-def paces(records: Sequence[TrialRecord], reference: ServingConfig) -> list[Pace]:
+def paces(records: Sequence[TrialRecord], reference: ServingConfig) -> list[Drift]:
     """Every saturation of the reference among these records, in their order."""
     return [
-        Pace(*level.rate)
+        Drift(*level.rate)
         for record in records
         if record.config == reference and record.measurement is not None
         for level in record.measurement.levels
@@ -58,13 +58,13 @@ class ReferenceRuns:
         reference: ServingConfig,
         evaluator: Evaluator,
         directory: StudyDirectory,
-        setting: Setting,
+        setting: StudyContext,
         watch: Watcher,
     ) -> None:
         self._reference = reference
         self._evaluator = evaluator
         self._slot = setting.slot
-        self._runs = KeptRuns(directory.references, setting, watch)
+        self._runs = ResumableRuns(directory.references, setting, watch)
         self._watch = watch
         self._due_at = 0
         """Trials measured here: a study that goes on finds another machine, and it is due."""

@@ -20,13 +20,13 @@ from optimizer.load.capacity import (
     find_capacity,
     find_saturation,
 )
-from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_service
 from optimizer.load.extra_limits import find_capacities
 from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import Failure, Seconds
-from optimizer.search.level_runner import ServedLevels, concurrency
+from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import StepStarted, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession, files_of
 from optimizer.workload.streams import Workload
@@ -39,13 +39,13 @@ class Evaluator(Protocol):
         self,
         config: ServingConfig,
         slot: Slot,
-        worse_below: float | None = None,
+        prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
         """Find the capacity.
 
         Args:
-            worse_below: load factor under which the configuration is not wanted; one that is
+            prune_below: load factor under which the configuration is not wanted; one that is
                 provably below it ends as `bounded`.
             expected_share: what share of its saturation it is likely to serve within the limits.
         """
@@ -63,8 +63,8 @@ class Evaluator(Protocol):
 class Confirmer(Protocol):
     """Measures what a search has found once more, to be sure of it."""
 
-    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
-        """Measure anew at a load factor and at the demand per replica, see `hold_load`."""
+    def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
+        """Measure anew at a load factor and at the demand per replica, see `certify_load`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class LiveEvaluator:
     def __init__(
         self,
         session: ServingSession,
-        levels: ServedLevels,
+        levels: LevelRunner,
         workload: Workload,
         files: Mapping[ArtifactSpec, ModelFiles],
         protocols: Protocols,
@@ -105,7 +105,7 @@ class LiveEvaluator:
         self,
         config: ServingConfig,
         slot: Slot,
-        worse_below: float | None = None,
+        prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
         """See `Evaluator`."""
@@ -121,7 +121,7 @@ class LiveEvaluator:
         return self.measured(
             config,
             lambda run: find_capacity(
-                run, workload, protocol, outstanding, worse_below, expected_share
+                run, workload, protocol, outstanding, prune_below, expected_share
             ),
         )
 
@@ -139,11 +139,11 @@ class LiveEvaluator:
             config, lambda run: find_service(run, self._workload, protocol, outstanding)
         )
 
-    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
+    def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """See `Confirmer`."""
         protocol, outstanding = self._protocols.confirm, concurrency(config)
         return self.measured(
-            config, lambda run: hold_load(run, self._workload, protocol, outstanding, task)
+            config, lambda run: certify_load(run, self._workload, protocol, outstanding, task)
         )
 
     def measured(

@@ -20,7 +20,7 @@ from optimizer.measurement.level import ServerSplit
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, ServingSession
-from optimizer.triton.session import Served as ServedModel
+from optimizer.triton.session import ServedConfiguration as ServedModel
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors
 

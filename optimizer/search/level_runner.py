@@ -16,12 +16,12 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedS
 from optimizer.machine.slots import Slot
 from optimizer.machine.use import MachineWatch, contention, withheld_time
 from optimizer.measurement.level import LoadLevel, MachineUse
-from optimizer.study.events import LevelEnded, LevelStarted, Watcher
+from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.control import server_split
 from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
 from optimizer.triton.requests import serialised
-from optimizer.triton.session import Served
+from optimizer.triton.session import ServedConfiguration
 from optimizer.workload.streams import Stream, Tensors, Workload
 
 _POOL = 128
@@ -34,7 +34,7 @@ _SOAK_SECONDS = 60.0
 """Load that warms a GPU before the first level: a cold card's clock flatters it."""
 
 
-class ServedLevels:
+class LevelRunner:
     """Runs load levels against whatever is served.
 
     Args:
@@ -58,7 +58,7 @@ class ServedLevels:
         self._cold = bool(slot.gpu_uuids)
 
     @contextmanager
-    def on(self, served: Served, config: ServingConfig) -> Iterator[RunLevel]:
+    def on(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[RunLevel]:
         """Runs a level on this server, with what the server and the machine say of it.
 
         Raises:
@@ -84,7 +84,7 @@ class ServedLevels:
         self,
         plan: LevelPlan,
         target: Target,
-        served: Served,
+        served: ServedConfiguration,
         config: ServingConfig,
         liveness: Liveness,
     ) -> LoadLevel:
@@ -113,7 +113,7 @@ class ServedLevels:
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
-        self._watch(LevelEnded(level))
+        self._watch(LevelFinished(level))
         return level
 
     def _offered(self, plan: LevelPlan) -> float | None:
@@ -121,7 +121,9 @@ class ServedLevels:
             return None
         return plan.load.load_factor * self._workload.demand_per_second
 
-    def _target(self, served: Served, config: ServingConfig, stack: ExitStack) -> Target:
+    def _target(
+        self, served: ServedConfiguration, config: ServingConfig, stack: ExitStack
+    ) -> Target:
         transport, endpoint = self._workload.transport, served.server.endpoint
         streams = []
         for stream in self._workload.streams:

@@ -15,14 +15,14 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import ReferenceRuns
 from optimizer.search.evaluator import Evaluator
 from optimizer.space_file.reader import Budget
-from optimizer.study.context import Setting
-from optimizer.study.decision import Finding, decide
+from optimizer.study.context import StudyContext
+from optimizer.study.decision import ConfirmedCapacity, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     Note,
-    OutlookChanged,
     PhaseStarted,
-    TrialEnded,
+    SearchStatusChanged,
+    TrialFinished,
     TrialRecorded,
     TrialStarted,
     Watcher,
@@ -33,10 +33,10 @@ from optimizer.study.objectives import told_values
 from optimizer.study.optuna_study import OptunaStudy, Proposal
 from optimizer.study.search_status import (
     Advisor,
-    Expectation,
+    ExpectedCost,
     Explain,
     no_expectation,
-    no_outlook,
+    no_search_status,
 )
 
 _FAILURES_IN_A_ROW = 5
@@ -69,7 +69,7 @@ class SearchLoop:
         evaluator: Evaluator,
         directory: StudyDirectory,
         history: History,
-        setting: Setting,
+        setting: StudyContext,
         watch: Watcher,
     ) -> None:
         self._study = study
@@ -86,7 +86,7 @@ class SearchLoop:
     def run(
         self,
         budget: Budget,
-        advise: Advisor = no_outlook,
+        advise: Advisor = no_search_status,
         spent_seconds: float = 0.0,
         first: Sequence[Position] = (),
         explain: Explain = no_expectation,
@@ -133,7 +133,7 @@ class SearchLoop:
             outlook = advise()
             if outlook.ended is not None and not self._study.has_queue:
                 return SearchEnd(outlook.ended, settled=True, gap=outlook.gap)
-            self._watch(OutlookChanged(outlook))
+            self._watch(SearchStatusChanged(outlook))
             self._references.before_trial(self._history)
             repeats = 0 if self._measure_next(budget, explain) else repeats + 1
         reason = f"the budget of {budget.trials} trials is used up"
@@ -162,7 +162,7 @@ class SearchLoop:
         config: ServingConfig,
         budget: Budget,
         begun: float,
-        expected: Expectation | None,
+        expected: ExpectedCost | None,
     ) -> None:
         measured = self._history.measured_here
         self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config, expected))
@@ -171,7 +171,7 @@ class SearchLoop:
         self._history.add(record)
         self._watch(TrialRecorded(record))
         self._study.tell(record)
-        self._watch(TrialEnded(record, self._best()))
+        self._watch(TrialFinished(record, self._best()))
         if record.unmeasured and record.attempt == 1:
             self._study.enqueue(proposal.position)
         elif record.unmeasured:
@@ -180,7 +180,7 @@ class SearchLoop:
         if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
             self._check_baseline(record)
 
-    def _best(self) -> Finding | None:
+    def _best(self) -> ConfirmedCapacity | None:
         records, setting = self._history.records, self._setting
         decision = decide(records, self._confirmations, setting.price, setting.demand, self._space)
         return decision.best

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.configuration.hardware import Hardware, processor_lacks
 from optimizer.configuration.model_space import EmptySpaceError
@@ -18,7 +18,7 @@ from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
-from optimizer.search.accuracy_gate import AccuracyGate, Served
+from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
 from optimizer.search.gate_server import output_tensor
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
@@ -88,7 +88,7 @@ class PreparePhase:
     def __init__(
         self,
         directory: StudyDirectory,
-        workshop: Workshop,
+        workshop: BuildProcess,
         session: ServingSession,
         watch: Watcher,
     ) -> None:
@@ -230,7 +230,7 @@ class PreparePhase:
         )
 
     def _timings(
-        self, artifact: ModelArtifact, source: _Source, served: Served
+        self, artifact: ModelArtifact, source: _Source, served: ServedAnswers
     ) -> tuple[HostTiming, ...]:
         """Time what Triton's Python backend hosts on a CPU by itself, too."""
         sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]

@@ -7,24 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.context import Setting
-from optimizer.study.decision import Finding, decide
+from optimizer.study.context import StudyContext
+from optimizer.study.decision import ConfirmedCapacity, decide
 from optimizer.study.directory import Records
-from optimizer.study.events import Phase, PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.study.events import Phase, PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import History
 from optimizer.study.measured_record import measured_record
 
 Measure = Callable[[ServingConfig], Evaluation]
 
 
-class KeptRuns:
+class ResumableRuns:
     """The measurements of one store: those of earlier runs, and those made now.
 
     Raises:
         StorageError: when a record of an earlier run is damaged.
     """
 
-    def __init__(self, store: Records, setting: Setting, watch: Watcher) -> None:
+    def __init__(self, store: Records, setting: StudyContext, watch: Watcher) -> None:
         self._store = store
         self._setting = setting
         self._watch = watch
@@ -40,7 +40,7 @@ class KeptRuns:
         return record
 
     @property
-    def best(self) -> Finding | None:
+    def best(self) -> ConfirmedCapacity | None:
         """The best of these runs alone, which nothing has confirmed."""
         setting = self._setting
         return decide(self.history.records, (), setting.price, setting.demand).best
@@ -74,7 +74,7 @@ class KeptRuns:
                 self._watch(TrialStarted(number, step, len(configs), config))
                 record = self.keep(config, measure(config))
                 if record.outcome != "bounded":
-                    self._watch(TrialEnded(record, self.best))
+                    self._watch(TrialFinished(record, self.best))
             if known is not None:
                 decided[config] = known
         return decided

@@ -9,7 +9,7 @@ from optimizer.configuration.model_space import ModelSpace, Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.simulator.saturated_levels import saturated_levels
 from optimizer.simulator.service_effects import Coder, covariance
-from optimizer.simulator.service_observation import Way
+from optimizer.simulator.service_observation import ExecutionLayout
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 
 CALIBRATION_RUNS = 7
@@ -72,7 +72,9 @@ class _Design:
         start: the level that is measured first.
     """
 
-    def __init__(self, levels: list[tuple[Way, int]], weights: _Ints, start: int) -> None:
+    def __init__(
+        self, levels: list[tuple[ExecutionLayout, int]], weights: _Ints, start: int
+    ) -> None:
         kept = _sample(len(levels), start)
         self._at = np.full(len(levels), -1)
         self._at[kept] = np.arange(len(kept))

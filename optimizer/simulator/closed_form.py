@@ -11,7 +11,7 @@ from optimizer.simulator.service_curve import ServiceCurve
 
 
 @dataclass(frozen=True)
-class Expectation:
+class ClosedFormEstimate:
     """What one model is expected to serve of one stream.
 
     Attributes:
@@ -24,9 +24,9 @@ class Expectation:
     capacity_per_second: float
     floor_log_excess: float
 
-    def times(self, factor: float) -> Expectation:
+    def times(self, factor: float) -> ClosedFormEstimate:
         """With all rates multiplied."""
-        return Expectation(
+        return ClosedFormEstimate(
             self.saturation_per_second * factor,
             self.capacity_per_second * factor,
             self.floor_log_excess,
@@ -35,7 +35,7 @@ class Expectation:
 
 def in_closed_form(
     curve: ServiceCurve, max_batch_size: int, request_size: int, limit_ms: float
-) -> Expectation:
+) -> ClosedFormEstimate:
     """All instances always execute the largest batch that the limit allows.
 
     A request waits for one execution and is in the next, so twice its time must be within the
@@ -47,7 +47,7 @@ def in_closed_form(
     per_second = 1000 * instances * sizes / execution_ms / request_size
     within = 2 * execution_ms + curve.outside_ms <= limit_ms
     least_ms = float(execution_ms[0]) * curve.busy_factors[0] + curve.wake_ms + curve.outside_ms
-    return Expectation(
+    return ClosedFormEstimate(
         float(per_second[-1]),
         float(per_second[within].max(initial=0.0)),
         math.log(least_ms / limit_ms),

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from optimizer.configuration.model_space import ModelSpace, Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.simulator.closed_form import Expectation, in_closed_form
+from optimizer.simulator.closed_form import ClosedFormEstimate, in_closed_form
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.saturated_levels import saturated_levels
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import Way
+from optimizer.simulator.service_observation import ExecutionLayout
 from optimizer.workload.streams import Stream, Workload
 
 MOST_SIMULATED = 3_000
@@ -31,7 +31,7 @@ _SAME = 0.01
 
 _Ints = NDArray[np.int64]
 
-Simulate = Callable[[ModelServing, ServiceCurve, Stream, int], Expectation]
+Simulate = Callable[[ModelServing, ServiceCurve, Stream, int], ClosedFormEstimate]
 """Simulates a model served in some way and asked by a stream, with so many requests outstanding
 under saturation."""
 
@@ -50,14 +50,14 @@ class _Asked:
     model: ModelSpace
     points: _Ints
     numbers: _Ints
-    levels: Sequence[tuple[Way, int]]
+    levels: Sequence[tuple[ExecutionLayout, int]]
     demand_per_second: float
 
 
 @dataclass(frozen=True)
 class _Simulated:
     curve: ServiceCurve
-    expectation: Expectation
+    expectation: ClosedFormEstimate
 
 
 class Forecaster:
@@ -130,7 +130,9 @@ class Forecaster:
         ]
         return _forecast_of(found, of_own, asked.demand_per_second, inverse.reshape(-1))
 
-    def _expected(self, asked: _Asked, position: Position, curve: ServiceCurve) -> Expectation:
+    def _expected(
+        self, asked: _Asked, position: Position, curve: ServiceCurve
+    ) -> ClosedFormEstimate:
         key = (asked.stream.name, position)
         known = self._known.get(key)
         if known is not None:
@@ -180,7 +182,10 @@ def _roughly(asked: _Asked, curves: Sequence[ServiceCurve]) -> Forecast:
 
 
 def _forecast_of(
-    found: Sequence[Expectation], curves: Sequence[ServiceCurve], demand: float, of_point: _Ints
+    found: Sequence[ClosedFormEstimate],
+    curves: Sequence[ServiceCurve],
+    demand: float,
+    of_point: _Ints,
 ) -> Forecast:
     """Of points that are each one of those in `found`, by number."""
     return Forecast(

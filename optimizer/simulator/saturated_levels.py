@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace
-from optimizer.simulator.service_observation import Way, way_of
+from optimizer.simulator.service_observation import ExecutionLayout, execution_layout
 
 _OF_THE_QUEUE = ("preferred_batch_sizes", "max_queue_delay_us")
 """Parameters that have no effect on how long a batch takes."""
@@ -14,7 +14,9 @@ _OF_THE_QUEUE = ("preferred_batch_sizes", "max_queue_delay_us")
 _Ints = NDArray[np.int64]
 
 
-def saturated_levels(space: ModelSpace, points: _Ints) -> tuple[_Ints, list[tuple[Way, int]]]:
+def saturated_levels(
+    space: ModelSpace, points: _Ints
+) -> tuple[_Ints, list[tuple[ExecutionLayout, int]]]:
     """The levels that saturation of one model can show: ways of serving with their largest batch.
 
     Args:
@@ -28,6 +30,6 @@ def saturated_levels(space: ModelSpace, points: _Ints) -> tuple[_Ints, list[tupl
     codes = np.ravel_multi_index(tuple(points[:, matters].T), shape)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     servings = [(space.serving(p), space.options(p)) for p in map(tuple, points[first].tolist())]
-    levels = [(way_of(model, server), model.max_batch_size) for model, server in servings]
+    levels = [(execution_layout(model, server), model.max_batch_size) for model, server in servings]
     distinct = {level: at for at, level in enumerate(dict.fromkeys(levels))}
     return np.array([distinct[level] for level in levels])[inverse], list(distinct)

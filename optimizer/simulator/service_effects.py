@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.simulator.service_observation import Way
+from optimizer.simulator.service_observation import ExecutionLayout
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ LOG_FIXED_OVER_ITEM = math.log(0.7)
 
 
 @dataclass(frozen=True)
-class Effect:
+class ServiceEffect:
     """A normal effect on the logarithms of the fixed time and of the time for each inference.
 
     Attributes:
@@ -40,61 +40,61 @@ class Effect:
         mean: expected value of what it adds to both.
     """
 
-    key: Callable[[Way], Hashable]
+    key: Callable[[ExecutionLayout], Hashable]
     common: float
     fixed: float = 0.0
     item: float = 0.0
-    covariate: Callable[[Way], float] | None = None
-    mean: Callable[[Way], float] | None = None
+    covariate: Callable[[ExecutionLayout], float] | None = None
+    mean: Callable[[ExecutionLayout], float] | None = None
 
 
-def _doublings_of_instances(way: Way) -> float:
+def _doublings_of_instances(way: ExecutionLayout) -> float:
     """Executing on each device."""
     return math.log2(way.executing / way.devices)
 
 
-def _doublings_of_threads(way: Way) -> float:
+def _doublings_of_threads(way: ExecutionLayout) -> float:
     return math.log2(way.groups[0].threads)
 
 
-def _doublings_of_devices(way: Way) -> float:
+def _doublings_of_devices(way: ExecutionLayout) -> float:
     return math.log2(way.devices)
 
 
-def _sharing(way: Way) -> float:
+def _sharing(way: ExecutionLayout) -> float:
     """Instances slow each other down: a little on cores of their own, much on one GPU."""
     return 0.5 if way.groups[0].kind == "KIND_GPU" else 0.15
 
 
-def _everything(way: Way) -> Hashable:
+def _everything(way: ExecutionLayout) -> Hashable:
     return None
 
 
-def _runtime(way: Way) -> Hashable:
+def _runtime(way: ExecutionLayout) -> Hashable:
     return way.artifact.runtime
 
 
-def _precision(way: Way) -> Hashable:
+def _precision(way: ExecutionLayout) -> Hashable:
     return way.artifact.precision
 
 
-def _arithmetic(way: Way) -> Hashable:
+def _arithmetic(way: ExecutionLayout) -> Hashable:
     return (way.artifact.runtime, way.artifact.backend, way.artifact.precision)
 
 
-def _layout(way: Way) -> Hashable:
+def _layout(way: ExecutionLayout) -> Hashable:
     return (way.groups, way.executions_per_device)
 
 
 EFFECTS = (
-    Effect(_everything, common=2.0, fixed=0.8),
-    Effect(_runtime, common=0.4, fixed=0.5, item=0.3),
-    Effect(_precision, common=0.1, fixed=0.1, item=0.5),
-    Effect(_arithmetic, common=0.1, fixed=0.2, item=0.3),
-    Effect(lambda way: way.artifact, common=0.05, fixed=0.1, item=0.1),
-    Effect(lambda way: way.variant, common=0.2, fixed=0.3, item=0.2),
-    Effect(lambda way: (way.artifact, way.variant), common=0.05, fixed=0.1, item=0.05),
-    Effect(
+    ServiceEffect(_everything, common=2.0, fixed=0.8),
+    ServiceEffect(_runtime, common=0.4, fixed=0.5, item=0.3),
+    ServiceEffect(_precision, common=0.1, fixed=0.1, item=0.5),
+    ServiceEffect(_arithmetic, common=0.1, fixed=0.2, item=0.3),
+    ServiceEffect(lambda way: way.artifact, common=0.05, fixed=0.1, item=0.1),
+    ServiceEffect(lambda way: way.variant, common=0.2, fixed=0.3, item=0.2),
+    ServiceEffect(lambda way: (way.artifact, way.variant), common=0.05, fixed=0.1, item=0.05),
+    ServiceEffect(
         lambda way: way.groups[0].kind,
         common=0.2,
         fixed=0.1,
@@ -102,7 +102,7 @@ EFFECTS = (
         covariate=_doublings_of_instances,
         mean=_sharing,
     ),
-    Effect(
+    ServiceEffect(
         _everything,
         common=0.2,
         fixed=0.15,
@@ -110,11 +110,13 @@ EFFECTS = (
         covariate=_doublings_of_threads,
         mean=lambda way: -0.45,
     ),
-    Effect(_everything, common=0.1, covariate=_doublings_of_devices),
-    Effect(_arithmetic, common=0.08, fixed=0.05, item=0.05, covariate=_doublings_of_instances),
-    Effect(_arithmetic, common=0.08, fixed=0.1, item=0.05, covariate=_doublings_of_threads),
-    Effect(_layout, common=0.05, fixed=0.05, item=0.03),
-    Effect(
+    ServiceEffect(_everything, common=0.1, covariate=_doublings_of_devices),
+    ServiceEffect(
+        _arithmetic, common=0.08, fixed=0.05, item=0.05, covariate=_doublings_of_instances
+    ),
+    ServiceEffect(_arithmetic, common=0.08, fixed=0.1, item=0.05, covariate=_doublings_of_threads),
+    ServiceEffect(_layout, common=0.05, fixed=0.05, item=0.03),
+    ServiceEffect(
         lambda way: (way.artifact, way.variant, way.groups, way.executions_per_device),
         common=0.05,
         fixed=0.05,
@@ -123,7 +125,7 @@ EFFECTS = (
 )
 """From coarse to fine. Slopes are for each doubling."""
 
-_RESTS: tuple[tuple[Callable[[Way], Hashable], float], ...] = (
+_RESTS: tuple[tuple[Callable[[ExecutionLayout], Hashable], float], ...] = (
     (_everything, 0.05),
     (_arithmetic, 0.05),
     (lambda way: (way.artifact, way.variant, way.groups), 0.03),
@@ -135,7 +137,7 @@ _REST_DOUBLINGS = 1.5
 
 
 @dataclass(frozen=True)
-class Rows:
+class DesignRows:
     """Batches executed in some way, as numbers, shape [rows] each.
 
     Attributes:
@@ -174,7 +176,7 @@ class Coder:
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, Hashable], int] = {}
 
-    def rows(self, ways: Sequence[Way], batch_sizes: Sequence[int]) -> Rows:
+    def rows(self, ways: Sequence[ExecutionLayout], batch_sizes: Sequence[int]) -> DesignRows:
         """One row for each way with its batch size."""
         distinct = list(dict.fromkeys(ways))
         position = {way: at for at, way in enumerate(distinct)}
@@ -183,7 +185,7 @@ class Coder:
         codes = self._codes([effect.key for effect in EFFECTS], distinct)
         values = np.array([[_covariate(e, way) for way in distinct] for e in EFFECTS])
         means = np.array([sum(_mean(e, way) for e in EFFECTS) for way in distinct])
-        return Rows(
+        return DesignRows(
             codes[:, at],
             values[:, at],
             self._codes(rests, distinct)[:, at],
@@ -192,7 +194,7 @@ class Coder:
         )
 
     def _codes(
-        self, keys: Sequence[Callable[[Way], Hashable]], ways: Sequence[Way]
+        self, keys: Sequence[Callable[[ExecutionLayout], Hashable]], ways: Sequence[ExecutionLayout]
     ) -> NDArray[np.int64]:
         numbers = self._numbers
         return np.array(
@@ -204,15 +206,15 @@ class Coder:
         )
 
 
-def _covariate(effect: Effect, way: Way) -> float:
+def _covariate(effect: ServiceEffect, way: ExecutionLayout) -> float:
     return 1.0 if effect.covariate is None else effect.covariate(way)
 
 
-def _mean(effect: Effect, way: Way) -> float:
+def _mean(effect: ServiceEffect, way: ExecutionLayout) -> float:
     return 0.0 if effect.mean is None else effect.mean(way) * _covariate(effect, way)
 
 
-def covariance(left: Rows, right: Rows) -> Covariance:
+def covariance(left: DesignRows, right: DesignRows) -> Covariance:
     """Prior covariance of every row of `left` with every row of `right`."""
     shape = (len(left.mean), len(right.mean))
     common, fixed, item, rest = (np.zeros(shape) for _ in range(4))
@@ -230,7 +232,7 @@ def covariance(left: Rows, right: Rows) -> Covariance:
     return Covariance(common, fixed, item, rest * near)
 
 
-def variance(rows: Rows, item_share: Floats) -> Floats:
+def variance(rows: DesignRows, item_share: Floats) -> Floats:
     """Prior variance of the log time of every row, where items have this share of the time."""
     deviations = np.array([(effect.common, effect.fixed, effect.item) for effect in EFFECTS])
     common, fixed, item = (deviations**2).T @ rows.covariates**2

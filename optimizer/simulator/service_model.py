@@ -18,7 +18,11 @@ import numpy as np
 from optimizer.configuration.serving_config import ModelServing, ServerOptions
 from optimizer.simulator.service_curve import EVEN, ServiceCurve, Unevenness
 from optimizer.simulator.service_effects import Floats
-from optimizer.simulator.service_observation import ServiceObservation, Way, way_of
+from optimizer.simulator.service_observation import (
+    ExecutionLayout,
+    ServiceObservation,
+    execution_layout,
+)
 from optimizer.simulator.service_regression import Regression
 
 _UNTOUCHED = ServerOptions()
@@ -37,9 +41,9 @@ class ServiceModel:
         Raises:
             KeyError: when the model was not observed in any way.
         """
-        return self.curves([(way_of(model, server), model.max_batch_size)])[0]
+        return self.curves([(execution_layout(model, server), model.max_batch_size)])[0]
 
-    def curves(self, wanted: Sequence[tuple[Way, int]]) -> list[ServiceCurve]:
+    def curves(self, wanted: Sequence[tuple[ExecutionLayout, int]]) -> list[ServiceCurve]:
         """The curves of ways of serving up to their largest batch sizes, see `curve`."""
         grid = [(way, size) for way, largest in wanted for size in _sizes(largest)]
         grid += [(way.one_instance, largest) for way, largest in wanted]
@@ -65,7 +69,7 @@ class ServiceModel:
             start = end
         return curves
 
-    def _predict(self, grid: Sequence[tuple[Way, int]]) -> tuple[Floats, Floats]:
+    def _predict(self, grid: Sequence[tuple[ExecutionLayout, int]]) -> tuple[Floats, Floats]:
         log_ms, sd = np.empty(len(grid)), np.empty(len(grid))
         for name in dict.fromkeys(way.model for way, _ in grid):
             own = np.array([way.model == name for way, _ in grid])

@@ -29,7 +29,7 @@ _QUEUES = 0.5
 
 
 @dataclass(frozen=True)
-class Way:
+class ExecutionLayout:
     """All that decides how long an execution of a batch takes.
 
     Attributes:
@@ -59,18 +59,18 @@ class Way:
         )
 
     @property
-    def one_instance(self) -> Way:
+    def one_instance(self) -> ExecutionLayout:
         """The same with a single instance: what one of several takes while the others idle."""
         group = self.groups[0]
         alone = InstanceGroup(group.kind, 1, group.logical_gpus[:1], group.threads)
-        return Way(self.model, self.artifact, (alone,), self.variant)
+        return ExecutionLayout(self.model, self.artifact, (alone,), self.variant)
 
 
-def way_of(model: ModelServing, server: ServerOptions) -> Way:
+def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLayout:
     """What of a way of serving decides about its service times."""
     limit = server.executions_per_device if model.rate_limited else None
     variant = (model.cuda_graphs, model.padding, server.backend_config)
-    return Way(model.name, model.artifact, model.groups, variant, limit)
+    return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ServiceObservation:
             the cores.
     """
 
-    way: Way
+    way: ExecutionLayout
     times: tuple[BatchTime, ...]
     network_ms: float | None
     disturbance: float = 0.0
@@ -134,7 +134,7 @@ def _observations(
         split = splits.get(model.name)
         if split is None or not split.batches or level.achieved_per_second <= 0:
             continue
-        way = way_of(model, config.server)
+        way = execution_layout(model, config.server)
         # The counters cover the warm-up too: they give shares, the client gives the rate.
         per_second = level.achieved_per_second * split.requests / requests
         busy = len(config.models) == 1 or _queues(split)

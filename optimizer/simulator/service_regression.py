@@ -14,12 +14,12 @@ from optimizer.simulator.service_effects import (
     LOG_FIXED_OVER_ITEM,
     Coder,
     Covariance,
+    DesignRows,
     Floats,
-    Rows,
     covariance,
     variance,
 )
-from optimizer.simulator.service_observation import ServiceObservation, Way
+from optimizer.simulator.service_observation import ExecutionLayout, ServiceObservation
 
 RUN_SD = 0.03
 """Expected standard deviation of the logarithm of all times of a run: the machine's pace."""
@@ -108,7 +108,7 @@ class Regression:
         if run_sd != RUN_SD:
             self._fit(noise.covariance(run_sd), latent)
 
-    def _prior(self, rows: Rows, level: float) -> _Latent:
+    def _prior(self, rows: DesignRows, level: float) -> _Latent:
         item = rows.mean + level
         return _Latent(item + LOG_FIXED_OVER_ITEM, item, np.zeros(len(item)))
 
@@ -148,7 +148,9 @@ class Regression:
         rest: Floats = parts.rest @ self._weights
         return _Latent(prior.fixed + common + fixed, prior.item + common + item, rest)
 
-    def predict(self, ways: Sequence[Way], batch_sizes: Sequence[int]) -> tuple[Floats, Floats]:
+    def predict(
+        self, ways: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
+    ) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the log time (ms) of each way's batch, [ways] each."""
         chunks = [
             self._predicted(ways[at : at + _AT_ONCE], batch_sizes[at : at + _AT_ONCE])
@@ -157,7 +159,9 @@ class Regression:
         means, sds = zip(*chunks, strict=True)
         return np.concatenate(means), np.concatenate(sds)
 
-    def _predicted(self, ways: Sequence[Way], batch_sizes: Sequence[int]) -> tuple[Floats, Floats]:
+    def _predicted(
+        self, ways: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
+    ) -> tuple[Floats, Floats]:
         rows = self._coder.rows(ways, batch_sizes)
         parts = covariance(rows, self._rows)
         latent = self._latent(self._prior(rows, self._level), parts)

@@ -37,7 +37,7 @@ _FAR = 0.7
 
 
 @dataclass(frozen=True)
-class LightLoad:
+class LightLoadTimes:
     """What one stream met while its model was often idle.
 
     Attributes:
@@ -54,7 +54,9 @@ class LightLoad:
     mean_batch: float
 
 
-def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> Iterator[LightLoad]:
+def light_loads(
+    config: ServingConfig, found: LoadLevel, workload: Workload
+) -> Iterator[LightLoadTimes]:
     """What an open-loop level shows, for each stream of which anything was answered."""
     splits = {split.model: split for split in found.server}
     models = {model.name: model for model in config.models}
@@ -64,7 +66,7 @@ def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> 
         if split is None or not split.batches or not own.latencies:
             continue
         asking = [each for each in workload.streams if each.target == stream.target]
-        yield LightLoad(
+        yield LightLoadTimes(
             models[stream.target],
             config.server,
             stream,
@@ -74,7 +76,7 @@ def light_loads(config: ServingConfig, found: LoadLevel, workload: Workload) -> 
         )
 
 
-def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenness:
+def unevenness_of(service: ServiceModel, loads: Sequence[LightLoadTimes]) -> Unevenness:
     """What is likeliest by the light loads; that of `service` where there are none.
 
     Found on a grid: the simulation is neither smooth nor slow.
@@ -82,7 +84,7 @@ def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenne
     if not loads:
         return service.unevenness
     curves = [service.curve(load.model, load.server) for load in loads]
-    by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]] = {}
+    by_runtime: dict[str, list[tuple[LightLoadTimes, ServiceCurve]]] = {}
     for load, curve in zip(loads, curves, strict=True):
         by_runtime.setdefault(load.model.artifact.runtime, []).append((load, curve))
     tried = (_likeliest_wakes(by_runtime, spread) for spread in _SPREADS)
@@ -90,7 +92,7 @@ def unevenness_of(service: ServiceModel, loads: Sequence[LightLoad]) -> Unevenne
 
 
 def _likeliest_wakes(
-    by_runtime: dict[str, list[tuple[LightLoad, ServiceCurve]]], spread: float
+    by_runtime: dict[str, list[tuple[LightLoadTimes, ServiceCurve]]], spread: float
 ) -> tuple[float, Unevenness]:
     """A spread with the wake of each runtime that suits it best; how unlikely they are, first."""
     total, wakes = math.log1p((math.log(spread / SPREAD) / _LOG_SPREAD_SCALE) ** 2), []
@@ -106,7 +108,7 @@ def _likeliest_wakes(
     return total, Unevenness(spread, tuple(wakes))
 
 
-def _misfit(load: LightLoad, curve: ServiceCurve) -> float:
+def _misfit(load: LightLoadTimes, curve: ServiceCurve) -> float:
     """Mean size of the logarithms of simulated over measured."""
     serving = serving_of(load.model, curve, load.stream)
     found = level(

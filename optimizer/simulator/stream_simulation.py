@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher import Shapes, scheduler_of, shapes_of
-from optimizer.simulator.closed_form import Expectation
+from optimizer.simulator.closed_form import ClosedFormEstimate
 from optimizer.simulator.prediction import Serving, capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import Stream
@@ -18,7 +18,7 @@ _REQUESTS = 2_000
 
 def simulated(
     model: ModelServing, curve: ServiceCurve, stream: Stream, concurrency: int, seed: int
-) -> Expectation:
+) -> ClosedFormEstimate:
     """Saturation, capacity within the stream's limit, and the latency at the floor load.
 
     Args:
@@ -27,7 +27,7 @@ def simulated(
     serving = serving_of(model, curve, stream)
     found = capacity(serving, stream.arrivals, stream.limit, concurrency, seed, _REQUESTS)
     excess = math.log(found.floor_ms / stream.limit.latency_ms)
-    return Expectation(found.saturation.per_second, found.per_second, excess)
+    return ClosedFormEstimate(found.saturation.per_second, found.per_second, excess)
 
 
 def serving_of(model: ModelServing, curve: ServiceCurve, stream: Stream) -> Serving:

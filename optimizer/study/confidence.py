@@ -42,7 +42,7 @@ class Finalist:
 
 
 @dataclass(frozen=True)
-class Claim:
+class CapacityClaim:
     """The winner's capacity relative to a rival's.
 
     Attributes:
@@ -63,7 +63,7 @@ class Claim:
         return self.low > 1 or self.high < 1
 
 
-def claims(winner: Finalist, rivals: Sequence[Finalist]) -> tuple[Claim, ...]:
+def claims(winner: Finalist, rivals: Sequence[Finalist]) -> tuple[CapacityClaim, ...]:
     """What the rounds say of the winner beside each rival. Every finalist has as many rounds."""
     estimates = [[log_capacity(m) for m in one.rounds] for one in (winner, *rivals)]
     logs = np.array([[log for log, _ in row] for row in estimates])
@@ -82,7 +82,7 @@ def _claim(
     own_variance: float,
     residuals: NDArray[np.float64],
     spare: int,
-) -> Claim:
+) -> CapacityClaim:
     """One claim from the differences of the log capacities, shape [rounds]."""
     freedom = PRIOR_ROUNDS + spare
     shown = (PRIOR_ROUNDS * own_variance + float((residuals**2).sum())) / freedom
@@ -90,7 +90,7 @@ def _claim(
     error = math.sqrt(2 * max(own_variance, shown) / len(differences))
     difference = float(differences.mean())
     half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Claim(
+    return CapacityClaim(
         rival=rival,
         ratio=math.exp(difference),
         low=math.exp(difference - half),

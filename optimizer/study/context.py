@@ -10,7 +10,7 @@ from optimizer.workload.streams import Workload
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudyContext:
     """Prices, demand and place of a study.
 
     Attributes:
@@ -30,5 +30,5 @@ class Setting:
 
 
 def limit_names(workload: Workload) -> tuple[str, ...]:
-    """Names of the constraints that a workload's limits are told under, see `Setting`."""
+    """Names of the constraints that a workload's limits are told under, see `StudyContext`."""
     return tuple(f"latency.{stream.name}" for stream in workload.streams)

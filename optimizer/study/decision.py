@@ -16,7 +16,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.confidence import Claim, Finalist, claims
+from optimizer.study.confidence import CapacityClaim, Finalist, claims
 from optimizer.study.history import scored
 from optimizer.study.warm_start import relative_to
 
@@ -25,7 +25,7 @@ ROUNDS = 2
 
 
 @dataclass(frozen=True)
-class Finding:
+class ConfirmedCapacity:
     """A configuration that met the limits.
 
     Attributes:
@@ -75,33 +75,33 @@ class Decision:
         unconfirmed: the others that met the limits in a trial, unless a round contradicted that.
     """
 
-    confirmed: tuple[Finding, ...] = ()
-    unconfirmed: tuple[Finding, ...] = ()
+    confirmed: tuple[ConfirmedCapacity, ...] = ()
+    unconfirmed: tuple[ConfirmedCapacity, ...] = ()
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ConfirmedCapacity, ...]:
         """What is recommended from: unconfirmed figures count only where nothing is confirmed."""
         return self.confirmed or self.unconfirmed
 
     @property
-    def contenders(self) -> tuple[Finding, ...]:
+    def contenders(self) -> tuple[ConfirmedCapacity, ...]:
         """All of them: what was confirmed, and then the rest."""
         return self.confirmed + self.unconfirmed
 
     @property
-    def best(self) -> Finding | None:
+    def best(self) -> ConfirmedCapacity | None:
         """What the study recommends; None where nothing is within the limits."""
         return next(iter(self.findings), None)
 
     @property
-    def equal_cost(self) -> tuple[Finding, ...]:
+    def equal_cost(self) -> tuple[ConfirmedCapacity, ...]:
         """The best, and what else serves the demand with as cheap a fleet."""
         fleets = [each.candidate.score.fleet_usd_per_hour for each in self.findings]
         return tuple(
             each for each, fleet in zip(self.findings, fleets, strict=True) if fleet <= fleets[0]
         )
 
-    def finding_of(self, config: ServingConfig) -> Finding | None:
+    def finding_of(self, config: ServingConfig) -> ConfirmedCapacity | None:
         """The finding of one configuration, such as the baseline; None where it is not one."""
         return next((each for each in self.findings if each.config == config), None)
 
@@ -124,7 +124,7 @@ def decide(
     contradicted = contradicted_by(confirmations)
     # A configuration that was measured again counts by its last trial.
     latest = {record.config: record for record in trials if record.outcome == "ok"}
-    confirmed, unconfirmed = list[Finding](), list[Finding]()
+    confirmed, unconfirmed = list[ConfirmedCapacity](), list[ConfirmedCapacity]()
     for config, trial in latest.items():
         if config in contradicted or (space is not None and space.position_of(config) is None):
             continue
@@ -135,11 +135,11 @@ def decide(
         candidate = candidate_of(config, relative, price, demand)
         if candidate is not None:
             found = confirmed if is_confirmed else unconfirmed
-            found.append(Finding(candidate, trial, is_confirmed))
+            found.append(ConfirmedCapacity(candidate, trial, is_confirmed))
     return Decision(tuple(sorted(confirmed, key=_rank)), tuple(sorted(unconfirmed, key=_rank)))
 
 
-def _rank(finding: Finding) -> tuple[float, ...]:
+def _rank(finding: ConfirmedCapacity) -> tuple[float, ...]:
     candidate = finding.candidate
     return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), finding.trial.number)
 
@@ -170,7 +170,9 @@ def contradicted_by(confirmations: Iterable[TrialRecord]) -> dict[ServingConfig,
     }
 
 
-def claims_of(decision: Decision, confirmations: Collection[TrialRecord]) -> tuple[Claim, ...]:
+def claims_of(
+    decision: Decision, confirmations: Collection[TrialRecord]
+) -> tuple[CapacityClaim, ...]:
     """Compare the best with every other confirmed configuration, best first."""
     if not decision.confirmed:
         return ()

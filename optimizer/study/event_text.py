@@ -11,17 +11,17 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.events import (
     ArtifactReady,
     Event,
-    LevelEnded,
+    LevelFinished,
     LevelStarted,
     Note,
-    OutlookChanged,
     PhaseStarted,
     ReferenceStarted,
+    SearchStatusChanged,
     StepStarted,
-    TrialEnded,
+    TrialFinished,
     TrialStarted,
 )
-from optimizer.study.search_status import Expectation
+from optimizer.study.search_status import ExpectedCost
 
 
 def level_text(level: LoadLevel) -> str:
@@ -66,7 +66,7 @@ def _further_text(record: TrialRecord) -> str:
     )
 
 
-def expectation_text(expected: Expectation) -> str:
+def expectation_text(expected: ExpectedCost) -> str:
     """Why a configuration was proposed, and what is expected of it."""
     low, cost, high = expected.low, expected.usd_per_million, expected.high
     saving = f", saving {expected.saving:.1%}" if expected.saving is not None else ""
@@ -76,7 +76,7 @@ def expectation_text(expected: Expectation) -> str:
     )
 
 
-def gap_text(gap: float) -> str:
+def regret_text(gap: float) -> str:
     """What the search may have missed so far."""
     return f"an unmeasured configuration may be up to {gap:.0%} cheaper (95%)"
 
@@ -106,9 +106,9 @@ def _text(event: Event) -> str | None:
             text = f"  {measured}/{of} {describe(config)}"
         case ReferenceStarted(config):
             text = f"  the pace of the machine: {describe(config)}"
-        case LevelEnded(level):
+        case LevelFinished(level):
             text = "\n".join(f"      {line}" for line in level_lines(level))
-        case TrialEnded(record, _):
+        case TrialFinished(record, _):
             text = f"    {record.outcome}: {trial_text(record)}"
         case Note(said):
             text = said
@@ -123,8 +123,8 @@ def _detail(event: Event) -> str | None:
             return f"      {doing}"
         case LevelStarted(offered, seconds):
             return f"      {level_started_text(offered, seconds)}"
-        case OutlookChanged(outlook) if outlook.gap is not None:
-            return f"  {gap_text(outlook.gap)}"
+        case SearchStatusChanged(outlook) if outlook.gap is not None:
+            return f"  {regret_text(outlook.gap)}"
         case _:
             return None
 
@@ -142,9 +142,9 @@ def warnings_of(event: Event) -> Iterator[str]:
             yield text
         case ArtifactReady(label, detail, dropped=True):
             yield f"{label} is left out: {detail}"
-        case LevelEnded(level):
+        case LevelFinished(level):
             yield from level.warnings
-        case TrialEnded(record, _) if record.outcome == "failed":
+        case TrialFinished(record, _) if record.outcome == "failed":
             yield f"{describe(record.config)} failed: {record.reason}"
         case _:
             pass

@@ -9,8 +9,8 @@ from typing import Literal
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Finding
-from optimizer.study.search_status import Expectation, Outlook
+from optimizer.study.decision import ConfirmedCapacity
+from optimizer.study.search_status import ExpectedCost, SearchStatus
 
 Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline", "advanced"]
 
@@ -56,14 +56,14 @@ class TrialStarted:
     measured: int
     of: int
     config: ServingConfig
-    expected: Expectation | None = None
+    expected: ExpectedCost | None = None
 
 
 @dataclass(frozen=True)
-class OutlookChanged:
+class SearchStatusChanged:
     """What the search may still find, after what was measured last."""
 
-    outlook: Outlook
+    outlook: SearchStatus
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class LevelStarted:
 
 
 @dataclass(frozen=True)
-class LevelEnded:
+class LevelFinished:
     """A load level was measured."""
 
     level: LoadLevel
@@ -96,11 +96,11 @@ class TrialRecorded:
 
 
 @dataclass(frozen=True)
-class TrialEnded:
+class TrialFinished:
     """A record was written and told; `best` is what all records recommend by now."""
 
     record: TrialRecord
-    best: Finding | None
+    best: ConfirmedCapacity | None
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ Event = (
     | TrialStarted
     | ReferenceStarted
     | LevelStarted
-    | LevelEnded
-    | OutlookChanged
+    | LevelFinished
+    | SearchStatusChanged
     | TrialRecorded
-    | TrialEnded
+    | TrialFinished
     | Note
 )
 Watcher = Callable[[Event], None]

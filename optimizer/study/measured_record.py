@@ -5,12 +5,16 @@ from __future__ import annotations
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.history import scored
 
 
 def measured_record(
-    number: int, config: ServingConfig, evaluation: Evaluation, setting: Setting, attempt: int = 1
+    number: int,
+    config: ServingConfig,
+    evaluation: Evaluation,
+    setting: StudyContext,
+    attempt: int = 1,
 ) -> TrialRecord:
     """The record of a measurement that no proposal of the study's asked for."""
     measurement, excess = evaluation.measurement, evaluation.excess

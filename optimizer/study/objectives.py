@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import floor_per_second
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 
 COST = "usd_per_million_at_capacity"
 
@@ -17,7 +17,7 @@ def objective_names(further_ms: Sequence[float]) -> list[str]:
     return [COST, *(f"{COST}.{limit_ms:g}ms" for limit_ms in further_ms)]
 
 
-def told_values(evaluation: Evaluation, setting: Setting) -> tuple[float, ...]:
+def told_values(evaluation: Evaluation, setting: StudyContext) -> tuple[float, ...]:
     """Dollars per million within each limit, in the order of the names; empty after a failure.
 
     Where no load met the limit: at saturation, beside a constraint that says so. In a study of

@@ -21,11 +21,11 @@ from optimizer.errors import StorageError
 from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.trial_record import Outcome
 from optimizer.space_file.section import first_mistake
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
-from optimizer.study.run_log import how_it_ended
+from optimizer.study.run_log import outcome_text
 from optimizer.study.run_state import RunState
 
 _EVENTS = 12
@@ -199,7 +199,7 @@ def _current(state: RunState) -> CurrentTrial | None:
     )
 
 
-def best_so_far(best: Finding | None) -> BestSoFar | None:
+def best_so_far(best: ConfirmedCapacity | None) -> BestSoFar | None:
     """Return what is said of the best by now."""
     if best is None:
         return None
@@ -229,6 +229,6 @@ def progress_file(
     try:
         yield file.watch
     except BaseException as error:
-        file.end(how_it_ended(error))
+        file.end(outcome_text(error))
         raise
     file.end("done")

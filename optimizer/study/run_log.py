@@ -58,14 +58,14 @@ def run_log(path: Path, now: Callable[[], datetime]) -> Iterator[Watcher]:
         try:
             yield log
         except BaseException as error:
-            log.say(*f"-- the run ended: {how_it_ended(error)}".splitlines())
+            log.say(*f"-- the run ended: {outcome_text(error)}".splitlines())
             raise
         log.say("-- the run is done")
     finally:
         _close(file)
 
 
-def how_it_ended(error: BaseException) -> str:
+def outcome_text(error: BaseException) -> str:
     """What ended a run, for people; what asks a process to end carries the signal's name."""
     if isinstance(error, Exception):
         return str(error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import Outcome, TrialRecord
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.event_text import (
     expectation_text,
     level_started_text,
@@ -21,14 +21,14 @@ from optimizer.study.event_text import (
 from optimizer.study.events import (
     ArtifactReady,
     Event,
-    LevelEnded,
+    LevelFinished,
     LevelStarted,
     Note,
-    OutlookChanged,
     PhaseStarted,
     ReferenceStarted,
+    SearchStatusChanged,
     StepStarted,
-    TrialEnded,
+    TrialFinished,
     TrialStarted,
 )
 from optimizer.study.history import History
@@ -72,7 +72,7 @@ class RunState:
         self,
         clock: Callable[[], float],
         known: Mapping[int, TrialRecord] | None = None,
-        best: Finding | None = None,
+        best: ConfirmedCapacity | None = None,
     ) -> None:
         self._clock = clock
         self.started = clock()
@@ -111,14 +111,14 @@ class RunState:
                 self._begin(f"the pace of the machine: {describe(config)}")
             case LevelStarted(offered, seconds):
                 self.doing = level_started_text(offered, seconds)
-            case LevelEnded(level):
+            case LevelFinished(level):
                 self.levels.append(level_text(level))
                 self.warnings = level.warnings or self.warnings
                 self.rates.append(level.achieved_per_second)
                 self.p95s_ms.append(level.latency_ms(95))
-            case OutlookChanged(outlook):
+            case SearchStatusChanged(outlook):
                 self.gap = outlook.gap
-            case TrialEnded(record, best):
+            case TrialFinished(record, best):
                 self._end_trial(record, best)
             case Note() | _:
                 pass
@@ -154,7 +154,7 @@ class RunState:
         self.levels, self.rates, self.p95s_ms = [], [], []
         self.warnings = ()
 
-    def _end_trial(self, record: TrialRecord, best: Finding | None) -> None:
+    def _end_trial(self, record: TrialRecord, best: ConfirmedCapacity | None) -> None:
         self.done += 1
         # A calibration that fails recommends nothing, and takes nothing back.
         if best is not None or self.phase in ("search", "confirm"):

@@ -9,7 +9,7 @@ from optimizer.configuration.model_space import Position
 
 
 @dataclass(frozen=True)
-class Outlook:
+class SearchStatus:
     """What is left to find.
 
     Attributes:
@@ -22,17 +22,17 @@ class Outlook:
     gap: float | None = None
 
 
-Advisor = Callable[[], Outlook]
+Advisor = Callable[[], SearchStatus]
 """Asked before every proposal, and in the end."""
 
 
-def no_outlook() -> Outlook:
+def no_search_status() -> SearchStatus:
     """Of a search that has no expectations: it goes on, and nobody knows."""
-    return Outlook()
+    return SearchStatus()
 
 
 @dataclass(frozen=True)
-class Expectation:
+class ExpectedCost:
     """What a sampler expects of the configuration that it has proposed, and why it did.
 
     Attributes:
@@ -52,10 +52,10 @@ class Expectation:
     seconds: float
 
 
-Explain = Callable[[Position], Expectation | None]
+Explain = Callable[[Position], ExpectedCost | None]
 """Asked after a proposal what is expected of it."""
 
 
-def no_expectation(_: Position) -> Expectation | None:
+def no_expectation(_: Position) -> ExpectedCost | None:
     """Of a sampler that has none."""
     return None

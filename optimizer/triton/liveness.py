@@ -14,7 +14,7 @@ import psutil
 
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.measurement.level import LoadLevel
-from optimizer.triton.session import Served
+from optimizer.triton.session import ServedConfiguration
 from optimizer.workload.streams import Tensors
 
 _ANSWER_SECONDS = 30.0
@@ -34,7 +34,7 @@ class Liveness:
         requests: one request for every model that the load is sent to.
     """
 
-    def __init__(self, served: Served, requests: Mapping[str, Tensors]) -> None:
+    def __init__(self, served: ServedConfiguration, requests: Mapping[str, Tensors]) -> None:
         self._served = served
         self._requests = requests
 

@@ -69,7 +69,7 @@ def config_texts(
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedConfiguration:
     """A server that serves one configuration now.
 
     Attributes:
@@ -102,7 +102,7 @@ class ServingSession:
         self._repository = repository
         self._slot = slot
         self._gpus = gpus
-        self._running: Served | None = None
+        self._running: ServedConfiguration | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
         self._empty_mib: float | None = None
@@ -113,7 +113,7 @@ class ServingSession:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> Served:
+    def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> ServedConfiguration:
         """Have exactly the models of `config` served, each as asked.
 
         Args:
@@ -194,18 +194,18 @@ class ServingSession:
         if running is not None:
             running.server.stop()
 
-    def _server(self, options: ServerOptions) -> Served:
+    def _server(self, options: ServerOptions) -> ServedConfiguration:
         if self._running is not None and self._must_restart(self._running, options):
             self.stop()
         if self._running is None:
             server = self._launcher.start(options, self._slot)
-            self._running = Served(server, server.control)
+            self._running = ServedConfiguration(server, server.control)
             self._options = options
             self._memory_when_new = server.memory_bytes()
             self._empty_mib = self._memory_mib()
         return self._running
 
-    def _must_restart(self, running: Served, options: ServerOptions) -> bool:
+    def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
         if options != self._options or running.server.ended() is not None:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
@@ -213,7 +213,7 @@ class ServingSession:
             return True
         return bool(self._slot.gpu_uuids) and self._gpu_memory_is_kept(running)
 
-    def _gpu_memory_is_kept(self, running: Served) -> bool:
+    def _gpu_memory_is_kept(self, running: ServedConfiguration) -> bool:
         """Whether a GPU is not as empty as with a new server, though nothing is loaded."""
         end = time.monotonic() + _GIVING_BACK_SECONDS
         while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:

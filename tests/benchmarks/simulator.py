@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.commands.replay import recorded_setting
+from optimizer.commands.replay import recorded_context
 from optimizer.configuration.model_space import Position
 from optimizer.files.shipped import shipped
 from optimizer.load.curve import SHARES_OF_CAPACITY
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 def learnt(table: RecordedTable, points: Sequence[Position], lights: int) -> ServiceModel:
     """What a study would learn from these points; from so many after the first a light load too."""
-    space, setting = table.space.search_space, recorded_setting(table.space)
+    space, setting = table.space.search_space, recorded_context(table.space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(0))
     records = []
     for n, point in enumerate(points):

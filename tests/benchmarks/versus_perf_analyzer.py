@@ -26,19 +26,19 @@ import onnx
 from onnx import TensorProto, helper
 from ruamel.yaml import YAML
 
-from optimizer.commands.parts import Place, default_cache, open_space
+from optimizer.commands.parts import RunPlace, default_cache, open_space
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.load.perf_analyzer import NAME, Question, SecondOpinion, ask
+from optimizer.load.perf_analyzer import NAME, PerfAnalyzerJob, SecondOpinion, ask
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement.level import LoadLevel
-from optimizer.search.level_runner import ServedLevels
+from optimizer.search.level_runner import LevelRunner
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory
-from optimizer.triton.session import Served, files_of
+from optimizer.triton.session import ServedConfiguration, files_of
 
 PAYLOAD_LENGTH = 512
 PAYLOAD_RATE = 500.0
@@ -58,8 +58,8 @@ class Bench:
 
     space: Space
     config: ServingConfig
-    served: Served
-    levels: ServedLevels
+    served: ServedConfiguration
+    levels: LevelRunner
     run: RunLevel
     binary: Path
     slot: Slot
@@ -76,7 +76,7 @@ class Bench:
         [stream] = self.space.workload.streams
         return ask(
             self.binary,
-            Question(
+            PerfAnalyzerJob(
                 model=stream.target,
                 protocol="grpc",
                 address=self.served.server.endpoint.grpc,
@@ -104,14 +104,14 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     """Serve the only point of a space on the first core, with the client on the last."""
     cores = local_slot().cores
     slot = Slot(cores[:1], cores[-1:])
-    place = Place(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
+    place = RunPlace(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
     with place.session(space) as session:
         prepared = place.prepare(session, space, lambda _: None)
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
         with LoadClient(slot.client_cores) as client:
             rng = np.random.default_rng(0)
-            levels = ServedLevels(client, space.workload, slot, rng, lambda _: None)
+            levels = LevelRunner(client, space.workload, slot, rng, lambda _: None)
             with levels.on(served, config) as run:
                 yield Bench(space, config, served, levels, run, binary, slot, seconds)
 

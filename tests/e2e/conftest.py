@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.parts import open_space
 from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.triton.model_config import OutputTensor
@@ -39,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Exported once: the slowest thing that these tests need."""
     folder = tmp_path_factory.mktemp("built")
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
-    with Workshop(folder / "cache", folder / "build.log", threads=2) as workshop:
+    with BuildProcess(folder / "cache", folder / "build.log", threads=2) as workshop:
         prepared = workshop.prepare_model(space.models[0])
         output = OutputTensor(
             prepared.output.name, prepared.output.data_type, prepared.output.shape

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from optimizer.artifacts.build_context import Tell, in_silence
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.products import ModelArtifact
 from optimizer.commands.parts import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
@@ -43,7 +43,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingSession
         yield session
 
 
-class FaultyWorkshop(Workshop):
+class FaultyWorkshop(BuildProcess):
     """Builds a graph with a fault in place of the one that was asked for."""
 
     fault = "none"
@@ -185,7 +185,7 @@ def test_requests_of_several_inferences_are_gated_in_their_own_multiples(
     made = content(tmp_path)
     made["traffic"]["batch_size"] = 4
     space = open_space(tiny.write_space(tmp_path, made))
-    with Workshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
         prepared = phase.run(space.models, space.search_space)
     shapes = prepared.gated[0].shapes
@@ -221,7 +221,7 @@ def test_an_output_without_a_row_per_request_is_refused_before_anything_is_serve
     tmp_path: Path, session: ServingSession, fault: str, shape: str
 ) -> None:
     space = open_space(tiny.write_space(tmp_path, content(tmp_path, fault)))
-    with Workshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
         with pytest.raises(UsageError, match=f"output 'y' has no row per request: .*{shape}"):
             phase.run(space.models, space.search_space)
@@ -231,7 +231,7 @@ def test_a_source_with_a_length_baked_in_names_the_length(
     tmp_path: Path, session: ServingSession
 ) -> None:
     space = open_space(tiny.write_space(tmp_path, content(tmp_path, "length baked in")))
-    with Workshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
         with pytest.raises(EverythingFailedError, match="model words: words at 8 tokens: "):
             phase.run(space.models, space.search_space)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.parts import open_space
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
@@ -40,7 +40,7 @@ def gated(folder: Path, length: int) -> dict[str, GatedArtifact]:
     models = ModelRepository(repository, shipped("model_repository_templates"))
     with (
         ServingSession(launcher, models, local_slot()) as session,
-        Workshop(folder / "cache", folder / "build.log", threads=2) as workshop,
+        BuildProcess(folder / "cache", folder / "build.log", threads=2) as workshop,
     ):
         phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, lambda _: None)
         found = phase.run(space.models, space.search_space).gated

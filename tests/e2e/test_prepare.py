@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from optimizer.artifacts.build_context import Tell, in_silence
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.jobs import Job
 from optimizer.artifacts.products import ModelArtifact
@@ -61,7 +61,7 @@ def prepared(
 ) -> tuple[Prepared, list[str]]:
     """What the phase leaves, and the notes that it gave."""
     notes: list[Event] = []
-    with Workshop(built.cache, folder / "build.log", threads=2) as workshop:
+    with BuildProcess(built.cache, folder / "build.log", threads=2) as workshop:
         phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, notes.append)
         found = phase.run(space.models, space.search_space)
     return found, [note.text for note in notes if isinstance(note, Note)]
@@ -72,7 +72,7 @@ def end_the_process(cache: ArtifactCache, tell: Tell) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class CrashingWorkshop(Workshop):
+class CrashingWorkshop(BuildProcess):
     """Crashes in the export to ONNX, or in the build of one runtime's artefacts."""
 
     crash = "export"
@@ -122,7 +122,7 @@ def test_a_model_that_has_no_onnx_graph_is_served_by_pytorch(
                    "vocab_size": 1000},
     }  # fmt: skip
     space = open_space(tiny.write_space(tmp_path, content))
-    with Workshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, print)
         found = phase.run(space.models, space.search_space)
     reasons = {each.spec.runtime: each.dropped for each in found.gated}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import Accuracy, compare
 from optimizer.artifacts.build_jobs import export_graph
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.products import PreparedModel
@@ -71,7 +71,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 @pytest.fixture(scope="module")
 def prepared(searched: Searched) -> PreparedModel:
-    with Workshop(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
+    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
         return workshop.prepare_model(searched.model)
 
 
@@ -176,7 +176,7 @@ def test_triton_serves_what_the_runtime_calculates(
     searched: Searched, prepared: PreparedModel, runtime: Runtime, precision: Precision, run: Run
 ) -> None:
     spec = ArtifactSpec("minilm", runtime, "python", precision)
-    with Workshop(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
+    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
         artifact = workshop.build(spec, searched.model)
     assert artifact.cached
     file = artifact.path / ("model.xml" if runtime == "openvino" else "model.onnx")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.parts import open_space
 from optimizer.configuration import releases
 from optimizer.configuration.releases import EngineFacts, Release
@@ -40,13 +40,13 @@ from optimizer.errors import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.load.certification import HoldingTask
+from optimizer.load.certification import CertificationTask
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.evaluator import LiveEvaluator, Protocols
-from optimizer.search.level_runner import ServedLevels
+from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, LevelStarted, Note
@@ -55,7 +55,7 @@ from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
-from optimizer.triton.session import ModelFiles, Served, ServingSession
+from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
 from optimizer.workload.streams import LatencyLimit, Stream, Transport, Workload
 from tests.e2e import tiny
@@ -96,7 +96,7 @@ class Serving:
     def files(self, config: ServingConfig) -> dict[str, ModelFiles]:
         return {"bert": self.built.files[config.models[0].artifact]}
 
-    def serve(self, config: ServingConfig) -> Served:
+    def serve(self, config: ServingConfig) -> ServedConfiguration:
         return self.session.serve(config, self.files(config))
 
     def server_pid(self) -> int:
@@ -114,7 +114,7 @@ class Serving:
         finally:
             file.write_text(before)
 
-    def cosine(self, served: Served) -> float:
+    def cosine(self, served: ServedConfiguration) -> float:
         answers = served.control.infer("bert", self.built.evaluation, "logits", 60.0)
         return compare(self.built.reference, answers).min_cosine
 
@@ -309,7 +309,7 @@ def test_requests_arrive_whole_over_every_transport(serving: Serving, transport:
     plan = LevelPlan(OpenLoop(1.0), 0.2, 1.0, timeout_seconds=5.0)
     served = serving.serve(config)
     with LoadClient() as client:
-        levels = ServedLevels(
+        levels = LevelRunner(
             client, workload, local_slot(), np.random.default_rng(1), lambda _: None
         )
         with levels.on(served, config) as run:
@@ -349,11 +349,11 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
         def run(
             config: ServingConfig,
             watch: Callable[[Event], None],
-            task: HoldingTask | None = None,
+            task: CertificationTask | None = None,
         ) -> Evaluation:
             evaluator = LiveEvaluator(
                 serving.session,
-                ServedLevels(client, workload, local_slot(), np.random.default_rng(1), watch),
+                LevelRunner(client, workload, local_slot(), np.random.default_rng(1), watch),
                 workload,
                 serving.built.files,
                 Protocols(protocol, protocol),
@@ -451,7 +451,7 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     monkeypatch.setattr(ServerControl, "infer", infer)
     space = open_space(tiny.write_space(tmp_path, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     notes: list[Event] = []
-    with Workshop(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
         phase = PreparePhase(
             StudyDirectory(tmp_path / "study"), workshop, serving.session, notes.append
         )
@@ -500,7 +500,7 @@ def test_one_of_two_processes_that_dies_or_stops_voids_the_level(
                 timers[-1].start()
 
     config = serving.config(groups=(InstanceGroup("KIND_CPU", 2),))
-    task = HoldingTask(0.25, 20, lambda load: load / 2)
+    task = CertificationTask(0.25, 20, lambda load: load / 2)
     evaluation = evaluate(config, watch, task)
     for timer in timers:
         timer.join()

@@ -42,9 +42,9 @@ class FakeRuns:
         monkeypatch.setattr(wiring, "require_packages", lambda *_: None)
         monkeypatch.setattr(wiring, "this_machine", lambda *_: MACHINE)
         monkeypatch.setattr(wiring, "slot_of", lambda _: SETTING.slot)
-        monkeypatch.setattr(parts.Place, "session", _no_session)
-        monkeypatch.setattr(parts.Place, "prepare", lambda _, *given: self._prepared())
-        monkeypatch.setattr(parts.Place, "evaluator", self._evaluates)
+        monkeypatch.setattr(parts.RunPlace, "session", _no_session)
+        monkeypatch.setattr(parts.RunPlace, "prepare", lambda _, *given: self._prepared())
+        monkeypatch.setattr(parts.RunPlace, "evaluator", self._evaluates)
 
     @property
     def directory(self) -> Path:

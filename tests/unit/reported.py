@@ -20,7 +20,7 @@ from optimizer.search.loop import SearchEnd
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
-from optimizer.study.confidence import Claim
+from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ROUNDS, candidate_of, merged
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.history import History
@@ -123,7 +123,7 @@ def _confirm(directory: StudyDirectory, finalists: list[TrialRecord]) -> Confirm
         assert candidate is not None
         candidates.append(candidate)
     best, baseline = candidates
-    claim = Claim(baseline.config, 2.5, 2.2, 2.9, 0.9999)
+    claim = CapacityClaim(baseline.config, 2.5, 2.2, 2.9, 0.9999)
     return Confirmed(baseline, (best,), (claim,))
 
 

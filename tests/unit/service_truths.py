@@ -11,10 +11,10 @@ import numpy as np
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
-from optimizer.simulator.service_observation import Way, way_of
+from optimizer.simulator.service_observation import ExecutionLayout, execution_layout
 from tests.unit.studies import DEMAND, level
 
-Truth = Callable[[Way, int], float]
+Truth = Callable[[ExecutionLayout, int], float]
 """Time in ms that an instance takes for a batch while all are busy."""
 
 PRECISION = {"fp32": 1.0, "bf16": 0.65, "int8": 0.42}
@@ -31,7 +31,7 @@ def affine_truth(seed: int) -> Truth:
     def interaction(key: object, sd: float) -> float:
         return own.setdefault(key, float(rng.normal(0, sd)))
 
-    def truth(way: Way, batch_size: int) -> float:
+    def truth(way: ExecutionLayout, batch_size: int) -> float:
         artifact, group = way.artifact, way.groups[0]
         precision = PRECISION[artifact.precision] * math.exp(interaction(artifact, 0.08))
         item_ms = ITEM_MS[artifact.runtime] * precision
@@ -51,7 +51,7 @@ def saturated(
     outside what the server counts as computing.
     """
     (model,) = config.models
-    way, largest = way_of(model, config.server), model.max_batch_size
+    way, largest = execution_layout(model, config.server), model.max_batch_size
     counts = {largest: 900, max(1, largest // 2): 100} if largest > 1 else {1: 1000}
     spent_ms = sum(n * truth(way, size) * pace for size, n in counts.items())
     inferences = sum(n * size for size, n in counts.items())
@@ -65,10 +65,11 @@ def saturated(
     return replace(seen, server=(split,), replied_ms=split.total_ms + 1.5)
 
 
-def levels_of(space: SearchSpace) -> list[tuple[ServingConfig, Way, int]]:
+def levels_of(space: SearchSpace) -> list[tuple[ServingConfig, ExecutionLayout, int]]:
     """A configuration for each way of serving with its largest batch."""
     configs = [space.config(space.at(row)) for row in range(len(space))]
     found = {
-        (way_of(c.models[0], c.server), c.models[0].max_batch_size): c for c in reversed(configs)
+        (execution_layout(c.models[0], c.server), c.models[0].max_batch_size): c
+        for c in reversed(configs)
     }
     return [(config, way, size) for (way, size), config in found.items()]

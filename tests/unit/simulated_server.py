@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.load.exchange import Progress, Replies
-from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.exchange import LevelProgress, Replies
+from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import load_level
 from optimizer.load.schedule import demand_mix, due_requests
 from optimizer.measurement.level import BatchPoint, ClientUse, LoadLevel, ServerSplit
@@ -70,7 +70,7 @@ class SimulatedServer:
         seconds = self.batch_seconds + self.request_seconds * self.max_batch
         return self.instances * self.max_batch / seconds
 
-    def _replies(self, plan: LevelPlan) -> tuple[Replies, Iterator[Progress]]:
+    def _replies(self, plan: LevelPlan) -> tuple[Replies, Iterator[LevelProgress]]:
         if isinstance(plan.load, OpenLoop):
             due, streams = due_requests(
                 self.work.streams, plan.load.load_factor, plan.sending_seconds, self.rng
@@ -140,7 +140,7 @@ def looks(
     replies: Replies,
     due_seconds: NDArray[np.float64],
     streams: NDArray[np.int64],
-) -> Iterator[Progress]:
+) -> Iterator[LevelProgress]:
     """The level as it was seen while it ran."""
     for now in np.arange(LOOK_SECONDS, plan.sending_seconds, LOOK_SECONDS):
         answered = replies.done_seconds <= now
@@ -151,10 +151,12 @@ def looks(
             replies.done_seconds[answered],
             {},
         )
-        yield Progress(float(now), known, due_seconds, streams)
+        yield LevelProgress(float(now), known, due_seconds, streams)
 
 
-def first_stop(plan: LevelPlan, progress: Iterator[Progress]) -> tuple[Ended, float] | None:
+def first_stop(
+    plan: LevelPlan, progress: Iterator[LevelProgress]
+) -> tuple[EndReason, float] | None:
     """What the plan's rule says first, and when."""
     if plan.stop is None:
         return None

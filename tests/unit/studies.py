@@ -13,7 +13,7 @@ from optimizer.configuration.parameters import Value, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.load.certification import HoldingTask
+from optimizer.load.certification import CertificationTask
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.cost import Demand, Price, usd_per_million
@@ -30,11 +30,11 @@ from optimizer.measurement.level import (
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.samplers.by_name import SAMPLERS
-from optimizer.search.surrogate.acquisition import FixedForecast, Guide, no_forecast
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
-from optimizer.study.context import Setting
-from optimizer.study.decision import Finding, decide
+from optimizer.study.context import StudyContext
+from optimizer.study.decision import ConfirmedCapacity, decide
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
@@ -47,7 +47,7 @@ from optimizer.study.searched_space import SearchedSpace, keep_searched
 PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")
 DEMAND = Demand(500.0)
 LIMIT_MS = 100.0
-SETTING = Setting(
+SETTING = StudyContext(
     PRICE, DEMAND, ("latency.bert",), Slot((0, 1), (0, 1)), machine="here", confirm_requests=5000
 )
 
@@ -236,12 +236,12 @@ class FakeEvaluator:
         self,
         config: ServingConfig,
         slot: Slot,
-        worse_below: float | None = None,
+        prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
         assert slot == SETTING.slot
         self.evaluated.append(config)
-        self.bounds.append(worse_below)
+        self.bounds.append(prune_below)
         self.expected.append(expected_share)
         return self.answer(config)
 
@@ -253,7 +253,7 @@ class FakeEvaluator:
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         return self.saturate(config, slot)
 
-    def confirm(self, config: ServingConfig, slot: Slot, task: HoldingTask) -> Evaluation:
+    def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         assert slot == SETTING.slot
         before = self.confirmed.count(config)
         self.confirmed.append(config)
@@ -273,7 +273,7 @@ def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> Tri
     return replace(record, told_value=told, seconds=replace(evaluation.seconds, total=4.0))
 
 
-def found_by(record: TrialRecord) -> Finding:
+def found_by(record: TrialRecord) -> ConfirmedCapacity:
     """What one trial alone recommends."""
     [best] = decide([record], [], PRICE, DEMAND).findings
     return best
@@ -286,10 +286,10 @@ def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:
 
 def guide_of(
     space: SearchSpace, history: History, *, forecast: Forecast | None = None, seed: int = 0
-) -> Guide:
+) -> AcquisitionPolicy:
     """A guide that expects the same of every point where nothing is forecast."""
     source = FixedForecast(forecast) if forecast is not None else no_forecast(space)
-    return Guide(space, history, source, SETTING, CapacityProtocol(), seed)
+    return AcquisitionPolicy(space, history, source, SETTING, CapacityProtocol(), seed)
 
 
 def open_study(
@@ -298,7 +298,7 @@ def open_study(
     *,
     sampler: str = "random",
     seed: int = 0,
-    guide: Guide | None = None,
+    guide: AcquisitionPolicy | None = None,
     further_ms: tuple[float, ...] = (),
 ) -> OptunaStudy:
     """The study whose journal lies in `folder`; its guide has seen nothing where none is given."""
@@ -318,7 +318,7 @@ class Search:
     events: list[Event] = field(default_factory=list)
     sampler: str = "random"
     forecast: Forecast | None = None
-    setting: Setting = SETTING
+    setting: StudyContext = SETTING
     watchers: list[Watcher] = field(default_factory=list)
 
     @property
@@ -334,7 +334,7 @@ class Search:
         study, history, _ = self._opened()
         return study, history
 
-    def _opened(self) -> tuple[OptunaStudy, History, Guide]:
+    def _opened(self) -> tuple[OptunaStudy, History, AcquisitionPolicy]:
         records = self.directory.trials.read_all()
         history = History(records)
         guide = guide_of(self.space, history, forecast=self.forecast)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
-from optimizer.search.accuracy_gate import AccuracyGate, Served
+from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
 from optimizer.study.events import Event, Note
 from optimizer.study.gate_plan import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
@@ -61,7 +61,7 @@ def judged(
     plan: GatePlan = PLAN,
     model: ModelSpec = MODEL,
     **settings: Any,
-) -> tuple[Served, FakeSession, list[Event]]:
+) -> tuple[ServedAnswers, FakeSession, list[Event]]:
     session, events = FakeSession(answer, **settings), list[Event]()
     gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, events.append)
     return gate.served(ARTIFACT, model, PREPARED, plan), session, events

@@ -12,13 +12,13 @@ from optimizer.commands.load_test_job import job_content, within_limits
 from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.user_load_file import AdvancedJob
+from optimizer.load.user_load_file import LoadTestJob
 from optimizer.space_file.reader import load_space
 from optimizer.workload.streams import LatencyLimit
 from tests.unit.studies import HARDWARE
 from tests.unit.test_wiring import SPACE
 
-JOB = AdvancedJob(UserLoad((Phase(2, 2.0, 60.0),)), StoppingConditions(30_000), 3, None)
+JOB = LoadTestJob(UserLoad((Phase(2, 2.0, 60.0),)), StoppingConditions(30_000), 3, None)
 
 
 def test_a_job_without_thresholds_takes_the_spaces_limits() -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts import transformers_model
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.build_context import Tell, in_silence
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.jobs import Job, answer
@@ -83,18 +83,18 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop(cache_root: Path) -> Iterator[Workshop]:
-    with Workshop(cache_root, cache_root.parent / "workshop.log", threads=2) as shop:
+def workshop(cache_root: Path) -> Iterator[BuildProcess]:
+    with BuildProcess(cache_root, cache_root.parent / "workshop.log", threads=2) as shop:
         yield shop
 
 
 @pytest.fixture(scope="module")
-def prepared(workshop: Workshop) -> PreparedModel:
+def prepared(workshop: BuildProcess) -> PreparedModel:
     return workshop.prepare_model(MODEL)
 
 
 @pytest.fixture(scope="module")
-def fp32_graph(workshop: Workshop) -> Path:
+def fp32_graph(workshop: BuildProcess) -> Path:
     return workshop.export_graph(MODEL).path / "model.onnx"
 
 
@@ -176,7 +176,7 @@ def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: P
         told.append(text)
         raise KeyboardInterrupt
 
-    with Workshop(tmp_path / "cache", tmp_path / "log", threads=2) as shop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "log", threads=2) as shop:
         with pytest.raises(KeyboardInterrupt):
             shop.prepare_model(MODEL, interrupted)
         assert shop.prepare_model(MODEL).reference.shape == (8, 3)
@@ -195,7 +195,7 @@ def test_prepared_model(prepared: PreparedModel, fp32_graph: Path) -> None:
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)
 def test_no_artifact_says_where_it_was_made_or_holds_a_pickle(
-    workshop: Workshop, runtime: Runtime, precision: Precision
+    workshop: BuildProcess, runtime: Runtime, precision: Precision
 ) -> None:
     for file in workshop.build(artifact(runtime, precision), MODEL).path.iterdir():
         parts = {file.name: file.read_bytes()}
@@ -210,7 +210,7 @@ def test_no_artifact_says_where_it_was_made_or_holds_a_pickle(
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)
 def test_every_artifact_serves_all_batches_and_lengths(
-    workshop: Workshop, fp32_graph: Path, runtime: Runtime, precision: Precision
+    workshop: BuildProcess, fp32_graph: Path, runtime: Runtime, precision: Precision
 ) -> None:
     made = workshop.build(artifact(runtime, precision), MODEL)
     run = LOADERS[runtime](made.path, precision)
@@ -247,7 +247,7 @@ def test_graphs_made_for_tensorrt_meet_its_rules(
     assert broken_rules(graphs.entry(kind).path / "model.onnx") == []
 
 
-def test_openvino_calculates_with_int8(workshop: Workshop) -> None:
+def test_openvino_calculates_with_int8(workshop: BuildProcess) -> None:
     import openvino
 
     made = workshop.build(artifact("openvino", "int8"), MODEL)
@@ -285,12 +285,12 @@ def test_gpt2_whose_weights_are_those_of_gemm_is_in_int8(tmp_path: Path) -> None
 
 
 def test_what_is_cached_is_found_without_torch(
-    workshop: Workshop, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: BuildProcess, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = [workshop.build(artifact(*pair), MODEL) for pair in PAIRS]
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "log"
-    with Workshop(cache_root, log, threads=1) as fresh:
+    with BuildProcess(cache_root, log, threads=1) as fresh:
         assert not fresh.prepare_model(MODEL).built
         again = [fresh.build(artifact(*pair), MODEL) for pair in PAIRS]
     assert all(made.cached for made in again)
@@ -300,7 +300,7 @@ def test_what_is_cached_is_found_without_torch(
     assert not imported & {"torch", "transformers", "onnx", "onnxruntime", "openvino"}
 
 
-def test_artifacts_say_what_they_are(workshop: Workshop) -> None:
+def test_artifacts_say_what_they_are(workshop: BuildProcess) -> None:
     from importlib.metadata import version
 
     made = workshop.build(artifact("openvino", "bf16"), MODEL)
@@ -348,7 +348,7 @@ def test_artifacts_say_what_they_are(workshop: Workshop) -> None:
     ],
 )
 def test_models_that_cannot_be_exported(
-    workshop: Workshop,
+    workshop: BuildProcess,
     changes: dict[str, Any],
     kind: type[Exception],
     message: str,
@@ -365,7 +365,7 @@ def test_a_hub_checkpoint_that_is_out_of_reach(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = TransformersSource("BertModel", checkpoint="nobody/no-such-model")
     with (
-        Workshop(tmp_path / "cache", tmp_path / "log", threads=1) as shop,
+        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1) as shop,
         pytest.raises(BuildFailure, match=r"checkpoint 'nobody/no-such-model' .* from the hub"),
     ):
         shop.prepare_model(replace(MODEL, source=source))
@@ -373,7 +373,7 @@ def test_a_hub_checkpoint_that_is_out_of_reach(
 
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers, which are imported here
 def test_a_checkpoint_directory_gives_its_own_weights(
-    workshop: Workshop, prepared: PreparedModel, tmp_path: Path
+    workshop: BuildProcess, prepared: PreparedModel, tmp_path: Path
 ) -> None:
     import torch
     import transformers
@@ -434,7 +434,7 @@ def building_pid(cache: Path) -> int:
 def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     killer = threading.Thread(target=lambda: os.kill(building_pid(cache), signal.SIGKILL))
-    with Workshop(cache, tmp_path / "log", threads=1) as shop:
+    with BuildProcess(cache, tmp_path / "log", threads=1) as shop:
         killer.start()
         with pytest.raises(BuildFailure, match=r"tiny: the build was killed by SIGKILL; see .*log"):
             shop.prepare_model(MODEL)
@@ -447,14 +447,14 @@ def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path
 
 def test_a_build_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with (
-        Workshop(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as shop,
+        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as shop,
         pytest.raises(BuildFailure, match=r"tiny: not built after 0\.05 s"),
     ):
         shop.prepare_model(MODEL)
 
 
 def test_closing_twice_is_fine_and_does_not_start_anything(tmp_path: Path) -> None:
-    shop = Workshop(tmp_path / "cache", tmp_path / "log", threads=1)
+    shop = BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1)
     shop.close()
     shop.close()
     assert list(tmp_path.iterdir()) == []
@@ -465,8 +465,8 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from {Path(__file__).stem} import MODEL, Workshop
-Workshop(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(MODEL)
+from {Path(__file__).stem} import MODEL, BuildProcess
+BuildProcess(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(MODEL)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as parent:

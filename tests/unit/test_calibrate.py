@@ -8,7 +8,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.study.events import Event, PhaseStarted, TrialFinished, TrialStarted
 from tests.unit.studies import SETTING, FakeEvaluator, bounded, failed, small_space
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -46,7 +46,7 @@ def test_a_study_that_goes_on_saturates_only_what_is_missing(tmp_path: Path) -> 
 def test_a_failure_is_kept_and_not_tried_again(tmp_path: Path) -> None:
     events: list[Event] = []
     calibrated(tmp_path, CONFIGS, failed("it broke"), events)
-    told = [event.record.reason for event in events if isinstance(event, TrialEnded)]
+    told = [event.record.reason for event in events if isinstance(event, TrialFinished)]
     assert told == ["it broke"] * 3
     again = calibrated(tmp_path, CONFIGS, bounded(100), [])
     assert again.saturated == []

@@ -12,7 +12,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions, ServingConfig
 from optimizer.simulator.calibration import CALIBRATION_RUNS, calibration_points
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import observed, way_of
+from optimizer.simulator.service_observation import execution_layout, observed
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
 
@@ -55,7 +55,9 @@ def test_chosen_runs_tell_more_than_what_chance_draws() -> None:
     def left(configs: list[ServingConfig]) -> float:
         model = ServiceModel(tuple(o for c in configs for o in observed(c, saturated(c, truth))))
         servings = [SPACE.config(SPACE.at(row)).models[0] for row in range(len(SPACE))]
-        curves = model.curves([(way_of(m, ServerOptions()), m.max_batch_size) for m in servings])
+        curves = model.curves(
+            [(execution_layout(m, ServerOptions()), m.max_batch_size) for m in servings]
+        )
         return float(np.mean([curve.log_sd**2 for curve in curves]))
 
     chosen = left([SPACE.config(point) for point in calibration_points(SPACE)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.measurement.level import Measurement
 from optimizer.study.confidence import Finalist, claims, log_capacity
 from tests.unit.simulated_server import SimulatedServer, workload
@@ -102,8 +102,8 @@ def rounds_on(
         for n, (server, truth) in enumerate(zip(servers, truths, strict=True)):
             fresh = replace(server, rng=np.random.default_rng([seed, again, n]), plans=[])
             capacity = 0.95 * truth / server.work.demand_per_second
-            task = HoldingTask(capacity, requests=2500, at_demand=lambda load: load / 2)
-            result = hold_load(fresh, fresh.work, PROTOCOL, 64, task)
+            task = CertificationTask(capacity, requests=2500, at_demand=lambda load: load / 2)
+            result = certify_load(fresh, fresh.work, PROTOCOL, 64, task)
             assert result.verdict == "ok"
             found[n].append(result.measurement)
     return [Finalist(c, tuple(rounds)) for c, rounds in zip(configs, found, strict=True)]

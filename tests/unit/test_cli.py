@@ -44,18 +44,18 @@ from optimizer.study.event_text import trial_text
 from optimizer.study.events import (
     ArtifactReady,
     Event,
-    LevelEnded,
+    LevelFinished,
     LevelStarted,
     Note,
-    OutlookChanged,
     PhaseStarted,
     ReferenceStarted,
+    SearchStatusChanged,
     StepStarted,
-    TrialEnded,
+    TrialFinished,
     TrialRecorded,
     TrialStarted,
 )
-from optimizer.study.search_status import Expectation, Outlook
+from optimizer.study.search_status import ExpectedCost, SearchStatus
 from tests.unit.commands import Commands, Said
 from tests.unit.studies import (
     HARDWARE,
@@ -371,16 +371,16 @@ LINES: list[tuple[Event, str]] = [
     (ReferenceStarted(A),
      "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
-    (LevelEnded(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
-    (LevelEnded(level(0.3, 45.67, kind="saturation")),
+    (LevelFinished(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
+    (LevelFinished(level(0.3, 45.67, kind="saturation")),
      "      saturation: 150/s served, p95 45.7 ms\n"),
-    (TrialEnded(OK, BEST), "    ok: 130/s, $0.7692 per million\n"),
-    (TrialEnded(replace(OK, score=None), None), "    ok: holds 130/s\n"),
-    (TrialEnded(record_of(2, C, infeasible(80)), BEST),
+    (TrialFinished(OK, BEST), "    ok: 130/s, $0.7692 per million\n"),
+    (TrialFinished(replace(OK, score=None), None), "    ok: holds 130/s\n"),
+    (TrialFinished(record_of(2, C, infeasible(80)), BEST),
      "    infeasible: over the limit at the floor\n"),
-    (TrialEnded(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
-    (TrialEnded(FAILED, BEST), f"    failed: {HOSTILE}\n"),
-    (OutlookChanged(Outlook(gap=0.2)), ""),
+    (TrialFinished(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
+    (TrialFinished(FAILED, BEST), f"    failed: {HOSTILE}\n"),
+    (SearchStatusChanged(SearchStatus(gap=0.2)), ""),
     (TrialRecorded(OK), ""),
     (Note(HOSTILE), f"{HOSTILE}\n"),
 ]  # fmt: skip
@@ -391,7 +391,7 @@ def test_each_event_is_a_plain_line_however_wide(event: Event, line: str) -> Non
     assert printed(event) == line
 
 
-EXPECTED = Expectation("the largest saving", 0.5, 0.4, 0.625, 0.9, None, 20.0)
+EXPECTED = ExpectedCost("the largest saving", 0.5, 0.4, 0.625, 0.9, None, 20.0)
 DETAILS: list[tuple[Event, str]] = [
     (StepStarted("building bert/openvino/int8"), "      building bert/openvino/int8\n"),
     (LevelStarted(None, 3.0), "      saturating for 3 s\n"),
@@ -400,9 +400,9 @@ DETAILS: list[tuple[Event, str]] = [
      "  2/12 openvino fp32, no batching, 1 x 1 thread\n"
      "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
      "limits, in 20 s\n"),
-    (OutlookChanged(Outlook(gap=0.2)),
+    (SearchStatusChanged(SearchStatus(gap=0.2)),
      "  an unmeasured configuration may be up to 20% cheaper (95%)\n"),
-    (OutlookChanged(Outlook()), ""),
+    (SearchStatusChanged(SearchStatus()), ""),
 ]  # fmt: skip
 
 
@@ -418,9 +418,9 @@ WARNINGS: list[tuple[Event, str]] = [
     (Note("the price is old", warning=True), "warning: the price is old\n"),
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
      f"warning: bert/openvino/int8 is left out: {HOSTILE}\n"),
-    (LevelEnded(replace(level(0.3), warnings=("others took part",))),
+    (LevelFinished(replace(level(0.3), warnings=("others took part",))),
      "warning: others took part\n"),
-    (TrialEnded(FAILED, BEST),
+    (TrialFinished(FAILED, BEST),
      f"warning: openvino int8, no batching, 2 x 1 thread failed: {HOSTILE}\n"),
 ]  # fmt: skip
 
@@ -440,19 +440,19 @@ def test_errors_of_a_level_are_said() -> None:
     broken = level(0.3)
     (stream,) = broken.streams
     broken = replace(broken, streams=(replace(stream, errors=3),))
-    assert printed(LevelEnded(broken)) == (
+    assert printed(LevelFinished(broken)) == (
         "      150/s: 150/s served, p95 50.0 ms, limit missed: 3 of 1000 requests failed: None\n"
     )
 
 
 def test_a_level_over_the_limit_says_which_and_how_it_is_known() -> None:
-    assert printed(LevelEnded(level(0.3, 145.8))) == (
+    assert printed(LevelFinished(level(0.3, 145.8))) == (
         "      150/s: 150/s served, p95 145.8 ms, "
         "limit missed: p95 of bert 145.8 ms, over the limit of 100 ms\n"
     )
     late = "7 late requests spent what 130 may have of bert"
     proven = replace(level(0.3, 90.0), verdict="infeasible", ended=late)
-    assert printed(LevelEnded(proven)) == (
+    assert printed(LevelFinished(proven)) == (
         f"      150/s: 150/s served, p95 90.0 ms, infeasible: {late}\n"
     )
 
@@ -474,19 +474,19 @@ def test_a_capacity_that_was_not_measured_stands_with_the_load_that_was() -> Non
 
 def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
     proven = replace(level(0.3), verdict="feasible", warnings=("others took part: end them",))
-    assert printed(LevelEnded(proven)) == (
+    assert printed(LevelFinished(proven)) == (
         "      150/s: 150/s served, p95 50.0 ms, feasible\n"
         "        warning: others took part: end them\n"
     )
     lagged = replace(proven.client, lag_ms=7.25, longest_lag_ms=5.0)
     void = replace(proven, client=lagged, warnings=())
-    assert printed(LevelEnded(void)) == (
+    assert printed(LevelFinished(void)) == (
         "      150/s: 150/s served, p95 50.0 ms, void: the load generator fell 7.2 ms behind (p99; "
         "5.0 ms are allowed) with 1 process: give it free cores, or permit real-time priority "
         "(ulimit -r 1)\n"
     )
     assert "warning: others took part" in words(
-        drawn(80, TrialStarted(0, 1, 12, A), LevelEnded(proven))
+        drawn(80, TrialStarted(0, 1, 12, A), LevelFinished(proven))
     )
 
 
@@ -494,24 +494,24 @@ SEARCH: list[Event] = [
     Note("results: /somewhere"),
     PhaseStarted("search", 12),
     TrialStarted(0, 1, 12, B),
-    TrialEnded(OK, BEST),
+    TrialFinished(OK, BEST),
     TrialStarted(1, 2, 12, D),
-    TrialEnded(FAILED, BEST),
+    TrialFinished(FAILED, BEST),
     TrialStarted(2, 3, 12, A),
     StepStarted("loading the model"),
     LevelStarted(None, 3.0),
-    LevelEnded(level(0.3, 45.67, kind="saturation")),
+    LevelFinished(level(0.3, 45.67, kind="saturation")),
     LevelStarted(142.5, 4.0),
 ]
 LATER: list[Event] = [
     *SEARCH,
-    LevelEnded(level(0.285, 30.0)),
-    TrialEnded(record_of(2, A, ok(140)), found_by(record_of(2, A, ok(140)))),
-    OutlookChanged(Outlook(gap=0.11)),
+    LevelFinished(level(0.285, 30.0)),
+    TrialFinished(record_of(2, A, ok(140)), found_by(record_of(2, A, ok(140)))),
+    SearchStatusChanged(SearchStatus(gap=0.11)),
     TrialStarted(3, 4, 12, C, EXPECTED),
-    LevelEnded(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
-    LevelEnded(level(0.38, 60.0)),
-    LevelEnded(level(0.36, 20.0)),
+    LevelFinished(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
+    LevelFinished(level(0.38, 60.0)),
+    LevelFinished(level(0.36, 20.0)),
     LevelStarted(170.0, 4.0),
 ]
 
@@ -566,7 +566,7 @@ def test_the_live_view_fits_any_width(width: int) -> None:
 
 
 def test_the_live_view_shows_what_others_wrote_as_it_is() -> None:
-    for event in (Note(HOSTILE), ArtifactReady("x", HOSTILE, True), TrialEnded(FAILED, None)):
+    for event in (Note(HOSTILE), ArtifactReady("x", HOSTILE, True), TrialFinished(FAILED, None)):
         assert HOSTILE in words(drawn(200, event))
 
 
@@ -585,7 +585,7 @@ def test_every_event_can_be_drawn_first() -> None:
 
 
 def test_the_last_trials_are_kept_in_view() -> None:
-    ended = [TrialEnded(record_of(n, A, failed(f"reason {n}.")), None) for n in range(20)]
+    ended = [TrialFinished(record_of(n, A, failed(f"reason {n}.")), None) for n in range(20)]
     said = drawn(80, *ended)
     assert "reason 19." in said
     assert "reason 12." in said

@@ -13,7 +13,7 @@ from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
 from optimizer.study.decision import ROUNDS, levels_near, merged
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, Note, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.study.events import Event, Note, PhaseStarted, TrialFinished, TrialStarted
 from optimizer.study.history import History, scored
 from tests.unit.studies import (
     DEMAND,
@@ -346,7 +346,7 @@ def test_watchers_are_told_what_happens(confirming: Confirming) -> None:
     confirming.run(history_of((BASELINE, ok(50)), (A, ok(130))))
     first, *rest = confirming.events
     assert first == PhaseStarted("confirm", 4)
-    assert [type(event) for event in rest] == [TrialStarted, TrialEnded] * 4
+    assert [type(event) for event in rest] == [TrialStarted, TrialFinished] * 4
     started = [event for event in rest if isinstance(event, TrialStarted)]
     assert [(e.config, e.measured, e.of) for e in started] == [
         (A, 1, 2), (BASELINE, 1, 2), (A, 2, 2), (BASELINE, 2, 2),

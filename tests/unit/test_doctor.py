@@ -22,7 +22,7 @@ from optimizer.commands.doctor import checks as looking
 from optimizer.commands.doctor import docker, examine, machine, software
 from optimizer.commands.doctor import gpus as graphics
 from optimizer.commands.doctor.checks import Unseen, look
-from optimizer.commands.doctor.examination import Ability, Area, Examination, Finding
+from optimizer.commands.doctor.examination import Ability, Area, CheckResult, Examination
 from optimizer.configuration.releases import tensorrt_image, triton_image
 from optimizer.errors import RequirementError
 from tests.unit.fake_docker import FakeDocker
@@ -75,7 +75,7 @@ def gpu_machine(
     return FakeMachine({"GPU-1": card}, driver, 1, engine, packages, programs=("perf_analyzer",))
 
 
-def found(examination: Examination, part: str) -> Finding:
+def found(examination: Examination, part: str) -> CheckResult:
     [finding] = [f for area in examination.areas for f in area.findings if f.part == part]
     return finding
 
@@ -450,7 +450,7 @@ def test_a_part_that_cannot_be_looked_at_hides_no_other(
     assert "What can run" in printed(broken)
 
 
-def of(examination: Examination) -> list[Finding]:
+def of(examination: Examination) -> list[CheckResult]:
     return [finding for area in examination.areas for finding in area.findings]
 
 
@@ -460,12 +460,12 @@ STATES: list[Literal["ok", "missing", "unknown"]] = ["ok", "missing", "unknown"]
 WORDS = st.lists(st.text("abz'[]/:=-", min_size=1, max_size=60), min_size=1, max_size=12).map(
     " ".join
 )
-FINDINGS = st.builds(Finding, WORDS, st.sampled_from(STATES), WORDS, st.none() | WORDS)
+FINDINGS = st.builds(CheckResult, WORDS, st.sampled_from(STATES), WORDS, st.none() | WORDS)
 
 
 @given(st.lists(FINDINGS, max_size=8), st.integers(20, 200))
 def test_remedies_are_whole_lines_each_once_however_narrow_it_is(
-    findings: list[Finding], width: int
+    findings: list[CheckResult], width: int
 ) -> None:
     abilities = (Ability("remote", "unknown", "where"),)
     lines = printed(Examination((Area("x", tuple(findings)),), abilities), width).split("\n")
@@ -476,7 +476,7 @@ def test_remedies_are_whole_lines_each_once_however_narrow_it_is(
 
 @given(st.lists(FINDINGS, min_size=1, max_size=8))
 def test_every_part_is_printed_with_its_state_and_all_that_was_found(
-    findings: list[Finding],
+    findings: list[CheckResult],
 ) -> None:
     text = printed(Examination((Area("x", tuple(findings)),), ()))
     words = " ".join(text.split())

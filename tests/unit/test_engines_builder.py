@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.artifacts import build_process as workshop_module
-from optimizer.artifacts.build_context import Workbench
-from optimizer.artifacts.build_process import Workshop
+from optimizer.artifacts.build_context import BuildContext
+from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.datasets import row_digest
 from optimizer.artifacts.disk import bytes_needed, require_room
@@ -66,7 +66,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that holds the model's graphs."""
     root = tmp_path_factory.mktemp("engines") / "cache"
-    with Workshop(root, root.parent / "log", threads=2) as shop:
+    with BuildProcess(root, root.parent / "log", threads=2) as shop:
         shop.build(artifact("onnxruntime", "fp16"), MODEL)
     return root
 
@@ -74,7 +74,7 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("beside")
 def test_a_plan_is_built_once_and_says_what_it_is(cache_root: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
         made = shop.build(SPEC, MODEL, told.append)
         again = shop.build(SPEC, MODEL)
         larger = shop.build(replace(SPEC, profile=EngineProfile(2, 8)), MODEL)
@@ -94,7 +94,7 @@ def test_a_plan_is_built_once_and_says_what_it_is(cache_root: Path, tmp_path: Pa
 @pytest.mark.usefixtures("beside")
 def test_without_a_gpu_there_is_no_engine(cache_root: Path, tmp_path: Path) -> None:
     with (
-        Workshop(cache_root, tmp_path / "log", threads=1) as shop,
+        BuildProcess(cache_root, tmp_path / "log", threads=1) as shop,
         pytest.raises(BuildFailure, match="on and for a GPU, and there is none"),
     ):
         shop.build(SPEC, MODEL)
@@ -112,7 +112,9 @@ def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared,
     parameters = parameters_in_order(MODEL.name, {**ONE_POINT, "precision": precisions})
     space = SearchSpace(parameters, Hardware(4, 16_000, (gpu,)), Limits())
     events: list[Event] = []
-    with Workshop(cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)) as shop:
+    with BuildProcess(
+        cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)
+    ) as shop:
         own = shop.prepare_model(MODEL)
         answers = {row_digest(row): own.reference[n] for n, row in enumerate(own.evaluation)}
         fake = FakeSession(lambda batch: np.stack([answers[row] for row in digests(batch)]))
@@ -153,7 +155,7 @@ def test_a_failed_build_leaves_the_workshop_to_go_on(
 ) -> None:
     install_beside(beside, 10, no_plan=True, log_error="Cuda Runtime (out of memory)")
     spec = replace(SPEC, profile=EngineProfile(1, 16))
-    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
         for _ in range(2):
             with pytest.raises(BuildFailure, match="found no engine for this graph") as failed:
                 shop.build(spec, MODEL)
@@ -191,7 +193,7 @@ def test_a_build_dies_with_the_workshops_child(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
         with pytest.raises(BuildFailure, match="killed by SIGKILL"):
             shop.build(replace(SPEC, profile=EngineProfile(3, 3)), MODEL)
         killer.join()
@@ -237,7 +239,7 @@ def key(
     **identity: str,
 ) -> str:
     place = FakePlace(identity or {"tensorrt": "10.16.1.11"})
-    bench = Workbench(model, ArtifactCache(cache_root), settings)
+    bench = BuildContext(model, ArtifactCache(cache_root), settings)
     return json.dumps(TensorRtBuilder({"local": lambda _: place}).key(spec, bench), sort_keys=True)
 
 
@@ -268,14 +270,14 @@ def test_what_does_not_is_not(cache_root: Path) -> None:
 
 
 def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
-    bench = Workbench(MODEL, ArtifactCache(cache_root), LOCAL)
+    bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
     place = FakePlace({"tensorrt": "1"}, writes=False)
     with pytest.raises(BuildFailure, match=r"left no model\.plan"):
         TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
 
 
 def test_what_was_timed_is_kept_whole_whoever_dies(cache_root: Path) -> None:
-    bench = Workbench(MODEL, ArtifactCache(cache_root), LOCAL)
+    bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
 
     def build(batch: int, **behaviour: bool) -> CacheEntry:
         place = FakePlace({"tensorrt": "9"}, **behaviour)
@@ -348,10 +350,10 @@ def test_what_is_there_already_needs_no_room(
     )
     missing = replace(SPEC, profile=EngineProfile(5, 5))
     unknown = replace(SPEC, profile=None)
-    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
         shop.build(SPEC, MODEL)
     monkeypatch.syspath_prepend(str(full))
-    with Workshop(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
         shop.require_room([SPEC, artifact("onnxruntime", "fp16"), unknown], MODEL, 1)
         with pytest.raises(RequirementError, match="0 MiB are free"):
             shop.require_room([SPEC, missing], MODEL, 1)

@@ -11,11 +11,11 @@ import pytest
 
 from optimizer.artifacts.engines import build_script
 from optimizer.artifacts.engines.build_locations import (
-    ContainerPlace,
+    BuildLocation,
+    ContainerBuildLocation,
     Folders,
-    LocalPlace,
-    TrtexecPlace,
-    Workplace,
+    LocalBuildLocation,
+    TrtexecBuildLocation,
 )
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.releases import EngineFacts, tensorrt_image, triton_image
@@ -63,7 +63,7 @@ def test_here_in_a_process_of_its_own(
 ) -> None:
     install_beside(beside, major)
     told: list[str] = []
-    facts = LocalPlace(LOCAL).run(recipe(), folders, told.append)
+    facts = LocalBuildLocation(LOCAL).run(recipe(), folders, told.append)
     assert facts == replace(FACTS, tensorrt=version)
     assert (folders.plans / "model.plan").read_bytes() == b"plan of " + version.encode()
     assert (folders.timings / recipe().timing_cache).exists()
@@ -73,20 +73,20 @@ def test_here_in_a_process_of_its_own(
 def test_here_out_of_memory_is_recognised(folders: Folders, beside: Path) -> None:
     install_beside(beside, 10, no_plan=True, log_error="Cuda Runtime (out of memory)")
     with pytest.raises(BuildFailure, match=r"ended with 1: .*graph; Cuda Runtime \(out") as failed:
-        LocalPlace(LOCAL).run(recipe(), folders, print)
+        LocalBuildLocation(LOCAL).run(recipe(), folders, print)
     assert failed.value.out_of_memory
 
 
 def test_here_without_a_reason_the_last_lines_are_told(folders: Folders, beside: Path) -> None:
     (beside / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
     with pytest.raises(BuildFailure, match="ImportError: libnvinfer") as failed:
-        LocalPlace(LOCAL).run(recipe(), folders, print)
+        LocalBuildLocation(LOCAL).run(recipe(), folders, print)
     assert not failed.value.out_of_memory
 
 
 def test_here_a_build_that_takes_too_long_is_ended(folders: Folders, beside: Path) -> None:
     install_beside(beside, 10, hangs_seconds=600.0)
-    place = LocalPlace(replace(LOCAL, timeout_seconds=1.5))
+    place = LocalBuildLocation(replace(LOCAL, timeout_seconds=1.5))
     with pytest.raises(BuildFailure, match=r"the engine was not built after 1\.5 s"):
         place.run(recipe(), folders, print)
     assert not list(folders.plans.iterdir())
@@ -104,7 +104,7 @@ def names(command: Path, folder: Path) -> bool:
 def test_in_a_container_the_script_is_mounted(folders: Folders) -> None:
     engine = FakeContainers(lambda _: FakeContainer(SCRIPT_SAYS, 0))
     told: list[str] = []
-    place = ContainerPlace(IN_CONTAINER, engine)
+    place = ContainerBuildLocation(IN_CONTAINER, engine)
     assert place.run(recipe(), folders, told.append) == FACTS
     assert told == ["Building Engine 1/2"]
     [task] = engine.tasks
@@ -138,7 +138,7 @@ def test_by_trtexec_its_version_is_asked_for_first(
 ) -> None:
     engine = by_trtexec(f"&&&& RUNNING TensorRT.trtexec {banner} # trtexec --help", GOOD_LOG)
     told: list[str] = []
-    facts = TrtexecPlace(BY_TRTEXEC, engine).run(recipe(), folders, told.append)
+    facts = TrtexecBuildLocation(BY_TRTEXEC, engine).run(recipe(), folders, told.append)
     assert facts == replace(FACTS, tensorrt=version)
     assert told == ["Local timing cache in use."]
     probe, build = engine.tasks
@@ -159,20 +159,25 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
 @pytest.mark.parametrize(
     ("place", "engine", "reason", "out_of_memory"),
     [
-        (ContainerPlace, failing(['{"failure": "no"}'], 1), "ended with 1: no$", False),
-        (ContainerPlace, failing(["a", "b"], 1), r"ended with 1: a \| b$", False),
-        (ContainerPlace, failing([], 0), "it said nothing$", False),
-        (ContainerPlace, failing(["x"], 137), "was killed, as when memory", True),
-        (ContainerPlace, failing(["std::bad_alloc"], 134), "bad_alloc", True),
-        (TrtexecPlace, failing(["no such file"], 127), "no such file", False),
-        (TrtexecPlace, by_trtexec("[TensorRT v100900]", []), "10.12 or later, got 10.9.0", False),
-        (TrtexecPlace, by_trtexec(PROBE, LOG.splitlines(), 1), "out of memory", True),
-        (TrtexecPlace, by_trtexec(PROBE, OTHER_GPU), "trtexec took NVIDIA L4", False),
+        (ContainerBuildLocation, failing(['{"failure": "no"}'], 1), "ended with 1: no$", False),
+        (ContainerBuildLocation, failing(["a", "b"], 1), r"ended with 1: a \| b$", False),
+        (ContainerBuildLocation, failing([], 0), "it said nothing$", False),
+        (ContainerBuildLocation, failing(["x"], 137), "was killed, as when memory", True),
+        (ContainerBuildLocation, failing(["std::bad_alloc"], 134), "bad_alloc", True),
+        (TrtexecBuildLocation, failing(["no such file"], 127), "no such file", False),
+        (
+            TrtexecBuildLocation,
+            by_trtexec("[TensorRT v100900]", []),
+            "10.12 or later, got 10.9.0",
+            False,
+        ),
+        (TrtexecBuildLocation, by_trtexec(PROBE, LOG.splitlines(), 1), "out of memory", True),
+        (TrtexecBuildLocation, by_trtexec(PROBE, OTHER_GPU), "trtexec took NVIDIA L4", False),
     ],
 )
 def test_containers_that_fail_are_build_failures_and_are_removed(
     folders: Folders,
-    place: Callable[[EngineSettings, FakeContainers], Workplace],
+    place: Callable[[EngineSettings, FakeContainers], BuildLocation],
     engine: FakeContainers,
     reason: str,
     out_of_memory: bool,
@@ -185,7 +190,7 @@ def test_containers_that_fail_are_build_failures_and_are_removed(
 
 def test_a_container_that_takes_too_long_is_removed(folders: Folders) -> None:
     engine = failing(["still at it"], None)
-    place = ContainerPlace(replace(IN_CONTAINER, timeout_seconds=0.1), engine)
+    place = ContainerBuildLocation(replace(IN_CONTAINER, timeout_seconds=0.1), engine)
     with pytest.raises(BuildFailure, match=r"not built after 0\.1 s"):
         place.run(recipe(), folders, print)
     assert engine.containers[0].stopped.is_set()
@@ -198,5 +203,5 @@ def test_a_container_is_removed_when_the_wait_for_it_is_interrupted(folders: Fol
 
     engine = FakeContainers(lambda _: Interrupted([], None))
     with pytest.raises(KeyboardInterrupt):
-        ContainerPlace(IN_CONTAINER, engine).run(recipe(), folders, print)
+        ContainerBuildLocation(IN_CONTAINER, engine).run(recipe(), folders, print)
     assert engine.containers[0].stopped.is_set()

@@ -15,7 +15,7 @@ from optimizer.cli import baseline, measure, record, replay, simulate
 from optimizer.commands import baseline as baselines
 from optimizer.commands import measure as measuring
 from optimizer.commands.baseline import Baselines
-from optimizer.commands.measure import Found, Measured, MeasureRequest
+from optimizer.commands.measure import MeasuredBest, MeasureRequest, MeasureResult
 from optimizer.commands.record import Recorded
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
@@ -80,8 +80,8 @@ FAST = SimulatedServer(WORK)
 SLOW = SimulatedServer(WORK, instances=1, batch_seconds=0.2)
 
 
-def measured_at_one_rate(run: RunLevel) -> Found:
-    found: Found = bench(run).measure(request(rate_per_second=RATE), None)
+def measured_at_one_rate(run: RunLevel) -> MeasuredBest:
+    found: MeasuredBest = bench(run).measure(request(rate_per_second=RATE), None)
     return found
 
 
@@ -165,9 +165,11 @@ def test_a_second_opinion_is_held_to_the_limit_as_well(monkeypatch: pytest.Monke
     notes: list[Event] = []
     slot = SimpleNamespace(client_cores=(0,))
 
-    def compared(run: RunLevel, **asked: Any) -> Found:
+    def compared(run: RunLevel, **asked: Any) -> MeasuredBest:
         found = bench(run).measure(request(**asked), None)
-        whole: Found = bench(run).compared(found, request(**asked), Path("p"), slot, notes.append)
+        whole: MeasuredBest = bench(run).compared(
+            found, request(**asked), Path("p"), slot, notes.append
+        )
         return whole
 
     assert compared(FAST).missed is None
@@ -194,11 +196,11 @@ def test_measure_ends_with(
     optimizer: Commands,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measured(*_: object) -> Measured:
+    def measured(*_: object) -> MeasureResult:
         if isinstance(outcome, Exception):
             raise outcome
-        found = Found((level(0.1),), level(0.1), missed=outcome)
-        return Measured(Path("measured.json"), CONFIG, (), found)
+        found = MeasuredBest((level(0.1),), level(0.1), missed=outcome)
+        return MeasureResult(Path("measured.json"), CONFIG, (), found)
 
     monkeypatch.setattr(measure, "measure_configuration", measured)
     said = optimizer("measure", "space.yaml", "--rate", "50")

@@ -9,7 +9,7 @@ from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily, of_samples
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, simulated_capacity
-from optimizer.fleet.planning.plan import Plan, Question, plan_fleet
+from optimizer.fleet.planning.plan import Plan, PlanInputs, plan_fleet
 from optimizer.report.plan_tables import headline, hours, tables
 from tests.unit.instances import batching_part, instance
 
@@ -32,7 +32,7 @@ def measured(capacity: float = 1100.0, low: float = 1050.0) -> Instance:
 
 @cache
 def planned(name: str) -> Plan:
-    plan = plan_fleet([measured()], Question(CURVES[name]))
+    plan = plan_fleet([measured()], PlanInputs(CURVES[name]))
     assert plan is not None
     return plan
 
@@ -106,7 +106,7 @@ def test_a_loss_is_simulated_or_said_to_be_too_much() -> None:
 
 
 def test_headroom_and_survival_are_kept_at_the_peak() -> None:
-    question = Question(CURVES["constant"], headroom=0.3, survival="instance")
+    question = PlanInputs(CURVES["constant"], headroom=0.3, survival="instance")
     plan = plan_fleet([measured()], question)
     assert plan is not None
     assert plan.fleet.instances == 13, "12,090 / 1,050 and one more"
@@ -115,12 +115,12 @@ def test_headroom_and_survival_are_kept_at_the_peak() -> None:
 @pytest.mark.slow
 def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
     slow = instance("b.small", 0.2, 300.0, part=batching_part(3.0)).agreed(seed=0)
-    plan = plan_fleet([measured(), slow], Question(constant(2_350.0)))
+    plan = plan_fleet([measured(), slow], PlanInputs(constant(2_350.0)))
     assert plan is not None
     assert plan.fleet.counts == (2, 1)
     assert len(plan.found) == 2
     assert all(found.keeps_limits for found in plan.found)
-    few = Question(constant(2_350.0), most={"a.large": 1, "b.small": 5})
+    few = PlanInputs(constant(2_350.0), most={"a.large": 1, "b.small": 5})
     rare = plan_fleet([measured(), slow], few)
     assert rare is not None
     assert rare.fleet.counts == (1, 5)
@@ -131,7 +131,7 @@ def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
 @pytest.mark.slow
 def test_internet_scale_takes_thousands() -> None:
     slow = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).agreed(seed=0)
-    plan = plan_fleet([slow], Question(DemandCurve("burst", (100_000.0, 60_000.0))))
+    plan = plan_fleet([slow], PlanInputs(DemandCurve("burst", (100_000.0, 60_000.0))))
     assert plan is not None
     assert 2_700 < plan.fleet.instances < 2_900
     [found] = plan.found
@@ -162,4 +162,4 @@ def test_what_is_shown_names_every_way_and_every_verdict() -> None:
 
 def test_a_demand_beyond_any_fleet_is_refused_before_it_is_simulated() -> None:
     with pytest.raises(UsageError, match=r"needs 9,\d{3} instances; a plan is of at most 5,000"):
-        plan_fleet([measured()], Question(constant(1e7)))
+        plan_fleet([measured()], PlanInputs(constant(1e7)))

@@ -13,7 +13,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator import forecaster
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.closed_form import Expectation, in_closed_form
+from optimizer.simulator.closed_form import ClosedFormEstimate, in_closed_form
 from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
@@ -38,7 +38,7 @@ class CountingSimulator:
 
     def __call__(
         self, model: ModelServing, curve: ServiceCurve, stream: Stream, outstanding: int
-    ) -> Expectation:
+    ) -> ClosedFormEstimate:
         self.asked.append((model, curve, outstanding))
         limit_ms = stream.limit.latency_ms
         return in_closed_form(curve, model.max_batch_size, stream.batch_size, limit_ms).times(0.9)

@@ -15,8 +15,8 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate import acquisition as guide_module
-from optimizer.search.surrogate.acquisition import WORTHWHILE, Guide, no_forecast
-from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.acquisition import WORTHWHILE, AcquisitionPolicy, no_forecast
+from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.events import TrialStarted
 from optimizer.study.history import History
@@ -44,7 +44,7 @@ SPACE = small_space()
 ROWS = range(len(SPACE))
 CONFIGS = [SPACE.config(SPACE.at(row)) for row in ROWS]
 TRUTH = np.array([capacity_of(config) for config in CONFIGS])
-LIKE = Likeness.of(SPACE)
+LIKE = PointFeatures.of(SPACE)
 
 
 def forecast(log_error: float = 0.1, seed: int = 0) -> Forecast:
@@ -141,7 +141,7 @@ def test_a_batch_of_running_trials_differs_and_spreads(tmp_path: Path) -> None:
     assert len(set(LIKE.cells[rows])) > 3
 
 
-def guided(answers: dict[int, Evaluation], expected: Forecast | None = None) -> Guide:
+def guided(answers: dict[int, Evaluation], expected: Forecast | None = None) -> AcquisitionPolicy:
     """A guide after trials of these rows."""
     records = {n: record_of(n, CONFIGS[row], e) for n, (row, e) in enumerate(answers.items())}
     return guide_of(SPACE, History(records), forecast=expected)
@@ -213,11 +213,13 @@ def test_what_is_larger_than_one_that_ran_out_of_memory_is_not_proposed() -> Non
         history.add(record_of(n, config, as_fast_as_it_is(config)))
 
 
-def gain(guide: Guide) -> float:
+def gain(guide: AcquisitionPolicy) -> float:
     return float(guide._assess(()).gain.max())
 
 
-def step(guide: Guide, history: History, answer: Callable[[ServingConfig], Evaluation]) -> None:
+def step(
+    guide: AcquisitionPolicy, history: History, answer: Callable[[ServingConfig], Evaluation]
+) -> None:
     position = guide.propose()
     assert position is not None
     config = SPACE.config(position)
@@ -262,7 +264,7 @@ class FitsWhatItSaw:
 def test_a_forecast_that_learns_is_not_judged_by_what_it_has_learnt_from(seed: int) -> None:
     history = History({0: record_of(0, CONFIGS[0], ok(TRUTH[0]))})
     learning = FitsWhatItSaw(forecast(log_error=0.3, seed=seed))
-    guide = Guide(SPACE, history, learning, SETTING, CapacityProtocol())
+    guide = AcquisitionPolicy(SPACE, history, learning, SETTING, CapacityProtocol())
     for _ in range(8):
         step(guide, history, as_fast_as_it_is)
     # The same forecast, as if it had been right of every trial from the beginning.
@@ -336,7 +338,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
     exact = Forecast(1.05 * share, share, none - 1.0, none + 0.05)
     history = History({0: record_of(0, configs[0], ok(truth[0]))})
     guide = guide_of(space, history, forecast=exact)
-    cells, ties = Likeness.of(space).cells, list[int]()
+    cells, ties = PointFeatures.of(space).cells, list[int]()
     while guide.outlook().ended is None:
         settled = guide._settled(guide._assess(()))
         position = guide.propose()
@@ -386,7 +388,7 @@ def test_a_forecast_that_was_improved_is_used_at_once() -> None:
     forecasts = [forecast(seed=1), shuffled(3)]
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(50))})
     source = Improving(forecasts[0])
-    guide = Guide(SPACE, history, source, SETTING, CapacityProtocol())
+    guide = AcquisitionPolicy(SPACE, history, source, SETTING, CapacityProtocol())
     before = guide.propose()
     source.latest = forecasts[1]
     assert guide.propose() == guide_of(SPACE, history, forecast=forecasts[1]).propose() != before

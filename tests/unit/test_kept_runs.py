@@ -7,9 +7,9 @@ import pytest
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.search.resumable_runs import KeptRuns
+from optimizer.search.resumable_runs import ResumableRuns
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, PhaseStarted, TrialEnded, TrialStarted
+from optimizer.study.events import Event, PhaseStarted, TrialFinished, TrialStarted
 from tests.unit.studies import SETTING, bounded, failed, ok, small_space
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -24,7 +24,7 @@ class Bench:
         self.answer = answer
         self.asked: list[ServingConfig] = []
         self.events: list[Event] = []
-        self.runs = KeptRuns(StudyDirectory(folder).trials, SETTING, self.events.append)
+        self.runs = ResumableRuns(StudyDirectory(folder).trials, SETTING, self.events.append)
 
     def measure(self, config: ServingConfig) -> Evaluation:
         self.asked.append(config)
@@ -40,7 +40,7 @@ def test_each_is_measured_kept_and_told(tmp_path: Path) -> None:
     assert [(each.number, each.measured, each.of) for each in started] == [
         (0, 1, 3), (1, 2, 3), (2, 3, 3),
     ]  # fmt: skip
-    ended = [event for event in bench.events if isinstance(event, TrialEnded)]
+    ended = [event for event in bench.events if isinstance(event, TrialFinished)]
     assert [each.record for each in ended] == list(found.values())
     assert all(each.best is not None for each in ended)
     assert list(StudyDirectory(tmp_path).trials.read_all().values()) == list(found.values())
@@ -82,7 +82,7 @@ def test_what_must_run_out_of_memory_too_is_decided_by_what_did(tmp_path: Path) 
 def test_a_saturation_alone_is_not_told_as_a_find(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lambda _: bounded(100))
     bench.runs.measure_missing("calibrate", CONFIGS, bench.measure)
-    assert not any(isinstance(event, TrialEnded) for event in bench.events)
+    assert not any(isinstance(event, TrialFinished) for event in bench.events)
 
 
 def test_what_there_is_no_time_for_is_left_out(tmp_path: Path) -> None:

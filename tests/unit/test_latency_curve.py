@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import pytest
 
-from optimizer.analysis.known_configurations import known_configurations
 from optimizer.analysis.latency_curve import (
-    Known,
     LatencyCosts,
+    MeasuredConfigurationLevels,
     capacity_within,
     latency_curve,
     usual_limits,
 )
+from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import HIGHEST_SHARE, Measurement
@@ -43,12 +43,14 @@ def known(
     found: Measurement | None = None,
     config: ServingConfig = ONE,
     more: tuple[tuple[float, Measurement], ...] = (),
-) -> Known:
+) -> MeasuredConfigurationLevels:
     """Levels by load factor and p95; saturates at 1,000/s."""
     own = found or certified(1.6, low=1.5, high=1.7)
     anchors = tuple(sorted(((LIMIT_MS, own), *more), key=lambda pair: pair[0]))
     whole = tuple(level(*each) for each in levels)
-    return Known(config, SATURATION, whole, anchors, tuple(limit for limit, _ in anchors))
+    return MeasuredConfigurationLevels(
+        config, SATURATION, whole, anchors, tuple(limit for limit, _ in anchors)
+    )
 
 
 AROUND = ((1.2, 40.0), (1.6, 95.0), (1.7, 160.0))
@@ -150,7 +152,7 @@ def confirmation(number: int, config: ServingConfig, capacity: float, p95_ms: fl
 def test_what_was_confirmed_counts_as_it_was_confirmed_down_to_what_it_showed() -> None:
     trial = record_of(0, ONE, ok(500.0, 80.0))
     rounds = [confirmation(0, ONE, 480.0, 60.0), confirmation(1, ONE, 470.0, 70.0)]
-    [each] = known_configurations([trial], LoadRuns(confirmations=rounds))
+    [each] = measured_configurations([trial], LoadRuns(confirmations=rounds))
     assert [limit for limit, _ in each.certified] == [70.0, LIMIT_MS]
     for limit in (70.0, 85.0, LIMIT_MS):
         found = capacity_within(each, limit)
@@ -164,13 +166,13 @@ def test_what_was_confirmed_counts_as_it_was_confirmed_down_to_what_it_showed() 
 def test_what_did_not_hold_when_it_was_measured_again_is_left_out() -> None:
     trials = [record_of(0, ONE, ok(500.0)), record_of(1, TWO, ok(400.0))]
     again = [confirmation(0, ONE, 480.0, 60.0), record_of(1, ONE, infeasible(500.0))]
-    found = known_configurations(trials, LoadRuns(confirmations=again))
+    found = measured_configurations(trials, LoadRuns(confirmations=again))
     assert [each.config for each in found] == [TWO]
 
 
 def test_a_light_load_of_the_calibration_is_one_level_more() -> None:
     trial = record_of(0, ONE, ok(500.0, 80.0))
     light = replace(trial, outcome="bounded")
-    [each] = known_configurations([trial], LoadRuns(calibration=[light]))
+    [each] = measured_configurations([trial], LoadRuns(calibration=[light]))
     assert len(each.levels) == 4
     assert [limit for limit, _ in each.certified] == [LIMIT_MS]

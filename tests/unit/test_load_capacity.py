@@ -19,9 +19,9 @@ PROTOCOL = CapacityProtocol()
 
 
 def search(
-    server: SimulatedServer, concurrency: int = 64, worse_below: float | None = None
+    server: SimulatedServer, concurrency: int = 64, prune_below: float | None = None
 ) -> CapacityResult:
-    return find_capacity(server, server.work, PROTOCOL, concurrency, worse_below)
+    return find_capacity(server, server.work, PROTOCOL, concurrency, prune_below)
 
 
 SERVERS = {
@@ -240,7 +240,7 @@ def test_the_floor_is_never_below_one_request_a_second() -> None:
 
 def test_a_configuration_that_saturates_below_the_incumbent_is_bounded() -> None:
     server = SimulatedServer(workload(500))
-    result = search(server, worse_below=0.5)
+    result = search(server, prune_below=0.5)
     assert result.verdict == "bounded"
     assert result.excess is None
     assert len(server.plans) == 1
@@ -249,7 +249,7 @@ def test_a_configuration_that_saturates_below_the_incumbent_is_bounded() -> None
 
 
 def test_one_that_saturates_above_the_incumbent_is_measured() -> None:
-    assert search(SimulatedServer(workload(500)), worse_below=0.39).verdict == "ok"
+    assert search(SimulatedServer(workload(500)), prune_below=0.39).verdict == "ok"
 
 
 def test_levels_last_until_enough_requests_are_due() -> None:

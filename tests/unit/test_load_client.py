@@ -19,8 +19,8 @@ import pytest
 from optimizer.errors import LoadTestFailure
 from optimizer.load import client as client_module
 from optimizer.load.client import LoadClient
-from optimizer.load.exchange import Progress
-from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.exchange import LevelProgress
+from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.verdicts import why_void
 from optimizer.measurement.level import LoadLevel
@@ -103,9 +103,9 @@ def test_a_stopping_rule_ends_a_level_while_it_runs(client: LoadClient, serve: S
     server = serve(at_once)
     seen: list[int] = []
 
-    def stop(progress: Progress) -> Ended | None:
+    def stop(progress: LevelProgress) -> EndReason | None:
         seen.append(len(progress.replies.due_seconds))
-        return Ended("enough") if progress.now_seconds > 1 else None
+        return EndReason("enough") if progress.now_seconds > 1 else None
 
     started = time.monotonic()
     level = client.run_level(
@@ -120,7 +120,7 @@ def test_a_stopping_rule_ends_a_level_while_it_runs(client: LoadClient, serve: S
 
 def test_a_level_with_too_much_lag_is_void_and_run_again(client: LoadClient, serve: Serve) -> None:
     server = serve(at_once)
-    stopped: list[Progress] = []
+    stopped: list[LevelProgress] = []
     lagging = replace(plan(seconds=0.5), longest_lag_ms=0.0, stop=stopped.append)
     level = run(client, server.endpoint, lagging)
     assert not level.client.kept_up

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from optimizer.load.capacity import CapacityResult
-from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.level_plan import ClosedLoop, OpenLoop
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL, SERVERS
 
 
 def hold(server: SimulatedServer, capacity: float) -> CapacityResult:
-    task = HoldingTask(capacity, requests=500, at_demand=lambda load: load / 2)
-    return hold_load(server, server.work, PROTOCOL, 16, task)
+    task = CertificationTask(capacity, requests=500, at_demand=lambda load: load / 2)
+    return certify_load(server, server.work, PROTOCOL, 16, task)
 
 
 def test_a_load_within_the_capacity_is_held() -> None:

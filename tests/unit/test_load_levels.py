@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
-from optimizer.load.level_plan import ClosedLoop, Ended, LevelPlan, OpenLoop
+from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
 from optimizer.load.verdicts import excess, point, why_missed
 from optimizer.measurement.level import ClientUse, LoadLevel
@@ -75,7 +75,7 @@ def test_latency_counts_from_the_due_time_and_what_the_client_added_is_told_apar
 
 def test_a_level_that_was_stopped_counts_what_was_due_before() -> None:
     seen = replies([1.0, 2.0, 2.9, 3.1], [0.01, 0.02, 0.03, 9.0])
-    level = load_level(PLAN, [stream()], seen, CLIENT, (Ended("proven", "feasible"), 3.0))
+    level = load_level(PLAN, [stream()], seen, CLIENT, (EndReason("proven", "feasible"), 3.0))
     assert level.streams[0].sent == 3
     assert level.seconds == 2
     assert (level.ended, level.verdict) == ("proven", "feasible")
@@ -94,13 +94,13 @@ def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() 
     due = np.linspace(1, 1.99, 100)
     latencies = np.where(due < 1.45, 0.5, 0.01) + np.random.default_rng(3).random(100) * 1e-3
     seen = replies(due.tolist(), latencies.tolist())
-    stopped = Ended("45 late requests spent what 400 may have", "infeasible"), 2.0
+    stopped = EndReason("45 late requests spent what 400 may have", "infeasible"), 2.0
     level = load_level(PLAN, [stream()], seen, CLIENT, stopped)
     assert level.seconds == 1.0, "nothing is cut as warm-up"
     assert level.streams[0].latency_ms(90) > 100
     assert "over the limit of 100 ms" in str(why_missed(level))
     assert excess(level) > 0
-    met = load_level(PLAN, [stream()], seen, CLIENT, (Ended("it is quick"), 2.0))
+    met = load_level(PLAN, [stream()], seen, CLIENT, (EndReason("it is quick"), 2.0))
     assert met.seconds < 1.0
     assert why_missed(met) is None
 
@@ -117,7 +117,7 @@ def test_a_short_level_serves_no_more_than_is_offered() -> None:
     """A queue from before the window is answered within it."""
     due = np.linspace(0.0, 1.29, 130)
     done = np.maximum(due + 0.01, 1.0)
-    stopped = Ended("proven to miss the limit", "infeasible"), 1.3
+    stopped = EndReason("proven to miss the limit", "infeasible"), 1.3
     level = load_level(PLAN, [stream()], replies(due.tolist(), (done - due).tolist()), CLIENT,
                        stopped)  # fmt: skip
     assert level.seconds == pytest.approx(0.3)

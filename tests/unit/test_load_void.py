@@ -10,7 +10,7 @@ import pytest
 
 from optimizer.errors import VoidLevelFailure
 from optimizer.load.capacity import CapacityResult, RunLevel, find_capacity
-from optimizer.load.certification import HoldingTask, hold_load
+from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
 from optimizer.load.level_plan import LevelPlan
 from optimizer.load.other_limits import share_within
@@ -114,9 +114,9 @@ def test_a_void_level_far_above_the_capacity_changes_nothing() -> None:
 
 def test_a_load_is_held_below_one_that_could_not_be_sent() -> None:
     server = SimulatedServer(workload(500))
-    task = HoldingTask(0.3, requests=100, at_demand=lambda load: load / 2)
+    task = CertificationTask(0.3, requests=100, at_demand=lambda load: load / 2)
     run = lagging(server, lambda load: load > 0.28)
-    measurement = hold_load(run, server.work, PROTOCOL, 16, task).measurement
+    measurement = certify_load(run, server.work, PROTOCOL, 16, task).measurement
     assert measurement.load_factor == pytest.approx(0.93 * 0.3)
     assert measurement.load_factor_high is None, "nothing was shown to be too much"
     assert "held 93% of its capacity; at" in measurement.ended
@@ -127,9 +127,9 @@ def test_a_load_is_held_below_one_that_could_not_be_sent() -> None:
 
 def test_a_load_that_could_never_be_sent_is_not_missed() -> None:
     server = SimulatedServer(workload(500))
-    task = HoldingTask(0.3, requests=100, at_demand=lambda load: load / 2)
+    task = CertificationTask(0.3, requests=100, at_demand=lambda load: load / 2)
     with pytest.raises(VoidLevelFailure, match=r"could not be measured.*31\.8 ms behind"):
-        hold_load(lagging(server), server.work, PROTOCOL, 16, task)
+        certify_load(lagging(server), server.work, PROTOCOL, 16, task)
 
 
 def test_nothing_is_learnt_from_a_light_load_that_is_void() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from optimizer.analysis.nothing_confirmed import nothing_found
+from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.cli.outcome import show_outcome
 from optimizer.commands.run import RunResult
 from optimizer.configuration.serving_config import describe
@@ -44,13 +44,13 @@ def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
 
 
 def test_what_missed_the_limits_asks_for_another_limit() -> None:
-    found = nothing_found([record_of(0, A, infeasible(80)), record_of(1, B, failed("x"))], ())
+    found = nothing_confirmed([record_of(0, A, infeasible(80)), record_of(1, B, failed("x"))], ())
     assert found.reason.startswith("none of 2 trials met the limits; the nearest was ")
     assert found.advice == "raise limit.latency_ms, or widen parameters"
 
 
 def test_what_could_not_be_measured_asks_for_its_cause() -> None:
-    found = nothing_found([record_of(0, A, failed("the model broke"))], ())
+    found = nothing_confirmed([record_of(0, A, failed("the model broke"))], ())
     assert found.reason == "none of 1 trials could be measured: the model broke"
     assert "logs/server.log" in found.advice
     assert LIMIT not in found.advice
@@ -58,7 +58,7 @@ def test_what_could_not_be_measured_asks_for_its_cause() -> None:
 
 def test_what_did_not_hold_again_says_so() -> None:
     again = [record_of(0, A, infeasible(80))]
-    found = nothing_found([record_of(0, A, ok(100))], again)
+    found = nothing_confirmed([record_of(0, A, ok(100))], again)
     assert found.reason == (
         "1 of 1 trials met the limits, and not when they were measured again; the last was "
         f"{describe(A)}: over the limit at the floor"
@@ -69,7 +69,7 @@ def test_what_did_not_hold_again_says_so() -> None:
 def test_what_could_not_be_measured_again_is_tried_again() -> None:
     trial = record_of(0, A, ok(100))
     again = [record_of(0, A, failed("the server ended", transient=True))]
-    found = nothing_found([trial], again, found_by(trial))
+    found = nothing_confirmed([trial], again, found_by(trial))
     assert "(100/s, $1.0000 per million, unconfirmed), could not be measured again" in found.reason
     assert found.reason.endswith(": the server ended")
     assert found.advice.endswith("the same command tries it again")

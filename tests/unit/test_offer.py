@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from optimizer.errors import UsageError
-from optimizer.fleet.figures import Figure, worked_out
+from optimizer.fleet.figures import SourcedFigure, worked_out
 from optimizer.fleet.offer import METRICS, Observation, offer_as_measured, offer_elsewhere
 from optimizer.fleet.price_catalogue import ListedPrice
 from optimizer.fleet.pricing import PriceChoice, listed_price
@@ -51,11 +51,11 @@ def observation(
 
 def test_a_figure_that_is_worked_out_is_as_sure_as_the_least_sure() -> None:
     price, sure, guess = (
-        Figure(1.0, "price"),
-        Figure(2.0, "confirmed"),
-        Figure(3.0, "extrapolated"),
+        SourcedFigure(1.0, "price"),
+        SourcedFigure(2.0, "confirmed"),
+        SourcedFigure(3.0, "extrapolated"),
     )
-    assert worked_out(4.0, price, sure) == Figure(4.0, "confirmed", worked_out=True)
+    assert worked_out(4.0, price, sure) == SourcedFigure(4.0, "confirmed", worked_out=True)
     assert worked_out(4.0, guess, price, sure).basis == "extrapolated"
 
 
@@ -63,19 +63,19 @@ def test_the_metrics_of_a_whole_instance() -> None:
     offer = offer_as_measured(observation(), G4.price, G4, DEMAND)
     assert offer.extrapolated is None
     expected = {
-        "FleetCostPerHour": Figure(5 * 0.7364, "confirmed", True),
-        "FleetCostPerMillion": Figure(5 * 0.7364 / 1.8, "confirmed", True),
-        "InitialInstanceCount": Figure(5, "confirmed", True),
-        "CostPerHour": Figure(0.7364, "price"),
-        "CostPerInference": Figure(0.7364 / 360_000, "confirmed", True),
-        "MaxInvocations": Figure(6000.0, "confirmed"),
-        "ModelLatency": Figure(50.0, "confirmed"),
-        "CpuUtilization": Figure(25.0, "confirmed"),
-        "MemoryUtilization": Figure(25.0, "confirmed"),
-        "GpuUtilization": Figure(90.0, "confirmed"),
-        "GpuMemoryUtilization": Figure(20.0, "confirmed"),
-        "GpuPower": Figure(65.0, "confirmed"),
-        "ModelSetupTime": Figure(12.0, "measured"),
+        "FleetCostPerHour": SourcedFigure(5 * 0.7364, "confirmed", True),
+        "FleetCostPerMillion": SourcedFigure(5 * 0.7364 / 1.8, "confirmed", True),
+        "InitialInstanceCount": SourcedFigure(5, "confirmed", True),
+        "CostPerHour": SourcedFigure(0.7364, "price"),
+        "CostPerInference": SourcedFigure(0.7364 / 360_000, "confirmed", True),
+        "MaxInvocations": SourcedFigure(6000.0, "confirmed"),
+        "ModelLatency": SourcedFigure(50.0, "confirmed"),
+        "CpuUtilization": SourcedFigure(25.0, "confirmed"),
+        "MemoryUtilization": SourcedFigure(25.0, "confirmed"),
+        "GpuUtilization": SourcedFigure(90.0, "confirmed"),
+        "GpuMemoryUtilization": SourcedFigure(20.0, "confirmed"),
+        "GpuPower": SourcedFigure(65.0, "confirmed"),
+        "ModelSetupTime": SourcedFigure(12.0, "measured"),
     }
     assert list(offer.metrics) == list(METRICS) == list(expected)
     for name, figure in expected.items():
@@ -104,7 +104,7 @@ def test_what_was_not_seen_is_no_figure() -> None:
     assert unseen == {
         "CpuUtilization", "MemoryUtilization", "GpuUtilization", "GpuMemoryUtilization", "GpuPower",
     }  # fmt: skip
-    assert offer.metrics["ModelLatency"] == Figure(50.0, "measured")
+    assert offer.metrics["ModelLatency"] == SourcedFigure(50.0, "measured")
 
 
 def test_a_gpu_that_does_not_tell_its_power_leaves_it_open() -> None:
@@ -126,7 +126,7 @@ def test_all_gpus_of_an_instance_count_though_some_were_used() -> None:
     assert offer.candidate.score.replicas == 2
     assert offer.fleet_usd_per_hour == pytest.approx(2 * 4.89), "the whole instance is charged"
     assert offer.metrics["CpuUtilization"] is None, "what else it does is not extrapolated"
-    assert offer.metrics["CostPerHour"] == Figure(4.89, "price")
+    assert offer.metrics["CostPerHour"] == SourcedFigure(4.89, "price")
     assert offer.warnings == ()
 
 

@@ -32,7 +32,7 @@ from optimizer.export.bundle import holds
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import Records, StudyDirectory
-from optimizer.study.events import Event, PhaseStarted, TrialEnded
+from optimizer.study.events import Event, PhaseStarted, TrialFinished
 from optimizer.study.optuna_study import open_storage
 from optimizer.study.status import study_status
 from tests.unit.fake_runs import FakeRuns
@@ -341,7 +341,7 @@ def test_the_live_view_is_told_the_same_as_it_goes(story: Story) -> None:
         nonlocal phase
         if isinstance(event, PhaseStarted):
             phase = event.phase
-        if isinstance(event, TrialEnded):
+        if isinstance(event, TrialFinished):
             assert event.best is not None
             told.append(f"{phase}: {event.best.status}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.perf_analyzer import Question, ask, input_data
+from optimizer.load.perf_analyzer import PerfAnalyzerJob, ask, input_data
 
 TABLE = (
     "Request Rate,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
@@ -20,7 +20,7 @@ TABLE = (
     "p50 latency,p90 latency,p95 latency,p99 latency\n"
     "100,198.5,10,200,1500,20,3000,30,5,5100,7000,8200,9900\n"
 )
-QUESTION = Question(
+QUESTION = PerfAnalyzerJob(
     model="bert",
     protocol="grpc",
     address="127.0.0.1:1",

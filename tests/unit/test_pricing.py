@@ -10,7 +10,7 @@ from optimizer.fleet.price_catalogue import ListedPrice, read_list
 from optimizer.fleet.pricing import (
     PriceChoice,
     contradictions,
-    known_instance,
+    listed_instance,
     listed_price,
     mixture,
     prices_for,
@@ -129,8 +129,8 @@ def test_a_price_that_is_listed_elsewhere_is_checked_by_its_instance_type() -> N
 
 def test_what_an_instance_has_is_told_by_any_of_its_prices() -> None:
     bare = ListedPrice(replace(G5.price, as_of="2027-01-01"))
-    assert known_instance((bare, G5), "ml.g5.xlarge") == G5
-    assert known_instance((bare,), "ml.g5.xlarge") is None
+    assert listed_instance((bare, G5), "ml.g5.xlarge") == G5
+    assert listed_instance((bare,), "ml.g5.xlarge") is None
 
 
 def test_prices_that_cannot_be_compared_are_refused_unless_accepted() -> None:

@@ -28,7 +28,7 @@ from optimizer.configuration.serving_config import (
 from optimizer.export import rebuild_script
 from optimizer.export.manifest import Bundle, LoadDescription, read_bundle, write_manifest
 from optimizer.export.production_bundle import Winner, write_notes, write_winner
-from optimizer.export.study_artifacts import FoundArtifact, StudyArtifacts
+from optimizer.export.study_artifacts import StoredArtifact, StudyArtifacts
 from optimizer.export.verification import check_files, rebuilt
 from optimizer.files.shipped import shipped
 from optimizer.study.directory import write_json
@@ -76,7 +76,7 @@ class Engines:
         }
         return self.cache.get_or_build(key, write_engine)
 
-    def found(self) -> FoundArtifact:
+    def found(self) -> StoredArtifact:
         return StudyArtifacts(self.study, self.cache, self.root / "staging").find(SPEC)
 
     def bundle(self, root: Path) -> Bundle:

@@ -20,7 +20,7 @@ from optimizer.fleet.pricing import PriceChoice
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.user_load_file import AdvancedJob
+from optimizer.load.user_load_file import LoadTestJob
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.level import Slice
 from optimizer.study.directory import StudyDirectory, write_json
@@ -219,11 +219,11 @@ def test_what_is_missing_is_said(tmp_path: Path, settings: dict[str, Any], said:
 
 
 LOAD = UserLoad((Phase(2, 60.0, 100.0),))
-JOB = AdvancedJob(LOAD, StoppingConditions(30_000, (LatencyLimit(95, 100.0),)), 3, None)
+JOB = LoadTestJob(LOAD, StoppingConditions(30_000, (LatencyLimit(95, 100.0),)), 3, None)
 
 
 def keep_tests(
-    directory: StudyDirectory, parts: Sequence[tuple[int, float]], job: AdvancedJob = JOB
+    directory: StudyDirectory, parts: Sequence[tuple[int, float]], job: LoadTestJob = JOB
 ) -> None:
     """An advanced job whose first test served so many requests, with that p95, in each part."""
     space = space_on(A10G)

@@ -71,8 +71,8 @@ def test_calibrating_draws_what_has_a_light_level() -> None:
 
 def test_what_saturates_below_the_bound_costs_that_level_alone() -> None:
     demand = DEMAND.requests_per_second
-    above = evaluator().evaluate(CONFIG, SETTING.slot, worse_below=1.07 * CAPACITY / demand)
-    below = evaluator().evaluate(CONFIG, SETTING.slot, worse_below=1.05 * CAPACITY / demand)
+    above = evaluator().evaluate(CONFIG, SETTING.slot, prune_below=1.07 * CAPACITY / demand)
+    below = evaluator().evaluate(CONFIG, SETTING.slot, prune_below=1.05 * CAPACITY / demand)
     assert (above.outcome, above.seconds.measuring) == ("bounded", 2.5)
     assert (below.outcome, below.seconds.measuring) == ("ok", 8.0)
 

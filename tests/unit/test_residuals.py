@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     _REACH,
     Array,
@@ -20,7 +20,7 @@ from optimizer.search.surrogate.residuals import (
 from tests.unit.studies import small_space
 
 SPACE = small_space()
-LIKE = Likeness.of(SPACE)
+LIKE = PointFeatures.of(SPACE)
 ALL = np.arange(len(SPACE))
 
 

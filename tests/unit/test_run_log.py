@@ -11,7 +11,7 @@ import pytest
 
 from optimizer.cli.interruption import Interrupted
 from optimizer.errors import StorageError
-from optimizer.study.events import LevelEnded, LevelStarted, Note, PhaseStarted, StepStarted
+from optimizer.study.events import LevelFinished, LevelStarted, Note, PhaseStarted, StepStarted
 from optimizer.study.run_log import RunLog, run_log
 from tests.unit.studies import level
 
@@ -28,7 +28,7 @@ def test_every_event_is_kept_with_the_time(tmp_path: Path) -> None:
         watch(PhaseStarted("search", 12, 3600.0))
         watch(StepStarted("loading the model"))
         watch(LevelStarted(150.0, 4.0))
-        watch(LevelEnded(level(0.3, 45.67)))
+        watch(LevelFinished(level(0.3, 45.67)))
         watch(Note("one\ntwo"))
     assert path.read_text() == (
         "2026-03-01 12:00:00+00:00 -- the run begins\n"

@@ -8,22 +8,22 @@ from dataclasses import replace
 import pytest
 
 from optimizer.measurement.trial_record import Seconds
-from optimizer.study.decision import Finding
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.events import (
     ArtifactReady,
     Event,
-    LevelEnded,
+    LevelFinished,
     LevelStarted,
-    OutlookChanged,
     Phase,
     PhaseStarted,
     ReferenceStarted,
+    SearchStatusChanged,
     StepStarted,
-    TrialEnded,
+    TrialFinished,
     TrialStarted,
 )
 from optimizer.study.run_state import RunState, TimeLeft
-from optimizer.study.search_status import Expectation, Outlook
+from optimizer.study.search_status import ExpectedCost, SearchStatus
 from tests.unit.studies import (
     bounded,
     failed,
@@ -37,7 +37,7 @@ from tests.unit.studies import (
 
 SPACE = four_points()
 A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
-EXPECTED = Expectation("the largest saving", 0.5, 0.4, 0.625, 0.9, 0.05, 20.0)
+EXPECTED = ExpectedCost("the largest saving", 0.5, 0.4, 0.625, 0.9, 0.05, 20.0)
 
 
 class Clock:
@@ -61,12 +61,12 @@ def test_a_trial_is_followed_from_its_beginning_to_its_end() -> None:
         [
             PhaseStarted("search", 12, 600.0),
             TrialStarted(0, 1, 12, B),
-            TrialEnded(best.trial, best),
+            TrialFinished(best.trial, best),
             TrialStarted(1, 2, 12, A, EXPECTED),
             StepStarted("loading the model"),
             LevelStarted(None, 3.0),
-            LevelEnded(replace(level(0.4, 40.0, kind="saturation"), warnings=("it is hot",))),
-            LevelEnded(level(0.3, 30.0)),
+            LevelFinished(replace(level(0.4, 40.0, kind="saturation"), warnings=("it is hot",))),
+            LevelFinished(level(0.3, 30.0)),
             LevelStarted(142.5, 4.0),
         ]
     )
@@ -91,7 +91,7 @@ def test_trials_are_counted_by_outcome_after_those_of_earlier_runs() -> None:
     state = RunState(Clock(), known)
     state.watch(PhaseStarted("search", 12))
     for number, evaluation in enumerate((bounded(50), infeasible(80), ok(200)), start=2):
-        state.watch(TrialEnded(record_of(number, C, evaluation), None))
+        state.watch(TrialFinished(record_of(number, C, evaluation), None))
     assert state.trials == {"ok": 2, "infeasible": 1, "bounded": 1, "failed": 1}
     assert list(state.capacities) == [100.0, 0.0, 0.0, 0.0, 200.0]
 
@@ -99,7 +99,7 @@ def test_trials_are_counted_by_outcome_after_those_of_earlier_runs() -> None:
 def test_what_other_phases_measure_is_no_trial() -> None:
     again = replace(record_of(0, A, ok(100)), score=None)
     state = state_after(
-        [PhaseStarted("confirm", 4), TrialStarted(0, 1, 2, A), TrialEnded(again, None)]
+        [PhaseStarted("confirm", 4), TrialStarted(0, 1, 2, A), TrialFinished(again, None)]
     )
     assert sum(state.trials.values()) == 0
     assert state.trial_number is None
@@ -110,10 +110,10 @@ def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
     best = found_by(record_of(0, B, ok(130)))
     state = RunState(Clock(), {}, best)
     broken = record_of(0, A, failed())
-    phases: list[tuple[Phase, Finding | None]] = [("calibrate", best), ("confirm", None)]
+    phases: list[tuple[Phase, ConfirmedCapacity | None]] = [("calibrate", best), ("confirm", None)]
     for phase, kept in phases:
         state.watch(PhaseStarted(phase, 4))
-        state.watch(TrialEnded(broken, None))
+        state.watch(TrialFinished(broken, None))
         assert state.best == kept
 
 
@@ -134,7 +134,7 @@ def test_the_time_left_follows_the_steps_and_the_clock() -> None:
     clock.now += 40
     for number, total in enumerate((10.0, 30.0, 20.0)):
         record = replace(record_of(number, A, ok(100)), seconds=Seconds(total=total))
-        state.watch(TrialEnded(record, found_by(record)))
+        state.watch(TrialFinished(record, found_by(record)))
     assert state.time_left() == TimeLeft(by_steps=40.0, by_clock=60.0)
     assert state.time_left().at_most == 40.0
     clock.now += 50
@@ -152,5 +152,5 @@ def test_the_trials_of_earlier_runs_tell_how_long_one_takes() -> None:
 
 
 def test_what_may_still_be_found_is_kept() -> None:
-    state = state_after([OutlookChanged(Outlook(gap=0.25))])
+    state = state_after([SearchStatusChanged(SearchStatus(gap=0.25))])
     assert state.gap == 0.25

@@ -23,9 +23,9 @@ from optimizer.search.loop import SearchEnd
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import (
     Note,
-    OutlookChanged,
     PhaseStarted,
-    TrialEnded,
+    SearchStatusChanged,
+    TrialFinished,
     TrialRecorded,
     TrialStarted,
 )
@@ -142,7 +142,7 @@ def test_what_was_bounded_breaks_no_constraint_and_is_no_incumbent(search: Searc
     first, *others = search.records
     assert [record.told_value for record in others] == [pytest.approx(0.1)] * 2
     assert [record.constraints for record in others] == [(("latency.bert", 0.0),)] * 2
-    ended = [event for event in search.events if isinstance(event, TrialEnded)]
+    ended = [event for event in search.events if isinstance(event, TrialFinished)]
     assert [event.best and event.best.trial for event in ended] == [first] * 3
 
 
@@ -168,11 +168,11 @@ def test_watchers_are_told_what_happens(search: Search) -> None:
     first, *rest = search.events
     assert first == PhaseStarted("search", 2, 1e9)
     assert [type(event) for event in rest] == [
-        OutlookChanged, TrialStarted, TrialRecorded, TrialEnded,
+        SearchStatusChanged, TrialStarted, TrialRecorded, TrialFinished,
     ] * 2  # fmt: skip
     started = [event for event in rest if isinstance(event, TrialStarted)]
     assert [(e.number, e.measured, e.of) for e in started] == [(0, 1, 2), (1, 2, 2)]
-    assert [e.record for e in rest if isinstance(e, TrialEnded)] == search.records
+    assert [e.record for e in rest if isinstance(e, TrialFinished)] == search.records
 
 
 def test_repeats_are_told_and_neither_measured_nor_counted(search: Search) -> None:

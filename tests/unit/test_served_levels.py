@@ -18,11 +18,11 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import use
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
-from optimizer.search.level_runner import ServedLevels, concurrency
-from optimizer.study.events import Event, LevelEnded, LevelStarted
+from optimizer.search.level_runner import LevelRunner, concurrency
+from optimizer.study.events import Event, LevelFinished, LevelStarted
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer
-from optimizer.triton.session import Served
+from optimizer.triton.session import ServedConfiguration
 from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
@@ -112,11 +112,11 @@ class Levels:
         rng = np.random.default_rng(0)
         work = Workload((STREAM,))
         client = cast(LoadClient, self.client)
-        self.levels = ServedLevels(client, work, self.slot, rng, self.events.append)
+        self.levels = LevelRunner(client, work, self.slot, rng, self.events.append)
 
     def run(self) -> LoadLevel:
         control, ids = cast(ServerControl, self.server), frozenset({2, 3})
-        served = Served(cast(RunningServer, self.server), control, ids)
+        served = ServedConfiguration(cast(RunningServer, self.server), control, ids)
         with self.levels.on(served, CONFIG) as run:
             return run(PLAN)
 
@@ -155,7 +155,7 @@ def test_a_level_has_what_server_and_machine_say_of_it(make: Make) -> None:
     assert found.machine is not None
     assert found.machine.server_memory_mib == 1024
     assert found.machine.no_gpu == "the trial runs on no GPU"
-    assert levels.events == [LevelStarted(250.0, PLAN.sending_seconds), LevelEnded(found)]
+    assert levels.events == [LevelStarted(250.0, PLAN.sending_seconds), LevelFinished(found)]
 
 
 def test_a_server_that_ended_in_a_level_is_the_reason_of_its_failure(make: Make) -> None:
@@ -173,7 +173,7 @@ def test_a_models_process_that_died_in_a_level_is_the_reason_of_its_failure(make
         )
         with pytest.raises(ServerFailure, match=r"process \d, in which a model runs, has died"):
             levels.run()
-        assert not any(isinstance(event, LevelEnded) for event in levels.events)
+        assert not any(isinstance(event, LevelFinished) for event in levels.events)
 
 
 def test_a_models_process_that_is_stopped_before_or_in_a_level_fails_it(make: Make) -> None:

@@ -14,7 +14,7 @@ from optimizer.configuration.serving_config import InstanceGroup, ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import ServiceObservation, observed, way_of
+from optimizer.simulator.service_observation import ServiceObservation, execution_layout, observed
 from tests.unit.service_truths import Truth, affine_truth, levels_of, saturated
 from tests.unit.studies import level, small_space
 
@@ -72,7 +72,7 @@ def test_the_occupancy_of_an_instance_is_what_the_rate_says() -> None:
     config = config_of(largest=8, instances=2)
     truth = affine_truth(0)
     (found,) = observed(config, saturated(config, truth, overhead_ms=0.7))
-    assert found.way == way_of(config.models[0], config.server)
+    assert found.way == execution_layout(config.models[0], config.server)
     assert [time.batch_size for time in found.times] == [4, 8]
     for time in found.times:
         expected = truth(found.way, time.batch_size)
@@ -126,7 +126,7 @@ def light(config: ServingConfig, *points: BatchPoint) -> LoadLevel:
 
 def test_a_light_load_tells_of_sizes_that_saturation_does_not_show() -> None:
     config, truth = config_of(largest=8), affine_truth(0)
-    way = way_of(config.models[0], config.server)
+    way = execution_layout(config.models[0], config.server)
     shown = saturated(config, truth, overhead_ms=0.8)
     small = light(config, BatchPoint(1, 90, truth(way, 1) - 0.1), BatchPoint(8, 9, 99.0))
     (found,) = observed(config, shown, small)
@@ -203,7 +203,7 @@ def test_more_observations_narrow_what_is_not_known() -> None:
 
 def test_a_curve_has_the_powers_of_two_and_the_largest_batch() -> None:
     model = calibrated(affine_truth(0), 0)
-    way = way_of(config_of().models[0], config_of().server)
+    way = execution_layout(config_of().models[0], config_of().server)
     (curve,) = model.curves([(way, 24)])
     assert curve.batch_sizes == (1, 2, 4, 8, 16, 24)
     assert list(curve.execution_ms) == sorted(curve.execution_ms)
@@ -261,7 +261,7 @@ def test_a_model_that_was_never_observed_is_refused() -> None:
 
 def test_a_disturbed_level_counts_for_less() -> None:
     truth, config = affine_truth(0), config_of(largest=8)
-    way = way_of(config.models[0], config.server)
+    way = execution_layout(config.models[0], config.server)
     good = saturated(config, truth)
     machine = MachineUse(2.5, 2, 3.0, 100.0, foreign_cores=0.0)
     (quiet,) = observed(config, replace(good, machine=machine))

@@ -12,13 +12,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from optimizer.analysis.known_configurations import known_configurations
 from optimizer.analysis.latency_curve import capacity_within, undominated
+from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import LoadRuns
 from optimizer.cli import commands
 from optimizer.cli.outcome import show_front
-from optimizer.commands.parts import hold_to_what_was_begun
+from optimizer.commands.parts import require_same_space
 from optimizer.commands.run import RunRequest, run_study
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import SpaceChangedError, UsageError
@@ -214,7 +214,7 @@ def front_of() -> list[dict[str, object]]:
         record_of(2, THREE, replace(ok(250.0), further=(within(SHORT_MS, 150.0),))),
     ]
     again = [record_of(n, ONE, ok(450.0)) for n in range(2)]
-    known = known_configurations(records, LoadRuns(confirmations=again))
+    known = measured_configurations(records, LoadRuns(confirmations=again))
     return pareto_front(known, WORKLOAD, replace(SETTING, further_ms=(SHORT_MS,)))
 
 
@@ -239,7 +239,7 @@ def test_the_front_is_shown() -> None:
 
 def test_pareto_knows_what_a_trial_found_within_a_further_limit() -> None:
     record = record_of(0, ONE, replace(ok(300.0), further=(within(SHORT_MS, 180.0),)))
-    [known] = known_configurations([record], LoadRuns())
+    [known] = measured_configurations([record], LoadRuns())
     assert known.searched_ms == (LIMIT_MS, SHORT_MS)
     found = capacity_within(known, SHORT_MS)
     assert found is not None
@@ -255,7 +255,7 @@ def test_what_was_confirmed_bounds_what_a_trial_found_within_further_limits() ->
     record = record_of(0, ONE, replace(ok(300.0), further=further))
     for confirmed, expected in ((200.0, (200.0, 320.0)), (340.0, (280.0, 340.0))):
         again = [record_of(n, ONE, ok(confirmed, 95.0)) for n in range(2)]
-        [known] = known_configurations([record], LoadRuns(confirmations=again))
+        [known] = measured_configurations([record], LoadRuns(confirmations=again))
         found = [capacity_within(known, limit_ms) for limit_ms in (SHORT_MS, LONG_MS)]
         assert tuple(each[0].per_second for each in found if each) == pytest.approx(expected)
 
@@ -305,16 +305,16 @@ def test_the_sampler_follows_from_the_limits_where_none_is_chosen() -> None:
 def test_a_study_goes_on_with_the_limits_that_it_was_begun_with(tmp_path: Path) -> None:
     begun = StudyDirectory(tmp_path / "several")
     for further_ms in ((50.0, 300.0), (50.0, 300.0), None):
-        hold_to_what_was_begun(begun, QUICKSTART, MACHINE, "begin another", further_ms)
+        require_same_space(begun, QUICKSTART, MACHINE, "begin another", further_ms)
     with pytest.raises(SpaceChangedError, match=r"also_limit_ms: was \[50.0, 300.0\], is \[50.0\]"):
-        hold_to_what_was_begun(begun, QUICKSTART, MACHINE, "begin another", (50.0,))
+        require_same_space(begun, QUICKSTART, MACHINE, "begin another", (50.0,))
     with pytest.raises(SpaceChangedError, match=r"also_limit_ms: was \[50.0, 300.0\], is None"):
-        hold_to_what_was_begun(begun, QUICKSTART, MACHINE, "begin another", ())
+        require_same_space(begun, QUICKSTART, MACHINE, "begin another", ())
     alone = StudyDirectory(tmp_path / "alone")
-    hold_to_what_was_begun(alone, QUICKSTART, MACHINE, "begin another", ())
+    require_same_space(alone, QUICKSTART, MACHINE, "begin another", ())
     assert alone.read_json(alone.space).keys() == {"space", "machine"}
     with pytest.raises(SpaceChangedError, match=r"also_limit_ms: was None, is \[50.0\]"):
-        hold_to_what_was_begun(alone, QUICKSTART, MACHINE, "begin another", (50.0,))
+        require_same_space(alone, QUICKSTART, MACHINE, "begin another", (50.0,))
 
 
 def test_a_further_limit_that_is_none_is_refused() -> None:

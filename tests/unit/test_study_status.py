@@ -20,23 +20,23 @@ from rich.console import Console
 
 from optimizer.cli.interruption import Interrupted
 from optimizer.cli.status import Detail
-from optimizer.commands.with_progress import looked_on
+from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
 from optimizer.study.directory import StudyDirectory, write_json
 from optimizer.study.events import (
-    LevelEnded,
+    LevelFinished,
     LevelStarted,
     Note,
-    OutlookChanged,
     PhaseStarted,
+    SearchStatusChanged,
     StepStarted,
     TrialStarted,
     Watcher,
 )
 from optimizer.study.progress_file import ProgressFile, progress_from_json
 from optimizer.study.run_state import RunState
-from optimizer.study.search_status import Outlook
+from optimizer.study.search_status import SearchStatus
 from optimizer.study.searched_space import SearchedSpace
 from optimizer.study.status import all_statuses, study_status
 from tests.unit.commands import Commands
@@ -70,17 +70,17 @@ def directory(tmp_path: Path) -> StudyDirectory:
 
 @contextmanager
 def running(directory: StudyDirectory) -> Iterator[Watcher]:
-    with directory.locked(), looked_on(directory, lambda _: None) as watch:
+    with directory.locked(), with_progress(directory, lambda _: None) as watch:
         yield watch
 
 
 def measure(watch: Watcher) -> None:
     watch(PhaseStarted("search", 12, 3600.0))
-    watch(OutlookChanged(Outlook(gap=0.25)))
+    watch(SearchStatusChanged(SearchStatus(gap=0.25)))
     watch(TrialStarted(2, 3, 12, C, EXPECTED))
     watch(StepStarted("loading the model"))
-    watch(LevelEnded(level(0.4, 40.0, kind="saturation")))
-    watch(LevelEnded(level(0.3, 30.0)))
+    watch(LevelFinished(level(0.4, 40.0, kind="saturation")))
+    watch(LevelFinished(level(0.3, 30.0)))
     watch(LevelStarted(142.5, 4.0))
 
 

@@ -17,7 +17,7 @@ from optimizer.search.confirm import Confirmed
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space, load_space
-from optimizer.study.confidence import Claim
+from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import merged
 from optimizer.study.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
 from optimizer.study.history import History, scored
@@ -104,8 +104,8 @@ CONFIRMED = Confirmed(
     confirmed_at(A, 50, 50),
     (confirmed_at(B, 125, 125), confirmed_at(C, 130)),
     claims=(
-        Claim(C, ratio=0.96, low=0.9, high=1.03, confidence=0.12),
-        Claim(A, ratio=2.5, low=2.31, high=2.68, confidence=0.99996),
+        CapacityClaim(C, ratio=0.96, low=0.9, high=1.03, confidence=0.12),
+        CapacityClaim(A, ratio=2.5, low=2.31, high=2.68, confidence=0.99996),
     ),
 )
 ACCURACY = Accuracy(1.0, 0.999, 0.99, 0.01, 64)
@@ -243,7 +243,7 @@ def test_an_accuracy_that_was_kept_is_read_back_whole(error: float) -> None:
 
 
 def test_claims_are_ratios_of_capacities_with_their_intervals(space: Space) -> None:
-    claim = Claim(A, ratio=1.25, low=1.1, high=1.4, confidence=0.998)
+    claim = CapacityClaim(A, ratio=1.25, low=1.1, high=1.4, confidence=0.998)
     summary = summary_of(space, confirmed=replace(CONFIRMED, claims=(claim,)))
     assert summary["claims"] == [
         {

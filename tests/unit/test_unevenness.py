@@ -15,7 +15,7 @@ from optimizer.simulator.prediction import Serving, level
 from optimizer.simulator.service_curve import EVEN, Unevenness
 from optimizer.simulator.service_model import ServiceModel, fitted
 from optimizer.simulator.service_observation import observed
-from optimizer.simulator.service_variation import LightLoad, light_loads, unevenness_of
+from optimizer.simulator.service_variation import LightLoadTimes, light_loads, unevenness_of
 from optimizer.simulator.stream_simulation import serving_of
 from tests.unit.service_truths import affine_truth, levels_of, saturated
 from tests.unit.studies import SETTING, small_space
@@ -36,7 +36,7 @@ def served(known: ServiceModel, config: ServingConfig) -> Serving:
     return serving_of(model, known.curve(model, config.server), STREAM)
 
 
-def loads(truth: Unevenness, seed: int) -> Iterator[LightLoad]:
+def loads(truth: Unevenness, seed: int) -> Iterator[LightLoadTimes]:
     """What half of its saturation shows of every third configuration."""
     true_service = replace(service(), unevenness=truth)
     for config in CONFIGS[::3]:
@@ -44,7 +44,7 @@ def loads(truth: Unevenness, seed: int) -> Iterator[LightLoad]:
         curve = true_service.curve(model, config.server)
         rate = 500 * len(curve.busy_factors) * model.max_batch_size / curve.execution_ms[-1]
         found = level(served(true_service, config), STREAM.arrivals, rate, seed, 8_000)
-        yield LightLoad(
+        yield LightLoadTimes(
             model,
             config.server,
             STREAM,

@@ -9,7 +9,7 @@ import pytest
 from optimizer.errors import UsageError
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.user_load_file import AdvancedJob, read_job, read_user_load
+from optimizer.load.user_load_file import LoadTestJob, read_job, read_user_load
 from optimizer.workload.streams import LatencyLimit
 
 PHASE = {"InitialNumberOfUsers": 2, "SpawnRate": 2, "DurationInSeconds": 1500}
@@ -105,10 +105,10 @@ JOB = {
 def test_a_job_says_how_many_tests_it_has_and_how_long_it_may_take(tmp_path: Path) -> None:
     load = UserLoad((Phase(4, 0.0, 60), Phase(8, 0.0, 60), Phase(12, 0.0, 60)))
     conditions = StoppingConditions(None, (LatencyLimit(95, 500),))
-    assert read_job(written(tmp_path, JOB)) == AdvancedJob(load, conditions, 3, None)
+    assert read_job(written(tmp_path, JOB)) == LoadTestJob(load, conditions, 3, None)
     limits = {"MaxNumberOfTests": 5, "MaxParallelOfTests": 1}
     given = {**JOB, "ResourceLimit": limits, "JobDurationInSeconds": 901}
-    assert read_job(written(tmp_path, given)) == AdvancedJob(load, conditions, 5, 901)
+    assert read_job(written(tmp_path, given)) == LoadTestJob(load, conditions, 5, 901)
 
 
 @pytest.mark.parametrize(

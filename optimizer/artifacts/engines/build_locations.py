@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from optimizer.artifacts.engines import build_script, script_output, trtexec
-from optimizer.artifacts.engines.build_monitor import Ended, Running, watch
+from optimizer.artifacts.engines.build_monitor import BuildTimedOut, Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
 from optimizer.artifacts.versions import versions
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
@@ -47,7 +47,7 @@ class Folders:
     timings: Path
 
 
-class Workplace(Protocol):
+class BuildLocation(Protocol):
     """Builds engines somewhere."""
 
     def identity(self) -> Mapping[str, str]:
@@ -81,19 +81,19 @@ class Containers(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalPlace:
+class LocalBuildLocation:
     """The tensorrt package of this Python, in a process that ends with this one."""
 
     settings: EngineSettings
 
     def identity(self) -> Mapping[str, str]:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         return versions("tensorrt")
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         cores = ",".join(map(str, usable_cores()))
         command = [
             *(sys.executable, "-I", "-S", str(child_shim.__file__), str(os.getpid()), cores, "--"),
@@ -105,20 +105,20 @@ class LocalPlace:
 
 
 @dataclass(frozen=True)
-class ContainerPlace:
+class ContainerBuildLocation:
     """NVIDIA's tensorrt image of the server's own tag, which has the Python package."""
 
     settings: EngineSettings
     containers: Containers
 
     def identity(self) -> Mapping[str, str]:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         return {"image": self.containers.image(self.settings.image).id}
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         script = ("python3", _MOUNTED_SCRIPT, recipe.to_json(), _GRAPH, _PLANS, _TIMINGS)
         task = _task(self.settings, script, folders, Mount(_SCRIPT, _MOUNTED_SCRIPT))
         running = self.containers.start(task)
@@ -126,20 +126,20 @@ class ContainerPlace:
 
 
 @dataclass(frozen=True)
-class TrtexecPlace:
+class TrtexecBuildLocation:
     """The trtexec of the server's own image."""
 
     settings: EngineSettings
     containers: Containers
 
     def identity(self) -> Mapping[str, str]:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         return {"image": self.containers.image(self.settings.image).id}
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `Workplace`."""
+        """See `BuildLocation`."""
         version = self._version(folders)
         command = trtexec.command(recipe, version.major, _GRAPH, _PLANS, _TIMINGS)
 
@@ -166,10 +166,10 @@ class TrtexecPlace:
         return version
 
 
-PLACES: dict[BuildPlace, Callable[[EngineSettings], Workplace]] = {
-    "local": LocalPlace,
-    "container": lambda settings: ContainerPlace(settings, ContainerEngine.connect()),
-    "trtexec": lambda settings: TrtexecPlace(settings, ContainerEngine.connect()),
+PLACES: dict[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
+    "local": LocalBuildLocation,
+    "container": lambda settings: ContainerBuildLocation(settings, ContainerEngine.connect()),
+    "trtexec": lambda settings: TrtexecBuildLocation(settings, ContainerEngine.connect()),
 }
 
 
@@ -209,7 +209,7 @@ def _follow_script(
         if (progress := script_output.progress_in(line)) is not None:
             on_progress(progress)
 
-    ended: Ended = watch(running, tell, timeout_seconds)
+    ended: BuildTimedOut = watch(running, tell, timeout_seconds)
     return script_output.facts_of(ended)
 
 

@@ -31,7 +31,7 @@ class Running(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
+class BuildTimedOut:
     """A build that came to its end. `lines` are its last ones."""
 
     code: int
@@ -49,7 +49,9 @@ class Ended:
         return BuildFailure(f"the engine's build {how}: {told}", out_of_memory=out)
 
 
-def watch(running: Running, on_line: Callable[[str], None], timeout_seconds: float) -> Ended:
+def watch(
+    running: Running, on_line: Callable[[str], None], timeout_seconds: float
+) -> BuildTimedOut:
     """Wait for the end of a build; nothing of it is left then.
 
     Args:
@@ -77,4 +79,4 @@ def watch(running: Running, on_line: Callable[[str], None], timeout_seconds: flo
     reader.join(_GRACE_SECONDS)
     if code is None:
         raise BuildFailure(f"the engine was not built after {timeout_seconds:g} s")
-    return Ended(code, tuple(last))
+    return BuildTimedOut(code, tuple(last))

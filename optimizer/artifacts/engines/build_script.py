@@ -48,7 +48,7 @@ class Log:
             sys.stderr.write(f"{text}\n")
 
 
-class Progress:
+class BuildProgress:
     """Says where the build is, now and then: phases lie within phases, and have steps."""
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ def build(trt: Any, recipe: dict[str, Any], log: Any, folders: list[Path]) -> No
     say("progress", f"TensorRT {trt.__version__} reads the graph")
     network = parse(trt, builder, log, graph / recipe["onnx"])
     config = configure(trt, builder, recipe)
-    config.progress_monitor = implementing(Progress, trt.IProgressMonitor)()
+    config.progress_monitor = implementing(BuildProgress, trt.IProgressMonitor)()
     kept_alive = attach_timing_cache(config, timings / recipe["timing_cache"])
     plan = builder.build_serialized_network(network, config)
     if plan is None:

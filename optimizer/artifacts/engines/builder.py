@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from optimizer.artifacts.build_context import Workbench
+from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, key_digest
-from optimizer.artifacts.engines.build_locations import PLACES, Folders, Workplace
+from optimizer.artifacts.engines.build_locations import PLACES, BuildLocation, Folders
 from optimizer.artifacts.engines.recipe import (
     FACTS_FILE,
     PLAN_FILE,
@@ -37,7 +37,7 @@ GRAPHS: dict[Precision, GraphKind] = {
 }
 """The graph that carries each precision; networks are strongly typed, so nothing else does."""
 
-Places = Mapping[BuildPlace, Callable[[EngineSettings], Workplace]]
+Places = Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]]
 
 
 class TensorRtBuilder:
@@ -46,11 +46,11 @@ class TensorRtBuilder:
     def __init__(self, places: Places = PLACES) -> None:
         self._places = places
 
-    def key(self, spec: ArtifactSpec, bench: Workbench) -> Key:
+    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
         """See `ArtifactBuilder`."""
         return self._engine(spec, bench).key
 
-    def entry(self, spec: ArtifactSpec, bench: Workbench) -> CacheEntry:
+    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
         """See `ArtifactBuilder`. Raises BuildFailure where there is no GPU to build it on."""
         engine = self._engine(spec, bench)
         return bench.cache.get_or_build(engine.key, engine.build)
@@ -61,7 +61,7 @@ class TensorRtBuilder:
         assert facts is not None
         return f"tensorrt {facts.tensorrt}"
 
-    def _engine(self, spec: ArtifactSpec, bench: Workbench) -> _Engine:
+    def _engine(self, spec: ArtifactSpec, bench: BuildContext) -> _Engine:
         if bench.engines is None:
             raise BuildFailure("an engine is built on and for a GPU, and there is none")
         if spec.profile is None:
@@ -82,9 +82,9 @@ class _Engine:
 
     precision: Precision
     profile: EngineProfile
-    bench: Workbench
+    bench: BuildContext
     settings: EngineSettings
-    place: Workplace
+    place: BuildLocation
 
     @cached_property
     def key(self) -> Key:

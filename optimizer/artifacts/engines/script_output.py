@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from optimizer.artifacts.engines.build_monitor import Ended
+from optimizer.artifacts.engines.build_monitor import BuildTimedOut
 from optimizer.configuration.releases import EngineFacts
 
 
@@ -15,7 +15,7 @@ def progress_in(line: str) -> str | None:
     return str(said) if said is not None else None
 
 
-def facts_of(ended: Ended) -> EngineFacts:
+def facts_of(ended: BuildTimedOut) -> EngineFacts:
     """What was built. Raises BuildFailure where nothing was, with the reason that was given."""
     said: dict[str, Any] = {}
     for line in ended.lines:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from optimizer.commands.doctor import docker, machine, software
 from optimizer.commands.doctor import gpus as graphics
-from optimizer.commands.doctor.abilities import Seen, abilities
+from optimizer.commands.doctor.abilities import MachineFindings, abilities
 from optimizer.commands.doctor.checks import Unseen, look
-from optimizer.commands.doctor.examination import Area, Examination, Finding
+from optimizer.commands.doctor.examination import Area, CheckResult, Examination
 from optimizer.triton.embedded import find_embedded_runtime
 
 __all__ = ["examine"]
@@ -37,15 +37,15 @@ def examine(cache: Path, results: Path) -> Examination:
     cards, on_bus = look(graphics.graphics), look(graphics.cards_on_bus)
     containers = look(docker.docker)
     found = [_finding(part, wait()) for part, wait in singly.items()]
-    seen = Seen(packages(), embedded(), cards(), containers())
+    seen = MachineFindings(packages(), embedded(), cards(), containers())
     return _judge(found, seen, on_bus())
 
 
-def _finding(part: str, seen: Finding | Unseen) -> Finding:
+def _finding(part: str, seen: CheckResult | Unseen) -> CheckResult:
     return seen.finding(part) if isinstance(seen, Unseen) else seen
 
 
-def _judge(found: list[Finding], seen: Seen, on_bus: int | Unseen) -> Examination:
+def _judge(found: list[CheckResult], seen: MachineFindings, on_bus: int | Unseen) -> Examination:
     *of_machine, second_opinion = found
     with_gpus = graphics.can_have_gpus(seen.graphics, on_bus)
     installed = software.findings(seen.packages, seen.embedded, seen.docker, with_gpus=with_gpus)

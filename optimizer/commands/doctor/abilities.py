@@ -18,7 +18,7 @@ from optimizer.triton.embedded import EmbeddedRuntime
 
 
 @dataclass(frozen=True)
-class Seen:
+class MachineFindings:
     """What servers depend on."""
 
     packages: Packages | Unseen
@@ -40,12 +40,12 @@ class _Need:
     condition: str
 
 
-def abilities(seen: Seen) -> tuple[Ability, ...]:
+def abilities(seen: MachineFindings) -> tuple[Ability, ...]:
     """Every kind of server, and whether it can run."""
     return (_embedded(seen), _docker_on_cpu(seen), _docker_on_gpus(seen), _remote(seen))
 
 
-def _embedded(seen: Seen) -> Ability:
+def _embedded(seen: MachineFindings) -> Ability:
     server = _Need("the embedded server", _state(seen.embedded), "the embedded server starts")
     needs = [server, *_for_graphs(seen)]
     installed = _names(seen.packages)
@@ -53,7 +53,7 @@ def _embedded(seen: Seen) -> Ability:
     return _ability("embedded, CPU", needs, f"{', '.join(runtimes)}{_from_onnx_alone(seen)}")
 
 
-def _docker_on_cpu(seen: Seen) -> Ability:
+def _docker_on_cpu(seen: MachineFindings) -> Ability:
     # Only a container of the image would tell, and none is started.
     has = "the image's Python has numpy, and onnxruntime, openvino or torch"
     hosted = _Need("Python packages in the image", "unknown", has)
@@ -61,7 +61,7 @@ def _docker_on_cpu(seen: Seen) -> Ability:
     return _ability("docker, CPU", needs, f"{_servers(seen)}{_from_onnx_alone(seen)}")
 
 
-def _docker_on_gpus(seen: Seen) -> Ability:
+def _docker_on_gpus(seen: MachineFindings) -> Ability:
     needs = [*_for_containers(seen), *_for_gpus(seen)]
     how = (
         f"TensorRT and ONNX Runtime on {_cards(seen)}, in {_servers(seen)}; "
@@ -70,7 +70,7 @@ def _docker_on_gpus(seen: Seen) -> Ability:
     return _ability("docker, GPU", needs, how)
 
 
-def _remote(seen: Seen) -> Ability:
+def _remote(seen: MachineFindings) -> Ability:
     running = _Need("a Triton that runs already", "unknown", "a Triton runs already")
     how = "the space file names its addresses and the folder of its repository"
     return _ability("remote", [*_for_graphs(seen), running], how)
@@ -87,7 +87,7 @@ def _ability(server: str, needs: Sequence[_Need], how: str) -> Ability:
     return Ability(server, "ok", how)
 
 
-def _for_graphs(seen: Seen) -> list[_Need]:
+def _for_graphs(seen: MachineFindings) -> list[_Need]:
     """What makes the files of every model, whatever serves them."""
     if isinstance(seen.packages, Unseen):
         there = f"{' and '.join(sorted(GRAPH_PACKAGES))} are installed"
@@ -96,14 +96,14 @@ def _for_graphs(seen: Seen) -> list[_Need]:
     return [_Need(name, "missing", f"{name} is installed") for name in missing]
 
 
-def _for_containers(seen: Seen) -> list[_Need]:
+def _for_containers(seen: MachineFindings) -> list[_Need]:
     needs = [_Need("Docker", _state(seen.docker), "Docker answers")]
     if not isinstance(seen.docker, Unseen) and not seen.docker.servers:
         needs.append(_Need("an image of tritonserver", "missing", "there is one"))
     return [*needs, *_for_graphs(seen)]
 
 
-def _for_gpus(seen: Seen) -> list[_Need]:
+def _for_gpus(seen: MachineFindings) -> list[_Need]:
     if isinstance(seen.graphics, Unseen):
         answers = "NVIDIA's driver answers"
         return [_Need("an NVIDIA GPU and its driver", seen.graphics.state, answers)]
@@ -119,25 +119,25 @@ def _for_gpus(seen: Seen) -> list[_Need]:
     return needs
 
 
-def _from_onnx_alone(seen: Seen) -> str:
+def _from_onnx_alone(seen: MachineFindings) -> str:
     """What is left out where models of transformers cannot be exported."""
     lacking = sorted(EXPORT_PACKAGES - _names(seen.packages))
     return f"; ONNX files alone without {', '.join(lacking)}" if lacking else ""
 
 
-def _servers(seen: Seen) -> str:
+def _servers(seen: MachineFindings) -> str:
     if isinstance(seen.docker, Unseen):
         return "an image of tritonserver"
     return ", ".join(image.name for image in seen.docker.servers)
 
 
-def _cards(seen: Seen) -> str:
+def _cards(seen: MachineFindings) -> str:
     if isinstance(seen.graphics, Unseen):
         return "NVIDIA GPUs"
     return counted_gpus([card.gpu.name for card in seen.graphics.usable])
 
 
-def _build_places(seen: Seen) -> str:
+def _build_places(seen: MachineFindings) -> str:
     """Where engines can be built that the servers load, by the keys of the space file."""
     places = ["trtexec"]
     if isinstance(seen.docker, Unseen):

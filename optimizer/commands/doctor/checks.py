@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.doctor.examination import CheckResult
 from optimizer.errors import RequirementError
 
 T = TypeVar("T")
@@ -25,9 +25,9 @@ class Unseen:
     why: str
     remedy: str | None = None
 
-    def finding(self, part: str) -> Finding:
+    def finding(self, part: str) -> CheckResult:
         """It as what was found of a part."""
-        return Finding(part, self.state, self.why, self.remedy)
+        return CheckResult(part, self.state, self.why, self.remedy)
 
 
 def look(probe: Callable[[], T], seconds: float | None = None) -> Callable[[], T | Unseen]:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 
 from optimizer.commands.doctor.checks import Unseen
-from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.releases import ImageContent, content_of, tensorrt_image, triton_image
 from optimizer.containers import HOW_TO_HAND_OUT_GPUS, ContainerEngine
 
@@ -62,7 +62,7 @@ def docker() -> Docker:
     )
 
 
-def findings(seen: Docker | Unseen, *, with_gpus: bool) -> tuple[Finding, ...]:
+def findings(seen: Docker | Unseen, *, with_gpus: bool) -> tuple[CheckResult, ...]:
     """What was found of the engine and its images.
 
     Args:
@@ -71,10 +71,10 @@ def findings(seen: Docker | Unseen, *, with_gpus: bool) -> tuple[Finding, ...]:
     if isinstance(seen, Unseen):
         return (seen.finding(_ENGINE), *_wanted_images(None, with_gpus=with_gpus))
     return (
-        Finding(_ENGINE, "ok", seen.version),
+        CheckResult(_ENGINE, "ok", seen.version),
         *([_runtime(seen)] if with_gpus else []),
-        *(Finding(_short(image.name), "ok", _server(image)) for image in seen.servers),
-        *(Finding(_short(image.name), "ok", _tensorrt(image)) for image in seen.tensorrt),
+        *(CheckResult(_short(image.name), "ok", _server(image)) for image in seen.servers),
+        *(CheckResult(_short(image.name), "ok", _tensorrt(image)) for image in seen.tensorrt),
         *_wanted_images(seen, with_gpus=with_gpus),
     )
 
@@ -87,23 +87,23 @@ def _held(engine: ContainerEngine, names: tuple[str, ...], kind: str) -> tuple[H
     )
 
 
-def _runtime(seen: Docker) -> Finding:
+def _runtime(seen: Docker) -> CheckResult:
     if seen.hands_out_gpus:
-        return Finding(_RUNTIME, "ok", "the engine knows it")
+        return CheckResult(_RUNTIME, "ok", "the engine knows it")
     if seen.toolkit:
         found = "installed, but the engine does not list it"
         remedy = "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker"
-        return Finding(_RUNTIME, "unknown", found, f"{remedy} (as root)")
-    return Finding(_RUNTIME, "missing", "the engine does not list it", HOW_TO_HAND_OUT_GPUS)
+        return CheckResult(_RUNTIME, "unknown", found, f"{remedy} (as root)")
+    return CheckResult(_RUNTIME, "missing", "the engine does not list it", HOW_TO_HAND_OUT_GPUS)
 
 
-def _wanted_images(seen: Docker | None, *, with_gpus: bool) -> list[Finding]:
+def _wanted_images(seen: Docker | None, *, with_gpus: bool) -> list[CheckResult]:
     """The images of the default release, where they are not there."""
     wanted = [(triton_image(), "launcher docker")]
     if with_gpus:
         wanted.append((tensorrt_image(), "engines.build_in: container"))
     return [
-        Finding(
+        CheckResult(
             _short(name),
             "missing" if seen is not None else "unknown",
             f"{'not here' if seen is not None else 'no engine to ask'}; {needed_by} needs it",

@@ -9,7 +9,7 @@ State = Literal["ok", "missing", "unknown"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One part of the machine.
 
     Attributes:
@@ -29,7 +29,7 @@ class Area:
     """Parts that belong together."""
 
     name: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True)

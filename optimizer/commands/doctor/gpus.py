@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.commands.doctor.checks import Unseen
-from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.machine.gpus import Card, driver_version, present_cards
@@ -66,34 +66,34 @@ def can_have_gpus(seen: Graphics | Unseen, on_bus: int | Unseen) -> bool:
     return any(card.gpu.compute_capability >= LEAST_COMPUTE_CAPABILITY for card in seen.cards)
 
 
-def findings(seen: Graphics | Unseen, on_bus: int | Unseen) -> tuple[Finding, ...]:
+def findings(seen: Graphics | Unseen, on_bus: int | Unseen) -> tuple[CheckResult, ...]:
     """What was found of the driver and of every card."""
     if isinstance(seen, Unseen):
         return (_without_driver(seen, on_bus),)
     return (_driver(seen), *map(_card, range(len(seen.cards)), seen.cards))
 
 
-def _without_driver(seen: Unseen, on_bus: int | Unseen) -> Finding:
+def _without_driver(seen: Unseen, on_bus: int | Unseen) -> CheckResult:
     if seen.state == "unknown" or isinstance(on_bus, Unseen):
         return seen.finding(_DRIVER)
     if on_bus == 0:
-        return Finding(_DRIVER, "missing", "this machine has no NVIDIA GPU")
+        return CheckResult(_DRIVER, "missing", "this machine has no NVIDIA GPU")
     cards = f"{on_bus} NVIDIA card{'s' if on_bus != 1 else ''}"
-    return Finding(_DRIVER, "missing", f"{cards} on the PCI bus, but {seen.why}", _INSTALL)
+    return CheckResult(_DRIVER, "missing", f"{cards} on the PCI bus, but {seen.why}", _INSTALL)
 
 
-def _driver(seen: Graphics) -> Finding:
+def _driver(seen: Graphics) -> CheckResult:
     if not seen.cards:
-        return Finding(_DRIVER, "missing", f"{seen.driver}, but it has no card")
+        return CheckResult(_DRIVER, "missing", f"{seen.driver}, but it has no card")
     if seen.driver_is_recent:
-        return Finding(_DRIVER, "ok", seen.driver)
+        return CheckResult(_DRIVER, "ok", seen.driver)
     found = (
         f"{seen.driver}; the images need {LEAST_DRIVER}, though a data-centre GPU may do with less"
     )
-    return Finding(_DRIVER, "unknown", found, _INSTALL)
+    return CheckResult(_DRIVER, "unknown", found, _INSTALL)
 
 
-def _card(number: int, card: Card) -> Finding:
+def _card(number: int, card: Card) -> CheckResult:
     gpu = card.gpu
     capability = gpu.compute_capability
     lacking = [
@@ -105,9 +105,9 @@ def _card(number: int, card: Card) -> Finding:
     found += "".join(lacking)
     part, hindrance = f"GPU {number}", _hindrance(card)
     if hindrance is None:
-        return Finding(part, "ok", found)
+        return CheckResult(part, "ok", found)
     why, remedy = hindrance
-    return Finding(part, "missing", f"{found}; {why}", remedy)
+    return CheckResult(part, "missing", f"{found}; {why}", remedy)
 
 
 def _hindrance(card: Card) -> tuple[str, str | None] | None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.hardware import HARDWARE_BF16, overflows_in_int8, processor_lacks
 from optimizer.machine.cores import total_memory_bytes, unused_memory_bytes
 from optimizer.machine.fingerprint import cpu_flags, this_machine
@@ -22,13 +22,13 @@ _LEAST_FREE = 5 * _GIB
 """BERT-large in FP32 is 1.3 GB, and every precision and runtime has files of its own."""
 
 
-def processor() -> Finding:
+def processor() -> CheckResult:
     """Return model, cores, vector extensions, and what follows for precisions on the CPU."""
     machine = this_machine("embedded")
     features = ", ".join(machine.cpu_features) or "no vector extensions"
     found = f"{machine.cpu}, {machine.cores_text} ({features})"
     limits = "; ".join(_limits_of_precisions(cpu_flags()))
-    return Finding("processor", "ok", f"{found}; {limits}" if limits else found)
+    return CheckResult("processor", "ok", f"{found}; {limits}" if limits else found)
 
 
 def _limits_of_precisions(flags: Set[str] | None) -> Iterator[str]:
@@ -40,43 +40,43 @@ def _limits_of_precisions(flags: Set[str] | None) -> Iterator[str]:
         yield "no BF16 instructions: BF16 is emulated and slow"
 
 
-def memory() -> Finding:
+def memory() -> CheckResult:
     """What is there, and what is free, within what the control groups allow."""
     free, total = unused_memory_bytes(), total_memory_bytes()
-    return Finding("memory", "ok", f"{_gib(free)} free of {_gib(total)}")
+    return CheckResult("memory", "ok", f"{_gib(free)} free of {_gib(total)}")
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     """The interpreter that runs this."""
     machine = this_machine("embedded")
-    return Finding("Python", "ok", f"{machine.python}, {machine.system}")
+    return CheckResult("Python", "ok", f"{machine.python}, {machine.system}")
 
 
-def shared_memory() -> Finding:
+def shared_memory() -> CheckResult:
     """Size and room of /dev/shm."""
     part, usage = SHARED_MEMORY, shutil.disk_usage(SHARED_MEMORY)
     found = f"{_gib(usage.free)} free of {_gib(usage.total)}"
     if usage.free >= _LEAST_SHARED_MEMORY:
-        return Finding(part, "ok", found)
+        return CheckResult(part, "ok", found)
     if usage.total < _LEAST_SHARED_MEMORY:
         remedy = f"mount -o remount,size=2G {part} (as root; of a container: --shm-size=2g)"
     else:
         remedy = f"remove what processes that ended have left in {part}"
-    return Finding(part, "missing", f"{found}: too little for many instances", remedy)
+    return CheckResult(part, "missing", f"{found}: too little for many instances", remedy)
 
 
-def disk(part: str, folder: Path) -> Finding:
+def disk(part: str, folder: Path) -> CheckResult:
     """Room for a folder, which need not be there yet."""
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     if not os.access(there, os.W_OK | os.X_OK):
         found = f"{there} may not be written by this user"
-        return Finding(part, "missing", found, f"name another folder with --{part}")
+        return CheckResult(part, "missing", found, f"name another folder with --{part}")
     free = shutil.disk_usage(there).free
     found = f"{_gib(free)} free for {folder}"
     if free >= _LEAST_FREE:
-        return Finding(part, "ok", found)
+        return CheckResult(part, "ok", found)
     found = f"{found}: too little for a large model's files"
-    return Finding(part, "missing", found, f"make room, or name another folder with --{part}")
+    return CheckResult(part, "missing", found, f"make room, or name another folder with --{part}")
 
 
 def _gib(count: int) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from optimizer.commands.doctor.checks import Unseen
 from optimizer.commands.doctor.docker import Docker
-from optimizer.commands.doctor.examination import Finding
+from optimizer.commands.doctor.examination import CheckResult
 from optimizer.commands.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.configuration.serving_config import RUNTIME_PACKAGE
@@ -31,13 +31,13 @@ def packages() -> Packages:
     return {name: number for name, number in found.items() if number is not None}
 
 
-def second_opinion() -> Finding:
+def second_opinion() -> CheckResult:
     """perf_analyzer, which no search needs."""
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
         why = "not on PATH; only measure --with needs it"
-        return Finding(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
-    return Finding(perf_analyzer.NAME, "ok", found)
+        return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
+    return CheckResult(perf_analyzer.NAME, "ok", found)
 
 
 def findings(
@@ -46,7 +46,7 @@ def findings(
     docker: Docker | Unseen,
     *,
     with_gpus: bool,
-) -> tuple[Finding, ...]:
+) -> tuple[CheckResult, ...]:
     """What was found of the embedded server and of every package."""
     if isinstance(installed, Unseen):
         return (_embedded(embedded, {}), installed.finding("packages"))
@@ -67,32 +67,34 @@ def servers_with(tensorrt: str, docker: Docker | Unseen) -> list[str]:
     ]
 
 
-def _embedded(embedded: EmbeddedRuntime | Unseen, installed: Packages) -> Finding:
+def _embedded(embedded: EmbeddedRuntime | Unseen, installed: Packages) -> CheckResult:
     if isinstance(embedded, Unseen):
         return embedded.finding(_SERVER)
     found = f"tritonserver of {_SERVER_PACKAGE} {installed.get(_SERVER_PACKAGE, '')}".rstrip()
-    return Finding(_SERVER, "ok", found)
+    return CheckResult(_SERVER, "ok", found)
 
 
-def _package(name: str, installed: Packages) -> Finding:
+def _package(name: str, installed: Packages) -> CheckResult:
     if name in installed:
-        return Finding(name, "ok", installed[name])
-    return Finding(name, "missing", "not installed", _INSTALL)
+        return CheckResult(name, "ok", installed[name])
+    return CheckResult(name, "missing", "not installed", _INSTALL)
 
 
-def _local_tensorrt(installed: Packages, docker: Docker | Unseen, *, with_gpus: bool) -> Finding:
+def _local_tensorrt(
+    installed: Packages, docker: Docker | Unseen, *, with_gpus: bool
+) -> CheckResult:
     wanted = _wanted_tensorrt(docker)
     remedy = f"pip install 'triton-cost-optimizer[tensorrt]' {_TENSORRT}=={wanted}"
     own = installed.get(_TENSORRT)
     if own is None:
         found = "not installed; engines.build_in: local needs it"
-        return Finding(_TENSORRT, "missing", found, remedy if with_gpus else None)
+        return CheckResult(_TENSORRT, "missing", found, remedy if with_gpus else None)
     if servers := servers_with(own, docker):
-        return Finding(_TENSORRT, "ok", f"{own}, that of {', '.join(servers)}")
+        return CheckResult(_TENSORRT, "ok", f"{own}, that of {', '.join(servers)}")
     if same_version(own, wanted):
-        return Finding(_TENSORRT, "ok", f"{own}, that of release {DEFAULT_TAG}")
+        return CheckResult(_TENSORRT, "ok", f"{own}, that of release {DEFAULT_TAG}")
     found = f"{own}, but the server's is {wanted}: it would not load engines built here"
-    return Finding(_TENSORRT, "missing", found, remedy if with_gpus else None)
+    return CheckResult(_TENSORRT, "missing", found, remedy if with_gpus else None)
 
 
 def _wanted_tensorrt(docker: Docker | Unseen) -> str:

@@ -48,7 +48,7 @@ makes less difference than the simulation can tell."""
 
 
 @dataclass(frozen=True)
-class Question:
+class PlanInputs:
     """What is planned for.
 
     Attributes:
@@ -69,7 +69,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Way:
+class ScalingPolicy:
     """One way of running a fleet over the demand's time.
 
     Attributes:
@@ -128,7 +128,7 @@ class OneType:
     member: Member
     at_minimum: SimulatedFleet
     below_minimum: SimulatedFleet | None
-    autoscaled: tuple[Way, ...]
+    autoscaled: tuple[ScalingPolicy, ...]
 
 
 @dataclass(frozen=True)
@@ -144,17 +144,17 @@ class Plan:
         allowed: share of late requests that the limits allow.
     """
 
-    question: Question
+    question: PlanInputs
     fleet: Mix
     found: tuple[SimulatedFleet, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[ScalingPolicy, ...]
     one_type: OneType | None
     surviving: Mapping[Survival, Mix | None]
     losses: tuple[Loss, ...]
     allowed: float
 
 
-def plan_fleet(instances: Sequence[Instance], question: Question) -> Plan | None:
+def plan_fleet(instances: Sequence[Instance], question: PlanInputs) -> Plan | None:
     """Plan a fleet; None where what can be had does not suffice.
 
     Args:
@@ -171,7 +171,7 @@ def plan_fleet(instances: Sequence[Instance], question: Question) -> Plan | None
 class _Planner:
     """Answers one question with the members at hand."""
 
-    def __init__(self, question: Question, members: Sequence[Member]) -> None:
+    def __init__(self, question: PlanInputs, members: Sequence[Member]) -> None:
         self._question = question
         self._members = members
         self._peak = question.curve.peak
@@ -204,12 +204,12 @@ class _Planner:
         needed = per_second * (1 + question.headroom)
         return cheapest_fleet(members, needed, survival, question.zones, question.most)
 
-    def _constant(self, fleet: Mix) -> Way:
+    def _constant(self, fleet: Mix) -> ScalingPolicy:
         rates = self._question.curve.rates
         charged = np.full(len(rates), fleet.instances)
-        return Way("constant", charged, fleet.usd_per_hour, fleet.late_share(rates))
+        return ScalingPolicy("constant", charged, fleet.usd_per_hour, fleet.late_share(rates))
 
-    def _scheduled(self, at_peak: Mix) -> Way:
+    def _scheduled(self, at_peak: Mix) -> ScalingPolicy:
         """Fleets that are ready before the demand is, by what it will be."""
         curve = self._question.curve
         setup = max(self._delay(member) for member in self._members)
@@ -231,7 +231,7 @@ class _Planner:
         ]
         cost = sum(fleet.usd_per_hour for fleet in over_time) / len(over_time)
         charged = np.array([fleet.instances for fleet in over_time])
-        return Way("scheduled", charged, cost, np.array(late))
+        return ScalingPolicy("scheduled", charged, cost, np.array(late))
 
     def _one_type(self) -> OneType | None:
         question = self._question
@@ -275,7 +275,7 @@ class _Planner:
             at = below
         return None, at
 
-    def _autoscaled(self, member: Member, metric: Metric, most: int) -> Way:
+    def _autoscaled(self, member: Member, metric: Metric, most: int) -> ScalingPolicy:
         way = self._followed(member, metric, _TARGETS[0], most)
         for share in _TARGETS[1:]:
             if way.missed_steps(self._allowed) == 0:
@@ -283,7 +283,7 @@ class _Planner:
             way = self._followed(member, metric, share, most)
         return way
 
-    def _followed(self, member: Member, metric: Metric, share: float, most: int) -> Way:
+    def _followed(self, member: Member, metric: Metric, share: float, most: int) -> ScalingPolicy:
         """Autoscaled by a metric, its target read at a share of the most within the limit."""
         curve, response = self._question.curve, member.response
         aimed = share * response.most_within_per_second
@@ -293,7 +293,7 @@ class _Planner:
         ran = autoscale(curve, response, self._limit_ms, policy, begin_with)
         hourly = member.instance.price.usd_per_hour * float(ran.charged.mean())
         late = _by_step(ran, curve)
-        return Way(f"scaled on {metric}", ran.charged, hourly, late, policy)
+        return ScalingPolicy(f"scaled on {metric}", ran.charged, hourly, late, policy)
 
     def _delay(self, member: Member) -> float:
         return self._question.launch_seconds + member.instance.setup_seconds

@@ -52,17 +52,17 @@ class RecordedEvaluator:
         self,
         config: ServingConfig,
         slot: Slot,
-        worse_below: float | None = None,
+        prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
         """See `Evaluator`; the time is what it took when it was recorded."""
-        return self._counted(self._evaluated(self._drawn(config), worse_below))
+        return self._counted(self._evaluated(self._drawn(config), prune_below))
 
-    def _evaluated(self, row: RecordedRow, worse_below: float | None) -> Evaluation:
+    def _evaluated(self, row: RecordedRow, prune_below: float | None) -> Evaluation:
         if row.saturation is None:
             failure = Failure("Recorded", transient=False, out_of_memory=False)
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
-        if worse_below is not None and self._upper(row, row.saturation) < worse_below:
+        if prune_below is not None and self._upper(row, row.saturation) < prune_below:
             return self._bounded(row, {"saturation": row.saturation})
         measurement = Measurement(
             levels=(self._level("saturation", row.saturation),),

@@ -26,10 +26,10 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import Kind
-from optimizer.search.resumable_runs import KeptRuns
-from optimizer.study.context import Setting
+from optimizer.search.resumable_runs import ResumableRuns
+from optimizer.study.context import StudyContext
 from optimizer.study.directory import RecordingDirectory
-from optimizer.study.events import PhaseStarted, TrialEnded, TrialStarted, Watcher
+from optimizer.study.events import PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import History
 from optimizer.workload.streams import Workload
 
@@ -136,7 +136,7 @@ class RecordPhase:
         protocol: CapacityProtocol,
         measure: MeasureWith,
         directory: RecordingDirectory,
-        setting: Setting,
+        setting: StudyContext,
         watch: Watcher,
     ) -> None:
         self._space = space
@@ -159,7 +159,7 @@ class RecordPhase:
             "latencies": self._directory.latencies,
             "repeat": self._directory.repeats,
         }
-        kept = {kind: KeptRuns(s, self._setting, self._watch) for kind, s in stores.items()}
+        kept = {kind: ResumableRuns(s, self._setting, self._watch) for kind, s in stores.items()}
         points = kept["point"]
         while task := plan.next(*(runs.history.records for runs in kept.values())):
             own = kept[task.kind]
@@ -168,7 +168,7 @@ class RecordPhase:
             number = len(own.history.records)
             self._watch(TrialStarted(number, done + 1, plan.steps, config))
             evaluation = self._measure(config, self._levels(task, config, points.history))
-            self._watch(TrialEnded(own.keep(config, evaluation), points.best))
+            self._watch(TrialFinished(own.keep(config, evaluation), points.best))
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History

@@ -9,9 +9,9 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
 from optimizer.search.samplers.grid import GridSampler
 from optimizer.search.samplers.guided import GuidedSampler
-from optimizer.search.surrogate.acquisition import Guide
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy
 from optimizer.study.optuna_study import SamplerFactory
-from optimizer.study.search_status import Advisor, Explain, no_expectation, no_outlook
+from optimizer.study.search_status import Advisor, Explain, no_expectation, no_search_status
 
 _STARTUP_TRIALS = 6
 
@@ -21,11 +21,11 @@ class Strategy:
     """What makes the proposals, who says why, and who says when the search is over."""
 
     make_sampler: SamplerFactory
-    advise: Advisor = no_outlook
+    advise: Advisor = no_search_status
     explain: Explain = no_expectation
 
 
-SAMPLERS: Mapping[str, Callable[[Guide], Strategy]] = {
+SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {
     "guided": lambda guide: Strategy(
         lambda seed: GuidedSampler(guide, seed), guide.outlook, guide.explain
     ),

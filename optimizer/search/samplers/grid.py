@@ -8,7 +8,7 @@ import numpy as np
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.search.samplers.points import AskedPoint, PointSampler
+from optimizer.search.samplers.points import PointSampler, RequestedPoint
 
 
 class GridSampler(PointSampler):
@@ -23,7 +23,7 @@ class GridSampler(PointSampler):
         self._points = space
         self._order_seed = order_seed
 
-    def choose(self, asked: Sequence[AskedPoint]) -> Position | None:
+    def choose(self, asked: Sequence[RequestedPoint]) -> Position | None:
         """The first point in the order that no trial has had."""
         had = {point.position for point in asked}
         order = np.random.default_rng(self._order_seed).permutation(len(self._points))

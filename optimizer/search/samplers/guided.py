@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimizer.configuration.model_space import Position
-from optimizer.search.samplers.points import AskedPoint, PointSampler
-from optimizer.search.surrogate.acquisition import Guide
+from optimizer.search.samplers.points import PointSampler, RequestedPoint
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy
 
 
 class GuidedSampler(PointSampler):
@@ -16,10 +16,10 @@ class GuidedSampler(PointSampler):
     is proposed twice, until every point is measured or ruled out.
     """
 
-    def __init__(self, guide: Guide, seed: int) -> None:
+    def __init__(self, guide: AcquisitionPolicy, seed: int) -> None:
         super().__init__(guide.space, seed)
         self._guide = guide
 
-    def choose(self, asked: Sequence[AskedPoint]) -> Position | None:
+    def choose(self, asked: Sequence[RequestedPoint]) -> Position | None:
         """What the guide says; results it knows from its history."""
         return self._guide.propose([point.position for point in asked if point.running])

@@ -18,7 +18,7 @@ from optimizer.study.optuna_space import OptunaSpace
 
 
 @dataclass(frozen=True)
-class AskedPoint:
+class RequestedPoint:
     """A point that some trial of the study has or had, and whether it is being measured."""
 
     position: Position
@@ -37,7 +37,7 @@ class PointSampler(BaseSampler):
         self._random = RandomSampler(seed=seed)
 
     @abstractmethod
-    def choose(self, asked: Sequence[AskedPoint]) -> Position | None:
+    def choose(self, asked: Sequence[RequestedPoint]) -> Position | None:
         """The next point; None when there is none left.
 
         Args:
@@ -56,7 +56,7 @@ class PointSampler(BaseSampler):
         """The chosen point, as Optuna's parameters."""
         # A trial that another worker asks for just now has no parameters yet.
         asked = [
-            AskedPoint(self._space.position(other.params), other.state == TrialState.RUNNING)
+            RequestedPoint(self._space.position(other.params), other.state == TrialState.RUNNING)
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number and other.params.keys() == search_space.keys()
         ]

@@ -22,13 +22,13 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.expected_improvement import Effort
-from optimizer.search.surrogate.point_features import Likeness
-from optimizer.search.surrogate.posterior import Belief, Expected, SeenTrial, cost_differences
+from optimizer.search.surrogate.point_features import PointFeatures
+from optimizer.search.surrogate.posterior import Expected, Posterior, SeenTrial, cost_differences
 from optimizer.search.surrogate.residuals import Observations, Rows
 from optimizer.simulator.forecast import Forecast
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 from optimizer.study.history import History, bound_load_factor
-from optimizer.study.search_status import Expectation, Outlook
+from optimizer.study.search_status import ExpectedCost, SearchStatus
 
 Array = NDArray[np.float64]
 
@@ -101,7 +101,7 @@ class Assessment:
         seconds: that measuring is expected to take.
     """
 
-    belief: Belief
+    belief: Posterior
     rows: Rows
     log_mean: Array
     log_sd: Array
@@ -135,10 +135,10 @@ class Assessment:
             return f"nothing is expected to save {WORTHWHILE:.0%}; the most hopeful is tried"
         return "the largest saving per second"
 
-    def expectation(self, at: int, why: str) -> Expectation:
+    def expectation(self, at: int, why: str) -> ExpectedCost:
         """What is expected of one of the points."""
         mean, half = float(self.log_mean[at]), _NORMAL_95 * float(self.log_sd[at])
-        return Expectation(
+        return ExpectedCost(
             why,
             usd_per_million=math.exp(mean),
             low=math.exp(mean - half),
@@ -149,7 +149,7 @@ class Assessment:
         )
 
 
-class Guide:
+class AcquisitionPolicy:
     """Assesses the points of a space by a forecast and the history of a study.
 
     Args:
@@ -162,7 +162,7 @@ class Guide:
         space: SearchSpace,
         history: History,
         forecast: ForecastSource,
-        setting: Setting,
+        setting: StudyContext,
         protocol: CapacityProtocol,
         seed: int = 0,
     ) -> None:
@@ -174,7 +174,7 @@ class Guide:
         self.seed = seed
         self._surprises: dict[int, Observations] = {}
         self._known: tuple[tuple[object, ...], Assessment] | None = None
-        self._proposed: tuple[Position, Expectation] | None = None
+        self._proposed: tuple[Position, ExpectedCost] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
         """The point to measure next; None when every point is measured or ruled out.
@@ -193,23 +193,23 @@ class Guide:
         self._proposed = (position, assessed.expectation(at, why))
         return position
 
-    def explain(self, position: Position) -> Expectation | None:
+    def explain(self, position: Position) -> ExpectedCost | None:
         """What was expected of a point as it was proposed; None of any but the last."""
         if self._proposed is None or self._proposed[0] != position:
             return None
         return self._proposed[1]
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> SearchStatus:
         """Whether anything worthwhile is left, and what may be."""
         if self._history.incumbent is None:
-            return Outlook()
+            return SearchStatus()
         assessed = self._assess(())
         if assessed.log_best is None or len(assessed.rows) == 0:
-            return Outlook()
+            return SearchStatus()
         gap = self._gap(assessed, assessed.log_best)
         if not self._settled(assessed) or self._ties(assessed):
-            return Outlook(gap=gap)
-        return Outlook(
+            return SearchStatus(gap=gap)
+        return SearchStatus(
             f"no configuration is expected to save {WORTHWHILE:.0%} of the best one's cost", gap
         )
 
@@ -247,7 +247,7 @@ class Guide:
         expected = Expected.of(forecast, self._setting)
         under_way = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials = list(self._trials())
-        belief = Belief.after(trials, expected, self._likeness, surprises).believing(under_way)
+        belief = Posterior.after(trials, expected, self._likeness, surprises).believing(under_way)
         rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
         log_mean, log_sd = belief.log_cost(rows)
         log_best = self._log_best(belief, trials, under_way)
@@ -259,8 +259,8 @@ class Guide:
         return Assessment(belief, rows, log_mean, log_sd, feasible, log_best, gain, seconds)
 
     @cached_property
-    def _likeness(self) -> Likeness:
-        return Likeness.of(self.space)
+    def _likeness(self) -> PointFeatures:
+        return PointFeatures.of(self.space)
 
     def _trials(self) -> Iterable[SeenTrial]:
         """The trials of points that are in the space, with their rows."""
@@ -290,7 +290,7 @@ class Guide:
         return np.sort(np.concatenate([order[:_LIKELIEST], others]))
 
     def _log_best(
-        self, belief: Belief, trials: Sequence[SeenTrial], under_way: Rows
+        self, belief: Posterior, trials: Sequence[SeenTrial], under_way: Rows
     ) -> float | None:
         """Of what met the limits, or is thought to; less what its measurement owes to luck."""
         met = np.array([row for row, record in trials if record.outcome == "ok"], dtype=np.int64)
@@ -300,7 +300,7 @@ class Guide:
         mean, _ = belief.log_cost(np.concatenate([met, likely]))
         return float(mean.min())
 
-    def _seconds(self, belief: Belief, rows: Rows, trials: Sequence[SeenTrial]) -> Array:
+    def _seconds(self, belief: Posterior, rows: Rows, trials: Sequence[SeenTrial]) -> Array:
         effort = Effort.learnt(self._protocol, [record for _, record in trials])
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
         bounded = np.zeros(len(rows))

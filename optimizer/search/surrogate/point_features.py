@@ -20,7 +20,7 @@ Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Likeness:
+class PointFeatures:
     """Arrays over the points of a space, in the order of `SearchSpace.points`.
 
     Attributes:
@@ -43,7 +43,7 @@ class Likeness:
     categorical: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, space: SearchSpace) -> Likeness:
+    def of(cls, space: SearchSpace) -> PointFeatures:
         """What the points of `space` have in common."""
         points, parameters = space.points, space.parameters
         artifacts = _codes(points[:, _named(parameters, _OF_ARTIFACTS)])

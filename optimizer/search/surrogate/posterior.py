@@ -15,7 +15,7 @@ from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.level import FLOOR_SHARE
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.expected_improvement import improvement
-from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     Observations,
     ResidualModel,
@@ -25,7 +25,7 @@ from optimizer.search.surrogate.residuals import (
     Terms,
 )
 from optimizer.simulator.forecast import Forecast
-from optimizer.study.context import Setting
+from optimizer.study.context import StudyContext
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Expected:
     log_sd: Array
 
     @classmethod
-    def of(cls, forecast: Forecast, setting: Setting) -> Expected:
+    def of(cls, forecast: Forecast, setting: StudyContext) -> Expected:
         """With the price and demand of `setting`."""
         demand = setting.demand
         whole = usd_per_million(
@@ -81,7 +81,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Belief:
+class Posterior:
     """Models of cost and of latency at the floor load, fitted to the trials so far."""
 
     expected: Expected
@@ -94,9 +94,9 @@ class Belief:
         cls,
         trials: Sequence[SeenTrial],
         expected: Expected,
-        likeness: Likeness,
+        likeness: PointFeatures,
         surprises: Observations | None = None,
-    ) -> Belief:
+    ) -> Posterior:
         """What is believed after these trials, in the order in which they were made.
 
         Args:
@@ -122,7 +122,7 @@ class Belief:
             _shares_that_work(trials, likeness),
         )
 
-    def believing(self, rows: Rows) -> Belief:
+    def believing(self, rows: Rows) -> Posterior:
         """As if these points, which are being measured, had come out as expected."""
         return replace(self, cost=self.cost.believing(rows)) if len(rows) else self
 
@@ -205,7 +205,7 @@ def _observed(rows: Sequence[int], differences: Sequence[float]) -> Observations
     return Observations(np.array(rows, dtype=np.int64), np.array(differences, dtype=np.float64))
 
 
-def _shares_that_work(trials: Sequence[SeenTrial], likeness: Likeness) -> Array:
+def _shares_that_work(trials: Sequence[SeenTrial], likeness: PointFeatures) -> Array:
     """Share of the trials of each artefact and layout that did not fail, one more counted so."""
     worked, failed = np.ones(len(likeness.artifacts)), np.zeros(len(likeness.artifacts))
     for row, record in trials:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 
-from optimizer.search.surrogate.point_features import Likeness
+from optimizer.search.surrogate.point_features import PointFeatures
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -105,7 +105,7 @@ class Terms:
         log_sd: how unsure the forecast is, [points].
     """
 
-    likeness: Likeness
+    likeness: PointFeatures
     expected: Array
     log_sd: Array
 

@@ -9,8 +9,8 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.load.verdicts import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Decision, Finding
-from optimizer.study.event_text import gap_text, load_text
+from optimizer.study.decision import ConfirmedCapacity, Decision
+from optimizer.study.event_text import load_text, regret_text
 from optimizer.study.history import History
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
@@ -50,7 +50,7 @@ def study_note(
     elif records:
         parts.append("**Nothing has met the limits so far.**")
     if gap is not None:
-        parts.append(f"By the search's own reckoning {_plain(gap_text(gap))}.")
+        parts.append(f"By the search's own reckoning {_plain(regret_text(gap))}.")
     parts.append(
         "The best is the cheapest configuration within the limits, by confirmed figures where "
         "there are any. The values of infeasible and bounded trials are costs at saturation, and "
@@ -91,14 +91,14 @@ def trial_note(record: TrialRecord) -> str:
 _COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million", "replicas, $")
 
 
-def _found(best: Finding, baseline: Finding | None) -> str:
+def _found(best: ConfirmedCapacity, baseline: ConfirmedCapacity | None) -> str:
     rows = [_row("best", best)]
     if baseline is not None and baseline.config != best.config:
         rows.append(_row("baseline", baseline))
     return _table(_COLUMNS, rows)
 
 
-def _row(name: str, found: Finding) -> tuple[str, ...]:
+def _row(name: str, found: ConfirmedCapacity) -> tuple[str, ...]:
     score, p95_ms = found.candidate.score, found.latency_ms(95)
     basis = capacity_basis(found.candidate.measurement)
     return (

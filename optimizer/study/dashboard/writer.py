@@ -19,9 +19,9 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     Event,
     Note,
-    OutlookChanged,
     PhaseStarted,
-    TrialEnded,
+    SearchStatusChanged,
+    TrialFinished,
     TrialRecorded,
     TrialStarted,
     Watcher,
@@ -69,12 +69,12 @@ class StudyNotes:
             case PhaseStarted(phase):
                 self._phase = phase
                 self._try(self._begin_phase)
-            case OutlookChanged(outlook):
+            case SearchStatusChanged(outlook):
                 self._gap = outlook.gap
-            case TrialEnded(record) if self._phase == "search":
+            case TrialFinished(record) if self._phase == "search":
                 self._trials[record.number] = record
                 self._try(lambda: self._note_trial(record))
-            case TrialEnded(record) if self._phase == "confirm":
+            case TrialFinished(record) if self._phase == "confirm":
                 self._confirmations[record.number] = record
                 self._try(lambda: self._note(f"phase {self._phase}"))
             case _:

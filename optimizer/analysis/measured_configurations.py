@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from optimizer.analysis.latency_curve import Known
+from optimizer.analysis.latency_curve import MeasuredConfigurationLevels
 from optimizer.analysis.summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import Measurement
@@ -13,7 +13,9 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ROUNDS, merged
 
 
-def known_configurations(trials: Iterable[TrialRecord], runs: LoadRuns) -> list[Known]:
+def measured_configurations(
+    trials: Iterable[TrialRecord], runs: LoadRuns
+) -> list[MeasuredConfigurationLevels]:
     """Every configuration whose capacity was searched for, in the order of the trials.
 
     What was confirmed counts as it was confirmed; what did not hold then is left out.
@@ -42,7 +44,9 @@ def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[Tr
     return found
 
 
-def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord]) -> Known:
+def _known(
+    record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord]
+) -> MeasuredConfigurationLevels:
     assert record.measurement is not None, "what was searched for was measured"
     own = record.measurement
     limit_ms = own.levels[0].shortest_limit_ms
@@ -54,7 +58,7 @@ def _known(record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord
         held_ms, confirmed = _met_ms(rounds), merged(rounds)
         further = {ms: _agreeing(x, confirmed, ms < limit_ms) for ms, x in further.items()}
         certified = {min(limit_ms, held_ms): confirmed, limit_ms: confirmed}
-    return Known(
+    return MeasuredConfigurationLevels(
         record.config,
         own.levels[0].load_factor,
         tuple(x for each in (own, *further.values(), *rounds, *more) for x in each.levels),
