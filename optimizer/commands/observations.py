@@ -56,7 +56,7 @@ def _level_at_capacity(measurement: Measurement) -> LoadLevel:
     """The worst of the levels there; the nearest one where none was measured right there."""
     level = measurement.nearest_level
     assert level is not None, "what meets limits does so at some load"
-    return max(levels_near(measurement, level.load_factor), key=lambda each: each.excess)
+    return max(levels_near(measurement, level.load_factor), key=lambda each: each.limit_overshoot)
 
 
 def _gpu_memory_mib(study: StudyReading) -> float:

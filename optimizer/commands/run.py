@@ -104,7 +104,7 @@ class RunRequest:
         return self.sampler or ("tpe" if self.also_limits_ms else "guided")
 
     @property
-    def further_ms(self) -> tuple[float, ...]:
+    def extra_limits_ms(self) -> tuple[float, ...]:
         """The further limits, ascending."""
         return tuple(sorted(set(self.also_limits_ms)))
 
@@ -139,7 +139,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
         remedy = _HOW_TO_GO_ON.format(directory.name)
-        require_same_space(directory, space, machine, remedy, request.further_ms)
+        require_same_space(directory, space, machine, remedy, request.extra_limits_ms)
         if (
             summary := finished_summary(directory, space.budget, request.chosen_sampler)
         ) is not None:
@@ -214,7 +214,7 @@ class _Study:
         self._machine = machine
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._sampler, self._further_ms = request.chosen_sampler, request.further_ms
+        self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
         self._setting = study_context(space, place.slot, machine, self._further_ms)
 
     def run(self, started: float) -> Mapping[str, Any]:

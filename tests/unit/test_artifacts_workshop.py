@@ -466,7 +466,9 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from {Path(__file__).stem} import MODEL, BuildProcess
-BuildProcess(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(MODEL)
+BuildProcess(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(
+    MODEL
+)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as parent:
