@@ -18,6 +18,7 @@ from optimizer.commands.hosts import launch_with
 from optimizer.configuration.hosting import Host, RemoteHost
 from optimizer.configuration.serving_config import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError, SpaceChangedError, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.fleet.price_catalogue import price_list, price_warning, usual_prices
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
@@ -30,7 +31,7 @@ from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.space_file.reader import MeasurementSettings, Space, load_space
 from optimizer.study.context import StudyContext, limit_names
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
 from optimizer.study.warm_start import differences
 from optimizer.triton.session import ServingSession

@@ -11,6 +11,7 @@ from optimizer.analysis.comparability import refuse_incomparable, workload_ident
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_json, write_text
 from optimizer.fleet.offer import gpus_like, some_gpus_used
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
@@ -25,7 +26,6 @@ from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.stream_simulation import serving_of
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import write_json, write_text
 
 
 @dataclass(frozen=True)

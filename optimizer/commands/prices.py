@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.files.atomic import write_text
 from optimizer.fleet.aws_prices import aws_client, todays_prices
 from optimizer.fleet.price_catalogue import (
     ListedPrice,
@@ -16,7 +17,6 @@ from optimizer.fleet.price_catalogue import (
     read_list,
     write_list,
 )
-from optimizer.study.directory import write_text
 
 
 @dataclass(frozen=True)

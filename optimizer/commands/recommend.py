@@ -17,6 +17,7 @@ from optimizer.commands.observations import by_search, by_tests
 from optimizer.commands.parts import open_space, slot_of
 from optimizer.commands.run import RunRequest, run_study
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_json
 from optimizer.fleet.price_catalogue import ListedPrice, price_list
 from optimizer.fleet.pricing import (
     Accepted,
@@ -32,7 +33,6 @@ from optimizer.load.user_load_file import LoadTestJob, read_job
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.reader import Space
-from optimizer.study.directory import write_json
 from optimizer.study.events import Watcher
 
 

@@ -38,6 +38,7 @@ from optimizer.export.bundle import (
     write_bundle,
 )
 from optimizer.export.commented_config import origins_in
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -51,7 +52,7 @@ from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
 from optimizer.study.files import read_begun
 from optimizer.study.history import History

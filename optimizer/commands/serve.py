@@ -24,10 +24,10 @@ from optimizer.errors import UsageError
 from optimizer.export.bundle import holds
 from optimizer.export.deployment import Input, inputs_of
 from optimizer.export.manifest import MANIFEST, read_bundle
-from optimizer.triton.by_hand import container_by_hand, embedded_by_hand
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import RunningServer, free_ports
+from optimizer.triton.start_commands import container_start_command, embedded_start_commands
 from optimizer.workload.streams import Workload
 
 _HOST = "127.0.0.1"
@@ -75,9 +75,9 @@ class Servable:
         """The shell commands that start the same server without this program."""
         host, slot, options = self.where.host, self.where.slot, self.config.server
         if isinstance(host, ContainerHost):
-            return container_by_hand(host, self.root, options, slot, self.endpoint)
+            return container_start_command(host, self.root, options, slot, self.endpoint)
         runtime = find_embedded_runtime()
-        return embedded_by_hand(runtime, self.root, options, slot, self.endpoint)
+        return embedded_start_commands(runtime, self.root, options, slot, self.endpoint)
 
     def example_request(self) -> str:
         """A line of shell that asks the first model for one inference."""

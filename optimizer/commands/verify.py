@@ -42,12 +42,12 @@ from optimizer.export.verification import (
     rebuilt,
     unmade,
 )
+from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.verdicts import refuse_void
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
-from optimizer.study.directory import write_json
 from optimizer.study.events import Note, StepStarted, Watcher
 
 _REQUESTS = 500

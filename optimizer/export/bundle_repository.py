@@ -13,10 +13,10 @@ from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import ModelLoadFailure, storage_errors
 from optimizer.export.engine_sources import GRAPH
 from optimizer.files.untrusted import UnreadableError
-from optimizer.triton.model_config import OutputTensor, output_of_config
+from optimizer.triton.model_config import output_of_config
 from optimizer.triton.repository import ModelRepository, read_config
 from optimizer.triton.session import ModelFiles
-from optimizer.workload.streams import Payloads
+from optimizer.workload.streams import OutputTensor, Payloads
 
 
 class BundleRepository:

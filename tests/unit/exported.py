@@ -13,10 +13,11 @@ from optimizer.commands.export import ExportRequest, export_study
 from optimizer.configuration.serving_config import Precision
 from optimizer.export.bundle import Provenance, write_bundle
 from optimizer.export.manifest import MANIFEST, Bundle, digests, read_bundle
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.study.directory import StudyDirectory, write_json
-from optimizer.triton.model_config import OutputTensor
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import OutputTensor
 from tests.unit.whole_studies import WholeStudy
 
 OUTPUT = OutputTensor("logits", "FP32", (2,))

@@ -9,6 +9,7 @@ from typing import Any
 
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.fleet.price_catalogue import read_list
 from optimizer.fleet.pricing import PriceChoice, listed_price
@@ -16,7 +17,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import GpuUse, MachineUse, Measurement
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace, keep_searched
 from tests.unit.studies import DEMAND, MACHINE, SETTING, ok, small_space

@@ -12,6 +12,7 @@ from optimizer.configuration.model_space import Limits
 from optimizer.configuration.parameters import Value, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.certification import CertificationTask
 from optimizer.machine.fingerprint import Machine
@@ -35,7 +36,7 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
 from optimizer.study.decision import ConfirmedCapacity, decide
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
 from optimizer.study.measured_record import measured_record

@@ -22,7 +22,7 @@ from optimizer.errors import StorageError, UsageError
 from optimizer.export.commented_config import commented, origins_in
 from optimizer.export.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.study_artifacts import StudyArtifacts
-from optimizer.study.directory import write_json
+from optimizer.files.atomic import write_json
 from optimizer.study.source_cards import keep_cards, kept_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands

@@ -30,8 +30,8 @@ from optimizer.export.manifest import Bundle, LoadDescription, read_bundle, writ
 from optimizer.export.production_bundle import Winner, write_notes, write_winner
 from optimizer.export.study_artifacts import StoredArtifact, StudyArtifacts
 from optimizer.export.verification import check_files, rebuilt
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.study.directory import write_json
 from optimizer.workload.model_spec import AccuracyLimits
 from tests.unit.engines import recipe
 from tests.unit.exported import MADE_BY, Exportable
