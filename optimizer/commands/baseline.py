@@ -20,7 +20,7 @@ from optimizer.commands.parts import (
 )
 from optimizer.commands.with_progress import with_progress
 from optimizer.files.atomic import write_text
-from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.load.verdicts import capacity_basis
 from optimizer.machine.fingerprint import this_machine

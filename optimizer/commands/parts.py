@@ -19,7 +19,7 @@ from optimizer.configuration.hosting import Host, RemoteHost
 from optimizer.configuration.serving_config import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError, SpaceChangedError, UsageError
 from optimizer.files.atomic import write_json
-from optimizer.fleet.price_catalogue import price_list, price_warning, usual_prices
+from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine

@@ -17,7 +17,7 @@ from optimizer.commands.simulate import predicted_stream
 from optimizer.configuration.parameters import label
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.files.atomic import write_text
-from optimizer.fleet.price_catalogue import price_warning
+from optimizer.fleet.price_list import price_warning
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown

@@ -31,13 +31,13 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
-from optimizer.export.bundle import (
+from optimizer.export.bundle.commented_config import origins_in
+from optimizer.export.bundle.repository import (
     Provenance,
     labels_in,
-    remove_bundle,
-    write_bundle,
+    remove_model_repository,
+    write_model_repository,
 )
-from optimizer.export.commented_config import origins_in
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
@@ -356,7 +356,7 @@ class _Study:
             self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
             # A winner of an earlier run that no longer holds is none.
-            remove_bundle(self._directory.best)
+            remove_model_repository(self._directory.best)
         baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
 
@@ -366,7 +366,9 @@ class _Study:
             dict(self._machine.packages),
             labels_in(kept_cards(self._directory)),
         )
-        write_bundle(target, self._templates, config, files_of(config, prepared.files), provenance)
+        write_model_repository(
+            target, self._templates, config, files_of(config, prepared.files), provenance
+        )
 
     def _summarise(
         self,
