@@ -187,7 +187,7 @@ class SearchLoop:
 
     def _measure(self, proposal: Proposal, config: ServingConfig, begun: float) -> TrialRecord:
         bound = bound_load_factor(self._history.incumbent, self._setting.demand)
-        if self._setting.further_ms:
+        if self._setting.extra_limits_ms:
             # What is worse within one limit may be the best within another.
             bound = None
         expected = self._history.expected_share(config)
