@@ -46,7 +46,7 @@ class GateServer:
         self._session = session
         self._artifact = artifact
         self._model = model
-        self._output = output_tensor(output)
+        self._output = output
         self._place = place
         self._watch = watch
         self._served: ServedModel | None = None
@@ -174,8 +174,3 @@ class GateServer:
 
 def _rows(request: Tensors) -> int:
     return len(next(iter(request.values())))
-
-
-def output_tensor(output: OutputTensor) -> OutputTensor:
-    """Return a prepared model's output as Triton is told of it."""
-    return OutputTensor(output.name, output.data_type, output.shape)

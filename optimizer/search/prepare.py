@@ -20,7 +20,6 @@ from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
 from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
-from optimizer.search.gate_server import output_tensor
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -117,7 +116,7 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, known)
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, output = source.model.payloads, output_tensor(source.prepared.output)
+                payloads, output = source.model.payloads, source.prepared.output
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
             self._announce(result)
         built = sum(source.seconds for source in sources.values())
