@@ -11,12 +11,12 @@ from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
-    Kind,
     ModelServing,
     ServingConfig,
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.runtimes.spec import Kind
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel

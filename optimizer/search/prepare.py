@@ -19,6 +19,7 @@ from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFail
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
+from optimizer.runtimes import RUNTIMES
 from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
@@ -310,4 +311,4 @@ def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:
     """Say whether an artefact is made from the ONNX graph; PyTorch's are from the model itself."""
-    return spec.runtime != "pytorch"
+    return bool(RUNTIMES[spec.runtime].graphs)
