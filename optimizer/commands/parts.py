@@ -229,7 +229,7 @@ def study_context(
         slot=slot,
         machine=machine.digest,
         confirm_requests=space.measurement.confirm_requests,
-        further_ms=further_ms,
+        extra_limits_ms=further_ms,
     )
 
 

@@ -50,7 +50,7 @@ from tests.unit.test_wiring import SPACE as QUICKSTART
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SHORT_MS, LONG_MS = 50.0, 300.0
-SEVERAL = replace(SETTING, further_ms=(SHORT_MS, LONG_MS))
+SEVERAL = replace(SETTING, extra_limits_ms=(SHORT_MS, LONG_MS))
 SELF_TAUGHT = [
     pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name
     for name in sorted(set(SAMPLERS) - {"guided"})
@@ -84,7 +84,7 @@ def usd(rate: float) -> float:
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     evaluator = FakeEvaluator(in_proportion)
-    return Search(tmp_path, four_points(), evaluator, sampler="grid", setting=SEVERAL)
+    return Search(tmp_path, four_points(), evaluator, sampler="grid", context=SEVERAL)
 
 
 def study_in(folder: Path) -> optuna.Study:
@@ -187,7 +187,7 @@ def test_every_sampler_that_learns_from_trials_takes_several_objectives(
         return failed() if len(evaluator.evaluated) == 3 else in_proportion(config)
 
     evaluator = FakeEvaluator(answer)
-    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, setting=SEVERAL)
+    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, context=SEVERAL)
     search.run(5)
     search.run(10)
     states = [trial.state for trial in trials_of(search)]
@@ -215,7 +215,7 @@ def front_of() -> list[dict[str, object]]:
     ]
     again = [record_of(n, ONE, ok(450.0)) for n in range(2)]
     known = measured_configurations(records, LoadRuns(confirmations=again))
-    return pareto_front(known, WORKLOAD, replace(SETTING, further_ms=(SHORT_MS,)))
+    return pareto_front(known, WORKLOAD, replace(SETTING, extra_limits_ms=(SHORT_MS,)))
 
 
 def test_the_front_holds_what_nothing_beats_within_all_limits() -> None:
