@@ -13,8 +13,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.products import ModelArtifact
 from optimizer.files.shipped import shipped
 from optimizer.workload.streams import Tensors
 

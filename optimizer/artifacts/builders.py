@@ -8,7 +8,7 @@ from typing import Protocol
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key
 from optimizer.artifacts.engines.builder import TensorRtBuilder
-from optimizer.artifacts.graphs import GraphKind
+from optimizer.artifacts.graphs.precision_graphs import GraphKind
 from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime

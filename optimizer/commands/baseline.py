@@ -19,7 +19,8 @@ from optimizer.commands.parts import (
     warn_of_old_price,
 )
 from optimizer.commands.with_progress import with_progress
-from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.files.atomic import write_text
+from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.load.verdicts import capacity_basis
 from optimizer.machine.fingerprint import this_machine
@@ -34,7 +35,7 @@ from optimizer.search.published_grid import (
 )
 from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
-from optimizer.study.directory import StudyDirectory, write_text
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
 from optimizer.study.history import why_all_failed, why_most_unmeasured

@@ -19,6 +19,7 @@ from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.unmeasured_configurations import Unmeasured
 from optimizer.commands.parts import require_one_limit
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_text
 from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.level_runner import concurrency
@@ -27,7 +28,6 @@ from optimizer.simulator.forecaster import Forecaster
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import simulated
 from optimizer.study.context import StudyContext, limit_names
-from optimizer.study.directory import write_text
 from optimizer.study.searched_space import SearchedSpace
 
 

@@ -16,7 +16,8 @@ from optimizer.commands.pareto import forecast_within, latency_cost_context, mea
 from optimizer.commands.simulate import predicted_stream
 from optimizer.configuration.parameters import label
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.fleet.price_catalogue import price_warning
+from optimizer.files.atomic import write_text
+from optimizer.fleet.price_list import price_warning
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
@@ -27,7 +28,6 @@ from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import LogForecast, Posterior
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.decision import claims_of
-from optimizer.study.directory import write_text
 
 _LIKELY = 0.5
 """Probability of meeting the limits, above which a configuration's cost counts."""

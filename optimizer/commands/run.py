@@ -31,13 +31,14 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
-from optimizer.export.bundle import (
+from optimizer.export.bundle.commented_config import origins_in
+from optimizer.export.bundle.repository import (
     Provenance,
     labels_in,
-    remove_bundle,
-    write_bundle,
+    remove_model_repository,
+    write_model_repository,
 )
-from optimizer.export.commented_config import origins_in
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -51,7 +52,7 @@ from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
 from optimizer.study.files import read_start
 from optimizer.study.history import History
@@ -104,7 +105,7 @@ class RunRequest:
         return self.sampler or ("tpe" if self.also_limits_ms else "guided")
 
     @property
-    def further_ms(self) -> tuple[float, ...]:
+    def extra_limits_ms(self) -> tuple[float, ...]:
         """The further limits, ascending."""
         return tuple(sorted(set(self.also_limits_ms)))
 
@@ -139,7 +140,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
         remedy = _HOW_TO_GO_ON.format(directory.name)
-        require_same_space(directory, space, machine, remedy, request.further_ms)
+        require_same_space(directory, space, machine, remedy, request.extra_limits_ms)
         if (
             summary := finished_summary(directory, space.budget, request.chosen_sampler)
         ) is not None:
@@ -214,7 +215,7 @@ class _Study:
         self._machine = machine
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._sampler, self._further_ms = request.chosen_sampler, request.further_ms
+        self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
         self._setting = study_context(space, place.slot, machine, self._further_ms)
 
     def run(self, started: float) -> Mapping[str, Any]:
@@ -355,7 +356,7 @@ class _Study:
             self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
             # A winner of an earlier run that no longer holds is none.
-            remove_bundle(self._directory.best)
+            remove_model_repository(self._directory.best)
         baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
 
@@ -365,7 +366,9 @@ class _Study:
             dict(self._machine.packages),
             labels_in(read_source_cards(self._directory)),
         )
-        write_bundle(target, self._templates, config, files_of(config, prepared.files), provenance)
+        write_model_repository(
+            target, self._templates, config, files_of(config, prepared.files), provenance
+        )
 
     def _summarise(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
-from optimizer.artifacts.products import ModelArtifact, PreparedModel, Reference
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.configuration.serving_config import Kind
 from optimizer.errors import TrialFailure

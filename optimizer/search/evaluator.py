@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.load.capacity import (
     CapacityProtocol,
-    CapacityResult,
     RunLevel,
     find_capacity,
     find_saturation,
@@ -147,7 +146,7 @@ class LiveEvaluator:
         )
 
     def serve_and_measure(
-        self, config: ServingConfig, measure: Callable[[RunLevel], CapacityResult]
+        self, config: ServingConfig, measure: Callable[[RunLevel], Evaluation]
     ) -> Evaluation:
         """Serve a configuration and have `measure` run levels on it."""
         started = time.monotonic()
@@ -169,18 +168,4 @@ class LiveEvaluator:
             kind = type(error).__name__
             failure = Failure(kind, error.transient, error.out_of_memory)
             return Evaluation("failed", str(error), failure=failure, seconds=spent)
-        return _evaluation(result, Seconds(measuring=measuring, serving=serving))
-
-
-def _evaluation(result: CapacityResult, seconds: Seconds) -> Evaluation:
-    measurement = result.measurement
-    saturated = [x for x in measurement.levels if x.kind == "saturation"]
-    return Evaluation(
-        outcome=result.verdict,
-        reason=measurement.ended,
-        measurement=measurement,
-        excess=result.excess if result.excess is not None else 0.0,
-        saturation_per_second=saturated[0].achieved_per_second if saturated else None,
-        seconds=seconds,
-        further=result.further,
-    )
+        return replace(result, seconds=Seconds(measuring=measuring, serving=serving))

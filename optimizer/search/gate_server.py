@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import ModelArtifact, OutputSpec
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -18,11 +18,10 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
 from optimizer.study.events import Note, Watcher
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import Tensors
+from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 """Longest time of the requests that are sent together, and what every inference adds to it."""
@@ -40,7 +39,7 @@ class GateServer:
         session: ServingSession,
         artifact: ModelArtifact,
         model: ModelSpec,
-        output: OutputSpec,
+        output: OutputTensor,
         place: tuple[Kind, int],
         watch: Watcher,
     ) -> None:
@@ -177,6 +176,6 @@ def _rows(request: Tensors) -> int:
     return len(next(iter(request.values())))
 
 
-def output_tensor(output: OutputSpec) -> OutputTensor:
+def output_tensor(output: OutputTensor) -> OutputTensor:
     """Return a prepared model's output as Triton is told of it."""
     return OutputTensor(output.name, output.data_type, output.shape)

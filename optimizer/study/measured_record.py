@@ -17,10 +17,10 @@ def measured_record(
     attempt: int = 1,
 ) -> TrialRecord:
     """The record of a measurement that no proposal of the study's asked for."""
-    measurement, excess = evaluation.measurement, evaluation.excess
+    measurement, excess = evaluation.measurement, evaluation.limit_overshoot
     if excess is not None:
         # What misses one of several limits may be the best within another.
-        excess = min([excess, *(each.excess for each in evaluation.further)])
+        excess = min([excess, *(each.excess for each in evaluation.extra_limits)])
     told = () if excess is None else tuple((name, excess) for name in context.limit_names)
     return TrialRecord(
         number=number,
@@ -35,5 +35,5 @@ def measured_record(
         failure=evaluation.failure,
         seconds=evaluation.seconds,
         attempt=attempt,
-        further=evaluation.further,
+        further=evaluation.extra_limits,
     )

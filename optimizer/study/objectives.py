@@ -24,11 +24,11 @@ def told_values(evaluation: Evaluation, context: StudyContext) -> tuple[float, .
     several limits no constraint can say it of one alone, and it is at the floor load, as dear as
     anything within that limit can be.
     """
-    if evaluation.measurement is None or evaluation.excess is None:
+    if evaluation.measurement is None or evaluation.limit_overshoot is None:
         return ()
     saturated = evaluation.saturation_per_second or 0.0
     missed = floor_per_second(saturated) if context.extra_limits_ms else saturated
-    found = [evaluation.measurement, *(each.measurement for each in evaluation.further)]
+    found = [evaluation.measurement, *(each.measurement for each in evaluation.extra_limits)]
     rates = [each.capacity_per_second if each.load_factor > 0 else missed for each in found]
     hourly, each = context.price.usd_per_hour, context.demand.inferences_per_request
     if min(rates) <= 0:

@@ -18,11 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError
+from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.trial_record import Outcome
 from optimizer.space_file.section import first_mistake
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 from optimizer.study.run_log import outcome_text

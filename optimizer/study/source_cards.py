@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from optimizer.artifacts.source_card import SourceCard, read_card
 from optimizer.errors import StorageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
 
 

@@ -13,8 +13,8 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
-from optimizer.triton.model_config import OutputTensor, model_config, to_text
-from optimizer.workload.streams import Payloads
+from optimizer.triton.model_config import model_config, to_text
+from optimizer.workload.streams import OutputTensor, Payloads
 
 MODEL_CODE = ("model.py", "session.py")
 """What of a version's files belongs to a Python-hosted runtime, and not to the model."""

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.parts import open_space
 from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
-from optimizer.workload.streams import Tensors
+from optimizer.workload.streams import OutputTensor, Tensors
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
 

@@ -284,7 +284,7 @@ def test_a_server_that_died_between_trials_is_replaced(serving: Serving) -> None
     served = serving.serve(serving.config())
     [server] = serving.marked.servers()
     server.kill()
-    wait_until(served.server.ended, "the end of the server", 10.0)
+    wait_until(served.server.exit_reason, "the end of the server", 10.0)
     serving.session.retire()
     assert serving.cosine(serving.serve(serving.config())) > 0.99999
 

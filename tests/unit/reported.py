@@ -9,6 +9,7 @@ import numpy as np
 
 from optimizer.analysis.summary import LoadRuns, summarise
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Candidate, Price
 from optimizer.measurement.evaluation import Evaluation
@@ -22,7 +23,7 @@ from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ROUNDS, candidate_of, merged
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
 from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (

@@ -12,8 +12,8 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.searched_space import SearchedSpace
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, config_texts
+from optimizer.workload.streams import OutputTensor
 from tests.unit.studies import (
     DEMAND,
     MACHINE,

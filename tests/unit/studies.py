@@ -12,6 +12,7 @@ from optimizer.configuration.model_space import Limits
 from optimizer.configuration.parameters import Value, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.certification import CertificationTask
 from optimizer.machine.fingerprint import Machine
@@ -35,7 +36,7 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
 from optimizer.study.decision import ConfirmedCapacity, decide
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
 from optimizer.study.measured_record import measured_record
@@ -153,8 +154,7 @@ def ok(capacity: float, p95_ms: float = 50.0) -> Evaluation:
         "ok",
         measurement.ended,
         measurement,
-        excess=p95_ms / LIMIT_MS - 1,
-        saturation_per_second=1.05 * capacity,
+        limit_overshoot=p95_ms / LIMIT_MS - 1,
         seconds=SECONDS,
     )
 
@@ -168,8 +168,7 @@ def infeasible(saturation: float, p95_ms: float = 150.0) -> Evaluation:
         "infeasible",
         measurement.ended,
         measurement,
-        excess=p95_ms / LIMIT_MS - 1,
-        saturation_per_second=saturation,
+        limit_overshoot=p95_ms / LIMIT_MS - 1,
         seconds=SECONDS,
     )
 
@@ -183,8 +182,7 @@ def bounded(saturation: float) -> Evaluation:
         "bounded",
         measurement.ended,
         measurement,
-        excess=0.0,
-        saturation_per_second=saturation,
+        limit_overshoot=0.0,
         seconds=SECONDS,
     )
 
@@ -299,12 +297,12 @@ def open_study(
     sampler: str = "random",
     seed: int = 0,
     policy: AcquisitionPolicy | None = None,
-    further_ms: tuple[float, ...] = (),
+    extra_limits_ms: tuple[float, ...] = (),
 ) -> OptunaStudy:
     """The study whose journal lies in `folder`; its policy has seen nothing where none is given."""
     journal = StudyDirectory(folder).journal
     strategy = SAMPLERS[sampler](policy or policy_of(space, History({}), seed=seed))
-    names = objective_names(further_ms)
+    names = objective_names(extra_limits_ms)
     return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed, names)
 
 
@@ -338,9 +336,13 @@ class Search:
         records = self.directory.trials.read_all()
         history = History(records)
         policy = policy_of(self.space, history, forecast=self.forecast)
-        further_ms = self.context.extra_limits_ms
+        extra_limits_ms = self.context.extra_limits_ms
         study = open_study(
-            self.folder, self.space, sampler=self.sampler, policy=policy, further_ms=further_ms
+            self.folder,
+            self.space,
+            sampler=self.sampler,
+            policy=policy,
+            extra_limits_ms=extra_limits_ms,
         )
         study.reconcile(records)
         return study, history, policy

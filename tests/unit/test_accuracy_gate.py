@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
@@ -19,7 +19,13 @@ from optimizer.study.events import Event, Note
 from optimizer.study.gate_plan import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.streams import (
+    LengthDistribution,
+    OutputTensor,
+    Payloads,
+    Tensors,
+    TensorSpec,
+)
 from tests.unit.fake_session import Answer, FakeSession
 
 PAYLOADS = Payloads(
@@ -53,7 +59,7 @@ def references() -> tuple[Reference, ...]:
     return tuple(made)
 
 
-PREPARED = PreparedModel("sums", OutputSpec("y", "FP32", (2,)), references(), 100, False, 0.0)
+PREPARED = PreparedModel("sums", OutputTensor("y", "FP32", (2,)), references(), 100, False, 0.0)
 
 
 def judged(

@@ -16,18 +16,24 @@ from onnx.reference import ReferenceEvaluator
 
 from optimizer.artifacts import build_jobs as production
 from optimizer.artifacts import builders, versions
-from optimizer.artifacts import graphs as graphs_module
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.build_jobs import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.products import OutputSpec
-from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
+from optimizer.artifacts.graphs import precision_graphs as graphs_module
+from optimizer.artifacts.graphs.precision_graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE
 from optimizer.configuration.serving_config import ArtifactSpec, Runtime
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from optimizer.workload.streams import (
+    LengthDistribution,
+    OutputTensor,
+    Payloads,
+    Tensors,
+    TensorSpec,
+    stack,
+)
 from tests.unit import int8_graphs
 
 WIDTH = 64
@@ -83,7 +89,7 @@ def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> Non
     spec = model(write_graph(tmp_path / "m.onnx", external=external))
     cache = ArtifactCache(tmp_path / "cache")
     prepared = prepare_model(spec, cache)
-    assert prepared.output == OutputSpec("y", "FP32", (WIDTH,))
+    assert prepared.output == OutputTensor("y", "FP32", (WIDTH,))
     entry = PrecisionGraphs(spec, cache).entry(kind)
     files = {path.name for path in entry.path.iterdir()}
     assert (len(files) == 2) == external

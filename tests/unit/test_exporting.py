@@ -19,10 +19,10 @@ from optimizer.commands.platforms import served_by
 from optimizer.configuration.hosting import EmbeddedHost, RemoteHost
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import StorageError, UsageError
-from optimizer.export.commented_config import commented, origins_in
-from optimizer.export.manifest import LOAD, MANIFEST, digests, read_bundle
-from optimizer.export.study_artifacts import StudyArtifacts
-from optimizer.study.directory import write_json
+from optimizer.export.bundle.commented_config import commented, origins_in
+from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
+from optimizer.export.bundle.study_artifacts import StudyArtifacts
+from optimizer.files.atomic import write_json
 from optimizer.study.source_cards import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands

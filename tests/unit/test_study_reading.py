@@ -8,10 +8,11 @@ import pytest
 from optimizer.analysis.study_reading import read_study
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import Decision
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (

@@ -23,7 +23,8 @@ from optimizer.cli.status import Detail
 from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     LevelFinished,
     LevelStarted,

@@ -22,8 +22,8 @@ from optimizer.artifacts.engines.recipe import (
     recipe_for,
 )
 from optimizer.artifacts.engines.script_output import facts_from_json
-from optimizer.artifacts.graphs import GraphKind
-from optimizer.artifacts.tensorrt_rules import check_tensorrt_rules
+from optimizer.artifacts.graphs.precision_graphs import GraphKind
+from optimizer.artifacts.graphs.tensorrt_rules import check_tensorrt_rules
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile, Precision

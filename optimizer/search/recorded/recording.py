@@ -19,7 +19,7 @@ import numpy as np
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel, find_capacity
+from optimizer.load.capacity import CapacityProtocol, RunLevel, find_capacity
 from optimizer.load.curve import find_capacity_and_service, find_latencies
 from optimizer.machine.use import contention
 from optimizer.measurement.evaluation import Evaluation
@@ -39,13 +39,13 @@ SAMPLE = 16
 MOST_ATTEMPTS = 3
 
 
-_FIND: Mapping[Kind, Callable[..., CapacityResult]] = {
+_FIND: Mapping[Kind, Callable[..., Evaluation]] = {
     "point": find_capacity_and_service,
     "latencies": find_latencies,
     "repeat": find_capacity,
 }
 
-MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], CapacityResult]], Evaluation]
+MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], Evaluation]], Evaluation]
 """Serves a configuration and has levels run on it, see `LiveEvaluator.serve_and_measure`."""
 
 
@@ -172,7 +172,7 @@ class RecordPhase:
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History
-    ) -> Callable[[RunLevel], CapacityResult]:
+    ) -> Callable[[RunLevel], Evaluation]:
         """How the levels of a task are run."""
         share = history.expected_share(config)
         find = _FIND[task.kind]

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from optimizer.artifacts.arithmetic import Shapes, observing_session, peak_bytes
+from optimizer.artifacts.graphs.arithmetic import Shapes, observing_session, peak_bytes
 from optimizer.errors import BuildFailure
 from optimizer.workload.streams import Tensors, stack
 

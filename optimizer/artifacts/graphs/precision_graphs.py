@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Facts, Key, key_digest
-from optimizer.artifacts.casts import to_bf16, to_fp16
 from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
-from optimizer.artifacts.precision import (
+from optimizer.artifacts.graphs.half_precision import to_bf16, to_fp16
+from optimizer.artifacts.graphs.int8 import (
     SIGNED,
     UNSIGNED,
     UNSIGNED_7_BITS,
     to_int8,
     to_int8_tensorrt,
 )
-from optimizer.artifacts.quantisation import Int8Scheme
-from optimizer.artifacts.sources import source_of
+from optimizer.artifacts.graphs.quantisation import Int8Scheme
+from optimizer.artifacts.model_source import source_of
 from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.workload.model_spec import ModelSpec
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.onnx_graph import OnnxGraph, channel_axis, label
-from optimizer.artifacts.quantised_blocks import broken_blocks
+from optimizer.artifacts.graphs.onnx_graph import OnnxGraph, channel_axis, label
+from optimizer.artifacts.graphs.quantised_blocks import broken_blocks
 from optimizer.errors import BuildFailure, Mistake
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from optimizer.artifacts.onnx_graph import OnnxGraph, label
+from optimizer.artifacts.graphs.onnx_graph import OnnxGraph, label
 from optimizer.errors import Mistake
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from optimizer.artifacts.engines.builder import read_facts
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.study.files import read_prepared
-from optimizer.triton.model_config import OutputTensor, output_of_config
+from optimizer.triton.model_config import output_of_config
 from optimizer.triton.repository import MODEL_CODE, link, read_config
 from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import OutputTensor
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
-from optimizer.containers.refusals import engine_errors, not_installed, unreachable
+from optimizer.machine.docker_errors import engine_errors, not_installed, unreachable
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -210,7 +210,7 @@ class RunningContainer:
         """What the engine calls it."""
         return str(self._container.name)
 
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         """Its exit code (128 + N after signal N), None while it runs; 137 where it was removed.
 
         Raises:
@@ -263,7 +263,7 @@ class RunningContainer:
                 return int(self._container.wait(timeout=timeout_seconds)["StatusCode"])
             except (NotFound, ReadTimeout, NoConnection):
                 # Which of the two an answer that is late is depends on the connection.
-                return self.ended()
+                return self.exit_code()
 
     def stop(self, grace_seconds: float) -> None:
         """Have it end by SIGTERM, by SIGKILL after `grace_seconds`, and remove it.

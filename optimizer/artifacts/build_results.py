@@ -12,21 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.workload.streams import DataType, Tensors
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """The tensor that a model answers with.
-
-    Attributes:
-        data_type: Triton's name of the element type, such as "FP32".
-        shape: dimensions without the batch; -1 stands for any size.
-    """
-
-    name: str
-    data_type: DataType
-    shape: tuple[int, ...]
+from optimizer.workload.streams import OutputTensor, Tensors
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class OpenedModel:
     """
 
     run: Callable[[Tensors], NDArray[Any]]
-    output: OutputSpec
+    output: OutputTensor
     weight_bytes: int
 
 
@@ -73,7 +59,7 @@ class PreparedModel:
     """
 
     name: str
-    output: OutputSpec
+    output: OutputTensor
     references: tuple[Reference, ...]
     weight_bytes: int
     built: bool

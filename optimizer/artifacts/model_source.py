@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.onnx_model import OnnxModel
-from optimizer.artifacts.products import OpenedModel
 from optimizer.artifacts.transformers_model import TransformersModel
 from optimizer.configuration.serving_config import Precision
 from optimizer.workload.model_spec import ModelSpec, TransformersSource

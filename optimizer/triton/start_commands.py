@@ -17,7 +17,7 @@ _EXPLICIT = "--model-control-mode=explicit"
 """Left out: a server that is started by hand loads all models of its repository."""
 
 
-def embedded_by_hand(
+def embedded_start_commands(
     runtime: EmbeddedRuntime, root: Path, options: ServerOptions, slot: Slot, endpoint: Endpoint
 ) -> str:
     """Return the commands that start the embedded server.
@@ -39,7 +39,7 @@ def embedded_by_hand(
     )
 
 
-def container_by_hand(
+def container_start_command(
     host: ContainerHost, root: Path, options: ServerOptions, slot: Slot, endpoint: Endpoint
 ) -> str:
     """Return the command that starts a container of the image."""

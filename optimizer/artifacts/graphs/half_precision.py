@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.onnx_graph import held_tensor, reads, subgraphs
+from optimizer.artifacts.graphs.onnx_graph import held_tensor, reads, subgraphs
 
 if TYPE_CHECKING:
     import onnx

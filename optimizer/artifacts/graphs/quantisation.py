@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.calibration import Range
-from optimizer.artifacts.onnx_graph import channel_axis, held_tensor, reads
+from optimizer.artifacts.graphs.calibration import Range
+from optimizer.artifacts.graphs.onnx_graph import channel_axis, held_tensor, reads
 
 if TYPE_CHECKING:
     import onnx

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.arithmetic import Shapes, measure_shapes, multiply_accumulates
-from optimizer.artifacts.calibration import calibrated_ranges
-from optimizer.artifacts.casts import has_external_data, save, to_fp16, working_copy
-from optimizer.artifacts.quantisation import (
+from optimizer.artifacts.graphs.arithmetic import Shapes, measure_shapes, multiply_accumulates
+from optimizer.artifacts.graphs.calibration import calibrated_ranges
+from optimizer.artifacts.graphs.half_precision import has_external_data, save, to_fp16, working_copy
+from optimizer.artifacts.graphs.quantisation import (
     Int8Scheme,
     fold_weights,
     products,
     quantise,
     rounded_tensors,
 )
-from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
+from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.errors import BuildFailure
 from optimizer.workload.streams import Tensors
 

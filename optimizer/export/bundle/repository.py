@@ -18,7 +18,7 @@ from optimizer.configuration.serving_config import (
     describe,
 )
 from optimizer.errors import storage_errors
-from optimizer.export.commented_config import Origins, commented
+from optimizer.export.bundle.commented_config import Origins, commented
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.session import ModelFiles
@@ -41,7 +41,7 @@ class Provenance:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def write_bundle(
+def write_model_repository(
     target: Path,
     templates: Path,
     config: ServingConfig,
@@ -76,8 +76,8 @@ def write_bundle(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_bundle(target: Path) -> None:
-    """Remove what `write_bundle` wrote: it is whole until it is gone. Raises StorageError."""
+def remove_model_repository(target: Path) -> None:
+    """Remove a repository at once; it stays whole until it is gone. Raises StorageError."""
     fresh, old = _beside(target)
     with storage_errors(target):
         for leftover in (fresh, old):
@@ -87,8 +87,8 @@ def remove_bundle(target: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def holds(target: Path, config: ServingConfig) -> bool:
-    """Whether `write_bundle` wrote this configuration there."""
+def holds_configuration(target: Path, config: ServingConfig) -> bool:
+    """Whether `write_model_repository` wrote this configuration there."""
     try:
         return _named(config) in (target / "README.md").read_text()
     except (OSError, UnicodeDecodeError):
