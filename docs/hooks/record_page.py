@@ -27,7 +27,7 @@ _KEPT: tuple[type, ...] = (
     measurement.MachineUse,
     measurement.GpuUse,
     measurement.Slice,
-    measurement.FurtherLimit,
+    measurement.ExtraLimit,
     serving_config.ServingConfig,
     serving_config.ModelServing,
     serving_config.ArtifactSpec,

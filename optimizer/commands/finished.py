@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optimizer.analysis.study_reading import StudyReading, read_study
-from optimizer.export.bundle import holds
+from optimizer.export.bundle.repository import holds_configuration
 from optimizer.search.samplers.by_name import CALIBRATED
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
@@ -22,7 +22,7 @@ def finished_summary(
         return None
     summary = read_summary(directory)
     study = read_study(directory.root.parent, directory.name)
-    here = History({record.number: record for record in study.trials}).measured_here
+    here = History({record.number: record for record in study.trials}).trials_spent
     # Studies of earlier versions never settled.
     settled = summary.get("settled", False) and sampler in CALIBRATED
     done = here >= budget.trials or summary["space_exhausted"] or settled
@@ -34,4 +34,4 @@ def _is_handed_out(study: StudyReading) -> bool:
     best, folder = study.own_decision.best, study.directory.best
     if best is None:
         return not folder.exists()
-    return best.confirmed and holds(folder, best.config)
+    return best.confirmed and holds_configuration(folder, best.config)

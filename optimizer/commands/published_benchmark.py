@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.files.atomic import write_text
-from optimizer.fleet.benchmark import BenchmarkRow
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import (
+from optimizer.fleet.benchmark_table import BenchmarkRow
+from optimizer.fleet.price_list import shipped_prices
+from optimizer.fleet.published_claims import (
     PUBLISHED,
     PUBLISHED_DEMAND,
     PUBLISHED_LIMIT_MS,

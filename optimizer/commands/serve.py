@@ -21,9 +21,9 @@ from optimizer.commands.bundle_serving import (
 from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
-from optimizer.export.bundle import holds
-from optimizer.export.deployment import Input, inputs_of
-from optimizer.export.manifest import MANIFEST, read_bundle
+from optimizer.export.bundle.manifest import MANIFEST, read_bundle
+from optimizer.export.bundle.repository import holds_configuration
+from optimizer.export.deployment import Input, longest_inputs
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import RunningServer, free_ports
@@ -82,7 +82,7 @@ class Servable:
     def example_request(self) -> str:
         """A line of shell that asks the first model for one inference."""
         stream = self.workload.streams[0]
-        inputs = ", ".join(map(_input_text, inputs_of(stream.payloads)))
+        inputs = ", ".join(map(_input_text, longest_inputs(stream.payloads)))
         url = f"http://{self.endpoint.http}/v2/models/{stream.target}/infer"
         return f"curl --silent {url} --data '{{\"inputs\": [{inputs}]}}'"
 
@@ -134,7 +134,7 @@ def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingCo
         if best is None:
             raise UsageError(f"study {study.name} has nothing to serve: {study.nothing_found}")
         root, config = study.directory.best, best.config
-    if not holds(root, config):
+    if not holds_configuration(root, config):
         raise UsageError(
             f"{root} does not hold {describe(config)}: it is written when the study comes to its "
             "end, and `run` goes on with it"

@@ -20,7 +20,7 @@ from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
 from optimizer.runtimes import RUNTIMES
-from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
+from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -208,7 +208,7 @@ class PreparePhase:
         spec, sha256 = artifact.spec, artifact.sha256
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.served(artifact, source.model, source.prepared, plan)
+            served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
             return GatedArtifact(spec, sha256, 0.0, None, None, reason)
@@ -231,7 +231,7 @@ class PreparePhase:
         )
 
     def _timings(
-        self, artifact: ModelArtifact, source: _Source, served: ServedAnswers
+        self, artifact: ModelArtifact, source: _Source, served: GateResult
     ) -> tuple[HostTiming, ...]:
         """Time what Triton's Python backend hosts on a CPU by itself, too."""
         sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]

@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_list import shipped_prices
 from optimizer.load.curve import LIGHT_SHARE
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.level import BatchPoint, ServerSplit

@@ -21,7 +21,7 @@ from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.level import (
     BatchPoint,
     ClientUse,
-    FurtherLimit,
+    ExtraLimit,
     GpuUse,
     LoadLevel,
     MachineUse,
@@ -198,7 +198,7 @@ measurements = st.builds(
     ended=texts,
 )
 further_limits = st.builds(
-    FurtherLimit, limit_ms=above_zero, measurement=measurements, excess=numbers
+    ExtraLimit, limit_ms=above_zero, measurement=measurements, excess=numbers
 )
 
 

@@ -17,7 +17,7 @@ from optimizer.commands.run import RunRequest
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.fleet.pricing import PriceChoice
+from optimizer.fleet.price_rules import PriceChoice
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad

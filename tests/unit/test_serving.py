@@ -19,7 +19,7 @@ from optimizer.commands.serve import ServeRequest, find_servable
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions, describe
 from optimizer.errors import UsageError
-from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
 from optimizer.triton.control import Endpoint
@@ -73,7 +73,7 @@ def write_repositories(tmp_path: Path, **which: int) -> None:
     for name, number in which.items():
         target = reading.directory.root / name
         templates = shipped("model_repository_templates")
-        write_bundle(target, templates, every[number], files, Provenance({}, {}))
+        write_model_repository(target, templates, every[number], files, Provenance({}, {}))
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class Response:
         return np.interp(per_second, self.per_second, self.late_share, right=1.0)
 
 
-def respond(parts: Sequence[Part], seed: int) -> Response:
+def simulate_response(parts: Sequence[Part], seed: int) -> Response:
     """Simulate one instance of a fleet under steady loads."""
     most = min(
         saturation(part.serving, part.concurrency, seed).per_second / part.share for part in parts

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.errors import UsageError
-from optimizer.export.manifest import ExportedModel
+from optimizer.export.bundle.manifest import ExportedModel
 
 ABSENT, PRESENT = "none", "on"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from optimizer.files.shipped import shipped
-from optimizer.fleet.benchmark import (
+from optimizer.fleet.benchmark_table import (
     BenchmarkRow,
     ColumnChange,
     batching,

@@ -16,10 +16,10 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.export.config_fields import field_changes, measured_config
-from optimizer.export.engine_sources import REBUILD
-from optimizer.export.examples import Examples, read_examples
-from optimizer.export.manifest import LINK, NO_FILE, Bundle, Manifest, digests
+from optimizer.export.bundle.config_fields import field_changes, measured_config
+from optimizer.export.bundle.engine_sources import REBUILD
+from optimizer.export.bundle.examples import Examples, read_examples
+from optimizer.export.bundle.manifest import LINK, NO_FILE, Bundle, Manifest, digests
 from optimizer.files.untrusted import UnreadableError
 from optimizer.load.verdicts import why_missed
 from optimizer.measurement.level import LoadLevel, Measurement
@@ -194,7 +194,7 @@ def check_limit(manifest: Manifest, level: LoadLevel) -> Check:
     return Check("limit", "fail", f"{text}: {missed}")
 
 
-def capacity_off(manifest: Manifest, found: Measurement, within: float) -> float | None:
+def capacity_departure(manifest: Manifest, found: Measurement, within: float) -> float | None:
     """How far a capacity lies outside the interval that was measured, relative to its nearer end.
 
     Args:
@@ -219,7 +219,7 @@ def check_capacity(manifest: Manifest, found: Sequence[Measurement], within: flo
         found: one or more, of which none is off where the last is not.
     """
     last = found[-1]
-    off = capacity_off(manifest, last, within)
+    off = capacity_departure(manifest, last, within)
     shown = f"{last.capacity_per_second:,.0f}/s, {manifest.measured.capacity_per_second:,.0f}/s"
     shown += " when it was measured"
     if off is None:
@@ -227,7 +227,7 @@ def check_capacity(manifest: Manifest, found: Sequence[Measurement], within: flo
     return Check("capacity", "drift", f"{shown}: {off:+.0%}, in {len(found)} measurements")
 
 
-def unmade(reason: str, *names: CheckName) -> list[Check]:
+def unchecked(reason: str, *names: CheckName) -> list[Check]:
     """Checks that could not be made."""
     return [Check(name, "not checked", reason) for name in names]
 
@@ -242,7 +242,7 @@ def how_to_rebuild(manifest: Manifest) -> str | None:
     return f"an engine does not travel: `python3 {REBUILD}` in the bundle builds it for this GPU"
 
 
-def rebuilt(manifest: Manifest) -> list[str]:
+def rebuilt_engines(manifest: Manifest) -> list[str]:
     """Which engines are not those that were measured."""
     return [
         f"{model.name}: its engine was built anew, with TensorRT {model.engine.tensorrt} for "

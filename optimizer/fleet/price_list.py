@@ -44,7 +44,7 @@ class ListedPrice:
         return (self.price.instance_type, self.price.region, self.price.rate)
 
 
-def own_list() -> Path:
+def own_price_list() -> Path:
     """The user's own list, by the XDG base-directory specification; it need not be there."""
     root = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(root) / "triton-cost-optimizer" / "prices.csv"
@@ -56,11 +56,15 @@ def price_list() -> tuple[ListedPrice, ...]:
     Raises:
         UsageError: when the user's list cannot be read.
     """
-    own = own_list()
-    return merged(read_list(shipped("prices.csv")), read_list(own) if own.exists() else ())
+    own = own_price_list()
+    return merge_prices(
+        read_prices(shipped("prices.csv")), read_prices(own) if own.exists() else ()
+    )
 
 
-def merged(listed: Iterable[ListedPrice], newer: Iterable[ListedPrice]) -> tuple[ListedPrice, ...]:
+def merge_prices(
+    listed: Iterable[ListedPrice], newer: Iterable[ListedPrice]
+) -> tuple[ListedPrice, ...]:
     """All of both; of two with the same type, region and rate the newer one."""
     found = {entry.key: entry for entry in listed}
     found |= {entry.key: entry for entry in newer}
@@ -78,10 +82,10 @@ def usual_prices(listed: Iterable[ListedPrice]) -> Mapping[str, Price]:
 
 def shipped_prices() -> Mapping[str, Price]:
     """By instance type, from the list that ships alone."""
-    return usual_prices(read_list(shipped("prices.csv")))
+    return usual_prices(read_prices(shipped("prices.csv")))
 
 
-def read_list(path: Path) -> tuple[ListedPrice, ...]:
+def read_prices(path: Path) -> tuple[ListedPrice, ...]:
     """The prices of a CSV file. Raises UsageError, naming file, line, column, rule and value."""
     try:
         table = csv_rows(read_text(path))
@@ -133,8 +137,8 @@ def _listed(line: int, row: Mapping[str, str]) -> ListedPrice:
     )
 
 
-def write_list(lines: TextIO, listed: Iterable[ListedPrice]) -> None:
-    """Write a CSV file that `read_list` reads."""
+def write_prices(lines: TextIO, listed: Iterable[ListedPrice]) -> None:
+    """Write a CSV file that `read_prices` reads."""
     writer = csv.DictWriter(lines, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(_written, listed))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from optimizer.fleet.figures import Basis, SourcedFigure, worked_out
-from optimizer.fleet.price_catalogue import ListedPrice
-from optimizer.fleet.pricing import same_gpu
+from optimizer.fleet.figures import Basis, SourcedFigure, derived
+from optimizer.fleet.price_list import ListedPrice
+from optimizer.fleet.price_rules import same_gpu
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import (
     Candidate,
@@ -76,7 +76,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Offer:
+class InstanceEstimate:
     """One configuration on one instance type.
 
     Attributes:
@@ -106,9 +106,9 @@ class Offer:
         return (cents, self.extrapolated is not None, *tie_break_key(self.candidate))
 
 
-def offer_as_measured(
+def estimate_measured(
     seen: Observation, price: Price, instance: ListedPrice | None, demand: Demand
-) -> Offer:
+) -> InstanceEstimate:
     """On the instance type that the study is charged for, whole.
 
     Args:
@@ -116,19 +116,19 @@ def offer_as_measured(
             serve as much, until all are loaded together.
     """
     machine = seen.machine
-    used, every = len(machine.gpus), gpus_like(machine, instance)
+    used, every = len(machine.gpus), matching_gpus(machine, instance)
     if every <= used:
         return _offer(seen, price, demand, 1.0, None, machine.cores)
-    how = some_gpus_used(used, every)
+    how = extrapolation_basis(used, every)
     return _offer(seen, price, demand, every / used, how, machine.cores)
 
 
-def some_gpus_used(used: int, every: int) -> str:
+def extrapolation_basis(used: int, every: int) -> str:
     """What a capacity of a whole instance was extrapolated from."""
     return f"{used} of {every} GPUs were used; certain once all are loaded together"
 
 
-def gpus_like(machine: Machine, instance: ListedPrice | None) -> int:
+def matching_gpus(machine: Machine, instance: ListedPrice | None) -> int:
     """GPUs that an instance type has of a machine's model; 0 where none is known."""
     gpu = instance.gpu if instance is not None else None
     if instance is None or gpu is None or not machine.gpus:
@@ -137,9 +137,11 @@ def gpus_like(machine: Machine, instance: ListedPrice | None) -> int:
     return instance.gpus or 0 if same else 0
 
 
-def offer_elsewhere(seen: Observation, instance: ListedPrice, demand: Demand) -> Offer:
+def estimate_extrapolated(
+    seen: Observation, instance: ListedPrice, demand: Demand
+) -> InstanceEstimate:
     """On an instance type that nobody measured, with GPUs of the same model."""
-    used, every = len(seen.machine.gpus), gpus_like(seen.machine, instance)
+    used, every = len(seen.machine.gpus), matching_gpus(seen.machine, instance)
     assert every > 0, "refused before: only the same GPU can be counted"
     how = f"{every} x {instance.gpu}, by what study {seen.study} measured on {used}"
     return _offer(seen, instance.price, demand, every / used, how, instance.vcpus)
@@ -152,28 +154,28 @@ def _offer(
     times: float,
     extrapolated: str | None,
     vcpus: int | None,
-) -> Offer:
+) -> InstanceEstimate:
     measurement = _scaled(seen.candidate.measurement, times)
     capacity = measurement.capacity_per_second
     cost = score(capacity, measurement.capacity_low_per_second, price, demand)
     basis = _basis(seen, extrapolated is not None)
     per_hour = SourcedFigure(price.usd_per_hour, "price")
     invocations = SourcedFigure(60 * capacity, basis)
-    count = worked_out(cost.replicas, invocations)
-    fleet = worked_out(cost.fleet_usd_per_hour, per_hour, count)
+    count = derived(cost.replicas, invocations)
+    fleet = derived(cost.fleet_usd_per_hour, per_hour, count)
     each = usd_per_million(price.usd_per_hour, capacity, demand.inferences_per_request) / 1e6
     metrics = {
         "FleetCostPerHour": fleet,
-        "FleetCostPerMillion": worked_out(cost.usd_per_million_at_demand, fleet),
+        "FleetCostPerMillion": derived(cost.usd_per_million_at_demand, fleet),
         "InitialInstanceCount": count,
         "CostPerHour": per_hour,
-        "CostPerInference": worked_out(each, per_hour, invocations),
+        "CostPerInference": derived(each, per_hour, invocations),
         "MaxInvocations": invocations,
         "ModelLatency": SourcedFigure(seen.latency_ms, basis),
         # What else a machine does is not extrapolated.
         **({} if extrapolated is not None else _seen(seen, basis)),
     }
-    return Offer(
+    return InstanceEstimate(
         price=price,
         study=seen.study,
         candidate=replace(seen.candidate, measurement=measurement, score=cost),

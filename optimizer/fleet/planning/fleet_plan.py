@@ -12,17 +12,17 @@ from optimizer.errors import UsageError
 from optimizer.fleet.planning.autoscaling import (
     METRICS,
     TICK_SECONDS,
-    Autoscaled,
+    AutoscaledFleet,
     Metric,
-    Policy,
+    TargetTracking,
     autoscale,
     target_at,
 )
 from optimizer.fleet.planning.demand_curve import DemandCurve
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance
-from optimizer.fleet.planning.load_response import respond
-from optimizer.fleet.planning.mix import Member, Mix
+from optimizer.fleet.planning.load_response import simulate_response
+from optimizer.fleet.planning.mix import FleetMember, FleetMix
 from optimizer.fleet.planning.sizing import Survival, cheapest_fleet
 
 HOURS_PER_MONTH = 8766 / 12
@@ -84,7 +84,7 @@ class ScalingPolicy:
     charged: NDArray[np.int64]
     usd_per_hour: float
     late_share: NDArray[np.float64]
-    policy: Policy | None = None
+    policy: TargetTracking | None = None
 
     @property
     def usd_per_month(self) -> float:
@@ -97,7 +97,7 @@ class ScalingPolicy:
 
 
 @dataclass(frozen=True)
-class Loss:
+class CapacityLoss:
     """The peak, right after something is lost.
 
     Attributes:
@@ -109,13 +109,13 @@ class Loss:
     """
 
     lost: str
-    left: Mix
+    left: FleetMix
     found: tuple[SimulatedFleet, ...]
     waiting_seconds: float
 
 
 @dataclass(frozen=True)
-class OneType:
+class SingleTypeFleet:
     """The cheapest fleet of a single type, and how near it is to the least that will do.
 
     Attributes:
@@ -125,7 +125,7 @@ class OneType:
             the lowest one where none does.
     """
 
-    member: Member
+    member: FleetMember
     at_minimum: SimulatedFleet
     below_minimum: SimulatedFleet | None
     autoscaled: tuple[ScalingPolicy, ...]
@@ -145,12 +145,12 @@ class Plan:
     """
 
     question: PlanInputs
-    fleet: Mix
+    fleet: FleetMix
     found: tuple[SimulatedFleet, ...]
     ways: tuple[ScalingPolicy, ...]
-    one_type: OneType | None
-    surviving: Mapping[Survival, Mix | None]
-    losses: tuple[Loss, ...]
+    one_type: SingleTypeFleet | None
+    surviving: Mapping[Survival, FleetMix | None]
+    losses: tuple[CapacityLoss, ...]
     allowed: float
 
 
@@ -162,7 +162,8 @@ def plan_fleet(instances: Sequence[Instance], question: PlanInputs) -> Plan | No
             one, all asked for the same streams.
     """
     members = tuple(
-        Member(each, respond(each.parts, question.seed).times(each.copies)) for each in instances
+        FleetMember(each, simulate_response(each.parts, question.seed).times(each.copies))
+        for each in instances
     )
     usable = [member for member in members if member.capacity_per_second > 0]
     return _Planner(question, usable).plan() if usable else None
@@ -171,7 +172,7 @@ def plan_fleet(instances: Sequence[Instance], question: PlanInputs) -> Plan | No
 class _Planner:
     """Answers one question with the members at hand."""
 
-    def __init__(self, question: PlanInputs, members: Sequence[Member]) -> None:
+    def __init__(self, question: PlanInputs, members: Sequence[FleetMember]) -> None:
         self._question = question
         self._members = members
         self._peak = question.curve.peak
@@ -198,18 +199,18 @@ class _Planner:
         )
 
     def _fleet(
-        self, members: Sequence[Member], per_second: float, survival: Survival
-    ) -> Mix | None:
+        self, members: Sequence[FleetMember], per_second: float, survival: Survival
+    ) -> FleetMix | None:
         question = self._question
         needed = per_second * (1 + question.headroom)
         return cheapest_fleet(members, needed, survival, question.zones, question.most)
 
-    def _constant(self, fleet: Mix) -> ScalingPolicy:
+    def _constant(self, fleet: FleetMix) -> ScalingPolicy:
         rates = self._question.curve.rates
         charged = np.full(len(rates), fleet.instances)
         return ScalingPolicy("constant", charged, fleet.usd_per_hour, fleet.late_share(rates))
 
-    def _scheduled(self, at_peak: Mix) -> ScalingPolicy:
+    def _scheduled(self, at_peak: FleetMix) -> ScalingPolicy:
         """Fleets that are ready before the demand is, by what it will be."""
         curve = self._question.curve
         setup = max(self._delay(member) for member in self._members)
@@ -233,7 +234,7 @@ class _Planner:
         charged = np.array([fleet.instances for fleet in over_time])
         return ScalingPolicy("scheduled", charged, cost, np.array(late))
 
-    def _one_type(self) -> OneType | None:
+    def _one_type(self) -> SingleTypeFleet | None:
         question = self._question
         found = [
             (fleet, member)
@@ -246,14 +247,14 @@ class _Planner:
         _refuse_too_many(fleet)
         below, at_minimum = self._around_minimum(member)
         most = MOST_AUTOSCALED * fleet.instances
-        return OneType(
+        return SingleTypeFleet(
             member=member,
             at_minimum=at_minimum,
             below_minimum=below,
             autoscaled=tuple(self._autoscaled(member, metric, most) for metric in METRICS),
         )
 
-    def _around_minimum(self, member: Member) -> tuple[SimulatedFleet | None, SimulatedFleet]:
+    def _around_minimum(self, member: FleetMember) -> tuple[SimulatedFleet | None, SimulatedFleet]:
         """The largest fleet that misses the limit at the peak, and the next larger one.
 
         Beginning with what the response of one instance says, which is known to about 1 %.
@@ -275,7 +276,7 @@ class _Planner:
             at = below
         return None, at
 
-    def _autoscaled(self, member: Member, metric: Metric, most: int) -> ScalingPolicy:
+    def _autoscaled(self, member: FleetMember, metric: Metric, most: int) -> ScalingPolicy:
         way = self._followed(member, metric, _TARGETS[0], most)
         for share in _TARGETS[1:]:
             if way.missed_steps(self._allowed) == 0:
@@ -283,38 +284,40 @@ class _Planner:
             way = self._followed(member, metric, share, most)
         return way
 
-    def _followed(self, member: Member, metric: Metric, share: float, most: int) -> ScalingPolicy:
+    def _followed(
+        self, member: FleetMember, metric: Metric, share: float, most: int
+    ) -> ScalingPolicy:
         """Autoscaled by a metric, its target read at a share of the most within the limit."""
         curve, response = self._question.curve, member.response
         aimed = share * response.most_within_per_second
         target = target_at(response, metric, aimed)
-        policy = Policy(metric, target, self._delay(member), most=most)
+        policy = TargetTracking(metric, target, self._delay(member), most=most)
         begin_with = max(1, int(np.ceil(curve.per_second[0] / aimed)))
         ran = autoscale(curve, response, self._limit_ms, policy, begin_with)
         hourly = member.instance.price.usd_per_hour * float(ran.charged.mean())
         late = _by_step(ran, curve)
         return ScalingPolicy(f"scaled on {metric}", ran.charged, hourly, late, policy)
 
-    def _delay(self, member: Member) -> float:
+    def _delay(self, member: FleetMember) -> float:
         return self._question.launch_seconds + member.instance.setup_seconds
 
-    def _losses(self, fleet: Mix) -> Iterator[Loss]:
-        cases: Sequence[tuple[str, Callable[[], Mix]]] = (
+    def _losses(self, fleet: FleetMix) -> Iterator[CapacityLoss]:
+        cases: Sequence[tuple[str, Callable[[], FleetMix]]] = (
             ("an instance", fleet.without_an_instance),
             ("a zone", lambda: fleet.without_a_zone(self._question.zones)),
         )
         for lost, take in cases:
             left = take()
             if left.instances == 0:
-                yield Loss(lost, left, (), float("inf"))
+                yield CapacityLoss(lost, left, (), float("inf"))
                 continue
             use = self._peak / left.saturation_per_second
             delay = max(self._delay(member) for member in self._members)
             found = left.simulated(self._peak, self._question.seed) if use < 1 else ()
-            yield Loss(lost, left, found, max(0.0, (use - 1) * delay))
+            yield CapacityLoss(lost, left, found, max(0.0, (use - 1) * delay))
 
 
-def _refuse_too_many(fleet: Mix) -> None:
+def _refuse_too_many(fleet: FleetMix) -> None:
     if fleet.instances > MAX_INSTANCES:
         raise UsageError(
             f"the demand's peak needs {fleet.instances:,} instances; a plan is of at most "
@@ -322,7 +325,7 @@ def _refuse_too_many(fleet: Mix) -> None:
         )
 
 
-def _by_step(ran: Autoscaled, curve: DemandCurve) -> NDArray[np.float64]:
+def _by_step(ran: AutoscaledFleet, curve: DemandCurve) -> NDArray[np.float64]:
     """Late shares of the demand's steps, from those of the ticks; shape [steps]."""
     at = (np.arange(len(ran.late_share)) + 0.5) * TICK_SECONDS
     step = np.minimum(at // curve.step_seconds, len(curve.per_second) - 1).astype(int)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.errors import UsageError
-from optimizer.fleet.price_catalogue import ListedPrice
+from optimizer.fleet.price_list import ListedPrice
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import ON_DEMAND, Price
 
@@ -52,16 +52,16 @@ def prices_for(
         for price, _ in machines
     )
     for price, (_, machine) in zip(charged, machines, strict=True):
-        wrong = what_contradicts(price, machine, listed)
+        wrong = hardware_mismatch(price, machine, listed)
         if wrong is not None and "contradictions" not in accepted:
             raise UsageError(
                 f"price: {wrong}; name what the machine is, or accept it: --accept contradictions"
             )
-    refuse_mixture(charged, accepted)
+    refuse_mixed_prices(charged, accepted)
     return charged
 
 
-def what_contradicts(price: Price, machine: Machine, listed: Sequence[ListedPrice]) -> str | None:
+def hardware_mismatch(price: Price, machine: Machine, listed: Sequence[ListedPrice]) -> str | None:
     """How a machine is not what its price is for; None where it is, or nobody can tell.
 
     Of a price that a person gave by hand nothing is known. One that was listed where its study was
@@ -70,12 +70,12 @@ def what_contradicts(price: Price, machine: Machine, listed: Sequence[ListedPric
     own = [entry for entry in listed if entry.price.instance_type == price.instance_type]
     same = [entry for entry in own if entry.price == price]
     known = [*same, *(own if price.region else ())]
-    return "; ".join(contradictions(known[0], machine)) or None if known else None
+    return "; ".join(hardware_differences(known[0], machine)) or None if known else None
 
 
-def refuse_mixture(prices: Sequence[Price], accepted: Collection[Accepted]) -> None:
+def refuse_mixed_prices(prices: Sequence[Price], accepted: Collection[Accepted]) -> None:
     """Raises UsageError where prices cannot be compared, and that was not accepted."""
-    if "mixed-prices" not in accepted and (found := mixture(prices)) is not None:
+    if "mixed-prices" not in accepted and (found := price_mismatch(prices)) is not None:
         raise UsageError(
             f"{found}; choose --rate and --region, or accept them: --accept mixed-prices"
         )
@@ -112,7 +112,7 @@ def listed_instance(listed: Sequence[ListedPrice], instance_type: str) -> Listed
     return max(own, key=lambda entry: entry.price.as_of, default=None)
 
 
-def mixture(prices: Iterable[Price]) -> str | None:
+def price_mismatch(prices: Iterable[Price]) -> str | None:
     """In what the prices differ that makes them unfit to be compared; None where in nothing."""
     kinds: Sequence[tuple[str, Callable[[Price], str]]] = (
         ("region", lambda price: price.region),
@@ -130,7 +130,7 @@ def mixture(prices: Iterable[Price]) -> str | None:
     return None
 
 
-def contradictions(entry: ListedPrice, machine: Machine) -> Iterator[str]:
+def hardware_differences(entry: ListedPrice, machine: Machine) -> Iterator[str]:
     """What a machine has that the listed instance type has not: it was measured on another one.
 
     A machine may have more GPUs than a study used, and fingerprints name those alone.

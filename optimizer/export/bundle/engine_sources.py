@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optimizer.artifacts.engines import build_script
-from optimizer.export import rebuild_script
-from optimizer.export.study_artifacts import EngineSource
+from optimizer.export.bundle import rebuild_script
+from optimizer.export.bundle.study_artifacts import EngineSource
 
 GRAPH = "graph"
 RECIPE = "recipe.json"

@@ -14,16 +14,9 @@ from optimizer.artifacts.source_card import SourceCard
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
-from optimizer.export.bundle import (
-    Provenance,
-    labels_in,
-    required_packages,
-    server_arguments,
-    write_bundle,
-)
-from optimizer.export.commented_config import origins_in
-from optimizer.export.engine_sources import GRAPH, REBUILD, ship_engine_sources
-from optimizer.export.manifest import (
+from optimizer.export.bundle.commented_config import origins_in
+from optimizer.export.bundle.engine_sources import GRAPH, REBUILD, ship_engine_sources
+from optimizer.export.bundle.manifest import (
     UNKNOWN,
     ExportedModel,
     Limit,
@@ -32,7 +25,14 @@ from optimizer.export.manifest import (
     Recommended,
     Versions,
 )
-from optimizer.export.study_artifacts import StoredArtifact
+from optimizer.export.bundle.repository import (
+    Provenance,
+    labels_in,
+    required_packages,
+    server_arguments,
+    write_model_repository,
+)
+from optimizer.export.bundle.study_artifacts import StoredArtifact
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.triton.repository import read_config
@@ -40,7 +40,7 @@ from optimizer.workload.model_spec import AccuracyLimits
 
 
 @dataclass(frozen=True)
-class Winner:
+class ExportSource:
     """A configuration of a study, with everything that it is exported from.
 
     Attributes:
@@ -64,7 +64,7 @@ class Winner:
         return self.finding.candidate.config.models
 
 
-def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
+def write_study_bundle(root: Path, templates: Path, winner: ExportSource) -> Manifest:
     """Write all of a bundle but its examples, its notes, its load and its manifest.
 
     Returns:
@@ -78,7 +78,7 @@ def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
     packages = winner.versions.packages
     origins = origins_in(winner.study.searched.search_space)
     provenance = Provenance(origins, packages, labels_in(winner.cards))
-    write_bundle(root, templates, config, files, provenance)
+    write_model_repository(root, templates, config, files, provenance)
     sources = {name: found.source for name, found in winner.artifacts.items()}
     with storage_errors(root):
         shipped = ship_engine_sources(root, {n: s for n, s in sources.items() if s is not None})
@@ -105,13 +105,13 @@ def write_winner(root: Path, templates: Path, winner: Winner) -> Manifest:
     )
 
 
-def write_notes(root: Path, manifest: Manifest) -> None:
+def append_readme(root: Path, manifest: Manifest) -> None:
     """Add to the README what was measured, and how it is checked. Raises StorageError."""
     with storage_errors(root), (root / "README.md").open("a") as readme:
         readme.write(_notes(manifest))
 
 
-def _model(root: Path, winner: Winner, model: ModelServing) -> ExportedModel:
+def _model(root: Path, winner: ExportSource, model: ModelServing) -> ExportedModel:
     found = winner.artifacts[model.name]
     asked = read_config(root / model.name / "config.pbtxt")
     return ExportedModel(
@@ -143,7 +143,7 @@ def _limits(study: StudyReading) -> tuple[Limit, ...]:
     )
 
 
-def _measured(winner: Winner) -> MeasuredFigures:
+def _measured(winner: ExportSource) -> MeasuredFigures:
     finding = winner.finding
     measurement = finding.candidate.measurement
     return MeasuredFigures(
@@ -158,7 +158,9 @@ def _measured(winner: Winner) -> MeasuredFigures:
 
 def _worst_near(measurement: Measurement, load_factor: float) -> LoadLevel | None:
     """Of the levels at this load, the one that came nearest to its limits; None without one."""
-    return max(levels_near(measurement, load_factor), key=lambda level: level.excess, default=None)
+    return max(
+        levels_near(measurement, load_factor), key=lambda level: level.limit_overshoot, default=None
+    )
 
 
 def _shown(level: LoadLevel | None) -> LoadLevel | None:
@@ -169,14 +171,14 @@ def _shown(level: LoadLevel | None) -> LoadLevel | None:
     return replace(level, machine=None, streams=streams)
 
 
-def _per_replica(winner: Winner) -> float:
+def _per_replica(winner: ExportSource) -> float:
     """Load factor of one of the recommended replicas, at most what it serves."""
     candidate = winner.finding.candidate
     share = (1 + winner.study.searched.demand.headroom) / candidate.score.replicas
     return min(candidate.measurement.load_factor, share)
 
 
-def _recommended(winner: Winner) -> Recommended:
+def _recommended(winner: ExportSource) -> Recommended:
     searched = winner.study.searched
     demand = searched.demand
     return Recommended(

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.artifacts.source_card import SourceCard
 from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
 from optimizer.errors import storage_errors
-from optimizer.export.commented_config import Origins, commented
+from optimizer.export.bundle.commented_config import Origins, commented
 from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
@@ -37,7 +37,7 @@ class Provenance:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def write_bundle(
+def write_model_repository(
     target: Path,
     templates: Path,
     config: ServingConfig,
@@ -72,8 +72,8 @@ def write_bundle(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_bundle(target: Path) -> None:
-    """Remove what `write_bundle` wrote: it is whole until it is gone. Raises StorageError."""
+def remove_model_repository(target: Path) -> None:
+    """Remove a repository at once; it stays whole until it is gone. Raises StorageError."""
     fresh, old = _beside(target)
     with storage_errors(target):
         for leftover in (fresh, old):
@@ -83,8 +83,8 @@ def remove_bundle(target: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def holds(target: Path, config: ServingConfig) -> bool:
-    """Whether `write_bundle` wrote this configuration there."""
+def holds_configuration(target: Path, config: ServingConfig) -> bool:
+    """Whether `write_model_repository` wrote this configuration there."""
     try:
         return _named(config) in (target / "README.md").read_text()
     except (OSError, UnicodeDecodeError):

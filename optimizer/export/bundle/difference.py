@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from optimizer.export.config_fields import ABSENT, field_changes, in_words, measured_config
-from optimizer.export.manifest import (
+from optimizer.export.bundle.config_fields import ABSENT, field_changes, in_words, measured_config
+from optimizer.export.bundle.manifest import (
     EXAMPLES,
     LOAD,
     UNKNOWN,
