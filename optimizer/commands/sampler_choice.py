@@ -41,11 +41,11 @@ class Strategies:
     protocol: CapacityProtocol
     seed: int
 
-    def untaught(self, sampler: str) -> Strategy:
+    def uncalibrated(self, sampler: str) -> Strategy:
         """A strategy that has nothing to go by but trials."""
         return self._strategy(sampler, no_forecast(self.space))
 
-    def taught(
+    def calibrated(
         self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
     ) -> Strategy:
         """A strategy for the search, after the calibrate phase where it has use for one.
@@ -54,7 +54,7 @@ class Strategies:
             StorageError: when a record cannot be written.
         """
         if sampler not in CALIBRATED:
-            return self.untaught(sampler)
+            return self.uncalibrated(sampler)
         phase = CalibratePhase(evaluator, directory, self.setting, watch)
         # The first is the baseline, of which its own trial tells before anything is proposed.
         points = calibration_points(self.space)[1:]
