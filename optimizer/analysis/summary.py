@@ -11,7 +11,7 @@ from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed
-from optimizer.search.drift import paces
+from optimizer.search.drift import saturation_rates
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space
@@ -29,13 +29,13 @@ class LoadRuns:
     """What a study measured beside its trials, each in the order of time."""
 
     calibration: Sequence[TrialRecord] = ()
-    references: Sequence[TrialRecord] = ()
+    drift_runs: Sequence[TrialRecord] = ()
     confirmations: Sequence[TrialRecord] = ()
 
     @classmethod
     def of(cls, directory: StudyDirectory) -> LoadRuns:
         """What lies in a study's directory. Raises StorageError."""
-        stores = (directory.calibration, directory.references, directory.confirmations)
+        stores = (directory.calibration, directory.drift_runs, directory.confirmations)
         return cls(*(list(store.read_all().values()) for store in stores))
 
 
@@ -57,7 +57,7 @@ def summarise(
     """
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
-    later = [*runs.references, *runs.confirmations]
+    later = [*runs.drift_runs, *runs.confirmations]
     found = bool(confirmed.best)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -66,8 +66,8 @@ def summarise(
         "nothing_found": None if found else _nothing_found(history, confirmed, runs),
         "ended": ended.reason,
         "space_exhausted": ended.exhausted,
-        "settled": ended.settled,
-        "remaining_gap": ended.gap,
+        "settled": ended.converged,
+        "remaining_gap": ended.regret_bound,
         "trials": history.counts(),
         "baseline": entry(confirmed.baseline),
         "best": entry(confirmed.best[0] if found else None),
@@ -121,7 +121,7 @@ def _claim(claim: CapacityClaim) -> dict[str, Any]:
 def _pace(records: Sequence[TrialRecord], prepared: Prepared) -> dict[str, Any]:
     """What the baseline saturated at, in the order of time; the largest change since the first."""
     reference = prepared.space.config(prepared.space.baseline)
-    found = paces(records, reference)
+    found = saturation_rates(records, reference)
     changes = [change for pace in found if (change := pace.change_from(found[0])) is not None]
     return {
         "reference": describe(reference),

@@ -22,7 +22,7 @@ def finished_summary(
         return None
     summary = read_summary(directory)
     study = read_study(directory.root.parent, directory.name)
-    here = History({record.number: record for record in study.trials}).measured_here
+    here = History({record.number: record for record in study.trials}).trials_spent
     # Studies of earlier versions never settled.
     settled = summary.get("settled", False) and sampler in CALIBRATED
     done = here >= budget.trials or summary["space_exhausted"] or settled

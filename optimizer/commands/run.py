@@ -46,7 +46,7 @@ from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
-from optimizer.search.published_grid import positions_of_the_eight
+from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
@@ -54,12 +54,12 @@ from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_begun
+from optimizer.study.files import read_start
 from optimizer.study.history import History
 from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.searched_space import SearchedSpace, keep_searched
-from optimizer.study.source_cards import keep_cards, kept_cards
+from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.source_cards import read_source_cards, write_source_cards
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
 from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
@@ -184,7 +184,7 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     other = StudyDirectory(results.absolute() / name)
     if not other.space.exists():
         raise UsageError(f"--warm-start: there is no study {name} in {results}")
-    begun = read_begun(other)
+    begun = read_start(other)
     blocking = [
         *blocking_differences(begun.content, space.content),
         *(
@@ -223,8 +223,8 @@ class _Study:
         self._place.introduce(self._machine, self._watch)
         warn_of_old_price(self._space.price, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
-        untaught = self._strategies(self._space.search_space, History({}))
-        strategy = untaught.untaught(self._sampler)
+        strategies = self._strategies(self._space.search_space, History({}))
+        strategy = strategies.uncalibrated(self._sampler)
         self._open_study(self._space.search_space, strategy).close()
         with self._shown() as shown:
             notes = self._notes(shown)
@@ -270,10 +270,10 @@ class _Study:
     ) -> SearchEnd:
         """The calibrate phase, where the sampler has use for one, and the search."""
         started = time.monotonic()
-        keep_searched(self._directory, self._searched(prepared.space))
-        keep_cards(self._directory, self._space.models)
+        write_searched(self._directory, self._searched(prepared.space))
+        write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
-        strategy = strategies.taught(self._sampler, evaluator, self._directory, self._watch)
+        strategy = strategies.calibrated(self._sampler, evaluator, self._directory, self._watch)
         with self._open_study(prepared.space, strategy) as study:
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
@@ -296,7 +296,7 @@ class _Study:
         """Points that were asked to be measured first."""
         if self._request.enqueue is None:
             return []
-        eight = positions_of_the_eight(space)
+        eight = published_positions(space)
         if missing := [name for name, position in eight.items() if position is None]:
             self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}", True))
         return [position for position in eight.values() if position is not None]
@@ -364,7 +364,7 @@ class _Study:
         provenance = Provenance(
             origins_in(prepared.space),
             dict(self._machine.packages),
-            labels_in(kept_cards(self._directory)),
+            labels_in(read_source_cards(self._directory)),
         )
         write_model_repository(
             target, self._templates, config, files_of(config, prepared.files), provenance

@@ -98,7 +98,7 @@ class LiveEvaluator:
         self._files = files
         self._protocols = protocols
         self._watch = watch
-        self._further_ms = extra_limits_ms
+        self._extra_limits_ms = extra_limits_ms
 
     def evaluate(
         self,
@@ -109,15 +109,15 @@ class LiveEvaluator:
     ) -> Evaluation:
         """See `Evaluator`."""
         workload, protocol = self._workload, self._protocols.search
-        outstanding, extra_limits_ms = concurrency(config), self._further_ms
+        outstanding, extra_limits_ms = concurrency(config), self._extra_limits_ms
         if extra_limits_ms:
-            return self.measured(
+            return self.serve_and_measure(
                 config,
                 lambda run: find_capacities(
                     run, workload, protocol, outstanding, extra_limits_ms, expected_share
                 ),
             )
-        return self.measured(
+        return self.serve_and_measure(
             config,
             lambda run: find_capacity(
                 run, workload, protocol, outstanding, prune_below, expected_share
@@ -127,25 +127,25 @@ class LiveEvaluator:
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
         )
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: find_service(run, self._workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """See `Confirmer`."""
         protocol, outstanding = self._protocols.confirm, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: certify_load(run, self._workload, protocol, outstanding, task)
         )
 
-    def measured(
+    def serve_and_measure(
         self, config: ServingConfig, measure: Callable[[RunLevel], Evaluation]
     ) -> Evaluation:
         """Serve a configuration and have `measure` run levels on it."""

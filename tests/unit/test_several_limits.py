@@ -84,7 +84,7 @@ def usd(rate: float) -> float:
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     evaluator = FakeEvaluator(in_proportion)
-    return Search(tmp_path, four_points(), evaluator, sampler="grid", setting=SEVERAL)
+    return Search(tmp_path, four_points(), evaluator, sampler="grid", context=SEVERAL)
 
 
 def study_in(folder: Path) -> optuna.Study:
@@ -191,7 +191,7 @@ def test_every_sampler_that_learns_from_trials_takes_several_objectives(
         return failed() if len(evaluator.evaluated) == 3 else in_proportion(config)
 
     evaluator = FakeEvaluator(answer)
-    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, setting=SEVERAL)
+    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, context=SEVERAL)
     search.run(5)
     search.run(10)
     states = [trial.state for trial in trials_of(search)]

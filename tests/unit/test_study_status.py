@@ -77,7 +77,7 @@ def running(directory: StudyDirectory) -> Iterator[Watcher]:
 
 def measure(watch: Watcher) -> None:
     watch(PhaseStarted("search", 12, 3600.0))
-    watch(SearchStatusChanged(SearchStatus(gap=0.25)))
+    watch(SearchStatusChanged(SearchStatus(regret_bound=0.25)))
     watch(TrialStarted(2, 3, 12, C, EXPECTED))
     watch(StepStarted("loading the model"))
     watch(LevelFinished(level(0.4, 40.0, kind="saturation")))

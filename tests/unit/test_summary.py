@@ -38,7 +38,7 @@ from tests.unit.studies import (
 
 SPACE = four_points()
 A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
-ENDED = SearchEnd("the budget of 5 trials is used up", gap=0.04)
+ENDED = SearchEnd("the budget of 5 trials is used up", regret_bound=0.04)
 FILE = """\
 study: quick
 models:
@@ -264,7 +264,7 @@ def test_the_pace_is_that_of_the_baseline_from_beginning_to_end(space: Space) ->
         history=history_of((baseline, ok(100)), (B, ok(300))),
         runs=LoadRuns(
             calibration=(record_of(0, baseline, bounded(105)), record_of(1, B, bounded(300))),
-            references=(record_of(0, baseline, bounded(84)),),
+            drift_runs=(record_of(0, baseline, bounded(84)),),
             confirmations=(record_of(0, B, ok(300)), record_of(1, baseline, ok(98))),
         ),
     )

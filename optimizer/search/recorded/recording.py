@@ -46,7 +46,7 @@ _FIND: Mapping[Kind, Callable[..., Evaluation]] = {
 }
 
 MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], Evaluation]], Evaluation]
-"""Serves a configuration and has levels run on it, see `LiveEvaluator.measured`."""
+"""Serves a configuration and has levels run on it, see `LiveEvaluator.serve_and_measure`."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class RecordPhase:
         protocol: CapacityProtocol,
         measure: MeasureWith,
         directory: RecordingDirectory,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._space = space
@@ -144,7 +144,7 @@ class RecordPhase:
         self._protocol = protocol
         self._measure = measure
         self._directory = directory
-        self._setting = setting
+        self._context = context
         self._watch = watch
 
     def run(self, plan: RecordingPlan) -> None:
@@ -159,7 +159,7 @@ class RecordPhase:
             "latencies": self._directory.latencies,
             "repeat": self._directory.repeats,
         }
-        kept = {kind: ResumableRuns(s, self._setting, self._watch) for kind, s in stores.items()}
+        kept = {kind: ResumableRuns(s, self._context, self._watch) for kind, s in stores.items()}
         points = kept["point"]
         while task := plan.next(*(runs.history.records for runs in kept.values())):
             own = kept[task.kind]
