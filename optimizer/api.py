@@ -239,7 +239,7 @@ class Study:
     @property
     def baseline(self) -> pd.Series | None:
         """What someone serves who changes nothing, likewise; None where it missed the limits."""
-        found = self._decision.finding_of(self._reading.baseline)
+        found = self._decision.entry_of(self._reading.baseline)
         return finding_series(found, self._reading.searched.search_space) if found else None
 
     def trials(self) -> pd.DataFrame:

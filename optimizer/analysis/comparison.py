@@ -22,7 +22,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import ConfirmedCapacity, held_rounds
+from optimizer.study.decision import ConfirmedCapacity, certified_rounds
 from optimizer.study.warm_start import unequal
 
 
@@ -161,7 +161,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
     reading = study.reading
     own = reading.searched
     decision = reading.own_decision
-    baseline, best = decision.finding_of(reading.baseline), decision.best
+    baseline, best = decision.entry_of(reading.baseline), decision.best
     other_demand = own.demand != demand
     pace = _larger(study.pace, first.pace if first is not None else None)
 
@@ -193,7 +193,7 @@ def _larger(one: float | None, other: float | None) -> float:
 
 def _estimate(reading: StudyReading, finding: ConfirmedCapacity) -> Estimate:
     if finding.confirmed:
-        return estimate_of_rounds(held_rounds(finding.config, reading.confirmations))
+        return estimate_of_rounds(certified_rounds(finding.config, reading.confirmations))
     return estimate_of_trial(finding.candidate.measurement)
 
 

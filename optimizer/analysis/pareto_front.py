@@ -20,7 +20,7 @@ def pareto_front(
 
     Figures within the space file's own limit are the confirmed ones, where there are any.
     """
-    limits_ms = (workload.shortest_limit_ms, *setting.further_ms)
+    limits_ms = (workload.shortest_limit_ms, *setting.extra_limits_ms)
     curve = latency_curve(known, limits_ms, setting.price, setting.demand)
     within = {each.limit_ms: {offer.config: offer for offer in each.offers} for each in curve}
     offers = [[within[limit].get(each.config) for limit in limits_ms] for each in known]

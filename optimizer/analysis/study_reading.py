@@ -20,7 +20,7 @@ from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.decision import Decision, decide
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.files import read_begun
+from optimizer.study.files import read_start
 from optimizer.study.searched_space import SearchedSpace, read_searched
 
 
@@ -114,7 +114,7 @@ def read_study(results: Path, study: str) -> StudyReading:
         StorageError: when its files are damaged.
     """
     directory = _directory(results, study)
-    begun = read_begun(directory)
+    begun = read_start(directory)
     stores = (directory.trials, directory.calibration, directory.confirmations)
     trials, calibration, confirmations = (tuple(s.read_all().values()) for s in stores)
     return StudyReading(

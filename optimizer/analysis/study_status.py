@@ -13,7 +13,7 @@ from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.decision import Decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
-from optimizer.study.kept_decision import kept_decision
+from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import BestSoFar, Progress, best_so_far, progress_from_json
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
@@ -66,7 +66,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
     progress = _progress(directory)
     state = _state(directory, progress)
     trials = directory.trials.read_all()
-    decision = kept_decision(directory)
+    decision = stored_decision(directory)
     best = best_so_far(decision.best)
     if best is None and progress is not None and not directory.searched.exists():
         best = progress.best  # A run beside a study's own searches nothing.

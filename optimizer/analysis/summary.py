@@ -17,19 +17,20 @@ from pydantic import TypeAdapter, ValidationError
 from optimizer.analysis.nothing_confirmed import NothingConfirmed, nothing_confirmed
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate, Price
 from optimizer.measurement.host_share import HostTiming
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.search.confirm import Confirmed
-from optimizer.search.drift import paces
+from optimizer.search.drift import saturation_rates
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space
 from optimizer.space_file.section import first_mistake
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import Decision, levels_near
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.gate_plan import FailingBatch
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.study.history import History
@@ -42,13 +43,13 @@ class LoadRuns:
     """What a study measured beside its trials, each in the order of time."""
 
     calibration: Sequence[TrialRecord] = ()
-    references: Sequence[TrialRecord] = ()
+    drift_runs: Sequence[TrialRecord] = ()
     confirmations: Sequence[TrialRecord] = ()
 
     @classmethod
     def of(cls, directory: StudyDirectory) -> LoadRuns:
         """Read them from a study's directory. Raises StorageError."""
-        stores = (directory.calibration, directory.references, directory.confirmations)
+        stores = (directory.calibration, directory.drift_runs, directory.confirmations)
         return cls(*(list(store.read_all().values()) for store in stores))
 
 
@@ -257,7 +258,7 @@ def summarise(
     """Return what a study came to; the run adds `pareto`, `wall_seconds` and `machine`."""
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
-    later = [*runs.references, *runs.confirmations]
+    later = [*runs.drift_runs, *runs.confirmations]
     best = tuple(entry(candidate) for candidate in confirmed.best)
     overheads = [record.seconds.overhead for record in here]
     return StudySummary(
@@ -268,8 +269,8 @@ def summarise(
         else nothing_confirmed(history.records, runs.confirmations, confirmed.unconfirmed),
         ended=ended.reason,
         space_exhausted=ended.exhausted,
-        settled=ended.settled,
-        remaining_gap=ended.gap,
+        settled=ended.converged,
+        remaining_gap=ended.regret_bound,
         trials={**history.counts()},
         baseline=entry(confirmed.baseline) if confirmed.baseline is not None else None,
         best=best[0] if best else None,
@@ -319,7 +320,7 @@ def _claim(claim: CapacityClaim) -> SummaryClaim:
 
 def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
     reference = prepared.space.config(prepared.space.baseline)
-    measured = paces(records, reference)
+    measured = saturation_rates(records, reference)
     changes = [change for pace in measured if (change := pace.change_from(measured[0])) is not None]
     return MachineDrift(
         describe(reference),

@@ -27,10 +27,10 @@ from optimizer.artifacts.build_jobs import (
     export_graph,
     prepare_model,
 )
+from optimizer.artifacts.build_messages import Job, JobProgress, Reply
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import CacheEntry
 from optimizer.artifacts.engines.build_locations import reap_builds
-from optimizer.artifacts.jobs import Job, JobProgress, Reply
-from optimizer.artifacts.products import ModelArtifact, PreparedModel
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, storage_errors

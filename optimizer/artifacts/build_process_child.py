@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 
+from optimizer.artifacts.build_messages import Job, JobProgress, Reply, answer
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.jobs import Job, JobProgress, Reply, answer
 
 _ORPHAN_CHECK_S = 1.0
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
-from optimizer.artifacts.products import OpenedModel, OutputSpec
-from optimizer.configuration.serving_config import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
-from optimizer.workload.streams import NUMPY_TYPES, DataType, Tensors, TensorSpec
+from optimizer.workload.streams import NUMPY_TYPES, DataType, OutputTensor, Tensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -197,7 +197,7 @@ def _check_output(header: onnx.ModelProto, name: str) -> None:
         raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")
 
 
-def _output_spec(header: onnx.ModelProto, name: str) -> OutputSpec:
+def _output_spec(header: onnx.ModelProto, name: str) -> OutputTensor:
     import onnx
 
     tensor = next(v.type.tensor_type for v in header.graph.output if v.name == name)
@@ -207,4 +207,4 @@ def _output_spec(header: onnx.ModelProto, name: str) -> OutputSpec:
             f"output {name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
         )
     sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
-    return OutputSpec(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))
+    return OutputTensor(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

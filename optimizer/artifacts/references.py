@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import OpenedModel
+from optimizer.artifacts.build_results import OpenedModel
 from optimizer.errors import BuildFailure, UsageError, cause_text
 from optimizer.workload.streams import Tensors, stack
 

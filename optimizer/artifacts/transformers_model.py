@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.cache import file_digest
-from optimizer.artifacts.products import OpenedModel, OutputSpec
-from optimizer.artifacts.versions import versions
+from optimizer.artifacts.build_results import OpenedModel
+from optimizer.artifacts.cache import file_digest, versions
 from optimizer.configuration.parameters import suggestion
-from optimizer.configuration.serving_config import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, TransformersSource
-from optimizer.workload.streams import DataType, LengthDistribution, Tensors, stack
+from optimizer.workload.streams import DataType, LengthDistribution, OutputTensor, Tensors, stack
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +100,7 @@ class TransformersModel:
         size = sum(each.numel() * each.element_size() for each in weights)
         return OpenedModel(run, self._output(run), size)
 
-    def _output(self, run: Callable[[Tensors], NDArray[Any]]) -> OutputSpec:
+    def _output(self, run: Callable[[Tensors], NDArray[Any]]) -> OutputTensor:
         """Return the output's type and shape, as answers to requests of two lengths show them."""
         longest = max(self.model.payloads.lengths.longest, 2)
         first = second = run(self._example(longest))
@@ -114,7 +113,7 @@ class TransformersModel:
             raise UsageError(f"output {self.model.output!r} must be one of {known}, got {kind}")
         sizes = zip(first.shape[1:], second.shape[1:], strict=False)
         shape = tuple(one if one == other else -1 for one, other in sizes)
-        return OutputSpec(self.model.output, _TRITON_TYPES[kind], shape)
+        return OutputTensor(self.model.output, _TRITON_TYPES[kind], shape)
 
     def _program(self, precision: Precision) -> torch.export.ExportedProgram:
         import torch

@@ -20,9 +20,9 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.plan import Planned, PlanRequest, plan_for
 from optimizer.errors import UsageError
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand, daily_demand
 from optimizer.fleet.planning.demand_file import MAX_RATE, read_demand
-from optimizer.fleet.pricing import Accepted, PriceChoice
+from optimizer.fleet.price_rules import Accepted, PriceChoice
 from optimizer.report.plan_tables import headline, hours, tables
 from optimizer.report.text_table import TextTable
 
@@ -43,7 +43,7 @@ class _Daily(click.ParamType[DemandCurve]):
             at = float(hour or 14)
             if not (0 <= at < 24 and 0 < most <= MAX_RATE):
                 raise ValueError(value)
-            return daily(most, least, at)
+            return daily_demand(most, least, at)
         except ValueError:
             self.fail(
                 "must be LEAST:MOST or LEAST:MOST@HOUR, requests a second from 0 to above 0 and "
@@ -160,7 +160,7 @@ def _curve(
     if len(given) > 1:
         raise UsageError(f"give one of {', '.join(kinds)}, not {' and '.join(given)}")
     if demand is not None:
-        return constant(demand)
+        return constant_demand(demand)
     return by_day if trace is None else read_demand(trace, peak)
 
 

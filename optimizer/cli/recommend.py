@@ -25,7 +25,7 @@ from optimizer.commands.parts import default_cache
 from optimizer.commands.recommend import RecommendRequest, recommend_instances
 from optimizer.commands.run import RunRequest
 from optimizer.errors import UsageError
-from optimizer.fleet.pricing import Accepted, PriceChoice
+from optimizer.fleet.price_rules import Accepted, PriceChoice
 
 _TRIALS = 10
 """A look at a machine, not a night's search."""

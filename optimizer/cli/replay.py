@@ -14,7 +14,7 @@ from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
 
 _NEAR = 0.05
 """Share of the best capacity that tells two points apart at the noise of single measurements."""

@@ -55,7 +55,7 @@ def serve(
     with until_interrupted(), serving(servable) as server:
         for line in _introduction(servable):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        while (ended := server.ended()) is None:
+        while (ended := server.exit_reason()) is None:
             time.sleep(_SECONDS_BETWEEN)
         raise ServerFailure(ended)
 

@@ -13,7 +13,7 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.verify import VerifyRequest, verify_bundle, write_outcome
 from optimizer.errors import RunError, UsageError
-from optimizer.export.verification import Outcome
+from optimizer.export.bundle.checks import Outcome
 
 DRIFT = 5
 

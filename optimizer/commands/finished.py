@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary, read_summary
-from optimizer.export.bundle import holds
+from optimizer.export.bundle.repository import holds_configuration
 from optimizer.search.samplers.by_name import CALIBRATED
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
@@ -19,7 +19,7 @@ def finished_summary(
     if summary is None or not directory.searched.exists():
         return None
     study = read_study(directory.root.parent, directory.name)
-    here = History({record.number: record for record in study.trials}).measured_here
+    here = History({record.number: record for record in study.trials}).trials_spent
     settled = summary.settled and sampler in CALIBRATED
     done = here >= budget.trials or summary.space_exhausted or settled
     return study.summary if done and _is_handed_out(study) else None
@@ -30,4 +30,4 @@ def _is_handed_out(study: StudyReading) -> bool:
     best, folder = study.own_decision.best, study.directory.best
     if best is None:
         return not folder.exists()
-    return best.confirmed and holds(folder, best.config)
+    return best.confirmed and holds_configuration(folder, best.config)

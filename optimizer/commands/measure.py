@@ -22,6 +22,7 @@ from optimizer.commands.parts import (
 from optimizer.commands.with_progress import logged
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import RequirementError, TrialFailure, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
@@ -39,7 +40,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space, fixed_at
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.triton.session import ServedConfiguration, files_of
@@ -170,7 +171,8 @@ class _Bench:
             find = find_curve if request.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
-            measurement = find(run, self.space.workload, protocol, outstanding).measurement
+            result = find(run, self.space.workload, protocol, outstanding)
+        measurement = result.valid_measurement
         levels, at = measurement.levels, measurement.level_at_capacity
         missed = measurement.ended if measurement.load_factor == 0 else None
         return MeasuredBest(levels, at or levels[-1], measurement, missed=missed)

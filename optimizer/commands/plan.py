@@ -11,21 +11,21 @@ from optimizer.analysis.comparability import refuse_incomparable, workload_ident
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
-from optimizer.fleet.offer import gpus_like, some_gpus_used
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant
+from optimizer.files.atomic import write_json, write_text
+from optimizer.fleet.instance_estimate import extrapolation_basis, matching_gpus
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand
+from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance, Part
-from optimizer.fleet.planning.mix import Mix
-from optimizer.fleet.planning.plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
+from optimizer.fleet.planning.mix import FleetMix
 from optimizer.fleet.planning.sizing import Survival
-from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import Accepted, PriceChoice, listed_instance, prices_for
+from optimizer.fleet.price_list import ListedPrice, price_list
+from optimizer.fleet.price_rules import Accepted, PriceChoice, listed_instance, prices_for
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def plan_for(request: PlanRequest) -> Planned:
         ]
     )
     first = studies[0].searched.demand
-    curve = request.demand or constant(first.requests_per_second)
+    curve = request.demand or constant_demand(first.requests_per_second)
     headroom = request.headroom if request.headroom is not None else first.headroom
     demand = Demand(curve.peak, headroom, first.inferences_per_request)
     machines = [(study.searched.price, study.machine) for study in studies]
@@ -165,7 +165,7 @@ def _source(
     described, copies = describe(candidate.config), 1
     if not finding.confirmed:
         described += f"; {finding.status}"
-    used, every = len(study.machine.gpus), gpus_like(study.machine, known)
+    used, every = len(study.machine.gpus), matching_gpus(study.machine, known)
     if every > used:
         if every % used:
             raise UsageError(
@@ -173,7 +173,7 @@ def _source(
                 "times as many: search with a part of them that divides all"
             )
         copies = every // used
-        described += f"; extrapolated, {some_gpus_used(used, every)}"
+        described += f"; extrapolated, {extrapolation_basis(used, every)}"
     measurement = candidate.measurement
     instance = Instance(
         name=name,
@@ -252,7 +252,7 @@ def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
     return asdict(found) if found is not None else None
 
 
-def _mix(mix: Mix) -> dict[str, Any]:
+def _mix(mix: FleetMix) -> dict[str, Any]:
     names = [member.instance.name for member in mix.members]
     return {
         "counts": dict(zip(names, mix.counts, strict=True)),

@@ -17,22 +17,22 @@ from optimizer.commands.observations import by_search, by_tests
 from optimizer.commands.parts import open_space, slot_of
 from optimizer.commands.run import RunRequest, run_study
 from optimizer.errors import UsageError
-from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import (
+from optimizer.files.atomic import write_json
+from optimizer.fleet.price_list import ListedPrice, price_list
+from optimizer.fleet.price_rules import (
     Accepted,
     PriceChoice,
+    hardware_mismatch,
     listed_price,
-    mixture,
+    price_mismatch,
     prices_for,
-    refuse_mixture,
-    what_contradicts,
+    refuse_mixed_prices,
 )
-from optimizer.fleet.recommendation import Recommendation, measured_with_its_gpu, recommend
+from optimizer.fleet.recommendation import Recommendation, recommend, studies_with_gpu
 from optimizer.load.user_load_file import LoadTestJob, read_job
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.reader import Space
-from optimizer.study.directory import write_json
 from optimizer.study.events import Watcher
 
 
@@ -173,13 +173,13 @@ def _terms(
         if name not in types
     ]
     for entry in others:
-        measured_with_its_gpu(entry, [(host.study, host.machine) for host in hosts])
+        studies_with_gpu(entry, [(host.study, host.machine) for host in hosts])
     compared = [*charged, *(entry.price for entry in others)]
-    refuse_mixture(compared, request.accepted)
+    refuse_mixed_prices(compared, request.accepted)
     pairs = list(zip(hosts, charged, strict=True))
-    accepted = [what_contradicts(price, host.machine, listed) for host, price in pairs]
+    accepted = [hardware_mismatch(price, host.machine, listed) for host, price in pairs]
     # Hosts may be alike.
-    accepted = [*dict.fromkeys(accepted), mixture(compared)]
+    accepted = [*dict.fromkeys(accepted), price_mismatch(compared)]
     return _Terms(
         demand=demand,
         listed=listed,

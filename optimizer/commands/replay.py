@@ -12,7 +12,7 @@ import numpy as np
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.published import PUBLISHED
+from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord
@@ -119,7 +119,7 @@ def replay_table(
         strategies = Strategies(
             space.search_space, space.workload, history, setting, CapacityProtocol(), seed
         )
-        strategy = strategies.taught(sampler, evaluator, directory, watch)
+        strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(

@@ -249,11 +249,11 @@ def _measured(
         batch_size=split.inferences / split.executions if split and split.executions else None,
         largest_batch=model.max_batch_size,
         queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
-        inputs=inputs_of(strictest.payloads),
+        inputs=longest_inputs(strictest.payloads),
     )
 
 
-def inputs_of(payloads: Payloads) -> tuple[Input, ...]:
+def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:
     """Return the tensors of the longest request."""
     longest = payloads.lengths.longest
     return tuple(

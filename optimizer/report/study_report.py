@@ -69,7 +69,7 @@ class StudyReport:
     @property
     def findings(self) -> tuple[ConfirmedCapacity, ...]:
         """Configurations within the limits, best first."""
-        return self.decision.findings
+        return self.decision.ranking
 
     def headline(self) -> str:
         """The recommendation in one sentence."""

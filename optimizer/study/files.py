@@ -62,7 +62,7 @@ _MACHINE = TypeAdapter(Machine)
 
 
 @dataclass(frozen=True)
-class Begun:
+class StudyStart:
     """What a study was begun with.
 
     Attributes:
@@ -75,7 +75,7 @@ class Begun:
     data: Mapping[str, Any]
 
 
-def read_begun(directory: StudyDirectory) -> Begun:
+def read_start(directory: StudyDirectory) -> StudyStart:
     """Return what a study was begun with. Raises DamagedStudyError."""
     path = directory.space
     data = directory.read_json(path)
@@ -89,7 +89,7 @@ def read_begun(directory: StudyDirectory) -> Begun:
         raise DamagedStudyError(path, first_mistake(error)) from error
     except (ValueError, AttributeError) as error:
         raise DamagedStudyError(path, error) from error
-    return Begun(data["space"], machine, data)
+    return StudyStart(data["space"], machine, data)
 
 
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:

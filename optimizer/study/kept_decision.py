@@ -7,7 +7,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import read_searched
 
 
-def kept_decision(directory: StudyDirectory) -> Decision:
+def stored_decision(directory: StudyDirectory) -> Decision:
     """Return what the records in a study's folder recommend; nothing before its search.
 
     Raises:

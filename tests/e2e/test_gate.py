@@ -11,14 +11,15 @@ import pytest
 
 from optimizer.artifacts.build_context import Tell, in_silence
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.artifacts.products import ModelArtifact
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.commands.parts import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import ArtifactReady, Event, Note
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_messages import Job
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
-from optimizer.artifacts.jobs import Job
-from optimizer.artifacts.products import ModelArtifact
 from optimizer.commands.parts import open_space
 from optimizer.configuration.hardware import Gpu
-from optimizer.configuration.serving_config import ArtifactSpec, Precision
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
+from optimizer.runtimes.spec import Precision
 from optimizer.search.prepare import Prepared, PreparePhase, refusal
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory

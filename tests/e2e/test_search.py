@@ -236,7 +236,7 @@ def test_more_trials_go_on_in_a_live_view_that_leaves_the_terminal_usable(
         more = start(copied, "--trials", TRIALS + 1, terminal=terminal.inner)
         assert more.wait() == 0
         assert terminal.settings == terminal.settings_before
-    [reference] = study.references.read_all().values()
+    [reference] = study.drift_runs.read_all().values()
     assert reference.measurement is not None, reference.reason
     assert [level.kind for level in reference.measurement.levels] == ["saturation"]
     screen = terminal.output

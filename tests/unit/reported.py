@@ -88,7 +88,7 @@ def studied(
     history = History(records)
     assert history.incumbent is not None
     confirmed = _confirm(directory, [history.incumbent, records[0]])
-    ended = SearchEnd("the budget is used up", gap=0.03)
+    ended = SearchEnd("the budget is used up", regret_bound=0.03)
     write_summary(directory, _summary(history, confirmed, ended, directory))
     return directory
 

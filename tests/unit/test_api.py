@@ -16,7 +16,8 @@ from optimizer.analysis.summary import StudySummary
 from optimizer.commands.measure import MeasureRequest
 from optimizer.commands.run import RunRequest, RunResult
 from optimizer.errors import UsageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, Watcher
 from optimizer.study.measured_record import measured_record
 from tests.unit.studies import SETTING, capacity_of, failed

@@ -43,12 +43,12 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
 from optimizer.study.events import (
     ArtifactReady,
+    DriftRunStarted,
     Event,
     LevelFinished,
     LevelStarted,
     Note,
     PhaseStarted,
-    ReferenceStarted,
     SearchStatusChanged,
     StepStarted,
     TrialFinished,
@@ -368,7 +368,7 @@ LINES: list[tuple[Event, str]] = [
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
      f"  bert/openvino/int8: left out, {HOSTILE}\n"),
     (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
-    (ReferenceStarted(A),
+    (DriftRunStarted(A),
      "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
     (LevelFinished(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
@@ -380,7 +380,7 @@ LINES: list[tuple[Event, str]] = [
      "    infeasible: over the limit at the floor\n"),
     (TrialFinished(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
     (TrialFinished(FAILED, BEST), f"    failed: {HOSTILE}\n"),
-    (SearchStatusChanged(SearchStatus(gap=0.2)), ""),
+    (SearchStatusChanged(SearchStatus(regret_bound=0.2)), ""),
     (TrialRecorded(OK), ""),
     (Note(HOSTILE), f"{HOSTILE}\n"),
 ]  # fmt: skip
@@ -400,7 +400,7 @@ DETAILS: list[tuple[Event, str]] = [
      "  2/12 openvino fp32, no batching, 1 x 1 thread\n"
      "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
      "limits, in 20 s\n"),
-    (SearchStatusChanged(SearchStatus(gap=0.2)),
+    (SearchStatusChanged(SearchStatus(regret_bound=0.2)),
      "  an unmeasured configuration may be up to 20% cheaper (95%)\n"),
     (SearchStatusChanged(SearchStatus()), ""),
 ]  # fmt: skip
@@ -507,7 +507,7 @@ LATER: list[Event] = [
     *SEARCH,
     LevelFinished(level(0.285, 30.0)),
     TrialFinished(record_of(2, A, ok(140)), found_by(record_of(2, A, ok(140)))),
-    SearchStatusChanged(SearchStatus(gap=0.11)),
+    SearchStatusChanged(SearchStatus(regret_bound=0.11)),
     TrialStarted(3, 4, 12, C, EXPECTED),
     LevelFinished(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
     LevelFinished(level(0.38, 60.0)),

@@ -29,7 +29,7 @@ from optimizer.commands.recommend import RecommendRequest, recommend_instances
 from optimizer.commands.report import report_study
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
-from optimizer.export.bundle import holds
+from optimizer.export.bundle.repository import holds_configuration
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import Records, StudyDirectory
@@ -217,8 +217,8 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
     ]
     progress = story.directory.read_json(story.directory.progress)
     assert (progress["best"]["configuration"], progress["best"]["confirmed"]) == (expected[0], True)
-    assert holds(story.directory.best, story.all_configs[INT8_1])
-    assert holds(story.directory.baseline, story.all_configs[FP32_1])
+    assert holds_configuration(story.directory.best, story.all_configs[INT8_1])
+    assert holds_configuration(story.directory.baseline, story.all_configs[FP32_1])
     assert not list(story.directory.root.glob(".*.new"))
     assert not list(story.directory.root.glob(".*.old"))
     assert story.go_on().was_finished

@@ -25,7 +25,8 @@ from optimizer.cli.status import Detail
 from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     LevelFinished,
     LevelStarted,
@@ -77,7 +78,7 @@ def running(directory: StudyDirectory) -> Iterator[Watcher]:
 
 def measure(watch: Watcher) -> None:
     watch(PhaseStarted("search", 12, 3600.0))
-    watch(SearchStatusChanged(SearchStatus(gap=0.25)))
+    watch(SearchStatusChanged(SearchStatus(regret_bound=0.25)))
     watch(TrialStarted(2, 3, 12, C, EXPECTED))
     watch(StepStarted("loading the model"))
     watch(LevelFinished(level(0.4, 40.0, kind="saturation")))

@@ -13,6 +13,7 @@ from optimizer.analysis.summary import LoadRuns, read_summary, summarise, write_
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate
 from optimizer.search.confirm import Confirmed
 from optimizer.search.loop import SearchEnd
@@ -20,7 +21,7 @@ from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import merged
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
 from optimizer.study.history import History, scored
 from tests.unit.studies import (
@@ -40,7 +41,7 @@ from tests.unit.studies import (
 
 SPACE = four_points()
 A, B, C, D = (SPACE.config(SPACE.at(row)) for row in range(4))
-ENDED = SearchEnd("the budget of 5 trials is used up", gap=0.04)
+ENDED = SearchEnd("the budget of 5 trials is used up", regret_bound=0.04)
 FILE = """\
 study: quick
 models:
@@ -266,7 +267,7 @@ def test_the_pace_is_that_of_the_baseline_from_beginning_to_end(space: Space) ->
         history=history_of((baseline, ok(100)), (B, ok(300))),
         runs=LoadRuns(
             calibration=(record_of(0, baseline, bounded(105)), record_of(1, B, bounded(300))),
-            references=(record_of(0, baseline, bounded(84)),),
+            drift_runs=(record_of(0, baseline, bounded(84)),),
             confirmations=(record_of(0, B, ok(300)), record_of(1, baseline, ok(98))),
         ),
     )

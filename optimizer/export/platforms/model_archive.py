@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from optimizer.errors import storage_errors
-from optimizer.export.engine_sources import GRAPH, RECIPE
-from optimizer.export.manifest import EXAMPLES
+from optimizer.export.bundle.engine_sources import GRAPH, RECIPE
+from optimizer.export.bundle.manifest import EXAMPLES
 
 _NOT_SERVED = {GRAPH, RECIPE, EXAMPLES}
 """What lies in a model's folder for whoever checks it, or builds its engine anew."""
