@@ -1,4 +1,4 @@
-"""The site: complete, whole, and readable without a network; seen in a real browser."""
+"""The site is complete, needs no network, and works in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALSO_WIDE = ("reference/space-file.html", "how-to/instance-types.html", "tutoria
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make docs` builds it."""
+    """Build the site as `make docs` does."""
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "--quiet", "build", "--strict", "--site-dir", str(folder)],
@@ -161,7 +161,7 @@ def test_the_search_finds_without_a_network(chromium: Browser, site: Path) -> No
     found = opened(chromium, (site / "index.html").as_uri())
     box = found.page.get_by_role("textbox", name="Search")
     box.click()
-    # As a person types: what is pasted at once may come before the search listens.
+    # Text that is pasted at once may arrive before the search listens.
     box.press_sequentially("headroom", delay=50)
     results = found.page.locator(".md-search-result__item")
     results.first.wait_for(timeout=10_000)
