@@ -1,4 +1,4 @@
-"""Checks of commands without running them: by the optimizer's parser and this repository's files."""
+"""Checks of commands without running them: by the optimizer's parser and the repository's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documented commands and Python code that serve models run on the real server, with a tiny model."""
+"""Documented commands and Python code that serve models run on the real server with tiny models."""
 
 from __future__ import annotations
 
