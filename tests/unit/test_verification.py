@@ -339,7 +339,7 @@ class MadeUp:
         monkeypatch.setattr(verifying, "bundle_host", lambda *_: host)
         monkeypatch.setattr(verifying, "served_bundle", self._serving)
         monkeypatch.setattr(verifying, "LoadClient", lambda _: nullcontext())
-        for name in ("ServedLevels", "CapacitySearch"):
+        for name in ("LevelRunner", "CapacitySearch"):
             monkeypatch.setattr(verifying, name, lambda *_: self)
         monkeypatch.setattr(verifying, "find_capacity", self._found)
 
