@@ -10,7 +10,7 @@ from typing import Any
 from optimizer.analysis.latency_curve import MeasuredConfigurationLevels, latency_curve, undominated
 from optimizer.configuration.serving_config import describe
 from optimizer.study.context import StudyContext
-from optimizer.study.objectives import COST
+from optimizer.study.trial_records import COST
 from optimizer.workload.streams import Workload
 
 

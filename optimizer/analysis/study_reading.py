@@ -21,8 +21,8 @@ from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.decision import Decision, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_start, read_summary
-from optimizer.study.kept_decision import is_current
 from optimizer.study.searched_space import SearchedSpace, read_searched
+from optimizer.study.stored_decision import is_current
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from optimizer.study.confidence import CapacityClaim
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import accuracy_to_json
 from optimizer.study.history import History
-from optimizer.study.kept_decision import entry
+from optimizer.study.stored_decision import entry
 
 SCHEMA_VERSION = 1
 

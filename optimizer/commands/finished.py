@@ -7,7 +7,7 @@ from typing import Any
 
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.export.bundle.repository import holds_configuration
-from optimizer.search.samplers.by_name import CALIBRATED
+from optimizer.search.samplers import CALIBRATED
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_summary

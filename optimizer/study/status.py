@@ -13,8 +13,8 @@ from optimizer.study.decision import Decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_summary
 from optimizer.study.history import History
-from optimizer.study.kept_decision import entry, is_current, stored_decision
 from optimizer.study.progress_file import BestSoFar, Progress, best_so_far, progress_from_json
+from optimizer.study.stored_decision import entry, is_current, stored_decision
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
 """ended: by an error or a signal. cut off: the process was killed. not running: it left no word."""
@@ -117,7 +117,7 @@ def _progress(directory: StudyDirectory) -> Progress | None:
 
 
 def _state(directory: StudyDirectory, progress: Progress | None) -> State:
-    if directory.held:
+    if directory.running:
         return "running"
     if progress is None:
         return "not running"

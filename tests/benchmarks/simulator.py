@@ -29,7 +29,7 @@ from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.prediction import Serving, capacity, level, saturation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_simulation import serving_of
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 
 Floats = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
 from optimizer.files.atomic import write_json
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.files import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline

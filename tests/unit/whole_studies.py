@@ -16,8 +16,8 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.kept_decision import entry, stored_decision
 from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.stored_decision import entry, stored_decision
 from tests.unit.studies import HARDWARE, MACHINE, PRICE, infeasible, level, ok, record_of
 
 CONTENT: Mapping[str, Any] = {
