@@ -16,7 +16,6 @@ import numpy as np
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.hosts import launch_with
 from optimizer.configuration.hosting import Host, RemoteHost
-from optimizer.configuration.serving_config import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError, SpaceChangedError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
@@ -26,6 +25,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.measurement.cost import Price
+from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -22,33 +21,6 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
-
-
-class _Entry(BaseModel):
-    description: str = ""
-    config: dict[str, Any] = {}
-    capacity_per_second: float = 0.0
-    latency_ms: dict[str, float] = {}
-    latency_ms_at_demand_p95: float | None = None
-    usd_per_million_at_capacity: float = 0.0
-    usd_per_million_at_demand: float = 0.0
-    replicas: int = 0
-    fleet_usd_per_hour: float = 0.0
-
-
-class _Claim(BaseModel):
-    rival: str = ""
-    capacity_ratio: float | None = None
-    capacity_ratio_low: float | None = None
-    capacity_ratio_high: float | None = None
-    confidence: float | None = None
-    apart: bool | None = None
-
-
-class _Pace(BaseModel):
-    reference: str = ""
-    saturation_per_second: list[float] = []
-    largest_change: float | None = None
 
 
 class _Shapes(BaseModel):
@@ -77,24 +49,6 @@ class _Gated(BaseModel):
     failing_batch: _FailingBatch | None = None
     timings: list[_Timing] = []
     int8_share: float | None = None
-
-
-class _Summary(BaseModel):
-    ended: str = ""
-    space_exhausted: bool = False
-    settled: bool = False
-    remaining_gap: float | None = None
-    trials: dict[str, int] = {}
-    baseline: _Entry | None = None
-    best: _Entry | None = None
-    equal_cost: list[_Entry] = []
-    claims: list[_Claim] = []
-    pace: _Pace = _Pace()
-    accuracy_evidence: str = ""
-    artifacts: list[_Gated] = []
-    measuring_seconds: float = 0.0
-    building_seconds: float = 0.0
-    overhead_seconds_per_trial_median: float = 0.0
 
 
 class _Prepared(BaseModel):
@@ -141,24 +95,17 @@ def read_start(directory: StudyDirectory) -> StudyStart:
     return StudyStart(data["space"], machine, data)
 
 
-def read_summary(directory: StudyDirectory) -> Mapping[str, Any]:
-    """Return summary.json. Raises DamagedStudyError."""
-    return _checked(_Summary, directory, directory.summary)
-
-
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:
-    """Return prepared.json, the results of the prepare phase. Raises DamagedStudyError."""
-    return _checked(_Prepared, directory, directory.prepared)
+    """Return prepared.json, the results of the prepare phase. Raises DamagedStudyError.
 
-
-def _checked(schema: type[BaseModel], directory: StudyDirectory, path: Path) -> Mapping[str, Any]:
-    """Read a file and check the types of its keys; earlier versions may lack some keys."""
-    data = directory.read_json(path)
+    Keys that earlier versions did not write may be missing.
+    """
+    data = directory.read_json(directory.prepared)
     try:
         # As JSON, where no text passes for a number.
-        schema.model_validate_json(json.dumps(data), strict=True)
+        _Prepared.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise DamagedStudyError(path, first_mistake(error)) from error
+        raise DamagedStudyError(directory.prepared, first_mistake(error)) from error
     return data
 
 

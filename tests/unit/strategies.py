@@ -8,7 +8,6 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from optimizer.configuration.serving_config import (
-    PRECISIONS_OF,
     ArtifactSpec,
     Batching,
     EngineProfile,
@@ -31,6 +30,7 @@ from optimizer.measurement.level import (
     StreamLevel,
 )
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
+from optimizer.runtimes import PRECISIONS_OF
 
 T = TypeVar("T")
 
