@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_context import Tell, in_silence
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.files.shipped import shipped
+from optimizer.runtimes import session_file
 from optimizer.workload.streams import Tensors
 
 _SECONDS, _FEWEST, _MOST = 0.1, 3, 500
@@ -39,8 +39,7 @@ def time_bare(
         threads: that the runtime calculates with.
     """
     spec = artifact.spec
-    code = shipped("model_repository_templates") / "python" / f"{spec.runtime}_session.py"
-    run = runpy.run_path(str(code))["open_session"](
+    run = runpy.run_path(str(session_file(spec.runtime)))["open_session"](
         directory=str(artifact.path),
         output=output,
         precision=spec.precision,

@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_context import BuildContext, Tell, in_silence
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.builders import BUILDERS
-from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest, versions
 from optimizer.artifacts.datasets import MASK, cropped, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.artifacts.graphs.precision_graphs import INT8_SHARE, PrecisionGraphs
 from optimizer.artifacts.references import fp32_outputs
-from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.configuration.hosting import EngineSettings
-from optimizer.configuration.serving_config import PRECISIONS_OF, ArtifactSpec
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure
+from optimizer.runtimes import PRECISIONS_OF
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors
+
+_REFERENCE_RECIPE = 1
+"""Version of how references are computed, to be raised with every change of their values."""
 
 
 def prepare_model(
@@ -45,7 +48,7 @@ def prepare_model(
     rows = {length: cropped(evaluation, length, model.payloads) for length in wanted}
     key = {
         "kind": "reference",
-        "recipe": RECIPES["reference"],
+        "recipe": _REFERENCE_RECIPE,
         "model": key_digest(graphs.model_key),
         "evaluation": {str(length): rows_digest(own) for length, own in rows.items()},
         "libraries": versions("onnxruntime"),

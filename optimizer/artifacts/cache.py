@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from optimizer.errors import storage_errors
+from optimizer.errors import RequirementError, storage_errors
 
 Key = Mapping[str, object]
 """Everything that decides the content of an entry, as JSON values."""
@@ -179,6 +180,24 @@ def key_digest(key: Key) -> str:
 def content_digest(root: Path, files: Iterable[Path]) -> str:
     """`CacheEntry.sha256` of these files, which lie below `root`."""
     return key_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed version of each package, by name, without importing it.
+
+    Raises:
+        RequirementError: when one is not installed.
+    """
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise RequirementError(
+            f"building artefacts needs {package}: install it with pip"
+        ) from error
 
 
 FileState = tuple[int, int, int]

@@ -30,8 +30,8 @@ from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.published_grid import (
     NamedConfiguration,
-    eight_configurations,
-    space_of,
+    published_configurations,
+    published_space,
 )
 from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
@@ -98,8 +98,8 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
     given = open_space(request.space)
-    eight = eight_configurations(given.search_space)
-    space = replace(given, search_space=space_of(given.search_space))
+    eight = published_configurations(given.search_space)
+    space = replace(given, search_space=published_space(given.search_space))
     slot = slot_of(space)
     server = require_host(space, slot)
     require_packages(space)
@@ -142,7 +142,7 @@ def _measure(evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool) -> 
     if not ramp:
         return lambda config: evaluator.evaluate(config, slot)
     timeout = search_protocol(space).saturation_timeout_seconds
-    return lambda config: evaluator.measured(
+    return lambda config: evaluator.serve_and_measure(
         config, lambda run: find_by_ramp(run, space.workload, timeout)
     )
 

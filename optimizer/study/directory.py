@@ -60,7 +60,7 @@ class StudyDirectory:
         self.calibration = Records(root / "calibration")
         self.trials = Records(root / "trials", scored=True, reported=True)
         self.confirmations = Records(root / "confirmations", reported=True)
-        self.references = Records(root / "references")
+        self.drift_runs = Records(root / "references")
 
     @property
     def name(self) -> str:

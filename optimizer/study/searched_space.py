@@ -37,7 +37,7 @@ class SearchedSpace:
 _JSON = TypeAdapter(SearchedSpace)
 
 
-def keep_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
+def write_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
     """Keep what a study searches beside it. Raises StorageError."""
     write_json(directory.searched, _JSON.dump_python(space, mode="json"))
 

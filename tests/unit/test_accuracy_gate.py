@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
-from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
+from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.events import Event, Note
 from optimizer.study.gate_plan import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
@@ -67,10 +67,10 @@ def judged(
     plan: GatePlan = PLAN,
     model: ModelSpec = MODEL,
     **settings: Any,
-) -> tuple[ServedAnswers, FakeSession, list[Event]]:
+) -> tuple[GateResult, FakeSession, list[Event]]:
     session, events = FakeSession(answer, **settings), list[Event]()
     gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, events.append)
-    return gate.served(ARTIFACT, model, PREPARED, plan), session, events
+    return gate.judge(ARTIFACT, model, PREPARED, plan), session, events
 
 
 def when(wrong: Callable[[NDArray[Any]], bool], then: Answer) -> Answer:

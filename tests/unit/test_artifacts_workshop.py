@@ -26,12 +26,14 @@ from optimizer.artifacts.build_messages import Job, answer
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs.precision_graphs import GraphKind, PrecisionGraphs
+from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.configuration.hardware import processor_lacks
-from optimizer.configuration.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
 from optimizer.machine.fingerprint import cpu_flags
+from optimizer.runtimes import PRECISIONS_OF, Runtime
+from optimizer.runtimes.spec import GraphKind, Precision
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
 from optimizer.workload.streams import (
     LengthDistribution,

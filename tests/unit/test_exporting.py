@@ -23,7 +23,7 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
 from optimizer.files.atomic import write_json
-from optimizer.study.source_cards import keep_cards, kept_cards
+from optimizer.study.source_cards import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
@@ -177,11 +177,11 @@ def test_labels_that_are_not_those_of_the_output_are_left_out(
 
 
 def test_damaged_cards_are_named(study: Exportable) -> None:
-    keep_cards(study.directory, [])
-    assert kept_cards(study.directory) == {}
+    write_source_cards(study.directory, [])
+    assert read_source_cards(study.directory) == {}
     study.directory.sources.write_text('{"bert": 1}')
     with pytest.raises(StorageError, match=r"sources\.json"):
-        kept_cards(study.directory)
+        read_source_cards(study.directory)
 
 
 def test_a_damaged_study_is_named(study: Exportable, tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def _measured(winner: ExportSource) -> MeasuredFigures:
 
 def _worst_near(measurement: Measurement, load_factor: float) -> LoadLevel | None:
     """Of the levels at this load, the one that came nearest to its limits; None without one."""
-    return max(levels_near(measurement, load_factor), key=lambda level: level.excess, default=None)
+    return max(
+        levels_near(measurement, load_factor), key=lambda level: level.limit_overshoot, default=None
+    )
 
 
 def _shown(level: LoadLevel | None) -> LoadLevel | None:

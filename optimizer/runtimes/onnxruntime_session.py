@@ -1,12 +1,18 @@
-"""Opens model.onnx with ONNX Runtime on the CPU."""
+"""Opens model.onnx with ONNX Runtime on the CPU. Runs inside Triton, without this package."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import onnxruntime
 
 
-def open_session(directory, output, precision, threads, gpu):
-    """Return run(inputs by name) -> output array, on the CPU. The precision is the graph's."""
+def open_session(
+    directory: str, output: str, precision: str, threads: int, gpu: int | None
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Return run(inputs by name) -> output array. The precision is the graph's."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
