@@ -13,7 +13,6 @@ from typing import Any
 import docker
 import pytest
 from docker.models.containers import Container
-from optimizer.export.platforms.pods import server_command
 
 from optimizer.export.deployment import Deployment, container_image
 from optimizer.export.platforms.sagemaker import write_model_archive
