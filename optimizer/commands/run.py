@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
@@ -38,7 +37,6 @@ from optimizer.export.bundle.repository import (
     remove_model_repository,
     write_model_repository,
 )
-from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -115,7 +113,7 @@ class RunResult:
     """What a run left: the summary, and whether it was there already."""
 
     directory: StudyDirectory
-    summary: Mapping[str, Any]
+    summary: StudySummary
     was_finished: bool
 
 
@@ -218,7 +216,7 @@ class _Study:
         self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
         self._setting = study_context(space, place.slot, machine, self._further_ms)
 
-    def run(self, started: float) -> Mapping[str, Any]:
+    def run(self, started: float) -> StudySummary:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
         warn_of_old_price(self._space.price, self._watch)
@@ -230,12 +228,12 @@ class _Study:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
-            notes.end(f"ended: {summary['ended']}")
+            notes.end(f"ended: {summary.ended}")
         # Last: what is cut off before is made good by the run that goes on.
-        write_json(self._directory.summary, summary)
+        write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
+    def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
@@ -377,14 +375,15 @@ class _Study:
         history: History,
         confirmed: Confirmed,
         prepared: Prepared,
-    ) -> Mapping[str, Any]:
+    ) -> StudySummary:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
         if self._further_ms:
             known = measured_configurations(history.records, runs)
-            summary["pareto"] = pareto_front(known, self._space.workload, self._setting)
-        summary |= {
-            "wall_seconds": time.monotonic() - started,
-            "machine": machine_json(self._machine, self._place.slot),
-        }
-        return summary
+            front = pareto_front(known, self._space.workload, self._setting)
+            summary = replace(summary, pareto=front)
+        return replace(
+            summary,
+            wall_seconds=time.monotonic() - started,
+            machine=machine_json(self._machine, self._place.slot),
+        )

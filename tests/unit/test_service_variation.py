@@ -11,12 +11,12 @@ import pytest
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.simulator.prediction import Serving, level
-from optimizer.simulator.service_curve import EVEN, Unevenness
-from optimizer.simulator.service_model import ServiceModel, fitted
-from optimizer.simulator.service_observation import observed
-from optimizer.simulator.service_variation import LightLoadTimes, light_loads, unevenness_of
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.prediction import Serving, predict_level
+from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceVariation
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.service_observation import observe
+from optimizer.simulator.service_variation import LightLoadTimes, fit_variation, light_loads
+from optimizer.simulator.stream_estimate import serving_of
 from tests.unit.service_truths import affine_truth, levels_of, saturated
 from tests.unit.studies import SETTING, small_space
 from tests.unit.tables import WORKLOAD, recorded_table
@@ -28,7 +28,7 @@ CONFIGS = [config for config, _, _ in levels_of(SPACE)]
 
 def service() -> ServiceModel:
     truth = affine_truth(0)
-    return fitted(seen for c in CONFIGS for seen in observed(c, saturated(c, truth)))
+    return ServiceModel(tuple(o for c in CONFIGS for o in observe(c, saturated(c, truth))))
 
 
 def served(known: ServiceModel, config: ServingConfig) -> Serving:
@@ -36,14 +36,14 @@ def served(known: ServiceModel, config: ServingConfig) -> Serving:
     return serving_of(model, known.curve(model, config.server), STREAM)
 
 
-def loads(truth: Unevenness, seed: int) -> Iterator[LightLoadTimes]:
+def loads(truth: ServiceVariation, seed: int) -> Iterator[LightLoadTimes]:
     """What half of its saturation shows of every third configuration."""
-    true_service = replace(service(), unevenness=truth)
+    true_service = replace(service(), variation=truth)
     for config in CONFIGS[::3]:
         [model] = config.models
         curve = true_service.curve(model, config.server)
         rate = 500 * len(curve.busy_factors) * model.max_batch_size / curve.execution_ms[-1]
-        found = level(served(true_service, config), STREAM.arrivals, rate, seed, 8_000)
+        found = predict_level(served(true_service, config), STREAM.arrivals, rate, seed, 8_000)
         yield LightLoadTimes(
             model,
             config.server,
@@ -57,8 +57,8 @@ def loads(truth: Unevenness, seed: int) -> Iterator[LightLoadTimes]:
 @pytest.mark.parametrize(("spread", "wake"), [(0.1, 0.0), (0.2, 1.5), (0.65, 0.0), (1.0, 0.0)])
 def test_spread_and_wake_are_recovered_from_light_loads(spread: float, wake: float) -> None:
     runtimes = sorted({config.models[0].artifact.runtime for config in CONFIGS})
-    truth = Unevenness(spread, tuple((runtime, wake) for runtime in runtimes))
-    found = unevenness_of(service(), list(loads(truth, seed=5)))
+    truth = ServiceVariation(spread, tuple((runtime, wake) for runtime in runtimes))
+    found = fit_variation(service(), list(loads(truth, seed=5)))
     assert found.spread == pytest.approx(spread, rel=0.5)
     assert {runtime for runtime, _ in found.wake_ms} <= {*runtimes}
     for _, own in found.wake_ms:
@@ -66,14 +66,14 @@ def test_spread_and_wake_are_recovered_from_light_loads(spread: float, wake: flo
 
 
 def test_without_light_loads_nothing_new_is_known() -> None:
-    assert unevenness_of(service(), []) == EVEN
+    assert fit_variation(service(), []) == DEFAULT_VARIATION
 
 
 def test_one_disturbed_level_does_not_decide() -> None:
-    quiet = list(loads(Unevenness(0.8), seed=5))
+    quiet = list(loads(ServiceVariation(0.8), seed=5))
     worst = quiet[0]
     disturbed = replace(worst, latencies_ms=tuple((p, 30 * ms) for p, ms in worst.latencies_ms))
-    found = unevenness_of(service(), [disturbed, *quiet[1:]])
+    found = fit_variation(service(), [disturbed, *quiet[1:]])
     assert found.spread == pytest.approx(0.8, rel=0.3)
 
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from optimizer.analysis.summary import SummaryEntry, entry, read_summary
 from optimizer.errors import DamagedStudyError, UsageError
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.decision import Decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.files import read_summary
 from optimizer.study.history import History
-from optimizer.study.kept_decision import entry, is_current, stored_decision
+from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import BestSoFar, Progress, best_so_far, progress_from_json
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
@@ -41,7 +41,7 @@ class StudyStatus:
     progress: Progress | None
     trials: Mapping[Outcome, int]
     best: BestSoFar | None
-    confirmed: Mapping[str, Any] | None
+    confirmed: SummaryEntry | None
     search_ended: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -86,10 +86,9 @@ def _search_ended(
     directory: StudyDirectory, trials: Sequence[TrialRecord], decision: Decision
 ) -> str | None:
     """Why the search has ended, by a summary that nothing was measured after."""
-    if not directory.summary.exists():
-        return None
     summary = read_summary(directory)
-    return summary.get("ended") if is_current(summary, trials, decision) else None
+    current = summary is not None and summary.is_current(trials, decision)
+    return summary.ended if summary is not None and current else None
 
 
 def all_statuses(results: Path) -> list[StudyStatus]:
