@@ -16,6 +16,7 @@ from docker.models.containers import Container
 
 from optimizer.export.deployment import Deployment, container_image
 from optimizer.export.platforms.sagemaker import write_model_archive
+from optimizer.export.platforms.server import server_command
 from tests.docker.engine import prepared_image
 from tests.e2e.conftest import Built
 from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
