@@ -109,7 +109,7 @@ def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
     served, session, _ = judged(when(lambda x: len(x) > 4, zeros))
     assert served.failing is not None
     assert served.failing.size == 8
-    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 answers of a batch, ")
+    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 outputs of a batch, ")
     assert served.shapes == GatedShapes((1, 3, 4), (2, 4))
     assert [c.models[0].max_batch_size for c in session.served] == [16, 8, 4]
 
