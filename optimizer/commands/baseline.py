@@ -37,9 +37,8 @@ from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import GatedArtifact
+from optimizer.study.gated_artifact import GatedArtifact, wrong_answers_reason
 from optimizer.study.history import why_all_failed, why_most_unmeasured
-from optimizer.study.wrong_answers import why_wrong
 
 _HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
 
@@ -131,7 +130,7 @@ def _served(
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
-        or why_wrong(each.config, gated)
+        or wrong_answers_reason(each.config, gated)
         for each in eight
     }
     served = [each for each in eight if not reasons[each.name]]
