@@ -23,7 +23,7 @@ from optimizer.commands.parts import (
     search_protocol,
     slot_of,
     study_context,
-    warn_of_old_price,
+    warn_of_space_file,
 )
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.commands.with_progress import with_progress
@@ -221,7 +221,7 @@ class _Study:
     def run(self, started: float) -> Mapping[str, Any]:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
-        warn_of_old_price(self._space.price, self._watch)
+        warn_of_space_file(self._space, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
         untaught = self._strategies(self._space.search_space, History({}))
         strategy = untaught.untaught(self._sampler)

@@ -6,10 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace
+from optimizer.configuration.parameters import names_of
 from optimizer.simulator.service_observation import ExecutionLayout, execution_layout
 
-_OF_THE_QUEUE = ("preferred_batch_sizes", "max_queue_delay_us")
+_OF_THE_QUEUE = names_of("queue")
 """Parameters that have no effect on how long a batch takes."""
+
+_SIMULATED = {"batching", "max_batch_size", "preferred_batch_sizes", "max_queue_delay_us"}
+if not_simulated := {*names_of("batcher", "queue")} - _SIMULATED:
+    raise NotImplementedError(
+        f"the simulated batcher (optimizer/simulator/batcher.py) ignores {sorted(not_simulated)}:"
+        " simulate them and list them here, or give them another part in the table of parameters"
+    )
 
 _Ints = NDArray[np.int64]
 

@@ -33,8 +33,8 @@ class ExecutionLayout:
     """All that decides how long an execution of a batch takes.
 
     Attributes:
-        variant: what changes times beside the model file: CUDA graphs, padding, the server's own
-            settings.
+        variant: what changes times beside the model file: CUDA graphs, padding, further fields of
+            config.pbtxt, the server's own settings.
     """
 
     model: str
@@ -69,7 +69,7 @@ class ExecutionLayout:
 def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLayout:
     """What of a way of serving decides about its service times."""
     limit = server.executions_per_device if model.rate_limited else None
-    variant = (model.cuda_graphs, model.padding, server.backend_config)
+    variant = (model.cuda_graphs, model.padding, model.parameters, server.backend_config)
     return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
 
 

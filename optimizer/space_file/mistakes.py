@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from pydantic import AliasChoices
+
 from optimizer.configuration.parameters import suggestion
 from optimizer.errors import Mistake
 from optimizer.space_file.section import Section
@@ -36,7 +38,9 @@ def _known_keys() -> tuple[str, ...]:
     """Return the keys of all sections of a space file."""
     return tuple(
         dict.fromkeys(
-            field.alias or name
+            str(field.validation_alias.choices[0])
+            if isinstance(field.validation_alias, AliasChoices)
+            else field.alias or name
             for section in Section.__subclasses__()
             for name, field in section.model_fields.items()
         )
