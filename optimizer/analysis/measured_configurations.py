@@ -11,6 +11,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ROUNDS, merged
+from optimizer.study.trial_records import has_wrong_answers
 
 
 def measured_configurations(
@@ -32,7 +33,8 @@ def measured_configurations(
 
 def _whole(record: TrialRecord) -> bool:
     levels = record.measurement.levels if record.measurement is not None else ()
-    return [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+    searched = [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+    return searched and not has_wrong_answers(record)
 
 
 def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[TrialRecord]]:
@@ -70,7 +72,7 @@ def _known(
 def _met_ms(rounds: Iterable[Measurement]) -> float:
     """The shortest limit that every round would have held what it held within."""
     return max(
-        level.shortest_limit_ms * (1 + level.excess)
+        level.shortest_limit_ms * (1 + level.limit_overshoot)
         for held in rounds
         for level in held.open_loop
         if level.load_factor <= held.load_factor

@@ -30,16 +30,15 @@ from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.published_grid import (
     NamedConfiguration,
-    eight_configurations,
-    space_of,
+    published_configurations,
+    published_space,
 )
 from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import GatedArtifact
+from optimizer.study.gated_artifact import GatedArtifact, wrong_answers_reason
 from optimizer.study.history import why_all_failed, why_most_unmeasured
-from optimizer.study.wrong_answers import why_wrong
 
 _HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
 
@@ -98,8 +97,8 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
     given = open_space(request.space)
-    eight = eight_configurations(given.search_space)
-    space = replace(given, search_space=space_of(given.search_space))
+    eight = published_configurations(given.search_space)
+    space = replace(given, search_space=published_space(given.search_space))
     slot = slot_of(space)
     server = require_host(space, slot)
     require_packages(space)
@@ -131,7 +130,7 @@ def _served(
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
-        or why_wrong(each.config, gated)
+        or wrong_answers_reason(each.config, gated)
         for each in eight
     }
     served = [each for each in eight if not reasons[each.name]]
@@ -142,7 +141,7 @@ def _measure(evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool) -> 
     if not ramp:
         return lambda config: evaluator.evaluate(config, slot)
     timeout = search_protocol(space).saturation_timeout_seconds
-    return lambda config: evaluator.measured(
+    return lambda config: evaluator.serve_and_measure(
         config, lambda run: find_by_ramp(run, space.workload, timeout)
     )
 

@@ -40,7 +40,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import MeasurementSettings, read_host
 from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 from optimizer.study.events import StepStarted, Watcher
-from optimizer.study.source_cards import kept_cards
+from optimizer.study.files import read_source_cards
 from optimizer.workload.model_spec import AccuracyLimits
 
 Format = Callable[[Bundle, ExportSource, Path], None]
@@ -119,7 +119,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
-            cards=kept_cards(study.directory),
+            cards=read_source_cards(study.directory),
             made_by=request.made_by,
         )
         root, out = work / "bundle", work / "out"

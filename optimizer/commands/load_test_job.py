@@ -120,7 +120,7 @@ class JobRun:
             conditions=self.job.conditions,
             timeout_seconds=search_protocol(self.space).saturation_timeout_seconds,
         )
-        return lambda config: evaluator.measured(config, find)
+        return lambda config: evaluator.serve_and_measure(config, find)
 
     def _in_time(self) -> bool:
         """Whether a test that begins now ends in time."""

@@ -171,7 +171,8 @@ class _Bench:
             find = find_curve if request.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
-            measurement = find(run, self.space.workload, protocol, outstanding).measurement
+            result = find(run, self.space.workload, protocol, outstanding)
+        measurement = result.valid_measurement
         levels, at = measurement.levels, measurement.level_at_capacity
         missed = measurement.ended if measurement.load_factor == 0 else None
         return MeasuredBest(levels, at or levels[-1], measurement, missed=missed)

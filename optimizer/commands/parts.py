@@ -16,7 +16,6 @@ import numpy as np
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.hosts import launch_with
 from optimizer.configuration.hosting import Host, RemoteHost
-from optimizer.configuration.serving_config import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError, SpaceChangedError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
@@ -25,6 +24,7 @@ from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
+from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
@@ -145,20 +145,20 @@ class RunPlace:
         prepared: Prepared,
         seed: int,
         watch: Watcher,
-        further_ms: tuple[float, ...] = (),
+        extra_limits_ms: tuple[float, ...] = (),
     ) -> Iterator[LiveEvaluator]:
         """Measures configurations of what was prepared, with a load client of its own.
 
         Args:
             seed: of the arrivals.
-            further_ms: latency limits within which a capacity is found as well.
+            extra_limits_ms: latency limits within which a capacity is found as well.
         """
         with LoadClient(self.slot.client_cores) as client:
             rng = np.random.default_rng(seed)
             levels = LevelRunner(client, space.workload, self.slot, rng, watch)
-            timing = protocols(space, self.slot, further_ms)
+            timing = protocols(space, self.slot, extra_limits_ms)
             yield LiveEvaluator(
-                session, levels, space.workload, prepared.files, timing, watch, further_ms
+                session, levels, space.workload, prepared.files, timing, watch, extra_limits_ms
             )
 
     def prepare(self, session: ServingSession, space: Space, watch: Watcher) -> Prepared:
@@ -180,17 +180,17 @@ def machine_json(machine: Machine, slot: Slot) -> dict[str, Any]:
     }
 
 
-def search_protocol(space: Space, further_ms: tuple[float, ...] = ()) -> CapacityProtocol:
+def search_protocol(space: Space, extra_limits_ms: tuple[float, ...] = ()) -> CapacityProtocol:
     """How long levels take by the space's settings, and by further limits."""
-    return protocol_by(space.measurement, space.workload, further_ms)
+    return protocol_by(space.measurement, space.workload, extra_limits_ms)
 
 
 def protocol_by(
-    settings: MeasurementSettings, workload: Workload, further_ms: tuple[float, ...] = ()
+    settings: MeasurementSettings, workload: Workload, extra_limits_ms: tuple[float, ...] = ()
 ) -> CapacityProtocol:
     """How long levels of a workload take."""
     own_ms = [stream.limit.latency_ms for stream in workload.streams]
-    limit_seconds = max([*own_ms, *further_ms]) / 1000
+    limit_seconds = max([*own_ms, *extra_limits_ms]) / 1000
     return CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,
         check_seconds=settings.check_seconds,
@@ -199,9 +199,9 @@ def protocol_by(
     )
 
 
-def protocols(space: Space, slot: Slot, further_ms: tuple[float, ...] = ()) -> Protocols:
+def protocols(space: Space, slot: Slot, extra_limits_ms: tuple[float, ...] = ()) -> Protocols:
     """How long levels take in a search and when confirming, by the space's settings."""
-    search = search_protocol(space, further_ms)
+    search = search_protocol(space, extra_limits_ms)
     usual = _GPU_CONFIRM_SECONDS if slot.gpu_uuids else _CONFIRM_SECONDS
     confirm_seconds = space.measurement.confirm_seconds or usual
     return Protocols(search, replace(search, check_seconds=confirm_seconds))
@@ -221,7 +221,7 @@ def require_one_limit(workload: Workload, option: str) -> None:
 
 
 def study_context(
-    space: Space, slot: Slot, machine: Machine, further_ms: tuple[float, ...] = ()
+    space: Space, slot: Slot, machine: Machine, extra_limits_ms: tuple[float, ...] = ()
 ) -> StudyContext:
     """What all measurements of a space on this machine have in common."""
     return StudyContext(
@@ -231,7 +231,7 @@ def study_context(
         slot=slot,
         machine=machine.digest,
         confirm_requests=space.measurement.confirm_requests,
-        further_ms=further_ms,
+        extra_limits_ms=extra_limits_ms,
     )
 
 
@@ -240,26 +240,26 @@ def require_same_space(
     space: Space,
     machine: Machine,
     remedy: str,
-    further_ms: tuple[float, ...] | None = None,
+    extra_limits_ms: tuple[float, ...] | None = None,
 ) -> None:
     """A study is resumed with its own space, on its own machine, or not at all.
 
     Args:
-        further_ms: latency limits that it searches for beside the space's; None where that does
-            not matter.
+        extra_limits_ms: latency limits that it searches for beside the space's; None where that
+            does not matter.
 
     Raises:
         SpaceChangedError: with every difference, and the remedy.
     """
     now: dict[str, Any] = {"space": space.content, "machine": machine.to_json()}
-    if further_ms:
-        now["also_limit_ms"] = list(further_ms)
+    if extra_limits_ms:
+        now["also_limit_ms"] = list(extra_limits_ms)
     if not directory.space.exists():
         write_json(directory.space, now)
         return
     begun = directory.read_json(directory.space)
     begun["space"] = with_defaults(begun["space"])
-    if further_ms is None:
+    if extra_limits_ms is None:
         begun.pop("also_limit_ms", None)
     changed = [text for _, text in differences(begun, now)]
     if changed:

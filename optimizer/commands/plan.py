@@ -24,7 +24,7 @@ from optimizer.fleet.price_rules import Accepted, PriceChoice, listed_instance, 
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.study.decision import ConfirmedCapacity
 
 

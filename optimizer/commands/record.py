@@ -86,7 +86,7 @@ def record_space(request: RecordRequest, watch: Watcher) -> Recorded:
                     prepared.space,
                     space.workload,
                     protocol,
-                    evaluator.measured,
+                    evaluator.serve_and_measure,
                     directory,
                     setting,
                     watch_all,

@@ -119,7 +119,7 @@ def replay_table(
         strategies = Strategies(
             space.search_space, space.workload, history, setting, CapacityProtocol(), seed
         )
-        strategy = strategies.taught(sampler, evaluator, directory, watch)
+        strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(

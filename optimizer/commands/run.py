@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
@@ -38,7 +37,6 @@ from optimizer.export.bundle.repository import (
     remove_model_repository,
     write_model_repository,
 )
-from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -46,22 +44,21 @@ from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
-from optimizer.search.published_grid import positions_of_the_eight
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.published_grid import published_positions
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_begun
+from optimizer.study.files import read_source_cards, read_start, write_source_cards
+from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
-from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.searched_space import SearchedSpace, keep_searched
-from optimizer.study.source_cards import keep_cards, kept_cards
+from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
-from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
 
 _HOW_TO_GO_ON = (
@@ -105,7 +102,7 @@ class RunRequest:
         return self.sampler or ("tpe" if self.also_limits_ms else "guided")
 
     @property
-    def further_ms(self) -> tuple[float, ...]:
+    def extra_limits_ms(self) -> tuple[float, ...]:
         """The further limits, ascending."""
         return tuple(sorted(set(self.also_limits_ms)))
 
@@ -115,7 +112,7 @@ class RunResult:
     """What a run left: the summary, and whether it was there already."""
 
     directory: StudyDirectory
-    summary: Mapping[str, Any]
+    summary: StudySummary
     was_finished: bool
 
 
@@ -140,7 +137,7 @@ def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
     with directory.locked():
         remedy = _HOW_TO_GO_ON.format(directory.name)
-        require_same_space(directory, space, machine, remedy, request.further_ms)
+        require_same_space(directory, space, machine, remedy, request.extra_limits_ms)
         if (
             summary := finished_summary(directory, space.budget, request.chosen_sampler)
         ) is not None:
@@ -184,7 +181,7 @@ def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Ma
     other = StudyDirectory(results.absolute() / name)
     if not other.space.exists():
         raise UsageError(f"--warm-start: there is no study {name} in {results}")
-    begun = read_begun(other)
+    begun = read_start(other)
     blocking = [
         *blocking_differences(begun.content, space.content),
         *(
@@ -215,27 +212,27 @@ class _Study:
         self._machine = machine
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._sampler, self._further_ms = request.chosen_sampler, request.further_ms
+        self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
         self._setting = study_context(space, place.slot, machine, self._further_ms)
 
-    def run(self, started: float) -> Mapping[str, Any]:
+    def run(self, started: float) -> StudySummary:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
         warn_of_space_file(self._space, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
-        untaught = self._strategies(self._space.search_space, History({}))
-        strategy = untaught.untaught(self._sampler)
+        strategies = self._strategies(self._space.search_space, History({}))
+        strategy = strategies.uncalibrated(self._sampler)
         self._open_study(self._space.search_space, strategy).close()
         with self._shown() as shown:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
-            notes.end(f"ended: {summary['ended']}")
+            notes.end(f"ended: {summary.ended}")
         # Last: what is cut off before is made good by the run that goes on.
-        write_json(self._directory.summary, summary)
+        write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
+    def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
@@ -270,10 +267,10 @@ class _Study:
     ) -> SearchEnd:
         """The calibrate phase, where the sampler has use for one, and the search."""
         started = time.monotonic()
-        keep_searched(self._directory, self._searched(prepared.space))
-        keep_cards(self._directory, self._space.models)
+        write_searched(self._directory, self._searched(prepared.space))
+        write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
-        strategy = strategies.taught(self._sampler, evaluator, self._directory, self._watch)
+        strategy = strategies.calibrated(self._sampler, evaluator, self._directory, self._watch)
         with self._open_study(prepared.space, strategy) as study:
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
@@ -296,7 +293,7 @@ class _Study:
         """Points that were asked to be measured first."""
         if self._request.enqueue is None:
             return []
-        eight = positions_of_the_eight(space)
+        eight = published_positions(space)
         if missing := [name for name, position in eight.items() if position is None]:
             self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}", True))
         return [position for position in eight.values() if position is not None]
@@ -313,7 +310,7 @@ class _Study:
                 self._directory.trials.write(record)
             taken = len(self._directory.trials.read_all())
             self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
-        records = without_wrong_answers(self._directory.trials, prepared.gated, self._watch)
+        records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
@@ -364,7 +361,7 @@ class _Study:
         provenance = Provenance(
             origins_in(prepared.space),
             dict(self._machine.packages),
-            labels_in(kept_cards(self._directory)),
+            labels_in(read_source_cards(self._directory)),
         )
         write_model_repository(
             target, self._templates, config, files_of(config, prepared.files), provenance
@@ -377,14 +374,15 @@ class _Study:
         history: History,
         confirmed: Confirmed,
         prepared: Prepared,
-    ) -> Mapping[str, Any]:
+    ) -> StudySummary:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
         if self._further_ms:
             known = measured_configurations(history.records, runs)
-            summary["pareto"] = pareto_front(known, self._space.workload, self._setting)
-        summary |= {
-            "wall_seconds": time.monotonic() - started,
-            "machine": machine_json(self._machine, self._place.slot),
-        }
-        return summary
+            front = pareto_front(known, self._space.workload, self._setting)
+            summary = replace(summary, pareto=front)
+        return replace(
+            summary,
+            wall_seconds=time.monotonic() - started,
+            machine=machine_json(self._machine, self._place.slot),
+        )

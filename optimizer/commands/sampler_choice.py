@@ -10,12 +10,12 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.level_runner import concurrency
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.stream_simulation import simulated
+from optimizer.simulator.forecast import Forecaster
+from optimizer.simulator.stream_estimate import simulated_estimate
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
@@ -41,11 +41,11 @@ class Strategies:
     protocol: CapacityProtocol
     seed: int
 
-    def untaught(self, sampler: str) -> Strategy:
+    def uncalibrated(self, sampler: str) -> Strategy:
         """A strategy that has nothing to go by but trials."""
         return self._strategy(sampler, no_forecast(self.space))
 
-    def taught(
+    def calibrated(
         self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
     ) -> Strategy:
         """A strategy for the search, after the calibrate phase where it has use for one.
@@ -54,12 +54,12 @@ class Strategies:
             StorageError: when a record cannot be written.
         """
         if sampler not in CALIBRATED:
-            return self.untaught(sampler)
+            return self.uncalibrated(sampler)
         phase = CalibratePhase(evaluator, directory, self.setting, watch)
         # The first is the baseline, of which its own trial tells before anything is proposed.
         points = calibration_points(self.space)[1:]
         calibration = phase.run([self.space.config(point) for point in points])
-        simulate = partial(simulated, seed=self.seed)
+        simulate = partial(simulated_estimate, seed=self.seed)
         forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
         learnt = LearntForecast(forecaster, calibration, self.workload)
         return self._strategy(sampler, learnt)

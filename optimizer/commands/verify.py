@@ -189,8 +189,8 @@ class _Serving:
         workload, manifest = self.bundle.load.workload, self.bundle.manifest
         protocol = protocol_by(self.bundle.load.measurement, workload)
         for _ in range(_TRIES):
-            found = find_capacity(run, workload, protocol, concurrency(manifest.config)).measurement
-            yield found
+            result = find_capacity(run, workload, protocol, concurrency(manifest.config))
+            yield (found := result.valid_measurement)
             if (off := capacity_departure(manifest, found, self.request.within)) is None:
                 return
             self.watch(Note(f"the capacity is off by {off:+.0%}"))

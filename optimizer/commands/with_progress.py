@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher, to_all
-from optimizer.study.kept_decision import kept_decision
 from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
@@ -30,7 +30,7 @@ def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher
         StorageError: when a record is damaged.
     """
     known = directory.trials.read_all()
-    state = RunState(time.time, known, kept_decision(directory).best)
+    state = RunState(time.time, known, stored_decision(directory).best)
     with (
         logged(directory, watch) as log,
         progress_file(directory, state, time.time) as progress,

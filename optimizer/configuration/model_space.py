@@ -22,12 +22,12 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
 from optimizer.configuration.serving_config import (
-    PRECISIONS_OF,
     ArtifactSpec,
     ArtifactUse,
     ModelServing,
     ServerOptions,
 )
+from optimizer.runtimes import PRECISIONS_OF
 
 Position = tuple[int, ...]
 """One point: for each parameter, the position of its value in the parameter's list."""

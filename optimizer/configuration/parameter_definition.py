@@ -14,12 +14,11 @@ from optimizer.configuration.serving_config import (
     Batching,
     EngineProfile,
     InstanceGroup,
-    Kind,
     ModelServing,
-    Precision,
-    Runtime,
     ServerOptions,
 )
+from optimizer.runtimes import RUNTIMES, Runtime
+from optimizer.runtimes.spec import Kind, Precision
 
 Value = int | bool | str | tuple[int, ...]
 """A value of a parameter."""
@@ -102,8 +101,7 @@ class ServingDraft:
         return ServerOptions(tuple(self.backend_config), self.executions_per_device)
 
     def _artifact(self) -> ArtifactSpec:
-        on_gpu = self.scope.kind == "KIND_GPU"
-        native = self.runtime == "tensorrt" or (self.runtime == "onnxruntime" and on_gpu)
+        native = self.scope.kind in RUNTIMES[self.runtime].native_on
         backend = self.runtime if native else "python"
         profile = self._engine_profile() if self.runtime == "tensorrt" else None
         return ArtifactSpec(self.scope.model, self.runtime, backend, self.precision, profile)

@@ -41,9 +41,9 @@ from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     Batching,
     ModelServing,
-    Precision,
-    Runtime,
 )
+from optimizer.runtimes import RUNTIMES
+from optimizer.runtimes.spec import Precision
 
 
 def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
@@ -168,7 +168,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
     ParameterDefinition(
         "runtime",
         "artifact",
-        Allowed(words=get_args(Runtime)),
+        Allowed(words=tuple(RUNTIMES)),
         default="onnxruntime",
         description="what executes the model; tensorrt on GPUs alone",
         put=_store("runtime"),

@@ -11,12 +11,12 @@ from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
-    Kind,
     ModelServing,
     ServingConfig,
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.runtimes.spec import Kind
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
@@ -46,7 +46,7 @@ class GateServer:
         self._session = session
         self._artifact = artifact
         self._model = model
-        self._output = output_tensor(output)
+        self._output = output
         self._place = place
         self._watch = watch
         self._served: ServedModel | None = None
@@ -174,8 +174,3 @@ class GateServer:
 
 def _rows(request: Tensors) -> int:
     return len(next(iter(request.values())))
-
-
-def output_tensor(output: OutputTensor) -> OutputTensor:
-    """Return a prepared model's output as Triton is told of it."""
-    return OutputTensor(output.name, output.data_type, output.shape)

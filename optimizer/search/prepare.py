@@ -19,16 +19,15 @@ from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFail
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
-from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
-from optimizer.search.gate_server import output_tensor
+from optimizer.runtimes import RUNTIMES
+from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
-from optimizer.study.gate_plan import GatePlan
 from optimizer.study.gated_artifact import (
     GatedArtifact,
+    GatePlan,
     from_json,
-    is_complete,
     ready_event,
     to_json,
 )
@@ -119,7 +118,7 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, known)
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, output = source.model.payloads, output_tensor(source.prepared.output)
+                payloads, output = source.model.payloads, source.prepared.output
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
             self._announce(result)
         built = sum(source.seconds for source in sources.values())
@@ -199,7 +198,7 @@ class PreparePhase:
         if before is not None and before["sha256"] is not None:
             self._hold_to_what_was_begun(artifact, before["sha256"])
             kept = from_json(before, spec)
-            if kept is not None and is_complete(kept, plan):
+            if kept is not None and kept.covers(plan):
                 return artifact, replace(kept, build_seconds=seconds)
         return artifact, replace(self._served(artifact, source, plan, gate), build_seconds=seconds)
 
@@ -210,7 +209,7 @@ class PreparePhase:
         spec, sha256 = artifact.spec, artifact.sha256
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.served(artifact, source.model, source.prepared, plan)
+            served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
             return GatedArtifact(spec, sha256, 0.0, None, None, reason)
@@ -233,7 +232,7 @@ class PreparePhase:
         )
 
     def _timings(
-        self, artifact: ModelArtifact, source: _Source, served: ServedAnswers
+        self, artifact: ModelArtifact, source: _Source, served: GateResult
     ) -> tuple[HostTiming, ...]:
         """Time what Triton's Python backend hosts on a CPU by itself, too."""
         sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]
@@ -313,4 +312,4 @@ def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:
     """Say whether an artefact is made from the ONNX graph; PyTorch's are from the model itself."""
-    return spec.runtime != "pytorch"
+    return bool(RUNTIMES[spec.runtime].graphs)

@@ -78,7 +78,7 @@ class Progress:
     Attributes:
         trials: of the study, by outcome.
         seconds_left_by_steps, seconds_left_by_clock: see `TimeLeft`.
-        gap: see `Outlook.gap`.
+        gap: the status's regret bound, see `SearchStatus`.
         capacities: of the latest trials, 0 where nothing was within the limits.
         events: the latest, as lines.
         ended: how; None while the run goes on, and where it was cut off.
@@ -179,7 +179,7 @@ def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str |
         capacities=tuple(state.capacities),
         seconds_left_by_steps=left.by_steps,
         seconds_left_by_clock=left.by_clock,
-        gap=state.gap,
+        gap=state.regret_bound,
         events=events,
         ended=ended,
     )

@@ -16,7 +16,8 @@ from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import first_mistake
-from optimizer.study.directory import StudyDirectory, refuse_unsafe_names
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.record_store import refuse_unsafe_names
 from optimizer.workload.streams import Workload
 
 
@@ -39,7 +40,7 @@ _Searched = TypeVar("_Searched", bound=SearchedSpace)
 _JSON = TypeAdapter(SearchedSpace)
 
 
-def keep_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
+def write_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
     """Keep what a study searches beside it. Raises StorageError."""
     write_json(directory.searched, _JSON.dump_python(space, mode="json"))
 

@@ -20,12 +20,12 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.files.shipped import shipped
 from optimizer.report.study_frames import trials_frame
 from optimizer.search.surrogate.point_features import PointFeatures
-from optimizer.simulator.service_observation import execution_layout
+from optimizer.simulator.execution_layout import execution_layout
 from optimizer.space_file.parameter_schema import ParametersSection, with_defaults
 from optimizer.space_file.reader import only_point
 from optimizer.space_file.schema import json_schema
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.searched_space import SearchedSpace, keep_searched, read_searched
+from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
 from optimizer.triton.model_config import differences, model_config
 from optimizer.workload.streams import (
     LatencyLimit,
@@ -111,7 +111,7 @@ def older(folder: Path) -> dict[str, Any]:
         HARDWARE,
     )
     directory = StudyDirectory(folder)
-    keep_searched(directory, SearchedSpace("old", before, Workload((STREAM,)), PRICE, DEMAND))
+    write_searched(directory, SearchedSpace("old", before, Workload((STREAM,)), PRICE, DEMAND))
     read = read_searched(directory).search_space
     content = {"parameters": {"runtime": ["openvino"]}, "models": {"bert": {"parameters": None}}}
     return {

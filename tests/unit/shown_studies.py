@@ -57,7 +57,7 @@ def shown_search(results: Path) -> Iterator[Search]:
     directory = search.directory
     with ShownStudy(name, directory.journal, None, directory.artifacts) as shown:
         notes = StudyNotes(
-            shown, directory, searched, search.setting.limit_names, search.events.append
+            shown, directory, searched, search.context.limit_names, search.events.append
         )
         files = TrialFiles(shown, texts_of, directory.server_log, search.events.append)
         search.watchers += [notes, files]

@@ -120,7 +120,7 @@ def test_a_study_that_was_begun_before_it_still_loads(shown: Mapping[str, Any]) 
 
 def test_a_parameter_of_the_queue_that_the_simulator_ignores_is_refused(tmp_path: Path) -> None:
     queue = ENTRY.replace('test has",\n', 'test has",\n        part="queue",\n')
-    ran = python(with_entry(queue, tmp_path), "-c", "import optimizer.simulator.saturated_levels")
+    ran = python(with_entry(queue, tmp_path), "-c", "import optimizer.simulator.execution_layout")
     assert ran.returncode == 1
     assert "ignores ['fake_pinned_memory']: simulate them" in ran.stderr
 

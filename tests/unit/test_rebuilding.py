@@ -82,7 +82,7 @@ class Engines:
     def bundle(self, root: Path) -> Bundle:
         """The study's best as if it were this engine on a GPU."""
         searched = self.study.searched
-        best = self.study.decision(searched.price, searched.demand).findings[0]
+        best = self.study.decision(searched.price, searched.demand).ranking[0]
         group = InstanceGroup("KIND_GPU", 1, (0,))
         model = replace(best.candidate.config.models[0], artifact=SPEC, groups=(group,))
         candidate = replace(best.candidate, config=ServingConfig((model,)))

@@ -194,7 +194,9 @@ def test_repeats_are_told_and_neither_measured_nor_counted(search: Search) -> No
 def test_a_space_that_is_measured_whole_ends_the_search(search: Search) -> None:
     search = of_four(search)
     ended = search.run(100)
-    assert ended == SearchEnd("all 4 valid configurations are measured", exhausted=True, gap=0.0)
+    assert ended == SearchEnd(
+        "all 4 valid configurations are measured", exhausted=True, regret_bound=0.0
+    )
     points = {search.space.config(search.space.at(row)) for row in range(4)}
     assert set(search.evaluator.evaluated) == points
     assert len(search.records) == 4
@@ -346,7 +348,9 @@ def test_five_failures_in_a_row_have_the_baseline_tried_again(search: Search) ->
     assert [config == baseline for config in search.evaluator.evaluated] == [
         True, False, False, False, False, False, True,
     ]  # fmt: skip
-    assert Note("5 failures in a row, trying the baseline again", warning=True) in search.events
+    assert (
+        Note("5 consecutive trials failed; rerunning the baseline", warning=True) in search.events
+    )
     assert len(search.records) == 6
 
 
@@ -357,7 +361,7 @@ def test_when_the_baseline_fails_too_the_run_ends(search: Search) -> None:
     with pytest.raises(EverythingFailedError) as caught:
         search.run(100)
     assert str(caught.value) == (
-        "5 trials in a row failed and so did the baseline; "
+        "5 consecutive trials failed and so did the baseline; "
         "last trial: it broke; baseline: no memory left"
     )
     assert [record.outcome for record in search.records] == ["failed"] * 5

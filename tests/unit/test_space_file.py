@@ -838,7 +838,7 @@ def test_of_thousands_of_mistakes_some_are_shown(tmp_path: Path) -> None:
 
 OLD_NAMES = (
     "[4, 8]",
-    "[4, 8]\n  batching: true\n  preferred_batch_sizes: [none, half]\n  max_queue_delay_us: [0, 9]\n"
+    "[4, 8]\n  batching: true\n  preferred_batch_sizes: half\n  max_queue_delay_us: [0, 9]\n"
     "conditions: [max_queue_delay_us == 0]",
 )
 

@@ -374,7 +374,7 @@ class MadeUp:
     def _found(self, *_: object) -> SimpleNamespace:
         if self._found_error is not None:
             raise self._found_error
-        return SimpleNamespace(measurement=measured(next(self._capacities)))
+        return SimpleNamespace(valid_measurement=measured(next(self._capacities)))
 
 
 Said = tuple[object, list[str]]

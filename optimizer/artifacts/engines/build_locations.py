@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from optimizer.artifacts.cache import versions
 from optimizer.artifacts.engines import build_script, script_output, trtexec
 from optimizer.artifacts.engines.build_monitor import BuildTimedOut, Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
-from optimizer.artifacts.versions import versions
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError

@@ -1,12 +1,11 @@
-"""The ONNX graphs of one model, one for each precision: made once, shared by runtimes."""
+"""The ONNX graphs of one model, one for each precision, shared by the runtimes."""
 
 from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
-from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Facts, Key, key_digest
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry, Facts, Key, key_digest, versions
 from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
 from optimizer.artifacts.graphs.half_precision import to_bf16, to_fp16
 from optimizer.artifacts.graphs.int8 import (
@@ -18,12 +17,20 @@ from optimizer.artifacts.graphs.int8 import (
 )
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
-from optimizer.artifacts.versions import RECIPES, versions
+from optimizer.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import ModelSpec
 
-GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_u8s7", "int8_trt"]
-"""INT8: signed or unsigned activations, then signed weights, and how many bits they have, see
-`precision.to_int8`; or what TensorRT takes, see `precision.to_int8_tensorrt`."""
+_RECIPES: dict[GraphKind, int] = {
+    "fp32": 1,
+    "fp16": 1,
+    "bf16": 1,
+    "int8_s8s8": 2,
+    "int8_u8s8": 2,
+    "int8_u8s7": 1,
+    "int8_trt": 1,
+}
+"""Version of how each graph is made: to be raised with every change of the code that changes the
+files, so that no cached file of an earlier version is used again."""
 
 _MADE_FROM: dict[GraphKind, GraphKind] = {
     "fp16": "fp32",
@@ -40,13 +47,14 @@ _SCHEMES: dict[GraphKind, Int8Scheme] = {
 }
 
 INT8_SHARE = "int8_share"
-"""Name of the share of a model's multiply-accumulates that a graph computes in INT8."""
+"""Fact of an entry: the share of the model's multiply-accumulates in INT8."""
 
 
 class PrecisionGraphs:
-    """Graphs of one model, each in a cache entry with model.onnx and its external data, if any.
+    """Graphs of one model, each a cache entry of model.onnx and its external data, if any.
 
-    Keys follow from the model alone, so whatever is cached is found without building its parents.
+    Keys follow from the model alone, so a cached graph is used without building those it was made
+    from.
     """
 
     def __init__(self, model: ModelSpec, cache: ArtifactCache) -> None:
@@ -61,7 +69,7 @@ class PrecisionGraphs:
 
     @cached_property
     def model_key(self) -> Key:
-        """What decides the exported model: source, tensors, and the length it is traced with."""
+        """What decides the exported model: source, tensors, and the length of the trace."""
         payloads = self._model.payloads
         return {
             "source": self.source.fingerprint(),
@@ -71,14 +79,14 @@ class PrecisionGraphs:
         }
 
     def key(self, kind: GraphKind) -> Key:
-        """What decides the graph's content."""
+        """Return what decides the graph's content."""
         if kind == "fp32":
-            recipe = {"recipe": RECIPES[kind]}
+            recipe = {"recipe": _RECIPES[kind]}
             return {"kind": "graph", "precision": kind, **recipe, **self.model_key}
         key: dict[str, object] = {
             "kind": "graph",
             "precision": kind,
-            "recipe": RECIPES[kind],
+            "recipe": _RECIPES[kind],
             "from": key_digest(self.key(_MADE_FROM[kind])),
             "libraries": versions("onnx", "onnxruntime"),
         }

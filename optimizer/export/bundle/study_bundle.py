@@ -15,8 +15,10 @@ from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle.commented_config import origins_in
-from optimizer.export.bundle.engine_sources import GRAPH, REBUILD, ship_engine_sources
+from optimizer.export.bundle.engine_sources import ship_engine_sources
 from optimizer.export.bundle.manifest import (
+    GRAPH,
+    REBUILD,
     UNKNOWN,
     ExportedModel,
     Limit,
@@ -158,7 +160,9 @@ def _measured(winner: ExportSource) -> MeasuredFigures:
 
 def _worst_near(measurement: Measurement, load_factor: float) -> LoadLevel | None:
     """Of the levels at this load, the one that came nearest to its limits; None without one."""
-    return max(levels_near(measurement, load_factor), key=lambda level: level.excess, default=None)
+    return max(
+        levels_near(measurement, load_factor), key=lambda level: level.limit_overshoot, default=None
+    )
 
 
 def _shown(level: LoadLevel | None) -> LoadLevel | None:
