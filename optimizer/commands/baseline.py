@@ -21,8 +21,8 @@ from optimizer.commands.parts import (
 from optimizer.commands.with_progress import with_progress
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
-from optimizer.load.ramp import find_by_ramp, most_within
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
+from optimizer.load.ramp import find_by_ramp, largest_rate_within
 from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
@@ -216,7 +216,7 @@ def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]
     assert measurement is not None, "what failed has no row"
     last = measurement.levels[-1]
     if ramp:
-        return most_within(last, space.workload.shortest_limit_ms)
+        return largest_rate_within(last, space.workload.shortest_limit_ms)
     level = measurement.level_at_capacity or last
     worst = level.worst
     rate = measurement.capacity_per_second or level.achieved_per_second
