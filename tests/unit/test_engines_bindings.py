@@ -21,7 +21,7 @@ import json, sys
 import tensorrt_bindings
 sys.modules["tensorrt"] = tensorrt_bindings
 from optimizer.artifacts.engines import build_script
-monitor = build_script.implementing(build_script.Progress, tensorrt_bindings.IProgressMonitor)()
+monitor = build_script.implementing(build_script.BuildProgress, tensorrt_bindings.IProgressMonitor)()
 assert isinstance(monitor, tensorrt_bindings.IProgressMonitor)
 assert "ignore_mismatch: bool" in tensorrt_bindings.IBuilderConfig.set_timing_cache.__doc__
 flags = {
