@@ -273,7 +273,7 @@ def test_what_does_not_is_not(cache_root: Path) -> None:
 def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
     bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
     place = FakePlace({"tensorrt": "1"}, writes=False)
-    with pytest.raises(BuildFailure, match=r"left no model\.plan"):
+    with pytest.raises(BuildFailure, match=r"wrote no model\.plan"):
         TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
 
 
