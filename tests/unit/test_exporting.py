@@ -216,7 +216,7 @@ def test_every_field_says_where_its_value_comes_from() -> None:
     space = small_space()
     text = commented(built(MODEL), MODEL, origins_in(space))
     assert "# parameter max_batch_size: searched among 4, 8, 16\nmax_batch_size: 16\n" in text
-    assert "# parameter preferred_batch_sizes: fixed by the space file: none\n" in text
+    assert "# parameter preferred_batch_size: fixed by the space file: none\n" in text
     blocks = text.split("\n\n")
     assert all(block.startswith("# ") for block in blocks), blocks
 
