@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.benchmark import show_benchmark
 from optimizer.cli.options import (
     SEED,
     Said,
@@ -15,10 +14,12 @@ from optimizer.cli.options import (
     said_options,
 )
 from optimizer.cli.output import LastingConsole
+from optimizer.cli.terminal import print_parts
 from optimizer.cli.watchers import watching
 from optimizer.commands.baseline import BaselineRequest, measure_baselines
 from optimizer.commands.parts import default_cache
 from optimizer.errors import EverythingFailedError
+from optimizer.report.benchmark_tables import benchmark_parts
 
 
 @click.command()
@@ -46,7 +47,7 @@ def baseline(
         found = measure_baselines(request, watch)
     own = found.space
     prices = {own.price.instance_type: own.price}
-    show_benchmark(console, found.rows, prices, own.demand, found.limit_ms)
+    print_parts(console, benchmark_parts(found.rows, prices, own.demand, found.limit_ms))
     for name, reason in found.left_out.items():
         console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
     for note in found.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -19,13 +20,14 @@ from optimizer.cli.options import (
     said_options,
 )
 from optimizer.cli.output import LastingConsole, OutputConsole
-from optimizer.cli.recommended import show_recommendation
+from optimizer.cli.terminal import print_parts
 from optimizer.cli.watchers import watching
 from optimizer.commands.parts import default_cache
 from optimizer.commands.recommend import RecommendRequest, recommend_instances
 from optimizer.commands.run import RunRequest
 from optimizer.errors import UsageError
 from optimizer.fleet.price_rules import Accepted, PriceChoice
+from optimizer.report.recommendation_tables import recommendation_parts
 
 _TRIALS = 10
 """A look at a machine, not a night's search."""
@@ -108,7 +110,8 @@ def recommend(
     console = LastingConsole() if request.search is not None else OutputConsole()
     with watching(console, said) as watch:
         found = recommend_instances(request, watch)
-    show_recommendation(console, found, by_users=request.by_users)
+    today = datetime.now(UTC).date()
+    print_parts(console, recommendation_parts(found, today, by_users=request.by_users))
     return 0 if found.offers else 1
 
 

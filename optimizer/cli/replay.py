@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.benchmark import show_benchmark, show_claims
 from optimizer.cli.options import COUNT, SEED, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.sampling import sampler_option
+from optimizer.cli.terminal import print_parts, print_table, say, say_path
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+from optimizer.report.benchmark_tables import benchmark_parts, claims_table
 
 _NEAR = 0.05
 """Share of the best capacity that tells two points apart at the noise of single measurements."""
@@ -44,9 +45,12 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
 
 
 def _show_published(console: OutputConsole, found: PublishedBenchmark) -> None:
-    show_benchmark(console, found.rows, found.prices, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS)
-    show_claims(console, found.claims, found.notes)
-    console.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
+    rows, limit_ms = found.rows, PUBLISHED_LIMIT_MS
+    print_parts(console, benchmark_parts(rows, found.prices, PUBLISHED_DEMAND, limit_ms))
+    print_table(console, claims_table(found.claims))
+    for note in found.notes:
+        say(console, f"- {note}")
+    say_path(console, "page", found.page)
 
 
 def replay_text(found: Replay) -> str:

@@ -20,7 +20,7 @@ def report(study: str, seed: int, results: Path) -> int:
     console = OutputConsole()
     with console.status("reading the trials, and simulating what was not measured"):
         found = report_study(results, study, seed)
-    console.print(found.report.headline(), highlight=False, markup=False)
+    console.print(found.report.outcome.headline(), highlight=False, markup=False)
     for what, path in (("page", found.page), ("Markdown", found.markdown)):
         console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if found.report.best is not None else 1
+    return 0 if found.report.outcome.best is not None else 1

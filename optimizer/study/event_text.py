@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from optimizer.configuration.serving_config import describe
 from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.measurement.trial_record import TrialRecord
+from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.events import (
     ArtifactReady,
     DriftRunStarted,
@@ -48,7 +48,7 @@ def trial_text(record: TrialRecord) -> str:
         cost = f"${record.score.usd_per_million_at_capacity:.4f} per million"
         return f"{capacity_text(record.measurement)}, {cost}{_further_text(record)}"
     if record.outcome == "ok" and record.measurement is not None:
-        return f"holds {capacity_text(record.measurement)}"
+        return f"confirmed: {capacity_text(record.measurement)}"
     return record.reason + _further_text(record)
 
 
@@ -77,8 +77,13 @@ def expectation_text(expected: ExpectedCost) -> str:
 
 
 def regret_text(regret_bound: float) -> str:
-    """What the search may have missed so far."""
-    return f"an unmeasured configuration may be up to {regret_bound:.0%} cheaper (95%)"
+    """Return the share of the best cost that the search may still save."""
+    return f"remaining potential: up to {regret_bound:.0%} (95% bound)"
+
+
+def outcome_word(outcome: Outcome) -> str:
+    """Return an outcome as people read it; records call a pruned trial "bounded"."""
+    return "pruned" if outcome == "bounded" else outcome
 
 
 def event_lines(event: Event, *, verbose: bool = False) -> list[str]:
@@ -109,7 +114,7 @@ def _text(event: Event) -> str | None:
         case LevelFinished(level):
             text = "\n".join(f"      {line}" for line in level_lines(level))
         case TrialFinished(record, _):
-            text = f"    {record.outcome}: {trial_text(record)}"
+            text = f"    {outcome_word(record.outcome)}: {trial_text(record)}"
         case Note(said):
             text = said
         case _:
