@@ -34,7 +34,7 @@ class BundleRepository:
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """Put a model of the bundle there, in place of one of its name; see `WritesModels`.
+        """Put a model of the bundle there, in place of one of its name; see `ModelWriter`.
 
         Raises:
             ModelLoadFailure: where its config.pbtxt is none.
