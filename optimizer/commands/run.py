@@ -22,7 +22,7 @@ from optimizer.commands.parts import (
     search_protocol,
     slot_of,
     study_context,
-    warn_of_old_price,
+    warn_of_space_file,
 )
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.commands.with_progress import with_progress
@@ -45,21 +45,20 @@ from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_start
+from optimizer.study.files import read_source_cards, read_start, write_source_cards
+from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
-from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import SearchedSpace, write_searched
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
-from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
 
 _HOW_TO_GO_ON = (
@@ -219,7 +218,7 @@ class _Study:
     def run(self, started: float) -> StudySummary:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
-        warn_of_old_price(self._space.price, self._watch)
+        warn_of_space_file(self._space, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._sampler)
@@ -311,7 +310,7 @@ class _Study:
                 self._directory.trials.write(record)
             taken = len(self._directory.trials.read_all())
             self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
-        records = without_wrong_answers(self._directory.trials, prepared.gated, self._watch)
+        records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
