@@ -29,7 +29,8 @@ from optimizer.cli import commands
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.model_space import Limits
-from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
