@@ -132,20 +132,20 @@ def chromium() -> Iterator[Browser]:
         yield launched
 
 
-def assert_sound(page_opened: Opened) -> None:
-    assert page_opened.console == []
-    assert [url for url in page_opened.requests if not url.startswith("file:")] == []
-    assert page_opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def assert_sound(loaded: Opened) -> None:
+    assert loaded.console == []
+    assert [url for url in loaded.requests if not url.startswith("file:")] == []
+    assert loaded.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", [*SEEN, *ALSO_WIDE])
 def test_a_page_opens_from_a_folder(chromium: Browser, site: Path, path: str, width: int) -> None:
-    page_opened = opened(chromium, (site / path).as_uri(), width)
-    page_opened.page.wait_for_timeout(500)
-    assert_sound(page_opened)
-    screenshot(page_opened.page, f"docs-{path.replace('/', '-').removesuffix('.html')}-{width}")
+    loaded = opened(chromium, (site / path).as_uri(), width)
+    loaded.page.wait_for_timeout(500)
+    assert_sound(loaded)
+    screenshot(loaded.page, f"docs-{path.replace('/', '-').removesuffix('.html')}-{width}")
 
 
 @pytest.mark.slow
@@ -158,12 +158,12 @@ def test_a_page_can_be_used_by_anybody(chromium: Browser, site: Path, path: str)
 
 @pytest.mark.slow
 def test_the_search_finds_without_a_network(chromium: Browser, site: Path) -> None:
-    page_opened = opened(chromium, (site / "index.html").as_uri())
-    box = page_opened.page.get_by_role("textbox", name="Search")
+    loaded = opened(chromium, (site / "index.html").as_uri())
+    box = loaded.page.get_by_role("textbox", name="Search")
     box.click()
     # Text that is pasted at once may arrive before the search listens.
     box.press_sequentially("headroom", delay=50)
-    results = page_opened.page.locator(".md-search-result__item")
+    results = loaded.page.locator(".md-search-result__item")
     results.first.wait_for(timeout=10_000)
     assert "headroom" in results.first.inner_text().lower()
-    assert_sound(page_opened)
+    assert_sound(loaded)
