@@ -1,4 +1,4 @@
-"""When requests are due. Open loop: the times never depend on replies."""
+"""Arrival processes: when requests are due, whether or not earlier ones were answered. Pure."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Arrivals(Protocol):
 
 @dataclass(frozen=True)
 class PoissonArrivals:
-    """Independent arrivals at a steady mean rate, as from many users who do not know each other."""
+    """Independent arrivals at a constant mean rate, as from many independent users."""
 
     def due_seconds(
         self, rate_per_second: float, duration_seconds: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """See `Arrivals`. Given their number, Poisson arrivals are uniform and independent."""
+        """Draw independent uniform times, as Poisson arrivals are given their number."""
         count = rng.poisson(rate_per_second * duration_seconds)
         return np.sort(rng.random(count)) * duration_seconds
 
 
 @dataclass(frozen=True)
 class ConstantArrivals:
-    """One arrival every 1 / rate seconds, the first at a random moment of the first of them."""
+    """One arrival every 1 / rate seconds, the first at a random time in the first interval."""
 
     def due_seconds(
         self, rate_per_second: float, duration_seconds: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """See `Arrivals`."""
+        """Draw the first time; the others follow at equal intervals."""
         first = rng.random() / rate_per_second
         count = int(np.ceil((duration_seconds - first) * rate_per_second))
         due = first + np.arange(max(count, 0)) / rate_per_second
@@ -54,10 +54,10 @@ class ConstantArrivals:
 
 @dataclass(frozen=True)
 class TraceArrivals:
-    """Recorded arrivals, run faster or slower so that their mean rate is the rate asked for.
+    """Recorded arrivals, scaled in time to the offered mean rate.
 
-    Begins at a random moment of the recording, so that short levels see all of it in turn, and
-    starts over where the recording ends. Its bursts keep their shape, not their length in seconds.
+    They begin at a random time of the recording, so that short levels cover all of it in turn, and
+    start over at its end. Bursts keep their shape, but not their duration in seconds.
     """
 
     trace: ArrivalTrace
@@ -65,14 +65,14 @@ class TraceArrivals:
     def due_seconds(
         self, rate_per_second: float, duration_seconds: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """See `Arrivals`. n is that of the stretch of the recording; on average over beginnings."""
+        """Draw the start in the recording; the rate is met on average over starts."""
         at = np.asarray(self.trace.at_seconds, dtype=np.float64)
-        pace = rate_per_second * self.trace.seconds / len(at)
+        speed = rate_per_second * self.trace.seconds / len(at)
         begin = rng.random() * self.trace.seconds
-        end = begin + duration_seconds * pace
+        end = begin + duration_seconds * speed
         rounds = np.arange(np.ceil(end / self.trace.seconds)) * self.trace.seconds
         looped = (rounds[:, None] + at).ravel()
-        due: NDArray[np.float64] = (looped[(looped >= begin) & (looped < end)] - begin) / pace
+        due: NDArray[np.float64] = (looped[(looped >= begin) & (looped < end)] - begin) / speed
         return due[due < duration_seconds]
 
 
@@ -80,5 +80,5 @@ _NAMED: dict[str, Arrivals] = {"poisson": PoissonArrivals(), "constant": Constan
 
 
 def arrivals_of(pattern: ArrivalPattern) -> Arrivals:
-    """The arrival process that a stream's pattern stands for."""
+    """Return the arrival process of a stream's pattern."""
     return TraceArrivals(pattern) if isinstance(pattern, ArrivalTrace) else _NAMED[pattern]
