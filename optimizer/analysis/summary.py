@@ -320,7 +320,7 @@ def _claim(claim: CapacityClaim) -> SummaryClaim:
 def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
     reference = prepared.space.config(prepared.space.baseline)
     measured = saturation_rates(records, reference)
-    changes = [change for pace in measured if (change := pace.change_from(measured[0])) is not None]
+    changes = [change for pace in measured if (change := pace.drift_from(measured[0])) is not None]
     return MachineDrift(
         describe(reference),
         tuple(pace.per_second for pace in measured),

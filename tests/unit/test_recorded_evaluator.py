@@ -136,5 +136,5 @@ def test_a_table_without_rows_or_that_is_not_there_is_refused(tmp_path: Path) ->
     header = [line for line in text.splitlines() if line.startswith("#")]
     columns = text.splitlines()[len(header)]
     (tmp_path / "empty.csv").write_text("\n".join([*header, columns]) + "\n")
-    with pytest.raises(UsageError, match="holds no measurement"):
+    with pytest.raises(UsageError, match="contains no measurement"):
         read_table(tmp_path / "empty.csv")
