@@ -153,7 +153,7 @@ class PreparePhase:
         if result.dropped is None and result.failing is not None:
             text = (
                 f"{result.spec.label}: configurations with a max_batch_size of "
-                f"{result.failing.size} or more are left out: {result.failing.reason}"
+                f"{result.failing.size} or more are excluded: {result.failing.reason}"
             )
             self._watch(Note(text, warning=True))
 
@@ -274,7 +274,7 @@ class PreparePhase:
             largest = max(instance_mib.values())
             self._watch(
                 Note(
-                    f"{left} of {len(space)} configurations are left out: their instances (up to "
+                    f"{left} of {len(space)} configurations are excluded: their instances (up to "
                     f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory",
                     warning=True,
                 )

@@ -1,4 +1,4 @@
-"""What a search is about, without its model files: enough to predict, and to search a table."""
+"""searched.json: the space, workload and price of a search, without its model files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from optimizer.workload.streams import Workload
 
 @dataclass(frozen=True)
 class SearchedSpace:
-    """What is searched, and by what it is judged.
+    """The search space, and what its configurations are judged by.
 
     Attributes:
-        search_space: less what the prepare phase dropped.
+        search_space: without the artefacts that the prepare phase dropped.
     """
 
     study: str
@@ -39,12 +39,12 @@ _JSON = TypeAdapter(SearchedSpace)
 
 
 def write_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
-    """Keep what a study searches beside it. Raises StorageError."""
+    """Write searched.json. Raises StorageError."""
     write_json(directory.searched, _JSON.dump_python(space, mode="json"))
 
 
 def read_searched(directory: StudyDirectory) -> SearchedSpace:
-    """What a study searches. Raises DamagedStudyError."""
+    """Return the content of searched.json. Raises DamagedStudyError."""
     path = directory.searched
     try:
         searched = _JSON.validate_python(directory.read_json(path))
@@ -57,7 +57,7 @@ def read_searched(directory: StudyDirectory) -> SearchedSpace:
 
 
 def check_searched(searched: SearchedSpace) -> None:
-    """Check what was read from a file, which anybody may have written.
+    """Check a searched space that was read from a file of unknown origin.
 
     Raises:
         ValueError: with the first rule that it breaks.
@@ -82,7 +82,7 @@ def check_searched(searched: SearchedSpace) -> None:
 
 
 def check_workload(workload: Workload, models: Sequence[str]) -> None:
-    """Raise ValueError where the streams of a file could not be requests to these models."""
+    """Raise ValueError where the streams of a file cannot be requests to these models."""
     check_ranges(workload, "workload")
     for stream in workload.streams:
         if stream.target not in models:

@@ -50,7 +50,7 @@ class Effort:
 
     @classmethod
     def learnt(cls, protocol: CapacityProtocol, records: Sequence[TrialRecord]) -> Effort:
-        """Return the durations of a study's trials so far; the protocol's own where there are none."""
+        """Return durations by a study's trials so far, and by the protocol where there are none."""
         plain = cls(protocol)
         measured = [r for r in records if r.measurement is not None and r.seconds.measuring > 0]
         whole = [r.seconds.measuring / plain.whole_of(r) for r in measured if not _bounded(r)]
