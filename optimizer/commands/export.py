@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optimizer import __version__
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.bundle_serving import (
@@ -19,6 +20,7 @@ from optimizer.commands.bundle_serving import (
     served_bundle,
 )
 from optimizer.commands.platforms import refuse_unfit, write_platform
+from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError, storage_errors
@@ -43,6 +45,8 @@ from optimizer.study.events import StepStarted, Watcher
 from optimizer.study.source_cards import kept_cards
 from optimizer.workload.model_spec import AccuracyLimits
 
+_MADE_BY = f"triton-cost-optimizer {__version__}"
+
 Format = Callable[[Bundle, Winner, Path], None]
 """Writes a format of a bundle into an empty folder, which gets its name when it is whole.
 
@@ -62,32 +66,32 @@ FORMATS: Mapping[str, Format] = {
 
 
 @dataclass(frozen=True)
-class ExportRequest:
-    """What one `export` was asked.
+class ExportOptions:
+    """Options of `export`.
 
     Attributes:
         study: a name in `results`, or a study's own folder.
-        cache: folder of the artefact cache, for files that the study's folder does not hold.
-        target: that is written; must not be there, or be an empty folder.
-        made_by: this program and its version.
+        target: folder to write; must not exist, or be empty.
         format: one of `FORMATS`.
-        trial: number of the study's trial; its best without.
-        server: that records the examples; the kind that the study was measured on without.
-        examples: whether examples are recorded, which needs a server.
+        trial: number of a trial of the study; None is its best.
+        server: that records the examples; None is that of the study's measurements.
+        examples: whether example outputs are recorded, which needs a server.
+        results: folder of the studies.
+        cache: folder of the artefact cache, for files that are not in the study's folder; None is
+            this user's.
     """
 
     study: str
-    results: Path
-    cache: Path
     target: Path
-    made_by: str
     format: str = "repository"
     trial: int | None = None
     server: ServerSettings | None = None
     examples: bool = True
+    results: Path = Path("results")
+    cache: Path | None = None
 
 
-def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
+def export_study(options: ExportOptions, watch: Watcher) -> Manifest:
     """Export a configuration of a study; `target` is whole in the end, or what it was.
 
     Returns:
@@ -96,23 +100,23 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    _refuse_occupied(request.target)
-    study = read_study(request.results, request.study)
-    finding = _finding(study, request.trial)
+    _refuse_occupied(options.target)
+    study = read_study(options.results, options.study)
+    finding = _finding(study, options.trial)
     config = finding.candidate.config
-    refuse_unfit(request.format, study, finding)
+    refuse_unfit(options.format, study, finding)
     content = _Content(study)
     where = None
-    if request.examples:
-        where = bundle_host(request.server or content.server, config)
-    target = request.target.absolute()
+    if options.examples:
+        where = bundle_host(options.server or content.server, config)
+    target = options.target.absolute()
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         watch(StepStarted(f"writing {describe(config)}"))
         staging = work / "staging"
-        artifacts = StudyArtifacts(study, ArtifactCache(request.cache), staging)
+        artifacts = StudyArtifacts(study, ArtifactCache(cache_folder(options.cache)), staging)
         winner = Winner(
             study=study,
             finding=finding,
@@ -120,7 +124,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
             cards=kept_cards(study.directory),
-            made_by=request.made_by,
+            made_by=_MADE_BY,
         )
         root, out = work / "bundle", work / "out"
         manifest = write_winner(root, shipped("model_repository_templates"), winner)
@@ -130,7 +134,7 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
             out.mkdir()
-            FORMATS[request.format](bundle, winner, out)
+            FORMATS[options.format](bundle, winner, out)
             out.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -21,7 +21,7 @@ from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
 from optimizer.artifacts.products import PreparedModel
 from optimizer.artifacts.tensorrt_rules import broken_rules
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import processor_lacks
 from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
 from optimizer.machine.fingerprint import cpu_flags

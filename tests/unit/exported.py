@@ -9,7 +9,7 @@ from typing import Any
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
-from optimizer.commands.export import ExportRequest, export_study
+from optimizer.commands.export import ExportOptions, export_study
 from optimizer.configuration.serving_config import Precision
 from optimizer.export.bundle import Provenance, write_bundle
 from optimizer.export.manifest import MANIFEST, Bundle, digests, read_bundle
@@ -69,13 +69,12 @@ class Exportable:
 
         return self.cache.get_or_build({"kind": "openvino", "precision": precision}, build)
 
-    def request(self, target: Path, **options: Any) -> ExportRequest:
-        return ExportRequest(
+    def request(self, target: Path, **options: Any) -> ExportOptions:
+        return ExportOptions(
             study="one",
             results=self.directory.root.parent,
             cache=self.cache.root,
             target=target,
-            made_by=MADE_BY,
             examples=False,
             **options,
         )
