@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.analysis.summary import StudySummary
 from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import open_space
@@ -227,8 +228,8 @@ class Study:
         return self._reading.directory.root
 
     @cached_property
-    def summary(self) -> Mapping[str, Any] | None:
-        """summary.json: confirmed figures, claims, accuracy; None where no run has ended."""
+    def summary(self) -> StudySummary | None:
+        """The content of summary.json, with the same names; None where no run has ended."""
         return self._reading.summary
 
     @property
@@ -243,7 +244,7 @@ class Study:
     @property
     def baseline(self) -> pd.Series | None:
         """The unoptimised configuration, likewise; None where it missed the limits."""
-        return self._series(self._decision.finding_of(self._reading.baseline))
+        return self._series(self._decision.entry_of(self._reading.baseline))
 
     def _series(self, capacity: ConfirmedCapacity | None) -> pd.Series | None:
         space = self._reading.searched.search_space

@@ -1,4 +1,4 @@
-# NVIDIA's Triton, with PyTorch for its Python backend: what bert_large.yaml serves with. Programs
-# that torch.export wrote are read by the same or a newer PyTorch.
+# NVIDIA's Triton with PyTorch for its Python backend, for bert_large.yaml. Programs that torch.export
+# wrote need the same or a newer PyTorch.
 FROM nvcr.io/nvidia/tritonserver:26.05-py3
 RUN pip install --no-cache-dir "torch>=2.13,<2.14"

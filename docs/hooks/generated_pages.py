@@ -1,61 +1,51 @@
-"""Pages that are made when the site is built: the reference, the notebook, what has been run.
+"""Fills the generated parts of pages when the site is built.
 
-The reference comes from the command line itself, the schema of space files and the dataclasses of
-the records; the notebook and what has been run on real hardware from the files that hold them.
+A page holds `<!-- generated -->` and `<!-- /generated -->` around what stands there in the source,
+so that links to it and its introduction work where the site is not built.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from command_pages import command_line, exit_codes
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from command_pages import command_line, errors_table
+from mkdocs.structure.pages import Page
 from record_page import records
 from space_file_page import space_file
 
 ROOT = Path(__file__).parents[2]
-RUN_ON_HARDWARE = "What has been run on real hardware, and what has not"
-REAL_RUN = "A real run"
+_PART = re.compile(r"<!-- generated -->.*?<!-- /generated -->", re.DOTALL)
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """What mkdocs calls when it has found the pages in the folder."""
-    for path, text in pages().items():
-        files.append(File.generated(config, path, content=text))
-    return files
-
-
-def pages() -> dict[str, str]:
-    """Markdown by the page's path."""
-    return {
-        "hardware.md": section_of_readme(RUN_ON_HARDWARE),
-        "reference/commands.md": command_line(),
-        "reference/exit-codes.md": exit_codes(),
-        "reference/records.md": records(),
-        "reference/space-file.md": space_file(),
-        "tutorial/notebook.md": notebook(ROOT / "examples" / "quickstart.ipynb"),
-        "tutorial/real-run.md": section_of_readme(REAL_RUN, "../"),
-    }
-
-
-def section_of_readme(title: str, top: str = "") -> str:
-    """A section of the README as a page; `top` leads from the page to the site's top."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
-    if found is None:
-        raise LookupError(f"README.md: needs a section {title!r}")
-    return f"# {title}\n{found[1]}".replace("](docs/", f"]({top}")
-
-
-def notebook(path: Path) -> str:
-    """A notebook's cells as one page."""
+def notebook() -> str:
+    """Return the cells of the example notebook as Markdown, without its title."""
+    path = ROOT / "examples" / "quickstart.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     parts = []
     for cell in cells:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-    note = f"This is `examples/{path.name}`, without what a run shows."
-    return "\n\n".join([parts[0], note, *parts[1:]]) + "\n"
+    return "\n\n".join(parts).partition("\n")[2]
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "reference/commands.md": command_line,
+    "reference/exit-codes.md": errors_table,
+    "reference/records.md": records,
+    "reference/space-file.md": space_file,
+    "tutorial/notebook.md": notebook,
+}
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Replace a page's generated part (an event of MkDocs)."""
+    make = GENERATED.get(page.file.src_uri)
+    if make is None:
+        return markdown
+    text, count = _PART.subn(lambda _: make(), markdown)
+    if count != 1:
+        raise LookupError(f"docs/{page.file.src_uri}: needs one part between the generated marks")
+    return text

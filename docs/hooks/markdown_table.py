@@ -1,4 +1,4 @@
-"""Rows as a table of Markdown."""
+"""Tables in Markdown."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as Markdown."""
+    """Return rows as a Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:
-    """In one line; only code may hold a bar, which would end the cell elsewhere."""
+    """Return a cell on one line, with the bars outside code escaped."""
     plain = re.sub(r"\s+", " ", text)
     return plain if "`" in plain else plain.replace("|", "&#124;").replace("<", "&lt;")

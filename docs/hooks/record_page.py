@@ -1,4 +1,4 @@
-"""The page of what is kept of a trial, made from the dataclasses of the records."""
+"""The reference of a trial's record, generated from its dataclasses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optimizer.configuration import serving_config
 from optimizer.measurement import cost, estimates, trial_record
 from optimizer.measurement import level as measurement
 
-_KEPT: tuple[type, ...] = (
+_RECORDED: tuple[type, ...] = (
     trial_record.TrialRecord,
     trial_record.Seconds,
     trial_record.Failure,
@@ -27,7 +27,7 @@ _KEPT: tuple[type, ...] = (
     measurement.MachineUse,
     measurement.GpuUse,
     measurement.Slice,
-    measurement.FurtherLimit,
+    measurement.ExtraLimit,
     serving_config.ServingConfig,
     serving_config.ModelServing,
     serving_config.ArtifactSpec,
@@ -38,18 +38,11 @@ _KEPT: tuple[type, ...] = (
 
 
 def records() -> str:
-    """The fields of a trial's record, as `trials/` keeps them."""
-    parts = [
-        "# Records",
-        (
-            "A trial is kept as one JSON file in `results/STUDY/trials/`, and so are the runs in "
-            "`calibration/`, `confirmations/` and `references/`. Its fields, by the names that "
-            "they have in the file; units are in the names."
-        ),
-    ]
-    for kind in _KEPT:
+    """Return a section for each dataclass of a trial's record."""
+    parts: list[str] = []
+    for kind in _RECORDED:
         parts += [f"## {kind.__name__}", _first_paragraph(kind), _fields(kind)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _first_paragraph(kind: type) -> str:
@@ -66,11 +59,11 @@ def _fields(kind: type) -> str:
 
 
 def described(kind: type) -> dict[str, str]:
-    """What a dataclass's docstring says of its attributes."""
+    """Return the descriptions of attributes in a dataclass's docstring, by name."""
     _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", text.split("\n\n")[0]):
         names, _, meaning = entry.strip().partition(": ")
         for name in names.split(", "):
-            found[name] = re.sub(r"\s+", " ", meaning)
-    return found
+            meanings[name] = re.sub(r"\s+", " ", meaning)
+    return meanings

@@ -1,4 +1,4 @@
-"""The page of the space file, made from its schema."""
+"""The reference of the space file, generated from its schema."""
 
 from __future__ import annotations
 
@@ -14,38 +14,30 @@ from optimizer.space_file.schema import json_schema
 
 
 def space_file() -> str:
-    """Every key of a space file, and the file that `init` writes."""
+    """Return a section for every part of a space file, and the file that `init` writes."""
     schema = json_schema()
-    parts = [
-        "# The space file",
-        (
-            "One YAML file says what is served, what is asked of it and what may be tried. Every "
-            "mistake in it is reported at once, with its key and line. Durations are seconds, or a "
-            "number with s, m or h, such as `30m`. Keys without a default must be given."
-        ),
-        _section("The whole file", schema, schema, "top"),
-    ]
+    parts = [_section("The whole file", schema, schema, "top")]
     for name, section in _sections_in_order(schema):
         parts.append(_section(_title(name), section, schema, _anchor(name)))
     template = shipped("space_template.yaml").read_text(encoding="utf-8")
     parts += [
         "## The file that `init` writes",
-        "With a comment at every key:",
+        "`python -m optimizer init` writes this file, which has a comment at every key:",
         f"```yaml\n{template.rstrip()}\n```",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _sections_in_order(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Those that the file refers to, the nearest first."""
-    waiting, seen = _referred(schema["properties"]), set[str]()
-    while waiting:
-        name = waiting.pop(0)
-        if name in seen or "properties" not in schema["$defs"][name]:
+    """Yield the schema's sections breadth first, in the order of the references to them."""
+    queue, visited = _referred(schema["properties"]), set[str]()
+    while queue:
+        name = queue.pop(0)
+        if name in visited or "properties" not in schema["$defs"][name]:
             continue
-        seen.add(name)
+        visited.add(name)
         yield name, schema["$defs"][name]
-        waiting += _referred(schema["$defs"][name])
+        queue += _referred(schema["$defs"][name])
 
 
 def _referred(part: object) -> list[str]:

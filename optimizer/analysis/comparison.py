@@ -16,12 +16,13 @@ from optimizer.analysis.capacity_ratio import (
     ratio_of,
 )
 from optimizer.analysis.study_reading import StudyReading
+from optimizer.analysis.summary import StudySummary
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import ConfirmedCapacity, held_rounds
+from optimizer.study.decision import ConfirmedCapacity, certified_rounds
 from optimizer.study.warm_start import unequal
 
 
@@ -132,14 +133,12 @@ class StudyToCompare:
 
     name: str
     reading: StudyReading
-    summary: Mapping[str, Any] | None
+    summary: StudySummary | None
 
     @property
     def pace(self) -> float | None:
         """Largest change of the machine's pace; studies of earlier versions recorded none."""
-        pace: Mapping[str, Any] = (self.summary or {}).get("pace", {})
-        change: float | None = pace.get("largest_change")
-        return change
+        return self.summary.pace.largest_change if self.summary is not None else None
 
 
 def compare(studies: Sequence[StudyToCompare]) -> Comparison:
@@ -162,7 +161,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
     reading = study.reading
     own = reading.searched
     decision = reading.own_decision
-    baseline, best = decision.finding_of(reading.baseline), decision.best
+    baseline, best = decision.entry_of(reading.baseline), decision.best
     other_demand = own.demand != demand
     pace = _larger(study.pace, first.pace if first is not None else None)
 
@@ -194,7 +193,7 @@ def _larger(one: float | None, other: float | None) -> float:
 
 def _estimate(reading: StudyReading, finding: ConfirmedCapacity) -> Estimate:
     if finding.confirmed:
-        return estimate_of_rounds(held_rounds(finding.config, reading.confirmations))
+        return estimate_of_rounds(certified_rounds(finding.config, reading.confirmations))
     return estimate_of_trial(finding.candidate.measurement)
 
 

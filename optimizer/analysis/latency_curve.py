@@ -68,7 +68,8 @@ class MeasuredConfigurationLevels:
     def least_latency_ms(self) -> float | None:
         """The shortest limit that any level would have met; None without an open-loop level."""
         found = [
-            level.shortest_limit_ms * (1 + level.excess) for level in valid_open_loop(self.levels)
+            level.shortest_limit_ms * (1 + level.limit_overshoot)
+            for level in valid_open_loop(self.levels)
         ]
         return min(found, default=None)
 

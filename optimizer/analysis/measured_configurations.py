@@ -70,7 +70,7 @@ def _known(
 def _met_ms(rounds: Iterable[Measurement]) -> float:
     """The shortest limit that every round would have held what it held within."""
     return max(
-        level.shortest_limit_ms * (1 + level.excess)
+        level.shortest_limit_ms * (1 + level.limit_overshoot)
         for held in rounds
         for level in held.open_loop
         if level.load_factor <= held.load_factor

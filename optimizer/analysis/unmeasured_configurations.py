@@ -20,7 +20,7 @@ from optimizer.load.knee import NORMAL_QUANTILE
 from optimizer.measurement.cost import Score, score, usd_per_million
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.point_features import PointFeatures
-from optimizer.search.surrogate.posterior import Expected, Posterior, SeenTrial
+from optimizer.search.surrogate.posterior import LogForecast, Posterior, TrialAtRow
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.context import StudyContext
 from optimizer.study.history import History
@@ -65,7 +65,7 @@ class Unmeasured:
             within: what the measured ones cost.
             forecast: of every point, for the same limit.
         """
-        expected = Expected.of(forecast, self._setting)
+        expected = LogForecast.of(forecast, self._setting)
         belief = Posterior.after(list(self._seen(within)), expected, self._likeness)
         rows = np.arange(len(self._space))
         log_costs, sds = belief.log_cost(rows)
@@ -87,7 +87,7 @@ class Unmeasured:
         decided = self._history.decided(config)
         return decided is None or decided.outcome == "bounded"
 
-    def _seen(self, within: WithinLimit) -> Iterator[SeenTrial]:
+    def _seen(self, within: WithinLimit) -> Iterator[TrialAtRow]:
         """The trials as they would have ended within this limit."""
         offers = {offer.config: offer for offer in within.offers}
         for record in self._history.records:

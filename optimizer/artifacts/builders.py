@@ -2,126 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from optimizer.artifacts.build_context import BuildContext
-from optimizer.artifacts.cache import CacheEntry, Facts, Key
+from optimizer.artifacts.cache import CacheEntry, Facts, Key, versions
 from optimizer.artifacts.engines.builder import TensorRtBuilder
-from optimizer.artifacts.graphs import GraphKind
-from optimizer.artifacts.versions import RECIPES, versions
 from optimizer.configuration.hardware import overflows_in_int8
-from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
-
-_ONNXRUNTIME_GRAPHS: dict[Precision, GraphKind] = {
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "int8": "int8_u8s8",
-}
-_OPENVINO_GRAPHS: dict[Precision, GraphKind] = {
-    "fp32": "fp32",
-    "bf16": "fp32",
-    "int8": "int8_u8s8",
-}
+from optimizer.runtimes import RUNTIMES, Runtime
+from optimizer.runtimes.spec import GraphKind, RuntimeSpec
 
 
 class ArtifactBuilder(Protocol):
     """Makes the files of one runtime."""
 
-    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
-        """What decides the files of `spec`; builds nothing."""
+    def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
+        """Return what decides the files of `spec`; builds nothing.
 
-    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
-        """The files of `spec`, built where they are missing."""
+        Raises:
+            BuildFailure: when they cannot be built here.
+        """
 
-    def maker(self, entry: CacheEntry) -> str:
-        """The library that made the files, and its version."""
+    def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
+        """Return the files of `spec`, built where they are missing.
 
-
-class OnnxRuntimeBuilder:
-    """Serves the graphs as they are: model.onnx, and its external data if any."""
-
-    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
-        """See `ArtifactBuilder`."""
-        return bench.graphs.key(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
-
-    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
-        """See `ArtifactBuilder`."""
-        return bench.graphs.entry(_for_this_cpu(_ONNXRUNTIME_GRAPHS[spec.precision]))
+        Raises:
+            BuildFailure: when they cannot be built.
+        """
 
     def maker(self, entry: CacheEntry) -> str:
-        """See `ArtifactBuilder`."""
-        return _installed("onnxruntime")
+        """Return the library that made the files, and its version."""
 
 
-class OpenVinoBuilder:
-    """OpenVINO's own format: model.xml and model.bin.
+@dataclass(frozen=True)
+class GraphBuilder:
+    """Serves a model's ONNX graphs, or what the runtime converts them to."""
 
-    FP32 and BF16 are the same files: there the precision is chosen when the model is compiled
-    (INFERENCE_PRECISION_HINT).
-    """
+    runtime: RuntimeSpec
 
-    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
-        """See `ArtifactBuilder`."""
-        graph = bench.graphs.key(_for_this_cpu(_OPENVINO_GRAPHS[spec.precision]))
-        own = {"recipe": RECIPES["openvino"], "libraries": versions("openvino")}
-        return {"kind": "openvino", "graph": graph, **own}
+    def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
+        """Return the key of the graph, or of the converted files."""
+        graph = context.graphs.key(self._graph(spec))
+        if self.runtime.convert is None:
+            return graph
+        assert self.runtime.package is not None
+        own = {"recipe": self.runtime.recipe, "libraries": versions(self.runtime.package)}
+        return {"kind": self.runtime.name, "graph": graph, **own}
 
-    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
-        """See `ArtifactBuilder`."""
-        kind = _for_this_cpu(_OPENVINO_GRAPHS[spec.precision])
-        return bench.cache.get_or_build(
-            self.key(spec, bench),
-            lambda into: _convert_to_openvino(bench.graphs.entry(kind), into),
+    def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
+        """Return the graph, or the converted files."""
+        kind, convert = self._graph(spec), self.runtime.convert
+        if convert is None:
+            return context.graphs.entry(kind)
+
+        def build(into: Path) -> Facts:
+            graph = context.graphs.entry(kind)
+            convert(graph.path, into)
+            return graph.facts
+
+        return context.cache.get_or_build(self.key(spec, context), build)
+
+    def maker(self, entry: CacheEntry) -> str:
+        """Return the runtime's package and its version."""
+        return _installed(self.runtime)
+
+    def _graph(self, spec: ArtifactSpec) -> GraphKind:
+        """Return the graph, with 7 bits in its weights where this processor would overflow."""
+        kind = self.runtime.graphs[spec.precision]
+        return "int8_u8s7" if kind == "int8_u8s8" and overflows_in_int8(cpu_flags()) else kind
+
+
+@dataclass(frozen=True)
+class ProgramBuilder:
+    """Serves a `torch.export` program of the model itself."""
+
+    runtime: RuntimeSpec
+
+    def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
+        """Return the key of the program."""
+        own = {"kind": "torch", "precision": spec.precision, "recipe": self.runtime.recipe}
+        return {**own, **context.graphs.model_key}
+
+    def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
+        """Return the program; a source that is an ONNX file has none."""
+        return context.cache.get_or_build(
+            self.key(spec, context),
+            lambda into: context.graphs.source.export_torch(into, spec.precision),
         )
 
     def maker(self, entry: CacheEntry) -> str:
-        """See `ArtifactBuilder`."""
-        return _installed("openvino")
+        """Return the runtime's package and its version."""
+        return _installed(self.runtime)
 
 
-class PyTorchBuilder:
-    """A `torch.export` program, model.pt2: needs torch to run, but not transformers."""
-
-    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
-        """See `ArtifactBuilder`."""
-        recipe = {"recipe": RECIPES["torch"]}
-        return {"kind": "torch", "precision": spec.precision, **recipe, **bench.graphs.model_key}
-
-    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
-        """See `ArtifactBuilder`."""
-        return bench.cache.get_or_build(
-            self.key(spec, bench),
-            lambda into: bench.graphs.source.export_torch(into, spec.precision),
-        )
-
-    def maker(self, entry: CacheEntry) -> str:
-        """See `ArtifactBuilder`."""
-        return _installed("torch")
+def _builder(runtime: RuntimeSpec) -> ArtifactBuilder:
+    if runtime.package is None:
+        return TensorRtBuilder()
+    return GraphBuilder(runtime) if runtime.graphs else ProgramBuilder(runtime)
 
 
-BUILDERS: dict[Runtime, ArtifactBuilder] = {
-    "onnxruntime": OnnxRuntimeBuilder(),
-    "openvino": OpenVinoBuilder(),
-    "pytorch": PyTorchBuilder(),
-    "tensorrt": TensorRtBuilder(),
+BUILDERS: Mapping[Runtime, ArtifactBuilder] = {
+    name: _builder(runtime) for name, runtime in RUNTIMES.items()
 }
 
 
-def _installed(package: str) -> str:
-    return f"{package} {versions(package)[package]}"
-
-
-def _for_this_cpu(kind: GraphKind) -> GraphKind:
-    """Return the graph whose weights have a bit less where INT8 would overflow."""
-    return "int8_u8s7" if kind == "int8_u8s8" and overflows_in_int8(cpu_flags()) else kind
-
-
-def _convert_to_openvino(graph: CacheEntry, into: Path) -> Facts:
-    import openvino
-
-    # Not openvino.convert_model, which writes telemetry files to the home directory.
-    model = openvino.Core().read_model(graph.path / "model.onnx")
-    openvino.save_model(model, into / "model.xml", compress_to_fp16=False)
-    return graph.facts
+def _installed(runtime: RuntimeSpec) -> str:
+    assert runtime.package is not None
+    return f"{runtime.package} {versions(runtime.package)[runtime.package]}"

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.cli.plain_table import plain_table
-from optimizer.fleet.benchmark import BenchmarkRow, cheapest
-from optimizer.fleet.published import PublishedClaim
+from optimizer.fleet.benchmark_table import BenchmarkRow, cheapest
+from optimizer.fleet.published_claims import PublishedClaim
 from optimizer.measurement.cost import Demand, Price
 
 

@@ -24,7 +24,7 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.compare import CompareOptions, compare_studies
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.pricing import mixture
+from optimizer.fleet.price_rules import price_mismatch
 from optimizer.measurement.cost import Demand, Score
 from optimizer.study.decision import ConfirmedCapacity
 
@@ -290,6 +290,6 @@ def _notes(comparison: Comparison) -> list[str]:
                 "that is in all their ratios"
             )
     prices = [study.reading.searched.price for study in comparison.studies]
-    if (mixed := mixture(prices)) is not None:
+    if (mixed := price_mismatch(prices)) is not None:
         notes.append(f"{mixed}; dollars differ by that too")
     return notes

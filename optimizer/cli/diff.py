@@ -9,9 +9,9 @@ from rich.console import Console
 
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.export.difference import BundleDifference, FigureChange, difference
-from optimizer.export.manifest import read_bundle
-from optimizer.export.verification import check_files
+from optimizer.export.bundle.checks import check_files
+from optimizer.export.bundle.difference import BundleDifference, FigureChange, difference
+from optimizer.export.bundle.manifest import read_bundle
 
 
 @click.command()

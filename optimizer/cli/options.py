@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import click
 
-from optimizer.fleet.pricing import Accepted
+from optimizer.fleet.price_rules import Accepted
 from optimizer.space_file.section import duration_seconds
 
 _LONGEST_LIMIT_MS = 3.6e6

@@ -19,7 +19,7 @@ from optimizer.cli.options import (
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.plan import Planned, PlanOptions, plan_for
-from optimizer.fleet.planning.demand_curve import DemandCurve, daily
+from optimizer.fleet.planning.demand_curve import DemandCurve, daily_demand
 from optimizer.fleet.planning.demand_file import MAX_RATE
 from optimizer.report.plan_tables import headline, hours, tables
 from optimizer.report.text_table import TextTable
@@ -41,7 +41,7 @@ class _Daily(click.ParamType[DemandCurve]):
             at = float(hour or 14)
             if not (0 <= at < 24 and 0 < most <= MAX_RATE):
                 raise ValueError(value)
-            return daily(most, least, at)
+            return daily_demand(most, least, at)
         except ValueError:
             self.fail(
                 "must be LEAST:MOST or LEAST:MOST@HOUR, requests a second from 0 to above 0 and "

@@ -11,7 +11,7 @@ from rich.table import Table
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.prices import update_prices
-from optimizer.fleet.price_catalogue import ListedPrice, own_list, price_list, price_warning
+from optimizer.fleet.price_list import ListedPrice, own_price_list, price_list, price_warning
 
 
 @click.group(invoke_without_command=True)
@@ -26,7 +26,7 @@ def prices(context: click.Context) -> None:
             console.print(
                 f"{old} of {len(listed)} are more than a year old or undated", style="yellow"
             )
-        _say_where(console, own_list())
+        _say_where(console, own_price_list())
 
 
 @prices.command()

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.figures import Basis, SourcedFigure
-from optimizer.fleet.offer import METRICS, Offer
-from optimizer.fleet.price_catalogue import price_warning
+from optimizer.fleet.instance_estimate import METRICS, InstanceEstimate
+from optimizer.fleet.price_list import price_warning
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.measurement.cost import Price
 
@@ -86,7 +86,7 @@ class _Speaker:
         self._console.print(text, style=style, markup=False, highlight=False)
 
 
-def _table(found: Recommendation, offers: Sequence[Offer]) -> Table:
+def _table(found: Recommendation, offers: Sequence[InstanceEstimate]) -> Table:
     demand = found.demand
     headroom = f", {demand.headroom:.0%} kept free" if demand.headroom else ""
     table = Table(
@@ -96,7 +96,7 @@ def _table(found: Recommendation, offers: Sequence[Offer]) -> Table:
     table.add_column("")
     for offer in offers:
         table.add_column(offer.price.instance_type, overflow="fold")
-    rows: dict[str, Callable[[Offer], str]] = {
+    rows: dict[str, Callable[[InstanceEstimate], str]] = {
         "study": lambda offer: offer.study,
         "configuration": lambda offer: describe(offer.candidate.config),
     }
@@ -110,7 +110,7 @@ def _table(found: Recommendation, offers: Sequence[Offer]) -> Table:
     return table
 
 
-def _cell(name: str, offer: Offer) -> str:
+def _cell(name: str, offer: InstanceEstimate) -> str:
     figure = offer.metrics[name]
     if figure is None:
         return "-"
@@ -135,7 +135,7 @@ def _say_best(say: _Speaker, found: Recommendation) -> None:
         say(f"the next best costs {costs}: {_whole(other)}")
 
 
-def _whole(offer: Offer) -> str:
+def _whole(offer: InstanceEstimate) -> str:
     cost, latency = offer.candidate.score, offer.metrics["ModelLatency"]
     assert latency is not None, "what is offered was measured"
     return (

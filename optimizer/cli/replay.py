@@ -13,7 +13,7 @@ from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.published import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
 from optimizer.search.samplers.by_name import SAMPLERS
 
 _TOLERANCE = 0.05

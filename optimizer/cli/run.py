@@ -84,4 +84,4 @@ def run(verbosity: Verbosity | None, **options: Any) -> int:
     with watching(console, verbosity) as watch:
         result = run_study(RunOptions(**options), watch)
     show_outcome(console, result)
-    return 0 if result.summary["best"] is not None else 1
+    return 0 if result.summary.best is not None else 1

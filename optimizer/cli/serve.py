@@ -48,7 +48,7 @@ def serve(print_only: bool, **options: Any) -> None:
     with until_interrupted(), serving(servable) as server:
         for line in _introduction(servable):
             console.print_line(line)
-        while (ended := server.ended()) is None:
+        while (ended := server.exit_reason()) is None:
             time.sleep(_SECONDS_BETWEEN)
         raise ServerFailure(ended)
 

@@ -14,7 +14,7 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.verify import VerifyOptions, verify_bundle
 from optimizer.errors import RunError
-from optimizer.export.verification import Outcome
+from optimizer.export.bundle.checks import Outcome
 
 DRIFT = 5
 

@@ -132,8 +132,8 @@ class LiveView:
             yield "best", best, "bold green"
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)
-        if state.gap is not None:
-            yield "to find", regret_text(state.gap), ""
+        if state.regret_bound is not None:
+            yield "to find", regret_text(state.regret_bound), ""
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import open_run, open_space, warn_of_old_price
-from optimizer.fleet.benchmark import BenchmarkRow, write_rows
+from optimizer.files.atomic import write_text
+from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, most_within
 from optimizer.load.verdicts import capacity_basis
 from optimizer.machine.slots import Slot
@@ -18,12 +19,12 @@ from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.published_grid import (
     NamedConfiguration,
-    eight_configurations,
-    space_of,
+    published_configurations,
+    published_space,
 )
 from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
-from optimizer.study.directory import StudyDirectory, write_text
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
 from optimizer.study.history import why_all_failed, why_most_unmeasured
@@ -87,8 +88,8 @@ def measure_baselines(options: BaselineOptions, watch: Watcher) -> Baselines:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
     whole = open_space(options.space)
-    configurations = eight_configurations(whole.search_space)
-    space = replace(whole, search_space=space_of(whole.search_space))
+    configurations = published_configurations(whole.search_space)
+    space = replace(whole, search_space=published_space(whole.search_space))
     folder = "ramp" if options.ramp else "baselines"
     directory = StudyDirectory(options.results.absolute() / space.study / folder)
     with open_run(space, directory, options.cache, _REMEDY, seed=options.seed) as context:
@@ -122,7 +123,7 @@ def _measure(evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool) -> 
     if not ramp:
         return lambda config: evaluator.evaluate(config, slot)
     timeout = search_protocol(space).saturation_timeout_seconds
-    return lambda config: evaluator.measured(
+    return lambda config: evaluator.serve_and_measure(
         config, lambda run: find_by_ramp(run, space.workload, timeout)
     )
 

@@ -17,8 +17,8 @@ from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EmbeddedHost, Host
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import RequirementError, TrialFailure, UsageError
-from optimizer.export.bundle_repository import BundleRepository, files_in
-from optimizer.export.manifest import Manifest
+from optimizer.export.bundle.manifest import Manifest
+from optimizer.export.bundle.serving import BundleRepository, files_in
 from optimizer.machine.gpus import present_gpus
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.space_file.reader import read_host

@@ -20,8 +20,8 @@ from optimizer.analysis.comparison import (
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_json
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import write_json
 
 SCHEMA_VERSION = 1
 

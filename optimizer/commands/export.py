@@ -24,8 +24,8 @@ from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError, storage_errors
-from optimizer.export.examples import draw_requests, write_examples
-from optimizer.export.manifest import (
+from optimizer.export.bundle.examples import draw_requests, write_examples
+from optimizer.export.bundle.manifest import (
     EXAMPLES,
     Bundle,
     LoadDescription,
@@ -33,28 +33,28 @@ from optimizer.export.manifest import (
     Versions,
     write_manifest,
 )
+from optimizer.export.bundle.study_artifacts import StudyArtifacts
+from optimizer.export.bundle.study_bundle import ExportSource, append_readme, write_study_bundle
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.export.production_bundle import Winner, write_notes, write_winner
 from optimizer.export.repository_format import as_repository
-from optimizer.export.study_artifacts import StudyArtifacts
 from optimizer.files.shipped import shipped
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import MeasurementSettings, read_host
 from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 from optimizer.study.events import StepStarted, Watcher
-from optimizer.study.source_cards import kept_cards
+from optimizer.study.source_cards import read_source_cards
 from optimizer.workload.model_spec import AccuracyLimits
 
 _MADE_BY = f"triton-cost-optimizer {__version__}"
 
-Format = Callable[[Bundle, Winner, Path], None]
+Format = Callable[[Bundle, ExportSource, Path], None]
 """Writes a format of a bundle into an empty folder, which gets its name when it is whole.
 
 The bundle lies beside it and is gone afterwards: what is needed of it is moved or copied.
 """
 
 
-def _as_repository(bundle: Bundle, _: Winner, target: Path) -> None:
+def _as_repository(bundle: Bundle, _: ExportSource, target: Path) -> None:
     as_repository(bundle, target)
 
 
@@ -117,24 +117,24 @@ def export_study(options: ExportOptions, watch: Watcher) -> Manifest:
         watch(StepStarted(f"writing {describe(config)}"))
         staging = work / "staging"
         artifacts = StudyArtifacts(study, ArtifactCache(cache_folder(options.cache)), staging)
-        winner = Winner(
+        source = ExportSource(
             study=study,
             finding=finding,
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
-            cards=kept_cards(study.directory),
+            cards=read_source_cards(study.directory),
             made_by=_MADE_BY,
         )
         root, out = work / "bundle", work / "out"
-        manifest = write_winner(root, shipped("model_repository_templates"), winner)
+        manifest = write_study_bundle(root, shipped("model_repository_templates"), source)
         load = LoadDescription(study.searched.workload, content.measurement)
         manifest = _with_examples(root, manifest, load, where, watch)
-        write_notes(root, manifest)
+        append_readme(root, manifest)
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
             out.mkdir()
-            FORMATS[options.format](bundle, winner, out)
+            FORMATS[options.format](bundle, source, out)
             out.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

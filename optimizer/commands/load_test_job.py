@@ -22,7 +22,7 @@ from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
-from optimizer.study.files import read_begun
+from optimizer.study.files import read_start
 
 _JOB = "job"
 _FOLDER = "advanced"
@@ -115,7 +115,7 @@ class JobRun:
             conditions=self.job.conditions,
             timeout_seconds=search_protocol(self.space).saturation_timeout_seconds,
         )
-        return lambda config: evaluator.measured(config, find)
+        return lambda config: evaluator.serve_and_measure(config, find)
 
     def _in_time(self) -> bool:
         """Return whether a test that starts now ends in time."""
@@ -153,7 +153,7 @@ def read_tests(study: StudyReading) -> Tests:
             f"study {study.name} has no advanced job: on its machine, "
             "`recommend --search SPACE.yaml --job JOB.json` runs one"
         )
-    content = read_begun(directory).content
+    content = read_start(directory).content
     try:
         job = content[_JOB]
         limit_ms = min(job["thresholds_ms"])

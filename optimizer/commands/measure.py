@@ -19,6 +19,7 @@ from optimizer.commands.run_context import (
 )
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import RequirementError, TrialFailure, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.curve import find_curve
@@ -34,7 +35,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space, fixed_at
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.triton.session import ServedConfiguration, files_of
@@ -191,7 +192,8 @@ class _Bench:
             find = find_curve if options.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
-            measurement = find(run, self.space.workload, protocol, outstanding).measurement
+            result = find(run, self.space.workload, protocol, outstanding)
+        measurement = result.valid_measurement
         levels, at_capacity = measurement.levels, measurement.level_at_capacity
         missed = measurement.ended if measurement.load_factor == 0 else None
         return LoadTestResult(levels, at_capacity or levels[-1], measurement, missed=missed)

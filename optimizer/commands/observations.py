@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.commands.load_test_job import Tests
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.offer import Observation
-from optimizer.fleet.recommendation import Studied
+from optimizer.fleet.instance_estimate import Observation
+from optimizer.fleet.recommendation import StudyObservations
 from optimizer.load.ramp import most_within
 from optimizer.load.user_load_file import JOB_PERCENTILE
 from optimizer.load.verdicts import capacity_basis
@@ -17,16 +17,16 @@ from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.study.history import scored
-from optimizer.study.warm_start import relative_to
+from optimizer.study.warm_start import at_demand
 
 _SURE_PART_SECONDS = 60.0
 
 
-def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> Studied:
+def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> StudyObservations:
     """What a search has found, confirmed or not."""
-    seen = [_observed(name, study, each) for each in study.decision(price, demand).findings]
+    seen = [_observed(name, study, each) for each in study.decision(price, demand).ranking]
     nothing = None if seen else study.nothing_found
-    return Studied(name, price, study.machine, tuple(seen), nothing)
+    return StudyObservations(name, price, study.machine, tuple(seen), nothing)
 
 
 def _observed(name: str, study: StudyReading, finding: ConfirmedCapacity) -> Observation:
@@ -56,14 +56,16 @@ def _level_at_capacity(measurement: Measurement) -> LoadLevel:
     """The worst of the levels there; the nearest one where none was measured right there."""
     level = measurement.nearest_level
     assert level is not None, "what meets limits does so at some load"
-    return max(levels_near(measurement, level.load_factor), key=lambda each: each.excess)
+    return max(levels_near(measurement, level.load_factor), key=lambda each: each.limit_overshoot)
 
 
 def _gpu_memory_mib(study: StudyReading) -> float:
     return sum(gpu.memory_mib for gpu in study.searched.search_space.hardware.gpus)
 
 
-def by_tests(name: str, study: StudyReading, tests: Tests, price: Price, demand: Demand) -> Studied:
+def by_tests(
+    name: str, study: StudyReading, tests: Tests, price: Price, demand: Demand
+) -> StudyObservations:
     """What an advanced job has found."""
     seen = []
     for record in tests.records:
@@ -71,14 +73,14 @@ def by_tests(name: str, study: StudyReading, tests: Tests, price: Price, demand:
         if candidate is not None:
             seen.append(_tested(name, study, record, candidate))
     nothing = _nothing_tested(study, tests, price, demand) if not seen else None
-    return Studied(name, price, study.machine, tuple(seen), nothing)
+    return StudyObservations(name, price, study.machine, tuple(seen), nothing)
 
 
 def _nothing_tested(study: StudyReading, tests: Tests, price: Price, demand: Demand) -> str:
     """Why no test met the thresholds."""
     if tests.records:
         return "; ".join(f"{describe(each.config)}: {each.reason}" for each in tests.records)
-    if study.decision(price, demand).findings:
+    if study.decision(price, demand).ranking:
         return "its advanced job has tested nothing yet"
     return study.nothing_found
 
@@ -89,7 +91,7 @@ def _candidate(
     """A test with its cost; None where it met the thresholds at no load."""
     if record.measurement is None:
         return None
-    measurement = relative_to(demand.requests_per_second, record.measurement)
+    measurement = at_demand(demand.requests_per_second, record.measurement)
     cost = scored(measurement, price, demand)
     if cost is None:
         return None

@@ -19,15 +19,14 @@ from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.unmeasured_configurations import Unmeasured
 from optimizer.commands.protocols import require_one_limit
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_text
 from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.forecast import Forecast
-from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.forecast import Forecast, Forecaster
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_simulation import simulated
+from optimizer.simulator.stream_estimate import simulated_estimate
 from optimizer.study.context import StudyContext, limit_names
-from optimizer.study.directory import write_text
 from optimizer.study.searched_space import SearchedSpace
 
 
@@ -130,7 +129,7 @@ def forecast_within(
 ) -> Forecast:
     """What service times let expect of every configuration within a latency limit."""
     workload = searched.workload.within(limit_ms)
-    simulate = partial(simulated, seed=seed)
+    simulate = partial(simulated_estimate, seed=seed)
     return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
 
 

@@ -11,22 +11,22 @@ from optimizer.analysis.comparability import refuse_incomparable, workload_ident
 from optimizer.analysis.study_reading import StudyReading, read_studies
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
-from optimizer.fleet.offer import gpus_like, some_gpus_used
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant
+from optimizer.files.atomic import write_json, write_text
+from optimizer.fleet.instance_estimate import extrapolation_basis, matching_gpus
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand
 from optimizer.fleet.planning.demand_file import read_demand
+from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance, Part
-from optimizer.fleet.planning.mix import Mix
-from optimizer.fleet.planning.plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
+from optimizer.fleet.planning.mix import FleetMix
 from optimizer.fleet.planning.sizing import Survival
-from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import Accepted, PriceChoice, listed_instance, prices_for
+from optimizer.fleet.price_list import ListedPrice, price_list
+from optimizer.fleet.price_rules import Accepted, PriceChoice, listed_instance, prices_for
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def plan_for(options: PlanOptions) -> Planned:
 def _curve(options: PlanOptions, own: Demand) -> DemandCurve:
     if options.trace is not None:
         return read_demand(options.trace, options.peak_per_second)
-    return options.daily or constant(options.demand_per_second or own.requests_per_second)
+    return options.daily or constant_demand(options.demand_per_second or own.requests_per_second)
 
 
 def _refuse_unknown_types(most: Mapping[str, int], sources: Sequence[Source]) -> None:
@@ -191,7 +191,7 @@ def _source(
     described, copies = describe(candidate.config), 1
     if not finding.confirmed:
         described += f"; {finding.status}"
-    used, present = len(study.machine.gpus), gpus_like(study.machine, entry)
+    used, present = len(study.machine.gpus), matching_gpus(study.machine, entry)
     if present > used:
         if present % used:
             raise UsageError(
@@ -199,7 +199,7 @@ def _source(
                 "the GPUs used: search with another number of them"
             )
         copies = present // used
-        described += f"; extrapolated, {some_gpus_used(used, present)}"
+        described += f"; extrapolated, {extrapolation_basis(used, present)}"
     measurement = candidate.measurement
     instance = Instance(
         name=name,
@@ -278,7 +278,7 @@ def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
     return asdict(found) if found is not None else None
 
 
-def _mix(mix: Mix) -> dict[str, Any]:
+def _mix(mix: FleetMix) -> dict[str, Any]:
     names = [member.instance.name for member in mix.members]
     return {
         "counts": dict(zip(names, mix.counts, strict=True)),

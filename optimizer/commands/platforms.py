@@ -9,6 +9,8 @@ from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.releases import RELEASES, triton_image
 from optimizer.errors import UsageError
+from optimizer.export.bundle.manifest import Bundle
+from optimizer.export.bundle.study_bundle import ExportSource
 from optimizer.export.deployment import (
     Deployment,
     ServerImage,
@@ -16,10 +18,7 @@ from optimizer.export.deployment import (
     deployment_of,
     embedded_image,
 )
-from optimizer.export.manifest import Bundle
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.export.platforms.sagemaker import refuse_what_it_cannot_host
-from optimizer.export.production_bundle import Winner
 from optimizer.machine.fingerprint import Machine
 from optimizer.space_file.reader import read_host
 from optimizer.study.decision import ConfirmedCapacity
@@ -28,23 +27,23 @@ from optimizer.triton.embedded import SERVER_PACKAGE
 
 def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
     """Before anything is written, or served. Raises UsageError."""
-    if platform == "sagemaker":
-        asked = {stream.target for stream in study.searched.workload.streams}
-        names = [m.name for m in finding.candidate.config.models if m.name in asked]
-        refuse_what_it_cannot_host(names, study.searched.price.instance_type)
+    if platform in PLATFORMS:
+        targets = {stream.target for stream in study.searched.workload.streams}
+        names = [m.name for m in finding.candidate.config.models if m.name in targets]
+        PLATFORMS[platform].check(names, study.searched.price.instance_type)
 
 
-def write_platform(platform: str, bundle: Bundle, winner: Winner, target: Path) -> None:
+def write_platform(platform: str, bundle: Bundle, winner: ExportSource, target: Path) -> None:
     """Write the format of a platform into an empty folder; the bundle is moved there.
 
     Raises:
         UsageError: where the platform cannot host it.
         StorageError: when it cannot be written.
     """
-    PLATFORMS[platform](_deployment(bundle, winner), bundle.root, target)
+    PLATFORMS[platform].write(_deployment(bundle, winner), bundle.root, target)
 
 
-def _deployment(bundle: Bundle, winner: Winner) -> Deployment:
+def _deployment(bundle: Bundle, winner: ExportSource) -> Deployment:
     searched, finding = winner.study.searched, winner.finding
     host = read_host(winner.study.content["server"], Path())
     found = deployment_of(

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.files.atomic import write_text
 from optimizer.fleet.aws_prices import aws_client, todays_prices
-from optimizer.fleet.price_catalogue import (
+from optimizer.fleet.price_list import (
     ListedPrice,
-    merged,
-    own_list,
+    merge_prices,
+    own_price_list,
     price_list,
-    read_list,
-    write_list,
+    read_prices,
+    write_prices,
 )
-from optimizer.study.directory import write_text
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def update_prices(region: str, instance_types: Sequence[str]) -> UpdatedPrices:
         UsageError: when the user's list cannot be read.
         StorageError: when it cannot be written.
     """
-    path = own_list()
+    path = own_price_list()
     wanted = tuple(dict.fromkeys(instance_types or (e.price.instance_type for e in price_list())))
     found = tuple(todays_prices(aws_client(), wanted, region))
     text = io.StringIO()
-    write_list(text, merged(read_list(path) if path.exists() else (), found))
+    write_prices(text, merge_prices(read_prices(path) if path.exists() else (), found))
     write_text(path, text.getvalue())
     there = {entry.price.instance_type for entry in found}
     return UpdatedPrices(found, tuple(name for name in wanted if name not in there), path)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.fleet.benchmark import BenchmarkRow
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import (
+from optimizer.files.atomic import write_text
+from optimizer.fleet.benchmark_table import BenchmarkRow
+from optimizer.fleet.price_list import shipped_prices
+from optimizer.fleet.published_claims import (
     PUBLISHED,
     PUBLISHED_DEMAND,
     PUBLISHED_LIMIT_MS,
@@ -19,7 +20,6 @@ from optimizer.fleet.published import (
 )
 from optimizer.measurement.cost import Price
 from optimizer.report.benchmark_page import benchmark_page
-from optimizer.study.directory import write_text
 
 _TITLE = "The published benchmark, worked out anew"
 

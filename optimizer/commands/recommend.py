@@ -16,22 +16,22 @@ from optimizer.commands.observations import by_search, by_tests
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import open_space, require_machine
 from optimizer.errors import UsageError
-from optimizer.fleet.price_catalogue import ListedPrice, price_list
-from optimizer.fleet.pricing import (
+from optimizer.files.atomic import write_json
+from optimizer.fleet.price_list import ListedPrice, price_list
+from optimizer.fleet.price_rules import (
     Accepted,
     PriceChoice,
+    hardware_mismatch,
     listed_price,
-    mixture,
+    price_mismatch,
     prices_for,
-    refuse_mixture,
-    what_contradicts,
+    refuse_mixed_prices,
 )
-from optimizer.fleet.recommendation import Recommendation, measured_with_its_gpu, recommend
+from optimizer.fleet.recommendation import Recommendation, recommend, studies_with_gpu
 from optimizer.load.user_load_file import LoadTestJob, read_job
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.reader import Space
-from optimizer.study.directory import write_json
 from optimizer.study.events import Watcher
 
 _TRIALS = 10
@@ -212,13 +212,13 @@ def _terms(
         if name not in types
     ]
     for entry in others:
-        measured_with_its_gpu(entry, [(host.study, host.machine) for host in hosts])
+        studies_with_gpu(entry, [(host.study, host.machine) for host in hosts])
     compared = [*prices, *(entry.price for entry in others)]
-    refuse_mixture(compared, options.accepted)
+    refuse_mixed_prices(compared, options.accepted)
     pairs = list(zip(hosts, prices, strict=True))
-    mismatches = [what_contradicts(price, host.machine, listed) for host, price in pairs]
+    mismatches = [hardware_mismatch(price, host.machine, listed) for host, price in pairs]
     # Hosts may have the same mismatch.
-    accepted = [*dict.fromkeys(mismatches), mixture(compared)]
+    accepted = [*dict.fromkeys(mismatches), price_mismatch(compared)]
     return _Terms(
         demand=demand,
         listed=listed,

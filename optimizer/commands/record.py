@@ -69,7 +69,7 @@ def record_space(options: RecordOptions, watch: Watcher) -> Recorded:
                 prepared.space,
                 space.workload,
                 protocol,
-                evaluator.measured,
+                evaluator.serve_and_measure,
                 directory,
                 context.study_context,
                 watch_all,

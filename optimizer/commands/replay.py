@@ -12,7 +12,7 @@ import numpy as np
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.published import PUBLISHED
+from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord

@@ -16,7 +16,8 @@ from optimizer.commands.pareto import forecast_within, latency_cost_context, mea
 from optimizer.commands.simulate import predicted_stream
 from optimizer.configuration.parameters import label
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.fleet.price_catalogue import price_warning
+from optimizer.files.atomic import write_text
+from optimizer.fleet.price_list import price_warning
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
@@ -24,10 +25,9 @@ from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, drawn
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.search.surrogate.point_features import PointFeatures
-from optimizer.search.surrogate.posterior import Expected, Posterior
+from optimizer.search.surrogate.posterior import LogForecast, Posterior
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.decision import claims_of
-from optimizer.study.directory import write_text
 
 _LIKELY = 0.5
 """Probability of meeting the limits, above which a configuration's cost counts."""
@@ -67,7 +67,7 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
     forecast = _by_calibration(study, seed)
     decision = study.own_decision
-    found = decision.finding_of(study.baseline)
+    found = decision.entry_of(study.baseline)
     baseline = found.candidate if found is not None else None
     return StudyReport(
         study=study,
@@ -78,7 +78,7 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
         effects=_effects(study, forecast) if forecast is not None else None,
         predicted=tuple(_predicted(study, forecast)) if forecast is not None else (),
         costs=measured_costs(study),
-        curves=_curves(study, drawn(decision.findings, baseline), seed) if study.saturated else {},
+        curves=_curves(study, drawn(decision.ranking, baseline), seed) if study.saturated else {},
         price_warning=price_warning(searched.price, today.date()),
         written=f"{today:%Y-%m-%d %H:%M} UTC",
     )
@@ -115,7 +115,7 @@ def _effects(study: StudyReading, forecast: Forecast) -> Effects:
         for record in study.trials
         if (position := space.position_of(record.config)) is not None
     ]
-    belief = Posterior.after(seen, Expected.of(forecast, setting), PointFeatures.of(space))
+    belief = Posterior.after(seen, LogForecast.of(forecast, setting), PointFeatures.of(space))
     rows = np.arange(len(space))
     log_cost, _ = belief.log_cost(rows)
     likely = belief.feasible(rows) > _LIKELY

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
@@ -20,13 +19,13 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
-from optimizer.export.bundle import (
+from optimizer.export.bundle.commented_config import origins_in
+from optimizer.export.bundle.repository import (
     Provenance,
     labels_in,
-    remove_bundle,
-    write_bundle,
+    remove_model_repository,
+    write_model_repository,
 )
-from optimizer.export.commented_config import origins_in
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -34,20 +33,20 @@ from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
-from optimizer.search.published_grid import positions_of_the_eight
+from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_begun
+from optimizer.study.files import read_start
 from optimizer.study.history import History
 from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.searched_space import SearchedSpace, keep_searched
-from optimizer.study.source_cards import keep_cards, kept_cards
+from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.source_cards import read_source_cards, write_source_cards
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
 from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
@@ -106,7 +105,7 @@ class RunResult:
     """The summary of a study, and whether an earlier run had finished it."""
 
     directory: StudyDirectory
-    summary: Mapping[str, Any]
+    summary: StudySummary
     was_finished: bool
 
 
@@ -180,7 +179,7 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
     other = StudyDirectory(results.absolute() / name)
     if not other.space.exists():
         raise UsageError(f"--warm-start: study {name!r} not found in {results}")
-    started = read_begun(other)
+    started = read_start(other)
     machines = started.machine.to_json(), machine.to_json()
     blocking = [
         *blocking_differences(started.content, space.content),
@@ -203,7 +202,7 @@ class _Study:
         self._watch = watch
         self._templates = shipped("model_repository_templates")
 
-    def run(self, started: float) -> Mapping[str, Any]:
+    def run(self, started: float) -> StudySummary:
         """Run all phases; return the summary that was written."""
         warn_of_old_price(self._space.price, self._watch)
         # A storage that cannot be opened is an error before the artefacts are built.
@@ -214,12 +213,12 @@ class _Study:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
-            notes.end(f"ended: {summary['ended']}")
+            notes.end(f"ended: {summary.ended}")
         # Last: a run that is interrupted before leaves it to the one that resumes.
-        write_json(self._directory.summary, summary)
+        write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
+    def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
         with self._run.evaluator(self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             ended = self._search(evaluator, history, prepared, shown)
@@ -249,8 +248,8 @@ class _Study:
     ) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
-        keep_searched(self._directory, self._searched(prepared.space))
-        keep_cards(self._directory, self._space.models)
+        write_searched(self._directory, self._searched(prepared.space))
+        write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
         strategy = strategies.calibrated(
             self._options.chosen_sampler, evaluator, self._directory, self._watch
@@ -277,7 +276,7 @@ class _Study:
         """Return the points that are measured before any that the sampler proposes."""
         if self._options.enqueue is None:
             return []
-        positions = positions_of_the_eight(space)
+        positions = published_positions(space)
         if missing := [name for name, position in positions.items() if position is None]:
             self._watch(Note(f"--enqueue: the space does not have {', '.join(missing)}", True))
         return [position for position in positions.values() if position is not None]
@@ -339,7 +338,7 @@ class _Study:
             self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
             # The winner of an earlier run has not been confirmed by this one.
-            remove_bundle(self._directory.best)
+            remove_model_repository(self._directory.best)
         baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
 
@@ -347,9 +346,10 @@ class _Study:
         provenance = Provenance(
             origins_in(prepared.space),
             dict(self._run.machine.packages),
-            labels_in(kept_cards(self._directory)),
+            labels_in(read_source_cards(self._directory)),
         )
-        write_bundle(target, self._templates, config, files_of(config, prepared.files), provenance)
+        files = files_of(config, prepared.files)
+        write_model_repository(target, self._templates, config, files, provenance)
 
     def _summarise(
         self,
@@ -358,14 +358,15 @@ class _Study:
         history: History,
         confirmed: Confirmed,
         prepared: Prepared,
-    ) -> Mapping[str, Any]:
+    ) -> StudySummary:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
         if self._run.extra_limits_ms:
             measured = measured_configurations(history.records, runs)
-            summary["pareto"] = pareto_front(measured, self._space.workload, self._context)
-        summary |= {
-            "wall_seconds": time.monotonic() - started,
-            "machine": self._run.machine_json,
-        }
-        return summary
+            front = pareto_front(measured, self._space.workload, self._context)
+            summary = replace(summary, pareto=front)
+        return replace(
+            summary,
+            wall_seconds=time.monotonic() - started,
+            machine=self._run.machine_json,
+        )

@@ -19,7 +19,8 @@ from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.errors import SpaceChangedError
-from optimizer.fleet.price_catalogue import price_list, price_warning, usual_prices
+from optimizer.files.atomic import write_json
+from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
@@ -30,10 +31,10 @@ from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.context import StudyContext, limit_names
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_begun
-from optimizer.study.kept_decision import kept_decision
+from optimizer.study.files import read_start
+from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
@@ -110,7 +111,7 @@ class RunContext:
             slot=self.slot,
             machine=self.machine.digest,
             confirm_requests=self.space.measurement.confirm_requests,
-            further_ms=self.extra_limits_ms,
+            extra_limits_ms=self.extra_limits_ms,
         )
 
     @property
@@ -242,7 +243,7 @@ def require_same_space(
     if not directory.space.exists():
         write_json(directory.space, current)
         return
-    started = dict(read_begun(directory).data)
+    started = dict(read_start(directory).data)
     if extra_limits_ms is None:
         started.pop("also_limit_ms", None)
     changes = [text for _, text in differences(started, current)]
@@ -273,7 +274,7 @@ def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher
     Raises:
         StorageError: when a record is damaged.
     """
-    state = RunState(time.time, directory.trials.read_all(), kept_decision(directory).best)
+    state = RunState(time.time, directory.trials.read_all(), stored_decision(directory).best)
     with (
         with_log(directory, watch) as log,
         progress_file(directory, state, time.time) as progress,

@@ -14,8 +14,8 @@ from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.stream_simulation import simulated
+from optimizer.simulator.forecast import Forecaster
+from optimizer.simulator.stream_estimate import simulated_estimate
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
@@ -59,7 +59,7 @@ class Strategies:
         # The first point is the baseline, which is also the first trial.
         points = calibration_points(self.space)[1:]
         calibration = phase.run([self.space.config(point) for point in points])
-        simulate = partial(simulated, seed=self.seed)
+        simulate = partial(simulated_estimate, seed=self.seed)
         forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
         learnt = LearntForecast(forecaster, calibration, self.workload)
         return self._strategy(sampler, learnt)

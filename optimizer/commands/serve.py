@@ -21,13 +21,13 @@ from optimizer.commands.bundle_serving import (
 from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
-from optimizer.export.bundle import holds
-from optimizer.export.deployment import Input, inputs_of
-from optimizer.export.manifest import MANIFEST, read_bundle
-from optimizer.triton.by_hand import container_by_hand, embedded_by_hand
+from optimizer.export.bundle.manifest import MANIFEST, read_bundle
+from optimizer.export.bundle.repository import holds_configuration
+from optimizer.export.deployment import Input, longest_inputs
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import RunningServer, free_ports
+from optimizer.triton.start_commands import container_start_command, embedded_start_commands
 from optimizer.workload.streams import Workload
 
 _HOST = "127.0.0.1"
@@ -76,14 +76,14 @@ class Servable:
         """The shell commands that start the same server without this program."""
         host, slot, options = self.where.host, self.where.slot, self.config.server
         if isinstance(host, ContainerHost):
-            return container_by_hand(host, self.root, options, slot, self.endpoint)
+            return container_start_command(host, self.root, options, slot, self.endpoint)
         runtime = find_embedded_runtime()
-        return embedded_by_hand(runtime, self.root, options, slot, self.endpoint)
+        return embedded_start_commands(runtime, self.root, options, slot, self.endpoint)
 
     def example_request(self) -> str:
         """A line of shell that asks the first model for one inference."""
         stream = self.workload.streams[0]
-        inputs = ", ".join(map(_input_text, inputs_of(stream.payloads)))
+        inputs = ", ".join(map(_input_text, longest_inputs(stream.payloads)))
         url = f"http://{self.endpoint.http}/v2/models/{stream.target}/infer"
         return f"curl --silent {url} --data '{{\"inputs\": [{inputs}]}}'"
 
@@ -135,7 +135,7 @@ def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingCo
         if best is None:
             raise UsageError(f"study {study.name} has nothing to serve: {study.nothing_found}")
         root, config = study.directory.best, best.config
-    if not holds(root, config):
+    if not holds_configuration(root, config):
         raise UsageError(
             f"{root} does not hold {describe(config)}: it is written when the study comes to its "
             "end, and `run` goes on with it"

@@ -10,10 +10,15 @@ from optimizer.analysis.study_reading import read_study
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.prediction import PredictedCapacity, PredictedLevel, capacity, level
+from optimizer.simulator.prediction import (
+    PredictedCapacity,
+    PredictedLevel,
+    predict_capacity,
+    predict_level,
+)
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.space_file.reader import only_point
 from optimizer.workload.streams import Stream
 
@@ -106,11 +111,13 @@ def predicted_stream(
     model = next(model for model in config.models if model.name == stream.target)
     curve = service.curve(model, config.server)
     serving = serving_of(model, curve, stream)
-    most = capacity(serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS)
+    most = predict_capacity(
+        serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS
+    )
 
     def level_at(rate_per_second: float) -> PredictedLevel:
         percentiles = tuple(sorted({*PERCENTILES, stream.limit.percentile}))
-        return level(
+        return predict_level(
             serving, stream.arrivals, rate_per_second, seed, _REQUESTS, percentiles=percentiles
         )
 

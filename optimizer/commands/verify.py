@@ -27,12 +27,11 @@ from optimizer.errors import (
     UsageError,
     VoidLevelFailure,
 )
-from optimizer.export.manifest import Bundle, Manifest, read_bundle
-from optimizer.export.verification import (
+from optimizer.export.bundle.checks import (
     Check,
     Outcome,
     Verification,
-    capacity_off,
+    capacity_departure,
     check_capacity,
     check_configuration,
     check_files,
@@ -40,15 +39,16 @@ from optimizer.export.verification import (
     check_outputs,
     examples_of,
     how_to_rebuild,
-    rebuilt,
-    unmade,
+    rebuilt_engines,
+    unchecked,
 )
+from optimizer.export.bundle.manifest import Bundle, Manifest, read_bundle
+from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.verdicts import refuse_void
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
-from optimizer.study.directory import write_json
 from optimizer.study.events import Note, StepStarted, Watcher
 
 _REQUESTS = 500
@@ -105,7 +105,7 @@ def _verified(options: VerifyOptions, watch: Watcher) -> Verification:
     files = check_files(bundle)
     if files.outcome == "fail":
         reason = "the files are not those that were exported"
-        rest = unmade(reason, "configuration", "outputs", "limit", "capacity")
+        rest = unchecked(reason, "configuration", "outputs", "limit", "capacity")
         return Verification((files, *rest))
     settings = options.server or measured_on(bundle.manifest)
     host = bundle_host(settings, bundle.manifest.config)
@@ -123,7 +123,7 @@ class _Serving:
 
     def verified(self, files: Check) -> Verification:
         manifest, workload = self.bundle.manifest, self.bundle.load.workload
-        notes = [*rebuilt(manifest), *_other_packages(manifest, self.where)]
+        notes = [*rebuilt_engines(manifest), *_other_packages(manifest, self.where)]
         self.watch(StepStarted("loading it in a clean server"))
         try:
             with served_bundle(self.bundle.root, manifest.config, workload, self.where) as served:
@@ -135,7 +135,7 @@ class _Serving:
                 text = f"{text}; {hint}"
             outcome: Outcome = "not measured" if error.transient else "fail"
             failed = Check("configuration", outcome, f"it cannot be served here: {text}")
-            rest = unmade("it cannot be served", "outputs", "limit", "capacity")
+            rest = unchecked("it cannot be served", "outputs", "limit", "capacity")
             return Verification((files, failed, *rest), tuple(notes))
 
     def _checked(self, files: Check, served: ServedBundle, notes: tuple[str, ...]) -> Verification:
@@ -146,7 +146,7 @@ class _Serving:
         outputs = self._outputs(served)
         checks = (files, configuration, outputs)
         if "fail" in {check.outcome for check in checks}:
-            rest = unmade("what is served is not what was measured", "limit", "capacity")
+            rest = unchecked("what is served is not what was measured", "limit", "capacity")
             return Verification((*checks, *rest), notes)
         try:
             return self._loaded(checks, served, notes)
@@ -155,7 +155,7 @@ class _Serving:
             outcome: Outcome = "not measured" if failure.transient else "fail"
             failed = Check("limit", outcome, str(failure))
             return Verification(
-                (*checks, failed, *unmade("it failed under load", "capacity")), notes
+                (*checks, failed, *unchecked("it failed under load", "capacity")), notes
             )
 
     def _outputs(self, served: ServedBundle) -> Check:
@@ -181,7 +181,7 @@ class _Serving:
                 limit = check_limit(manifest, level)
                 if limit.outcome == "fail":
                     notes = (*notes, *level.warnings)
-                    rest = unmade("the limit is missed at less", "capacity")
+                    rest = unchecked("the limit is missed at less", "capacity")
                     return Verification((*checks, limit, *rest), notes, level)
                 try:
                     found = list(self._capacities(run))
@@ -209,9 +209,9 @@ class _Serving:
         workload, manifest = self.bundle.load.workload, self.bundle.manifest
         protocol = protocol_of(self.bundle.load.measurement, workload)
         for _ in range(_TRIES):
-            found = find_capacity(run, workload, protocol, concurrency(manifest.config)).measurement
-            yield found
-            if (off := capacity_off(manifest, found, self.options.within)) is None:
+            result = find_capacity(run, workload, protocol, concurrency(manifest.config))
+            yield (found := result.valid_measurement)
+            if (off := capacity_departure(manifest, found, self.options.within)) is None:
                 return
             self.watch(Note(f"the capacity is off by {off:+.0%}"))
 

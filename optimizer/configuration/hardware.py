@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from optimizer.configuration.serving_config import Precision, Runtime
+from optimizer.runtimes import RUNTIMES, Runtime
+from optimizer.runtimes.spec import Precision
 
 LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
     "tensorrt": (7, 5),
@@ -18,9 +19,6 @@ which a precision has arithmetic of its own; a T4 (7.5) has no BF16."""
 _VNNI = {"avx512_vnni", "avx_vnni"}
 HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
 """Extensions of x86 processors for arithmetic in BF16."""
-
-_BF16_OF_OPENVINO = {"avx512f", "avx_ne_convert"}
-"""Vector extensions with which OpenVINO computes in BF16; with AVX2 alone it computes in FP32."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,7 @@ def processor_lacks(runtime: Runtime, precision: Precision, flags: Set[str] | No
     Args:
         flags: of an x86 processor, in the kernel's words; None for another or an unknown one.
     """
-    if (runtime, precision) != ("openvino", "bf16") or flags is None or flags & _BF16_OF_OPENVINO:
-        return None
-    return (
-        "bf16 needs a processor with AVX-512 or AVX-NE-CONVERT, and this one has neither:"
-        " OpenVINO would compute in FP32"
-    )
+    return None if flags is None else RUNTIMES[runtime].processor_lacks(precision, flags)
 
 
 def counted_gpus(models: Sequence[str]) -> str:

@@ -29,18 +29,16 @@ from optimizer.configuration.parameters import (
     preferred_sizes,
 )
 from optimizer.configuration.serving_config import (
-    PRECISIONS_OF,
     ArtifactSpec,
     ArtifactUse,
     Batching,
     EngineProfile,
     InstanceGroup,
-    Kind,
     ModelServing,
-    Precision,
-    Runtime,
     ServerOptions,
 )
+from optimizer.runtimes import PRECISIONS_OF, RUNTIMES, Runtime
+from optimizer.runtimes.spec import Kind, Precision
 
 Position = tuple[int, ...]
 """One point: for each parameter, the position of its value in the parameter's list."""
@@ -349,10 +347,8 @@ class ModelSpace:
         self, runtime: Runtime, precision: Precision, profile: str, largest: int
     ) -> ArtifactSpec:
         """The model file that settings need; `largest` is the batch that the server may run."""
-        on_gpu = self.kind == "KIND_GPU"
-        native = runtime == "tensorrt" or (runtime == "onnxruntime" and on_gpu)
         engine = self._engine_profile(profile, largest) if runtime == "tensorrt" else None
-        backend = runtime if native else "python"
+        backend = runtime if self.kind in RUNTIMES[runtime].native_on else "python"
         return ArtifactSpec(self.model, runtime, backend, precision, engine)
 
     def _engine_profile(self, profile: str, largest: int) -> EngineProfile:

@@ -33,10 +33,10 @@ from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
     ArtifactUse,
-    Precision,
     ServerOptions,
     ServingConfig,
 )
+from optimizer.runtimes.spec import Precision
 
 _Rows = list[NDArray[np.int64]]
 """For each model, which of its rows; equally long."""

@@ -8,33 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
-Runtime = Literal["onnxruntime", "openvino", "pytorch", "tensorrt"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Kind = Literal["KIND_CPU", "KIND_GPU"]
-
-PRECISIONS_OF: dict[Kind, dict[Runtime, tuple[Precision, ...]]] = {
-    "KIND_CPU": {
-        "onnxruntime": ("fp32", "fp16", "int8"),
-        "openvino": ("fp32", "bf16", "int8"),
-        "pytorch": ("fp32", "bf16", "fp16"),
-    },
-    # ONNX Runtime's CUDA provider has no kernels for quantised matrix products.
-    "KIND_GPU": {
-        "onnxruntime": ("fp32", "fp16"),
-        "pytorch": ("fp32", "bf16", "fp16"),
-        "tensorrt": ("fp32", "bf16", "fp16", "int8"),
-    },
-}
-"""Precisions that each runtime has a way to serve, on a CPU and on a GPU."""
-
-RUNTIME_PACKAGE: dict[Runtime, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "pytorch": "torch",
-}
-"""Python package of each runtime that Triton's Python backend can host: it makes the files too."""
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.spec import Kind, Precision
 
 PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
 """Higher keeps more of the reference's accuracy; used to break ties of equal cost."""

@@ -181,9 +181,9 @@ class Deployment:
         """One line for the head of a file: the price names a type that need not have measured."""
         measured = f", measured on {self.measured_on}" if self.measured_on is not None else ""
         return (
-            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance{measured};"
-            f" {self.replicas} x {self.price.instance_type} (by its price) for"
-            f" {self.demand.requests_per_second:.4g}/s"
+            f"{self.description}: {self.capacity_per_second:.4g} requests/s per instance{measured};"
+            f" {self.replicas} x {self.price.instance_type} (the priced type) for"
+            f" {self.demand.requests_per_second:.4g} requests/s"
         )
 
 
@@ -249,11 +249,11 @@ def _measured(
         batch_size=split.inferences / split.executions if split and split.executions else None,
         largest_batch=model.max_batch_size,
         queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
-        inputs=inputs_of(strictest.payloads),
+        inputs=longest_inputs(strictest.payloads),
     )
 
 
-def inputs_of(payloads: Payloads) -> tuple[Input, ...]:
+def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:
     """Return the tensors of the longest request."""
     longest = payloads.lengths.longest
     return tuple(

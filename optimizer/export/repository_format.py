@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optimizer.export.manifest import Bundle
+from optimizer.export.bundle.manifest import Bundle
 
 
 def as_repository(bundle: Bundle, target: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optimizer.errors import RequirementError
-from optimizer.fleet.price_catalogue import ListedPrice
+from optimizer.fleet.price_list import ListedPrice
 from optimizer.measurement.cost import Price
 
 _API_REGION = "us-east-1"

@@ -27,6 +27,6 @@ class SourcedFigure:
     worked_out: bool = False
 
 
-def worked_out(value: float, *of: SourcedFigure) -> SourcedFigure:
+def derived(value: float, *of: SourcedFigure) -> SourcedFigure:
     """A figure that follows from others."""
     return SourcedFigure(value, max((each.basis for each in of), key=BASES.index), worked_out=True)

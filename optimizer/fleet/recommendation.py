@@ -8,9 +8,15 @@ from typing import Any
 
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import UsageError
-from optimizer.fleet.offer import METRICS, Observation, Offer, offer_as_measured, offer_elsewhere
-from optimizer.fleet.price_catalogue import ListedPrice
-from optimizer.fleet.pricing import listed_instance, same_gpu
+from optimizer.fleet.instance_estimate import (
+    METRICS,
+    InstanceEstimate,
+    Observation,
+    estimate_extrapolated,
+    estimate_measured,
+)
+from optimizer.fleet.price_list import ListedPrice
+from optimizer.fleet.price_rules import listed_instance, same_gpu
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 
@@ -18,7 +24,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Studied:
+class StudyObservations:
     """A machine and what was measured on it.
 
     Attributes:
@@ -45,12 +51,12 @@ class Recommendation:
     """
 
     demand: Demand
-    offers: tuple[Offer, ...]
+    offers: tuple[InstanceEstimate, ...]
     nothing: tuple[tuple[str, str], ...]
     accepted: tuple[str, ...] = ()
 
     @property
-    def best_measured(self) -> Offer | None:
+    def best_measured(self) -> InstanceEstimate | None:
         """The best that nothing was extrapolated for."""
         return next((offer for offer in self.offers if offer.extrapolated is None), None)
 
@@ -66,7 +72,7 @@ class Recommendation:
         }
 
 
-def _offer_to_json(offer: Offer) -> dict[str, Any]:
+def _offer_to_json(offer: InstanceEstimate) -> dict[str, Any]:
     config = offer.candidate.config
     return {
         "instance_type": offer.price.instance_type,
@@ -85,7 +91,7 @@ def _offer_to_json(offer: Offer) -> dict[str, Any]:
 
 
 def recommend(
-    studied: Sequence[Studied],
+    studied: Sequence[StudyObservations],
     others: Sequence[ListedPrice],
     listed: Sequence[ListedPrice],
     demand: Demand,
@@ -102,19 +108,19 @@ def recommend(
     Raises:
         UsageError: where the GPU of one of the others was not measured.
     """
-    offers: list[Offer] = []
+    offers: list[InstanceEstimate] = []
     for each in studied:
         instance = listed_instance(listed, each.price.instance_type)
-        own = [offer_as_measured(o, each.price, instance, demand) for o in each.observations]
+        own = [estimate_measured(o, each.price, instance, demand) for o in each.observations]
         own.sort(key=lambda offer: offer.rank)
         offers += own if every_configuration else own[:1]
     nothing = [(each.study, each.nothing) for each in studied if each.nothing is not None]
     for entry in others:
-        seen = measured_with_its_gpu(entry, [(each.study, each.machine) for each in studied])
+        seen = studies_with_gpu(entry, [(each.study, each.machine) for each in studied])
         within = [each for each in studied if each.study in seen and each.observations]
         if within:
             base = min(within, key=lambda each: _unlikeness(entry, each.machine))
-            elsewhere = [offer_elsewhere(o, entry, demand) for o in base.observations]
+            elsewhere = [estimate_extrapolated(o, entry, demand) for o in base.observations]
             offers.append(min(elsewhere, key=lambda offer: offer.rank))
         else:
             reason = f"no study on {entry.gpu} has anything within the limits"
@@ -122,7 +128,7 @@ def recommend(
     return Recommendation(demand, tuple(sorted(offers, key=lambda o: o.rank)), tuple(nothing))
 
 
-def measured_with_its_gpu(entry: ListedPrice, machines: Sequence[tuple[str, Machine]]) -> list[str]:
+def studies_with_gpu(entry: ListedPrice, machines: Sequence[tuple[str, Machine]]) -> list[str]:
     """Names of the studies whose GPUs are of an instance type's model.
 
     Raises:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from optimizer.load.knee import Knee, find_knee
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
 from optimizer.load.stopping import LateFraction, RateSettled
 from optimizer.load.verdicts import (
-    excess,
+    limit_overshoot,
     longest_lag_ms,
     met_with_ease,
     point,
@@ -29,19 +28,18 @@ from optimizer.load.verdicts import (
     why_missed,
     why_void,
 )
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import (
     HIGHEST_SHARE,
-    FurtherLimit,
     LoadLevel,
     Measurement,
     floor_per_second,
 )
+from optimizer.measurement.trial_record import Outcome
 from optimizer.workload.streams import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
 """Runs one level. Whoever composes it adds the server's statistics to the level."""
-
-Verdict = Literal["ok", "infeasible", "bounded"]
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
@@ -77,32 +75,6 @@ class CapacityProtocol:
     resolution: float = 0.03
 
 
-@dataclass(frozen=True)
-class CapacityResult:
-    """What the search for the capacity found.
-
-    Attributes:
-        verdict: "ok": `measurement` certifies a load. "infeasible": not even the floor load met
-            the limits. "bounded": by saturation alone, where that was enough to know or all that
-            was asked; nothing was certified, and the capacity is at most
-            `measurement.load_factor_high`.
-        excess: of the level at capacity (<= 0), or of the floor load (> 0); latency at the limit's
-            percentile relative to the limit minus 1, or the share of errors if that is larger.
-            None where no open-loop level was run ("bounded").
-        further: the same within other limits, where that was asked for.
-    """
-
-    verdict: Verdict
-    measurement: Measurement
-    excess: float | None
-    further: tuple[FurtherLimit, ...] = ()
-
-    @property
-    def saturation(self) -> LoadLevel:
-        """The closed-loop level that every search begins with."""
-        return self.measurement.levels[0]
-
-
 def find_capacity(
     run: RunLevel,
     workload: Workload,
@@ -110,7 +82,7 @@ def find_capacity(
     concurrency: int,
     prune_below: float | None = None,
     expected_share: float | None = None,
-) -> CapacityResult:
+) -> Evaluation:
     """Find the largest load factor that meets every limit.
 
     Args:
@@ -135,7 +107,7 @@ def find_capacity(
 
 def find_saturation(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
-) -> CapacityResult:
+) -> Evaluation:
     """The rate at saturation alone, which tells in seconds whether a machine kept its pace.
 
     Raises:
@@ -167,7 +139,7 @@ class CapacitySearch:
         concurrency: int,
         prune_below: float | None = None,
         expected_share: float | None = None,
-    ) -> CapacityResult:
+    ) -> Evaluation:
         """See `find_capacity`."""
         saturation, upper = self.saturate(concurrency)
         if prune_below is not None and upper < prune_below:
@@ -183,7 +155,7 @@ class CapacitySearch:
             share = share_by_service_time(self._levels[0], self._workload)
         return self._approach(saturation, upper, share * saturation)
 
-    def go_on(self) -> CapacityResult:
+    def go_on(self) -> Evaluation:
         """Find the capacity from the levels that are known, with as few more as it takes."""
         saturated = self._levels[0]
         saturation, upper = saturated.load_factor, saturated.rate[2] / self._demand
@@ -198,7 +170,7 @@ class CapacitySearch:
             return result
         return self._approach(saturation, upper, self._next_load(saturation))
 
-    def find_saturation(self, concurrency: int) -> CapacityResult:
+    def find_saturation(self, concurrency: int) -> Evaluation:
         """See `find_saturation`."""
         _, upper = self.saturate(concurrency)
         return self._bounded(upper, "saturation alone was asked for")
@@ -215,7 +187,7 @@ class CapacitySearch:
         _, _, high_per_second = level.rate
         return level.load_factor, high_per_second / self._demand
 
-    def _approach(self, saturation: float, upper: float, first: float) -> CapacityResult:
+    def _approach(self, saturation: float, upper: float, first: float) -> Evaluation:
         """Visit loads near the limit until the capacity is known or the budget is spent."""
         floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
         load = max(floor, min(first, top))
@@ -235,7 +207,7 @@ class CapacitySearch:
                 return self.infeasible(level)
             load = self._next_load(saturation)
 
-    def _settled(self, level: LoadLevel, saturation: float, upper: float) -> CapacityResult | None:
+    def _settled(self, level: LoadLevel, saturation: float, upper: float) -> Evaluation | None:
         """What one level shows by itself: met next to saturation, or missed at the floor."""
         floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
         if level.load_factor >= top and met_with_ease(level):
@@ -246,7 +218,7 @@ class CapacitySearch:
             return self.infeasible(level)
         return None
 
-    def _known_well(self, saturation: float, upper: float) -> CapacityResult | None:
+    def _known_well(self, saturation: float, upper: float) -> Evaluation | None:
         """Return the capacity, once the levels together tell it closely enough."""
         if not self._held():
             return None
@@ -310,7 +282,7 @@ class CapacitySearch:
             return max(floor, capacity)
         return (max((x for x in self._held() if x < high), default=floor) + high) / 2
 
-    def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> CapacityResult:
+    def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> Evaluation:
         """What the knee and the proven levels say together."""
         missed = [x for x in self._open_loop() if why_missed(x) is not None]
         capacity = max(min(self._held()), min(knee.share, HIGHEST_SHARE) * saturation)
@@ -374,13 +346,13 @@ class CapacitySearch:
         self._levels.append(level)
         return level
 
-    def ok(self, load_factor: float, low: float, high: float | None, ended: str) -> CapacityResult:
+    def ok(self, load_factor: float, low: float, high: float | None, ended: str) -> Evaluation:
         """Certify a load that is at least what some level held."""
         held = [x for x in self._open_loop() if why_missed(x) is None]
         level = max((x for x in held if x.load_factor <= load_factor), key=lambda x: x.load_factor)
-        return CapacityResult("ok", self._measurement(load_factor, low, high, ended), excess(level))
+        return self._evaluation("ok", (load_factor, low, high), ended, limit_overshoot(level))
 
-    def infeasible(self, level: LoadLevel) -> CapacityResult:
+    def infeasible(self, level: LoadLevel) -> Evaluation:
         """Give up where `level` did not pass.
 
         Raises LoadTestFailure where nothing was answered, VoidLevelFailure where it is void.
@@ -388,13 +360,20 @@ class CapacitySearch:
         refuse_void(level)
         refuse_if_all_failed(level)
         ended = f"even at {level.offered_per_second:.1f}/s: {why_missed(level)}"
-        measurement = self._measurement(0.0, 0.0, level.load_factor, ended)
-        return CapacityResult("infeasible", measurement, excess(level))
+        return self._evaluation(
+            "infeasible", (0.0, 0.0, level.load_factor), ended, limit_overshoot(level)
+        )
 
-    def _bounded(self, upper: float, ended: str) -> CapacityResult:
-        return CapacityResult("bounded", self._measurement(0.0, 0.0, upper, ended), None)
+    def _bounded(self, upper: float, ended: str) -> Evaluation:
+        return self._evaluation("bounded", (0.0, 0.0, upper), ended, 0.0)
 
-    def _measurement(
-        self, load_factor: float, low: float, high: float | None, ended: str
-    ) -> Measurement:
-        return Measurement(tuple(self._levels), load_factor, low, high, self._demand, ended)
+    def _evaluation(
+        self,
+        outcome: Outcome,
+        load_factor: tuple[float, float, float | None],
+        ended: str,
+        limit_overshoot: float,
+    ) -> Evaluation:
+        """Return the evaluation of a load factor, given with its interval."""
+        measurement = Measurement(tuple(self._levels), *load_factor, self._demand, ended)
+        return Evaluation(outcome, ended, measurement, limit_overshoot)

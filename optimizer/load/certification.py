@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
 from optimizer.load.verdicts import what_was_void, why_void
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.workload.streams import Workload
 
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -38,7 +39,7 @@ def certify_load(
     protocol: CapacityProtocol,
     concurrency: int,
     task: CertificationTask,
-) -> CapacityResult:
+) -> Evaluation:
     """Saturate, then measure at the capacity that was found, stepping down while it is too much.
 
     A load is held when what one replica then has to serve of the demand is held too: both are

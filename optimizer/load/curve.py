@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
 from optimizer.load.verdicts import refuse_void, why_void
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
 from optimizer.workload.streams import Workload
 
@@ -28,7 +29,7 @@ _LATENCIES = 4
 
 def find_curve(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
-) -> CapacityResult:
+) -> Evaluation:
     """Find the capacity, then measure levels from a tenth of saturation to all of it.
 
     Returns:
@@ -39,17 +40,17 @@ def find_curve(
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency)
-    loads = [share * result.saturation.load_factor for share in _SHARES]
+    loads = [share * search.levels[0].load_factor for share in _SHARES]
     return _with(result, [search.whole_level(load) for load in loads])
 
 
 def find_service(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
-) -> CapacityResult:
+) -> Evaluation:
     """Saturate, then offer `LIGHT_SHARE` of that: what service times are learnt from.
 
     Returns:
-        A verdict of "bounded", with these two levels; without the second where it is void.
+        An outcome of "bounded", with these two levels; without the second where it is void.
 
     Raises:
         LoadTestFailure: when every request failed under saturation.
@@ -65,7 +66,7 @@ def find_capacity_and_service(
     protocol: CapacityProtocol,
     concurrency: int,
     expected_share: float | None = None,
-) -> CapacityResult:
+) -> Evaluation:
     """Find the capacity, then measure the light level of `find_service`.
 
     Returns:
@@ -88,7 +89,7 @@ def find_latencies(
     protocol: CapacityProtocol,
     concurrency: int,
     expected_share: float | None = None,
-) -> CapacityResult:
+) -> Evaluation:
     """Find the capacity, then measure levels at `SHARES_OF_CAPACITY`.
 
     Returns:
@@ -100,8 +101,8 @@ def find_latencies(
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency, expected_share=expected_share)
-    shares = SHARES_OF_CAPACITY if result.verdict == "ok" else ()
-    loads = [share * result.measurement.load_factor for share in shares]
+    shares = SHARES_OF_CAPACITY if result.outcome == "ok" else ()
+    loads = [share * result.valid_measurement.load_factor for share in shares]
     seconds = _LATENCIES * protocol.check_seconds
     levels = [search.whole_level(load, seconds) for load in loads]
     for level in levels:
@@ -114,7 +115,7 @@ def _light(search: CapacitySearch, protocol: CapacityProtocol) -> LoadLevel:
     return search.whole_level(load, _LIGHT * protocol.check_seconds)
 
 
-def _with(result: CapacityResult, levels: Sequence[LoadLevel]) -> CapacityResult:
+def _with(result: Evaluation, levels: Sequence[LoadLevel]) -> Evaluation:
     """With further levels after those of the search."""
-    measurement = result.measurement
+    measurement = result.valid_measurement
     return replace(result, measurement=replace(measurement, levels=(*measurement.levels, *levels)))

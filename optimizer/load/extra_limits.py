@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, CapacitySearch, RunLevel
+from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
 from optimizer.load.other_limits import judged, with_limit
-from optimizer.measurement.level import FurtherLimit, LoadLevel
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level import ExtraLimit, LoadLevel
 from optimizer.workload.streams import Workload
 
 
@@ -22,7 +23,7 @@ def find_capacities(
     concurrency: int,
     limits_ms: Sequence[float],
     expected_share: float | None = None,
-) -> CapacityResult:
+) -> Evaluation:
     """Find the capacity within the workload's own limits, then within further ones.
 
     Args:
@@ -34,19 +35,19 @@ def find_capacities(
     """
     search = CapacitySearch(run, workload, protocol)
     result = search.find(concurrency, expected_share=expected_share)
-    levels, further = list(search.levels), list[FurtherLimit]()
+    levels, further = list(search.levels), list[ExtraLimit]()
     for limit_ms in limits_ms:
         found, more = _go_on(run, workload.within(limit_ms), protocol, levels)
-        assert found.excess is not None, "a search without a bound ends at an open-loop level"
-        measurement = replace(found.measurement, levels=tuple(more))
-        further.append(FurtherLimit(limit_ms, measurement, found.excess))
+        assert found.limit_overshoot is not None
+        measurement = replace(found.valid_measurement, levels=tuple(more))
+        further.append(ExtraLimit(limit_ms, measurement, found.limit_overshoot))
         levels += more
-    return replace(result, further=tuple(further))
+    return replace(result, extra_limits=tuple(further))
 
 
 def _go_on(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, levels: Sequence[LoadLevel]
-) -> tuple[CapacityResult, Sequence[LoadLevel]]:
+) -> tuple[Evaluation, Sequence[LoadLevel]]:
     """Within the limits of `workload`; returns the levels that were run for them, too."""
     limit_ms = workload.shortest_limit_ms
     search = CapacitySearch(

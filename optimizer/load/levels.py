@@ -49,7 +49,7 @@ def load_level(
     ended, end = stopped or (EndReason("its time was up"), plan.sending_seconds)
     window, is_settled = _window(plan, replies, end)
     measured = _stream_levels(plan, streams, replies, window)
-    if ended.verdict == "infeasible" and all(stream.excess <= 0 for stream in measured):
+    if ended.verdict == "infeasible" and all(stream.limit_overshoot <= 0 for stream in measured):
         # What was cut as warm-up is what the level was stopped for.
         window = (plan.warmup_seconds, end)
         measured = _stream_levels(plan, streams, replies, window)

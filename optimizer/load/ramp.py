@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.capacity import CapacityResult, RunLevel, Verdict
+from optimizer.load.capacity import RunLevel
 from optimizer.load.level_plan import LevelPlan
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.verdicts import failed_requests, refuse_if_all_failed
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.measurement.trial_record import Outcome
 from optimizer.workload.streams import Workload
 
 PUBLISHED_RAMP = UserLoad((Phase(2, 2.0, 1500.0),))
 
 
-def find_by_ramp(run: RunLevel, workload: Workload, timeout_seconds: float) -> CapacityResult:
+def find_by_ramp(run: RunLevel, workload: Workload, timeout_seconds: float) -> Evaluation:
     """Find the most that is served within the limits while users become more.
 
     Raises:
@@ -39,7 +41,7 @@ def find_in_user_load(
     load: UserLoad,
     conditions: StoppingConditions,
     timeout_seconds: float,
-) -> CapacityResult:
+) -> Evaluation:
     """Find the most that is served within the thresholds of a user load, see `most_within`.
 
     Args:
@@ -53,12 +55,12 @@ def find_in_user_load(
     missed = why_users_missed(level, limit_ms)
     per_second, p95_ms = most_within(level, limit_ms)
     factor = per_second / workload.demand_per_second if missed is None else 0.0
-    verdict: Verdict = "ok" if factor > 0 else "infeasible"
-    measurement = Measurement(
-        (level,), factor, factor, None, workload.demand_per_second, missed or level.ended
-    )
-    over = max(p95_ms / limit_ms - 1, level.errors / sum(s.sent for s in level.streams) or -1.0)
-    return CapacityResult(verdict, measurement, over)
+    outcome: Outcome = "ok" if factor > 0 else "infeasible"
+    ended = missed or level.ended
+    measurement = Measurement((level,), factor, factor, None, workload.demand_per_second, ended)
+    sent = sum(stream.sent for stream in level.streams)
+    overshoot = max(p95_ms / limit_ms - 1, level.errors / sent or -1.0)
+    return Evaluation(outcome, ended, measurement, overshoot)
 
 
 def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:

@@ -38,7 +38,7 @@ def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
 def point(level: LoadLevel, saturation: float) -> Point:
     """A level as the knee sees it."""
     worst = level.worst
-    log_excess = math.log1p(worst.excess)
+    log_excess = math.log1p(worst.limit_overshoot)
     if level.errors or _backlog_grew(level):
         log_excess = max(log_excess, _FAILING)
     if level.verdict == "infeasible":
@@ -93,7 +93,7 @@ def why_missed(level: LoadLevel) -> str | None:
     """
     if (failed := failed_requests(level)) is not None:
         return failed
-    if level.excess > 0:
+    if level.limit_overshoot > 0:
         worst = level.worst
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
@@ -175,12 +175,12 @@ def met_with_ease(level: LoadLevel) -> bool:
     return far or level.verdict == "feasible"
 
 
-def excess(level: LoadLevel) -> float:
+def limit_overshoot(level: LoadLevel) -> float:
     """Return by how much a level missed the limits: above 0 exactly where `why_missed` says why."""
     failed = level.errors / _sent(level)
     waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
     proven = _LEAST_EXCESS if level.verdict == "infeasible" else 0.0
-    return max(level.excess, failed or -1.0, waiting or -1.0, proven or -1.0)
+    return max(level.limit_overshoot, failed or -1.0, waiting or -1.0, proven or -1.0)
 
 
 def _backlog_growth(level: LoadLevel) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 from optimizer.configuration.hardware import Gpu, counted_gpus
 from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
+from optimizer.runtimes import RUNTIME_PACKAGE
 
 _CPU_FEATURES = (
     "avx2",
@@ -25,7 +26,7 @@ _CPU_FEATURES = (
     "amx_bf16",
     "amx_int8",
 )
-_PACKAGES = ("nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient", "numpy")
+_PACKAGES = ("nvidia-pytriton", *RUNTIME_PACKAGE.values(), "tritonclient", "numpy")
 
 
 @dataclass(frozen=True)

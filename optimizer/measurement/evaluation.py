@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from optimizer.measurement.level import FurtherLimit, Measurement
+from optimizer.measurement.level import ExtraLimit, Measurement
 from optimizer.measurement.trial_record import Failure, Outcome, Seconds
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What measuring one configuration gave.
+    """The outcome of a capacity search, and what the evaluator adds to it.
 
     Attributes:
-        excess: how far the level that decided was over the limit, relative to it; <= 0 met it.
-            0 for `bounded`, whose latency was not measured; None for `failed`.
-        saturation_per_second: rate under saturation, None where it was not measured.
-        further: what was found within further limits.
+        outcome: "ok" where `measurement` certifies a load, "infeasible" where even the floor load
+            missed the limits, "bounded" where only saturation was measured and the capacity is at
+            most `measurement.load_factor_high`, "failed" where there is no measurement.
+        reason: why the capacity search ended, or why the evaluation failed.
+        limit_overshoot: latency at the limit's percentile relative to the limit, minus 1, or the
+            share of failed requests if that is larger; of the level at the capacity (<= 0) or of
+            the floor load (> 0). 0 where "bounded", None where "failed".
+        extra_limits: capacities within extra latency limits.
     """
 
     outcome: Outcome
     reason: str
     measurement: Measurement | None = None
-    excess: float | None = None
-    saturation_per_second: float | None = None
+    limit_overshoot: float | None = None
+    extra_limits: tuple[ExtraLimit, ...] = ()
     failure: Failure | None = None
     seconds: Seconds = field(default_factory=Seconds)
-    further: tuple[FurtherLimit, ...] = ()
+
+    @property
+    def valid_measurement(self) -> Measurement:
+        """The measurement of an evaluation that did not fail."""
+        assert self.measurement is not None, self.reason
+        return self.measurement
+
+    @property
+    def saturation_per_second(self) -> float | None:
+        """Request rate under saturation, None where that was not measured."""
+        levels = self.measurement.levels if self.measurement is not None else ()
+        rates = (level.achieved_per_second for level in levels if level.kind == "saturation")
+        return next(rates, None)

@@ -69,7 +69,7 @@ class StreamLevel:
         return self.latency(percentile).value_ms
 
     @property
-    def excess(self) -> float:
+    def limit_overshoot(self) -> float:
         """Latency at the limit's percentile relative to the limit, minus 1; <= 0 meets it."""
         return self.latency_ms(self.limit_percentile) / self.limit_ms - 1
 
@@ -308,12 +308,12 @@ class LoadLevel:
     @property
     def worst(self) -> StreamLevel:
         """The stream that is nearest to its limit, or farthest over it."""
-        return max(self.streams, key=lambda stream: stream.excess)
+        return max(self.streams, key=lambda stream: stream.limit_overshoot)
 
     @property
-    def excess(self) -> float:
-        """Largest `StreamLevel.excess`; <= 0 meets every limit."""
-        return self.worst.excess
+    def limit_overshoot(self) -> float:
+        """Largest `StreamLevel.limit_overshoot`; <= 0 meets every limit."""
+        return self.worst.limit_overshoot
 
     @property
     def meets_limits(self) -> bool:
@@ -321,8 +321,9 @@ class LoadLevel:
 
         A level that is void meets none.
         """
-        proven_over = self.verdict == "infeasible"
-        return self.client.kept_up and self.errors == 0 and self.excess <= 0 and not proven_over
+        if not self.client.kept_up or self.errors or self.verdict == "infeasible":
+            return False
+        return self.limit_overshoot <= 0
 
 
 @dataclass(frozen=True)
@@ -386,7 +387,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class FurtherLimit:
+class ExtraLimit:
     """What the same server serves within another latency limit than the workload's own.
 
     Attributes:

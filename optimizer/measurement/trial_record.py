@@ -7,7 +7,7 @@ from typing import Literal
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.cost import Score
-from optimizer.measurement.level import FurtherLimit, Measurement
+from optimizer.measurement.level import ExtraLimit, Measurement
 
 SCHEMA_VERSION = 4
 
@@ -78,7 +78,7 @@ class TrialRecord:
     seconds: Seconds = field(default_factory=Seconds)
     attempt: int = 1
     origin: str | None = None
-    further: tuple[FurtherLimit, ...] = ()
+    further: tuple[ExtraLimit, ...] = ()
     told_further: tuple[float, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

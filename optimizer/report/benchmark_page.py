@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.fleet.benchmark import BenchmarkRow, cheapest
-from optimizer.fleet.published import PublishedClaim
+from optimizer.fleet.benchmark_table import BenchmarkRow, cheapest
+from optimizer.fleet.published_claims import PublishedClaim
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.page import COLOURS, page
 

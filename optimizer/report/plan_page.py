@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from optimizer.fleet.planning.plan import Plan
+from optimizer.fleet.planning.fleet_plan import Plan
 from optimizer.report.page import COLOURS, page
 from optimizer.report.plan_tables import headline, hours, tables
 

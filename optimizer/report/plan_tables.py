@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.fleet.planning.autoscaling import Metric, Policy
+from optimizer.fleet.planning.autoscaling import Metric, TargetTracking
+from optimizer.fleet.planning.fleet_plan import MOST_AUTOSCALED, CapacityLoss, Plan, ScalingPolicy
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
-from optimizer.fleet.planning.mix import Member, Mix, keeps_limits
-from optimizer.fleet.planning.plan import MOST_AUTOSCALED, Loss, Plan, ScalingPolicy
+from optimizer.fleet.planning.mix import FleetMember, FleetMix, keeps_limits
 from optimizer.report.text_table import TextTable
 
 _UNITS: Mapping[Metric, tuple[str, float]] = {
@@ -40,7 +40,7 @@ def headline(plan: Plan) -> str:
     return text + "."
 
 
-def fleet_text(mix: Mix) -> str:
+def fleet_text(mix: FleetMix) -> str:
     """How many of which types."""
     counts = [
         f"{count:,} x {_kind(member, mix)}"
@@ -50,7 +50,7 @@ def fleet_text(mix: Mix) -> str:
     return " and ".join(counts) or "no instance"
 
 
-def _kind(member: Member, mix: Mix) -> str:
+def _kind(member: FleetMember, mix: FleetMix) -> str:
     """Its instance type, and the study where several are of that type."""
     kind = member.instance.price.instance_type
     alike = [m for m in mix.members if m.instance.price.instance_type == kind]
@@ -165,7 +165,7 @@ def _one_row(name: str, kind: str, found: SimulatedFleet) -> tuple[str, ...]:
     return _peak_row(name, f"{found.instances:,} x {kind}", [found])
 
 
-def _loss_row(loss: Loss) -> tuple[str, ...]:
+def _loss_row(loss: CapacityLoss) -> tuple[str, ...]:
     name, fleet = f"{loss.lost} lost", fleet_text(loss.left)
     if loss.found:
         return _peak_row(name, fleet, loss.found)
@@ -240,7 +240,7 @@ def _span(charged: NDArray[np.int64]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def _target(policy: Policy | None) -> str:
+def _target(policy: TargetTracking | None) -> str:
     if policy is None:
         return ""
     text, scale = _UNITS[policy.metric]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
-from optimizer.artifacts.products import ModelArtifact, PreparedModel, Reference
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.task_metric import evaluate_metric
-from optimizer.configuration.serving_config import Kind
 from optimizer.errors import TrialFailure
+from optimizer.runtimes.spec import Kind
 from optimizer.search.gate_server import GateServer
 from optimizer.study.events import Watcher
 from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan, batch_sizes
@@ -31,7 +31,7 @@ _MEMORY_BATCH = 8
 
 
 @dataclass(frozen=True)
-class ServedAnswers:
+class GateResult:
     """What one instance showed.
 
     Attributes:
@@ -65,9 +65,9 @@ class AccuracyGate:
         self._cores = cores
         self._watch = watch
 
-    def served(
+    def judge(
         self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
-    ) -> ServedAnswers:
+    ) -> GateResult:
         """Serve an artefact and judge it at every planned shape; what may pass is tried again.
 
         Raises:
@@ -99,7 +99,7 @@ class _Judge:
         self._accuracy: Accuracy | None = None
         self._served_ms: dict[int, float] = {}
 
-    def judge(self) -> ServedAnswers:
+    def judge(self) -> GateResult:
         plan = self._plan
         self._server.serve(plan.largest)
         dropped = self._requests_alone()
@@ -108,7 +108,7 @@ class _Judge:
         if dropped is None:
             largest, failing = self._batches()
         lengths = tuple(sorted(self._alone))
-        return ServedAnswers(
+        return GateResult(
             accuracy=self._accuracy,
             instance_mib=instance_mib,
             shapes=GatedShapes(batch_sizes(plan, largest) if lengths else (), lengths),

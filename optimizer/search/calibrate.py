@@ -26,12 +26,12 @@ class CalibratePhase:
         self,
         evaluator: Evaluator,
         directory: StudyDirectory,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._evaluator = evaluator
-        self._slot = setting.slot
-        self._runs = ResumableRuns(directory.calibration, setting, watch)
+        self._slot = context.slot
+        self._runs = ResumableRuns(directory.calibration, context, watch)
 
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
         """Measure what was not yet; returns the records of all of the study's runs.

@@ -72,7 +72,7 @@ def confirmed_by(
     """
     if not decision.confirmed:
         return Confirmed(None, (), unconfirmed=decision.best)
-    baseline = decision.finding_of(reference)
+    baseline = decision.entry_of(reference)
     return Confirmed(
         baseline.candidate if baseline is not None else None,
         tuple(each.candidate for each in decision.equal_cost),
@@ -87,12 +87,12 @@ class ConfirmPhase:
         self,
         evaluator: Confirmer,
         directory: StudyDirectory,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._evaluator = evaluator
         self._directory = directory
-        self._setting = setting
+        self._context = context
         self._watch = watch
         self._records = dict(directory.confirmations.read_all())
 
@@ -103,12 +103,12 @@ class ConfirmPhase:
             EverythingFailedError: when most of the best could not be measured again.
             StorageError: when a record cannot be written.
         """
-        queue = ranked(history.ok, self._setting)
+        queue = ranked(history.ok, self._context)
         finalists = [*queue[:_FINALISTS], *_ties(queue)]
         queue = [record for record in queue if record not in finalists]
         known = next((r for r in history.ok if r.config == reference), None)
         entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
-        whole = math.ceil(self._setting.confirm_requests / ROUNDS)
+        whole = math.ceil(self._context.confirm_requests / ROUNDS)
         self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
         for _ in range(ROUNDS):
             for record in entrants:
@@ -136,8 +136,8 @@ class ConfirmPhase:
             )
 
     def _decision(self, history: History) -> Decision:
-        setting = self._setting
-        return decide(history.records, self._records.values(), setting.price, setting.demand)
+        context = self._context
+        return decide(history.records, self._records.values(), context.price, context.demand)
 
     def _cheaper_claim(self, queue: Sequence[TrialRecord], history: History) -> TrialRecord | None:
         """Return the first unconfirmed record that claims a cheaper fleet than any confirmed."""
@@ -164,7 +164,7 @@ class ConfirmPhase:
         number = max(self._records, default=-1) + 1
         self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
         task = CertificationTask(measurement.load_factor, requests, self._per_replica)
-        evaluation = self._evaluator.confirm(record.config, self._setting.slot, task)
+        evaluation = self._evaluator.confirm(record.config, self._context.slot, task)
         again = replace(
             record,
             number=number,
@@ -183,7 +183,7 @@ class ConfirmPhase:
 
     def _per_replica(self, load_factor: float) -> float:
         """Load of one of the replicas that serve the demand, each with this capacity."""
-        demand = self._setting.demand
+        demand = self._context.demand
         whole = demand.requests_per_second
         replicas = replicas_for(demand, load_factor * whole)
         return min(load_factor, (1 + demand.headroom) / replicas)
@@ -213,19 +213,19 @@ def _measured(record: TrialRecord) -> Measurement:
     return record.measurement
 
 
-def ranked(records: Sequence[TrialRecord], setting: StudyContext) -> list[TrialRecord]:
+def ranked(records: Sequence[TrialRecord], context: StudyContext) -> list[TrialRecord]:
     """Records that met the limits, best first, as if each held what it is thought to hold.
 
     Not by the lower bounds that the recommendation goes by: one that was measured badly would never
     be measured well.
     """
-    return sorted(records, key=lambda record: _rank(record, setting))
+    return sorted(records, key=lambda record: _rank(record, context))
 
 
-def _rank(record: TrialRecord, setting: StudyContext) -> tuple[float, ...]:
+def _rank(record: TrialRecord, context: StudyContext) -> tuple[float, ...]:
     measurement = _measured(record)
     capacity = measurement.capacity_per_second
-    likely = score(capacity, capacity, setting.price, setting.demand)
+    likely = score(capacity, capacity, context.price, context.demand)
     p95 = p95_at_lowest_load(measurement)
     candidate = Candidate(record.config, measurement, likely, p95)
     return (likely.fleet_usd_per_hour, *tie_break_key(candidate), record.number)

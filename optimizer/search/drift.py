@@ -16,7 +16,7 @@ from optimizer.search.evaluator import Evaluator
 from optimizer.search.resumable_runs import ResumableRuns
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, ReferenceStarted, Watcher
+from optimizer.study.events import DriftRunStarted, Note, Watcher
 from optimizer.study.history import History
 
 TRIALS_BETWEEN = 10
@@ -25,24 +25,26 @@ _NOTABLE = 0.05
 
 
 @dataclass(frozen=True)
-class Drift:
+class SaturationRate:
     """What the reference saturated at in one run, requests/s, with its interval at CONFIDENCE."""
 
     per_second: float
     low: float
     high: float
 
-    def change_from(self, first: Drift) -> float | None:
+    def change_from(self, first: SaturationRate) -> float | None:
         """Relative change, None where it is within the noise or not worth a word."""
         change = self.per_second / first.per_second - 1
         apart = self.low > first.high or self.high < first.low
         return change if apart and abs(change) > _NOTABLE else None
 
 
-def paces(records: Sequence[TrialRecord], reference: ServingConfig) -> list[Drift]:
+def saturation_rates(
+    records: Sequence[TrialRecord], reference: ServingConfig
+) -> list[SaturationRate]:
     """Every saturation of the reference among these records, in their order."""
     return [
-        Drift(*level.rate)
+        SaturationRate(*level.rate)
         for record in records
         if record.config == reference and record.measurement is not None
         for level in record.measurement.levels
@@ -50,7 +52,7 @@ def paces(records: Sequence[TrialRecord], reference: ServingConfig) -> list[Drif
     ]
 
 
-class ReferenceRuns:
+class DriftRuns:
     """Runs the reference between trials when it is due, and says when the pace has changed."""
 
     def __init__(
@@ -58,13 +60,13 @@ class ReferenceRuns:
         reference: ServingConfig,
         evaluator: Evaluator,
         directory: StudyDirectory,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._reference = reference
         self._evaluator = evaluator
-        self._slot = setting.slot
-        self._runs = ResumableRuns(directory.references, setting, watch)
+        self._slot = context.slot
+        self._runs = ResumableRuns(directory.drift_runs, context, watch)
         self._watch = watch
         self._due_at = 0
         """Trials measured here: a study that goes on finds another machine, and it is due."""
@@ -75,16 +77,16 @@ class ReferenceRuns:
         Raises:
             StorageError: when the record cannot be written.
         """
-        if history.measured_here < self._due_at:
+        if history.trials_spent < self._due_at:
             return
-        self._due_at = history.measured_here + TRIALS_BETWEEN
-        first = paces(history.records, self._reference)
+        self._due_at = history.trials_spent + TRIALS_BETWEEN
+        first = saturation_rates(history.records, self._reference)
         if not first:
             return
-        self._watch(ReferenceStarted(self._reference))
+        self._watch(DriftRunStarted(self._reference))
         evaluation = self._evaluator.saturate(self._reference, self._slot)
         record = self._runs.keep(self._reference, evaluation)
-        for now in paces([record], self._reference):
+        for now in saturation_rates([record], self._reference):
             change = now.change_from(first[0])
             if change is not None:
                 self._watch(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.load.capacity import (
     CapacityProtocol,
-    CapacityResult,
     RunLevel,
     find_capacity,
     find_saturation,
@@ -80,7 +79,7 @@ class LiveEvaluator:
 
     Args:
         files: what serving needs, by artefact.
-        further_ms: latency limits within which the capacity is found as well.
+        extra_limits_ms: latency limits within which the capacity is found as well.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class LiveEvaluator:
         files: Mapping[ArtifactSpec, ModelFiles],
         protocols: Protocols,
         watch: Watcher,
-        further_ms: tuple[float, ...] = (),
+        extra_limits_ms: tuple[float, ...] = (),
     ) -> None:
         self._session = session
         self._levels = levels
@@ -99,7 +98,7 @@ class LiveEvaluator:
         self._files = files
         self._protocols = protocols
         self._watch = watch
-        self._further_ms = further_ms
+        self._extra_limits_ms = extra_limits_ms
 
     def evaluate(
         self,
@@ -110,15 +109,15 @@ class LiveEvaluator:
     ) -> Evaluation:
         """See `Evaluator`."""
         workload, protocol = self._workload, self._protocols.search
-        outstanding, further_ms = concurrency(config), self._further_ms
-        if further_ms:
-            return self.measured(
+        outstanding, extra_limits_ms = concurrency(config), self._extra_limits_ms
+        if extra_limits_ms:
+            return self.serve_and_measure(
                 config,
                 lambda run: find_capacities(
-                    run, workload, protocol, outstanding, further_ms, expected_share
+                    run, workload, protocol, outstanding, extra_limits_ms, expected_share
                 ),
             )
-        return self.measured(
+        return self.serve_and_measure(
             config,
             lambda run: find_capacity(
                 run, workload, protocol, outstanding, prune_below, expected_share
@@ -128,26 +127,26 @@ class LiveEvaluator:
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
         )
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """See `Evaluator`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: find_service(run, self._workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """See `Confirmer`."""
         protocol, outstanding = self._protocols.confirm, concurrency(config)
-        return self.measured(
+        return self.serve_and_measure(
             config, lambda run: certify_load(run, self._workload, protocol, outstanding, task)
         )
 
-    def measured(
-        self, config: ServingConfig, measure: Callable[[RunLevel], CapacityResult]
+    def serve_and_measure(
+        self, config: ServingConfig, measure: Callable[[RunLevel], Evaluation]
     ) -> Evaluation:
         """Serve a configuration and have `measure` run levels on it."""
         started = time.monotonic()
@@ -169,18 +168,4 @@ class LiveEvaluator:
             kind = type(error).__name__
             failure = Failure(kind, error.transient, error.out_of_memory)
             return Evaluation("failed", str(error), failure=failure, seconds=spent)
-        return _evaluation(result, Seconds(measuring=measuring, serving=serving))
-
-
-def _evaluation(result: CapacityResult, seconds: Seconds) -> Evaluation:
-    measurement = result.measurement
-    saturated = [x for x in measurement.levels if x.kind == "saturation"]
-    return Evaluation(
-        outcome=result.verdict,
-        reason=measurement.ended,
-        measurement=measurement,
-        excess=result.excess if result.excess is not None else 0.0,
-        saturation_per_second=saturated[0].achieved_per_second if saturated else None,
-        seconds=seconds,
-        further=result.further,
-    )
+        return replace(result, seconds=Seconds(measuring=measuring, serving=serving))

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import ModelArtifact, OutputSpec
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
-    Kind,
     ModelServing,
     ServingConfig,
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.runtimes.spec import Kind
 from optimizer.study.events import Note, Watcher
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import Tensors
+from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 """Longest time of the requests that are sent together, and what every inference adds to it."""
@@ -40,14 +39,14 @@ class GateServer:
         session: ServingSession,
         artifact: ModelArtifact,
         model: ModelSpec,
-        output: OutputSpec,
+        output: OutputTensor,
         place: tuple[Kind, int],
         watch: Watcher,
     ) -> None:
         self._session = session
         self._artifact = artifact
         self._model = model
-        self._output = output_tensor(output)
+        self._output = output
         self._place = place
         self._watch = watch
         self._served: ServedModel | None = None
@@ -175,8 +174,3 @@ class GateServer:
 
 def _rows(request: Tensors) -> int:
     return len(next(iter(request.values())))
-
-
-def output_tensor(output: OutputSpec) -> OutputTensor:
-    """Return a prepared model's output as Triton is told of it."""
-    return OutputTensor(output.name, output.data_type, output.shape)

@@ -12,7 +12,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import EverythingFailedError
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.drift import ReferenceRuns
+from optimizer.search.drift import DriftRuns
 from optimizer.search.evaluator import Evaluator
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
@@ -27,7 +27,7 @@ from optimizer.study.events import (
     TrialStarted,
     Watcher,
 )
-from optimizer.study.history import History, bound_load_factor, why_most_unmeasured
+from optimizer.study.history import History, prune_load_factor, why_most_unmeasured
 from optimizer.study.measured_record import measured_record
 from optimizer.study.objectives import told_values
 from optimizer.study.optuna_study import OptunaStudy, Proposal
@@ -49,14 +49,14 @@ class SearchEnd:
 
     Attributes:
         exhausted: whether every valid configuration was measured by then.
-        settled: whether it was the sampler that saw nothing left to gain.
-        gap: see `Outlook.gap`.
+        converged: whether the sampler expected no further improvement.
+        regret_bound: as in `SearchStatus`.
     """
 
     reason: str
     exhausted: bool = False
-    settled: bool = False
-    gap: float | None = None
+    converged: bool = False
+    regret_bound: float | None = None
 
 
 class SearchLoop:
@@ -69,7 +69,7 @@ class SearchLoop:
         evaluator: Evaluator,
         directory: StudyDirectory,
         history: History,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._study = study
@@ -77,11 +77,11 @@ class SearchLoop:
         self._evaluator = evaluator
         self._directory = directory
         self._history = history
-        self._setting = setting
+        self._context = context
         self._watch = watch
         baseline = space.config(space.baseline)
         self._confirmations = directory.confirmations.read_all().values()
-        self._references = ReferenceRuns(baseline, evaluator, directory, setting, watch)
+        self._references = DriftRuns(baseline, evaluator, directory, context, watch)
 
     def run(
         self,
@@ -122,22 +122,26 @@ class SearchLoop:
         if not self._study.has_queue:
             self._enqueue_undecided([self._space.baseline, *first])
         repeats = 0
-        while self._history.measured_here < budget.trials:
+        while self._history.trials_spent < budget.trials:
             if time.monotonic() - started >= budget.wall_clock_seconds:
                 seconds = f"{budget.wall_clock_seconds:g}"
-                return SearchEnd(f"the time budget of {seconds} s is used up", gap=advise().gap)
+                return SearchEnd(
+                    f"the time budget of {seconds} s is used up", regret_bound=advise().regret_bound
+                )
             if repeats >= _REPEATS_IN_A_ROW and not self._enqueue_something_new():
                 count = len(self._space)
                 reason = f"all {count} valid configurations are measured"
-                return SearchEnd(reason, exhausted=True, gap=0.0)
-            outlook = advise()
-            if outlook.ended is not None and not self._study.has_queue:
-                return SearchEnd(outlook.ended, settled=True, gap=outlook.gap)
-            self._watch(SearchStatusChanged(outlook))
+                return SearchEnd(reason, exhausted=True, regret_bound=0.0)
+            status = advise()
+            if status.stop_reason is not None and not self._study.has_queue:
+                return SearchEnd(
+                    status.stop_reason, converged=True, regret_bound=status.regret_bound
+                )
+            self._watch(SearchStatusChanged(status))
             self._references.before_trial(self._history)
             repeats = 0 if self._measure_next(budget, explain) else repeats + 1
         reason = f"the budget of {budget.trials} trials is used up"
-        return SearchEnd(reason, gap=advise().gap)
+        return SearchEnd(reason, regret_bound=advise().regret_bound)
 
     def _enqueue_undecided(self, positions: Sequence[Position]) -> None:
         for position in dict.fromkeys(positions):
@@ -164,7 +168,7 @@ class SearchLoop:
         begun: float,
         expected: ExpectedCost | None,
     ) -> None:
-        measured = self._history.measured_here
+        measured = self._history.trials_spent
         self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config, expected))
         record = self._measure(proposal, config, begun)
         self._directory.trials.write(record)
@@ -181,20 +185,20 @@ class SearchLoop:
             self._check_baseline(record)
 
     def _best(self) -> ConfirmedCapacity | None:
-        records, setting = self._history.records, self._setting
-        decision = decide(records, self._confirmations, setting.price, setting.demand, self._space)
+        records, context = self._history.records, self._context
+        decision = decide(records, self._confirmations, context.price, context.demand, self._space)
         return decision.best
 
     def _measure(self, proposal: Proposal, config: ServingConfig, begun: float) -> TrialRecord:
-        bound = bound_load_factor(self._history.incumbent, self._setting.demand)
-        if self._setting.further_ms:
+        bound = prune_load_factor(self._history.incumbent, self._context.demand)
+        if self._context.extra_limits_ms:
             # What is worse within one limit may be the best within another.
             bound = None
         expected = self._history.expected_share(config)
-        evaluation = self._evaluator.evaluate(config, self._setting.slot, bound, expected)
+        evaluation = self._evaluator.evaluate(config, self._context.slot, bound, expected)
         attempt = self._history.attempts(config) + 1
-        record = measured_record(proposal.number, config, evaluation, self._setting, attempt)
-        told = told_values(evaluation, self._setting)
+        record = measured_record(proposal.number, config, evaluation, self._context, attempt)
+        told = told_values(evaluation, self._context)
         return replace(
             record,
             params=proposal.params,
@@ -227,7 +231,7 @@ class SearchLoop:
             Note(f"{_FAILURES_IN_A_ROW} failures in a row, trying the baseline again", True)
         )
         config = self._space.config(self._space.baseline)
-        evaluation = self._evaluator.evaluate(config, self._setting.slot)
+        evaluation = self._evaluator.evaluate(config, self._context.slot)
         if evaluation.outcome == "failed":
             raise EverythingFailedError(
                 f"{_FAILURES_IN_A_ROW} trials in a row failed and so did the baseline; "

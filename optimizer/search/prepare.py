@@ -10,17 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.artifacts.products import ModelArtifact, PreparedModel
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.configuration.hardware import Hardware, processor_lacks
 from optimizer.configuration.model_space import EmptySpaceError
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
+from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
-from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
-from optimizer.search.gate_server import output_tensor
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.runtimes import RUNTIMES
+from optimizer.search.accuracy_gate import AccuracyGate, GateResult
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
 from optimizer.study.gate_plan import GatePlan
@@ -116,7 +117,7 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, known)
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, output = source.model.payloads, output_tensor(source.prepared.output)
+                payloads, output = source.model.payloads, source.prepared.output
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
             self._announce(result)
         built = sum(source.seconds for source in sources.values())
@@ -207,7 +208,7 @@ class PreparePhase:
         spec, sha256 = artifact.spec, artifact.sha256
         self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.served(artifact, source.model, source.prepared, plan)
+            served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
             reason = f"could not be served: {error}"
             return GatedArtifact(spec, sha256, 0.0, None, None, reason)
@@ -230,7 +231,7 @@ class PreparePhase:
         )
 
     def _timings(
-        self, artifact: ModelArtifact, source: _Source, served: ServedAnswers
+        self, artifact: ModelArtifact, source: _Source, served: GateResult
     ) -> tuple[HostTiming, ...]:
         """Time what Triton's Python backend hosts on a CPU by itself, too."""
         sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]
@@ -310,4 +311,4 @@ def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:
     """Say whether an artefact is made from the ONNX graph; PyTorch's are from the model itself."""
-    return spec.runtime != "pytorch"
+    return bool(RUNTIMES[spec.runtime].graphs)

@@ -35,14 +35,14 @@ class NamedConfiguration:
         return frozenset(model.artifact for model in self.config.models)
 
 
-def eight_configurations(space: SearchSpace) -> tuple[NamedConfiguration, ...]:
-    """The eight, in FP32, with the largest batch that the space lists; points of `space_of`.
+def published_configurations(space: SearchSpace) -> tuple[NamedConfiguration, ...]:
+    """The eight, in FP32, with the largest batch that the space lists; points of `published_space`.
 
     Raises:
         UsageError: when the space's models cannot be served so, see `only_point`.
     """
-    served = space_of(space)
-    found = positions_of_the_eight(served).items()
+    served = published_space(space)
+    found = published_positions(served).items()
     return tuple(
         NamedConfiguration(name, served.config(at)) for name, at in found if at is not None
     )
@@ -80,7 +80,7 @@ def _name(runtime: str, batching: bool, instances: int) -> str:
     return "-".join([_SHORT[runtime], *(features or ["base"])])
 
 
-def space_of(space: SearchSpace) -> SearchSpace:
+def published_space(space: SearchSpace) -> SearchSpace:
     """A space that holds at least the eight: what must be built for them. Raises UsageError."""
     points = [only_point(space, own, with_effect=False) for _, own in _settings(space)]
     parameters = []
@@ -92,7 +92,7 @@ def space_of(space: SearchSpace) -> SearchSpace:
     return SearchSpace(tuple(parameters), space.hardware, points[0].limits)
 
 
-def positions_of_the_eight(space: SearchSpace) -> Mapping[str, Position | None]:
+def published_positions(space: SearchSpace) -> Mapping[str, Position | None]:
     """By name: the points of a space that come nearest to the eight.
 
     None where the space does not hold their runtime, precision, batching or number of instances.

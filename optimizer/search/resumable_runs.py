@@ -24,9 +24,9 @@ class ResumableRuns:
         StorageError: when a record of an earlier run is damaged.
     """
 
-    def __init__(self, store: Records, setting: StudyContext, watch: Watcher) -> None:
+    def __init__(self, store: Records, context: StudyContext, watch: Watcher) -> None:
         self._store = store
-        self._setting = setting
+        self._context = context
         self._watch = watch
         self.history = History(store.read_all())
 
@@ -34,7 +34,7 @@ class ResumableRuns:
         """Write down what was found. Raises StorageError."""
         number = max((record.number for record in self.history.records), default=-1) + 1
         attempt = self.history.attempts(config) + 1
-        record = measured_record(number, config, evaluation, self._setting, attempt)
+        record = measured_record(number, config, evaluation, self._context, attempt)
         self._store.write(record)
         self.history.add(record)
         return record
@@ -42,8 +42,8 @@ class ResumableRuns:
     @property
     def best(self) -> ConfirmedCapacity | None:
         """The best of these runs alone, which nothing has confirmed."""
-        setting = self._setting
-        return decide(self.history.records, (), setting.price, setting.demand).best
+        context = self._context
+        return decide(self.history.records, (), context.price, context.demand).best
 
     def measure_missing(
         self,

@@ -1,4 +1,4 @@
-"""Which ways of serving to saturate first, to know the service times of all best. Pure."""
+"""Choice of the configurations that calibrate the service times of a whole space. Pure."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace, Position
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.simulator.saturated_levels import saturated_levels
+from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
 from optimizer.simulator.service_effects import Coder, covariance
-from optimizer.simulator.service_observation import ExecutionLayout
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 
 CALIBRATION_RUNS = 7
 
 LIGHT_RUNS = 3
-"""Of these, after the baseline, have a light load: the others add less than their time is worth."""
+"""Calibration runs that have a light load; in the others it is not worth its time."""
 
 _MOST_LEVELS = 2_000
-"""Saturated levels of one model that are weighed against each other; a larger space is sampled."""
+"""Saturated levels of one model that are compared; a larger space is sampled."""
 
 _Ints = NDArray[np.int64]
 
 
 def calibration_points(space: SearchSpace, count: int = CALIBRATION_RUNS) -> list[Position]:
-    """At most `count` points, in the order of their use, the baseline first.
+    """Return at most `count` points, in the order of their use, the baseline first.
 
-    Each next one is that whose saturated level most lowers the summed variance of the log
-    saturation over all points of the space, given those before it. The prior alone decides, so
-    that all are known before anything runs. Of points that differ only in preferred batch sizes and
-    delay the one without either is run: saturated, it executes its largest batch.
+    The saturated level of each next point lowers the summed variance of the log saturation over all
+    points of the space the most, given the points before it. The prior alone decides, so the points
+    do not depend on results. Of points that differ only in preferred batch sizes and queue delay,
+    the one without either is taken: saturated, it executes its largest batch.
     """
     parts = list(space.columns())
     levels = [saturated_levels(model, space.points[:, columns]) for model, columns in parts]
     numbers = np.stack([own for own, _ in levels], axis=1)
-    plain = np.argsort(sum(_dislike(m, space.points[:, c]) for m, c in parts), kind="stable")
+    plain = np.argsort(sum(_batcher_rank(m, space.points[:, c]) for m, c in parts), kind="stable")
     distinct, first = np.unique(numbers[plain], axis=0, return_index=True)
     rows = plain[first]
     start = numbers[(space.points == np.array(space.baseline)).all(axis=1)][0]
     designs = [
-        _Design(found, np.bincount(own), int(begun))
-        for (own, found), begun in zip(levels, start, strict=True)
+        _Design(distinct_levels, np.bincount(own), int(first_level))
+        for (own, distinct_levels), first_level in zip(levels, start, strict=True)
     ]
     points, taken = [space.baseline], (distinct == start).all(axis=1)
     while len(points) < min(count, len(distinct)):
@@ -53,22 +52,22 @@ def calibration_points(space: SearchSpace, count: int = CALIBRATION_RUNS) -> lis
     return points
 
 
-def _dislike(space: ModelSpace, points: _Ints) -> _Ints:
-    """Order among points that show the same level: without preferred sizes and delay first."""
-    at = [p.name for p in space.parameters].index
+def _batcher_rank(space: ModelSpace, points: _Ints) -> _Ints:
+    """Rank points that show the same level: without preferred sizes and delay first."""
+    index = [p.name for p in space.parameters].index
     preferred = space.parameter("preferred_batch_sizes").values
     has_preferred = np.array([value not in ("none", ()) for value in preferred])
-    delay = points[:, at("max_queue_delay_us")]
+    delay = points[:, index("max_queue_delay_us")]
     return np.asarray(
-        delay + 1000 * has_preferred[points[:, at("preferred_batch_sizes")]], dtype=np.int64
+        delay + 1000 * has_preferred[points[:, index("preferred_batch_sizes")]], dtype=np.int64
     )
 
 
 class _Design:
-    """The covariance of one model's log saturations, as levels are measured.
+    """The covariance of one model's log saturations while levels are measured.
 
     Args:
-        weights: how many points of the space each level stands for.
+        weights: number of points of the space for each level.
         start: the level that is measured first.
     """
 
@@ -76,26 +75,27 @@ class _Design:
         self, levels: list[tuple[ExecutionLayout, int]], weights: _Ints, start: int
     ) -> None:
         kept = _sample(len(levels), start)
-        self._at = np.full(len(levels), -1)
-        self._at[kept] = np.arange(len(kept))
+        self._index = np.full(len(levels), -1)
+        self._index[kept] = np.arange(len(kept))
         self._weights = weights[kept]
-        rows = Coder().rows([levels[at][0] for at in kept], [levels[at][1] for at in kept])
+        rows = Coder().rows([levels[n][0] for n in kept], [levels[n][1] for n in kept])
         share = nominal_share(rows.log_batch)
         self._covariance = covariance(rows, rows).of_times(share, share)
         self.measure(start)
 
     def gains(self, levels: _Ints) -> NDArray[np.float64]:
-        """By how much measuring each of `levels` would lower the weighed sum of variances."""
+        """Return by how much measuring each level would lower the weighted sum of variances."""
         noisy = self._covariance.diagonal() + RUN_SD**2 + ROW_SD**2
         gains = self._weights @ self._covariance**2 / noisy
-        known = self._at[levels]
-        return np.where(known >= 0, gains[known], -np.inf)
+        index = self._index[levels]
+        return np.where(index >= 0, gains[index], -np.inf)
 
     def measure(self, level: int) -> None:
-        """Take a level as known, but for its noise."""
-        at = self._at[level]
-        own = self._covariance[at]
-        self._covariance = self._covariance - np.outer(own, own) / (own[at] + RUN_SD**2 + ROW_SD**2)
+        """Condition on a noisy measurement of a level."""
+        index = self._index[level]
+        own = self._covariance[index]
+        noisy = own[index] + RUN_SD**2 + ROW_SD**2
+        self._covariance = self._covariance - np.outer(own, own) / noisy
 
 
 def _sample(count: int, start: int) -> _Ints:

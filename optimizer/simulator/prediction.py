@@ -1,7 +1,7 @@
-"""What one way of serving one stream is expected to do: saturated, at a load, at its capacity.
+"""Predict saturation, load levels and capacity of one model that serves one stream. Pure.
 
-Pure. The same seed gives the same prediction. All loads of one capacity are made of the same
-arrivals, faster or slower, and the same noise, so that they differ by the load alone.
+The same seed gives the same prediction. All loads of one capacity have the same arrivals, faster or
+slower, and the same noise, so that they differ by the load alone.
 """
 
 from __future__ import annotations
@@ -28,19 +28,15 @@ from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.arrivals import arrivals_of
 from optimizer.workload.streams import ArrivalPattern, LatencyLimit
 
-_SETTLING = 0.1
-"""Share of a simulation's requests that come before it counts."""
+_WARMUP_SHARE = 0.1
+"""Share of a simulation's requests that are warm-up and do not count."""
 
-_MOST_LEVELS = 8
+_MAX_STEPS = 8
 
 
 @dataclass(frozen=True)
 class Serving:
-    """One way of serving one stream.
-
-    Attributes:
-        shapes: of the stream's requests.
-    """
+    """A model that serves one stream; `shapes` are those of the stream's requests."""
 
     scheduler: Scheduler
     curve: ServiceCurve
@@ -49,10 +45,10 @@ class Serving:
 
 @dataclass(frozen=True)
 class PredictedSaturation:
-    """Under a closed loop without think time.
+    """Prediction for a closed loop without think time.
 
     Attributes:
-        per_second: requests a second.
+        per_second: requests per second.
         batches: executions by their size in inferences, ascending.
     """
 
@@ -61,21 +57,21 @@ class PredictedSaturation:
 
     @property
     def mean_batch(self) -> float:
-        """Inferences in an execution; 0 where everything was refused."""
+        """Mean inferences of an execution; 0 where everything was refused."""
         return _mean_batch(self.batches)
 
 
 @dataclass(frozen=True)
 class PredictedLevel:
-    """Under independent arrivals.
+    """Prediction for independent arrivals.
 
     Attributes:
         achieved_per_second: rate of good replies while requests were due.
-        latencies_ms: (percentile, latency) pairs, ascending, of what was not refused; infinity
-            where all was.
+        latencies_ms: (percentile, latency) pairs, ascending, of requests that were not refused;
+            infinity where all were.
         mean_queue_ms: from arrival to execution, of the same requests.
-        refused_share: of the requests.
-        late_share: of the requests, those over a limit that was named, and those refused.
+        refused_share: share of the requests that were refused.
+        late_share: share of the requests that were over the given limit or refused.
         batches: executions by their size in inferences, ascending.
         utilisation: share of the instances' time that they execute.
     """
@@ -90,21 +86,21 @@ class PredictedLevel:
     utilisation: float
 
     def latency_ms(self, percentile: float) -> float:
-        """One of the predicted percentiles. Raises KeyError for another."""
+        """Return one of the predicted percentiles. Raises KeyError for another."""
         return dict(self.latencies_ms)[percentile]
 
     @property
     def mean_batch(self) -> float:
-        """See `PredictedSaturation`."""
+        """Mean inferences of an execution; 0 where everything was refused."""
         return _mean_batch(self.batches)
 
 
 @dataclass(frozen=True)
 class PredictedCapacity:
-    """The largest rate within a limit, as `optimizer.load.capacity` looks for it.
+    """The largest rate within a limit, by the rules of `optimizer.load.capacity`.
 
     Attributes:
-        per_second: requests a second; 0 where even the floor load misses the limit.
+        per_second: requests per second; 0 where even the floor load misses the limit.
         floor_ms: latency at the limit's percentile at the floor load.
     """
 
@@ -118,8 +114,8 @@ def _mean_batch(batches: dict[int, int]) -> float:
     return sum(size * n for size, n in batches.items()) / max(1, executions)
 
 
-def saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSaturation:
-    """Keep `concurrency` requests outstanding until every instance has executed often enough."""
+def predict_saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSaturation:
+    """Predict saturation: `concurrency` requests are kept outstanding."""
     scheduler = serving.scheduler
     filled = scheduler.instances * scheduler.most_requests
     requests = 2 * concurrency + max(1000, 40 * filled)
@@ -143,7 +139,7 @@ def saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSatura
     )
 
 
-def level(
+def predict_level(
     serving: Serving,
     arrivals: ArrivalPattern,
     rate_per_second: float,
@@ -151,11 +147,11 @@ def level(
     requests: int = 4000,
     percentiles: tuple[float, ...] = (50.0, 95.0, 99.0),
 ) -> PredictedLevel:
-    """Offer `rate_per_second` for the time of about so many requests."""
+    """Predict the level at a request rate, from about so many requests."""
     return Loads(serving, arrivals, requests, seed).level(rate_per_second, percentiles)
 
 
-def capacity(
+def predict_capacity(
     serving: Serving,
     arrivals: ArrivalPattern,
     limit: LatencyLimit,
@@ -164,67 +160,67 @@ def capacity(
     requests: int = 4000,
     resolution: float = 0.02,
 ) -> PredictedCapacity:
-    """Find the largest rate at which the limit is met.
+    """Predict the largest rate at which the limit is met.
 
     Args:
         concurrency: requests outstanding under saturation.
-        requests: of each load that is tried.
-        resolution: it ends when the rate is known to this share of saturation.
+        requests: simulated for each load.
+        resolution: of the rate, as a share of saturation.
     """
-    saturated = saturation(serving, concurrency, seed)
+    saturated = predict_saturation(serving, concurrency, seed)
     loads = Loads(serving, arrivals, requests, seed)
 
-    def excess(rate: float) -> float:
+    def log_excess(rate: float) -> float:
         latency_ms = loads.latency_ms(rate, limit.percentile)
         return math.log(latency_ms / limit.latency_ms)
 
     top = HIGHEST_SHARE * saturated.per_second
     floor = floor_per_second(saturated.per_second)
-    at_floor = excess(floor)
+    at_floor = log_excess(floor)
     floor_ms = limit.latency_ms * math.exp(at_floor)
     if at_floor > 0:
         rate = 0.0
     elif floor >= top:
         rate = top
     else:
-        rate = _crossing(excess, floor, at_floor, top, resolution * saturated.per_second)
+        rate = _crossing(log_excess, floor, at_floor, top, resolution * saturated.per_second)
     return PredictedCapacity(rate, saturated, floor_ms)
 
 
 def _crossing(
-    excess: Callable[[float], float], low: float, at_low: float, high: float, width: float
+    log_excess: Callable[[float], float], low: float, at_low: float, high: float, width: float
 ) -> float:
-    """Rate up to `high` at which `excess` leaves what it may be, found by regula falsi (Illinois).
+    """Return the rate up to `high` where `log_excess` crosses 0, by regula falsi (Illinois).
 
-    The end that has stayed twice counts half, so that both close in.
+    An end that has stayed twice counts half, so that both close in.
     """
-    at_high = excess(high)
+    at_high = log_excess(high)
     if at_high <= 0:
         return high
     stayed = 0
-    for _ in range(_MOST_LEVELS):
+    for _ in range(_MAX_STEPS):
         rate = (low * at_high - high * at_low) / (at_high - at_low)
         if high - low <= width:
             return rate
-        # Never so close to an end that little is learnt.
+        # A rate close to an end would narrow the interval little.
         rate = min(max(rate, low + width / 2), high - width / 2)
-        found = excess(rate)
-        if found <= 0:
-            low, at_low = rate, found
+        at_rate = log_excess(rate)
+        if at_rate <= 0:
+            low, at_low = rate, at_rate
             at_high *= 0.5 if stayed > 0 else 1.0
             stayed = 1
         else:
-            high, at_high = rate, found
+            high, at_high = rate, at_rate
             at_low *= 0.5 if stayed < 0 else 1.0
             stayed = -1
     return low
 
 
 class Loads:
-    """Levels of one serving that differ by their rate alone.
+    """Simulated levels that differ by their rate alone.
 
     Args:
-        requests: of each level, about.
+        requests: approximate number of requests of each level.
     """
 
     def __init__(
@@ -232,7 +228,7 @@ class Loads:
     ) -> None:
         rng = np.random.default_rng(seed)
         due = arrivals_of(arrivals).due_seconds(1.0, float(requests), rng)
-        # The rate that comes of it is the rate that is asked for, not only on average.
+        # The mean rate is exactly the given one, not only on average.
         self._due = due * (len(due) / requests)
         self._requests = len(due)
         self._serving = serving
@@ -241,13 +237,13 @@ class Loads:
         self._draws = replace(draws, noise=draws.noise / draws.noise.mean())
 
     def latency_ms(self, rate_per_second: float, percentile: float) -> float:
-        """Latency at one percentile."""
+        """Return the latency at one percentile."""
         simulation = self._simulate(rate_per_second)
         good = self._counted() & ~simulation.refused
         return _percentiles(simulation, good, (percentile,))[0]
 
     def latencies_ms(self, rate_per_second: float) -> NDArray[np.float64]:
-        """Of every request that counts, shape [requests]; infinity where it was refused."""
+        """Return the latency of every counted request, shape [requests]; infinity if refused."""
         simulation = self._simulate(rate_per_second)
         latency_ms = np.where(simulation.refused, np.inf, simulation.latency_ms)
         return latency_ms[self._counted()]
@@ -258,11 +254,11 @@ class Loads:
         percentiles: tuple[float, ...],
         limit_ms: float = math.inf,
     ) -> PredictedLevel:
-        """All that is to say of a level."""
+        """Predict one level in full."""
         simulation = self._simulate(rate_per_second)
         counted = self._counted()
         good = counted & ~simulation.refused
-        begin_ms = 1e3 * _SETTLING * self._requests / rate_per_second
+        begin_ms = 1e3 * _WARMUP_SHARE * self._requests / rate_per_second
         end_ms = 1e3 * self._requests / rate_per_second
         done = simulation.done_ms[~simulation.refused]
         completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
@@ -287,7 +283,7 @@ class Loads:
         return open_loop(self._serving.scheduler, self._serving.curve, arrive_ms, self._draws)
 
     def _counted(self) -> NDArray[np.bool_]:
-        return self._due >= _SETTLING * self._requests
+        return self._due >= _WARMUP_SHARE * self._requests
 
 
 def _percentiles(
@@ -300,7 +296,7 @@ def _percentiles(
 
 
 def _overlap(simulation: Simulation, begin_ms: float, end_ms: float) -> float:
-    """Time between `begin_ms` and `end_ms` that is spent executing, over all instances."""
+    """Return the execution time between `begin_ms` and `end_ms`, over all instances."""
     begin = np.maximum(simulation.execution_begin_ms, begin_ms)
     end = np.minimum(simulation.execution_begin_ms + simulation.execution_ms, end_ms)
     return float(np.maximum(end - begin, 0.0).sum())

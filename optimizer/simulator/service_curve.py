@@ -8,34 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPREAD = 0.1
-"""Coefficient of variation of single executions where nothing tells what it is."""
+"""Coefficient of variation of single executions where no measurement tells it."""
 
 
 @dataclass(frozen=True)
-class Unevenness:
-    """How single executions depart from their mean while all instances are busy.
+class ServiceVariation:
+    """How single executions depart from their mean time while all instances are busy.
 
     Attributes:
         spread: coefficient of variation of single executions.
-        wake_ms: how much longer an execution takes on an instance that was idle, by runtime; none
-            for those that are not named.
+        wake_ms: how much longer an execution takes on an instance that was idle, by runtime; 0 for
+            runtimes that are not named.
     """
 
     spread: float = SPREAD
     wake_ms: tuple[tuple[str, float], ...] = ()
 
     def wake_of(self, runtime: str) -> float:
-        """`wake_ms` of one runtime."""
+        """Return `wake_ms` of one runtime."""
         return dict(self.wake_ms).get(runtime, 0.0)
 
 
-EVEN = Unevenness()
-"""Where nothing is known of it."""
+DEFAULT_VARIATION = ServiceVariation()
+"""Assumed before any light load was measured."""
 
 
 @dataclass(frozen=True)
 class ServiceCurve:
-    """Time that one instance takes for one execution, by the batch that it executes.
+    """Time that one instance takes for one execution, by batch size.
 
     Attributes:
         batch_sizes: where the curve is known, in inferences, ascending, at least one.
@@ -44,10 +44,10 @@ class ServiceCurve:
         spread: coefficient of variation of single executions.
         busy_factors: element k - 1 multiplies `execution_ms` where k instances are busy, the one
             that begins among them; one for each instance, the last is 1.
-        outside_ms: what a request spends neither waiting nor executing: the way from client to
-            server and back. It occupies no instance.
+        outside_ms: time of a request between client and server, there and back. It occupies no
+            instance.
         wake_ms: how much longer an execution takes on an instance that was idle when it began.
-        log_sd: standard deviation of the logarithm of `execution_ms` as a whole: what is not known.
+        log_sd: standard deviation of the logarithm of `execution_ms` as a whole, its uncertainty.
     """
 
     batch_sizes: tuple[int, ...]
@@ -59,20 +59,20 @@ class ServiceCurve:
     log_sd: float = 0.0
 
     def table_ms(self, max_batch_size: int) -> NDArray[np.float64]:
-        """Mean time by batch size, shape [max_batch_size + 1]; element 0 is 0.
+        """Return the mean time by batch size, shape [max_batch_size + 1]; element 0 is 0.
 
         Straight lines between the known sizes and beyond them along the last one, never falling;
         through the origin where only one size is known.
         """
         sizes = np.asarray(self.batch_sizes, dtype=np.float64)
-        known_ms = np.asarray(self.execution_ms, dtype=np.float64)
+        times_ms = np.asarray(self.execution_ms, dtype=np.float64)
         if len(sizes) == 1:
-            sizes, known_ms = np.insert(sizes, 0, 0.0), np.insert(known_ms, 0, 0.0)
+            sizes, times_ms = np.insert(sizes, 0, 0.0), np.insert(times_ms, 0, 0.0)
         wanted = np.arange(max_batch_size + 1, dtype=np.float64)
-        table = np.interp(wanted, sizes, known_ms)
-        for end, (a, b) in ((wanted < sizes[0], (0, 1)), (wanted > sizes[-1], (-2, -1))):
-            slope = (known_ms[b] - known_ms[a]) / (sizes[b] - sizes[a])
-            table[end] = known_ms[a] + slope * (wanted[end] - sizes[a])
+        table = np.interp(wanted, sizes, times_ms)
+        for outside, (a, b) in ((wanted < sizes[0], (0, 1)), (wanted > sizes[-1], (-2, -1))):
+            slope = (times_ms[b] - times_ms[a]) / (sizes[b] - sizes[a])
+            table[outside] = times_ms[a] + slope * (wanted[outside] - sizes[a])
         table = np.maximum.accumulate(np.maximum(table, 0.0))
         table[0] = 0.0
         return table

@@ -1,14 +1,14 @@
-"""Service times of every way of serving, from those that were measured. Pure.
+"""Service times of every execution layout, from those that were measured. Pure.
 
 A Bayesian regression (a Gaussian process) on the logarithm of the time that an execution occupies
-an instance, see `service_effects`. Memory is no part of it: what an instance needs is known from
-the accuracy gate, and `SearchSpace.within_memory` leaves out what does not fit.
+an instance, described in `service_effects`. Memory is no part of it: the accuracy gate measures the
+memory of an instance, and `SearchSpace.within_memory` leaves out what does not fit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -16,52 +16,53 @@ from statistics import median
 import numpy as np
 
 from optimizer.configuration.serving_config import ModelServing, ServerOptions
-from optimizer.simulator.service_curve import EVEN, ServiceCurve, Unevenness
+from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
+from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceCurve, ServiceVariation
 from optimizer.simulator.service_effects import Floats
-from optimizer.simulator.service_observation import (
-    ExecutionLayout,
-    ServiceObservation,
-    execution_layout,
-)
+from optimizer.simulator.service_observation import ServiceObservation
 from optimizer.simulator.service_regression import Regression
 
-_UNTOUCHED = ServerOptions()
+_DEFAULT_OPTIONS = ServerOptions()
 
 
 @dataclass(frozen=True)
 class ServiceModel:
-    """What measured saturated levels say of the service times of every way of serving."""
+    """The service times of every execution layout, learnt from saturated levels."""
 
     observations: tuple[ServiceObservation, ...]
-    unevenness: Unevenness = EVEN
+    variation: ServiceVariation = DEFAULT_VARIATION
 
-    def curve(self, model: ModelServing, server: ServerOptions = _UNTOUCHED) -> ServiceCurve:
-        """The service curve of a model that is served in this way, measured or not.
+    def curve(self, model: ModelServing, server: ServerOptions = _DEFAULT_OPTIONS) -> ServiceCurve:
+        """Return the service curve of a served model, measured or not.
 
         Raises:
-            KeyError: when the model was not observed in any way.
+            KeyError: when the model was never observed.
         """
         return self.curves([(execution_layout(model, server), model.max_batch_size)])[0]
 
-    def curves(self, wanted: Sequence[tuple[ExecutionLayout, int]]) -> list[ServiceCurve]:
-        """The curves of ways of serving up to their largest batch sizes, see `curve`."""
-        grid = [(way, size) for way, largest in wanted for size in _sizes(largest)]
-        grid += [(way.one_instance, largest) for way, largest in wanted]
+    def curves(self, levels: Sequence[tuple[ExecutionLayout, int]]) -> list[ServiceCurve]:
+        """Return the curves of execution layouts up to their largest batch sizes.
+
+        Raises:
+            KeyError: when a model was never observed.
+        """
+        grid = [(layout, size) for layout, largest in levels for size in _sizes(largest)]
+        grid += [(layout.one_instance, largest) for layout, largest in levels]
         log_ms, sd = self._predict(grid)
-        curves, start, alone = [], 0, len(grid) - len(wanted)
-        for at, (way, largest) in enumerate(wanted):
+        curves, start, alone = [], 0, len(grid) - len(levels)
+        for index, (layout, largest) in enumerate(levels):
             sizes = _sizes(largest)
             end = start + len(sizes)
             curves.append(
                 ServiceCurve(
                     batch_sizes=sizes,
                     execution_ms=tuple(np.exp(log_ms[start:end]).tolist()),
-                    spread=self.unevenness.spread,
+                    spread=self.variation.spread,
                     busy_factors=_busy_factors(
-                        way.executing, math.exp(log_ms[alone + at] - log_ms[end - 1])
+                        layout.executing, math.exp(log_ms[alone + index] - log_ms[end - 1])
                     ),
                     outside_ms=self.outside_ms,
-                    wake_ms=self.unevenness.wake_of(way.artifact.runtime),
+                    wake_ms=self.variation.wake_of(layout.artifact.runtime),
                     # Of the largest batch, which is what saturation executes.
                     log_sd=float(sd[end - 1]),
                 )
@@ -71,43 +72,34 @@ class ServiceModel:
 
     def _predict(self, grid: Sequence[tuple[ExecutionLayout, int]]) -> tuple[Floats, Floats]:
         log_ms, sd = np.empty(len(grid)), np.empty(len(grid))
-        for name in dict.fromkeys(way.model for way, _ in grid):
-            own = np.array([way.model == name for way, _ in grid])
-            rows = [row for row in grid if row[0].model == name]
-            regression = self._regressions[name]
-            log_ms[own], sd[own] = regression.predict(
-                [way for way, _ in rows], [size for _, size in rows]
-            )
+        for name in dict.fromkeys(layout.model for layout, _ in grid):
+            own = np.array([layout.model == name for layout, _ in grid])
+            layouts, sizes = zip(*(row for row in grid if row[0].model == name), strict=True)
+            log_ms[own], sd[own] = self._regressions[name].predict(layouts, sizes)
         return log_ms, sd
 
     @cached_property
     def outside_ms(self) -> float:
-        """What a request spends between client and server, median over the levels."""
-        found = [o.network_ms for o in self.observations if o.network_ms is not None]
-        return median(found) if found else 0.0
+        """Time of a request between client and server, median over the levels."""
+        times_ms = [o.network_ms for o in self.observations if o.network_ms is not None]
+        return median(times_ms) if times_ms else 0.0
 
     @cached_property
     def _regressions(self) -> dict[str, Regression]:
         return {
-            name: Regression([o for o in self.observations if o.way.model == name])
-            for name in dict.fromkeys(o.way.model for o in self.observations)
+            name: Regression([o for o in self.observations if o.layout.model == name])
+            for name in dict.fromkeys(o.layout.model for o in self.observations)
         }
 
 
 def _sizes(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and the largest itself."""
+    """Return 1, 2, 4, ... and the largest itself."""
     powers = [1 << n for n in range(largest.bit_length())]
     return tuple(powers) if powers[-1] == largest else (*powers, largest)
 
 
 def _busy_factors(instances: int, alone: float) -> tuple[float, ...]:
-    """From what one busy instance takes, relative to all busy, in a straight line."""
+    """Interpolate from what one busy instance takes, relative to all busy, in a straight line."""
     if instances == 1:
         return (1.0,)
-    steps = np.linspace(min(alone, 1.0), 1.0, instances)
-    return tuple(steps.tolist())
-
-
-def fitted(observations: Iterable[ServiceObservation]) -> ServiceModel:
-    """The model of what was observed."""
-    return ServiceModel(tuple(observations))
+    return tuple(np.linspace(min(alone, 1.0), 1.0, instances).tolist())

@@ -1,4 +1,4 @@
-"""Bayesian regression of one model's service times on how it is served. Pure."""
+"""Bayesian regression of one model's service times on its execution layout. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
+from optimizer.simulator.execution_layout import ExecutionLayout
 from optimizer.simulator.service_curve import SPREAD
 from optimizer.simulator.service_effects import (
     LOG_FIXED_OVER_ITEM,
@@ -19,52 +20,51 @@ from optimizer.simulator.service_effects import (
     covariance,
     variance,
 )
-from optimizer.simulator.service_observation import ExecutionLayout, ServiceObservation
+from optimizer.simulator.service_observation import ServiceObservation
 
 RUN_SD = 0.03
-"""Expected standard deviation of the logarithm of all times of a run: the machine's pace."""
+"""Expected run-to-run standard deviation of the logarithm of all times: the machine's drift."""
 
 ROW_SD = 0.01
-"""Of the logarithm of a mean over many executions, beside what its run has."""
+"""Standard deviation of the logarithm of a mean over many executions, beside `RUN_SD`."""
 
 _RUN_SDS = (0.02, 0.03, 0.05, 0.08, 0.12)
 _LOG_RUN_SD = 0.7
-"""Run-to-run deviations that are considered, and how unsure the logarithm of `RUN_SD` is."""
+"""Candidates for the run-to-run deviation, and the standard deviation of its logarithm."""
 
 _STEPS = 30
 _CONVERGED = 1e-4
-_AT_ONCE = 4096
-"""Rows predicted together: bounds the memory that their covariances take."""
+_CHUNK = 4096
+"""Rows that are predicted together, which bounds the memory of their covariances."""
 
 
 def nominal_share(log_batch: Floats) -> Floats:
-    """Share of an execution's time that goes with its inferences, before any was measured."""
+    """Return the prior share of an execution's time that goes with its inferences."""
     share: Floats = special.expit(log_batch - LOG_FIXED_OVER_ITEM)
     return share
 
 
 @dataclass(frozen=True)
 class _Latent:
-    """Logarithms of the fixed time, of the time for each inference, and of the rest, [rows]."""
+    """Logarithms of the fixed time, of the time of one inference, and of the rest; shape [rows]."""
 
     fixed: Floats
     item: Floats
     rest: Floats
 
     def log_ms(self, log_batch: Floats) -> Floats:
-        """Logarithm of the times of batches."""
         total: Floats = np.logaddexp(self.fixed, self.item + log_batch) + self.rest
         return total
 
     def share(self, log_batch: Floats) -> Floats:
-        """Of the time, that goes with the inferences."""
+        """Return the share of the time that goes with the inferences."""
         share: Floats = special.expit(self.item + log_batch - self.fixed)
         return share
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """Covariance of the measured rows by chance: of each on its own, and of those of a run."""
+    """Noise of the measured rows: of each on its own, and shared by the rows of a run."""
 
     own: Floats
     disturbance: Floats
@@ -74,7 +74,7 @@ class _Noise:
     def of(cls, observations: Sequence[ServiceObservation]) -> _Noise:
         times = [time for o in observations for time in o.times]
         runs = np.array([run for run, o in enumerate(observations) for _ in o.times])
-        own = [t.doubt**2 + SPREAD**2 / t.executions + ROW_SD**2 for t in times]
+        own = [t.log_sd**2 + SPREAD**2 / t.executions + ROW_SD**2 for t in times]
         disturbance = np.array([o.disturbance for o in observations])[runs]
         return cls(np.diag(own), disturbance**2, runs[:, None] == runs)
 
@@ -86,18 +86,18 @@ class _Noise:
 class Regression:
     """The posterior of the effects on one model's times given the measured rows.
 
-    The logarithm of a sum is not linear in the effects, so it is linearised where the posterior's
-    mode lies, found by Gauss-Newton steps (Rasmussen and Williams, section 3.4: Laplace). How much
-    runs differ by chance is learnt too.
+    The logarithm of a sum is not linear in the effects, so it is linearised at the mode of the
+    posterior, which Gauss-Newton steps find (Rasmussen and Williams, section 3.4: Laplace). The
+    run-to-run deviation is learnt too.
 
     Args:
         observations: of the same model, at least one.
     """
 
     def __init__(self, observations: Sequence[ServiceObservation]) -> None:
-        pairs = [(o.way, time) for o in observations for time in o.times]
+        pairs = [(o.layout, time) for o in observations for time in o.times]
         self._coder = Coder()
-        self._rows = self._coder.rows([w for w, _ in pairs], [t.batch_size for _, t in pairs])
+        self._rows = self._coder.rows([x for x, _ in pairs], [t.batch_size for _, t in pairs])
         self._log_ms = np.log([time.occupancy_ms for _, time in pairs])
         expected = self._prior(self._rows, 0.0).log_ms(self._rows.log_batch)
         self._level = float(np.mean(self._log_ms - expected))
@@ -113,7 +113,7 @@ class Regression:
         return _Latent(item + LOG_FIXED_OVER_ITEM, item, np.zeros(len(item)))
 
     def _fit(self, noise: Floats, latent: _Latent) -> _Latent:
-        """Find the mode, from `latent` on."""
+        """Find the mode, starting from `latent`."""
         prior, log_batch = self._prior(self._rows, self._level), self._rows.log_batch
         for _ in range(_STEPS):
             self._share = share = latent.share(log_batch)
@@ -130,7 +130,7 @@ class Regression:
         return latent
 
     def _likeliest(self, noise: _Noise) -> float:
-        """The run-to-run deviation of most evidence, at the mode that was found."""
+        """Return the run-to-run deviation of most evidence, at the mode of `_fit`."""
         effects = self._parts.of_times(self._share, self._share)
 
         def log_evidence(run_sd: float) -> float:
@@ -149,24 +149,24 @@ class Regression:
         return _Latent(prior.fixed + common + fixed, prior.item + common + item, rest)
 
     def predict(
-        self, ways: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
+        self, layouts: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
     ) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the log time (ms) of each way's batch, [ways] each."""
+        """Return mean and standard deviation of each batch's log time (ms), shape [layouts]."""
         chunks = [
-            self._predicted(ways[at : at + _AT_ONCE], batch_sizes[at : at + _AT_ONCE])
-            for at in range(0, len(ways), _AT_ONCE)
+            self._predict_chunk(layouts[at : at + _CHUNK], batch_sizes[at : at + _CHUNK])
+            for at in range(0, len(layouts), _CHUNK)
         ]
         means, sds = zip(*chunks, strict=True)
         return np.concatenate(means), np.concatenate(sds)
 
-    def _predicted(
-        self, ways: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
+    def _predict_chunk(
+        self, layouts: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
     ) -> tuple[Floats, Floats]:
-        rows = self._coder.rows(ways, batch_sizes)
+        rows = self._coder.rows(layouts, batch_sizes)
         parts = covariance(rows, self._rows)
         latent = self._latent(self._prior(rows, self._level), parts)
         share = latent.share(rows.log_batch)
-        known = parts.of_times(share, self._share)
-        explained = linalg.solve_triangular(self._factor[0], known.T, lower=True)
-        left = variance(rows, share) - np.sum(explained**2, axis=0)
-        return latent.log_ms(rows.log_batch), np.sqrt(np.maximum(left, 0.0))
+        with_measured = parts.of_times(share, self._share)
+        explained = linalg.solve_triangular(self._factor[0], with_measured.T, lower=True)
+        remaining = variance(rows, share) - np.sum(explained**2, axis=0)
+        return latent.log_ms(rows.log_batch), np.sqrt(np.maximum(remaining, 0.0))

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from optimizer.configuration.parameters import Parameter, Value, parameters_in_order
-from optimizer.configuration.serving_config import Precision, Runtime
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.spec import Precision
 from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch
 
 

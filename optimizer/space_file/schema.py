@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.measurement.cost import OWNED, Price, Purchase
+from optimizer.runtimes import RUNTIMES
 from optimizer.space_file.arrival_trace import read_trace
 from optimizer.space_file.model_schema import LimitSection, ModelSection
 from optimizer.space_file.parameter_schema import ParametersSection
@@ -262,9 +263,11 @@ class SpaceSection(Section):
 def _mistakes_for(
     name: str, model: ModelSection, parameters: ParametersSection
 ) -> Iterator[PydanticCustomError]:
-    if model.source.onnx is not None and "pytorch" in parameters.runtime:
-        rule = f"pytorch needs a transformers source, models.{name} is an ONNX file"
-        yield wrong("runtime", rule, parameters.runtime)
+    if model.source.onnx is not None:
+        for runtime in parameters.runtime:
+            if not RUNTIMES[runtime].graphs:
+                rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
+                yield wrong("runtime", rule, parameters.runtime)
     longest = model.lengths.to_value().longest
     for n, sizes in enumerate(parameters.padding):
         if isinstance(sizes, list) and max(sizes) > longest:

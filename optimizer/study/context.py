@@ -17,7 +17,7 @@ class StudyContext:
         limit_names: of the constraints, one for each stream's latency limit.
         machine: digest of the machine's fingerprint.
         confirm_requests: that the confirm phase sees of every finalist at its capacity, in all.
-        further_ms: latency limits beside the workload's own, each an objective of its own.
+        extra_limits_ms: latency limits beside the workload's own, each an objective of its own.
     """
 
     price: Price
@@ -26,7 +26,7 @@ class StudyContext:
     slot: Slot
     machine: str
     confirm_requests: int
-    further_ms: tuple[float, ...] = ()
+    extra_limits_ms: tuple[float, ...] = ()
 
 
 def limit_names(workload: Workload) -> tuple[str, ...]:

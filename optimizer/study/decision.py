@@ -18,7 +18,7 @@ from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.confidence import CapacityClaim, Finalist, claims
 from optimizer.study.history import scored
-from optimizer.study.warm_start import relative_to
+from optimizer.study.warm_start import at_demand
 
 ROUNDS = 2
 """How often the confirm phase measures a configuration."""
@@ -79,7 +79,7 @@ class Decision:
     unconfirmed: tuple[ConfirmedCapacity, ...] = ()
 
     @property
-    def findings(self) -> tuple[ConfirmedCapacity, ...]:
+    def ranking(self) -> tuple[ConfirmedCapacity, ...]:
         """What is recommended from: unconfirmed figures count only where nothing is confirmed."""
         return self.confirmed or self.unconfirmed
 
@@ -91,19 +91,19 @@ class Decision:
     @property
     def best(self) -> ConfirmedCapacity | None:
         """What the study recommends; None where nothing is within the limits."""
-        return next(iter(self.findings), None)
+        return next(iter(self.ranking), None)
 
     @property
     def equal_cost(self) -> tuple[ConfirmedCapacity, ...]:
         """The best, and what else serves the demand with as cheap a fleet."""
-        fleets = [each.candidate.score.fleet_usd_per_hour for each in self.findings]
+        fleets = [each.candidate.score.fleet_usd_per_hour for each in self.ranking]
         return tuple(
-            each for each, fleet in zip(self.findings, fleets, strict=True) if fleet <= fleets[0]
+            each for each, fleet in zip(self.ranking, fleets, strict=True) if fleet <= fleets[0]
         )
 
-    def finding_of(self, config: ServingConfig) -> ConfirmedCapacity | None:
+    def entry_of(self, config: ServingConfig) -> ConfirmedCapacity | None:
         """The finding of one configuration, such as the baseline; None where it is not one."""
-        return next((each for each in self.findings if each.config == config), None)
+        return next((each for each in self.ranking if each.config == config), None)
 
 
 def decide(
@@ -128,10 +128,10 @@ def decide(
     for config, trial in latest.items():
         if config in contradicted or (space is not None and space.position_of(config) is None):
             continue
-        held = held_rounds(config, confirmations)
+        held = certified_rounds(config, confirmations)
         is_confirmed = len(held) >= ROUNDS
         measurement = merged(held) if is_confirmed else _measured(trial)
-        relative = relative_to(demand.requests_per_second, measurement)
+        relative = at_demand(demand.requests_per_second, measurement)
         candidate = candidate_of(config, relative, price, demand)
         if candidate is not None:
             found = confirmed if is_confirmed else unconfirmed
@@ -155,7 +155,9 @@ def rounds_of(config: ServingConfig, confirmations: Iterable[TrialRecord]) -> li
     return [record for record in own if not record.unmeasured]
 
 
-def held_rounds(config: ServingConfig, confirmations: Iterable[TrialRecord]) -> list[Measurement]:
+def certified_rounds(
+    config: ServingConfig, confirmations: Iterable[TrialRecord]
+) -> list[Measurement]:
     """Return what the rounds of one configuration measured, as far as they held a load."""
     rounds = rounds_of(config, confirmations)
     return [r.measurement for r in rounds if r.outcome == "ok" and r.measurement is not None]
@@ -177,7 +179,7 @@ def claims_of(
     if not decision.confirmed:
         return ()
     winner, *rivals = (
-        Finalist(each.config, tuple(held_rounds(each.config, confirmations)[:ROUNDS]))
+        Finalist(each.config, tuple(certified_rounds(each.config, confirmations)[:ROUNDS]))
         for each in decision.confirmed
     )
     return claims(winner, rivals)

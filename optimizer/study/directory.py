@@ -1,13 +1,8 @@
-"""results/<study>/: where everything about a study is kept, and how it is written.
-
-A file is written under a temporary name, flushed to disk and renamed, so that it is either whole
-or not there.
-"""
+"""results/<study>/: where everything about a study is kept, and how it is written."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +19,7 @@ from optimizer.errors import (
     UsageError,
     storage_errors,
 )
+from optimizer.files.atomic import write_text
 from optimizer.files.untrusted import (
     UnreadableError,
     check_ranges,
@@ -36,23 +32,6 @@ from optimizer.measurement.trial_record import SCHEMA_VERSION, TrialRecord
 from optimizer.space_file.section import first_mistake
 
 _LOOKING_SECONDS = 0.2
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises StorageError."""
-    fresh = path.with_name(f".{path.name}.new")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON for programs and people, whole or not at all. Raises StorageError."""
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 class StudyDirectory:
@@ -81,7 +60,7 @@ class StudyDirectory:
         self.calibration = Records(root / "calibration")
         self.trials = Records(root / "trials", scored=True, reported=True)
         self.confirmations = Records(root / "confirmations", reported=True)
-        self.references = Records(root / "references")
+        self.drift_runs = Records(root / "references")
 
     @property
     def name(self) -> str:

@@ -10,12 +10,12 @@ from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.events import (
     ArtifactReady,
+    DriftRunStarted,
     Event,
     LevelFinished,
     LevelStarted,
     Note,
     PhaseStarted,
-    ReferenceStarted,
     SearchStatusChanged,
     StepStarted,
     TrialFinished,
@@ -76,9 +76,9 @@ def expectation_text(expected: ExpectedCost) -> str:
     )
 
 
-def regret_text(gap: float) -> str:
+def regret_text(regret_bound: float) -> str:
     """What the search may have missed so far."""
-    return f"an unmeasured configuration may be up to {gap:.0%} cheaper (95%)"
+    return f"an unmeasured configuration may be up to {regret_bound:.0%} cheaper (95%)"
 
 
 def event_lines(event: Event, *, verbose: bool = False) -> list[str]:
@@ -104,7 +104,7 @@ def _text(event: Event) -> str | None:
             text = f"  {name}: {'left out, ' if dropped else ''}{detail}"
         case TrialStarted(_, measured, of, config):
             text = f"  {measured}/{of} {describe(config)}"
-        case ReferenceStarted(config):
+        case DriftRunStarted(config):
             text = f"  the pace of the machine: {describe(config)}"
         case LevelFinished(level):
             text = "\n".join(f"      {line}" for line in level_lines(level))
@@ -123,8 +123,8 @@ def _detail(event: Event) -> str | None:
             return f"      {doing}"
         case LevelStarted(offered, seconds):
             return f"      {level_started_text(offered, seconds)}"
-        case SearchStatusChanged(outlook) if outlook.gap is not None:
-            return f"  {regret_text(outlook.gap)}"
+        case SearchStatusChanged(status) if status.regret_bound is not None:
+            return f"  {regret_text(status.regret_bound)}"
         case _:
             return None
 

@@ -63,11 +63,11 @@ class TrialStarted:
 class SearchStatusChanged:
     """What the search may still find, after what was measured last."""
 
-    outlook: SearchStatus
+    status: SearchStatus
 
 
 @dataclass(frozen=True)
-class ReferenceStarted:
+class DriftRunStarted:
     """The baseline is about to be saturated again, to see whether the machine keeps its pace."""
 
     config: ServingConfig
@@ -120,7 +120,7 @@ Event = (
     | StepStarted
     | ArtifactReady
     | TrialStarted
-    | ReferenceStarted
+    | DriftRunStarted
     | LevelStarted
     | LevelFinished
     | SearchStatusChanged

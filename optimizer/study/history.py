@@ -43,7 +43,7 @@ class History:
         return [self._records[number] for number in sorted(self._records)]
 
     @property
-    def measured_here(self) -> int:
+    def trials_spent(self) -> int:
         """How many trials of the budget are spent.
 
         What was carried over from another study costs none, and neither does a failure that may
@@ -169,7 +169,7 @@ def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:
     )
 
 
-def bound_load_factor(incumbent: TrialRecord | None, demand: Demand) -> float | None:
+def prune_load_factor(incumbent: TrialRecord | None, demand: Demand) -> float | None:
     """The load below which a configuration is worse than the incumbent, whatever else it is.
 
     That is where it would need one more replica than the incumbent: as long as the fleets cost the

@@ -13,27 +13,27 @@ def measured_record(
     number: int,
     config: ServingConfig,
     evaluation: Evaluation,
-    setting: StudyContext,
+    context: StudyContext,
     attempt: int = 1,
 ) -> TrialRecord:
     """The record of a measurement that no proposal of the study's asked for."""
-    measurement, excess = evaluation.measurement, evaluation.excess
+    measurement, excess = evaluation.measurement, evaluation.limit_overshoot
     if excess is not None:
         # What misses one of several limits may be the best within another.
-        excess = min([excess, *(each.excess for each in evaluation.further)])
-    told = () if excess is None else tuple((name, excess) for name in setting.limit_names)
+        excess = min([excess, *(each.excess for each in evaluation.extra_limits)])
+    told = () if excess is None else tuple((name, excess) for name in context.limit_names)
     return TrialRecord(
         number=number,
         params=(),
         config=config,
         outcome=evaluation.outcome,
         reason=evaluation.reason,
-        machine=setting.machine,
+        machine=context.machine,
         measurement=measurement,
-        score=None if measurement is None else scored(measurement, setting.price, setting.demand),
+        score=None if measurement is None else scored(measurement, context.price, context.demand),
         constraints=told,
         failure=evaluation.failure,
         seconds=evaluation.seconds,
         attempt=attempt,
-        further=evaluation.further,
+        further=evaluation.extra_limits,
     )

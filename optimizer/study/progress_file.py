@@ -18,11 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError
+from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.trial_record import Outcome
 from optimizer.space_file.section import first_mistake
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 from optimizer.study.run_log import outcome_text
@@ -77,7 +78,7 @@ class Progress:
     Attributes:
         trials: of the study, by outcome.
         seconds_left_by_steps, seconds_left_by_clock: see `TimeLeft`.
-        gap: see `Outlook.gap`.
+        gap: the status's regret bound, see `SearchStatus`.
         capacities: of the latest trials, 0 where nothing was within the limits.
         events: the latest, as lines.
         ended: how; None while the run goes on, and where it was cut off.
@@ -178,7 +179,7 @@ def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str |
         capacities=tuple(state.capacities),
         seconds_left_by_steps=left.by_steps,
         seconds_left_by_clock=left.by_clock,
-        gap=state.gap,
+        gap=state.regret_bound,
         events=events,
         ended=ended,
     )

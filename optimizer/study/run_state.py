@@ -20,12 +20,12 @@ from optimizer.study.event_text import (
 )
 from optimizer.study.events import (
     ArtifactReady,
+    DriftRunStarted,
     Event,
     LevelFinished,
     LevelStarted,
     Note,
     PhaseStarted,
-    ReferenceStarted,
     SearchStatusChanged,
     StepStarted,
     TrialFinished,
@@ -88,7 +88,7 @@ class RunState:
         self.warnings: tuple[str, ...] = ()
         self.rates: list[float] = []
         self.p95s_ms: list[float] = []
-        self.gap: float | None = None
+        self.regret_bound: float | None = None
         history = History(known or {})
         self.best = best
         self.trials: dict[Outcome, int] = history.counts()
@@ -107,7 +107,7 @@ class RunState:
                 self.done += 1
             case TrialStarted():
                 self._begin_trial(event)
-            case ReferenceStarted(config):
+            case DriftRunStarted(config):
                 self._begin(f"the pace of the machine: {describe(config)}")
             case LevelStarted(offered, seconds):
                 self.doing = level_started_text(offered, seconds)
@@ -116,8 +116,8 @@ class RunState:
                 self.warnings = level.warnings or self.warnings
                 self.rates.append(level.achieved_per_second)
                 self.p95s_ms.append(level.latency_ms(95))
-            case SearchStatusChanged(outlook):
-                self.gap = outlook.gap
+            case SearchStatusChanged(status):
+                self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
                 self._end_trial(record, best)
             case Note() | _:

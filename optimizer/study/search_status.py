@@ -13,13 +13,13 @@ class SearchStatus:
     """What is left to find.
 
     Attributes:
-        ended: why the search is over, None while it goes on.
-        gap: share of the incumbent's cost that an unmeasured configuration may still save, at most
-            with a probability of 95 %; None where nobody knows.
+        stop_reason: why the search is over, None while it goes on.
+        regret_bound: upper 95 % bound on the share of the incumbent's cost that an unmeasured
+            configuration may still save; None where the sampler has no model of the cost.
     """
 
-    ended: str | None = None
-    gap: float | None = None
+    stop_reason: str | None = None
+    regret_bound: float | None = None
 
 
 Advisor = Callable[[], SearchStatus]

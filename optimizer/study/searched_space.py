@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from optimizer.configuration.parameters import Value
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import DamagedStudyError
+from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import first_mistake
-from optimizer.study.directory import StudyDirectory, refuse_unsafe_names, write_json
+from optimizer.study.directory import StudyDirectory, refuse_unsafe_names
 from optimizer.workload.streams import Workload
 
 
@@ -36,7 +37,7 @@ class SearchedSpace:
 _JSON = TypeAdapter(SearchedSpace)
 
 
-def keep_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
+def write_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
     """Keep what a study searches beside it. Raises StorageError."""
     write_json(directory.searched, _JSON.dump_python(space, mode="json"))
 

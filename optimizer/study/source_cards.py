@@ -7,17 +7,18 @@ from dataclasses import asdict
 
 from optimizer.artifacts.source_card import SourceCard, read_card
 from optimizer.errors import StorageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
 
 
-def keep_cards(directory: StudyDirectory, models: Sequence[ModelSpec]) -> None:
+def write_source_cards(directory: StudyDirectory, models: Sequence[ModelSpec]) -> None:
     """Read the cards of all models, while their sources are at hand. Raises StorageError."""
     cards = {model.name: read_card(model.source) for model in models}
     write_json(directory.sources, {name: asdict(card) for name, card in cards.items()})
 
 
-def kept_cards(directory: StudyDirectory) -> Mapping[str, SourceCard]:
+def read_source_cards(directory: StudyDirectory) -> Mapping[str, SourceCard]:
     """The cards by model; none in a study of an earlier version.
 
     Raises:

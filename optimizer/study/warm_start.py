@@ -68,7 +68,7 @@ def carried_over(
             continue
         if record.outcome == "infeasible" and record.further:
             continue  # its constraints are those of several limits
-        measurement = relative_to(demand.requests_per_second, record.measurement)
+        measurement = at_demand(demand.requests_per_second, record.measurement)
         rate = measurement.capacity_per_second or measurement.levels[0].achieved_per_second
         kept.append(
             replace(
@@ -85,7 +85,7 @@ def carried_over(
     return kept
 
 
-def relative_to(demand_per_second: float, measurement: Measurement) -> Measurement:
+def at_demand(demand_per_second: float, measurement: Measurement) -> Measurement:
     """The same rates, as load factors of another demand."""
     if measurement.demand_per_second == demand_per_second:
         return measurement

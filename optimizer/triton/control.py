@@ -76,11 +76,11 @@ class ServerControl:
             return False
 
     @property
-    def why_not_reached(self) -> str:
+    def last_error_text(self) -> str:
         """The end of a message that the server is not reached: the last error, if there was one."""
         return f"; the last error: {self._no_answer}" if self._no_answer else ""
 
-    def loads_when_asked(self) -> bool:
+    def in_explicit_mode(self) -> bool:
         """Whether the server is in explicit model-control mode."""
         try:
             # It says nothing of its mode, and in this one alone may a model be unloaded, even one

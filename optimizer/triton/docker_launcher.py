@@ -17,8 +17,8 @@ import psutil
 
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.containers import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
+from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
 from optimizer.triton.control import Endpoint, ServerControl
@@ -168,9 +168,9 @@ class _ContainerServer:
             said = f'Metrics Service at {self._endpoint.metrics}"' in self.log_since_start()
             return said and wanted <= processes.listening_anywhere()
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         try:
-            code = self._container.ended()
+            code = self._container.exit_code()
             if code is None:
                 return None
             self._log.wait()

@@ -152,7 +152,7 @@ class _EmbeddedServer:
         wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
         return wanted <= processes.listening_below(self._process.pid)
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         code = self._process.poll()
         if code is None:
             return None

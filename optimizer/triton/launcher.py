@@ -25,8 +25,15 @@ STOP_SECONDS = 8.0
 
 _EXIT_TIMEOUT_SECONDS = 3
 _PORT_ATTEMPTS = 3
-_WITHOUT_PORT = "in use"
+_PORT_IN_USE = "in use"
+"""What Triton's log says of a port that another process holds."""
+
 _SAID_WITHOUT_A_GPU = "CudaDriverHelper has not been initialized"
+
+
+class PortInUse(ServerFailure):
+    """The server could not listen, since another process holds one of its ports."""
+
 
 PickPorts = Callable[[int], Sequence[int]]
 
@@ -42,7 +49,7 @@ class RunningServer(Protocol):
     def endpoint(self) -> Endpoint:
         """Where it listens."""
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         """Why it is no longer running, None while it is."""
 
     def log_since_start(self) -> str:
@@ -98,8 +105,8 @@ def on_free_ports(
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
             return start(Endpoint(*(f"127.0.0.1:{port}" for port in pick_ports(3))))
-        except ServerFailure as error:
-            if _WITHOUT_PORT not in str(error) or attempt == _PORT_ATTEMPTS:
+        except PortInUse:
+            if attempt == _PORT_ATTEMPTS:
                 raise
     raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -140,17 +147,18 @@ def wait_ready(server: RunningServer, listens: Callable[[], bool]) -> None:
             in this one's place.
 
     Raises:
-        ServerFailure: with the reason.
+        PortInUse: when another process holds one of its ports.
+        ServerFailure: for every other reason.
     """
     end = time.monotonic() + START_SECONDS
     try:
         while not (server.control.ready() and listens()):
-            if (reason := server.ended()) is not None:
-                raise ServerFailure(reason)
+            if (reason := server.exit_reason()) is not None:
+                raise (PortInUse if _PORT_IN_USE in reason else ServerFailure)(reason)
             if time.monotonic() > end:
                 raise ServerFailure(
                     f"the server was not ready within {START_SECONDS:g} s"
-                    + server.control.why_not_reached
+                    + server.control.last_error_text
                 )
             time.sleep(0.02)
     except BaseException:

@@ -58,7 +58,7 @@ class Liveness:
         Raises:
             As `check`.
         """
-        if (reason := self._served.server.ended()) is not None:
+        if (reason := self._served.server.exit_reason()) is not None:
             raise LoadTestFailure(reason)
         self._check_processes()
         for stream in level.streams if level is not None else ():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,16 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.server_options import EXECUTION
-from optimizer.workload.streams import DataType, Payloads, padded_length
-
-
-@dataclass(frozen=True)
-class OutputTensor:
-    """The tensor that a model answers with; -1 in the shape (without batch) is a free dimension."""
-
-    name: str
-    data_type: DataType
-    shape: tuple[int, ...]
+from optimizer.workload.streams import DataType, OutputTensor, Payloads, padded_length
 
 
 def model_config(

@@ -70,20 +70,20 @@ class _RemoteServer:
             if time.monotonic() > end:
                 raise ServerFailure(
                     f"no server answers at {self._endpoint.grpc}: {_START_IT}"
-                    + self._control.why_not_reached
+                    + self._control.last_error_text
                 )
             time.sleep(0.1)
-        if not self._control.loads_when_asked():
+        if not self._control.in_explicit_mode():
             raise ServerFailure(
                 f"the server at {self._endpoint.grpc} loads no model when asked: {_START_IT}",
                 transient=False,
             )
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         if any(self._control.alive() for _ in range(_TRIES)):
             return None
         return (
-            f"the server at {self._endpoint.grpc} does not answer" + self._control.why_not_reached
+            f"the server at {self._endpoint.grpc} does not answer" + self._control.last_error_text
         )
 
     def log_since_start(self) -> str:

@@ -13,8 +13,9 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
-from optimizer.triton.model_config import OutputTensor, model_config, to_text
-from optimizer.workload.streams import Payloads
+from optimizer.runtimes import session_file
+from optimizer.triton.model_config import model_config, to_text
+from optimizer.workload.streams import OutputTensor, Payloads
 
 MODEL_CODE = ("model.py", "session.py")
 """What of a version's files belongs to a Python-hosted runtime, and not to the model."""
@@ -74,9 +75,9 @@ class ModelRepository:
             version.mkdir(parents=True)
             (fresh / "config.pbtxt").write_text(to_text(config))
             if model.artifact.backend == "python":
-                session = f"{model.artifact.runtime}_session.py"
-                for source, name in zip(("model.py", session), MODEL_CODE, strict=True):
-                    shutil.copyfile(template / source, version / name)
+                sources = template / "model.py", session_file(model.artifact.runtime)
+                for source, name in zip(sources, MODEL_CODE, strict=True):
+                    shutil.copyfile(source, version / name)
             for file in sorted(artifact.iterdir()):
                 self.place(file, version / file.name)
             shutil.rmtree(final, ignore_errors=True)

@@ -15,9 +15,9 @@ from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
-from optimizer.triton.model_config import OutputTensor, model_config, to_text
+from optimizer.triton.model_config import model_config, to_text
 from optimizer.triton.repository import WritesModels
-from optimizer.workload.streams import Payloads
+from optimizer.workload.streams import OutputTensor, Payloads
 
 _LOAD_SECONDS = 120.0
 _UNLOAD_SECONDS = 10.0
@@ -182,7 +182,7 @@ class ServingSession:
         patience = _DYING_SECONDS if isinstance(error, ServerFailure | LoadTestFailure) else 0.0
         until = time.monotonic() + patience
         while self._running is not None:
-            reason = self._running.server.ended()
+            reason = self._running.server.exit_reason()
             if reason is not None or time.monotonic() >= until:
                 return reason
             time.sleep(0.01)
@@ -206,7 +206,7 @@ class ServingSession:
         return self._running
 
     def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
-        if options != self._options or running.server.ended() is not None:
+        if options != self._options or running.server.exit_reason() is not None:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
         if now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES:

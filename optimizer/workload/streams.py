@@ -42,6 +42,20 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class OutputTensor:
+    """The output of a model that is measured and compared.
+
+    Attributes:
+        data_type: Triton's name of the element type.
+        shape: dimensions without the batch; -1 stands for any size.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LengthDistribution:
     """How long requests are, in tokens: `lengths[i]` with probability `weights[i]`."""
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 
-from optimizer.fleet.planning.demand_curve import daily
-from optimizer.fleet.planning.plan import PlanInputs, plan_fleet
+from optimizer.fleet.planning.demand_curve import daily_demand
+from optimizer.fleet.planning.fleet_plan import PlanInputs, plan_fleet
 from tests.unit.instances import batching_part, instance
 
 PEAKS = (1_000.0, 10_000.0, 100_000.0)
@@ -23,7 +23,7 @@ def main() -> None:
     one = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).agreed(seed=0)
     print(f"simulation brought to the measured capacity: {time.perf_counter() - begun:.1f} s")
     for peak in PEAKS:
-        question = PlanInputs(daily(peak, peak / 5), seed=round(peak))
+        question = PlanInputs(daily_demand(peak, peak / 5), seed=round(peak))
         wall, cpu = time.perf_counter(), time.process_time()
         plan = plan_fleet([one], question)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -38,7 +38,7 @@ def spent(record: TrialRecord) -> float:
 def first_near(study: StudyDirectory, least: float) -> tuple[int, float] | None:
     """(trials, seconds) up to the first trial of at least this capacity."""
     seconds = sum(map(spent, study.calibration.read_all().values()))
-    references = list(map(spent, study.references.read_all().values()))
+    references = list(map(spent, study.drift_runs.read_all().values()))
     for count, record in enumerate(study.trials.read_all().values(), 1):
         seconds += spent(record)
         served = record.measurement.capacity_per_second if record.measurement is not None else 0.0

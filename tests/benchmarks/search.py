@@ -34,9 +34,8 @@ from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.samplers.by_name import SAMPLERS
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
-from optimizer.simulator.forecast import Forecast
-from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.stream_simulation import simulated
+from optimizer.simulator.forecast import Forecast, Forecaster
+from optimizer.simulator.stream_estimate import simulated_estimate
 from tests.benchmarks.simulator import learnt
 from tests.benchmarks.synthetic_tables import faster, synthetic_table
 
@@ -100,7 +99,9 @@ def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[
 def forecast_of(table: RecordedTable) -> Forecast:
     """What the guided search forecasts of a table after its calibration."""
     space = table.space.search_space
-    forecaster = Forecaster(space, table.space.workload, concurrency, partial(simulated, seed=0))
+    forecaster = Forecaster(
+        space, table.space.workload, concurrency, partial(simulated_estimate, seed=0)
+    )
     return forecaster.forecast(learnt(table, calibration_points(space), LIGHT_RUNS))
 
 

@@ -26,9 +26,14 @@ from optimizer.search.recorded.table import RecordedRow, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
-from optimizer.simulator.prediction import Serving, capacity, level, saturation
+from optimizer.simulator.prediction import (
+    Serving,
+    predict_capacity,
+    predict_level,
+    predict_saturation,
+)
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.study.measured_record import measured_record
 
 Floats = NDArray[np.float64]
@@ -63,7 +68,7 @@ def throughput_errors(
         if position in known or not rates:
             continue
         outstanding = concurrency(table.space.search_space.config(position))
-        found = saturation(serving(table, service, rows[0]), outstanding, seed=0)
+        found = predict_saturation(serving(table, service, rows[0]), outstanding, seed=0)
         errors.append(found.per_second / float(np.mean(rates)) - 1)
     return np.array(errors)
 
@@ -78,13 +83,13 @@ def latency_errors(
             continue
         way = serving(table, service, row)
         outstanding = concurrency(table.space.search_space.config(row.position))
-        most = capacity(way, stream.arrivals, stream.limit, outstanding, seed=0).per_second
+        most = predict_capacity(way, stream.arrivals, stream.limit, outstanding, seed=0).per_second
         for share, measured in zip(SHARES_OF_CAPACITY, row.latencies, strict=True):
             for what, rate in (
                 (f"p95 at {share:.0%} of capacity", share * most),
                 (f"p95 at the rate of {share:.0%}", measured.per_second),
             ):
-                found = level(way, stream.arrivals, rate, seed=0, requests=20_000)
+                found = predict_level(way, stream.arrivals, rate, seed=0, requests=20_000)
                 yield what, found.latency_ms(95.0) / measured.p95_ms - 1
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop, scheduler_of
-from optimizer.simulator.prediction import Serving, capacity
+from optimizer.simulator.prediction import Serving, predict_capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.space_file.reader import Space
 from optimizer.workload.streams import LatencyLimit
@@ -76,7 +76,7 @@ def rank(space: Space, limit_ms: float) -> int:
         config = space.search_space.config(tuple(position.tolist()))
         [model] = config.models
         serving = Serving(scheduler_of(model, stream), stand_in(model))
-        capacity(serving, stream.arrivals, limit, concurrency(config), seed=1)
+        predict_capacity(serving, stream.arrivals, limit, concurrency(config), seed=1)
     return len(space.search_space.points)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_list import shipped_prices
 from optimizer.load.curve import LIGHT_SHARE
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.level import BatchPoint, ServerSplit
@@ -27,9 +27,9 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
-from optimizer.simulator.prediction import capacity, level
+from optimizer.simulator.prediction import predict_capacity, predict_level
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.simulator.stream_simulation import serving_of
+from optimizer.simulator.stream_estimate import serving_of
 from optimizer.space_file.reader import Space, load_space
 
 UNMODELLED = 0.15
@@ -100,9 +100,9 @@ def synthetic_table(seed: int) -> RecordedTable:
         curve = truth.curve(model)
         outstanding = concurrency(config)
         serving = serving_of(model, curve, stream)
-        found = capacity(serving, stream.arrivals, stream.limit, outstanding, seed)
+        found = predict_capacity(serving, stream.arrivals, stream.limit, outstanding, seed)
         rate = LIGHT_SHARE * found.saturation.per_second
-        light = level(serving, stream.arrivals, rate, seed)
+        light = predict_level(serving, stream.arrivals, rate, seed)
         latency = StreamLatency(stream.name, light.latency_ms(50.0), light.latency_ms(95.0))
         met = found.per_second > 0
         point = RecordedRow(

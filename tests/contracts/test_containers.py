@@ -1,4 +1,4 @@
-"""What `optimizer.containers` promises, on a real engine. Images are looked up, never fetched."""
+"""What `ContainerEngine` promises, on a real engine. Images are looked up, never fetched."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import docker
 import psutil
 import pytest
 
-from optimizer.containers import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.errors import ContainerFailure, RequirementError
+from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Mount, RunningContainer
 from tests.docker.engine import prepared_image
 from tests.e2e.running import ROOT
 
@@ -43,7 +43,7 @@ def test_output_and_exit_code_are_told(start: Start) -> None:
     container = start("print('one'); print('two', end=''); raise SystemExit(3)")
     assert list(container.lines()) == ["one", "two"]
     assert container.wait(20.0) == 3
-    assert container.ended() == 3
+    assert container.exit_code() == 3
     assert container.pid() is None
     assert container.memory_bytes() is None
 
@@ -71,7 +71,7 @@ def test_stop_asks_first_and_leaves_nothing(start: Start) -> None:
     container.stop(10.0)
     assert list(lines) == ["asked"]
     assert container.name not in names()
-    assert (container.ended(), container.pid()) == (137, None)
+    assert (container.exit_code(), container.pid()) == (137, None)
     container.stop(10.0)
 
 
@@ -168,7 +168,7 @@ def test_a_container_of_a_killed_owner_is_reaped_and_those_of_the_living_are_not
     own = start("import time; time.sleep(60)")
     code = (
         "import os, signal\n"
-        "from optimizer.containers import *\n"
+        "from optimizer.machine.docker_engine import *\n"
         "made = ContainerEngine.connect().start("
         f"ContainerTask({prepared_image()!r}, ('sleep', '60')))\n"
         "print(made.name, flush=True)\n"
@@ -186,7 +186,7 @@ def test_a_container_of_a_killed_owner_is_reaped_and_those_of_the_living_are_not
     assert left in names(), done.stderr
     assert left in ContainerEngine.connect().reap()
     assert left not in names()
-    assert own.ended() is None
+    assert own.exit_code() is None
     assert ContainerEngine.connect().reap() == ()
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.containers import ContainerEngine
 from optimizer.errors import ModelLoadFailure, ServerFailure
+from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.docker_launcher import DockerLauncher
@@ -184,7 +184,7 @@ def test_a_started_server_is_ready_and_listens_on_this_machine_only(launched: La
     # gRPC shows an IPv4 address in its IPv6 form.
     assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert {address.port for address in listening} == expected
-    assert server.ended() is None
+    assert server.exit_reason() is None
     server.stop()
 
 
@@ -303,9 +303,9 @@ def test_a_killed_server_says_so_and_stop_ends_what_it_has_left(launched: Launch
     server = launched.start()
     echo(server.control, launched.folder / "repository")
     launched.server().kill()
-    wait_until(server.ended, "the end of the server", 10.0)
+    wait_until(server.exit_reason, "the end of the server", 10.0)
     said = "signal SIGKILL" if launched.starts else "does not answer"
-    assert said in str(server.ended())
+    assert said in str(server.exit_reason())
     server.stop()
     # What is left of somebody else's server is theirs.
     assert not launched.starts or launched.nothing_left()

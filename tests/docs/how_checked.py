@@ -30,9 +30,6 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer measure space.yaml --rate 300 --with perf_analyzer": (
         "needs perf_analyzer on PATH; tests/e2e/test_measure.py runs it where it is installed"
     ),
-    "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge": (
-        "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
-    ),
     "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge --type g5.xlarge": (
         "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
     ),

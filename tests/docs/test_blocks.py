@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.errors import SpaceFileError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import read_list, usual_prices
+from optimizer.fleet.price_list import read_prices, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
 from optimizer.space_file.reader import Space, load_space
 from tests.docs import made_up
@@ -25,7 +25,7 @@ from tests.e2e import tiny
 
 GPUS = tuple(Gpu(f"GPU-{n}", "NVIDIA A10G", (8, 6), 23_028) for n in range(2))
 HARDWARE = Hardware(cores=4, memory_mib=16_000, gpus=GPUS)
-PRICES = usual_prices(read_list(shipped("prices.csv")))
+PRICES = usual_prices(read_prices(shipped("prices.csv")))
 OF_A_MODEL = ("accuracy", "calibration", "evaluation", "inputs", "lengths", "source")
 NO_JOB = ("TrafficPattern", "StoppingConditions", "ThinkTimeInSeconds")
 

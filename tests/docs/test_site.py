@@ -21,6 +21,8 @@ from tests.docs.blocks import PAGES, ROOT
 from tests.e2e.test_pages import serious
 
 SEEN = ("index.html", "how-to/own-model.html", "reference/commands.html")
+SOURCES = (*PAGES, ROOT / "CONTRIBUTING.md")
+GENERATED = "<!-- generated -->"
 ALSO_WIDE = ("reference/space-file.html", "how-to/instance-types.html", "tutorial/real-run.html")
 
 
@@ -93,9 +95,35 @@ def test_the_reference_has_every_key_of_the_space_file_and_its_meaning(site: Pat
         assert value.get("description"), f"{name} {key}"
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text()):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs both make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_in_the_source_too(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        # The anchors of generated parts exist on the site alone; its strict build checks them.
+        if anchor and GENERATED not in target.read_text(encoding="utf-8"):
+            assert anchor in headings(target), link
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:optimizer|tests)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+    folders = {
+        path.name for path in (ROOT / "optimizer").iterdir() if (path / "__init__.py").exists()
+    }
+    listed = text.partition("## Folders")[2].partition("## ")[0]
+    assert folders == set(re.findall(r"^\| `(\w+)/` \|", listed, re.MULTILINE)) - {"data"}
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.run_context import open_space
-from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
-from optimizer.triton.model_config import OutputTensor
+from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.spec import Precision
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import Tensors
 from tests.e2e import tiny
@@ -41,9 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     with BuildProcess(folder / "cache", folder / "build.log", threads=2) as workshop:
         prepared = workshop.prepare_model(space.models[0])
-        output = OutputTensor(
-            prepared.output.name, prepared.output.data_type, prepared.output.shape
-        )
+        output = prepared.output
         files = {
             spec: ModelFiles(
                 workshop.build(spec, space.models[0]).path, space.models[0].payloads, output

@@ -17,7 +17,7 @@ from optimizer import cli
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import RequirementError, StorageError
-from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.shipped import shipped
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton import embedded
@@ -117,11 +117,13 @@ def test_a_disk_that_has_no_room_for_best_leaves_the_one_before(built: Built, mo
     spec = built.spec("onnxruntime", "fp32")
     templates = shipped("model_repository_templates")
     config = ServingConfig((ModelServing("bert", spec),))
-    write_bundle(best, templates, config, {"bert": built.files[spec]}, Provenance({}, {}))
+    write_model_repository(best, templates, config, {"bert": built.files[spec]}, Provenance({}, {}))
     before = sorted(best.rglob("*"))
     fill(best.parent)
     with pytest.raises(StorageError, match=rf"cannot write {best.parent}.*No space left"):
-        write_bundle(best, templates, config, {"bert": built.files[spec]}, Provenance({}, {}))
+        write_model_repository(
+            best, templates, config, {"bert": built.files[spec]}, Provenance({}, {})
+        )
     assert sorted(best.rglob("*")) == before
     assert sorted(path.name for path in best.parent.iterdir()) == ["ballast", "best"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.fleet.benchmark import batching, changes, instances, read_rows, runtime
+from optimizer.fleet.benchmark_table import batching, changes, instances, read_rows, runtime
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 

@@ -13,7 +13,7 @@ import pytest
 
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.containers import ContainerEngine
+from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.slots import local_slot
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton import processes

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.export.manifest import MANIFEST, digests
+from optimizer.export.bundle.manifest import MANIFEST, digests
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports

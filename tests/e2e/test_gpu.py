@@ -15,8 +15,8 @@ import pytest
 
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.releases import triton_image
-from optimizer.containers import ContainerEngine
 from optimizer.errors import RequirementError
+from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.gpus import present_gpus
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory

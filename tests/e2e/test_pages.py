@@ -14,7 +14,7 @@ from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.commands.plan import PlanOptions, plan_for
 from optimizer.commands.published_benchmark import replay_published_benchmark
 from optimizer.commands.report import report_study
-from optimizer.fleet.planning.demand_curve import daily
+from optimizer.fleet.planning.demand_curve import daily_demand
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
@@ -44,7 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The other pages, by what they show."""
     results = tmp_path_factory.mktemp("results")
     studied(results / "small", 20)
-    demand = daily(3_000.0, 500.0)
+    demand = daily_demand(3_000.0, 500.0)
     return {
         "plan": plan_for(PlanOptions(("small",), daily=demand, results=results)).page,
         "pareto": latency_costs(ParetoOptions("small", results=results))[1],

@@ -19,7 +19,7 @@ from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.triton.launcher import free_ports
-from tests.unit.studies import as_fast_as_it_is, guide_of, infeasible, record_of, small_space
+from tests.unit.studies import as_fast_as_it_is, infeasible, policy_of, record_of, small_space
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def opened(url: str, name: str, folder: Path) -> OptunaStudy:
     space = small_space()
-    make_sampler = SAMPLERS["gp"](guide_of(space, History({}))).make_sampler
+    make_sampler = SAMPLERS["gp"](policy_of(space, History({}))).make_sampler
     return OptunaStudy(name, folder / "unused.journal", url, space, make_sampler, seed=1)
 
 

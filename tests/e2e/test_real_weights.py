@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from optimizer.artifacts.accuracy import Accuracy, compare
 from optimizer.artifacts.build_jobs import export_graph
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.build_results import PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.products import PreparedModel
-from optimizer.artifacts.tensorrt_rules import broken_rules
+from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
+from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import processor_lacks
-from optimizer.configuration.serving_config import ArtifactSpec, Precision, Runtime
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.spec import GraphKind, Precision
 from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors, stack

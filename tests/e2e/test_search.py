@@ -19,11 +19,11 @@ from typing import Any
 import optuna
 import pytest
 
+from optimizer.analysis.study_status import study_status
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.configuration.serving_config import describe
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.optuna_study import open_storage
-from optimizer.study.status import study_status
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
@@ -236,7 +236,7 @@ def test_more_trials_go_on_in_a_live_view_that_leaves_the_terminal_usable(
         more = start(copied, "--trials", TRIALS + 1, terminal=terminal.inner)
         assert more.wait() == 0
         assert terminal.settings == terminal.settings_before
-    [reference] = study.references.read_all().values()
+    [reference] = study.drift_runs.read_all().values()
     assert reference.measurement is not None, reference.reason
     assert [level.kind for level in reference.measurement.levels] == ["saturation"]
     screen = terminal.output

@@ -27,8 +27,6 @@ from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
-    Precision,
-    Runtime,
     ServerOptions,
     ServingConfig,
 )
@@ -45,11 +43,14 @@ from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.evaluation import Evaluation
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.spec import Precision
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, LevelStarted, Note
+from optimizer.triton import repository as repository_module
 from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
@@ -106,13 +107,11 @@ class Serving:
     @contextmanager
     def runtime_is(self, session: str) -> Iterator[None]:
         """Have another session.py opened in place of the one for ONNX Runtime."""
-        file = self.templates / "python" / "onnxruntime_session.py"
-        before = file.read_text()
+        file = self.templates / "session.py"
         file.write_text(session)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(repository_module, "session_file", lambda _: file)
             yield
-        finally:
-            file.write_text(before)
 
     def cosine(self, served: ServedConfiguration) -> float:
         answers = served.control.infer("bert", self.built.evaluation, "logits", 60.0)
@@ -158,7 +157,7 @@ def test_every_configuration_is_served_as_asked_by_one_server(serving: Serving) 
         ("openvino", "fp32", 0.99999),
     ):
         config = serving.config(
-            runtime,  # type: ignore[arg-type]
+            runtime,
             precision,  # type: ignore[arg-type]
             max_batch_size=8,
             batching=Batching((4,), 200),
@@ -284,7 +283,7 @@ def test_a_server_that_died_between_trials_is_replaced(serving: Serving) -> None
     served = serving.serve(serving.config())
     [server] = serving.marked.servers()
     server.kill()
-    wait_until(served.server.ended, "the end of the server", 10.0)
+    wait_until(served.server.exit_reason, "the end of the server", 10.0)
     serving.session.retire()
     assert serving.cosine(serving.serve(serving.config())) > 0.99999
 

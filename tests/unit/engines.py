@@ -7,7 +7,8 @@ from dataclasses import replace
 from optimizer.artifacts.engines.recipe import Recipe, input_shapes, recipe_for
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EngineSettings
-from optimizer.configuration.serving_config import EngineProfile, Precision
+from optimizer.configuration.serving_config import EngineProfile
+from optimizer.runtimes.spec import Precision
 from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
 
 A10G = Gpu("GPU-1c5d", "NVIDIA A10G", (8, 6), 23028)

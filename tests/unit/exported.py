@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optimizer import __version__
 from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.commands.export import ExportOptions, export_study
-from optimizer.configuration.serving_config import Precision
-from optimizer.export.bundle import Provenance, write_bundle
-from optimizer.export.manifest import MANIFEST, Bundle, digests, read_bundle
+from optimizer.export.bundle.manifest import MANIFEST, Bundle, digests, read_bundle
+from optimizer.export.bundle.repository import Provenance, write_model_repository
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.study.directory import StudyDirectory, write_json
-from optimizer.triton.model_config import OutputTensor
+from optimizer.runtimes.spec import Precision
+from optimizer.study.directory import StudyDirectory
 from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import OutputTensor
 from tests.unit.whole_studies import WholeStudy
 
 OUTPUT = OutputTensor("logits", "FP32", (2,))
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-MADE_BY = "triton-cost-optimizer 9.9.9"
+MADE_BY = f"triton-cost-optimizer {__version__}"
 
 
 class Exportable:
@@ -60,7 +62,9 @@ class Exportable:
         payloads = reading.searched.workload.streams[0].payloads
         files = {"bert": ModelFiles(entries["fp32"].path, payloads, OUTPUT)}
         templates = shipped("model_repository_templates")
-        write_bundle(self.directory.baseline, templates, baseline, files, Provenance({}, {}))
+        write_model_repository(
+            self.directory.baseline, templates, baseline, files, Provenance({}, {})
+        )
 
     def _entry(self, precision: Precision) -> CacheEntry:
         def build(into: Path) -> None:

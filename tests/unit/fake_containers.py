@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from optimizer.containers import ContainerTask, Image
+from optimizer.machine.docker_engine import ContainerTask, Image
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The few calls of Docker's SDK that `optimizer.containers` makes, answered from memory."""
+"""The few calls of Docker's SDK that `ContainerEngine` makes, answered from memory."""
 
 from __future__ import annotations
 

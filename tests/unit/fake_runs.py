@@ -17,8 +17,8 @@ from optimizer.commands.run import RunOptions, RunResult, run_study
 from optimizer.search.prepare import Prepared
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import OutputTensor
 from tests.unit.studies import MACHINE, SETTING, FakeEvaluator
 from tests.unit.whole_studies import of_file
 

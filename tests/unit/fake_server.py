@@ -47,7 +47,7 @@ class FakeGpuServer:
         self.loaded = tuple(name for name in self.loaded if name != model)
         self._lost += self._kept_mib
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         return None
 
     def model_processes(self) -> dict[int, str]:

@@ -29,14 +29,15 @@ from typing import Any
 from optuna.samplers import RandomSampler
 
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.study_status import study_status
 from optimizer.configuration.conditions import evaluate
 from optimizer.errors import OptimizerError, UsageError
-from optimizer.export.difference import difference
-from optimizer.export.manifest import LOAD, MANIFEST, read_bundle
-from optimizer.export.verification import check_files
+from optimizer.export.bundle.checks import check_files
+from optimizer.export.bundle.difference import difference
+from optimizer.export.bundle.manifest import LOAD, MANIFEST, read_bundle
 from optimizer.files.shipped import shipped
 from optimizer.fleet.planning.demand_file import read_demand
-from optimizer.fleet.price_catalogue import price_warning, read_list, usual_prices
+from optimizer.fleet.price_list import price_warning, read_prices, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
 from optimizer.search.recorded.table_file import read_table, write_table
 from optimizer.space_file.arrival_trace import read_trace
@@ -44,7 +45,6 @@ from optimizer.space_file.reader import load_space
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import read_searched
-from optimizer.study.status import study_status
 from tests.unit.exported import Exportable
 from tests.unit.studies import HARDWARE, PRICE, four_points, small_space
 from tests.unit.tables import recorded_table
@@ -318,7 +318,7 @@ def _prices(folder: Path) -> Kind:
     lines = shipped("prices.csv").read_text().splitlines(keepends=True)[:8]
 
     def read(path: Path) -> None:
-        for price in usual_prices(read_list(path)).values():
+        for price in usual_prices(read_prices(path)).values():
             price_warning(price, date(2026, 11, 1))
 
     return _of_text(folder, "prices.csv", "".join(lines), damaged_csv, read)

@@ -9,20 +9,21 @@ from typing import Any
 
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import read_list
-from optimizer.fleet.pricing import PriceChoice, listed_price
+from optimizer.fleet.price_list import read_prices
+from optimizer.fleet.price_rules import PriceChoice, listed_price
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import GpuUse, MachineUse, Measurement
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.measured_record import measured_record
-from optimizer.study.searched_space import SearchedSpace, keep_searched
+from optimizer.study.searched_space import SearchedSpace, write_searched
 from tests.unit.studies import DEMAND, MACHINE, SETTING, ok, small_space
 from tests.unit.tables import WORKLOAD
 
-LISTED = read_list(shipped("prices.csv"))
+LISTED = read_prices(shipped("prices.csv"))
 CONTENT: Mapping[str, Any] = {
     "models": {"bert": {"source": {"onnx": "bert.onnx"}, "parameters": None}},
     "traffic": {"arrivals": "poisson", "batch_size": 1, "demand_per_second": 500.0},
@@ -83,7 +84,7 @@ def host(
 ) -> StudyDirectory:
     """A study whose first configurations serve `capacities`; its first one is confirmed."""
     directory, space = StudyDirectory(root), space_on(machine)
-    keep_searched(directory, SearchedSpace(root.name, space, WORKLOAD, price, demand))
+    write_searched(directory, SearchedSpace(root.name, space, WORKLOAD, price, demand))
     write_json(directory.space, {"space": content, "machine": machine.to_json()})
     use = use_of(machine, busy_cores)
     for n, capacity in enumerate(capacities):

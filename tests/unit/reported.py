@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Candidate, Price
@@ -22,7 +22,7 @@ from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ROUNDS, candidate_of, merged
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
 from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
@@ -88,8 +88,8 @@ def studied(
     history = History(records)
     assert history.incumbent is not None
     confirmed = _confirm(directory, [history.incumbent, records[0]])
-    ended = SearchEnd("the budget is used up", gap=0.03)
-    write_json(directory.summary, _summary(history, confirmed, ended, directory))
+    ended = SearchEnd("the budget is used up", regret_bound=0.03)
+    write_summary(directory, _summary(history, confirmed, ended, directory))
     return directory
 
 
@@ -129,7 +129,7 @@ def _confirm(directory: StudyDirectory, finalists: list[TrialRecord]) -> Confirm
 
 def _summary(
     history: History, confirmed: Confirmed, ended: SearchEnd, directory: StudyDirectory
-) -> dict[str, object]:
+) -> StudySummary:
     file = directory.root / "space.yaml"
     file.write_text(FILE)
     space = load_space(file, {PRICE.instance_type: PRICE}, HARDWARE)

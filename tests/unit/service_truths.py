@@ -11,7 +11,7 @@ import numpy as np
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
-from optimizer.simulator.service_observation import ExecutionLayout, execution_layout
+from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
 from tests.unit.studies import DEMAND, level
 
 Truth = Callable[[ExecutionLayout, int], float]
@@ -31,13 +31,13 @@ def affine_truth(seed: int) -> Truth:
     def interaction(key: object, sd: float) -> float:
         return own.setdefault(key, float(rng.normal(0, sd)))
 
-    def truth(way: ExecutionLayout, batch_size: int) -> float:
-        artifact, group = way.artifact, way.groups[0]
+    def truth(layout: ExecutionLayout, batch_size: int) -> float:
+        artifact, group = layout.artifact, layout.groups[0]
         precision = PRECISION[artifact.precision] * math.exp(interaction(artifact, 0.08))
         item_ms = ITEM_MS[artifact.runtime] * precision
-        layout = math.log2(group.threads) * of_threads + math.log2(group.count) * of_instances
-        layout += interaction((artifact, group), 0.03)
-        return (FIXED_MS[artifact.runtime] + item_ms * batch_size) * math.exp(layout)
+        slowing = math.log2(group.threads) * of_threads + math.log2(group.count) * of_instances
+        slowing += interaction((artifact, group), 0.03)
+        return (FIXED_MS[artifact.runtime] + item_ms * batch_size) * math.exp(slowing)
 
     return truth
 
@@ -51,12 +51,12 @@ def saturated(
     outside what the server counts as computing.
     """
     (model,) = config.models
-    way, largest = execution_layout(model, config.server), model.max_batch_size
+    layout, largest = execution_layout(model, config.server), model.max_batch_size
     counts = {largest: 900, max(1, largest // 2): 100} if largest > 1 else {1: 1000}
-    spent_ms = sum(n * truth(way, size) * pace for size, n in counts.items())
+    spent_ms = sum(n * truth(layout, size) * pace for size, n in counts.items())
     inferences = sum(n * size for size, n in counts.items())
     points = tuple(
-        BatchPoint(size, n, truth(way, size) * pace - overhead_ms)
+        BatchPoint(size, n, truth(layout, size) * pace - overhead_ms)
         for size, n in sorted(counts.items())
     )
     split = ServerSplit(model.name, inferences, 30.0, 0.1, 10.0, 0.1, points)
@@ -66,10 +66,10 @@ def saturated(
 
 
 def levels_of(space: SearchSpace) -> list[tuple[ServingConfig, ExecutionLayout, int]]:
-    """A configuration for each way of serving with its largest batch."""
+    """A configuration for each execution layout with its largest batch."""
     configs = [space.config(space.at(row)) for row in range(len(space))]
     found = {
         (execution_layout(c.models[0], c.server), c.models[0].max_batch_size): c
         for c in reversed(configs)
     }
-    return [(config, way, size) for (way, size), config in found.items()]
+    return [(config, layout, size) for (layout, size), config in found.items()]

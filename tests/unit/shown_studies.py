@@ -12,8 +12,8 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.searched_space import SearchedSpace
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles, config_texts
+from optimizer.workload.streams import OutputTensor
 from tests.unit.studies import (
     DEMAND,
     MACHINE,
@@ -57,7 +57,7 @@ def shown_search(results: Path) -> Iterator[Search]:
     directory = search.directory
     with ShownStudy(name, directory.journal, None, directory.artifacts) as shown:
         notes = StudyNotes(
-            shown, directory, searched, search.setting.limit_names, search.events.append
+            shown, directory, searched, search.context.limit_names, search.events.append
         )
         files = TrialFiles(shown, texts_of, directory.server_log, search.events.append)
         search.watchers += [notes, files]

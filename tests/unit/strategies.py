@@ -8,7 +8,6 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from optimizer.configuration.serving_config import (
-    PRECISIONS_OF,
     ArtifactSpec,
     Batching,
     EngineProfile,
@@ -22,7 +21,7 @@ from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.level import (
     BatchPoint,
     ClientUse,
-    FurtherLimit,
+    ExtraLimit,
     GpuUse,
     LoadLevel,
     MachineUse,
@@ -31,6 +30,7 @@ from optimizer.measurement.level import (
     StreamLevel,
 )
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
+from optimizer.runtimes import PRECISIONS_OF
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ measurements = st.builds(
     ended=texts,
 )
 further_limits = st.builds(
-    FurtherLimit, limit_ms=above_zero, measurement=measurements, excess=numbers
+    ExtraLimit, limit_ms=above_zero, measurement=measurements, excess=numbers
 )
 
 

@@ -12,6 +12,7 @@ from optimizer.configuration.model_space import Limits
 from optimizer.configuration.parameters import Value, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.certification import CertificationTask
 from optimizer.machine.fingerprint import Machine
@@ -35,13 +36,13 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
 from optimizer.study.decision import ConfirmedCapacity, decide
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
 from optimizer.study.measured_record import measured_record
 from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.searched_space import SearchedSpace, keep_searched
+from optimizer.study.searched_space import SearchedSpace, write_searched
 
 # At 100 requests a second a million takes 10,000 s, which cost a dollar.
 PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")
@@ -79,7 +80,7 @@ def begin_study(
     directory: StudyDirectory, searched: SearchedSpace, machine: Machine = MACHINE
 ) -> None:
     """What a study keeps of itself before it measures anything."""
-    keep_searched(directory, searched)
+    write_searched(directory, searched)
     limits = {stream.name: stream.limit.latency_ms for stream in searched.workload.streams}
     write_json(directory.space, {"space": {"limit": limits}, "machine": machine.to_json()})
 
@@ -153,8 +154,7 @@ def ok(capacity: float, p95_ms: float = 50.0) -> Evaluation:
         "ok",
         measurement.ended,
         measurement,
-        excess=p95_ms / LIMIT_MS - 1,
-        saturation_per_second=1.05 * capacity,
+        limit_overshoot=p95_ms / LIMIT_MS - 1,
         seconds=SECONDS,
     )
 
@@ -168,8 +168,7 @@ def infeasible(saturation: float, p95_ms: float = 150.0) -> Evaluation:
         "infeasible",
         measurement.ended,
         measurement,
-        excess=p95_ms / LIMIT_MS - 1,
-        saturation_per_second=saturation,
+        limit_overshoot=p95_ms / LIMIT_MS - 1,
         seconds=SECONDS,
     )
 
@@ -183,8 +182,7 @@ def bounded(saturation: float) -> Evaluation:
         "bounded",
         measurement.ended,
         measurement,
-        excess=0.0,
-        saturation_per_second=saturation,
+        limit_overshoot=0.0,
         seconds=SECONDS,
     )
 
@@ -275,7 +273,7 @@ def record_of(number: int, config: ServingConfig, evaluation: Evaluation) -> Tri
 
 def found_by(record: TrialRecord) -> ConfirmedCapacity:
     """What one trial alone recommends."""
-    [best] = decide([record], [], PRICE, DEMAND).findings
+    [best] = decide([record], [], PRICE, DEMAND).ranking
     return best
 
 
@@ -284,10 +282,10 @@ def history_of(*pairs: tuple[ServingConfig, Evaluation]) -> History:
     return History({n: record_of(n, *pair) for n, pair in enumerate(pairs)})
 
 
-def guide_of(
+def policy_of(
     space: SearchSpace, history: History, *, forecast: Forecast | None = None, seed: int = 0
 ) -> AcquisitionPolicy:
-    """A guide that expects the same of every point where nothing is forecast."""
+    """A policy that expects the same of every point where nothing is forecast."""
     source = FixedForecast(forecast) if forecast is not None else no_forecast(space)
     return AcquisitionPolicy(space, history, source, SETTING, CapacityProtocol(), seed)
 
@@ -298,13 +296,13 @@ def open_study(
     *,
     sampler: str = "random",
     seed: int = 0,
-    guide: AcquisitionPolicy | None = None,
-    further_ms: tuple[float, ...] = (),
+    policy: AcquisitionPolicy | None = None,
+    extra_limits_ms: tuple[float, ...] = (),
 ) -> OptunaStudy:
-    """The study whose journal lies in `folder`; its guide has seen nothing where none is given."""
+    """The study whose journal lies in `folder`; its policy has seen nothing where none is given."""
     journal = StudyDirectory(folder).journal
-    strategy = SAMPLERS[sampler](guide or guide_of(space, History({}), seed=seed))
-    names = objective_names(further_ms)
+    strategy = SAMPLERS[sampler](policy or policy_of(space, History({}), seed=seed))
+    names = objective_names(extra_limits_ms)
     return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed, names)
 
 
@@ -318,7 +316,7 @@ class Search:
     events: list[Event] = field(default_factory=list)
     sampler: str = "random"
     forecast: Forecast | None = None
-    setting: StudyContext = SETTING
+    context: StudyContext = SETTING
     watchers: list[Watcher] = field(default_factory=list)
 
     @property
@@ -337,13 +335,17 @@ class Search:
     def _opened(self) -> tuple[OptunaStudy, History, AcquisitionPolicy]:
         records = self.directory.trials.read_all()
         history = History(records)
-        guide = guide_of(self.space, history, forecast=self.forecast)
-        further_ms = self.setting.further_ms
+        policy = policy_of(self.space, history, forecast=self.forecast)
+        extra_limits_ms = self.context.extra_limits_ms
         study = open_study(
-            self.folder, self.space, sampler=self.sampler, guide=guide, further_ms=further_ms
+            self.folder,
+            self.space,
+            sampler=self.sampler,
+            policy=policy,
+            extra_limits_ms=extra_limits_ms,
         )
         study.reconcile(records)
-        return study, history, guide
+        return study, history, policy
 
     def loop(self, study: OptunaStudy, history: History) -> SearchLoop:
         return SearchLoop(
@@ -352,13 +354,13 @@ class Search:
             self.evaluator,
             self.directory,
             history,
-            self.setting,
+            self.context,
             to_all(self.events.append, *self.watchers),
         )
 
     def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
         """Start, or go on as a new process would."""
-        study, history, guide = self._opened()
-        strategy = SAMPLERS[self.sampler](guide)
+        study, history, policy = self._opened()
+        strategy = SAMPLERS[self.sampler](policy)
         budget = Budget(trials, wall_clock_seconds)
         return self.loop(study, history).run(budget, strategy.advise, explain=strategy.explain)

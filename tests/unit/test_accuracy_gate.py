@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel, Reference
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
-from optimizer.search.accuracy_gate import AccuracyGate, ServedAnswers
+from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.events import Event, Note
 from optimizer.study.gate_plan import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.streams import (
+    LengthDistribution,
+    OutputTensor,
+    Payloads,
+    Tensors,
+    TensorSpec,
+)
 from tests.unit.fake_session import Answer, FakeSession
 
 PAYLOADS = Payloads(
@@ -53,7 +59,7 @@ def references() -> tuple[Reference, ...]:
     return tuple(made)
 
 
-PREPARED = PreparedModel("sums", OutputSpec("y", "FP32", (2,)), references(), 100, False, 0.0)
+PREPARED = PreparedModel("sums", OutputTensor("y", "FP32", (2,)), references(), 100, False, 0.0)
 
 
 def judged(
@@ -61,10 +67,10 @@ def judged(
     plan: GatePlan = PLAN,
     model: ModelSpec = MODEL,
     **settings: Any,
-) -> tuple[ServedAnswers, FakeSession, list[Event]]:
+) -> tuple[GateResult, FakeSession, list[Event]]:
     session, events = FakeSession(answer, **settings), list[Event]()
     gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, events.append)
-    return gate.served(ARTIFACT, model, PREPARED, plan), session, events
+    return gate.judge(ARTIFACT, model, PREPARED, plan), session, events
 
 
 def when(wrong: Callable[[NDArray[Any]], bool], then: Answer) -> Answer:
@@ -103,7 +109,7 @@ def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
     served, session, _ = judged(when(lambda x: len(x) > 4, zeros))
     assert served.failing is not None
     assert served.failing.size == 8
-    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 answers of a batch, ")
+    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 outputs of a batch, ")
     assert served.shapes == GatedShapes((1, 3, 4), (2, 4))
     assert [c.models[0].max_batch_size for c in session.served] == [16, 8, 4]
 

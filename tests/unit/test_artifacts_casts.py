@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from optimizer.artifacts.casts import to_bf16, to_fp16
+from optimizer.artifacts.graphs.half_precision import to_bf16, to_fp16
 from optimizer.workload.streams import Tensors
 
 BEYOND_FP16 = 1e6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -14,20 +14,30 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from optimizer.artifacts import build_jobs as production
-from optimizer.artifacts import builders, versions
-from optimizer.artifacts import graphs as graphs_module
+from optimizer.artifacts import builders
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.build_jobs import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.products import OutputSpec
-from optimizer.artifacts.tensorrt_rules import SMALLEST_FP16_SCALE
-from optimizer.configuration.serving_config import ArtifactSpec, Runtime
+from optimizer.artifacts.graphs import precision_graphs as graphs_module
+from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
+from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE
+from optimizer.configuration.hardware import overflows_in_int8
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, UsageError
+from optimizer.machine.fingerprint import cpu_flags
+from optimizer.runtimes import Runtime
+from optimizer.runtimes.openvino import OPENVINO
+from optimizer.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from optimizer.workload.streams import (
+    LengthDistribution,
+    OutputTensor,
+    Payloads,
+    Tensors,
+    TensorSpec,
+    stack,
+)
 from tests.unit import int8_graphs
 
 WIDTH = 64
@@ -83,7 +93,7 @@ def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> Non
     spec = model(write_graph(tmp_path / "m.onnx", external=external))
     cache = ArtifactCache(tmp_path / "cache")
     prepared = prepare_model(spec, cache)
-    assert prepared.output == OutputSpec("y", "FP32", (WIDTH,))
+    assert prepared.output == OutputTensor("y", "FP32", (WIDTH,))
     entry = PrecisionGraphs(spec, cache).entry(kind)
     files = {path.name for path in entry.path.iterdir()}
     assert (len(files) == 2) == external
@@ -184,15 +194,19 @@ def test_a_recipe_of_a_later_version_builds_anew(
 
     assert cached() == [False] * 3
     assert cached() == [True] * 3
-    for raised, still_cached in (
-        ({"int8_u8s8", "int8_u8s7"}, [False, True, False]),
-        ({"openvino"}, [True, False, False]),
-        ({"fp32"}, [False] * 3),
+    recipes = cast(dict[str, int], graphs_module._RECIPES)
+    int8 = "int8_u8s7" if overflows_in_int8(cpu_flags()) else "int8_u8s8"
+    openvino = builders.GraphBuilder(replace(OPENVINO, recipe=OPENVINO.recipe + 1))
+    for name, still_cached in (
+        (int8, [False, True, False]),
+        ("openvino", [True, False, False]),
+        ("fp32", [False] * 3),
     ):
-        later = {name: version + (name in raised) for name, version in versions.RECIPES.items()}
-        for module in (builders, graphs_module, production):
-            monkeypatch.setattr(module, "RECIPES", later)
-        assert cached() == still_cached, raised
+        if name == "openvino":
+            monkeypatch.setitem(builders.BUILDERS, name, openvino)
+        else:
+            monkeypatch.setitem(recipes, name, recipes[name] + 1)
+        assert cached() == still_cached, name
         assert cached() == [True] * 3
         monkeypatch.undo()
 

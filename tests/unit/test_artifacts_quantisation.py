@@ -11,16 +11,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from optimizer.artifacts import arithmetic, calibration
-from optimizer.artifacts.precision import (
+from optimizer.artifacts.graphs import arithmetic, calibration
+from optimizer.artifacts.graphs.int8 import (
     SIGNED,
     UNSIGNED,
     UNSIGNED_7_BITS,
     to_int8,
     to_int8_tensorrt,
 )
-from optimizer.artifacts.quantisation import Int8Scheme
-from optimizer.artifacts.tensorrt_rules import broken_rules
+from optimizer.artifacts.graphs.quantisation import Int8Scheme
+from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.errors import BuildFailure
 from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
@@ -256,7 +256,7 @@ def test_ranges_do_not_depend_on_how_rows_are_divided_into_batches(
         sizes.append(len(rows))
         return stack(rows)
 
-    monkeypatch.setattr("optimizer.artifacts.calibration.stack", counted)
+    monkeypatch.setattr("optimizer.artifacts.graphs.calibration.stack", counted)
     ranges = {}
     for limit, batches in ((2**28, [20]), (0, [1] * 20)):
         sizes.clear()

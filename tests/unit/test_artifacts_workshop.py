@@ -21,19 +21,28 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts import transformers_model
 from optimizer.artifacts.accuracy import compare
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
+from optimizer.artifacts.build_messages import Job, answer
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs import GraphKind, PrecisionGraphs
-from optimizer.artifacts.jobs import Job, answer
-from optimizer.artifacts.products import ModelArtifact, OutputSpec, PreparedModel
-from optimizer.artifacts.tensorrt_rules import broken_rules
+from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
+from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.configuration.hardware import processor_lacks
-from optimizer.configuration.serving_config import PRECISIONS_OF, ArtifactSpec, Precision, Runtime
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
 from optimizer.machine.fingerprint import cpu_flags
+from optimizer.runtimes import PRECISIONS_OF, Runtime
+from optimizer.runtimes.spec import GraphKind, Precision
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec, stack
+from optimizer.workload.streams import (
+    LengthDistribution,
+    OutputTensor,
+    Payloads,
+    Tensors,
+    TensorSpec,
+    stack,
+)
 from tests.unit import int8_graphs
 
 VOCABULARY = 100
@@ -184,7 +193,7 @@ def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: P
 
 
 def test_prepared_model(prepared: PreparedModel, fp32_graph: Path) -> None:
-    assert prepared.output == OutputSpec("logits", "FP32", (3,))
+    assert prepared.output == OutputTensor("logits", "FP32", (3,))
     assert len(prepared.evaluation) == 8
     assert prepared.reference.shape == (8, 3)
     assert prepared.evaluation[0]["input_ids"].shape == (1, LONGEST)
@@ -408,10 +417,10 @@ def test_weights_too_large_for_one_file_lie_beside_it(
 
 def test_a_reply_names_the_innermost_cause(tmp_path: Path) -> None:
     def reply(cause: Exception) -> OptimizerError | None:
-        def fail(cache: ArtifactCache, tell: Tell) -> None:
+        def fail(cache: ArtifactCache, report_progress: ReportProgress) -> None:
             raise RuntimeError("failed at step 2 of 3\nNext steps: ...") from cause
 
-        return answer(Job("ONNX export of tiny", fail), ArtifactCache(tmp_path), in_silence).error
+        return answer(Job("ONNX export of tiny", fail), ArtifactCache(tmp_path), no_progress).error
 
     error = reply(ValueError("cannot view a tensor\nlong traceback"))
     assert isinstance(error, BuildFailure)
@@ -466,7 +475,8 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from {Path(__file__).stem} import MODEL, BuildProcess
-BuildProcess(Path({str(tmp_path)!r}) / "cache", Path({str(tmp_path)!r}) / "log", 1).prepare_model(MODEL)
+folder = Path({str(tmp_path)!r})
+BuildProcess(folder / "cache", folder / "log", 1).prepare_model(MODEL)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as parent:

@@ -9,14 +9,14 @@ import pytest
 from optimizer.fleet.planning.autoscaling import (
     METRICS,
     TICK_SECONDS,
-    Autoscaled,
-    Policy,
+    AutoscaledFleet,
+    TargetTracking,
     autoscale,
     target_at,
 )
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily
+from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand, daily_demand
 from optimizer.fleet.planning.instance import Part
-from optimizer.fleet.planning.load_response import Response, respond
+from optimizer.fleet.planning.load_response import Response, simulate_response
 from optimizer.simulator.batcher import draw, open_loop
 from tests.unit.instances import batching_part
 
@@ -25,22 +25,22 @@ LIMIT_MS = 60.0
 
 @cache
 def response() -> Response:
-    return respond([batching_part()], seed=0)
+    return simulate_response([batching_part()], seed=0)
 
 
-def ran(curve: DemandCurve, policy: Policy, begin_with: int = 1) -> Autoscaled:
+def ran(curve: DemandCurve, policy: TargetTracking, begin_with: int = 1) -> AutoscaledFleet:
     return autoscale(curve, response(), LIMIT_MS, policy, begin_with)
 
 
-def by_rate(share: float, delay_seconds: float = 240.0) -> Policy:
-    return Policy("rate", share * response().most_within_per_second, delay_seconds)
+def by_rate(share: float, delay_seconds: float = 240.0) -> TargetTracking:
+    return TargetTracking("rate", share * response().most_within_per_second, delay_seconds)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_constant_demand_needs_what_its_target_says(metric: str) -> None:
     at = 0.7 * response().most_within_per_second
-    policy = Policy(metric, target_at(response(), metric, at), 240.0)  # type: ignore[arg-type]
-    found = ran(constant(10 * at), policy, begin_with=10)
+    policy = TargetTracking(metric, target_at(response(), metric, at), 240.0)  # type: ignore[arg-type]
+    found = ran(constant_demand(10 * at), policy, begin_with=10)
     assert set(found.charged) == {10}
     assert found.late_share.max() < 0.01
 
@@ -68,14 +68,14 @@ def test_less_demand_lets_instances_go_only_after_a_while() -> None:
 
 
 def test_a_higher_target_is_cheaper_and_later() -> None:
-    curve = daily(12_000.0, 2_000.0)
+    curve = daily_demand(12_000.0, 2_000.0)
     cheap, dear = ran(curve, by_rate(1.0), 5), ran(curve, by_rate(0.6), 8)
     assert cheap.charged.mean() < 0.75 * dear.charged.mean()
     assert cheap.late_share.max() > dear.late_share.max()
 
 
 def test_some_instances_are_always_there() -> None:
-    found = ran(constant(1.0), replace(by_rate(0.8), least=3))
+    found = ran(constant_demand(1.0), replace(by_rate(0.8), least=3))
     assert set(found.serving) == {3}
 
 
@@ -87,7 +87,7 @@ def test_late_shares_are_those_of_the_batcher_itself(low: float, high: float) ->
     """
     swing = (1 - np.cos(np.linspace(0.0, 2 * np.pi, 13)[:-1])) / 2
     curve = DemandCurve("swing", tuple(low + (high - low) * swing))
-    never = Policy("rate", 1e9, 240.0)
+    never = TargetTracking("rate", 1e9, 240.0)
     found = ran(curve, never)
     predicted = (found.late_share * found.per_second).sum() / found.per_second.sum()
     assert predicted == pytest.approx(simulated_late_share(batching_part(), curve), abs=0.03)
@@ -105,5 +105,5 @@ def simulated_late_share(part: Part, curve: DemandCurve) -> float:
 
 
 def test_ticks_cover_the_period() -> None:
-    found = ran(daily(900.0, 300.0), by_rate(0.8))
+    found = ran(daily_demand(900.0, 300.0), by_rate(0.8))
     assert len(found.charged) * TICK_SECONDS == 86_400

@@ -10,7 +10,7 @@ import pytest
 
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import StorageError
-from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.shipped import shipped
 from optimizer.triton.session import ModelFiles
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS
@@ -35,7 +35,9 @@ PACKAGES = {"numpy": "2.5", "openvino": "2026.4", "torch": "2.5+cpu"}
 
 def write(target: Path, files: ModelFiles, model: ModelServing = MODEL) -> None:
     provenance = Provenance({}, PACKAGES)
-    write_bundle(target, TEMPLATES, ServingConfig((model,)), {model.name: files}, provenance)
+    write_model_repository(
+        target, TEMPLATES, ServingConfig((model,)), {model.name: files}, provenance
+    )
 
 
 def test_a_bundle_is_a_repository_with_two_notes(tmp_path: Path, files: ModelFiles) -> None:

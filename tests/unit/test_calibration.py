@@ -11,8 +11,9 @@ from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions, ServingConfig
 from optimizer.simulator.calibration import CALIBRATION_RUNS, calibration_points
+from optimizer.simulator.execution_layout import execution_layout
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import execution_layout, observed
+from optimizer.simulator.service_observation import observe
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
 
@@ -53,7 +54,7 @@ def test_chosen_runs_tell_more_than_what_chance_draws() -> None:
     truth = affine_truth(0)
 
     def left(configs: list[ServingConfig]) -> float:
-        model = ServiceModel(tuple(o for c in configs for o in observed(c, saturated(c, truth))))
+        model = ServiceModel(tuple(o for c in configs for o in observe(c, saturated(c, truth))))
         servings = [SPACE.config(SPACE.at(row)).models[0] for row in range(len(SPACE))]
         curves = model.curves(
             [(execution_layout(m, ServerOptions()), m.max_batch_size) for m in servings]

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from optimizer import __version__
 from optimizer import cli as optimizer_cli
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
@@ -43,12 +43,12 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
 from optimizer.study.events import (
     ArtifactReady,
+    DriftRunStarted,
     Event,
     LevelFinished,
     LevelStarted,
     Note,
     PhaseStarted,
-    ReferenceStarted,
     SearchStatusChanged,
     StepStarted,
     TrialFinished,
@@ -368,7 +368,7 @@ LINES: list[tuple[Event, str]] = [
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
      f"  bert/openvino/int8: left out, {HOSTILE}\n"),
     (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
-    (ReferenceStarted(A),
+    (DriftRunStarted(A),
      "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
     (LevelFinished(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
@@ -380,7 +380,7 @@ LINES: list[tuple[Event, str]] = [
      "    infeasible: over the limit at the floor\n"),
     (TrialFinished(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
     (TrialFinished(FAILED, BEST), f"    failed: {HOSTILE}\n"),
-    (SearchStatusChanged(SearchStatus(gap=0.2)), ""),
+    (SearchStatusChanged(SearchStatus(regret_bound=0.2)), ""),
     (TrialRecorded(OK), ""),
     (Note(HOSTILE), f"{HOSTILE}\n"),
 ]  # fmt: skip
@@ -400,7 +400,7 @@ DETAILS: list[tuple[Event, str]] = [
      "  2/12 openvino fp32, no batching, 1 x 1 thread\n"
      "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
      "limits, in 20 s\n"),
-    (SearchStatusChanged(SearchStatus(gap=0.2)),
+    (SearchStatusChanged(SearchStatus(regret_bound=0.2)),
      "  an unmeasured configuration may be up to 20% cheaper (95%)\n"),
     (SearchStatusChanged(SearchStatus()), ""),
 ]  # fmt: skip
@@ -507,7 +507,7 @@ LATER: list[Event] = [
     *SEARCH,
     LevelFinished(level(0.285, 30.0)),
     TrialFinished(record_of(2, A, ok(140)), found_by(record_of(2, A, ok(140)))),
-    SearchStatusChanged(SearchStatus(gap=0.11)),
+    SearchStatusChanged(SearchStatus(regret_bound=0.11)),
     TrialStarted(3, 4, 12, C, EXPECTED),
     LevelFinished(replace(level(0.4, 80.0, kind="saturation"), warnings=("others took part",))),
     LevelFinished(level(0.38, 60.0)),
@@ -657,10 +657,10 @@ def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
     return directory
 
 
-def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
+def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> StudySummary:
     history = HISTORY if confirmed.best else NOTHING_MET
     summary = summarise(space, ENDED, history, confirmed, LoadRuns(), PREPARED)
-    return {**summary, "wall_seconds": 61.4}
+    return replace(summary, wall_seconds=61.4)
 
 
 def shown(result: RunResult, width: int = 100) -> str:
@@ -697,16 +697,18 @@ def test_the_end_of_a_study(
     ],
 )
 def test_a_finished_study_says_what_would_measure_more(
-    space: Space, directory: StudyDirectory, keys: dict[str, bool], said: str
+    space: Space, directory: StudyDirectory, keys: dict[str, Any], said: str
 ) -> None:
-    summary = {**summary_of(space), **keys}
+    summary = replace(summary_of(space), **keys)
     assert said in shown(RunResult(directory, summary, was_finished=True))
 
 
 def test_what_others_wrote_is_printed_as_it_is(space: Space, directory: StudyDirectory) -> None:
     summary = summary_of(space)
-    for key in ("instance_type", "source", "as_of"):
-        summary["price"][key] = f"<{key} {HOSTILE}>"
+    names = ("instance_type", "source", "as_of")
+    texts: dict[str, Any] = {name: f"<{name} {HOSTILE}>" for name in names}
+    hostile = replace(PRICE, **texts)
+    summary = replace(summary, price=hostile)
     text = shown(RunResult(directory, summary, was_finished=True), width=300)
     assert text.count(HOSTILE) == 4
 

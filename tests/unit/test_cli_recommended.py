@@ -11,8 +11,8 @@ from rich.console import Console
 
 from optimizer.cli import main
 from optimizer.cli.recommended import show_recommendation
-from optimizer.fleet.pricing import PriceChoice, listed_price
-from optimizer.fleet.recommendation import Recommendation, Studied, recommend
+from optimizer.fleet.price_rules import PriceChoice, listed_price
+from optimizer.fleet.recommendation import Recommendation, StudyObservations, recommend
 from optimizer.measurement.cost import Demand
 from tests.unit.hosts import A10G, LISTED, T4, host, price_of
 from tests.unit.test_offer import observation
@@ -27,11 +27,11 @@ def shown(found: Recommendation, *, by_users: bool = False) -> str:
     return file.getvalue()
 
 
-def studied(*, capacity: float = 100.0, confirmed: bool = True) -> Studied:
+def studied(*, capacity: float = 100.0, confirmed: bool = True) -> StudyObservations:
     seen = observation(capacity=capacity, confirmed=confirmed, busy_cores=1.5)
     # Recent whenever the test is run.
     price = replace(price_of("ml.g4dn.xlarge"), as_of="2999-01")
-    return Studied("t4", price, T4, (seen,))
+    return StudyObservations("t4", price, T4, (seen,))
 
 
 def test_every_figure_is_marked_with_what_it_rests_on() -> None:
@@ -40,8 +40,8 @@ def test_every_figure_is_marked_with_what_it_rests_on() -> None:
     a10g = observation(A10G, 190, confirmed=False, study="a10g")
     a10g = replace(a10g, use=None)
     price = replace(price_of("ml.g5.xlarge"), as_of="2999-01")
-    empty = Studied("l4", price, T4, (), "all 12 trials missed the limit")
-    both = [studied(), Studied("a10g", price, A10G, (a10g,)), empty]
+    empty = StudyObservations("l4", price, T4, (), "all 12 trials missed the limit")
+    both = [studied(), StudyObservations("a10g", price, A10G, (a10g,)), empty]
     found = recommend(both, [twelve], LISTED, DEMAND)
     found = replace(found, accepted=("prices of more than one basis: one A, another B",))
     assert shown(found) == (GOLDEN / "recommended.txt").read_text()
@@ -88,6 +88,6 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert "empty: nothing within the limits: it has measured nothing yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2
-    assert "--trials and --timeout are those of a --search" in capsys.readouterr().err
+    assert "--trials and --timeout are options of a --search" in capsys.readouterr().err
     assert run("nowhere", *results) == 2
     assert "there is no study nowhere" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_the_control_channel_goes_to_the_server() -> None:
     try:
         with ServerControl(Endpoint(server.endpoint, "", "")) as control:
             assert not control.alive()  # it knows no such method
-            assert "Method not found" in control.why_not_reached
+            assert "Method not found" in control.last_error_text
     finally:
         server.die()
 

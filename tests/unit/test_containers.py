@@ -10,17 +10,10 @@ from typing import cast
 import pytest
 from docker import DockerClient
 
-from optimizer.containers import (
-    ContainerEngine,
-    ContainerTask,
-    EngineContent,
-    Mount,
-)
-from optimizer.containers import (
-    engine as engine_module,
-)
-from optimizer.containers.refusals import unreachable
 from optimizer.errors import ContainerFailure, RequirementError
+from optimizer.machine import docker_engine as engine_module
+from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, EngineContent, Mount
+from optimizer.machine.docker_errors import unreachable
 from tests.unit.fake_docker import FakeContainer, FakeDocker, refusal
 
 TASK = ContainerTask("triton", ("tritonserver", "--help"))
@@ -159,9 +152,9 @@ def test_a_container_that_somebody_removed_has_been_killed(
     engine: ContainerEngine, docker: FakeDocker
 ) -> None:
     running = engine.start(TASK)
-    assert (running.ended(), running.pid()) == (None, 7)
+    assert (running.exit_code(), running.pid()) == (None, 7)
     docker.made.clear()
-    assert (running.ended(), running.pid(), running.out_of_memory()) == (137, None, False)
+    assert (running.exit_code(), running.pid(), running.out_of_memory()) == (137, None, False)
     running.stop(1.0)
 
 
@@ -234,7 +227,7 @@ def test_the_package_is_whole_without_the_sdk() -> None:
     code = (
         "import sys; sys.modules['docker'] = None\n"
         "import optimizer.commands.run\n"
-        "from optimizer.containers import ContainerEngine\n"
+        "from optimizer.machine.docker_engine import ContainerEngine\n"
         "ContainerEngine.connect()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

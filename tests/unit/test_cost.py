@@ -11,7 +11,6 @@ from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
-    Precision,
     ServingConfig,
 )
 from optimizer.measurement.cost import (
@@ -26,6 +25,7 @@ from optimizer.measurement.cost import (
     usd_per_million,
 )
 from optimizer.measurement.level import Measurement
+from optimizer.runtimes.spec import Precision
 
 # Rows of the published benchmark: invocations a minute of one instance, instances for 30,000 a
 # minute, dollars an hour of one instance and of all.

@@ -99,16 +99,16 @@ def detail(address: str) -> dict[str, Any]:
 def note_of(
     *records: TrialRecord,
     again: Sequence[TrialRecord] = (),
-    gap: float | None = None,
+    regret_bound: float | None = None,
     phase: str = "phase search",
 ) -> str:
     decision = decide(records, again, PRICE, DEMAND)
-    return study_note("my_study", phase, records, decision, A, gap)
+    return study_note("my_study", phase, records, decision, A, regret_bound)
 
 
 def test_the_note_names_the_cheapest_within_the_limits() -> None:
     records = [record_of(0, A, ok(100)), record_of(1, B, infeasible(900)), record_of(2, C, ok(200))]
-    note = note_of(*records, gap=0.2)
+    note = note_of(*records, regret_bound=0.2)
     assert "# my\\_study" in note
     assert "**phase search** · 3 trials: 2 ok, 1 infeasible, 0 bounded, 0 failed" in note
     assert "| best, unconfirmed: trial 2 |" in note

@@ -11,7 +11,7 @@ from optimizer.measurement.cost import Demand
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import Decision, claims_of, decide
-from optimizer.study.history import History, bound_load_factor
+from optimizer.study.history import History, prune_load_factor
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -55,8 +55,8 @@ def test_one_confirmed_configuration_goes_before_whatever_trials_claim() -> None
     assert found.best is not None
     assert (found.best.config, found.best.confirmed) == (B, True)
     assert found.best.figures == "108/s, $0.9259 per million, confirmed"
-    assert found.findings == found.confirmed
-    assert found.finding_of(A) is None, "only confirmed figures are reported"
+    assert found.ranking == found.confirmed
+    assert found.entry_of(A) is None, "only confirmed figures are reported"
 
 
 def test_what_does_not_hold_its_load_again_gives_way_to_the_next() -> None:
@@ -129,7 +129,7 @@ def test_a_contradicted_trial_is_no_incumbent_that_bounds_the_others() -> None:
     incumbent = History(by_number, [C]).incumbent
     assert incumbent is not None
     assert incumbent.config == D
-    bound, before = (bound_load_factor(each, DEMAND) for each in (incumbent, lucky))
+    bound, before = (prune_load_factor(each, DEMAND) for each in (incumbent, lucky))
     assert bound is not None
     assert before is not None
     assert bound < before

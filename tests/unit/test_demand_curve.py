@@ -8,40 +8,40 @@ import pytest
 from optimizer.errors import UsageError
 from optimizer.fleet.planning.demand_curve import (
     DAY_SECONDS,
-    constant,
-    daily,
-    of_arrivals,
-    of_samples,
+    constant_demand,
+    curve_from_arrivals,
+    curve_from_samples,
+    daily_demand,
 )
 from optimizer.fleet.planning.demand_file import read_demand
 
 
 def test_a_constant_demand_is_the_same_all_day() -> None:
-    curve = constant(500.0)
+    curve = constant_demand(500.0)
     assert (curve.peak, curve.mean, curve.seconds) == (500.0, 500.0, DAY_SECONDS)
     assert curve.at(np.array([0.0, 12_345.6])) == pytest.approx([500.0, 500.0])
 
 
 def test_a_day_rises_to_its_peak_hour_and_falls() -> None:
-    curve = daily(peak=1000.0, trough=200.0, peak_hour=9.0)
+    curve = daily_demand(peak=1000.0, trough=200.0, peak_hour=9.0)
     assert curve.peak == pytest.approx(1000.0)
     assert curve.mean == pytest.approx(600.0)
     busiest = int(np.argmax(curve.rates))
     assert busiest * curve.step_seconds / 3600 == pytest.approx(9.0)
     assert curve.per_second[(busiest + 144) % 288] == pytest.approx(200.0)
     with pytest.raises(ValueError, match="trough must be from 0 to the peak of 5, got 6"):
-        daily(5.0, 6.0)
+        daily_demand(5.0, 6.0)
 
 
 def test_what_comes_after_the_last_step_begins_anew() -> None:
-    curve = of_samples("two", np.array([0.0, 300.0]), np.array([10.0, 20.0]))
+    curve = curve_from_samples("two", np.array([0.0, 300.0]), np.array([10.0, 20.0]))
     assert curve.per_second == pytest.approx((10.0, 20.0))
     assert curve.at(np.array([150.0, 300.0, 450.0, 600.0])) == pytest.approx([10, 15, 20, 15])
 
 
 def test_samples_of_any_spacing_keep_their_requests() -> None:
     at, rates = np.array([0.0, 100.0, 1000.0, 1100.0]), np.array([5.0, 50.0, 0.0, 7.0])
-    curve = of_samples("uneven", at, rates)
+    curve = curve_from_samples("uneven", at, rates)
     last = at[-1] + np.diff(at).mean()
     requests = (rates * np.diff(np.append(at, last))).sum()
     assert curve.seconds == pytest.approx(last)
@@ -51,7 +51,7 @@ def test_samples_of_any_spacing_keep_their_requests() -> None:
 def test_arrivals_are_counted() -> None:
     rng = np.random.default_rng(0)
     at = np.concatenate([rng.uniform(0, 600, 600), rng.uniform(600, 1200, 6000)])
-    curve = of_arrivals("counted", at, 1200.0)
+    curve = curve_from_arrivals("counted", at, 1200.0)
     assert curve.per_second == pytest.approx((1.0, 1.0, 10.0, 10.0), rel=0.15)
 
 

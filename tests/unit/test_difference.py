@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from optimizer.export.config_fields import FieldChange, field_changes
-from optimizer.export.difference import Change, difference
-from optimizer.export.manifest import Bundle, Manifest
+from optimizer.export.bundle.config_fields import FieldChange, field_changes
+from optimizer.export.bundle.difference import Change, difference
+from optimizer.export.bundle.manifest import Bundle, Manifest
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable
 

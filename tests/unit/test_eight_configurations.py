@@ -9,9 +9,9 @@ from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.parameters import Value, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.search.published_grid import (
-    eight_configurations,
-    positions_of_the_eight,
-    space_of,
+    published_configurations,
+    published_positions,
+    published_space,
 )
 
 VALUES: Mapping[str, Sequence[Value]] = {
@@ -35,7 +35,7 @@ ON_A_GPU = SearchSpace(
 
 
 def test_on_a_cpu_pytorch_stands_against_openvino_under_the_published_names() -> None:
-    eight = eight_configurations(SPACE)
+    eight = published_configurations(SPACE)
     assert [each.name for each in eight] == [
         "pt-base", "pt-db", "pt-ig", "pt-ig-db", "ov-base", "ov-db", "ov-ig", "ov-db-ig",
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_on_a_cpu_pytorch_stands_against_openvino_under_the_published_names() ->
 
 
 def test_on_a_gpu_pytorch_stands_against_tensorrt() -> None:
-    eight = eight_configurations(ON_A_GPU)
+    eight = published_configurations(ON_A_GPU)
     runtimes = {each.name: each.config.models[0].artifact.runtime for each in eight}
     assert runtimes["trt-db-ig"] == "tensorrt"
     assert runtimes["pt-ig-db"] == "pytorch"
@@ -63,26 +63,28 @@ def test_on_a_gpu_pytorch_stands_against_tensorrt() -> None:
 
 @pytest.mark.parametrize("space", [SPACE, ON_A_GPU], ids=["cpu", "gpu"])
 def test_whatever_the_eight_are_served_from_is_built(space: SearchSpace) -> None:
-    needed = {spec for each in eight_configurations(space) for spec in each.artifacts}
-    assert needed == set(space_of(space).artifacts)
+    needed = {spec for each in published_configurations(space) for spec in each.artifacts}
+    assert needed == set(published_space(space).artifacts)
 
 
 def test_what_is_built_for_the_eight_holds_them_all() -> None:
-    space = space_of(SPACE)
-    assert all(space.position_of(each.config) is not None for each in eight_configurations(SPACE))
+    space = published_space(SPACE)
+    assert all(
+        space.position_of(each.config) is not None for each in published_configurations(SPACE)
+    )
     assert {spec.precision for spec in space.artifacts} == {"fp32"}
 
 
 def test_all_eight_are_found_in_a_space_that_holds_them() -> None:
-    found = positions_of_the_eight(SPACE)
-    configs = {each.name: each.config for each in eight_configurations(SPACE)}
+    found = published_positions(SPACE)
+    configs = {each.name: each.config for each in published_configurations(SPACE)}
     assert {name: SPACE.config(at) for name, at in found.items() if at is not None} == configs
 
 
 def test_those_that_a_space_does_not_hold_have_no_position() -> None:
     values = {**VALUES, "runtime": ("onnxruntime", "openvino"), "instance_count": (1,)}
     smaller = replace(SPACE, parameters=parameters_in_order("bert", values))
-    found = positions_of_the_eight(smaller)
+    found = published_positions(smaller)
     assert {name for name, at in found.items() if at is not None} == {"ov-base", "ov-db"}
     assert found["pt-base"] is None
 
@@ -90,7 +92,7 @@ def test_those_that_a_space_does_not_hold_have_no_position() -> None:
 def test_the_nearest_batch_size_will_do() -> None:
     values = {**VALUES, "preferred_batch_sizes": ("half",), "max_queue_delay_us": (500,)}
     other = replace(SPACE, parameters=parameters_in_order("bert", values))
-    position = positions_of_the_eight(other)["ov-db"]
+    position = published_positions(other)["ov-db"]
     assert position is not None
     [model] = other.config(position).models
     assert model.batching is not None

@@ -19,8 +19,8 @@ from optimizer.artifacts.engines.build_locations import (
 )
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.releases import EngineFacts, tensorrt_image, triton_image
-from optimizer.containers import ContainerTask
 from optimizer.errors import BuildFailure
+from optimizer.machine.docker_engine import ContainerTask
 from tests.unit.engines import A10G, LOCAL, recipe
 from tests.unit.fake_containers import FakeContainer, FakeContainers
 from tests.unit.fake_tensorrt import install_beside

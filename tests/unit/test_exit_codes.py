@@ -153,10 +153,10 @@ def test_users_who_are_never_answered_are_no_measurement() -> None:
 
 def test_a_job_whose_requests_fail_finds_no_capacity() -> None:
     result = find_by_ramp(user_load((100, 20.0), errors=870), WORK, 30.0)
-    assert (result.verdict, result.measurement.capacity_per_second) == ("infeasible", 0.0)
-    assert result.measurement.ended == "870 of 1000 requests failed: INTERNAL: broken"
-    assert result.excess is not None
-    assert result.excess > 0
+    assert (result.outcome, result.valid_measurement.capacity_per_second) == ("infeasible", 0.0)
+    assert result.valid_measurement.ended == "870 of 1000 requests failed: INTERNAL: broken"
+    assert result.limit_overshoot is not None
+    assert result.limit_overshoot > 0
 
 
 def test_a_second_opinion_is_held_to_the_limit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 
 from optimizer.errors import UsageError
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant, daily, of_samples
+from optimizer.fleet.planning.demand_curve import (
+    DemandCurve,
+    constant_demand,
+    curve_from_samples,
+    daily_demand,
+)
+from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, simulated_capacity
-from optimizer.fleet.planning.plan import Plan, PlanInputs, plan_fleet
 from optimizer.report.plan_tables import headline, hours, tables
 from tests.unit.instances import batching_part, instance
 
 CURVES = {
-    "constant": constant(9_300.0),
-    "daily": daily(12_000.0, 2_000.0),
-    "recorded": of_samples(
+    "constant": constant_demand(9_300.0),
+    "daily": daily_demand(12_000.0, 2_000.0),
+    "recorded": curve_from_samples(
         "recorded",
         np.arange(24) * 3600.0,
         np.array([2, 2, 1, 1, 1, 2, 4, 9, 9, 8, 7, 9, 9, 6, 6, 7, 8, 9, 5, 4, 4, 3, 3, 2]) * 800.0,
@@ -115,12 +120,12 @@ def test_headroom_and_survival_are_kept_at_the_peak() -> None:
 @pytest.mark.slow
 def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
     slow = instance("b.small", 0.2, 300.0, part=batching_part(3.0)).agreed(seed=0)
-    plan = plan_fleet([measured(), slow], PlanInputs(constant(2_350.0)))
+    plan = plan_fleet([measured(), slow], PlanInputs(constant_demand(2_350.0)))
     assert plan is not None
     assert plan.fleet.counts == (2, 1)
     assert len(plan.found) == 2
     assert all(found.keeps_limits for found in plan.found)
-    few = PlanInputs(constant(2_350.0), most={"a.large": 1, "b.small": 5})
+    few = PlanInputs(constant_demand(2_350.0), most={"a.large": 1, "b.small": 5})
     rare = plan_fleet([measured(), slow], few)
     assert rare is not None
     assert rare.fleet.counts == (1, 5)
@@ -162,4 +167,4 @@ def test_what_is_shown_names_every_way_and_every_verdict() -> None:
 
 def test_a_demand_beyond_any_fleet_is_refused_before_it_is_simulated() -> None:
     with pytest.raises(UsageError, match=r"needs 9,\d{3} instances; a plan is of at most 5,000"):
-        plan_fleet([measured()], PlanInputs(constant(1e7)))
+        plan_fleet([measured()], PlanInputs(constant_demand(1e7)))

@@ -8,8 +8,8 @@ import pytest
 
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, Part
-from optimizer.fleet.planning.load_response import respond
-from optimizer.fleet.planning.mix import Member
+from optimizer.fleet.planning.load_response import simulate_response
+from optimizer.fleet.planning.mix import FleetMember
 from optimizer.measurement.cost import Price
 from optimizer.simulator.batcher import Scheduler
 from optimizer.simulator.prediction import Serving
@@ -71,7 +71,7 @@ def test_the_formula_knows_the_single_server() -> None:
 
 @pytest.mark.parametrize("servers", SERVERS)
 def test_an_instance_responds_to_load_as_theory_says(servers: int) -> None:
-    found = respond([part(servers)], seed=1)
+    found = simulate_response([part(servers)], seed=1)
     within = found.per_second < 0.82 * servers * 1e3 / MEAN_MS
     rates = found.per_second[within]
     busy = rates * MEAN_MS / 1e3 / servers
@@ -83,7 +83,7 @@ def test_an_instance_responds_to_load_as_theory_says(servers: int) -> None:
 @pytest.mark.parametrize("servers", SERVERS)
 @pytest.mark.parametrize("limit_ms", [600.0, *SLOW_LIMITS])
 def test_the_most_within_the_limit_is_that_of_theory(servers: int, limit_ms: float) -> None:
-    found = respond([part(servers, limit_ms)], seed=2).most_within_per_second
+    found = simulate_response([part(servers, limit_ms)], seed=2).most_within_per_second
     assert found == pytest.approx(most_within(servers, limit_ms), rel=0.03)
 
 
@@ -100,7 +100,9 @@ def test_every_instance_of_a_fleet_answers_as_theory_says(servers: int, instance
 
 def test_the_smallest_fleet_is_that_of_theory() -> None:
     price = Price("t", 1.0, "tests", "2026-01")
-    member = Member(Instance("t", price, 1.0, 1.0, 0.0, (part(2),)), respond([part(2)], seed=4))
+    member = FleetMember(
+        Instance("t", price, 1.0, 1.0, 0.0, (part(2),)), simulate_response([part(2)], seed=4)
+    )
     for demand in (20.0, 95.0, 196.0):
         exactly = demand / most_within(2)
         assert abs(exactly - round(exactly)) > 0.03 * exactly, "no question of a hair's breadth"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optimizer.fleet.planning.load_response import Response
-from optimizer.fleet.planning.mix import Member, Mix
+from optimizer.fleet.planning.mix import FleetMember, FleetMix
 from optimizer.fleet.planning.sizing import Survival, cheapest_fleet
 from tests.unit.instances import instance
 
@@ -16,16 +16,16 @@ ZONES = 3
 FLAT = np.array([0.0, 1.0])
 
 
-def member(name: str, capacity: float, usd_per_hour: float) -> Member:
+def member(name: str, capacity: float, usd_per_hour: float) -> FleetMember:
     """One that serves what it is said to."""
     response = Response(FLAT, FLAT, FLAT, FLAT, FLAT, 1.1 * capacity, capacity)
-    return Member(instance(name, usd_per_hour, capacity), response)
+    return FleetMember(instance(name, usd_per_hour, capacity), response)
 
 
 SMALL, LARGE, ODD = member("s", 100.0, 1.0), member("l", 450.0, 4.0), member("o", 170.0, 1.6)
 
 
-def enough(mix: Mix, load: float, survival: Survival) -> bool:
+def enough(mix: FleetMix, load: float, survival: Survival) -> bool:
     """By taking away each thing that may be lost."""
     left = [mix.capacity_per_second]
     pairs = list(zip(mix.members, mix.counts, strict=True))
@@ -37,10 +37,10 @@ def enough(mix: Mix, load: float, survival: Survival) -> bool:
     return min(left) >= load - 1e-6
 
 
-def by_trying(members: tuple[Member, ...], load: float, survival: Survival) -> float:
+def by_trying(members: tuple[FleetMember, ...], load: float, survival: Survival) -> float:
     """Cost of the cheapest of all that could do."""
     most = [2 * math.ceil(load / m.capacity_per_second) + ZONES for m in members]
-    mixes = (Mix(members, counts) for counts in product(*(range(n + 1) for n in most)))
+    mixes = (FleetMix(members, counts) for counts in product(*(range(n + 1) for n in most)))
     return min(mix.usd_per_hour for mix in mixes if enough(mix, load, survival))
 
 
@@ -90,14 +90,14 @@ def test_each_instance_has_its_share_by_its_capacity() -> None:
     curved = replace(
         LARGE.response, per_second=np.array([0.0, 450.0]), late_share=np.array([0.0, 0.9])
     )
-    mix = Mix((SMALL, replace(LARGE, response=curved)), (1, 1))
+    mix = FleetMix((SMALL, replace(LARGE, response=curved)), (1, 1))
     # At half of its capacity 45 % of the large one's requests are late, and it has 450 of 550.
     [late] = mix.late_share(np.array([275.0]))
     assert late == pytest.approx(450 / 550 * 0.45 + 100 / 550 * 1.0)
 
 
 def test_losses_take_the_largest_and_the_fullest_zone() -> None:
-    mix = Mix((SMALL, LARGE), (4, 2))
+    mix = FleetMix((SMALL, LARGE), (4, 2))
     assert mix.without_an_instance().counts == (4, 1)
     assert mix.without_a_zone(3).counts == (2, 1)
     assert mix.saturation_per_second == pytest.approx(1.1 * mix.capacity_per_second)

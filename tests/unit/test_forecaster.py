@@ -11,13 +11,12 @@ import pytest
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.simulator import forecaster
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.closed_form import ClosedFormEstimate, in_closed_form
-from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.forecast import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import ServiceObservation, observed
+from optimizer.simulator.service_observation import ServiceObservation, observe
+from optimizer.simulator.stream_estimate import StreamEstimate, closed_form_estimate
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import small_space
@@ -38,10 +37,11 @@ class CountingSimulator:
 
     def __call__(
         self, model: ModelServing, curve: ServiceCurve, stream: Stream, outstanding: int
-    ) -> ClosedFormEstimate:
+    ) -> StreamEstimate:
         self.asked.append((model, curve, outstanding))
         limit_ms = stream.limit.latency_ms
-        return in_closed_form(curve, model.max_batch_size, stream.batch_size, limit_ms).times(0.9)
+        estimate = closed_form_estimate(curve, model.max_batch_size, stream.batch_size, limit_ms)
+        return estimate.times(0.9)
 
 
 def after(*points: tuple[int, ...], pace: Callable[[int], float] = lambda _: 1.0) -> ServiceModel:
@@ -51,7 +51,7 @@ def after(*points: tuple[int, ...], pace: Callable[[int], float] = lambda _: 1.0
         tuple(
             each
             for at, config in enumerate(configs)
-            for each in observed(config, saturated(config, affine_truth(0), pace(at)))
+            for each in observe(config, saturated(config, affine_truth(0), pace(at)))
         )
     )
 
@@ -76,7 +76,7 @@ def test_every_point_is_simulated_with_its_own_curve() -> None:
     for row in range(len(SPACE)):
         (model,) = SPACE.config(SPACE.at(row)).models
         curve = service.curve(model)
-        expected = in_closed_form(curve, model.max_batch_size, 1, 80.0)
+        expected = closed_form_estimate(curve, model.max_batch_size, 1, 80.0)
         saturation = forecast.saturation[row] * STREAM.demand_per_second
         assert saturation == pytest.approx(0.9 * expected.saturation_per_second)
         capacity = forecast.capacity[row] * STREAM.demand_per_second
@@ -138,7 +138,7 @@ def test_a_larger_space_is_ranked_in_closed_form_and_its_best_are_simulated(
 ) -> None:
     service = after(*CALIBRATION)
     whole = forecaster_of(CountingSimulator()).forecast(service)
-    monkeypatch.setattr(forecaster, "MOST_SIMULATED", 20)
+    monkeypatch.setattr("optimizer.simulator.forecast.MOST_SIMULATED", 20)
     simulator = CountingSimulator()
     part = forecaster_of(simulator).forecast(service)
     assert len(simulator.asked) == 20
@@ -176,8 +176,9 @@ def as_ranker(model: ModelServing) -> ModelServing:
 def twice_as_slow(seen: ServiceObservation) -> ServiceObservation:
     """The same of the other model."""
     times = tuple(replace(time, occupancy_ms=2 * time.occupancy_ms) for time in seen.times)
-    artifact = replace(seen.way.artifact, model="ranker")
-    return replace(seen, way=replace(seen.way, model="ranker", artifact=artifact), times=times)
+    artifact = replace(seen.layout.artifact, model="ranker")
+    layout = replace(seen.layout, model="ranker", artifact=artifact)
+    return replace(seen, layout=layout, times=times)
 
 
 def test_of_several_models_the_first_at_its_end_decides() -> None:

@@ -31,10 +31,10 @@ from tests.unit.studies import (
     capacity_of,
     failed,
     four_points,
-    guide_of,
     infeasible,
     ok,
     open_study,
+    policy_of,
     record_of,
     small_space,
 )
@@ -85,9 +85,9 @@ def test_a_good_forecast_leads_to_the_optimum_in_a_few_trials(search: Search, se
 def test_a_wrong_forecast_is_overcome(seed: int) -> None:
     """Random proposals have an even chance of the best cell after 32 of the 63 points."""
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(40))})
-    guide = guide_of(SPACE, history, forecast=shuffled(seed))
+    policy = policy_of(SPACE, history, forecast=shuffled(seed))
     for _ in range(16):
-        step(guide, history, as_fast_as_it_is)
+        step(policy, history, as_fast_as_it_is)
     best = max(capacity_of(record.config) for record in history.records)
     assert best > TRUTH.max() / 1.05
 
@@ -101,7 +101,7 @@ def test_without_a_forecast_it_learns_from_the_trials(search: Search) -> None:
 def test_no_point_is_proposed_twice_until_all_are_measured(tmp_path: Path) -> None:
     space = small_space(runtime=("openvino",), max_queue_delay_us=(0,), intra_op_threads=(1,))
     history = History({})
-    study = open_study(tmp_path, space, sampler="guided", guide=guide_of(space, history))
+    study = open_study(tmp_path, space, sampler="guided", policy=policy_of(space, history))
     for _ in ROWS[: len(space)]:
         proposal = study.ask()
         record = record_of(proposal.number, space.config(proposal.position), ok(100))
@@ -116,7 +116,7 @@ def test_a_space_that_is_measured_whole_has_no_gap(search: Search) -> None:
     space = four_points()
     search = replace(search, space=space, forecast=None)
     ended = search.run(100)
-    assert (ended.exhausted, ended.gap) == (True, 0.0)
+    assert (ended.exhausted, ended.regret_bound) == (True, 0.0)
 
 
 def test_proposals_depend_on_seed_and_history_only(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_proposals_depend_on_seed_and_history_only(tmp_path: Path) -> None:
 
 def test_a_batch_of_running_trials_differs_and_spreads(tmp_path: Path) -> None:
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(100))})
-    guide = guide_of(SPACE, history, forecast=forecast())
-    study = open_study(tmp_path, SPACE, sampler="guided", guide=guide)
+    policy = policy_of(SPACE, history, forecast=forecast())
+    study = open_study(tmp_path, SPACE, sampler="guided", policy=policy)
     positions = [study.ask().position for _ in range(6)]
     assert len(set(positions)) == 6
     rows = [[SPACE.at(row) for row in ROWS].index(position) for position in positions]
@@ -142,18 +142,18 @@ def test_a_batch_of_running_trials_differs_and_spreads(tmp_path: Path) -> None:
 
 
 def guided(answers: dict[int, Evaluation], expected: Forecast | None = None) -> AcquisitionPolicy:
-    """A guide after trials of these rows."""
+    """A policy after trials of these rows."""
     records = {n: record_of(n, CONFIGS[row], e) for n, (row, e) in enumerate(answers.items())}
-    return guide_of(SPACE, History(records), forecast=expected)
+    return policy_of(SPACE, History(records), forecast=expected)
 
 
 def test_what_is_running_counts_as_the_best_that_is_expected() -> None:
-    guide = guided({0: ok(100)}, forecast())
-    first = guide.propose()
+    policy = guided({0: ok(100)}, forecast())
+    first = policy.propose()
     assert first is not None
-    second = guide.propose([first])
+    second = policy.propose([first])
     assert second not in (None, first)
-    assert guide.propose() == first
+    assert policy.propose() == first
 
 
 def test_first_comes_what_probably_meets_the_limits_and_is_cheap() -> None:
@@ -204,23 +204,23 @@ def test_what_is_larger_than_one_that_ran_out_of_memory_is_not_proposed() -> Non
         1: record_of(1, SPACE.config(SPACE.baseline), ok(50)),
     }
     history = History(records)
-    guide = guide_of(SPACE, history, forecast=forecast())
+    policy = policy_of(SPACE, history, forecast=forecast())
     for n in range(2, 8):
-        position = guide.propose()
+        position = policy.propose()
         assert position is not None
         config = SPACE.config(position)
         assert history.decided(config) is None
         history.add(record_of(n, config, as_fast_as_it_is(config)))
 
 
-def gain(guide: AcquisitionPolicy) -> float:
-    return float(guide._assess(()).gain.max())
+def gain(policy: AcquisitionPolicy) -> float:
+    return float(policy._assess(()).gain.max())
 
 
 def step(
-    guide: AcquisitionPolicy, history: History, answer: Callable[[ServingConfig], Evaluation]
+    policy: AcquisitionPolicy, history: History, answer: Callable[[ServingConfig], Evaluation]
 ) -> None:
-    position = guide.propose()
+    position = policy.propose()
     assert position is not None
     config = SPACE.config(position)
     history.add(record_of(len(history.records), config, answer(config)))
@@ -228,19 +228,19 @@ def step(
 
 def test_the_search_ends_when_little_is_expected_and_the_gap_has_shrunk() -> None:
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(capacity_of(CONFIGS[0])))})
-    guide = guide_of(SPACE, history, forecast=forecast())
+    policy = policy_of(SPACE, history, forecast=forecast())
     gaps = []
-    while (outlook := guide.outlook()).ended is None:
-        gaps.append(outlook.gap)
-        step(guide, history, as_fast_as_it_is)
-    assert gain(guide) < WORTHWHILE
-    assert outlook.ended == "no configuration is expected to save 1% of the best one's cost"
+    while (status := policy.status()).stop_reason is None:
+        gaps.append(status.regret_bound)
+        step(policy, history, as_fast_as_it_is)
+    assert gain(policy) < WORTHWHILE
+    assert status.stop_reason == "no configuration is expected to save 1% of the best one's cost"
     assert 3 < len(history.records) < 30
-    assert outlook.gap is not None
+    assert status.regret_bound is not None
     assert gaps[0] is not None
-    assert outlook.gap < gaps[0] / 3
+    assert status.regret_bound < gaps[0] / 3
     best = max(capacity_of(record.config) for record in history.records)
-    assert 1 - best / TRUTH.max() <= outlook.gap
+    assert 1 - best / TRUTH.max() <= status.regret_bound
 
 
 @dataclass(frozen=True)
@@ -264,30 +264,30 @@ class FitsWhatItSaw:
 def test_a_forecast_that_learns_is_not_judged_by_what_it_has_learnt_from(seed: int) -> None:
     history = History({0: record_of(0, CONFIGS[0], ok(TRUTH[0]))})
     learning = FitsWhatItSaw(forecast(log_error=0.3, seed=seed))
-    guide = AcquisitionPolicy(SPACE, history, learning, SETTING, CapacityProtocol())
+    policy = AcquisitionPolicy(SPACE, history, learning, SETTING, CapacityProtocol())
     for _ in range(8):
-        step(guide, history, as_fast_as_it_is)
+        step(policy, history, as_fast_as_it_is)
     # The same forecast, as if it had been right of every trial from the beginning.
-    credulous = guide_of(SPACE, history, forecast=learning.after(history.records))
-    assert np.median(guide._assess(()).log_sd / credulous._assess(()).log_sd) > 1.1
+    credulous = policy_of(SPACE, history, forecast=learning.after(history.records))
+    assert np.median(policy._assess(()).log_sd / credulous._assess(()).log_sd) > 1.1
 
 
 def test_while_much_is_expected_the_search_goes_on() -> None:
-    guide = guided({0: ok(50)}, forecast())
-    assert gain(guide) > WORTHWHILE
-    assert guide.outlook().ended is None
+    policy = guided({0: ok(50)}, forecast())
+    assert gain(policy) > WORTHWHILE
+    assert policy.status().stop_reason is None
 
 
 def test_before_anything_met_the_limits_nobody_knows_what_is_left() -> None:
-    outlook = guided({0: infeasible(100), 1: failed()}, forecast()).outlook()
-    assert (outlook.ended, outlook.gap) == (None, None)
+    status = guided({0: infeasible(100), 1: failed()}, forecast()).status()
+    assert (status.stop_reason, status.regret_bound) == (None, None)
 
 
 def test_what_is_proposed_is_explained_by_what_is_expected_of_it() -> None:
-    guide = guided({0: ok(50)}, forecast())
-    position = guide.propose()
+    policy = guided({0: ok(50)}, forecast())
+    position = policy.propose()
     assert position is not None
-    expected = guide.explain(position)
+    expected = policy.explain(position)
     assert expected is not None
     assert expected.why == "the largest saving per second"
     true_cost = PRICE.usd_per_hour / 3600 / capacity_of(SPACE.config(position)) * 1e6
@@ -298,14 +298,14 @@ def test_what_is_proposed_is_explained_by_what_is_expected_of_it() -> None:
     assert 0.9 < expected.feasible <= 1
     assert expected.seconds > 0
     other = next(point for row in ROWS if (point := SPACE.at(row)) != position)
-    assert guide.explain(other) is None
+    assert policy.explain(other) is None
 
 
 def test_before_there_is_a_best_no_saving_is_expected() -> None:
-    guide = guided({0: infeasible(100)}, forecast())
-    position = guide.propose()
+    policy = guided({0: infeasible(100)}, forecast())
+    position = policy.propose()
     assert position is not None
-    expected = guide.explain(position)
+    expected = policy.explain(position)
     assert expected is not None
     assert expected.saving is None
     assert expected.why == "the cheapest that is likely to meet the limits"
@@ -337,16 +337,16 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
     none, share = np.zeros(len(space)), truth / DEMAND.requests_per_second
     exact = Forecast(1.05 * share, share, none - 1.0, none + 0.05)
     history = History({0: record_of(0, configs[0], ok(truth[0]))})
-    guide = guide_of(space, history, forecast=exact)
+    policy = policy_of(space, history, forecast=exact)
     cells, ties = PointFeatures.of(space).cells, list[int]()
-    while guide.outlook().ended is None:
-        settled = guide._settled(guide._assess(()))
-        position = guide.propose()
+    while policy.status().stop_reason is None:
+        settled = policy._converged(policy._assess(()))
+        position = policy.propose()
         assert position is not None
         row = configs.index(space.config(position))
         if settled:
             ties.append(row)
-            expected = guide.explain(position)
+            expected = policy.explain(position)
             assert expected is not None
             assert expected.why == "it cannot be told from the best"
         history.add(record_of(len(history.records), configs[row], ok(truth[row])))
@@ -367,7 +367,7 @@ def test_a_large_space_is_searched_among_its_likeliest_points_and_some_others(
     assert len(assessed.rows) == 15
     likeliest = set(np.argsort(-own.capacity, kind="stable")[:10].tolist())
     assert likeliest <= set(assessed.rows.tolist())
-    other_seed = guide_of(SPACE, History({}), forecast=own, seed=1)._assess(())
+    other_seed = policy_of(SPACE, History({}), forecast=own, seed=1)._assess(())
     assert set(assessed.rows.tolist()) != set(other_seed.rows.tolist())
 
 
@@ -388,10 +388,10 @@ def test_a_forecast_that_was_improved_is_used_at_once() -> None:
     forecasts = [forecast(seed=1), shuffled(3)]
     history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(50))})
     source = Improving(forecasts[0])
-    guide = AcquisitionPolicy(SPACE, history, source, SETTING, CapacityProtocol())
-    before = guide.propose()
+    policy = AcquisitionPolicy(SPACE, history, source, SETTING, CapacityProtocol())
+    before = policy.propose()
     source.latest = forecasts[1]
-    assert guide.propose() == guide_of(SPACE, history, forecast=forecasts[1]).propose() != before
+    assert policy.propose() == policy_of(SPACE, history, forecast=forecasts[1]).propose() != before
 
 
 def test_nothing_is_proposed_for_a_study_of_one_point(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.measurement.cost import Demand, score
-from optimizer.study.history import History, bound_load_factor, scored
+from optimizer.study.history import History, prune_load_factor, scored
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -60,9 +60,9 @@ def test_the_first_of_equally_cheap_ones_stays_the_incumbent() -> None:
 
 def test_what_was_carried_over_is_not_counted_as_measured_here() -> None:
     history = history_of((A, ok(100)), (B, ok(90)))
-    assert history.measured_here == 2
+    assert history.trials_spent == 2
     history.add(replace(record_of(0, A, ok(100)), origin="another"))
-    assert history.measured_here == 1
+    assert history.trials_spent == 1
 
 
 def test_what_was_measured_is_decided() -> None:
@@ -96,10 +96,10 @@ def test_a_later_run_tries_again_what_could_not_be_measured() -> None:
 
 def test_a_failure_that_may_pass_costs_no_trial_and_is_unmeasured_until_it_passes() -> None:
     history = history_of((A, failed(transient=True)), (B, failed()), (C, ok(100)))
-    assert history.measured_here == 2
+    assert history.trials_spent == 2
     assert [record.config for record in history.unmeasured] == [A]
     history.add(record_of(3, A, ok(90)))
-    assert history.measured_here == 3
+    assert history.trials_spent == 3
     assert history.unmeasured == []
 
 
@@ -158,7 +158,7 @@ def test_failures_in_a_row_are_the_last_ones() -> None:
 
 
 def test_without_an_incumbent_there_is_no_bound() -> None:
-    assert bound_load_factor(None, DEMAND) is None
+    assert prune_load_factor(None, DEMAND) is None
 
 
 @given(capacity=st.floats(1, 5000), headroom=st.floats(0, 1))
@@ -168,7 +168,7 @@ def test_below_the_bound_a_fleet_is_dearer_than_the_incumbents(
     demand = Demand(500, headroom)
     cost = score(capacity, capacity, PRICE, demand)
     incumbent = replace(record_of(0, A, ok(capacity)), score=cost)
-    bound = bound_load_factor(incumbent, demand)
+    bound = prune_load_factor(incumbent, demand)
     assert bound is not None
     just_below = bound * 0.999 * 500
     assert score(just_below, just_below, PRICE, demand).replicas > cost.replicas

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from onnx import NodeProto, helper
 
-from optimizer.artifacts.precision import UNSIGNED, UNSIGNED_7_BITS, to_int8
-from optimizer.artifacts.quantisation import Int8Scheme
+from optimizer.artifacts.graphs.int8 import UNSIGNED, UNSIGNED_7_BITS, to_int8
+from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
 

@@ -5,7 +5,7 @@ from docker import DockerClient
 
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.containers import ContainerEngine, Mount
+from optimizer.machine.docker_engine import ContainerEngine, Mount
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.triton import launcher
 from optimizer.triton.control import Endpoint

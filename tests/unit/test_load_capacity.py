@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, find_capacity
+from optimizer.load.capacity import CapacityProtocol, find_capacity
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.load.verdicts import why_missed
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, StreamLevel
 from tests.unit.simulated_server import SimulatedServer, workload
 
@@ -20,7 +21,7 @@ PROTOCOL = CapacityProtocol()
 
 def search(
     server: SimulatedServer, concurrency: int = 64, prune_below: float | None = None
-) -> CapacityResult:
+) -> Evaluation:
     return find_capacity(server, server.work, PROTOCOL, concurrency, prune_below)
 
 
@@ -59,8 +60,8 @@ def capacity_errors(name: str, seeds: int, *, known: bool) -> list[float]:
         near = share * (1 + 0.08 * np.random.default_rng([seed, 1]).standard_normal())
         expected_share = float(near) if known else None
         result = find_capacity(fresh, fresh.work, PROTOCOL, 64, expected_share=expected_share)
-        assert result.verdict == "ok"
-        errors.append(abs(result.measurement.capacity_per_second / truth - 1))
+        assert result.outcome == "ok"
+        errors.append(abs(result.valid_measurement.capacity_per_second / truth - 1))
     return errors
 
 
@@ -95,17 +96,19 @@ def test_no_queue_is_much_overrated_or_takes_longer_than_it_may(
     )
     truth = min(server.true_capacity_per_second(), 0.95 * server.saturation_per_second)
     result = search(server, concurrency=2 * max_batch * instances)
-    assert result.verdict == "ok"
-    assert 0.6 <= result.measurement.capacity_per_second / truth <= 1.35
-    assert result.measurement.capacity_low_per_second <= 1.1 * truth
-    spent = sum(PROTOCOL.warmup_seconds + level.seconds for level in result.measurement.levels)
+    assert result.outcome == "ok"
+    assert 0.6 <= result.valid_measurement.capacity_per_second / truth <= 1.35
+    assert result.valid_measurement.capacity_low_per_second <= 1.1 * truth
+    spent = sum(
+        PROTOCOL.warmup_seconds + level.seconds for level in result.valid_measurement.levels
+    )
     assert spent <= max(PROTOCOL.load_seconds, 1000 / server.saturation_per_second) + 7
 
 
 def test_the_search_takes_no_more_load_than_it_may() -> None:
     for name, simulated in SERVERS.items():
         server = replace(simulated, plans=[])
-        levels = search(server).measurement.levels
+        levels = search(server).valid_measurement.levels
         seconds = sum(PROTOCOL.warmup_seconds + level.seconds for level in levels)
         # What is spent is known after a level: the last may take what a shortest level takes.
         least = max(PROTOCOL.check_seconds, PROTOCOL.check_requests / 10) / 4 + 1
@@ -120,7 +123,7 @@ def test_where_the_capacity_is_hard_to_find_the_interval_is_wide_enough(name: st
     above = 0
     for seed in range(20):
         result = search(replace(server, rng=np.random.default_rng(seed), plans=[]))
-        above += result.measurement.capacity_low_per_second > truth
+        above += result.valid_measurement.capacity_low_per_second > truth
     assert above <= 2
 
 
@@ -153,8 +156,8 @@ def test_levels_that_contradict_each_other_give_a_wide_interval_and_a_capacity(s
 
     protocol = replace(PROTOCOL, check_seconds=3.0, load_seconds=8.0)
     result = find_capacity(disturbed, SERVERS["M/D/1, tight"].work, protocol, 16)
-    found = result.measurement
-    if result.verdict == "ok":
+    found = result.valid_measurement
+    if result.outcome == "ok":
         assert 0 < found.load_factor_low <= found.load_factor
         assert found.load_factor_high is not None
         assert found.load_factor <= found.load_factor_high
@@ -168,7 +171,7 @@ def first_share(server: SimulatedServer, expected_share: float | None = None) ->
     )
     load = plans[1].load
     assert isinstance(load, OpenLoop)
-    return load.load_factor / result.saturation.load_factor
+    return load.load_factor / result.valid_measurement.levels[0].load_factor
 
 
 def test_the_first_level_is_where_the_service_time_puts_the_limit() -> None:
@@ -196,19 +199,21 @@ def test_one_check_is_enough_where_the_limit_is_wide() -> None:
     result = search(server)
     assert [plan.load for plan in server.plans[:1]] == [ClosedLoop(64)]
     assert len(server.plans) == 2
-    measurement = result.measurement
-    assert measurement.load_factor == pytest.approx(0.95 * result.saturation.load_factor)
+    measurement = result.valid_measurement
+    assert measurement.load_factor == pytest.approx(
+        0.95 * result.valid_measurement.levels[0].load_factor
+    )
     assert measurement.load_factor_low == measurement.load_factor
     assert measurement.load_factor_high is not None
-    assert measurement.load_factor_high >= result.saturation.load_factor
+    assert measurement.load_factor_high >= measurement.levels[0].load_factor
     assert measurement.level_at_capacity is measurement.levels[1]
-    assert result.excess == measurement.levels[1].excess
+    assert result.limit_overshoot == measurement.levels[1].limit_overshoot
     assert measurement.ended == "met the limits at 193.2/s, next to saturation"
 
 
 def test_levels_near_the_limit_bracket_the_capacity_and_say_what_stopped_them() -> None:
     result = search(replace(SERVERS["M/D/1, tight"], plans=[]))
-    measurement = result.measurement
+    measurement = result.valid_measurement
     assert measurement.load_factor_high is not None
     assert measurement.load_factor_low < measurement.load_factor < measurement.load_factor_high
     assert "over the limit of 5 ms" in measurement.ended
@@ -219,14 +224,14 @@ def test_levels_near_the_limit_bracket_the_capacity_and_say_what_stopped_them() 
 def test_a_limit_below_the_service_time_is_infeasible() -> None:
     server = SimulatedServer(workload(8))
     result = search(server)
-    assert result.verdict == "infeasible"
-    assert result.measurement.load_factor == 0
-    assert result.measurement.level_at_capacity is None
+    assert result.outcome == "infeasible"
+    assert result.valid_measurement.load_factor == 0
+    assert result.valid_measurement.level_at_capacity is None
     floor = server.plans[-1].load
     assert isinstance(floor, OpenLoop)
-    assert floor.load_factor == pytest.approx(0.05 * result.saturation.load_factor)
-    assert result.excess == pytest.approx(10 / 8 - 1)
-    assert result.measurement.ended == (
+    assert floor.load_factor == pytest.approx(0.05 * result.valid_measurement.levels[0].load_factor)
+    assert result.limit_overshoot == pytest.approx(10 / 8 - 1)
+    assert result.valid_measurement.ended == (
         "even at 8.0/s: p95 of stream 0 10.0 ms, over the limit of 8 ms"
     )
 
@@ -234,22 +239,22 @@ def test_a_limit_below_the_service_time_is_infeasible() -> None:
 def test_the_floor_is_never_below_one_request_a_second() -> None:
     server = SimulatedServer(workload(300), instances=1, batch_seconds=0.4)
     result = search(server, concurrency=4)
-    assert result.verdict == "infeasible"
+    assert result.outcome == "infeasible"
     assert server.plans[-1].load == OpenLoop(1 / 500)
 
 
 def test_a_configuration_that_saturates_below_the_incumbent_is_bounded() -> None:
     server = SimulatedServer(workload(500))
     result = search(server, prune_below=0.5)
-    assert result.verdict == "bounded"
-    assert result.excess is None
+    assert result.outcome == "bounded"
+    assert result.limit_overshoot == 0.0
     assert len(server.plans) == 1
-    assert result.measurement.load_factor == 0
-    assert result.measurement.load_factor_high == pytest.approx(0.4, rel=0.02)
+    assert result.valid_measurement.load_factor == 0
+    assert result.valid_measurement.load_factor_high == pytest.approx(0.4, rel=0.02)
 
 
 def test_one_that_saturates_above_the_incumbent_is_measured() -> None:
-    assert search(SimulatedServer(workload(500)), prune_below=0.39).verdict == "ok"
+    assert search(SimulatedServer(workload(500)), prune_below=0.39).outcome == "ok"
 
 
 def test_levels_last_until_enough_requests_are_due() -> None:
@@ -266,9 +271,9 @@ def test_levels_last_until_enough_requests_are_due() -> None:
 
 def test_several_streams_share_the_load_by_demand() -> None:
     result = search(SimulatedServer(workload(500, 300.0, 100.0)))
-    assert result.verdict == "ok"
-    assert result.measurement.capacity_per_second == pytest.approx(190, rel=0.01)
-    first, second = result.measurement.levels[-1].streams
+    assert result.outcome == "ok"
+    assert result.valid_measurement.capacity_per_second == pytest.approx(190, rel=0.01)
+    first, second = result.valid_measurement.levels[-1].streams
     assert first.offered_per_second / second.offered_per_second == pytest.approx(3, rel=0.2)
 
 
@@ -286,9 +291,9 @@ def test_a_level_with_errors_does_not_meet_the_limits() -> None:
     result = find_capacity(
         lambda plan: with_errors(server(plan), 0.1), server.work, PROTOCOL, concurrency=64
     )
-    assert result.verdict == "infeasible"
-    assert result.excess == pytest.approx(0.1, abs=0.02)
-    assert result.measurement.ended.endswith("requests failed: INTERNAL: boom")
+    assert result.outcome == "infeasible"
+    assert result.limit_overshoot == pytest.approx(0.1, abs=0.02)
+    assert result.valid_measurement.ended.endswith("requests failed: INTERNAL: boom")
 
 
 def test_a_level_of_nothing_but_errors_is_a_transient_failure() -> None:

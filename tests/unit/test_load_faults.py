@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, find_capacity
+from optimizer.load.capacity import CapacityProtocol, find_capacity
 from optimizer.load.client import LoadClient
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.workload.streams import Workload
 from tests.unit.fake_triton import FakeTriton, Serve, target
 
@@ -43,7 +44,7 @@ def client() -> Iterator[LoadClient]:
         yield started
 
 
-def search(client: LoadClient, endpoint: str) -> CapacityResult:
+def search(client: LoadClient, endpoint: str) -> Evaluation:
     """Find the capacity of a fake Triton, at most 200/s by its 8 outstanding requests."""
     at = target(endpoint, demand_per_second=DEMAND)
     rng = np.random.default_rng(3)
@@ -67,16 +68,16 @@ def fail(context: grpc.ServicerContext) -> None:
 
 def test_a_sound_server_has_a_capacity(client: LoadClient, serve: Serve) -> None:
     result = search(client, serve(busy).endpoint)
-    assert result.verdict == "ok"
-    assert 50 < result.measurement.capacity_per_second <= 200
+    assert result.outcome == "ok"
+    assert 50 < result.valid_measurement.capacity_per_second <= 200
 
 
 def test_a_server_that_is_slower_than_the_limit_is_infeasible(
     client: LoadClient, serve: Serve
 ) -> None:
     result = search(client, serve(lambda _: time.sleep(0.15)).endpoint)
-    assert result.verdict == "infeasible"
-    assert "over the limit of 100 ms" in result.measurement.ended
+    assert result.outcome == "infeasible"
+    assert "over the limit of 100 ms" in result.valid_measurement.ended
 
 
 def test_one_error_in_a_hundred_is_infeasible_and_named(client: LoadClient, serve: Serve) -> None:
@@ -89,9 +90,9 @@ def test_one_error_in_a_hundred_is_infeasible_and_named(client: LoadClient, serv
 
     result = search(client, serve(hundredth_fails).endpoint)
     # A level of fifty requests may be spared.
-    if result.verdict == "infeasible":
-        assert "requests failed: INTERNAL: boom" in result.measurement.ended
-    assert any(level.errors for level in result.measurement.levels)
+    if result.outcome == "infeasible":
+        assert "requests failed: INTERNAL: boom" in result.valid_measurement.ended
+    assert any(level.errors for level in result.valid_measurement.levels)
 
 
 def test_nothing_but_errors_is_a_failure(client: LoadClient, serve: Serve) -> None:
@@ -147,9 +148,9 @@ def test_a_server_that_restarts_in_a_level_costs_that_level(
     finally:
         timer.join()
         restarted[0].die()
-    assert result.verdict == "ok"
+    assert result.outcome == "ok"
     # A level that misses its limit by errors ends at once, and the server may not be back yet.
-    assert sum(level.errors > 0 for level in result.measurement.levels) in (1, 2)
+    assert sum(level.errors > 0 for level in result.valid_measurement.levels) in (1, 2)
 
 
 class ResettingProxy:
@@ -213,7 +214,7 @@ def test_connections_that_are_reset_all_the_time_end_in_an_outcome(
     client: LoadClient, serve: Serve
 ) -> None:
     proxy = ResettingProxy(serve(busy).port, every_seconds=0.3)
-    outcome: CapacityResult | LoadTestFailure
+    outcome: Evaluation | LoadTestFailure
     try:
         outcome = search(client, proxy.endpoint)
     except LoadTestFailure as failure:
@@ -225,5 +226,5 @@ def test_connections_that_are_reset_all_the_time_end_in_an_outcome(
         assert "every request failed: UNAVAILABLE" in str(outcome)
         return
     # A level of ten requests may pass between two resets, one of a hundred cannot.
-    assert outcome.measurement.capacity_per_second < DEMAND / 5
-    assert str(outcome.measurement.levels[0].streams[0].first_error).startswith("UNAVAILABLE")
+    assert outcome.valid_measurement.capacity_per_second < DEMAND / 5
+    assert str(outcome.valid_measurement.levels[0].streams[0].first_error).startswith("UNAVAILABLE")

@@ -11,7 +11,7 @@ from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
-from optimizer.load.verdicts import excess, point, why_missed
+from optimizer.load.verdicts import limit_overshoot, point, why_missed
 from optimizer.measurement.level import ClientUse, LoadLevel
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
 
@@ -99,7 +99,7 @@ def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() 
     assert level.seconds == 1.0, "nothing is cut as warm-up"
     assert level.streams[0].latency_ms(90) > 100
     assert "over the limit of 100 ms" in str(why_missed(level))
-    assert excess(level) > 0
+    assert limit_overshoot(level) > 0
     met = load_level(PLAN, [stream()], seen, CLIENT, (EndReason("it is quick"), 2.0))
     assert met.seconds < 1.0
     assert why_missed(met) is None
@@ -109,7 +109,7 @@ def test_a_verdict_that_the_percentile_does_not_show_has_its_reason() -> None:
     level = measure(replies([1.0, 2.0, 3.0], [0.05] * 3))
     late = replace(level, verdict="infeasible", ended="proven to miss the limit")
     assert why_missed(late) == "proven to miss the limit"
-    assert excess(late) > 0
+    assert limit_overshoot(late) > 0
     assert point(late, 1.0).log_excess > 0
 
 
@@ -152,7 +152,7 @@ def test_failed_requests_count_with_the_timeout_and_the_first_message_is_kept() 
 def test_the_limits_own_percentile_is_among_those_kept() -> None:
     [only] = measure(replies([1.0, 2.0], [0.05, 0.2])).streams
     assert [item.percentile for item in only.latencies] == [50, 90, 95, 99]
-    assert only.excess == pytest.approx(1.0)
+    assert only.limit_overshoot == pytest.approx(1.0)
 
 
 def test_saturation_is_a_load_factor_over_all_streams() -> None:

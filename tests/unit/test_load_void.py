@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from optimizer.errors import VoidLevelFailure
-from optimizer.load.capacity import CapacityResult, RunLevel, find_capacity
+from optimizer.load.capacity import RunLevel, find_capacity
 from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
 from optimizer.load.level_plan import LevelPlan
 from optimizer.load.other_limits import share_within
 from optimizer.load.verdicts import why_missed, why_void
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL
@@ -39,7 +40,7 @@ def tight() -> SimulatedServer:
     return SimulatedServer(workload(60), instances=2, batch_seconds=0.020)
 
 
-def find(run: RunLevel, server: SimulatedServer) -> CapacityResult:
+def find(run: RunLevel, server: SimulatedServer) -> Evaluation:
     return find_capacity(run, server.work, PROTOCOL, 64)
 
 
@@ -62,8 +63,8 @@ def test_loads_that_could_not_be_sent_are_not_certified_and_the_reason_is_told()
     server = tight()
     rate = server.saturation_per_second / server.work.demand_per_second
     result = find(lagging(server, lambda load: load > 0.6 * rate), server)
-    assert result.verdict == "ok"
-    measurement = result.measurement
+    assert result.outcome == "ok"
+    measurement = result.valid_measurement
     held = max(x.load_factor for x in measurement.open_loop if why_missed(x) is None)
     assert measurement.load_factor == held <= 0.6 * rate
     assert measurement.load_factor_high is not None
@@ -76,14 +77,16 @@ def test_loads_that_could_not_be_sent_are_not_certified_and_the_reason_is_told()
 
 def test_a_capacity_between_a_load_that_was_held_and_one_that_was_not_needs_no_void_level() -> None:
     server = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
-    quiet = find(server, server).measurement
+    quiet = find(server, server).valid_measurement
     held = [x.load_factor for x in quiet.open_loop if why_missed(x) is None]
     missed = [x.load_factor for x in quiet.open_loop if why_missed(x) is not None]
     assert held
     assert missed, "both sides of the limit were seen"
     again = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
     between = (max(x for x in held if x < min(missed)) + min(missed)) / 2
-    found = find(lagging(again, lambda load: abs(load / between - 1) < 1e-3), again).measurement
+    found = find(
+        lagging(again, lambda load: abs(load / between - 1) < 1e-3), again
+    ).valid_measurement
     assert found.load_factor == pytest.approx(quiet.load_factor, rel=0.1)
     assert "could not be measured" not in found.ended
 
@@ -97,7 +100,7 @@ def test_a_load_that_was_held_outlasts_any_number_of_void_levels() -> None:
         calls.append(load)
         return len(calls) != 2
 
-    measurement = find(lagging(server, at), server).measurement
+    measurement = find(lagging(server, at), server).valid_measurement
     assert measurement.load_factor == calls[1] < 0.95 * rate
     assert "more could not be measured" in measurement.ended
 
@@ -106,7 +109,7 @@ def test_a_void_level_far_above_the_capacity_changes_nothing() -> None:
     def capacity(at: Callable[[float], bool]) -> float:
         server = SimulatedServer(workload(45), instances=1, batch_seconds=0.02)
         server.rng = np.random.default_rng(3)
-        return find(lagging(server, at), server).measurement.capacity_per_second
+        return find(lagging(server, at), server).valid_measurement.capacity_per_second
 
     quiet = capacity(lambda load: False)
     assert capacity(lambda load: load > 0.09) == pytest.approx(quiet, rel=0.2)
@@ -116,7 +119,7 @@ def test_a_load_is_held_below_one_that_could_not_be_sent() -> None:
     server = SimulatedServer(workload(500))
     task = CertificationTask(0.3, requests=100, at_demand=lambda load: load / 2)
     run = lagging(server, lambda load: load > 0.28)
-    measurement = certify_load(run, server.work, PROTOCOL, 16, task).measurement
+    measurement = certify_load(run, server.work, PROTOCOL, 16, task).valid_measurement
     assert measurement.load_factor == pytest.approx(0.93 * 0.3)
     assert measurement.load_factor_high is None, "nothing was shown to be too much"
     assert "held 93% of its capacity; at" in measurement.ended
@@ -135,14 +138,14 @@ def test_a_load_that_could_never_be_sent_is_not_missed() -> None:
 def test_nothing_is_learnt_from_a_light_load_that_is_void() -> None:
     server = tight()
     result = find_service(lagging(server), server.work, PROTOCOL, 16)
-    assert [level.kind for level in result.measurement.levels] == ["saturation"]
+    assert [level.kind for level in result.valid_measurement.levels] == ["saturation"]
     sent = find_service(server, server.work, PROTOCOL, 16)
-    assert [level.kind for level in sent.measurement.levels] == ["saturation", "open_loop"]
+    assert [level.kind for level in sent.valid_measurement.levels] == ["saturation", "open_loop"]
 
 
 @pytest.mark.parametrize("find_all", [find_capacity_and_service, find_latencies])
 def test_a_recorded_point_has_all_of_its_levels(
-    find_all: Callable[..., CapacityResult],
+    find_all: Callable[..., Evaluation],
 ) -> None:
     server = SimulatedServer(workload(500))
     rate = server.saturation_per_second / server.work.demand_per_second
@@ -154,8 +157,8 @@ def test_a_recorded_point_has_all_of_its_levels(
 def test_void_levels_say_nothing_of_another_limit() -> None:
     server = tight()
     result = find(server, server)
-    levels = result.measurement.levels
-    saturation = result.saturation.load_factor
+    levels = result.valid_measurement.levels
+    saturation = result.valid_measurement.levels[0].load_factor
     late = replace(levels[-1].client, lag_ms=LAG_MS, longest_lag_ms=3.0)
     void = replace(levels[-1], client=late, load_factor=0.05 * saturation)
     assert share_within([*levels, void], saturation, 60) == share_within(levels, saturation, 60)

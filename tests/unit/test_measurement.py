@@ -190,8 +190,8 @@ def level(load_factor: float, *streams: StreamLevel, kind: LevelKind = "open_loo
 
 
 def test_the_excess_is_relative_to_the_limit() -> None:
-    assert stream(150, limit_ms=100).excess == pytest.approx(0.5)
-    assert stream(50, limit_ms=100).excess == pytest.approx(-0.5)
+    assert stream(150, limit_ms=100).limit_overshoot == pytest.approx(0.5)
+    assert stream(50, limit_ms=100).limit_overshoot == pytest.approx(-0.5)
 
 
 def test_only_stored_percentiles_are_known() -> None:
@@ -202,7 +202,7 @@ def test_only_stored_percentiles_are_known() -> None:
 
 def test_a_level_is_as_good_as_its_worst_stream() -> None:
     both = level(1.0, stream(50, errors=1), stream(150, errors=3))
-    assert both.excess == pytest.approx(0.5)
+    assert both.limit_overshoot == pytest.approx(0.5)
     assert not both.meets_limits
     assert both.errors == 4
     assert both.achieved_per_second == 18

@@ -16,8 +16,8 @@ from optimizer.configuration.serving_config import (
     ModelServing,
 )
 from optimizer.files.shipped import shipped
-from optimizer.triton.model_config import OutputTensor, differences, model_config, to_text
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
+from optimizer.triton.model_config import differences, model_config, to_text
+from optimizer.workload.streams import LengthDistribution, OutputTensor, Payloads, TensorSpec
 from tests.unit.strategies import models
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "config.pbtxt"

@@ -7,11 +7,16 @@ from dataclasses import replace
 import pytest
 
 from optimizer.errors import UsageError
-from optimizer.fleet.figures import SourcedFigure, worked_out
-from optimizer.fleet.offer import METRICS, Observation, offer_as_measured, offer_elsewhere
-from optimizer.fleet.price_catalogue import ListedPrice
-from optimizer.fleet.pricing import PriceChoice, listed_price
-from optimizer.fleet.recommendation import Studied, recommend
+from optimizer.fleet.figures import SourcedFigure, derived
+from optimizer.fleet.instance_estimate import (
+    METRICS,
+    Observation,
+    estimate_extrapolated,
+    estimate_measured,
+)
+from optimizer.fleet.price_list import ListedPrice
+from optimizer.fleet.price_rules import PriceChoice, listed_price
+from optimizer.fleet.recommendation import StudyObservations, recommend
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand
 from optimizer.study.decision import candidate_of
@@ -55,12 +60,12 @@ def test_a_figure_that_is_worked_out_is_as_sure_as_the_least_sure() -> None:
         SourcedFigure(2.0, "confirmed"),
         SourcedFigure(3.0, "extrapolated"),
     )
-    assert worked_out(4.0, price, sure) == SourcedFigure(4.0, "confirmed", worked_out=True)
-    assert worked_out(4.0, guess, price, sure).basis == "extrapolated"
+    assert derived(4.0, price, sure) == SourcedFigure(4.0, "confirmed", worked_out=True)
+    assert derived(4.0, guess, price, sure).basis == "extrapolated"
 
 
 def test_the_metrics_of_a_whole_instance() -> None:
-    offer = offer_as_measured(observation(), G4.price, G4, DEMAND)
+    offer = estimate_measured(observation(), G4.price, G4, DEMAND)
     assert offer.extrapolated is None
     expected = {
         "FleetCostPerHour": SourcedFigure(5 * 0.7364, "confirmed", True),
@@ -89,7 +94,7 @@ def test_instances_are_counted_by_the_lower_bound_and_with_headroom() -> None:
     seen = observation()
     measurement = replace(seen.candidate.measurement, load_factor_low=0.18)
     seen = replace(seen, candidate=replace(seen.candidate, measurement=measurement))
-    offer = offer_as_measured(seen, G4.price, G4, Demand(500.0, headroom=0.1))
+    offer = estimate_measured(seen, G4.price, G4, Demand(500.0, headroom=0.1))
     assert offer.candidate.score.replicas == 7, "550 requests/s, 90 an instance"
     invocations = offer.metrics["MaxInvocations"]
     assert invocations is not None
@@ -97,7 +102,7 @@ def test_instances_are_counted_by_the_lower_bound_and_with_headroom() -> None:
 
 
 def test_what_was_not_seen_is_no_figure() -> None:
-    offer = offer_as_measured(
+    offer = estimate_measured(
         replace(observation(confirmed=False), use=None), G4.price, None, DEMAND
     )
     unseen = {name for name, figure in offer.metrics.items() if figure is None}
@@ -110,14 +115,14 @@ def test_what_was_not_seen_is_no_figure() -> None:
 def test_a_gpu_that_does_not_tell_its_power_leaves_it_open() -> None:
     use = use_of(T4, 1.0)
     silent = replace(use, gpus=(replace(use.gpus[0], power_watts=None),))
-    offer = offer_as_measured(replace(observation(), use=silent), G4.price, G4, DEMAND)
+    offer = estimate_measured(replace(observation(), use=silent), G4.price, G4, DEMAND)
     assert offer.metrics["GpuPower"] is None
     assert offer.metrics["GpuUtilization"] is not None
 
 
 def test_all_gpus_of_an_instance_count_though_some_were_used() -> None:
     big = replace(T4, cores=48, memory_gib=186)
-    offer = offer_as_measured(observation(big), G4_4GPUS.price, G4_4GPUS, DEMAND)
+    offer = estimate_measured(observation(big), G4_4GPUS.price, G4_4GPUS, DEMAND)
     assert offer.extrapolated == "1 of 4 GPUs were used; certain once all are loaded together"
     invocations = offer.metrics["MaxInvocations"]
     assert invocations is not None
@@ -131,12 +136,12 @@ def test_all_gpus_of_an_instance_count_though_some_were_used() -> None:
 
 
 def test_gpus_of_another_model_are_not_counted() -> None:
-    offer = offer_as_measured(observation(A10G), G4_4GPUS.price, G4_4GPUS, DEMAND)
+    offer = estimate_measured(observation(A10G), G4_4GPUS.price, G4_4GPUS, DEMAND)
     assert offer.extrapolated is None
 
 
 def test_another_instance_type_serves_what_its_gpus_do() -> None:
-    offer = offer_elsewhere(observation(), G4_4GPUS, DEMAND)
+    offer = estimate_extrapolated(observation(), G4_4GPUS, DEMAND)
     assert offer.extrapolated == "4 x NVIDIA T4, by what study t4 measured on 1"
     assert offer.price == G4_4GPUS.price
     assert offer.candidate.measurement.capacity_per_second == pytest.approx(400.0)
@@ -145,18 +150,18 @@ def test_another_instance_type_serves_what_its_gpus_do() -> None:
 
 
 def test_cores_that_cannot_feed_the_gpus_are_told() -> None:
-    hungry = offer_elsewhere(observation(busy_cores=13.0), G4_4GPUS, DEMAND)
+    hungry = estimate_extrapolated(observation(busy_cores=13.0), G4_4GPUS, DEMAND)
     assert hungry.warnings == ("its 48 cores would have to do the work of 52.0: expect less",)
-    assert offer_elsewhere(observation(busy_cores=11.0), G4_4GPUS, DEMAND).warnings == ()
+    assert estimate_extrapolated(observation(busy_cores=11.0), G4_4GPUS, DEMAND).warnings == ()
 
 
 def test_what_a_load_test_warned_of_stays_with_its_figures() -> None:
     seen = replace(observation(), warnings=("others took part",))
-    assert offer_as_measured(seen, G4.price, G4, DEMAND).warnings == ("others took part",)
+    assert estimate_measured(seen, G4.price, G4, DEMAND).warnings == ("others took part",)
 
 
-def studied(machine: Machine, entry: ListedPrice, *seen: Observation) -> Studied:
-    return Studied(seen[0].study, entry.price, machine, seen)
+def studied(machine: Machine, entry: ListedPrice, *seen: Observation) -> StudyObservations:
+    return StudyObservations(seen[0].study, entry.price, machine, seen)
 
 
 def test_the_cheapest_fleet_comes_first_with_the_best_configuration_of_each_study() -> None:
@@ -210,7 +215,7 @@ def test_a_gpu_that_nobody_measured_is_refused_with_what_was() -> None:
 
 
 def test_a_study_with_nothing_within_the_limits_is_named_with_its_reason() -> None:
-    empty = Studied("a10g", price_of("ml.g5.xlarge"), A10G, (), "all missed")
+    empty = StudyObservations("a10g", price_of("ml.g5.xlarge"), A10G, (), "all missed")
     twelve = listed_price(LISTED, "ml.g5.12xlarge", PriceChoice())
     found = recommend([studied(T4, G4, observation()), empty], [twelve], LISTED, DEMAND)
     assert len(found.offers) == 1

@@ -19,6 +19,7 @@ import pytest
 
 import optimizer
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.study_status import study_status
 from optimizer.commands import export as exporting
 from optimizer.commands import run as wiring
 from optimizer.commands.compare import CompareOptions, compare_studies
@@ -28,13 +29,12 @@ from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.commands.report import report_study
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
-from optimizer.export.bundle import holds
+from optimizer.export.bundle.repository import holds_configuration
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import Records, StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
 from optimizer.study.optuna_study import open_storage
-from optimizer.study.status import study_status
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
     DEMAND,
@@ -210,7 +210,7 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
     expected = (describe(story.all_configs[INT8_1]), "confirmed")
     assert all_say(story) == expected
     summary = story.directory.read_json(story.directory.summary)
-    assert json.loads(json.dumps(dict(result.summary))) == summary
+    assert json.loads(json.dumps(result.summary.to_json())) == summary
     assert summary["best"]["description"] == expected[0]
     assert summary["best"]["capacity_per_second"] == pytest.approx(HOLDS[INT8_1])
     assert summary["baseline"]["capacity_per_second"] == pytest.approx(HOLDS[FP32_1])
@@ -219,8 +219,8 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
     ]
     progress = story.directory.read_json(story.directory.progress)
     assert (progress["best"]["configuration"], progress["best"]["confirmed"]) == (expected[0], True)
-    assert holds(story.directory.best, story.all_configs[INT8_1])
-    assert holds(story.directory.baseline, story.all_configs[FP32_1])
+    assert holds_configuration(story.directory.best, story.all_configs[INT8_1])
+    assert holds_configuration(story.directory.baseline, story.all_configs[FP32_1])
     assert not list(story.directory.root.glob(".*.new"))
     assert not list(story.directory.root.glob(".*.old"))
     assert story.go_on().was_finished
@@ -261,7 +261,7 @@ def kill_on_renaming(patch: pytest.MonkeyPatch, kill: Kill) -> None:
 
 
 def kill_on_the_summary(patch: pytest.MonkeyPatch, kill: Kill) -> None:
-    patch.setattr(wiring, "write_json", lambda *_: kill())
+    patch.setattr(wiring, "write_summary", lambda *_: kill())
 
 
 def kill_on_the_last_note(patch: pytest.MonkeyPatch, kill: Kill) -> None:

@@ -1,12 +1,10 @@
-"""How OpenVINO is told to compute, in the template that runs inside Triton."""
+"""How OpenVINO is told to compute, in the code that runs inside Triton."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
-from optimizer.files.shipped import shipped
+from optimizer.runtimes.openvino_session import inference_precision
 
 
 @pytest.mark.parametrize(
@@ -22,10 +20,4 @@ from optimizer.files.shipped import shipped
 def test_what_int8_leaves_is_computed_in_bf16_where_the_processor_has_it(
     precision: str, capabilities: list[str], arithmetic: str
 ) -> None:
-    file = shipped("model_repository_templates") / "python" / "openvino_session.py"
-    spec = importlib.util.spec_from_file_location("openvino_session", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.inference_precision(precision, capabilities) == arithmetic
+    assert inference_precision(precision, capabilities) == arithmetic

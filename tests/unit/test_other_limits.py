@@ -31,9 +31,9 @@ def seen(server: SimulatedServer, limit_ms: float, seeds: int) -> Iterator[Seen]
     truth = min(other.true_capacity_per_second(), HIGHEST_SHARE * server.saturation_per_second)
     for seed in range(seeds):
         fresh = replace(server, rng=np.random.default_rng(seed), plans=[])
-        found = find_capacity(fresh, fresh.work, PROTOCOL, 64)
-        rate = found.saturation.achieved_per_second
-        share = share_within(found.measurement.levels, found.saturation.load_factor, limit_ms)
+        levels = find_capacity(fresh, fresh.work, PROTOCOL, 64).valid_measurement.levels
+        rate = levels[0].achieved_per_second
+        share = share_within(levels, levels[0].load_factor, limit_ms)
         assert share is not None
         assert share.low <= share.share <= share.high
         # The truth itself is known to 0.2 % of saturation, and saturation to 1.5 %.
@@ -113,7 +113,7 @@ def test_the_limits_of_several_streams_keep_their_proportion_and_the_worst_decid
     both = replace(level(0.5), streams=(one, replace(two, name="other", limit_ms=2 * LIMIT_MS)))
     again = judged(both, 60.0)
     assert [stream.limit_ms for stream in again.streams] == [60.0, 120.0]
-    assert again.excess == pytest.approx(180 / 120 - 1)
+    assert again.limit_overshoot == pytest.approx(180 / 120 - 1)
 
 
 def test_a_client_that_lagged_too_much_for_a_short_limit_makes_a_level_void_within_it() -> None:

@@ -50,7 +50,7 @@ def found(saturation: float, capacity: float, *levels: tuple[float, float]) -> E
     )
     at, low, high = (factor * capacity / demand for factor in (1.0, 0.95, 1.05))
     measurement = Measurement(whole, at, low, high, demand, "known closely")
-    return replace(ok(capacity), measurement=measurement, saturation_per_second=saturation)
+    return replace(ok(capacity), measurement=measurement)
 
 
 # Waits long for large batches, or answers soon and serves little.

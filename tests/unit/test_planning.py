@@ -12,7 +12,7 @@ import pytest
 
 from optimizer.cli import main
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.fleet.price_catalogue import price_list
+from optimizer.fleet.price_list import price_list
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Price
 from optimizer.search.calibrate import CalibratePhase

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.artifacts.products import ModelArtifact
+from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import SpaceChangedError

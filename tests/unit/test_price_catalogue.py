@@ -15,15 +15,15 @@ from optimizer.cli import commands
 from optimizer.errors import RequirementError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.fleet.aws_prices import todays_prices
-from optimizer.fleet.price_catalogue import (
-    merged,
+from optimizer.fleet.price_list import (
+    merge_prices,
     price_list,
     price_warning,
-    read_list,
+    read_prices,
     shipped_prices,
     usual_prices,
 )
-from optimizer.fleet.pricing import what_contradicts
+from optimizer.fleet.price_rules import hardware_mismatch
 from optimizer.measurement.cost import Price, Purchase
 from optimizer.space_file.reader import load_space
 from tests.unit.studies import HARDWARE, MACHINE
@@ -58,7 +58,7 @@ def test_the_users_own_prices_go_before_those_that_ship(own: Path) -> None:
 
 
 def test_spot_and_reserved_prices_stand_beside_the_usual_one(tmp_path: Path) -> None:
-    listed = read_list(
+    listed = read_prices(
         write(
             tmp_path / "list.csv",
             "g5.xlarge,1.0,us-east-1,2026-01-01,x,",
@@ -69,7 +69,7 @@ def test_spot_and_reserved_prices_stand_beside_the_usual_one(tmp_path: Path) -> 
     )
     assert [entry.price.rate for entry in listed] == ["on-demand", "spot", "reserved", "on-demand"]
     assert usual_prices(listed)["g5.xlarge"].usd_per_hour == 1.0, "the latest on-demand price"
-    assert merged(listed, listed[1:2]) == listed
+    assert merge_prices(listed, listed[1:2]) == listed
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_mistakes_in_a_list_name_file_line_rule_and_value(
 ) -> None:
     path = write(tmp_path / "list.csv", row)
     with pytest.raises(UsageError) as refused:
-        read_list(path)
+        read_prices(path)
     assert said in str(refused.value)
     assert str(path) in str(refused.value)
 
@@ -97,7 +97,7 @@ def test_mistakes_in_a_list_name_file_line_rule_and_value(
 def test_a_list_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="must have the columns instance_type, usd_per_hour"):
-        read_list(tmp_path / "list.csv")
+        read_prices(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_update_keeps_todays_prices_in_the_own_list(
     arguments = ["prices", "update", "--type", "ml.g4dn.xlarge"]
     ran = CliRunner().invoke(commands, arguments, env={"COLUMNS": "160"})
     assert ran.exit_code == 0, ran.output
-    assert {e.price.instance_type for e in read_list(own)} == {"mine", "ml.g4dn.xlarge"}
+    assert {e.price.instance_type for e in read_prices(own)} == {"mine", "ml.g4dn.xlarge"}
     assert usual_prices(price_list())["ml.g4dn.xlarge"].usd_per_hour == 0.8
 
 
@@ -232,4 +232,4 @@ def test_the_price_of_the_quickstart_is_an_example_that_contradicts_no_machine()
     path = shipped("search_spaces") / "quickstart.yaml"
     price = load_space(path, {}, HARDWARE).price
     assert price.is_example
-    assert what_contradicts(price, MACHINE, price_list()) is None
+    assert hardware_mismatch(price, MACHINE, price_list()) is None

@@ -6,13 +6,13 @@ import pytest
 
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import ListedPrice, read_list
-from optimizer.fleet.pricing import (
+from optimizer.fleet.price_list import ListedPrice, read_prices
+from optimizer.fleet.price_rules import (
     PriceChoice,
-    contradictions,
+    hardware_differences,
     listed_instance,
     listed_price,
-    mixture,
+    price_mismatch,
     prices_for,
     same_gpu,
 )
@@ -21,7 +21,7 @@ from tests.unit.studies import MACHINE
 USUAL = PriceChoice()
 T4 = replace(MACHINE, cores=4, memory_gib=16, gpus=("Tesla T4",), driver="580.1")
 A10G = replace(T4, gpus=("NVIDIA A10G",))
-LISTED = read_list(shipped("prices.csv"))
+LISTED = read_prices(shipped("prices.csv"))
 
 
 def entry(name: str) -> ListedPrice:
@@ -32,11 +32,13 @@ G4, G5, G6 = (entry(f"ml.{family}.xlarge") for family in ("g4dn", "g5", "g6"))
 
 
 def test_a_machine_that_is_what_its_price_is_for_contradicts_nothing() -> None:
-    assert list(contradictions(G4, T4)) == []
-    assert list(contradictions(G5, A10G)) == []
-    assert list(contradictions(entry("ml.c5.xlarge"), replace(T4, memory_gib=8, gpus=()))) == []
+    assert list(hardware_differences(G4, T4)) == []
+    assert list(hardware_differences(G5, A10G)) == []
+    assert (
+        list(hardware_differences(entry("ml.c5.xlarge"), replace(T4, memory_gib=8, gpus=()))) == []
+    )
     several = entry("ml.g4dn.12xlarge")
-    assert list(contradictions(several, replace(T4, cores=48, memory_gib=186))) == []
+    assert list(hardware_differences(several, replace(T4, cores=48, memory_gib=186))) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_a_machine_that_is_what_its_price_is_for_contradicts_nothing() -> None:
     ],
 )
 def test_what_contradicts_is_named(machine: object, said: str) -> None:
-    assert list(contradictions(G4, machine)) == [said]  # type: ignore[arg-type]
+    assert list(hardware_differences(G4, machine)) == [said]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -70,24 +72,24 @@ def test_lists_and_drivers_name_gpus_in_their_own_ways(
 
 
 def test_prices_of_one_kind_may_be_compared() -> None:
-    assert mixture([G4.price, entry("ml.g4dn.2xlarge").price]) is None
-    assert mixture([]) is None
+    assert price_mismatch([G4.price, entry("ml.g4dn.2xlarge").price]) is None
+    assert price_mismatch([]) is None
 
 
 def test_what_prices_differ_in_is_named() -> None:
-    assert mixture([G5.price, G6.price]) == (
+    assert price_mismatch([G5.price, G6.price]) == (
         "prices of more than one region: ml.g5.xlarge us-east-1, ml.g6.xlarge us-west-2"
     )
-    assert mixture([G4.price, G5.price]) == (
+    assert price_mismatch([G4.price, G5.price]) == (
         "prices of more than one basis: ml.g4dn.xlarge published benchmark, "
         "ml.g5.xlarge price list API copy"
     )
     abroad = replace(G5.price, region="eu-west-1", source="price list API copy, eu-west-1")
-    assert mixture([G5.price, abroad]) == (
+    assert price_mismatch([G5.price, abroad]) == (
         "prices of more than one region: ml.g5.xlarge eu-west-1, ml.g5.xlarge us-east-1"
     )
     spot = replace(G5.price, instance_type="other", rate="spot")
-    assert mixture([G5.price, spot]) == (
+    assert price_mismatch([G5.price, spot]) == (
         "prices of more than one rate: ml.g5.xlarge on-demand, other spot"
     )
 

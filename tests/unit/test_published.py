@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.fleet.benchmark import (
+from optimizer.fleet.benchmark_table import (
     BenchmarkRow,
     Feature,
     batching,
@@ -22,8 +22,8 @@ from optimizer.fleet.benchmark import (
     runtime,
     write_rows,
 )
-from optimizer.fleet.price_catalogue import shipped_prices
-from optimizer.fleet.published import (
+from optimizer.fleet.price_list import shipped_prices
+from optimizer.fleet.published_claims import (
     PUBLISHED,
     PUBLISHED_DEMAND,
     PUBLISHED_LIMIT_MS,

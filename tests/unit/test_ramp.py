@@ -56,7 +56,7 @@ def find(*parts: tuple[int, float | None]) -> tuple[str, float]:
     assert isinstance(plan.stop, StoppingConditions)
     assert plan.stop.max_invocations == 500 * 60
     assert plan.stop.model_latency_thresholds[0].latency_ms == 60
-    return result.verdict, result.measurement.capacity_per_second
+    return result.outcome, result.valid_measurement.capacity_per_second
 
 
 def test_what_the_ramp_finds_is_a_capacity() -> None:
@@ -87,7 +87,7 @@ def test_a_job_is_judged_by_the_shortest_of_its_own_thresholds() -> None:
         return ramped((100, 20.0), (500, 49.0), (700, 55.0))
 
     result = find_in_user_load(run, WORK, load, conditions, 5.0)
-    assert result.measurement.capacity_per_second == pytest.approx(500 / (100 / 3))
-    assert result.excess == pytest.approx(49 / 50 - 1)
+    assert result.valid_measurement.capacity_per_second == pytest.approx(500 / (100 / 3))
+    assert result.limit_overshoot == pytest.approx(49 / 50 - 1)
     [plan] = asked
     assert (plan.load, plan.stop, plan.seconds) == (load, conditions, 30.0)

@@ -25,13 +25,13 @@ from optimizer.configuration.serving_config import (
     InstanceGroup,
     ServingConfig,
 )
-from optimizer.export import rebuild_script
-from optimizer.export.manifest import Bundle, LoadDescription, read_bundle, write_manifest
-from optimizer.export.production_bundle import Winner, write_notes, write_winner
-from optimizer.export.study_artifacts import StoredArtifact, StudyArtifacts
-from optimizer.export.verification import check_files, rebuilt
+from optimizer.export.bundle import rebuild_script
+from optimizer.export.bundle.checks import check_files, rebuilt_engines
+from optimizer.export.bundle.manifest import Bundle, LoadDescription, read_bundle, write_manifest
+from optimizer.export.bundle.study_artifacts import StoredArtifact, StudyArtifacts
+from optimizer.export.bundle.study_bundle import ExportSource, append_readme, write_study_bundle
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.study.directory import write_json
 from optimizer.workload.model_spec import AccuracyLimits
 from tests.unit.engines import recipe
 from tests.unit.exported import MADE_BY, Exportable
@@ -82,12 +82,12 @@ class Engines:
     def bundle(self, root: Path) -> Bundle:
         """The study's best as if it were this engine on a GPU."""
         searched = self.study.searched
-        best = self.study.decision(searched.price, searched.demand).findings[0]
+        best = self.study.decision(searched.price, searched.demand).ranking[0]
         group = InstanceGroup("KIND_GPU", 1, (0,))
         model = replace(best.candidate.config.models[0], artifact=SPEC, groups=(group,))
         candidate = replace(best.candidate, config=ServingConfig((model,)))
         exported = Exportable(self.root / "other").export(self.root / "of openvino")
-        winner = Winner(
+        winner = ExportSource(
             study=self.study,
             finding=replace(best, candidate=candidate),
             artifacts={"bert": self.found()},
@@ -96,8 +96,8 @@ class Engines:
             cards={},
             made_by=MADE_BY,
         )
-        manifest = write_winner(root, shipped("model_repository_templates"), winner)
-        write_notes(root, manifest)
+        manifest = write_study_bundle(root, shipped("model_repository_templates"), winner)
+        append_readme(root, manifest)
         load = LoadDescription(searched.workload, exported.load.measurement)
         return write_manifest(root, manifest, load)
 
@@ -157,7 +157,7 @@ def test_an_engine_is_built_anew_for_what_is_here(
     bundle = read_bundle(root)
     assert bundle.manifest.models[0].engine == EngineFacts("11.4.0.106", *L4)
     assert check_files(bundle).outcome == "pass"
-    assert rebuilt(bundle.manifest) == [
+    assert rebuilt_engines(bundle.manifest) == [
         "bert: its engine was built anew, with TensorRT 11.4.0.106 for NVIDIA L4"
     ]
     assert not list(root.rglob(".*"))

@@ -15,15 +15,16 @@ from optimizer.commands.load_test_job import job_content
 from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.commands.run import RunOptions
 from optimizer.errors import StorageError, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.fleet.pricing import PriceChoice
+from optimizer.fleet.price_rules import PriceChoice
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.load.user_load_file import LoadTestJob
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.level import Slice
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.measured_record import measured_record
 from optimizer.workload.streams import LatencyLimit
 from tests.unit.hosts import A10G, CONTENT, T4, host, on_machine, price_of, space_on, use_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel
+from optimizer.load.capacity import CapacityProtocol, RunLevel
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import MachineUse
 from optimizer.search.recorded.recording import (
@@ -49,7 +49,7 @@ class Recording:
         return RecordingDirectory(self.folder)
 
     def measure(
-        self, config: ServingConfig, levels: Callable[[RunLevel], CapacityResult]
+        self, config: ServingConfig, levels: Callable[[RunLevel], Evaluation]
     ) -> Evaluation:
         if len(self.asked) == self.stop_after:
             raise Stopped

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.search.drift import TRIALS_BETWEEN, ReferenceRuns, paces
+from optimizer.search.drift import TRIALS_BETWEEN, DriftRuns, saturation_rates
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, Note, ReferenceStarted
+from optimizer.study.events import DriftRunStarted, Event, Note
 from optimizer.study.history import History
 from tests.unit.studies import (
     SETTING,
@@ -36,9 +36,7 @@ class Referring:
         self.directory = StudyDirectory(folder)
         self.evaluator = FakeEvaluator(pace=lambda _: pace)
         self.events: list[Event] = []
-        self.runs = ReferenceRuns(
-            BASELINE, self.evaluator, self.directory, SETTING, self.events.append
-        )
+        self.runs = DriftRuns(BASELINE, self.evaluator, self.directory, SETTING, self.events.append)
 
     @property
     def notes(self) -> list[str]:
@@ -82,7 +80,7 @@ def test_a_change_of_pace_is_said_with_both_figures(tmp_path: Path) -> None:
     assert "pace changed by -20%" in note
     assert "84/s now" in note
     assert "105/s then" in note
-    assert ReferenceStarted(BASELINE) in referring.events
+    assert DriftRunStarted(BASELINE) in referring.events
 
 
 @pytest.mark.parametrize("now", [bounded(105), bounded(102), failed("gone", transient=True)])
@@ -95,19 +93,21 @@ def test_what_is_small_or_unknown_is_not_said(tmp_path: Path, now: Evaluation) -
 def test_every_run_is_kept(tmp_path: Path) -> None:
     for pace in (bounded(100), failed("gone", transient=True), bounded(90)):
         Referring(tmp_path, pace).runs.before_trial(after(1))
-    records = StudyDirectory(tmp_path).references.read_all()
+    records = StudyDirectory(tmp_path).drift_runs.read_all()
     assert [(n, r.outcome) for n, r in records.items()] == [
         (0, "bounded"),
         (1, "failed"),
         (2, "bounded"),
     ]
-    found = paces(list(records.values()), BASELINE)
+    found = saturation_rates(list(records.values()), BASELINE)
     assert [pace.per_second for pace in found] == pytest.approx([100, 90], rel=0.02)
 
 
 def test_only_the_reference_tells_the_pace() -> None:
     records = [record_of(0, *FIRST), record_of(1, OTHERS[0], ok(300))]
-    assert [pace.per_second for pace in paces(records, BASELINE)] == pytest.approx([105], rel=0.02)
+    assert [pace.per_second for pace in saturation_rates(records, BASELINE)] == pytest.approx(
+        [105], rel=0.02
+    )
 
 
 def test_a_search_runs_it_between_its_trials(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.artifacts.products import OpenedModel, OutputSpec
+from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.references import fp32_outputs
 from optimizer.errors import BuildFailure, UsageError
-from optimizer.workload.streams import Tensors
+from optimizer.workload.streams import OutputTensor, Tensors
 
 ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
 
 
 def outputs(run: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    model = OpenedModel(lambda request: run(request["x"]), OutputSpec("y", "FP32", (2,)), 0)
+    model = OpenedModel(lambda request: run(request["x"]), OutputTensor("y", "FP32", (2,)), 0)
     return fp32_outputs("sums", model, ROWS)
 
 

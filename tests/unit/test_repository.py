@@ -11,9 +11,10 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 
-from optimizer.configuration.serving_config import PRECISIONS_OF, ModelServing
+from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import StorageError
 from optimizer.files.shipped import shipped
+from optimizer.runtimes import PRECISIONS_OF, session_file
 from optimizer.triton.repository import ModelRepository, link, read_config
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS, built, servable
 
@@ -53,7 +54,7 @@ def test_a_model_is_its_configuration_its_code_and_its_files(
     assert found == {
         "bert/config.pbtxt": (root / "bert" / "config.pbtxt").read_bytes(),
         "bert/1/model.py": (template / "model.py").read_bytes(),
-        "bert/1/session.py": (template / "openvino_session.py").read_bytes(),
+        "bert/1/session.py": session_file("openvino").read_bytes(),
         "bert/1/model.xml": b"graph",
         "bert/1/model.bin": b"weights",
     }
@@ -62,10 +63,11 @@ def test_a_model_is_its_configuration_its_code_and_its_files(
 
 @pytest.mark.parametrize("runtime", sorted(PRECISIONS_OF["KIND_CPU"]))
 def test_every_runtime_has_its_session(tmp_path: Path, artifact: Path, runtime: str) -> None:
-    spec = replace(MODEL.artifact, runtime=runtime, precision="fp32")  # type: ignore[arg-type]
+    spec = replace(MODEL.artifact, runtime=runtime, precision="fp32")
     write(tmp_path, artifact, replace(MODEL, artifact=spec))
-    session = TEMPLATES / "python" / f"{runtime}_session.py"
-    assert (tmp_path / "bert" / "1" / "session.py").read_bytes() == session.read_bytes()
+    assert (tmp_path / "bert" / "1" / "session.py").read_bytes() == session_file(
+        runtime
+    ).read_bytes()
 
 
 def test_weights_are_linked_for_a_trial_and_copied_where_asked(

@@ -113,7 +113,7 @@ def test_a_point_that_is_believed_is_known_and_expected_as_before() -> None:
     model = fitted(rows, 0.1 * np.ones(10))
     new = np.setdiff1d(ALL, rows)[:2]
     mean, sd = model.predict(ALL)
-    again, less = model.believing(new).predict(ALL)
+    again, less = model.with_pending(new).predict(ALL)
     assert again == pytest.approx(mean, abs=1e-6)
     assert (less[new] < sd[new] / 2).all()
     assert (less <= sd + 1e-9).all()

@@ -11,12 +11,12 @@ from optimizer.measurement.trial_record import Seconds
 from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.events import (
     ArtifactReady,
+    DriftRunStarted,
     Event,
     LevelFinished,
     LevelStarted,
     Phase,
     PhaseStarted,
-    ReferenceStarted,
     SearchStatusChanged,
     StepStarted,
     TrialFinished,
@@ -118,7 +118,7 @@ def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
 
 
 def test_the_reference_is_no_trial_either() -> None:
-    state = state_after([PhaseStarted("search", 4), ReferenceStarted(A)])
+    state = state_after([PhaseStarted("search", 4), DriftRunStarted(A)])
     assert state.configuration.startswith("the pace of the machine: ")
 
 
@@ -152,5 +152,5 @@ def test_the_trials_of_earlier_runs_tell_how_long_one_takes() -> None:
 
 
 def test_what_may_still_be_found_is_kept() -> None:
-    state = state_after([SearchStatusChanged(SearchStatus(gap=0.25))])
-    assert state.gap == 0.25
+    state = state_after([SearchStatusChanged(SearchStatus(regret_bound=0.25))])
+    assert state.regret_bound == 0.25

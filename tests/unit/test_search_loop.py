@@ -194,7 +194,9 @@ def test_repeats_are_told_and_neither_measured_nor_counted(search: Search) -> No
 def test_a_space_that_is_measured_whole_ends_the_search(search: Search) -> None:
     search = of_four(search)
     ended = search.run(100)
-    assert ended == SearchEnd("all 4 valid configurations are measured", exhausted=True, gap=0.0)
+    assert ended == SearchEnd(
+        "all 4 valid configurations are measured", exhausted=True, regret_bound=0.0
+    )
     points = {search.space.config(search.space.at(row)) for row in range(4)}
     assert set(search.evaluator.evaluated) == points
     assert len(search.records) == 4

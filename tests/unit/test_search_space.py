@@ -17,14 +17,13 @@ from optimizer.configuration.parameters import Value, label, parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
-    PRECISIONS_OF,
     ArtifactSpec,
     Batching,
     ModelServing,
-    Precision,
-    Runtime,
     ServingConfig,
 )
+from optimizer.runtimes import PRECISIONS_OF, Runtime
+from optimizer.runtimes.spec import Precision
 from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
 
 T = TypeVar("T")

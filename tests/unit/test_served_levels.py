@@ -75,7 +75,7 @@ class FakeServer:
         default_factory=lambda: SimpleNamespace(grpc="127.0.0.1:1", http="", metrics="127.0.0.1:9")
     )
 
-    def ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         return self.reason
 
     def cpu_seconds(self) -> float:

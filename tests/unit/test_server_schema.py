@@ -12,7 +12,7 @@ from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, EngineS
 from optimizer.configuration.releases import triton_image
 from optimizer.errors import RequirementError, SpaceFileError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_list import shipped_prices
 from optimizer.space_file.reader import Space, load_space
 
 GPUS = tuple(Gpu(f"GPU-{n}", "Tesla T4", (7, 5), 15360) for n in range(3))

@@ -1,4 +1,4 @@
-"""From saturated levels to the service times of every way of serving."""
+"""From saturated levels to the service times of every execution layout."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import InstanceGroup, ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.execution_layout import execution_layout
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.service_observation import ServiceObservation, execution_layout, observed
+from optimizer.simulator.service_observation import ServiceObservation, observe
 from tests.unit.service_truths import Truth, affine_truth, levels_of, saturated
 from tests.unit.studies import level, small_space
 
@@ -52,7 +53,7 @@ def calibrated(truth: Truth, seed: int, runs: int = 8) -> ServiceModel:
     rng = np.random.default_rng(seed)
     configs = [SPACE.config(point) for point in calibration_points(SPACE, runs)]
     found = [
-        observed(config, saturated(config, truth, math.exp(rng.normal(0, NOISE))))
+        observe(config, saturated(config, truth, math.exp(rng.normal(0, NOISE))))
         for config in configs
     ]
     return ServiceModel(tuple(each for one in found for each in one))
@@ -60,7 +61,7 @@ def calibrated(truth: Truth, seed: int, runs: int = 8) -> ServiceModel:
 
 def errors(truth: Truth, model: ServiceModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of the log times of the largest batches of what was not measured, with their log_sd."""
-    known = {(o.way, max(t.batch_size for t in o.times)) for o in model.observations}
+    known = {(o.layout, max(t.batch_size for t in o.times)) for o in model.observations}
     unseen = [(w, size) for _, w, size in levels_of(SPACE) if size > 1 and (w, size) not in known]
     curves = model.curves(unseen)
     pairs = zip(curves, unseen, strict=True)
@@ -71,31 +72,31 @@ def errors(truth: Truth, model: ServiceModel) -> tuple[NDArray[np.float64], NDAr
 def test_the_occupancy_of_an_instance_is_what_the_rate_says() -> None:
     config = config_of(largest=8, instances=2)
     truth = affine_truth(0)
-    (found,) = observed(config, saturated(config, truth, overhead_ms=0.7))
-    assert found.way == execution_layout(config.models[0], config.server)
+    (found,) = observe(config, saturated(config, truth, overhead_ms=0.7))
+    assert found.layout == execution_layout(config.models[0], config.server)
     assert [time.batch_size for time in found.times] == [4, 8]
     for time in found.times:
-        expected = truth(found.way, time.batch_size)
+        expected = truth(found.layout, time.batch_size)
         # How much of the overhead goes with the requests is not known.
         assert time.occupancy_ms == pytest.approx(expected, rel=0.04)
     mean = sum(t.occupancy_ms * t.executions for t in found.times) / 1000
-    true_mean = sum(truth(found.way, t.batch_size) * t.executions for t in found.times) / 1000
+    true_mean = sum(truth(found.layout, t.batch_size) * t.executions for t in found.times) / 1000
     assert mean == pytest.approx(true_mean)
 
 
 def test_overhead_of_a_single_batch_size_is_in_no_doubt() -> None:
     config = config_of(largest=1)
-    (found,) = observed(config, saturated(config, affine_truth(0), overhead_ms=0.7))
+    (found,) = observe(config, saturated(config, affine_truth(0), overhead_ms=0.7))
     (time,) = found.times
-    assert time.occupancy_ms == pytest.approx(affine_truth(0)(found.way, 1))
-    assert time.doubt == 0
+    assert time.occupancy_ms == pytest.approx(affine_truth(0)(found.layout, 1))
+    assert time.log_sd == 0
 
 
 def test_a_rate_above_what_the_compute_times_allow_scales_them() -> None:
     config = config_of(largest=8)
-    (found,) = observed(config, saturated(config, affine_truth(0), overhead_ms=-0.2))
+    (found,) = observe(config, saturated(config, affine_truth(0), overhead_ms=-0.2))
     mean = sum(t.occupancy_ms * t.executions for t in found.times) / 1000
-    expected = 0.9 * affine_truth(0)(found.way, 8) + 0.1 * affine_truth(0)(found.way, 4)
+    expected = 0.9 * affine_truth(0)(found.layout, 8) + 0.1 * affine_truth(0)(found.layout, 4)
     assert mean == pytest.approx(expected)
 
 
@@ -103,7 +104,7 @@ def test_batch_sizes_with_hardly_any_executions_are_left_out() -> None:
     config = config_of(largest=8)
     shown = saturated(config, affine_truth(0))
     rare = with_batches(shown, BatchPoint(1, 3, 2.0), *shown.server[0].batches)
-    (found,) = observed(config, rare)
+    (found,) = observe(config, rare)
     assert [time.batch_size for time in found.times] == [4, 8]
 
 
@@ -115,7 +116,7 @@ def test_requests_of_several_inferences_are_counted_as_such() -> None:
         server=(replace(shown.server[0], requests=shown.server[0].requests // 2),),
         streams=(replace(shown.streams[0], achieved_per_second=shown.achieved_per_second / 2),),
     )
-    assert observed(config, in_pairs)[0].times == pytest.approx(observed(config, shown)[0].times)
+    assert observe(config, in_pairs)[0].times == pytest.approx(observe(config, shown)[0].times)
 
 
 def light(config: ServingConfig, *points: BatchPoint) -> LoadLevel:
@@ -126,28 +127,26 @@ def light(config: ServingConfig, *points: BatchPoint) -> LoadLevel:
 
 def test_a_light_load_tells_of_sizes_that_saturation_does_not_show() -> None:
     config, truth = config_of(largest=8), affine_truth(0)
-    way = execution_layout(config.models[0], config.server)
+    layout = execution_layout(config.models[0], config.server)
     shown = saturated(config, truth, overhead_ms=0.8)
-    small = light(config, BatchPoint(1, 90, truth(way, 1) - 0.1), BatchPoint(8, 9, 99.0))
-    (found,) = observed(config, shown, small)
+    small = light(config, BatchPoint(1, 90, truth(layout, 1) - 0.1), BatchPoint(8, 9, 99.0))
+    (found,) = observe(config, shown, small)
     assert [time.batch_size for time in found.times] == [4, 8, 1]
     single = found.times[-1]
     # A tenth of a millisecond for each request is what saturation shows beside computing.
-    assert single.occupancy_ms == pytest.approx(truth(way, 1), rel=0.01)
-    assert single.doubt > max(time.doubt for time in found.times[:2])
+    assert single.occupancy_ms == pytest.approx(truth(layout, 1), rel=0.01)
+    assert single.log_sd > max(time.log_sd for time in found.times[:2])
 
 
 def test_a_light_load_of_saturated_sizes_alone_tells_nothing_more() -> None:
     config, truth = config_of(largest=1), affine_truth(0)
     shown = saturated(config, truth)
-    assert observed(config, shown, light(config, BatchPoint(1, 90, 99.0))) == observed(
-        config, shown
-    )
+    assert observe(config, shown, light(config, BatchPoint(1, 90, 99.0))) == observe(config, shown)
 
 
 def test_only_a_saturated_level_shows_service_times() -> None:
     with pytest.raises(ValueError, match="got one of kind open_loop"):
-        observed(config_of(), level(0.5))
+        observe(config_of(), level(0.5))
 
 
 def test_a_model_that_waits_for_requests_tells_its_compute_time_alone() -> None:
@@ -158,7 +157,7 @@ def test_a_model_that_waits_for_requests_tells_its_compute_time_alone() -> None:
     busy = ServerSplit("bert", 800, 50.0, 0.0, 10.0, 0.0, batches)
     idle = ServerSplit("ranker", 800, 0.1, 0.0, 10.0, 0.0, batches)
     shown = replace(level(2.0, kind="saturation"), server=(busy, idle), replied_ms=40.0)
-    first, second = observed(config, shown)
+    first, second = observe(config, shown)
     # 500 of the 1,000 requests a second are each model's: 62.5 executions.
     assert first.times[0].occupancy_ms == pytest.approx(16.0)
     assert second.times[0].occupancy_ms == pytest.approx(10.0)
@@ -169,7 +168,7 @@ def test_what_was_measured_is_recovered() -> None:
     model = calibrated(truth, 1)
     for observation in model.observations:
         largest = max(observation.times, key=lambda time: time.batch_size)
-        (curve,) = model.curves([(observation.way, largest.batch_size)])
+        (curve,) = model.curves([(observation.layout, largest.batch_size)])
         assert curve.execution_ms[-1] == pytest.approx(largest.occupancy_ms, rel=0.02)
         assert curve.log_sd < 0.035
 
@@ -195,7 +194,7 @@ def _truths() -> list[tuple[int, Truth]]:
 def test_more_observations_narrow_what_is_not_known() -> None:
     truth = affine_truth(2)
     few, many = (calibrated(truth, 2, runs) for runs in (4, 16))
-    unseen = [(way, size) for _, way, size in levels_of(SPACE)]
+    unseen = [(layout, size) for _, layout, size in levels_of(SPACE)]
     wide, narrow = (np.array([c.log_sd for c in m.curves(unseen)]) for m in (few, many))
     assert (narrow <= wide + 0.02).all()
     assert np.median(narrow) < 0.7 * np.median(wide)
@@ -203,8 +202,8 @@ def test_more_observations_narrow_what_is_not_known() -> None:
 
 def test_a_curve_has_the_powers_of_two_and_the_largest_batch() -> None:
     model = calibrated(affine_truth(0), 0)
-    way = execution_layout(config_of().models[0], config_of().server)
-    (curve,) = model.curves([(way, 24)])
+    layout = execution_layout(config_of().models[0], config_of().server)
+    (curve,) = model.curves([(layout, 24)])
     assert curve.batch_sizes == (1, 2, 4, 8, 16, 24)
     assert list(curve.execution_ms) == sorted(curve.execution_ms)
     assert curve.outside_ms == pytest.approx(1.5)
@@ -226,7 +225,7 @@ def test_instances_on_one_gpu_share_it() -> None:
     gpu = InstanceGroup("KIND_GPU", 1, (0,))
     model = config_of(runtime="onnxruntime", precision="fp32", largest=8).models[0]
     config = ServingConfig((replace(model, groups=(gpu,)),))
-    seen = observed(config, saturated(config, lambda way, size: 2.0 + size))
+    seen = observe(config, saturated(config, lambda layout, size: 2.0 + size))
     fit = ServiceModel(seen)
     times = [
         fit.curve(replace(model, groups=(replace(gpu, count=count),))).execution_ms[-1]
@@ -241,15 +240,15 @@ def test_instances_on_one_gpu_share_it() -> None:
 def test_each_model_has_its_own_times() -> None:
     truth = affine_truth(0)
     config = config_of(largest=8)
-    (seen,) = observed(config, saturated(config, truth))
+    (seen,) = observe(config, saturated(config, truth))
     slower = ServiceObservation(
-        replace(seen.way, model="ranker"),
+        replace(seen.layout, model="ranker"),
         tuple(replace(time, occupancy_ms=10 * time.occupancy_ms) for time in seen.times),
         None,
     )
     both = ServiceModel((seen, slower))
-    (alone,) = ServiceModel((seen,)).curves([(seen.way, 8)])
-    first, second = both.curves([(seen.way, 8), (slower.way, 8)])
+    (alone,) = ServiceModel((seen,)).curves([(seen.layout, 8)])
+    first, second = both.curves([(seen.layout, 8), (slower.layout, 8)])
     assert first == alone
     assert second.execution_ms[-1] == pytest.approx(10 * first.execution_ms[-1])
 
@@ -261,16 +260,16 @@ def test_a_model_that_was_never_observed_is_refused() -> None:
 
 def test_a_disturbed_level_counts_for_less() -> None:
     truth, config = affine_truth(0), config_of(largest=8)
-    way = execution_layout(config.models[0], config.server)
+    layout = execution_layout(config.models[0], config.server)
     good = saturated(config, truth)
     machine = MachineUse(2.5, 2, 3.0, 100.0, foreign_cores=0.0)
-    (quiet,) = observed(config, replace(good, machine=machine))
+    (quiet,) = observe(config, replace(good, machine=machine))
     slow = replace(saturated(config, truth, 2.0), machine=replace(machine, foreign_cores=1.0))
-    (disturbed,) = observed(config, slow)
+    (disturbed,) = observe(config, slow)
     assert quiet.disturbance == 0
     assert disturbed.disturbance == pytest.approx(math.log(2))
-    (curve,) = ServiceModel((quiet, disturbed)).curves([(way, 8)])
-    assert curve.execution_ms[-1] == pytest.approx(truth(way, 8), rel=0.03)
+    (curve,) = ServiceModel((quiet, disturbed)).curves([(layout, 8)])
+    assert curve.execution_ms[-1] == pytest.approx(truth(layout, 8), rel=0.03)
 
 
 def test_how_much_runs_differ_is_learnt() -> None:
@@ -281,9 +280,9 @@ def test_how_much_runs_differ_is_learnt() -> None:
         seen = [
             each
             for config in configs
-            for each in observed(config, saturated(config, truth, math.exp(rng.normal(0, noise))))
+            for each in observe(config, saturated(config, truth, math.exp(rng.normal(0, noise))))
         ]
-        curves = ServiceModel(tuple(seen)).curves([(each.way, 8) for each in seen])
+        curves = ServiceModel(tuple(seen)).curves([(each.layout, 8) for each in seen])
         return float(np.median([curve.log_sd for curve in curves]))
 
     assert log_sd(0.12) > 1.3 * log_sd(0.02)

@@ -19,14 +19,14 @@ from optimizer.commands.serve import ServeOptions, find_servable
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions, describe
 from optimizer.errors import UsageError
-from optimizer.export.bundle import Provenance, write_bundle
+from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
-from optimizer.triton.by_hand import container_by_hand, embedded_by_hand
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import EmbeddedRuntime
-from optimizer.triton.model_config import OutputTensor
 from optimizer.triton.session import ModelFiles
+from optimizer.triton.start_commands import container_start_command, embedded_start_commands
+from optimizer.workload.streams import OutputTensor
 from tests.unit.studies import infeasible, record_of
 from tests.unit.whole_studies import WholeStudy, configs
 
@@ -73,7 +73,7 @@ def write_repositories(tmp_path: Path, **which: int) -> None:
     for name, number in which.items():
         target = reading.directory.root / name
         templates = shipped("model_repository_templates")
-        write_bundle(target, templates, every[number], files, Provenance({}, {}))
+        write_model_repository(target, templates, every[number], files, Provenance({}, {}))
 
 
 @pytest.fixture
@@ -162,7 +162,9 @@ def test_by_hand_the_embedded_server_gets_its_backend_and_its_variables(
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     options = ServerOptions((("python", "shm-default-byte-size", "1024"),))
-    said = embedded_by_hand(RUNTIME, Path("/results/it's mine"), options, SEPARATED, ENDPOINT)
+    said = embedded_start_commands(
+        RUNTIME, Path("/results/it's mine"), options, SEPARATED, ENDPOINT
+    )
     made, linked, entered, started = said.splitlines()
     assert made == "backends=$(mktemp -d) && mkdir $backends/python"
     assert linked == "ln -s /opt/stub /opt/libtriton_python.so $backends/python/"
@@ -181,7 +183,7 @@ def test_by_hand_the_embedded_server_gets_its_backend_and_its_variables(
 def test_by_hand_a_container_gets_its_image_gpus_and_memory() -> None:
     gpus = Slot((0, 1), (0, 1), ("GPU-1", "GPU-2"))
     host = ContainerHost("nvcr.io/nvidia/tritonserver:26.05-py3", 2**30)
-    said = container_by_hand(host, Path("/results/best"), ServerOptions(), gpus, ENDPOINT)
+    said = container_start_command(host, Path("/results/best"), ServerOptions(), gpus, ENDPOINT)
     assert shlex.split(said)[:11] == [
         "docker", "run", "--rm", "--network=host", "--cpuset-cpus=0,1", "--shm-size=1073741824",
         '--gpus="device=GPU-1,GPU-2"', "--entrypoint=tritonserver",

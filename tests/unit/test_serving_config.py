@@ -8,7 +8,6 @@ from pydantic import TypeAdapter
 
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
-    PRECISIONS_OF,
     ArtifactSpec,
     Batching,
     InstanceGroup,
@@ -17,6 +16,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
     describe,
 )
+from optimizer.runtimes import PRECISIONS_OF
 from tests.unit.strategies import serving_configs
 
 SPEC = ArtifactSpec(model="bert", runtime="openvino", backend="python", precision="int8")

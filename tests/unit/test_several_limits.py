@@ -15,7 +15,7 @@ from rich.console import Console
 from optimizer.analysis.latency_curve import capacity_within, undominated
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns
+from optimizer.analysis.summary import LoadRuns, ParetoEntry
 from optimizer.cli import commands
 from optimizer.cli.outcome import show_front
 from optimizer.commands.run import RunOptions, run_study
@@ -24,7 +24,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import FurtherLimit, Measurement
+from optimizer.measurement.level import ExtraLimit, Measurement
 from optimizer.search.samplers.by_name import SAMPLERS
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
@@ -50,7 +50,7 @@ from tests.unit.test_wiring import SPACE as QUICKSTART
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SHORT_MS, LONG_MS = 50.0, 300.0
-SEVERAL = replace(SETTING, further_ms=(SHORT_MS, LONG_MS))
+SEVERAL = replace(SETTING, extra_limits_ms=(SHORT_MS, LONG_MS))
 SELF_TAUGHT = [
     pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name
     for name in sorted(set(SAMPLERS) - {"guided"})
@@ -62,19 +62,19 @@ NAMES = [
 ]
 
 
-def within(limit_ms: float, capacity: float, excess: float = -0.1) -> FurtherLimit:
+def within(limit_ms: float, capacity: float, excess: float = -0.1) -> ExtraLimit:
     """What was found by one level more."""
     load = capacity / DEMAND.requests_per_second
     levels = (level(load or 0.1, 0.9 * limit_ms),)
     measurement = Measurement(levels, load, load, load, DEMAND.requests_per_second, "found")
-    return FurtherLimit(limit_ms, measurement, excess)
+    return ExtraLimit(limit_ms, measurement, excess)
 
 
 def in_proportion(config: ServingConfig) -> Evaluation:
     """Small batches lose little within the short limit, large ones gain within the long one."""
     at, size = capacity_of(config), config.models[0].max_batch_size
     short = within(SHORT_MS, at / size) if size <= 8 else within(SHORT_MS, 0.0, 0.4)
-    return replace(ok(at), further=(short, within(LONG_MS, 1.01 * at)))
+    return replace(ok(at), extra_limits=(short, within(LONG_MS, 1.01 * at)))
 
 
 def usd(rate: float) -> float:
@@ -84,7 +84,7 @@ def usd(rate: float) -> float:
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     evaluator = FakeEvaluator(in_proportion)
-    return Search(tmp_path, four_points(), evaluator, sampler="grid", setting=SEVERAL)
+    return Search(tmp_path, four_points(), evaluator, sampler="grid", context=SEVERAL)
 
 
 def study_in(folder: Path) -> optuna.Study:
@@ -119,7 +119,7 @@ def test_nothing_is_bounded_by_what_is_best_within_one_limit(search: Search) -> 
 def test_what_misses_a_further_limit_is_told_the_floor_load_and_breaks_no_constraint(
     search: Search,
 ) -> None:
-    missed = replace(ok(200.0), further=(within(SHORT_MS, 0.0, 0.7), within(LONG_MS, 210.0)))
+    missed = replace(ok(200.0), extra_limits=(within(SHORT_MS, 0.0, 0.7), within(LONG_MS, 210.0)))
     search.evaluator.answer = lambda _: missed
     search.run(1)
     [trial] = trials_of(search)
@@ -129,7 +129,9 @@ def test_what_misses_a_further_limit_is_told_the_floor_load_and_breaks_no_constr
 
 
 def test_what_misses_the_files_limit_and_meets_another_counts_for_that(search: Search) -> None:
-    slow = replace(infeasible(400.0), further=(within(SHORT_MS, 0.0, 2.0), within(LONG_MS, 300.0)))
+    slow = replace(
+        infeasible(400.0), extra_limits=(within(SHORT_MS, 0.0, 2.0), within(LONG_MS, 300.0))
+    )
     search.evaluator.answer = lambda _: slow
     search.run(1)
     [trial], [record] = trials_of(search), search.records
@@ -141,7 +143,9 @@ def test_what_misses_the_files_limit_and_meets_another_counts_for_that(search: S
 
 
 def test_what_misses_every_limit_breaks_the_constraint(search: Search) -> None:
-    none = replace(infeasible(400.0), further=(within(SHORT_MS, 0.0, 2), within(LONG_MS, 0.0, 0.2)))
+    none = replace(
+        infeasible(400.0), extra_limits=(within(SHORT_MS, 0.0, 2), within(LONG_MS, 0.0, 0.2))
+    )
     search.evaluator.answer = lambda _: none
     search.run(1)
     [trial] = trials_of(search)
@@ -187,7 +191,7 @@ def test_every_sampler_that_learns_from_trials_takes_several_objectives(
         return failed() if len(evaluator.evaluated) == 3 else in_proportion(config)
 
     evaluator = FakeEvaluator(answer)
-    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, setting=SEVERAL)
+    search = Search(tmp_path, small_space(), evaluator, sampler=sampler, context=SEVERAL)
     search.run(5)
     search.run(10)
     states = [trial.state for trial in trials_of(search)]
@@ -207,24 +211,24 @@ def test_rows_that_another_beats_are_not_on_the_front() -> None:
 ONE, TWO, THREE, _ = (four_points().config(four_points().at(row)) for row in range(4))
 
 
-def front_of() -> list[dict[str, object]]:
+def front_of() -> tuple[ParetoEntry, ...]:
     records = [
-        record_of(0, ONE, replace(ok(500.0), further=(within(SHORT_MS, 0.0, 1.0),))),
-        record_of(1, TWO, replace(ok(300.0), further=(within(SHORT_MS, 200.0),))),
-        record_of(2, THREE, replace(ok(250.0), further=(within(SHORT_MS, 150.0),))),
+        record_of(0, ONE, replace(ok(500.0), extra_limits=(within(SHORT_MS, 0.0, 1.0),))),
+        record_of(1, TWO, replace(ok(300.0), extra_limits=(within(SHORT_MS, 200.0),))),
+        record_of(2, THREE, replace(ok(250.0), extra_limits=(within(SHORT_MS, 150.0),))),
     ]
     again = [record_of(n, ONE, ok(450.0)) for n in range(2)]
     known = measured_configurations(records, LoadRuns(confirmations=again))
-    return pareto_front(known, WORKLOAD, replace(SETTING, further_ms=(SHORT_MS,)))
+    return pareto_front(known, WORKLOAD, replace(SETTING, extra_limits_ms=(SHORT_MS,)))
 
 
 def test_the_front_holds_what_nothing_beats_within_all_limits() -> None:
     first, second = front_of()
-    assert first["description"] == describe(ONE)
-    assert first["limits_ms"] == [LIMIT_MS, SHORT_MS]
-    assert first["capacity_per_second"] == [450.0, None], "as it was confirmed"
-    assert second["description"] == describe(TWO)
-    assert second["usd_per_million_at_capacity"] == pytest.approx([usd(300.0), usd(200.0)])
+    assert first.description == describe(ONE)
+    assert first.limits_ms == (LIMIT_MS, SHORT_MS)
+    assert first.capacity_per_second == (450.0, None), "as it was confirmed"
+    assert second.description == describe(TWO)
+    assert second.usd_per_million_at_capacity == pytest.approx([usd(300.0), usd(200.0)])
 
 
 def test_the_front_is_shown() -> None:
@@ -238,7 +242,7 @@ def test_the_front_is_shown() -> None:
 
 
 def test_pareto_knows_what_a_trial_found_within_a_further_limit() -> None:
-    record = record_of(0, ONE, replace(ok(300.0), further=(within(SHORT_MS, 180.0),)))
+    record = record_of(0, ONE, replace(ok(300.0), extra_limits=(within(SHORT_MS, 180.0),)))
     [known] = measured_configurations([record], LoadRuns())
     assert known.searched_ms == (LIMIT_MS, SHORT_MS)
     found = capacity_within(known, SHORT_MS)
@@ -252,7 +256,7 @@ def test_pareto_knows_what_a_trial_found_within_a_further_limit() -> None:
 def test_what_was_confirmed_bounds_what_a_trial_found_within_further_limits() -> None:
     """The trial served more than the machine did when it was confirmed."""
     further = (within(SHORT_MS, 280.0), within(LONG_MS, 320.0))
-    record = record_of(0, ONE, replace(ok(300.0), further=further))
+    record = record_of(0, ONE, replace(ok(300.0), extra_limits=further))
     for confirmed, expected in ((200.0, (200.0, 320.0)), (340.0, (280.0, 340.0))):
         again = [record_of(n, ONE, ok(confirmed, 95.0)) for n in range(2)]
         [known] = measured_configurations([record], LoadRuns(confirmations=again))
@@ -261,8 +265,8 @@ def test_what_was_confirmed_bounds_what_a_trial_found_within_further_limits() ->
 
 
 def test_a_study_of_one_limit_takes_over_nothing_of_the_others() -> None:
-    good = record_of(0, ONE, replace(ok(300.0), further=(within(SHORT_MS, 180.0),)))
-    bad = record_of(1, TWO, replace(infeasible(300.0), further=(within(LONG_MS, 180.0),)))
+    good = record_of(0, ONE, replace(ok(300.0), extra_limits=(within(SHORT_MS, 180.0),)))
+    bad = record_of(1, TWO, replace(infeasible(300.0), extra_limits=(within(LONG_MS, 180.0),)))
     [kept] = carried_over([good, bad], "old", four_points(), PRICE, DEMAND)
     assert kept.config == ONE
     assert (kept.further, kept.told_further) == ((), ())

@@ -13,7 +13,7 @@ from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.searched_space import SearchedSpace, keep_searched, read_searched
+from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
 from tests.unit.studies import (
     DEMAND,
     LIMIT_MS,
@@ -47,7 +47,7 @@ def predicted(results: Path, **settings: str) -> WhatIf:
 
 def test_what_is_searched_comes_back_from_its_file(tmp_path: Path) -> None:
     directory = StudyDirectory(tmp_path)
-    keep_searched(directory, SEARCHED)
+    write_searched(directory, SEARCHED)
     assert read_searched(directory) == SEARCHED
 
 

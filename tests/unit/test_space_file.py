@@ -15,7 +15,7 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.serving_config import Batching, describe
 from optimizer.errors import SpaceFileError, UsageError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_list import shipped_prices
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.arrival_trace import read_trace
 from optimizer.space_file.reader import (

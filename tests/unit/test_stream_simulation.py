@@ -11,10 +11,9 @@ import pytest
 
 from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
 from optimizer.simulator.batcher import ONE_SHAPE
-from optimizer.simulator.closed_form import in_closed_form
-from optimizer.simulator.forecaster import Forecaster
+from optimizer.simulator.forecast import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.simulator.stream_simulation import serving_of, simulated
+from optimizer.simulator.stream_estimate import closed_form_estimate, serving_of, simulated_estimate
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
 from tests.unit.test_forecaster import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
@@ -28,22 +27,22 @@ def batched(instances: int = 1) -> ModelServing:
 
 
 def test_saturation_executes_the_largest_batch() -> None:
-    found = simulated(batched(), AFFINE, STREAM, 32, seed=0)
-    expected = in_closed_form(AFFINE, 16, 1, 80.0)
+    found = simulated_estimate(batched(), AFFINE, STREAM, 32, seed=0)
+    expected = closed_form_estimate(AFFINE, 16, 1, 80.0)
     assert found.saturation_per_second == pytest.approx(expected.saturation_per_second, rel=0.02)
     assert 0.5 < found.capacity_per_second / found.saturation_per_second < 1
 
 
 def test_a_limit_below_a_single_execution_leaves_no_capacity() -> None:
     tight = replace(STREAM, limit=LatencyLimit(95.0, 2.0))
-    found = simulated(batched(), AFFINE, tight, 32, seed=0)
+    found = simulated_estimate(batched(), AFFINE, tight, 32, seed=0)
     assert found.capacity_per_second == 0
     assert found.floor_log_excess > math.log(3.0 / 2.0) - 0.01
 
 
 def test_only_as_many_instances_execute_as_the_curve_has() -> None:
     curve = replace(AFFINE, busy_factors=(1.0, 1.0))
-    two, four = (simulated(batched(n), curve, STREAM, 64, seed=0) for n in (2, 4))
+    two, four = (simulated_estimate(batched(n), curve, STREAM, 64, seed=0) for n in (2, 4))
     assert two == four
 
 
@@ -59,13 +58,15 @@ def test_requests_have_the_shapes_that_padding_leaves() -> None:
 
 def test_a_space_is_forecast_by_simulation() -> None:
     service = after(*CALIBRATION)
-    made = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated, seed=0))
+    made = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
     forecast = made.forecast(service)
-    again = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated, seed=0)).forecast(service)
+    again = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0)).forecast(
+        service
+    )
     np.testing.assert_array_equal(forecast.capacity, again.capacity)
     assert (forecast.capacity <= forecast.saturation).all()
     for row in range(len(SPACE)):
         (model,) = SPACE.config(SPACE.at(row)).models
-        expected = in_closed_form(service.curve(model), model.max_batch_size, 1, 80.0)
+        expected = closed_form_estimate(service.curve(model), model.max_batch_size, 1, 80.0)
         saturation = forecast.saturation[row] * STREAM.demand_per_second
         assert saturation == pytest.approx(expected.saturation_per_second, rel=0.1)

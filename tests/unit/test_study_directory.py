@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from optimizer.errors import StorageError, StudyBusyError, UsageError
+from optimizer.files.atomic import write_json, write_text
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.directory import StudyDirectory, write_json, write_text
+from optimizer.study.directory import StudyDirectory
 from tests.unit.strategies import trial_records
 from tests.unit.studies import four_points, ok, record_of
 

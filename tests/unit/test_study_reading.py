@@ -8,10 +8,11 @@ import pytest
 from optimizer.analysis.study_reading import read_study
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
+from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import Decision
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
@@ -52,7 +53,7 @@ def study(tmp_path: Path) -> StudyDirectory:
 
 
 def test_what_was_only_measured_is_ranked_by_cost(study: StudyDirectory, tmp_path: Path) -> None:
-    found = read_study(tmp_path, "three").decision(PRICE, DEMAND).findings
+    found = read_study(tmp_path, "three").decision(PRICE, DEMAND).ranking
     assert [each.candidate.config for each in found] == [CONFIGS[n] for n in (1, 2, 0)]
     assert [each.candidate.score.replicas for each in found] == [2, 3, 5]
     assert not any(each.confirmed for each in found)
@@ -64,7 +65,7 @@ def test_confirmed_figures_go_before_what_trials_claim(
     for n, capacity in enumerate((190.0, 180.0)):
         study.confirmations.write(trial(n, 2, capacity))
     study.confirmations.write(trial(2, 1, 150.0))
-    [only] = read_study(tmp_path, "three").decision(PRICE, DEMAND).findings
+    [only] = read_study(tmp_path, "three").decision(PRICE, DEMAND).ranking
     assert only.confirmed
     assert only.candidate.config == CONFIGS[2], "one round alone confirms nothing"
     assert only.candidate.measurement.capacity_per_second == pytest.approx(180.0)
@@ -73,7 +74,7 @@ def test_confirmed_figures_go_before_what_trials_claim(
 
 def test_another_demand_and_price_are_counted_anew(study: StudyDirectory, tmp_path: Path) -> None:
     dear = replace(PRICE, usd_per_hour=2.0)
-    found = read_study(tmp_path, "three").decision(dear, Demand(5000.0, headroom=0.2)).findings
+    found = read_study(tmp_path, "three").decision(dear, Demand(5000.0, headroom=0.2)).ranking
     best = found[0].candidate
     assert best.score.replicas == 20
     assert best.score.fleet_usd_per_hour == pytest.approx(40.0)
@@ -111,8 +112,8 @@ def test_the_baseline_is_found_among_others_or_not_at_all(
     assert SPACE.config(SPACE.baseline) == CONFIGS[1]
     reading = read_study(tmp_path, "three")
     found = reading.own_decision
-    assert found.finding_of(reading.baseline) is found.findings[0], "it claims most"
-    assert Decision(found.findings[1:]).finding_of(reading.baseline) is None
+    assert found.entry_of(reading.baseline) is found.ranking[0], "it claims most"
+    assert Decision(found.ranking[1:]).entry_of(reading.baseline) is None
 
 
 def test_why_nothing_was_found_is_told_by_the_nearest_miss(tmp_path: Path) -> None:

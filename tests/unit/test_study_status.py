@@ -18,12 +18,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from optimizer.analysis.study_status import all_statuses, study_status
+from optimizer.analysis.summary import StudySummary, write_summary
 from optimizer.cli.status import Detail
 from optimizer.cli.termination import Interrupted
 from optimizer.commands.run_context import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
-from optimizer.study.directory import StudyDirectory, write_json
+from optimizer.files.atomic import write_json
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     LevelFinished,
     LevelStarted,
@@ -38,7 +41,6 @@ from optimizer.study.progress_file import ProgressFile, progress_from_json
 from optimizer.study.run_state import RunState
 from optimizer.study.search_status import SearchStatus
 from optimizer.study.searched_space import SearchedSpace
-from optimizer.study.status import all_statuses, study_status
 from tests.unit.commands import Commands
 from tests.unit.studies import (
     DEMAND,
@@ -76,7 +78,7 @@ def running(directory: StudyDirectory) -> Iterator[Watcher]:
 
 def measure(watch: Watcher) -> None:
     watch(PhaseStarted("search", 12, 3600.0))
-    watch(SearchStatusChanged(SearchStatus(gap=0.25)))
+    watch(SearchStatusChanged(SearchStatus(regret_bound=0.25)))
     watch(TrialStarted(2, 3, 12, C, EXPECTED))
     watch(StepStarted("loading the model"))
     watch(LevelFinished(level(0.4, 40.0, kind="saturation")))
@@ -178,8 +180,8 @@ def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None
     found = study_status(directory.root.parent, "mine")
     assert found.confirmed is not None
     ended = "the budget of 2 trials is used up"
-    told = {"best": found.confirmed, "trials": found.trials, "ended": ended}
-    write_json(directory.summary, told)
+    told = StudySummary(ended=ended, trials={**found.trials}, best=found.confirmed)
+    write_summary(directory, told)
     said = " ".join(drawn(directory).split())
     assert f"winner trial 0: {describe(A)}: 90/s, $1.1111 per million, confirmed" in said
     assert "search it ended: the budget of 2 trials is used up" in said

@@ -13,7 +13,7 @@ from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from optimizer.artifacts.tensorrt_rules import broken_rules, check_tensorrt_rules
+from optimizer.artifacts.graphs.tensorrt_rules import broken_rules, check_tensorrt_rules
 from optimizer.errors import BuildFailure
 
 WIDTH, INNER = 8, 16

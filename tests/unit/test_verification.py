@@ -31,19 +31,19 @@ from optimizer.errors import (
     UsageError,
     VoidLevelFailure,
 )
-from optimizer.export.config_fields import measured_config
-from optimizer.export.examples import draw_requests, read_examples, write_examples
-from optimizer.export.manifest import LOAD, MANIFEST, Bundle, Manifest, read_bundle
-from optimizer.export.verification import (
-    capacity_off,
+from optimizer.export.bundle.checks import (
+    capacity_departure,
     check_capacity,
     check_configuration,
     check_files,
     check_limit,
     check_outputs,
     how_to_rebuild,
-    rebuilt,
+    rebuilt_engines,
 )
+from optimizer.export.bundle.config_fields import measured_config
+from optimizer.export.bundle.examples import draw_requests, read_examples, write_examples
+from optimizer.export.bundle.manifest import LOAD, MANIFEST, Bundle, Manifest, read_bundle
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.workload.model_spec import AccuracyLimits
@@ -289,7 +289,7 @@ def test_the_limit_is_judged_at_the_load_of_one_replica(bundle: Bundle) -> None:
 def test_a_capacity_is_off_by_more_than_a_tenth(
     bundle: Bundle, capacity: float, off: float | None
 ) -> None:
-    found = capacity_off(bundle.manifest, measured(capacity), within=0.1)
+    found = capacity_departure(bundle.manifest, measured(capacity), within=0.1)
     assert found == (pytest.approx(off) if off is not None else None)
 
 
@@ -339,7 +339,7 @@ class MadeUp:
         monkeypatch.setattr(verifying, "bundle_host", lambda *_: host)
         monkeypatch.setattr(verifying, "served_bundle", self._serving)
         monkeypatch.setattr(verifying, "LoadClient", lambda _: nullcontext())
-        for name in ("ServedLevels", "CapacitySearch"):
+        for name in ("LevelRunner", "CapacitySearch"):
             monkeypatch.setattr(verifying, name, lambda *_: self)
         monkeypatch.setattr(verifying, "find_capacity", self._found)
 
@@ -374,7 +374,7 @@ class MadeUp:
     def _found(self, *_: object) -> SimpleNamespace:
         if self._found_error is not None:
             raise self._found_error
-        return SimpleNamespace(measurement=measured(next(self._capacities)))
+        return SimpleNamespace(valid_measurement=measured(next(self._capacities)))
 
 
 Said = tuple[object, list[str]]
@@ -501,7 +501,7 @@ def test_an_engine_of_another_gpu_says_how_it_is_built_anew(
 def test_an_engine_that_was_built_anew_is_told(bundle: Bundle, verify: Any) -> None:
     assert how_to_rebuild(bundle.manifest) is None
     manifest = with_engine(bundle, rebuilt=True).manifest
-    assert rebuilt(manifest) == [
+    assert rebuilt_engines(manifest) == [
         "bert: its engine was built anew, with TensorRT 10.16.1.11 for NVIDIA A10G"
     ]
     code, lines = verify()

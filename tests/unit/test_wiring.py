@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from optimizer.commands.protocols import protocols
 from optimizer.files.shipped import shipped
-from optimizer.fleet.price_catalogue import shipped_prices
+from optimizer.fleet.price_list import shipped_prices
 from optimizer.machine.slots import Slot
 from optimizer.space_file.reader import load_space
 from tests.unit.studies import HARDWARE

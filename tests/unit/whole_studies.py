@@ -9,14 +9,16 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from optimizer.analysis.summary import MachineDrift, StudySummary, entry, write_summary
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import Space, load_space
-from optimizer.study.directory import StudyDirectory, write_json
-from optimizer.study.kept_decision import entry, kept_decision
-from optimizer.study.searched_space import SearchedSpace, keep_searched
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.kept_decision import stored_decision
+from optimizer.study.searched_space import SearchedSpace, write_searched
 from tests.unit.studies import HARDWARE, MACHINE, PRICE, infeasible, level, ok, record_of
 
 CONTENT: Mapping[str, Any] = {
@@ -87,7 +89,7 @@ class WholeStudy:
         searched = SearchedSpace(
             self.root.name, space.search_space, space.workload, space.price, space.demand
         )
-        keep_searched(directory, searched)
+        write_searched(directory, searched)
         begun = {"space": space.content, "machine": self.machine.to_json()}
         write_json(directory.space, begun)
         every = configs(space.search_space)
@@ -97,14 +99,15 @@ class WholeStudy:
         for number, (which, rate) in enumerate(rounds):
             directory.confirmations.write(record_of(number, every[which], ok(rate, 60.0)))
         if self.pace is not False:
-            best = next(iter(kept_decision(directory).confirmed), None)
-            summary = {
-                "study": self.root.name,
-                "trials": {"ok": len(self.capacities)},
-                "best": entry(best.candidate) if best is not None else None,
-                "pace": {"largest_change": self.pace},
-            }
-            write_json(directory.summary, summary)
+            best = next(iter(stored_decision(directory).confirmed), None)
+            summary = StudySummary(
+                study=self.root.name,
+                ended="the budget is used up",
+                trials={"ok": len(self.capacities)},
+                best=entry(best.candidate) if best is not None else None,
+                pace=MachineDrift(largest_change=self.pace),
+            )
+            write_summary(directory, summary)
         return directory
 
     def _trial(self, number: int, config: ServingConfig, capacity: float) -> TrialRecord:

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from optimizer.artifacts.cache import versions
 from optimizer.artifacts.engines import build_script, script_output, trtexec
 from optimizer.artifacts.engines.build_monitor import BuildTimedOut, Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
-from optimizer.artifacts.versions import versions
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
 from optimizer.configuration.releases import EngineFacts
-from optimizer.containers import ContainerEngine, ContainerTask, Image, Mount
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
 from optimizer.machine import child_shim
 from optimizer.machine.cores import usable_cores
+from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Image, Mount
 
 _SCRIPT = Path(build_script.__file__)
 _PROBE_SECONDS = 120.0
@@ -71,7 +71,7 @@ class BuildLocation(Protocol):
 
 
 class Containers(Protocol):
-    """What is needed of `optimizer.containers.ContainerEngine`."""
+    """What is needed of `optimizer.machine.docker_engine.ContainerEngine`."""
 
     def image(self, name: str) -> Image:
         """An image that is there. Raises RequirementError."""

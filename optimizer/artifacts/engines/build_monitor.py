@@ -18,7 +18,7 @@ _KILLED = (137, -9)
 
 
 class Running(Protocol):
-    """A container or a process; `optimizer.containers.RunningContainer` is one."""
+    """A container or a process; `optimizer.machine.docker_engine.RunningContainer` is one."""
 
     def lines(self) -> Iterator[str]:
         """Its output, line by line, until it ends."""

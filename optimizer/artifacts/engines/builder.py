@@ -22,20 +22,13 @@ from optimizer.artifacts.engines.recipe import (
     recipe_for,
 )
 from optimizer.artifacts.engines.script_output import facts_from_json
-from optimizer.artifacts.graphs import GraphKind
-from optimizer.artifacts.tensorrt_rules import check_tensorrt_rules
+from optimizer.artifacts.graphs.tensorrt_rules import check_tensorrt_rules
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
 from optimizer.configuration.releases import EngineFacts
-from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile, Precision
+from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure
-
-GRAPHS: dict[Precision, GraphKind] = {
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-    "int8": "int8_trt",
-}
-"""The graph that carries each precision; networks are strongly typed, so nothing else does."""
+from optimizer.runtimes.spec import Precision
+from optimizer.runtimes.tensorrt import TENSORRT
 
 Places = Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]]
 
@@ -92,18 +85,18 @@ class _Engine:
             "kind": "tensorrt",
             "precision": self.precision,
             "batch": [self.profile.optimal_batch_size, self.profile.max_batch_size],
-            "graph": key_digest(self.bench.graphs.key(GRAPHS[self.precision])),
+            "graph": key_digest(self.bench.graphs.key(TENSORRT.graphs[self.precision])),
             "recipe": asdict(self.recipe),
             "place": self.settings.place,
             **self.identity,
         }
 
     def build(self, into: Path) -> Facts:
-        graph = self.bench.graphs.entry(GRAPHS[self.precision])
+        graph = self.bench.graphs.entry(TENSORRT.graphs[self.precision])
         check_tensorrt_rules(graph.path / "model.onnx")
         with self._timings(into) as timings:
             folders = Folders(graph.path, into, timings)
-            facts = self.place.run(self.recipe, folders, self.bench.tell)
+            facts = self.place.run(self.recipe, folders, self.bench.report_progress)
         if not (into / PLAN_FILE).is_file():
             raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from optimizer.commands.doctor.checks import Unseen
 from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.releases import ImageContent, content_of, tensorrt_image, triton_image
-from optimizer.containers import HOW_TO_HAND_OUT_GPUS, ContainerEngine
+from optimizer.machine.docker_engine import ContainerEngine
+from optimizer.machine.docker_errors import HOW_TO_HAND_OUT_GPUS
 
 _ENGINE, _RUNTIME = "Docker engine", "NVIDIA runtime"
 _SERVER, _TENSORRT = "tritonserver", "tensorrt"

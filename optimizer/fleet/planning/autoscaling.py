@@ -31,7 +31,7 @@ METRICS: tuple[Metric, ...] = ("rate", "busy", "queue")
 
 
 @dataclass(frozen=True)
-class Policy:
+class TargetTracking:
     """Target tracking of one metric.
 
     Attributes:
@@ -52,7 +52,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Autoscaled:
+class AutoscaledFleet:
     """What became of one period of the demand, by ticks; arrays of shape [ticks].
 
     Attributes:
@@ -61,7 +61,7 @@ class Autoscaled:
         late_share: of the requests, over their limits.
     """
 
-    policy: Policy
+    policy: TargetTracking
     per_second: NDArray[np.float64]
     charged: NDArray[np.int64]
     serving: NDArray[np.int64]
@@ -69,8 +69,8 @@ class Autoscaled:
 
 
 def autoscale(
-    curve: DemandCurve, response: Response, limit_ms: float, policy: Policy, begin_with: int
-) -> Autoscaled:
+    curve: DemandCurve, response: Response, limit_ms: float, policy: TargetTracking, begin_with: int
+) -> AutoscaledFleet:
     """Let a policy follow a demand for two of its periods; the second one is what counts.
 
     Args:
@@ -90,13 +90,15 @@ def autoscale(
         rows.append((fleet.charged, fleet.serving, late))
         fleet.follow(tick, queue.metric(policy.metric, each))
     charged, serving, late_share = np.array(rows[ticks:]).T
-    return Autoscaled(policy, rates, charged.astype(np.int64), serving.astype(np.int64), late_share)
+    return AutoscaledFleet(
+        policy, rates, charged.astype(np.int64), serving.astype(np.int64), late_share
+    )
 
 
 class _Fleet:
     """Instances that serve, those on their way, and what was wanted lately."""
 
-    def __init__(self, policy: Policy, serving: int) -> None:
+    def __init__(self, policy: TargetTracking, serving: int) -> None:
         self._policy = policy
         self.serving = serving
         self._ordered: deque[tuple[int, int]] = deque()

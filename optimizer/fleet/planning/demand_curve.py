@@ -52,13 +52,13 @@ class DemandCurve:
         return np.interp(seconds, middles, self.rates, period=self.seconds)
 
 
-def constant(per_second: float) -> DemandCurve:
+def constant_demand(per_second: float) -> DemandCurve:
     """The same all day."""
     steps = round(DAY_SECONDS / STEP_SECONDS)
     return DemandCurve(f"constant, {per_second:g}/s", (per_second,) * steps)
 
 
-def daily(peak: float, trough: float, peak_hour: float = 14.0) -> DemandCurve:
+def daily_demand(peak: float, trough: float, peak_hour: float = 14.0) -> DemandCurve:
     """A sine over 24 hours between the least and the most, the most at `peak_hour`.
 
     Raises:
@@ -73,7 +73,7 @@ def daily(peak: float, trough: float, peak_hour: float = 14.0) -> DemandCurve:
     return DemandCurve(f"daily, {trough:g} to {peak:g}/s, most at {peak_hour:g} h", rates)
 
 
-def of_samples(
+def curve_from_samples(
     name: str, at_seconds: NDArray[np.float64], per_second: NDArray[np.float64]
 ) -> DemandCurve:
     """A curve of rates that each hold until the next one, the last as long as the mean one.
@@ -89,7 +89,7 @@ def of_samples(
     return DemandCurve(name, tuple((counted / np.diff(edges)).tolist()), float(edges[1]))
 
 
-def of_arrivals(name: str, at_seconds: NDArray[np.float64], seconds: float) -> DemandCurve:
+def curve_from_arrivals(name: str, at_seconds: NDArray[np.float64], seconds: float) -> DemandCurve:
     """A curve of recorded arrivals, counted in each step.
 
     Args:

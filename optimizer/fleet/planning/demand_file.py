@@ -10,7 +10,12 @@ import numpy as np
 
 from optimizer.errors import UsageError
 from optimizer.files.untrusted import csv_rows, read_text
-from optimizer.fleet.planning.demand_curve import DAY_SECONDS, DemandCurve, of_arrivals, of_samples
+from optimizer.fleet.planning.demand_curve import (
+    DAY_SECONDS,
+    DemandCurve,
+    curve_from_arrivals,
+    curve_from_samples,
+)
 from optimizer.space_file.arrival_trace import read_time, read_trace, time_column
 
 _RATE = "requests_per_second"
@@ -51,7 +56,7 @@ def _read(path: Path) -> DemandCurve:
     if _RATE not in table.names:
         trace = read_trace(path)
         _refuse_too_long(trace.seconds)
-        return of_arrivals(name, np.array(trace.at_seconds), trace.seconds)
+        return curve_from_arrivals(name, np.array(trace.at_seconds), trace.seconds)
     column = time_column(table.names)
     times: list[float] = []
     rates: list[float] = []
@@ -66,7 +71,7 @@ def _read(path: Path) -> DemandCurve:
     if not any(rates):
         raise ValueError(f"{_RATE} must be above 0 somewhere")
     _refuse_too_long(times[-1] - times[0])
-    return of_samples(name, np.array(times) - times[0], np.array(rates))
+    return curve_from_samples(name, np.array(times) - times[0], np.array(rates))
 
 
 def _rate(line: int, text: str) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.measurement.cost import Price
-from optimizer.simulator.prediction import Serving, capacity
+from optimizer.simulator.prediction import Serving, predict_capacity
 from optimizer.workload.streams import ArrivalPattern, LatencyLimit
 
 _REQUESTS = 40_000
@@ -113,7 +113,7 @@ def simulated_capacity(parts: Sequence[Part], seed: int) -> float:
 
 
 def _capacity(part: Part, seed: int) -> float:
-    found = capacity(
+    found = predict_capacity(
         part.serving, part.arrivals, part.limit, part.concurrency, seed, _REQUESTS, 0.002
     )
     return found.per_second

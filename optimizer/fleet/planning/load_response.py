@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.fleet.planning.instance import Part
-from optimizer.simulator.prediction import Loads, saturation
+from optimizer.simulator.prediction import Loads, predict_saturation
 
 _SHARES = np.array(
     [0.02, 0.05, *np.arange(0.1, 0.75, 0.1), *np.arange(0.75, 0.99, 0.02), 0.985, 0.99, 0.995]
@@ -60,10 +60,11 @@ class Response:
         return np.interp(per_second, self.per_second, self.late_share, right=1.0)
 
 
-def respond(parts: Sequence[Part], seed: int) -> Response:
+def simulate_response(parts: Sequence[Part], seed: int) -> Response:
     """Simulate one instance of a fleet under steady loads."""
     most = min(
-        saturation(part.serving, part.concurrency, seed).per_second / part.share for part in parts
+        predict_saturation(part.serving, part.concurrency, seed).per_second / part.share
+        for part in parts
     )
     loads = _loads(parts, _REQUESTS, seed)
     rates = most * _SHARES

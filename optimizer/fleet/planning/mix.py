@@ -15,7 +15,7 @@ from optimizer.fleet.planning.load_response import Response
 
 
 @dataclass(frozen=True)
-class Member:
+class FleetMember:
     """An instance type that fleets may be made of, and what one does under load."""
 
     instance: Instance
@@ -39,10 +39,10 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Mix:
+class FleetMix:
     """Members, and how many there are of each. A balancer weighs them by their capacity."""
 
-    members: tuple[Member, ...]
+    members: tuple[FleetMember, ...]
     counts: tuple[int, ...]
 
     @property
@@ -85,18 +85,18 @@ class Mix:
             m.response.saturation_per_second / m.capacity_per_second for m, _ in self._each()
         )
 
-    def without_an_instance(self) -> Mix:
+    def without_an_instance(self) -> FleetMix:
         """Less one of the type that serves most."""
         there = [n for n, count in enumerate(self.counts) if count]
         largest = max(there, key=lambda n: self.members[n].capacity_per_second)
-        return Mix(self.members, tuple(c - (n == largest) for n, c in enumerate(self.counts)))
+        return FleetMix(self.members, tuple(c - (n == largest) for n, c in enumerate(self.counts)))
 
-    def without_a_zone(self, zones: int) -> Mix:
+    def without_a_zone(self, zones: int) -> FleetMix:
         """Less what lies in the fullest of so many zones."""
         left = tuple(count - math.ceil(count / zones) for count in self.counts)
-        return Mix(self.members, left)
+        return FleetMix(self.members, left)
 
-    def _each(self) -> Sequence[tuple[Member, int]]:
+    def _each(self) -> Sequence[tuple[FleetMember, int]]:
         return [(m, n) for m, n in zip(self.members, self.counts, strict=True) if n]
 
 

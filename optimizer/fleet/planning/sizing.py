@@ -7,19 +7,19 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.fleet.planning.mix import Member, Mix
+from optimizer.fleet.planning.mix import FleetMember, FleetMix
 
 Survival = Literal["nothing", "instance", "zone"]
 """What may be lost, one at a time, while what is left still serves the load within the limit."""
 
 
 def cheapest_fleet(
-    members: Sequence[Member],
+    members: Sequence[FleetMember],
     per_second: float,
     survival: Survival = "nothing",
     zones: int = 3,
     most: Mapping[str, int] | None = None,
-) -> Mix | None:
+) -> FleetMix | None:
     """The mix that costs least and serves a load; None where what can be had does not suffice.
 
     Each member is spread evenly over the zones: the fullest has the whole number above its share.
@@ -67,4 +67,4 @@ def cheapest_fleet(
     )
     if found.x is None:
         return None
-    return Mix(tuple(members), tuple(round(n) for n in found.x[:count]))
+    return FleetMix(tuple(members), tuple(round(n) for n in found.x[:count]))

@@ -77,7 +77,6 @@ class RecordedEvaluator:
             row.reason,
             measurement,
             row.excess,
-            row.saturation.per_second,
             seconds=_seconds(row),
         )
 
@@ -123,7 +122,6 @@ class RecordedEvaluator:
             ended,
             measurement,
             0.0,
-            seen[0].achieved_per_second,
             seconds=Seconds(
                 measuring=sum(level.seconds for level in levels.values()),
                 serving=row.serving_seconds,

@@ -19,7 +19,7 @@ import numpy as np
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.capacity import CapacityProtocol, CapacityResult, RunLevel, find_capacity
+from optimizer.load.capacity import CapacityProtocol, RunLevel, find_capacity
 from optimizer.load.curve import find_capacity_and_service, find_latencies
 from optimizer.machine.use import contention
 from optimizer.measurement.evaluation import Evaluation
@@ -39,14 +39,14 @@ SAMPLE = 16
 MOST_ATTEMPTS = 3
 
 
-_FIND: Mapping[Kind, Callable[..., CapacityResult]] = {
+_FIND: Mapping[Kind, Callable[..., Evaluation]] = {
     "point": find_capacity_and_service,
     "latencies": find_latencies,
     "repeat": find_capacity,
 }
 
-MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], CapacityResult]], Evaluation]
-"""Serves a configuration and has levels run on it, see `LiveEvaluator.measured`."""
+MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], Evaluation]], Evaluation]
+"""Serves a configuration and has levels run on it, see `LiveEvaluator.serve_and_measure`."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class RecordPhase:
         protocol: CapacityProtocol,
         measure: MeasureWith,
         directory: RecordingDirectory,
-        setting: StudyContext,
+        context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._space = space
@@ -144,7 +144,7 @@ class RecordPhase:
         self._protocol = protocol
         self._measure = measure
         self._directory = directory
-        self._setting = setting
+        self._context = context
         self._watch = watch
 
     def run(self, plan: RecordingPlan) -> None:
@@ -159,7 +159,7 @@ class RecordPhase:
             "latencies": self._directory.latencies,
             "repeat": self._directory.repeats,
         }
-        kept = {kind: ResumableRuns(s, self._setting, self._watch) for kind, s in stores.items()}
+        kept = {kind: ResumableRuns(s, self._context, self._watch) for kind, s in stores.items()}
         points = kept["point"]
         while task := plan.next(*(runs.history.records for runs in kept.values())):
             own = kept[task.kind]
@@ -172,7 +172,7 @@ class RecordPhase:
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History
-    ) -> Callable[[RunLevel], CapacityResult]:
+    ) -> Callable[[RunLevel], Evaluation]:
         """How the levels of a task are run."""
         share = history.expected_share(config)
         find = _FIND[task.kind]

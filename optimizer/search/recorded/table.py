@@ -78,7 +78,7 @@ class RecordedRow:
         saturation: None where it failed before; with the upper bound of the rate.
         light: the level that service times are learnt from beside it, of points alone.
         capacity_per_second: 0 where nothing is served within the limits.
-        excess: see `Evaluation`.
+        excess: the limit overshoot, see `Evaluation`.
         latencies: at parts of the capacity, where they were measured.
         measuring_seconds, serving_seconds: see `Seconds`; without the light level.
         disturbed: whether anything else ran on the machine meanwhile.

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from optimizer.configuration.parameters import Parameter, label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import UsageError
+from optimizer.files.atomic import write_text
 from optimizer.files.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
 from optimizer.measurement.level import BatchPoint, LoadLevel, StreamLevel
 from optimizer.measurement.trial_record import TrialRecord
@@ -32,7 +33,7 @@ from optimizer.search.recorded.table import (
     StreamLatency,
 )
 from optimizer.space_file.section import first_mistake
-from optimizer.study.directory import RecordingDirectory, write_text
+from optimizer.study.directory import RecordingDirectory
 from optimizer.study.searched_space import check_searched
 
 _SPACE = TypeAdapter(RecordedSpace)

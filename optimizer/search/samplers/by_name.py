@@ -26,8 +26,8 @@ class Strategy:
 
 
 SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {
-    "guided": lambda guide: Strategy(
-        lambda seed: GuidedSampler(guide, seed), guide.outlook, guide.explain
+    "guided": lambda policy: Strategy(
+        lambda seed: GuidedSampler(policy, seed), policy.status, policy.explain
     ),
     "gp": lambda _: Strategy(
         lambda seed: GPSampler(
@@ -36,9 +36,9 @@ SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {
     ),
     "tpe": lambda _: Strategy(lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)),
     "random": lambda _: Strategy(lambda seed: RandomSampler(seed=seed)),
-    "grid": lambda guide: Strategy(lambda seed: GridSampler(guide.space, guide.seed, seed)),
+    "grid": lambda policy: Strategy(lambda seed: GridSampler(policy.space, policy.seed, seed)),
 }
-"""Only the guided one asks the guide for more than its space and seed."""
+"""Only the guided one asks the policy for more than its space and seed."""
 
 SAMPLER_PACKAGES: Mapping[str, frozenset[str]] = {
     "guided": frozenset(),

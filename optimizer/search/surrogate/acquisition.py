@@ -23,11 +23,16 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.expected_improvement import Effort
 from optimizer.search.surrogate.point_features import PointFeatures
-from optimizer.search.surrogate.posterior import Expected, Posterior, SeenTrial, cost_differences
+from optimizer.search.surrogate.posterior import (
+    LogForecast,
+    Posterior,
+    TrialAtRow,
+    cost_differences,
+)
 from optimizer.search.surrogate.residuals import Observations, Rows
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.context import StudyContext
-from optimizer.study.history import History, bound_load_factor
+from optimizer.study.history import History, prune_load_factor
 from optimizer.study.search_status import ExpectedCost, SearchStatus
 
 Array = NDArray[np.float64]
@@ -52,8 +57,8 @@ _LIKELIEST, _RANDOM = 3000, 1000
 """Points that are considered where a space has more: the cheapest by the forecast, and others."""
 
 _DRAWS = 512
-_GAP_POINTS = 400
-_GAP_QUANTILE = 0.95
+_REGRET_POINTS = 400
+_REGRET_QUANTILE = 0.95
 
 
 class ForecastSource(Protocol):
@@ -101,7 +106,7 @@ class Assessment:
         seconds: that measuring is expected to take.
     """
 
-    belief: Posterior
+    posterior: Posterior
     rows: Rows
     log_mean: Array
     log_sd: Array
@@ -162,14 +167,14 @@ class AcquisitionPolicy:
         space: SearchSpace,
         history: History,
         forecast: ForecastSource,
-        setting: StudyContext,
+        context: StudyContext,
         protocol: CapacityProtocol,
         seed: int = 0,
     ) -> None:
         self.space = space
         self._history = history
         self._forecast = forecast
-        self._setting = setting
+        self._context = context
         self._protocol = protocol
         self.seed = seed
         self._surprises: dict[int, Observations] = {}
@@ -187,7 +192,7 @@ class AcquisitionPolicy:
         if len(assessed.rows) == 0:
             return None
         at, why = assessed.best, assessed.why_best
-        if self._settled(assessed) and (ties := self._ties(assessed)):
+        if self._converged(assessed) and (ties := self._ties(assessed)):
             at, why = ties[0], "it cannot be told from the best"
         position = self.space.at(int(assessed.rows[at]))
         self._proposed = (position, assessed.expectation(at, why))
@@ -199,21 +204,22 @@ class AcquisitionPolicy:
             return None
         return self._proposed[1]
 
-    def outlook(self) -> SearchStatus:
+    def status(self) -> SearchStatus:
         """Whether anything worthwhile is left, and what may be."""
         if self._history.incumbent is None:
             return SearchStatus()
         assessed = self._assess(())
         if assessed.log_best is None or len(assessed.rows) == 0:
             return SearchStatus()
-        gap = self._gap(assessed, assessed.log_best)
-        if not self._settled(assessed) or self._ties(assessed):
-            return SearchStatus(gap=gap)
+        regret_bound = self._regret_bound(assessed, assessed.log_best)
+        if not self._converged(assessed) or self._ties(assessed):
+            return SearchStatus(regret_bound=regret_bound)
         return SearchStatus(
-            f"no configuration is expected to save {WORTHWHILE:.0%} of the best one's cost", gap
+            f"no configuration is expected to save {WORTHWHILE:.0%} of the best one's cost",
+            regret_bound,
         )
 
-    def _settled(self, assessed: Assessment) -> bool:
+    def _converged(self, assessed: Assessment) -> bool:
         """Whether nothing worthwhile is left, and the incumbent has stood for long enough."""
         incumbent, records = self._history.incumbent, self._history.records
         if incumbent is None or assessed.gain.max() >= WORTHWHILE:
@@ -221,7 +227,7 @@ class AcquisitionPolicy:
         return sum(record.number > incumbent.number for record in records) >= _STOOD
 
     def _assess(self, running: Sequence[Position]) -> Assessment:
-        """Kept until anything changes: the proposal and the outlook are asked one by one."""
+        """Kept until anything changes: the proposal and the status are asked one by one."""
         surprises = self._surprised()
         forecast = self._forecast.after(self._history.records)
         key = (forecast, len(self._history.records), *running)
@@ -236,7 +242,7 @@ class AcquisitionPolicy:
             if record.number not in self._surprises:
                 before = [each for each in records if each.number < record.number]
                 foreseen = self._forecast.of_point(before, row)
-                expected = Expected.of(foreseen, self._setting)
+                expected = LogForecast.of(foreseen, self._context)
                 seen = cost_differences([(0, record)], expected)
                 self._surprises[record.number] = replace(seen, rows=seen.rows + row)
         return Observations.joined(self._surprises.values())
@@ -244,32 +250,34 @@ class AcquisitionPolicy:
     def _assessed(
         self, forecast: Forecast, surprises: Observations, running: Sequence[Position]
     ) -> Assessment:
-        expected = Expected.of(forecast, self._setting)
+        expected = LogForecast.of(forecast, self._context)
         under_way = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials = list(self._trials())
-        belief = Posterior.after(trials, expected, self._likeness, surprises).believing(under_way)
+        posterior = Posterior.after(trials, expected, self._features, surprises).with_pending(
+            under_way
+        )
         rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
-        log_mean, log_sd = belief.log_cost(rows)
-        log_best = self._log_best(belief, trials, under_way)
+        log_mean, log_sd = posterior.log_cost(rows)
+        log_best = self._log_best(posterior, trials, under_way)
         gain = np.zeros(len(rows))
         if log_best is not None:
-            gain = belief.gain(rows, log_best)
-        seconds = self._seconds(belief, rows, trials)
-        feasible = belief.feasible(rows)
-        return Assessment(belief, rows, log_mean, log_sd, feasible, log_best, gain, seconds)
+            gain = posterior.gain(rows, log_best)
+        seconds = self._seconds(posterior, rows, trials)
+        feasible = posterior.feasible(rows)
+        return Assessment(posterior, rows, log_mean, log_sd, feasible, log_best, gain, seconds)
 
     @cached_property
-    def _likeness(self) -> PointFeatures:
+    def _features(self) -> PointFeatures:
         return PointFeatures.of(self.space)
 
-    def _trials(self) -> Iterable[SeenTrial]:
+    def _trials(self) -> Iterable[TrialAtRow]:
         """The trials of points that are in the space, with their rows."""
         for record in self._history.records:
             position = self.space.position_of(record.config)
             if position is not None:
                 yield self.space.row_of[position], record
 
-    def _open(self, expected: Expected, taken: set[int]) -> Rows:
+    def _open(self, expected: LogForecast, taken: set[int]) -> Rows:
         """Rows that may be proposed."""
         rows = self._candidates(expected)
         free = [row for row in rows.tolist() if row not in taken]
@@ -280,7 +288,7 @@ class AcquisitionPolicy:
     def _undecided(self, row: int) -> bool:
         return self._history.decided(self.space.config(self.space.at(row))) is None
 
-    def _candidates(self, expected: Expected) -> Rows:
+    def _candidates(self, expected: LogForecast) -> Rows:
         count = len(self.space)
         if count <= _LIKELIEST + _RANDOM:
             return np.arange(count)
@@ -290,32 +298,32 @@ class AcquisitionPolicy:
         return np.sort(np.concatenate([order[:_LIKELIEST], others]))
 
     def _log_best(
-        self, belief: Posterior, trials: Sequence[SeenTrial], under_way: Rows
+        self, posterior: Posterior, trials: Sequence[TrialAtRow], under_way: Rows
     ) -> float | None:
         """Of what met the limits, or is thought to; less what its measurement owes to luck."""
         met = np.array([row for row, record in trials if record.outcome == "ok"], dtype=np.int64)
         if len(met) == 0:
             return None
-        likely = under_way[belief.feasible(under_way) > 0.5] if len(under_way) else under_way
-        mean, _ = belief.log_cost(np.concatenate([met, likely]))
+        likely = under_way[posterior.feasible(under_way) > 0.5] if len(under_way) else under_way
+        mean, _ = posterior.log_cost(np.concatenate([met, likely]))
         return float(mean.min())
 
-    def _seconds(self, belief: Posterior, rows: Rows, trials: Sequence[SeenTrial]) -> Array:
+    def _seconds(self, posterior: Posterior, rows: Rows, trials: Sequence[TrialAtRow]) -> Array:
         effort = Effort.learnt(self._protocol, [record for _, record in trials])
-        bound = bound_load_factor(self._history.incumbent, self._setting.demand)
+        bound = prune_load_factor(self._history.incumbent, self._context.demand)
         bounded = np.zeros(len(rows))
         if bound is not None:
-            bounded = belief.saturates_below(rows, bound)
+            bounded = posterior.saturates_below(rows, bound)
         restarts = np.zeros(len(rows))
         if trials:
-            servers = self._likeness.servers
+            servers = self._features.servers
             restarts = (servers[rows] != servers[trials[-1][0]]).astype(np.float64)
-        per_second = belief.saturation(rows) * self._setting.demand.requests_per_second
+        per_second = posterior.saturation(rows) * self._context.demand.requests_per_second
         return effort.seconds(per_second, bounded, restarts)
 
     def _ties(self, assessed: Assessment) -> list[int]:
         """Indices of points to be measured beside the incumbent, the cheapest first."""
-        incumbent, cells = self._history.incumbent, self._likeness.cells
+        incumbent, cells = self._history.incumbent, self._features.cells
         at = self.space.position_of(incumbent.config) if incumbent is not None else None
         if at is None or assessed.log_best is None:
             return []
@@ -326,14 +334,14 @@ class AcquisitionPolicy:
         order = np.argsort(assessed.log_mean[tied], kind="stable")
         return [int(n) for n in tied[order]][: max(0, _TIES - beside)]
 
-    def _gap(self, assessed: Assessment, log_best: float) -> float:
+    def _regret_bound(self, assessed: Assessment, log_best: float) -> float:
         """The quantile of what the cheapest open point saves, from joint draws."""
-        kept = np.sort(np.argsort(assessed.hoped, kind="stable")[:_GAP_POINTS])
+        kept = np.sort(np.argsort(assessed.hoped, kind="stable")[:_REGRET_POINTS])
         rng = np.random.default_rng((self.seed, len(self._history.records)))
-        costs = assessed.belief.log_cost_draws(assessed.rows[kept], _DRAWS, rng)
+        costs = assessed.posterior.log_cost_draws(assessed.rows[kept], _DRAWS, rng)
         costs[rng.random(costs.shape) >= assessed.feasible[kept]] = np.inf
         saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
-        return float(np.quantile(saved, _GAP_QUANTILE))
+        return float(np.quantile(saved, _REGRET_QUANTILE))
 
 
 def _same(one: tuple[object, ...], two: tuple[object, ...]) -> bool:

@@ -7,27 +7,27 @@ from dataclasses import replace
 from functools import cached_property
 
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.simulator.forecast import Forecast
-from optimizer.simulator.forecaster import Forecaster
-from optimizer.simulator.service_model import ServiceModel, fitted
-from optimizer.simulator.service_observation import observed
-from optimizer.simulator.service_variation import light_loads, unevenness_of
+from optimizer.simulator.forecast import Forecast, Forecaster
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.service_observation import observe
+from optimizer.simulator.service_variation import fit_variation, light_loads
 from optimizer.workload.streams import Workload
 
 
 def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
     """Service times by calibration runs: of each its saturated level and its light load."""
     runs = [(r.config, r.measurement.levels) for r in calibration if r.measurement is not None]
-    service = fitted(
-        each for config, (saturated, *light) in runs for each in observed(config, saturated, *light)
-    )
+    observations = [
+        each for config, (saturated, *light) in runs for each in observe(config, saturated, *light)
+    ]
+    service = ServiceModel(tuple(observations))
     loads = [
         load
         for config, (_, *light) in runs
         for level in light
         for load in light_loads(config, level, workload)
     ]
-    return replace(service, unevenness=unevenness_of(service, loads))
+    return replace(service, variation=fit_variation(service, loads))
 
 
 def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> ServiceModel:
@@ -36,7 +36,7 @@ def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> Service
         each
         for record in trials
         if record.measurement is not None
-        for each in observed(record.config, record.measurement.levels[0])
+        for each in observe(record.config, record.measurement.levels[0])
     )
     return replace(service, observations=(*service.observations, *more))
 

@@ -37,12 +37,12 @@ EXCESS_SCALES = replace(
 )
 """Latency at the floor load is less well known than capacity: few requests, small batches."""
 
-SeenTrial = tuple[int, TrialRecord]
+TrialAtRow = tuple[int, TrialRecord]
 """A trial and the row of its point."""
 
 
 @dataclass(frozen=True)
-class Expected:
+class LogForecast:
     """The forecast in the terms of the search, arrays of shape [points].
 
     Attributes:
@@ -60,11 +60,11 @@ class Expected:
     log_sd: Array
 
     @classmethod
-    def of(cls, forecast: Forecast, setting: StudyContext) -> Expected:
-        """With the price and demand of `setting`."""
-        demand = setting.demand
+    def of(cls, forecast: Forecast, context: StudyContext) -> LogForecast:
+        """With the price and demand of `context`."""
+        demand = context.demand
         whole = usd_per_million(
-            setting.price.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
+            context.price.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
         )
         # A point for which no load is forecast to be within the limits may still meet them: it has
         # a cost to begin with.
@@ -84,7 +84,7 @@ class Expected:
 class Posterior:
     """Models of cost and of latency at the floor load, fitted to the trials so far."""
 
-    expected: Expected
+    expected: LogForecast
     cost: ResidualModel
     excess: ResidualModel
     works: Array
@@ -92,9 +92,9 @@ class Posterior:
     @classmethod
     def after(
         cls,
-        trials: Sequence[SeenTrial],
-        expected: Expected,
-        likeness: PointFeatures,
+        trials: Sequence[TrialAtRow],
+        expected: LogForecast,
+        features: PointFeatures,
         surprises: Observations | None = None,
     ) -> Posterior:
         """What is believed after these trials, in the order in which they were made.
@@ -106,11 +106,11 @@ class Posterior:
         """
         differences = cost_differences(trials, expected)
         scaled = ResidualModel.fitted(
-            Terms(likeness, _centred(expected.log_cost), expected.log_sd),
+            Terms(features, _centred(expected.log_cost), expected.log_sd),
             differences if surprises is None else surprises,
             Scales(),
         )
-        excess_terms = Terms(likeness, _centred(expected.log_excess), expected.log_sd)
+        excess_terms = Terms(features, _centred(expected.log_excess), expected.log_sd)
         excess = _excess_differences(trials, expected)
         # What was as expected by assumption says nothing of how far off the forecast may be.
         telling = excess.differences != 0
@@ -119,12 +119,12 @@ class Posterior:
             expected,
             scaled.given(differences),
             ResidualModel.fitted(excess_terms, surprises, EXCESS_SCALES).given(excess),
-            _shares_that_work(trials, likeness),
+            _shares_that_work(trials, features),
         )
 
-    def believing(self, rows: Rows) -> Posterior:
+    def with_pending(self, rows: Rows) -> Posterior:
         """As if these points, which are being measured, had come out as expected."""
-        return replace(self, cost=self.cost.believing(rows)) if len(rows) else self
+        return replace(self, cost=self.cost.with_pending(rows)) if len(rows) else self
 
     def log_cost(self, rows: Rows) -> tuple[Array, Array]:
         """Mean and standard deviation of the logarithm of the cost at capacity."""
@@ -169,7 +169,7 @@ def _centred(values: Array) -> Array:
     return cast(Array, values - values.mean())
 
 
-def cost_differences(trials: Sequence[SeenTrial], expected: Expected) -> Observations:
+def cost_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
     """Logarithms of costs less what was expected.
 
     What was told is the cost at capacity of what is ok, and at saturation of everything else.
@@ -184,7 +184,7 @@ def cost_differences(trials: Sequence[SeenTrial], expected: Expected) -> Observa
     return _observed(rows, differences)
 
 
-def _excess_differences(trials: Sequence[SeenTrial], expected: Expected) -> Observations:
+def _excess_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
     """Latencies at the floor load are seen only where they miss the limits.
 
     What met them is taken to be as forecast, or to have just met them where it was thought to miss.
@@ -205,12 +205,12 @@ def _observed(rows: Sequence[int], differences: Sequence[float]) -> Observations
     return Observations(np.array(rows, dtype=np.int64), np.array(differences, dtype=np.float64))
 
 
-def _shares_that_work(trials: Sequence[SeenTrial], likeness: PointFeatures) -> Array:
+def _shares_that_work(trials: Sequence[TrialAtRow], features: PointFeatures) -> Array:
     """Share of the trials of each artefact and layout that did not fail, one more counted so."""
-    worked, failed = np.ones(len(likeness.artifacts)), np.zeros(len(likeness.artifacts))
+    worked, failed = np.ones(len(features.artifacts)), np.zeros(len(features.artifacts))
     for row, record in trials:
-        alike = (likeness.artifacts == likeness.artifacts[row]) & (
-            likeness.layouts == likeness.layouts[row]
+        alike = (features.artifacts == features.artifacts[row]) & (
+            features.layouts == features.layouts[row]
         )
         (failed if record.outcome == "failed" else worked)[alike] += 1
     return cast(Array, worked / (worked + failed))

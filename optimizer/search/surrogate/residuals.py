@@ -8,10 +8,10 @@ for every point; and an ordinary one over the parameters, which learns from the 
 forecast is worthless.
 
 How large each is, is learnt from the data: the most likely scales, each with a log-normal prior.
-That is done for a good, a poor and a worthless forecast (`WRONGNESS`), and the three are believed
-as far as the data speak for each. So a few good measurements narrow what is thought possible, and a
-single surprise widens it: with the likeliest scales alone, three measurements that happen to fit
-would end a search.
+That is done for a good, a poor and a worthless forecast (`SCALE_MULTIPLIERS`), and the three fits
+are averaged, weighted by their posterior probability. So a few good measurements narrow the
+posterior, and a single surprise widens it: with the most likely scales alone, three measurements
+that happen to fit would end a search.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Scales:
         return replace(self, **wider)
 
 
-WRONGNESS = ((1.0, 0.55), (2.5, 0.3), (6.0, 0.15))
+SCALE_MULTIPLIERS = ((1.0, 0.55), (2.5, 0.3), (6.0, 0.15))
 """By how much every term but constant and noise may be larger, and how likely that is."""
 
 _NEGLIGIBLE = 0.002
@@ -105,13 +105,13 @@ class Terms:
         log_sd: how unsure the forecast is, [points].
     """
 
-    likeness: PointFeatures
+    features: PointFeatures
     expected: Array
     log_sd: Array
 
     def between(self, one: Rows, two: Rows) -> Pairs:
         """Covariances and distances of these points."""
-        like = self.likeness
+        like = self.features
         artifact, layout = _equal(like.artifacts, one, two), _equal(like.layouts, one, two)
         batch = _distance(like.log2_batch[one], like.log2_batch[two])
         covariances = [
@@ -133,7 +133,7 @@ class Terms:
 
     def _apart(self, one: Rows, two: Rows) -> Iterator[Array]:
         """Difference in every parameter that has a choice, each of shape [one, two]."""
-        coordinates = self.likeness.coordinates
+        coordinates = self.features.coordinates
         for own in coordinates.T:
             yield own[one][:, None] - own[two][None, :]
 
@@ -203,8 +203,10 @@ class ResidualModel:
     def fitted(cls, terms: Terms, seen: Observations, scales: Scales) -> ResidualModel:
         """With the scales that are the most likely by the observations and the priors."""
         some = _some(seen)
-        found = [_most_likely(terms, some, scales.widened(f).listed) for f, _ in WRONGNESS]
-        logs = np.array([math.log(share) for _, share in WRONGNESS]) + [log for _, log in found]
+        found = [_most_likely(terms, some, scales.widened(f).listed) for f, _ in SCALE_MULTIPLIERS]
+        logs = np.array([math.log(share) for _, share in SCALE_MULTIPLIERS]) + [
+            log for _, log in found
+        ]
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
         kept = np.flatnonzero(weights >= _NEGLIGIBLE)
@@ -216,7 +218,7 @@ class ResidualModel:
         fits = tuple(fit.given(self.terms, seen) for fit in self.fits)
         return replace(self, seen=seen, fits=fits)
 
-    def believing(self, rows: Rows) -> ResidualModel:
+    def with_pending(self, rows: Rows) -> ResidualModel:
         """As if these points had been measured and were what is expected of them."""
         mean, _ = self.predict(rows)
         seen, told = self.seen.rows, self.seen.differences
@@ -278,7 +280,7 @@ class _Fit:
     @classmethod
     def of(cls, theta: Array, terms: Terms, seen: Observations) -> _Fit:
         """From the logarithms of scales and weights."""
-        split = len(theta) - terms.likeness.coordinates.shape[1]
+        split = len(theta) - terms.features.coordinates.shape[1]
         variances, reach = np.exp(2 * theta[:split]), np.exp(theta[split:])
         nothing = np.zeros((0, 0))
         return cls(variances, reach, nothing, np.zeros(0)).given(terms, seen)
@@ -327,7 +329,7 @@ class _Fit:
 
 def _most_likely(terms: Terms, seen: Observations, scales: Sequence[Scale]) -> tuple[Array, float]:
     """Logarithms of the scales, then of the weights of distances; and how likely these are."""
-    priors = [*scales, *([_REACH] * terms.likeness.coordinates.shape[1])]
+    priors = [*scales, *([_REACH] * terms.features.coordinates.shape[1])]
     middle = np.array([math.log(prior.median) for prior in priors])
     if len(seen.rows) == 0:
         return middle, 0.0

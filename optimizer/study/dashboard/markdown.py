@@ -31,7 +31,7 @@ def study_note(
     records: Sequence[TrialRecord],
     decision: Decision,
     baseline: ServingConfig,
-    gap: float | None = None,
+    regret_bound: float | None = None,
 ) -> str:
     """What a study has found so far.
 
@@ -39,18 +39,18 @@ def study_note(
         phase: what the run does now, or how it ended.
         records: of all trials.
         decision: what they and the confirm phase recommend.
-        gap: see `Outlook.gap`; None once the study has come to its end.
+        regret_bound: as in `SearchStatus`; None once the study has come to its end.
     """
     history = History({record.number: record for record in records})
     counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
     many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
     if decision.best is not None:
-        parts.append(_found(decision.best, decision.finding_of(baseline)))
+        parts.append(_found(decision.best, decision.entry_of(baseline)))
     elif records:
         parts.append("**Nothing has met the limits so far.**")
-    if gap is not None:
-        parts.append(f"By the search's own reckoning {_plain(regret_text(gap))}.")
+    if regret_bound is not None:
+        parts.append(f"By the search's own reckoning {_plain(regret_text(regret_bound))}.")
     parts.append(
         "The best is the cheapest configuration within the limits, by confirmed figures where "
         "there are any. The values of infeasible and bounded trials are costs at saturation, and "

@@ -60,7 +60,7 @@ class StudyNotes:
         self._phase = ""
         self._trials = dict(directory.trials.read_all())
         self._confirmations = dict(directory.confirmations.read_all())
-        self._gap: float | None = None
+        self._regret_bound: float | None = None
         self._able = can_note()
 
     def __call__(self, event: Event) -> None:
@@ -69,8 +69,8 @@ class StudyNotes:
             case PhaseStarted(phase):
                 self._phase = phase
                 self._try(self._begin_phase)
-            case SearchStatusChanged(outlook):
-                self._gap = outlook.gap
+            case SearchStatusChanged(status):
+                self._regret_bound = status.regret_bound
             case TrialFinished(record) if self._phase == "search":
                 self._trials[record.number] = record
                 self._try(lambda: self._note_trial(record))
@@ -82,7 +82,7 @@ class StudyNotes:
 
     def end(self, how: str) -> None:
         """Say how the study ended, and what it came to."""
-        self._gap = None
+        self._regret_bound = None
         self._try(lambda: self._note(how))
 
     def catch_up(self) -> None:
@@ -109,7 +109,7 @@ class StudyNotes:
         decision = decide(records, confirmations, own.price, own.demand, space)
         baseline = space.config(space.baseline)
         name = self._directory.name
-        self._shown.note(study_note(name, phase, records, decision, baseline, self._gap))
+        self._shown.note(study_note(name, phase, records, decision, baseline, self._regret_bound))
 
     def _try(self, write: Callable[[], None]) -> None:
         if not self._able:

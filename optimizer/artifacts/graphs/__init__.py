@@ -1,0 +1,1 @@
+"""ONNX graphs of a model: conversion to 16 bits and to INT8, and TensorRT's rules."""

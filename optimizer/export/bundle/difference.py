@@ -1,0 +1,204 @@
+"""What changes between two bundles: in words, and in cost. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from optimizer.export.bundle.config_fields import ABSENT, field_changes, in_words, measured_config
+from optimizer.export.bundle.manifest import (
+    EXAMPLES,
+    LOAD,
+    UNKNOWN,
+    ExportedModel,
+    Manifest,
+    MeasuredFigures,
+)
+
+Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
+
+_DESCRIBED = ("README.md", "requirements.txt", "config.pbtxt", LOAD, EXAMPLES)
+"""Files whose content is told in words, or follows from the rest."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that differs.
+
+    Attributes:
+        what: such as "bert: dynamic_batching.max_queue_delay_microseconds".
+    """
+
+    kind: Kind
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class FigureChange:
+    """One figure of both bundles; it may be the same."""
+
+    what: str
+    before: float
+    after: float
+
+    @property
+    def ratio(self) -> float | None:
+        """After relative to before; None where that was nothing."""
+        return self.after / self.before if self.before else None
+
+
+@dataclass(frozen=True)
+class BundleDifference:
+    """Two bundles side by side.
+
+    Attributes:
+        files: paths whose content differs, or that one bundle alone has, less what describes it.
+        caveats: why the figures may not be held against each other as they stand.
+    """
+
+    changes: tuple[Change, ...]
+    figures: tuple[FigureChange, ...]
+    files: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether both serve the same in the same way."""
+        return not self.changes and not self.files
+
+
+def difference(before: Manifest, after: Manifest) -> BundleDifference:
+    """What changes from one bundle to the other."""
+    changes = (
+        *_models(before, after),
+        *_mapping("configuration", "server", _server(before), _server(after)),
+        *_mapping("versions", "", _versions(before), _versions(after)),
+        *_mapping("limits", "", _limits(before), _limits(after)),
+        *_mapping("demand", "", _demand(before), _demand(after)),
+        *_mapping("price", "", _price(before), _price(after)),
+    )
+    return BundleDifference(
+        changes, _figures(before, after), _files(before, after), _caveats(before, after)
+    )
+
+
+def _models(before: Manifest, after: Manifest) -> Iterator[Change]:
+    one, other = ({m.name: m for m in each.models} for each in (before, after))
+    for name in dict.fromkeys((*one, *other)):
+        if name not in one or name not in other:
+            here = ("served" if name in each else ABSENT for each in (one, other))
+            yield Change("configuration", name, *here)
+            continue
+        for each in field_changes(measured_config(one[name]), measured_config(other[name])):
+            yield Change("configuration", f"{name}: {each.field}", each.before, each.after)
+        artefacts = [_artifact(m, each[name]) for m, each in ((before, one), (after, other))]
+        yield from _mapping("artefact", name, *artefacts)
+
+
+def _artifact(manifest: Manifest, model: ExportedModel) -> dict[str, str]:
+    serving = next(each for each in manifest.config.models if each.name == model.name)
+    spec = serving.artifact
+    return {
+        "runtime": spec.runtime,
+        "precision": spec.precision,
+        "model file": model.artifact_sha256[:12],
+        "engine": in_words(model.engine and model.engine.gpu_name),
+        "TensorRT": in_words(model.engine and model.engine.tensorrt),
+        "licence": model.licence,
+        "packages": in_words(model.packages),
+        "requests padded to": in_words(serving.padding),
+    }
+
+
+def _server(manifest: Manifest) -> dict[str, str]:
+    return {"arguments": in_words(manifest.server_arguments)}
+
+
+def _versions(manifest: Manifest) -> dict[str, str]:
+    versions = manifest.versions
+    named = {
+        name: in_words(value) for name, value in asdict(versions).items() if name != "packages"
+    }
+    # None of the one says nothing of the other: it is that no server was asked.
+    return {**named, "triton": versions.triton or UNKNOWN, **versions.packages}
+
+
+def _limits(manifest: Manifest) -> dict[str, str]:
+    return {
+        each.stream: f"p{each.percentile:g} within {each.latency_ms:g} ms"
+        for each in manifest.limits
+    }
+
+
+def _demand(manifest: Manifest) -> dict[str, str]:
+    of_streams = {each.stream: f"{each.demand_per_second:g}/s" for each in manifest.limits}
+    return {**of_streams, "headroom": f"{manifest.recommended.headroom:.0%}"}
+
+
+def _price(manifest: Manifest) -> dict[str, str]:
+    price = manifest.recommended.price
+    return {
+        "instance type": price.instance_type,
+        "$ per hour": f"{price.usd_per_hour:g}",
+        "source": f"{price.source}, {price.as_of}",
+    }
+
+
+def _mapping(
+    kind: Kind, of: str, before: Mapping[str, str], after: Mapping[str, str]
+) -> Iterator[Change]:
+    for key in dict.fromkeys((*before, *after)):
+        one, other = before.get(key, ABSENT), after.get(key, ABSENT)
+        if one != other:
+            yield Change(kind, f"{of}: {key}" if of else key, one, other)
+
+
+def _figures(before: Manifest, after: Manifest) -> tuple[FigureChange, ...]:
+    return tuple(FigureChange(name, of(before), of(after)) for name, of in _FIGURES.items())
+
+
+_FIGURES: Mapping[str, Callable[[Manifest], float]] = {
+    "capacity of a replica, requests/s": lambda m: m.measured.capacity_per_second,
+    "$ per million at capacity": lambda m: m.recommended.score.usd_per_million_at_capacity,
+    "$ per million at demand": lambda m: m.recommended.score.usd_per_million_at_demand,
+    "replicas": lambda m: m.recommended.score.replicas,
+    "fleet, $ per hour": lambda m: m.recommended.score.fleet_usd_per_hour,
+}
+
+
+def _files(before: Manifest, after: Manifest) -> tuple[str, ...]:
+    paths = dict.fromkeys((*before.files, *after.files))
+    return tuple(
+        path
+        for path in paths
+        if before.files.get(path) != after.files.get(path)
+        and path.rpartition("/")[2] not in _DESCRIBED
+    )
+
+
+def _caveats(before: Manifest, after: Manifest) -> tuple[str, ...]:
+    found = []
+    machines = [(m.versions.cpu, m.versions.cores, m.versions.gpus) for m in (before, after)]
+    if machines[0] != machines[1]:
+        found.append("they were measured on different machines")
+    if _limits(before) != _limits(after):
+        found.append("their capacities are within different limits")
+    found += [
+        f"the capacity of {which} is unconfirmed, of one trial"
+        for which, manifest in (("the first", before), ("the second", after))
+        if not manifest.measured.confirmed
+    ]
+    intervals = [_interval(before.measured), _interval(after.measured)]
+    differ = before.measured != after.measured
+    if differ and max(low for low, _ in intervals) <= min(high for _, high in intervals):
+        found.append("the intervals of their capacities overlap: they cannot be told apart")
+    return tuple(found)
+
+
+def _interval(measured: MeasuredFigures) -> tuple[float, float]:
+    high = measured.capacity_high_per_second
+    return measured.capacity_low_per_second, math.inf if high is None else high

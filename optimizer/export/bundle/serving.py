@@ -1,0 +1,77 @@
+"""The models of a bundle, put before a server as they are: nothing is written anew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.artifacts.engines.builder import read_facts
+from optimizer.configuration.serving_config import ModelServing
+from optimizer.errors import ModelLoadFailure, storage_errors
+from optimizer.export.bundle.manifest import GRAPH
+from optimizer.files.untrusted import UnreadableError
+from optimizer.triton.model_config import output_of_config
+from optimizer.triton.repository import ModelRepository, read_config
+from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import OutputTensor, Payloads
+
+
+class BundleRepository:
+    """A server's repository, into which models come from a bundle.
+
+    Args:
+        bundle: folder of the bundle.
+        repository: that the server reads.
+    """
+
+    def __init__(self, bundle: Path, repository: ModelRepository) -> None:
+        self._bundle = bundle
+        self._repository = repository
+
+    def write(
+        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+    ) -> model_config_pb2.ModelConfig:
+        """Put a model of the bundle there, in place of one of its name; see `WritesModels`.
+
+        Raises:
+            ModelLoadFailure: where its config.pbtxt is none.
+        """
+        del artifact, payloads, output  # it lies ready
+        source, target = self._bundle / model.name, self._repository.root / model.name
+        with storage_errors(target):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(
+                source,
+                target,
+                ignore=shutil.ignore_patterns(GRAPH),
+                copy_function=lambda file, at: self._repository.place(Path(file), Path(at)),
+            )
+        return _config(self._bundle, model.name)
+
+
+def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
+    """What serving a model of a bundle needs beside its configuration.
+
+    Raises:
+        ModelLoadFailure: where its config.pbtxt is none, or no longer answers with one tensor.
+    """
+    version = bundle / model / "1"
+    try:
+        output = output_of_config(_config(bundle, model))
+    except ValueError as error:
+        raise ModelLoadFailure(
+            f"{model}/config.pbtxt must have one known output: {error}"
+        ) from error
+    return ModelFiles(version, payloads, output, read_facts(version))
+
+
+def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:
+    try:
+        return read_config(bundle / model / "config.pbtxt")
+    except (UnreadableError, text_format.ParseError) as error:
+        raise ModelLoadFailure(
+            f"{model}/config.pbtxt is no Triton model configuration: {error}"
+        ) from error

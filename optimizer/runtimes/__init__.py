@@ -1,0 +1,38 @@
+"""The runtimes that execute models: one module each, and one line in `_ALL`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from optimizer.runtimes.onnxruntime import ONNXRUNTIME
+from optimizer.runtimes.openvino import OPENVINO
+from optimizer.runtimes.pytorch import PYTORCH
+from optimizer.runtimes.spec import Kind, Precision, RuntimeSpec
+from optimizer.runtimes.tensorrt import TENSORRT
+
+_ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT)
+
+RUNTIMES: Mapping[str, RuntimeSpec] = {spec.name: spec for spec in _ALL}
+
+if TYPE_CHECKING:
+    Runtime = str
+else:  # what a space file or a record names is held against the table
+    Runtime = Literal[tuple(RUNTIMES)]
+
+PRECISIONS_OF: Mapping[Kind, Mapping[Runtime, tuple[Precision, ...]]] = {
+    kind: {spec.name: spec.precisions[kind] for spec in _ALL if kind in spec.precisions}
+    for kind in get_args(Kind)
+}
+"""Precisions that each runtime serves, by kind of instance."""
+
+RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+    name: spec.package for name, spec in RUNTIMES.items() if spec.package is not None
+}
+"""Python package of each runtime that Triton's Python backend can host."""
+
+
+def session_file(runtime: Runtime) -> Path:
+    """Return the code that opens the runtime's files in Triton's Python backend."""
+    return Path(__file__).with_name(f"{runtime}_session.py")

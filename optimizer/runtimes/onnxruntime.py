@@ -1,0 +1,17 @@
+"""ONNX Runtime: loads the ONNX graphs as they are."""
+
+from __future__ import annotations
+
+from optimizer.runtimes.spec import RuntimeSpec
+
+ONNXRUNTIME = RuntimeSpec(
+    name="onnxruntime",
+    precisions={
+        "KIND_CPU": ("fp32", "fp16", "int8"),
+        # Its CUDA provider has no kernels for quantised matrix products.
+        "KIND_GPU": ("fp32", "fp16"),
+    },
+    package="onnxruntime",
+    native_on={"KIND_GPU"},
+    graphs={"fp32": "fp32", "fp16": "fp16", "int8": "int8_u8s8"},
+)

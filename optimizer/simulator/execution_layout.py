@@ -1,0 +1,89 @@
+"""What decides how long an execution takes: artefact, instances and threads. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.configuration.model_space import ModelSpace
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    InstanceGroup,
+    ModelServing,
+    ServerOptions,
+)
+
+_BATCHER_PARAMETERS = ("preferred_batch_sizes", "max_queue_delay_us")
+"""Parameters that have no effect on how long a batch takes."""
+
+_Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExecutionLayout:
+    """All that decides how long an execution of a batch takes.
+
+    Attributes:
+        variant: what changes times beside the model file: CUDA graphs, padding, the server's own
+            settings.
+        executions_per_device: limit set by the rate limiter, None without one.
+    """
+
+    model: str
+    artifact: ArtifactSpec
+    groups: tuple[InstanceGroup, ...]
+    variant: tuple[object, ...]
+    executions_per_device: int | None = None
+
+    @property
+    def devices(self) -> int:
+        """Number of devices that have an instance; a CPU is one."""
+        return max(1, sum(len(group.logical_gpus) for group in self.groups))
+
+    @property
+    def executing(self) -> int:
+        """Number of instances that execute at once where all have work."""
+        limit = self.executions_per_device
+        return sum(
+            (group.count if limit is None else min(group.count, limit))
+            * max(1, len(group.logical_gpus))
+            for group in self.groups
+        )
+
+    @property
+    def one_instance(self) -> ExecutionLayout:
+        """The same with a single instance: what one of several takes while the others idle."""
+        group = self.groups[0]
+        alone = InstanceGroup(group.kind, 1, group.logical_gpus[:1], group.threads)
+        return ExecutionLayout(self.model, self.artifact, (alone,), self.variant)
+
+
+def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLayout:
+    """Return the execution layout of a served model."""
+    limit = server.executions_per_device if model.rate_limited else None
+    variant = (model.cuda_graphs, model.padding, server.backend_config)
+    return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
+
+
+def saturated_levels(
+    space: ModelSpace, points: _Ints
+) -> tuple[_Ints, list[tuple[ExecutionLayout, int]]]:
+    """List the different saturated levels that the points of one model's space can show.
+
+    Args:
+        points: valid points of `space`, shape [points, parameters].
+
+    Returns:
+        The index of each point's level, shape [points]; the levels, as execution layouts with their
+        largest batch.
+    """
+    matters = np.array([p.name not in _BATCHER_PARAMETERS for p in space.parameters])
+    shape = [len(p.values) for p in space.parameters if p.name not in _BATCHER_PARAMETERS]
+    codes = np.ravel_multi_index(tuple(points[:, matters].T), shape)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    servings = [(space.serving(p), space.options(p)) for p in map(tuple, points[first].tolist())]
+    levels = [(execution_layout(model, server), model.max_batch_size) for model, server in servings]
+    distinct = {level: index for index, level in enumerate(dict.fromkeys(levels))}
+    return np.array([distinct[level] for level in levels])[inverse], list(distinct)
