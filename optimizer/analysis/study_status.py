@@ -10,10 +10,9 @@ from typing import Any, Literal
 from optimizer.analysis.summary import SummaryEntry, entry, read_summary
 from optimizer.errors import DamagedStudyError, UsageError
 from optimizer.measurement.trial_record import Outcome, TrialRecord
-from optimizer.study.decision import Decision
+from optimizer.study.decision import Decision, stored_decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
-from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import BestSoFar, Progress, best_so_far, progress_from_json
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
@@ -116,7 +115,7 @@ def _progress(directory: StudyDirectory) -> Progress | None:
 
 
 def _state(directory: StudyDirectory, progress: Progress | None) -> State:
-    if directory.held:
+    if directory.running:
         return "running"
     if progress is None:
         return "not running"

@@ -31,8 +31,7 @@ from optimizer.space_file.section import first_mistake
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import Decision, levels_near
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.gate_plan import FailingBatch
-from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
+from optimizer.study.gated_artifact import FailingBatch, GatedArtifact, accuracy_to_json
 from optimizer.study.history import History
 
 SCHEMA_VERSION = 1

@@ -14,7 +14,7 @@ from optimizer.commands.published_benchmark import PublishedBenchmark, replay_pu
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 
 _TOLERANCE = 0.05
 """Share of the best capacity within which single measurements do not distinguish two points."""

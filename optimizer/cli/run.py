@@ -23,7 +23,7 @@ from optimizer.cli.output import ResilientConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.files.shipped import shipped
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

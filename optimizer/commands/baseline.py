@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.commands.protocols import search_protocol
-from optimizer.commands.run_context import open_run, open_space, warn_of_old_price
+from optimizer.commands.run_context import open_run, open_space, warn_of_space_file
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
-from optimizer.load.ramp import find_by_ramp, most_within
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
+from optimizer.load.ramp import find_by_ramp, largest_rate_within
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.benchmark_page import benchmark_page
@@ -26,9 +26,8 @@ from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import GatedArtifact
+from optimizer.study.gated_artifact import GatedArtifact, wrong_answers_reason
 from optimizer.study.history import why_all_failed, why_most_unmeasured
-from optimizer.study.wrong_answers import why_wrong
 
 _REMEDY = "restore it, or measure under another name: study: NEW"
 
@@ -94,7 +93,7 @@ def measure_baselines(options: BaselineOptions, watch: Watcher) -> Baselines:
     directory = StudyDirectory(options.results.absolute() / space.study / folder)
     with open_run(space, directory, options.cache, _REMEDY, seed=options.seed) as context:
         with context.watched(watch) as watch_all:
-            warn_of_old_price(space.price, watch_all)
+            warn_of_space_file(space, watch_all)
             runs = ResumableRuns(directory.trials, context.study_context, watch_all)
             with context.evaluator(watch_all) as (evaluator, prepared):
                 served, left_out = _served(configurations, prepared.gated)
@@ -112,7 +111,7 @@ def _served(
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
-        or why_wrong(each.config, gated)
+        or wrong_answers_reason(each.config, gated)
         for each in configurations
     }
     served = [each for each in configurations if not reasons[each.name]]
@@ -203,7 +202,7 @@ def _rate_and_latency(record: TrialRecord, space: Space, ramp: bool) -> tuple[fl
     assert measurement is not None, "what failed has no row"
     last = measurement.levels[-1]
     if ramp:
-        return most_within(last, space.workload.shortest_limit_ms)
+        return largest_rate_within(last, space.workload.shortest_limit_ms)
     level = measurement.level_at_capacity or last
     worst = level.worst
     rate = measurement.capacity_per_second or level.achieved_per_second

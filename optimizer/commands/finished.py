@@ -5,7 +5,7 @@ from __future__ import annotations
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary, read_summary
 from optimizer.export.bundle.repository import holds_configuration
-from optimizer.search.samplers.by_name import CALIBRATED
+from optimizer.search.samplers import CALIBRATED
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History

@@ -23,14 +23,14 @@ from optimizer.files.atomic import write_json
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.curve import find_curve
+from optimizer.load.level_checks import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.perf_analyzer import PerfAnalyzerJob, SecondOpinion
-from optimizer.load.ramp import why_users_missed
+from optimizer.load.perf_analyzer import PerfAnalyzerJob, PerfAnalyzerResult
+from optimizer.load.ramp import why_user_load_missed
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.transmit import TOO_LATE
 from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
-from optimizer.load.verdicts import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
@@ -105,7 +105,7 @@ class LoadTestResult:
     measurement: Measurement | None = None
     users: UserLoad | None = None
     compared: LoadLevel | None = None
-    opinion: SecondOpinion | None = None
+    opinion: PerfAnalyzerResult | None = None
     missed: str | None = None
 
 
@@ -205,7 +205,7 @@ class _Bench:
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
         limit_ms = self.space.workload.shortest_limit_ms
         thresholds = [limit.latency_ms for limit in conditions.model_latency_thresholds]
-        missed = why_users_missed(level, min(thresholds, default=limit_ms))
+        missed = why_user_load_missed(level, min(thresholds, default=limit_ms))
         return LoadTestResult((level,), level, users=load, missed=missed)
 
     def compared(
@@ -241,7 +241,7 @@ class _Bench:
             seconds=level.seconds,
             cores=slot.client_cores,
         )
-        opinion = perf_analyzer.ask(binary, job)
+        opinion = perf_analyzer.run_perf_analyzer(binary, job)
         return replace(result, compared=level, opinion=opinion, missed=missed)
 
     def _whole_level(self, run: RunLevel, rate_per_second: float) -> LoadLevel:
@@ -302,5 +302,5 @@ def _perf_analyzer(space: Space) -> Path:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
     binary = shutil.which(perf_analyzer.NAME)
     if binary is None:
-        raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.WHERE_IT_IS)
+        raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.INSTALL_HINT)
     return Path(binary)

@@ -13,7 +13,7 @@ from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
-from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_old_price
+from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
@@ -34,21 +34,20 @@ from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_start
+from optimizer.study.files import read_source_cards, read_start, write_source_cards
+from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
-from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import SearchedSpace, write_searched
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
-from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
 
 _REMEDY = (
@@ -204,7 +203,7 @@ class _Study:
 
     def run(self, started: float) -> StudySummary:
         """Run all phases; return the summary that was written."""
-        warn_of_old_price(self._space.price, self._watch)
+        warn_of_space_file(self._space, self._watch)
         # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
@@ -293,7 +292,7 @@ class _Study:
             for record in reusable:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
-        records = without_wrong_answers(self._directory.trials, prepared.gated, self._watch)
+        records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _reusable(self, name: str, prepared: Prepared) -> list[TrialRecord]:

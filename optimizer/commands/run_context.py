@@ -25,16 +25,16 @@ from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
-from optimizer.measurement.cost import Price
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.context import StudyContext, limit_names
+from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
 from optimizer.study.files import read_start
-from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
@@ -244,6 +244,7 @@ def require_same_space(
         write_json(directory.space, current)
         return
     started = dict(read_start(directory).data)
+    started["space"] = with_defaults(started["space"])
     if extra_limits_ms is None:
         started.pop("also_limit_ms", None)
     changes = [text for _, text in differences(started, current)]
@@ -254,9 +255,10 @@ def require_same_space(
         )
 
 
-def warn_of_old_price(price: Price, watch: Watcher) -> None:
-    """Warn of a price that is old or has no date."""
-    if (warning := price_warning(price, datetime.now(UTC).date())) is not None:
+def warn_of_space_file(space: Space, watch: Watcher) -> None:
+    """Warn of an old price and of old names in the space file."""
+    old_price = price_warning(space.price, datetime.now(UTC).date())
+    for warning in (*space.deprecations, *([old_price] if old_price is not None else [])):
         watch(Note(warning, True))
 
 

@@ -8,6 +8,7 @@ together.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,15 +29,14 @@ from optimizer.configuration.model_space import (
     ModelSpace,
     Position,
 )
-from optimizer.configuration.parameters import Parameter, Value
+from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameters import Parameter, parameters_in_order
 from optimizer.configuration.serving_config import (
-    PRECISION_RANK,
     ArtifactSpec,
     ArtifactUse,
     ServerOptions,
     ServingConfig,
 )
-from optimizer.runtimes.spec import Precision
 
 _Rows = list[NDArray[np.int64]]
 """For each model, which of its rows; equally long."""
@@ -188,34 +188,16 @@ class SearchSpace:
         Returns:
             None where they have one together in no point.
         """
-        wanted = [_closest(p, self._unchanged(p)) for p in self.parameters]
+        cores = self.hardware.cores // len(self.models)
+        wanted = [
+            _closest(p, p.definition.baseline_value(p.values, cores)) for p in self.parameters
+        ]
         idle = np.zeros(len(self.points), dtype=bool)
         for model, columns in self.columns():
             names = [p.name for p in model.parameters if p.key in keys]
             without = {tuple(p) for p in model.points[model.without_effect(names)].tolist()}
             idle |= [tuple(own) in without for own in self.points[:, columns].tolist()]
         return self.nearest(wanted, {self.at(int(row)) for row in np.flatnonzero(idle)})
-
-    def _unchanged(self, parameter: Parameter) -> Value | None:
-        """The value of a parameter that nobody has touched."""
-        wanted: Mapping[str, Value] = {
-            "runtime": "pytorch",
-            "batching": False,
-            "max_batch_size": 1,
-            "max_queue_delay_us": 0,
-            "preferred_batch_sizes": (),
-            "instance_count": 1,
-            "intra_op_threads": self.hardware.cores // len(self.models),
-            "padding": (),
-            "engine_profile": "shared",
-            "cuda_graphs": False,
-            "execution_policy": "device_blocking",
-            "rate_limit": "off",
-        }
-        if parameter.name == "precision":
-            listed = cast(tuple[Precision, ...], parameter.values)
-            return max(listed, key=lambda p: PRECISION_RANK[p])
-        return wanted[parameter.name]
 
     @cached_property
     def artifacts(self) -> tuple[ArtifactSpec, ...]:
@@ -227,6 +209,17 @@ class SearchSpace:
         }
         first = [model.artifact for model in self.config(self.baseline).models]
         return tuple(sorted(specs, key=lambda spec: (spec not in first, spec.label)))
+
+    def completed(self) -> SearchSpace:
+        """Return the space with the defaults of parameters that it does not list.
+
+        A space that was stored before a parameter was added to the table lacks it.
+        """
+        own = (
+            parameters_in_order(model.model, {p.name: p.values for p in model.parameters})
+            for model in self.models
+        )
+        return replace(self, parameters=tuple(itertools.chain.from_iterable(own)))
 
     def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
         """Each model's own space, and which columns of `points` are its own."""

@@ -93,6 +93,8 @@ class ModelServing:
         warmup_batch_sizes: batches executed once per instance while the model loads.
         cuda_graphs: launch an engine's kernels as one recorded graph; TensorRT only.
         rate_limited: every execution takes one of `ServerOptions.executions_per_device`.
+        parameters: further fields of config.pbtxt as sorted pairs of path and JSON value, such as
+            ("optimization.input_pinned_memory.enable", "false").
     """
 
     name: str
@@ -191,6 +193,7 @@ def describe_model(model: ModelServing) -> str:
         parts.append("CUDA graphs")
     if model.padding:
         parts.append("padded to " + "/".join(map(str, model.padding)))
+    parts += (f"{path} {text}" for path, text in model.parameters)
     return ", ".join(parts)
 
 

@@ -1,23 +1,26 @@
 """The JSON files that a study keeps beside its records, checked when they are read.
 
-A study's folder may come from another machine, or from a stranger. Each reader raises
-`DamagedStudyError`, which names the file; so does a key that is missing where it is asked for.
+A study's folder may come from another machine or a stranger. Each reader raises
+`DamagedStudyError`, which names the file; so does reading a key that is missing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from optimizer.errors import DamagedStudyError
+from optimizer.artifacts.source_card import SourceCard, read_card
+from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.machine.fingerprint import Machine
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
+from optimizer.workload.model_spec import ModelSpec
 
 
 class _Shapes(BaseModel):
@@ -53,7 +56,7 @@ class _Prepared(BaseModel):
     artifacts: list[_Gated] = []
 
 
-class _Begun(BaseModel):
+class _Start(BaseModel):
     space: dict[str, Any]
     machine: dict[str, Any]
 
@@ -63,11 +66,11 @@ _MACHINE = TypeAdapter(Machine)
 
 @dataclass(frozen=True)
 class StudyStart:
-    """What a study was begun with.
+    """The space file and machine that a study was started with.
 
     Attributes:
         content: of the space file, see `Space.content`.
-        data: all of the file.
+        data: everything in space.json.
     """
 
     content: Mapping[str, Any]
@@ -76,14 +79,14 @@ class StudyStart:
 
 
 def read_start(directory: StudyDirectory) -> StudyStart:
-    """Return what a study was begun with. Raises DamagedStudyError."""
+    """Return what a study was started with. Raises DamagedStudyError."""
     path = directory.space
     data = directory.read_json(path)
     try:
-        begun = _Begun.model_validate(data)
-        packages = begun.machine.get("packages")
-        own = {**begun.machine, "packages": [*packages.items()] if packages else ()}
-        machine = _MACHINE.validate_python(own)
+        start = _Start.model_validate(data)
+        packages = start.machine.get("packages")
+        fields = {**start.machine, "packages": [*packages.items()] if packages else ()}
+        machine = _MACHINE.validate_python(fields)
         check_ranges(machine, "machine")
     except ValidationError as error:
         raise DamagedStudyError(path, first_mistake(error)) from error
@@ -93,7 +96,10 @@ def read_start(directory: StudyDirectory) -> StudyStart:
 
 
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:
-    """Return what the prepare phase has made. Raises DamagedStudyError."""
+    """Return prepared.json, the results of the prepare phase. Raises DamagedStudyError.
+
+    Keys that earlier versions did not write may be missing.
+    """
     data = directory.read_json(directory.prepared)
     try:
         # As JSON, where no text passes for a number.
@@ -101,3 +107,30 @@ def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:
     except ValidationError as error:
         raise DamagedStudyError(directory.prepared, first_mistake(error)) from error
     return data
+
+
+def write_source_cards(directory: StudyDirectory, models: Sequence[ModelSpec]) -> None:
+    """Write sources.json: licences and labels, read while the models' sources are at hand.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    cards = {model.name: read_card(model.source) for model in models}
+    write_json(directory.sources, {name: asdict(card) for name, card in cards.items()})
+
+
+def read_source_cards(directory: StudyDirectory) -> Mapping[str, SourceCard]:
+    """Return the source cards by model; none in a study of an earlier version.
+
+    Raises:
+        StorageError: when the file is damaged.
+    """
+    if not directory.sources.exists():
+        return {}
+    try:
+        return {
+            name: SourceCard(card["licence"], tuple(card["labels"]))
+            for name, card in directory.read_json(directory.sources).items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StorageError(f"cannot read {directory.sources}: invalid cards ({error})") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any, get_args
 
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.server_options import EXECUTION
 from optimizer.workload.streams import DataType, OutputTensor, Payloads, padded_length
@@ -39,9 +41,22 @@ def model_config(
     if model.cuda_graphs:
         _add_cuda_graphs(config, model, payloads)
     _add_warmup(config, model, payloads)
-    for name, value in {**_settings(model), **dict(model.parameters)}.items():
+    for name, value in _settings(model).items():
         config.parameters[name].string_value = value
+    for path, text in model.parameters:
+        config.MergeFrom(_one_field(path, json.loads(text)))
     return config
+
+
+def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
+    """Make a message that holds one field, such as "optimization.input_pinned_memory.enable"."""
+    content: Any = value
+    for name in reversed(path.split(".")):
+        content = {name: content}
+    try:
+        return json_format.ParseDict(content, model_config_pb2.ModelConfig())
+    except json_format.ParseError as error:
+        raise ValueError(f"config.pbtxt has no field {path} that is {value!r}: {error}") from error
 
 
 def _settings(model: ModelServing) -> dict[str, str]:
@@ -158,14 +173,40 @@ def differences(
     return lines
 
 
+def _zero_of(path: str) -> object:
+    """Return what JSON has where a message leaves a field out; None for what is repeated."""
+    message = model_config_pb2.ModelConfig
+    *sections, field = path.split(".")
+    for name in sections:
+        if name in _zeros_of(message):  # as a list or a map has, and a single message has not
+            return None
+        message = message.DESCRIPTOR.fields_by_name[name].message_type._concrete_class
+    zero = _zeros_of(message).get(field)
+    return zero if isinstance(zero, bool | int | str) else None
+
+
+def _zeros_of(message: type[Any]) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message(), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+_ZEROS = {
+    path: zero
+    for path in ("response_cache.enable", *(path for each in PARAMETERS for path in each.fields))
+    if (zero := _zero_of(path)) is not None
+}
+
+
 def _fill_in_zeros(message: dict[str, Any]) -> None:
-    """What is 0 or false is left out of messages; these were asked for all the same."""
-    for section, field, zero in (
-        ("dynamic_batching", "max_queue_delay_microseconds", "0"),
-        ("response_cache", "enable", False),
-    ):
-        if section in message:
-            message[section].setdefault(field, zero)
+    """Add parameters that are 0 or false, which a message leaves out though they were asked for."""
+    for path, zero in _ZEROS.items():
+        *sections, field = path.split(".")
+        part: dict[str, Any] | None = message
+        for name in sections:
+            part = part.get(name) if part is not None else None
+        if part is not None:
+            part.setdefault(field, zero)
 
 
 def _missing(asked: Any, found: Any, path: str) -> list[str]:

@@ -16,7 +16,7 @@ from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.events import Event, Note
-from optimizer.study.gate_plan import GatedShapes, GatePlan
+from optimizer.study.gated_artifact import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
 from optimizer.workload.streams import (

@@ -19,7 +19,7 @@ from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, Watcher
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 from tests.unit.studies import SETTING, capacity_of, failed
 from tests.unit.test_simulating import SPACE as SIMULATED
 from tests.unit.test_simulating import results as calibrated

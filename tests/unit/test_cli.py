@@ -450,7 +450,7 @@ def test_a_level_over_the_limit_says_which_and_how_it_is_known() -> None:
         "      150/s: 150/s served, p95 145.8 ms, "
         "limit missed: p95 of bert 145.8 ms, over the limit of 100 ms\n"
     )
-    late = "7 late requests spent what 130 may have of bert"
+    late = "7 late requests of bert, too many for 130 in all"
     proven = replace(level(0.3, 90.0), verdict="infeasible", ended=late)
     assert printed(LevelFinished(proven)) == (
         f"      150/s: 150/s served, p95 90.0 ms, infeasible: {late}\n"
@@ -481,9 +481,9 @@ def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
     lagged = replace(proven.client, lag_ms=7.25, longest_lag_ms=5.0)
     void = replace(proven, client=lagged, warnings=())
     assert printed(LevelFinished(void)) == (
-        "      150/s: 150/s served, p95 50.0 ms, void: the load generator fell 7.2 ms behind (p99; "
-        "5.0 ms are allowed) with 1 process: give it free cores, or permit real-time priority "
-        "(ulimit -r 1)\n"
+        "      150/s: 150/s served, p95 50.0 ms, discarded: the load generator fell 7.2 ms behind "
+        "(p99; 5.0 ms are allowed) with 1 process: give it free cores, or permit real-time "
+        "priority (ulimit -r 1)\n"
     )
     assert "warning: others took part" in words(
         drawn(80, TrialStarted(0, 1, 12, A), LevelFinished(proven))

@@ -23,7 +23,7 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
 from optimizer.files.atomic import write_json
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.files import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
@@ -216,7 +216,7 @@ def test_every_field_says_where_its_value_comes_from() -> None:
     space = small_space()
     text = commented(built(MODEL), MODEL, origins_in(space))
     assert "# parameter max_batch_size: searched among 4, 8, 16\nmax_batch_size: 16\n" in text
-    assert "# parameter preferred_batch_sizes: fixed by the space file: none\n" in text
+    assert "# parameter preferred_batch_size: fixed by the space file: none\n" in text
     blocks = text.split("\n\n")
     assert all(block.startswith("# ") for block in blocks), blocks
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ MODEL = ModelServing(
     groups=(InstanceGroup("KIND_CPU", 2, (), 1),),
     padding=(32, 64),
     warmup_batch_sizes=(1, 16),
-    parameters=(("num_streams", "1"),),
+    parameters=(("parameters.num_streams.string_value", '"1"'),),
 )
 
 servable = models.filter(lambda model: bool(model.groups))
@@ -87,7 +88,8 @@ def test_the_message_says_what_was_asked(model: ModelServing) -> None:
         "intra_op_threads": str(model.groups[0].threads),
     }
     own = hosted if model.artifact.backend == "python" else {}
-    assert said == {**own, **dict(model.parameters)}
+    further = {path.split(".")[1]: json.loads(text) for path, text in model.parameters}
+    assert said == {**own, **further}
     assert config.optimization.cuda.graphs == model.cuda_graphs
     assert [len(group.rate_limiter.resources) for group in config.instance_group] == [
         int(model.rate_limited) for _ in model.groups

@@ -32,9 +32,10 @@ from optimizer.errors import EverythingFailedError
 from optimizer.export.bundle.repository import holds_configuration
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.directory import Records, StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
 from optimizer.study.optuna_study import open_storage
+from optimizer.study.record_store import RecordStore
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
     DEMAND,
@@ -228,14 +229,14 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
 
 def kill_on_writing(patch: pytest.MonkeyPatch, kill: Kill) -> None:
     """Between a record and whoever is told of it."""
-    write = Records.write
+    write = RecordStore.write
 
-    def then_die(store: Records, record: TrialRecord) -> None:
+    def then_die(store: RecordStore, record: TrialRecord) -> None:
         write(store, record)
         if store.folder.name == "confirmations":
             kill()
 
-    patch.setattr(Records, "write", then_die)
+    patch.setattr(RecordStore, "write", then_die)
 
 
 def kill_before_measuring(patch: pytest.MonkeyPatch, kill: Kill) -> None:

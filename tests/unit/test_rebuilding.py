@@ -117,7 +117,7 @@ def rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rebuild:
     packages.mkdir()
     install_beside(packages, 11)
     monkeypatch.setenv("PYTHONPATH", str(packages))
-    monkeypatch.setattr(rebuild_script, "seen_gpu", lambda _: L4)
+    monkeypatch.setattr(rebuild_script, "visible_gpu", lambda _: L4)
     return rebuild_script.main
 
 

@@ -25,7 +25,7 @@ from optimizer.load.user_load_file import LoadTestJob
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.level import Slice
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 from optimizer.workload.streams import LatencyLimit
 from tests.unit.hosts import A10G, CONTENT, T4, host, on_machine, price_of, space_on, use_of
 from tests.unit.studies import MACHINE, SETTING, infeasible, ok
@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_refused_before_a_search(
 ) -> None:
     with pytest.raises(UsageError, match="did not ask the same"):
         ask_here(results, "small")
-    with pytest.raises(UsageError, match="is no job"):
+    with pytest.raises(UsageError, match="is not a valid job"):
         ask_here(results, job=job_file(results, ResourceLimit={"MaxParallelOfTests": 4}))
     with pytest.raises(UsageError, match="it has NVIDIA A10G"):
         ask_here(results, instance_types=("ml.g5.xlarge",))

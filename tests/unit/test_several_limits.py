@@ -25,7 +25,7 @@ from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import ExtraLimit, Measurement
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
 from optimizer.study.warm_start import carried_over

@@ -14,7 +14,7 @@ from optimizer.measurement.host_share import HostTiming
 from optimizer.report.cells import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.text_table import TextTable
-from optimizer.study.gate_plan import FailingBatch
+from optimizer.study.gated_artifact import FailingBatch
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
 

@@ -361,7 +361,7 @@ class MadeUp:
     def on(self, *_: object) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def holds(self, load_factor: float, _: int) -> bool:
+    def meets_limits(self, load_factor: float, _: int) -> bool:
         p95_ms = next(self._p95s_ms, None)
         if p95_ms is None:
             raise LoadTestFailure("every request failed")

@@ -16,8 +16,8 @@ from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import Space, load_space
+from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.kept_decision import stored_decision
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from tests.unit.studies import HARDWARE, MACHINE, PRICE, infeasible, level, ok, record_of
 
