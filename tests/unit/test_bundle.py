@@ -73,7 +73,7 @@ def test_the_notes_say_how_to_start_it_and_what_it_needs(tmp_path: Path, files: 
         "padded to 32/64\n"
     )
     assert 'tritonserver --model-repository="$PWD" --disable-auto-complete-config' in readme
-    assert f"(requirements.txt): {' '.join(packages)}\n" in readme
+    assert f"(requirements.txt):\n{' '.join(packages)}\n" in readme
 
 
 def test_a_version_that_only_one_index_has_is_not_asked_for(
