@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from optimizer import __version__
 from optimizer.cli.options import (
     cache_option,
     results_option,
@@ -44,7 +45,7 @@ def export(**options: Any) -> int:
     chosen = ExportOptions(**options)
     console = OutputConsole()
     with watching(console) as watch:
-        manifest = export_study(chosen, watch)
+        manifest = export_study(chosen, watch, f"triton-cost-optimizer {__version__}")
     score = manifest.recommended.score
     console.print_line(f"trial {manifest.trial} of {manifest.study}: {manifest.description}")
     console.print_line(

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optimizer import __version__
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.bundle_serving import (
@@ -44,8 +43,6 @@ from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 from optimizer.study.events import StepStarted, Watcher
 from optimizer.study.files import read_source_cards
 from optimizer.workload.model_spec import AccuracyLimits
-
-_MADE_BY = f"triton-cost-optimizer {__version__}"
 
 Format = Callable[[Bundle, ExportSource, Path], None]
 """Writes a format of a bundle into an empty folder, which gets its name when it is whole.
@@ -91,8 +88,13 @@ class ExportOptions:
     cache: Path | None = None
 
 
-def export_study(options: ExportOptions, watch: Watcher) -> Manifest:
-    """Export a configuration of a study; `target` is whole in the end, or what it was.
+def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manifest:
+    """Export a configuration of a study; after an error `target` is as it was.
+
+    Args:
+        options: see `ExportOptions`.
+        watch: is called with every event.
+        made_by: this program and its version, for the manifest.
 
     Returns:
         The manifest of the bundle.
@@ -124,7 +126,7 @@ def export_study(options: ExportOptions, watch: Watcher) -> Manifest:
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
             cards=read_source_cards(study.directory),
-            made_by=_MADE_BY,
+            made_by=made_by,
         )
         root, out = work / "bundle", work / "out"
         manifest = write_study_bundle(root, shipped("model_repository_templates"), source)

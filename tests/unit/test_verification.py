@@ -462,7 +462,7 @@ def test_a_damaged_file_starts_nothing(
     (bundle.root / "bert/1/model.py").write_text("import os\n")
     said = optimizer("verify", str(bundle.root))
     assert said.code == 1
-    assert "files: fail, bert/1/model.py has other content" in said.out
+    assert "files: fail, bert/1/model.py differs" in said.out
     assert said.out.count("not checked, the files are not those that were exported") == 4
 
 
