@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.analysis.summary import StudySummary
 from optimizer.commands.measure import MeasureRequest, MeasureResult, measure_configuration
 from optimizer.commands.parts import default_cache, open_space
 from optimizer.commands.run import RunRequest, run_study
@@ -222,8 +223,8 @@ class Study:
         return self._reading.directory.root
 
     @cached_property
-    def summary(self) -> Mapping[str, Any] | None:
-        """summary.json: confirmed figures, claims, accuracy; None where it has not ended yet."""
+    def summary(self) -> StudySummary | None:
+        """The content of summary.json, with the same names; None where it has not ended yet."""
         return self._reading.summary
 
     @property

@@ -16,6 +16,7 @@ from optimizer.analysis.capacity_ratio import (
     ratio_of,
 )
 from optimizer.analysis.study_reading import StudyReading
+from optimizer.analysis.summary import StudySummary
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
@@ -132,14 +133,12 @@ class StudyToCompare:
 
     name: str
     reading: StudyReading
-    summary: Mapping[str, Any] | None
+    summary: StudySummary | None
 
     @property
     def pace(self) -> float | None:
         """Largest change of the machine's pace; studies of earlier versions recorded none."""
-        pace: Mapping[str, Any] = (self.summary or {}).get("pace", {})
-        change: float | None = pace.get("largest_change")
-        return change
+        return self.summary.pace.largest_change if self.summary is not None else None
 
 
 def compare(studies: Sequence[StudyToCompare]) -> Comparison:

@@ -11,6 +11,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ROUNDS, merged
+from optimizer.study.trial_records import has_wrong_answers
 
 
 def measured_configurations(
@@ -32,7 +33,8 @@ def measured_configurations(
 
 def _whole(record: TrialRecord) -> bool:
     levels = record.measurement.levels if record.measurement is not None else ()
-    return [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+    searched = [level.kind for level in levels[:2]] == ["saturation", "open_loop"]
+    return searched and not has_wrong_answers(record)
 
 
 def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[TrialRecord]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.analysis.nothing_confirmed import nothing_confirmed
-from optimizer.analysis.summary import LoadRuns
+from optimizer.analysis.summary import LoadRuns, StudySummary, read_summary
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
@@ -20,8 +20,7 @@ from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.decision import Decision, decide
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.files import read_start, read_summary
-from optimizer.study.kept_decision import is_current
+from optimizer.study.files import read_start
 from optimizer.study.searched_space import SearchedSpace, read_searched
 
 
@@ -48,17 +47,16 @@ class StudyReading:
         return self.directory.name
 
     @property
-    def summary(self) -> Mapping[str, Any] | None:
-        """summary.json; None where the study has not ended since its last record was written.
+    def summary(self) -> StudySummary | None:
+        """The study's summary; None where it has not ended since its last record was written.
 
         Raises:
-            StorageError: when the file is damaged.
+            StorageError: when the file is damaged, or a newer version wrote it.
         """
-        directory = self.directory
-        if not directory.summary.exists():
+        summary = read_summary(self.directory)
+        if summary is None or not summary.is_current(self.trials, self.own_decision):
             return None
-        summary = read_summary(directory)
-        return summary if is_current(summary, self.trials, self.own_decision) else None
+        return summary
 
     def decision(self, price: Price, demand: Demand) -> Decision:
         """What the study recommends at some price and demand."""

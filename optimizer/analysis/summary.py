@@ -1,25 +1,38 @@
-"""summary.json: what a study came to, for programs. Pure."""
+"""The summary of a study: what it came to, typed, and summary.json, where programs read it.
+
+A figure of the summary is a field of `StudySummary`, filled in by `summarise`. The fields are the
+keys of the file, in its order.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from optimizer.analysis.nothing_confirmed import nothing_confirmed
+from pydantic import TypeAdapter, ValidationError
+
+from optimizer.analysis.nothing_confirmed import NothingConfirmed, nothing_confirmed
 from optimizer.configuration.serving_config import describe
-from optimizer.measurement.trial_record import TrialRecord
+from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_json
+from optimizer.measurement.cost import Candidate, Price
+from optimizer.measurement.host_share import HostTiming
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.search.confirm import Confirmed
 from optimizer.search.drift import saturation_rates
 from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space
+from optimizer.space_file.section import first_mistake
 from optimizer.study.confidence import CapacityClaim
+from optimizer.study.decision import Decision, levels_near
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.gated_artifact import accuracy_to_json
+from optimizer.study.gated_artifact import FailingBatch, GatedArtifact, accuracy_to_json
 from optimizer.study.history import History
-from optimizer.study.kept_decision import entry
 
 SCHEMA_VERSION = 1
 
@@ -34,9 +47,203 @@ class LoadRuns:
 
     @classmethod
     def of(cls, directory: StudyDirectory) -> LoadRuns:
-        """What lies in a study's directory. Raises StorageError."""
+        """Read them from a study's directory. Raises StorageError."""
         stores = (directory.calibration, directory.drift_runs, directory.confirmations)
         return cls(*(list(store.read_all().values()) for store in stores))
+
+
+@dataclass(frozen=True)
+class SummaryEntry:
+    """A configuration with its confirmed figures.
+
+    Attributes:
+        config: the ServingConfig in plain JSON values.
+        latency_ms: percentiles ("p50", "p95", "p99") at the capacity, the worst over the rounds.
+        latency_ms_at_demand_p95: at the demand per replica.
+    """
+
+    description: str
+    config: Mapping[str, Any]
+    capacity_per_second: float
+    latency_ms: Mapping[str, float]
+    latency_ms_at_demand_p95: float | None
+    usd_per_million_at_capacity: float
+    usd_per_million_at_demand: float
+    replicas: int
+    fleet_usd_per_hour: float
+
+
+@dataclass(frozen=True)
+class SummaryClaim:
+    """How the capacity of the best configuration compares with that of another finalist.
+
+    Attributes:
+        capacity_ratio: the best's to the rival's, with its interval at `CONFIDENCE`.
+        confidence: probability that the best serves more.
+        apart: whether the difference is statistically significant.
+    """
+
+    rival: str
+    capacity_ratio: float
+    capacity_ratio_low: float
+    capacity_ratio_high: float
+    confidence: float
+    apart: bool
+
+
+@dataclass(frozen=True)
+class MachineDrift:
+    """The saturation throughput of one configuration, measured again and again.
+
+    Attributes:
+        reference: the configuration.
+        saturation_per_second: in the order of time.
+        largest_change: relative to the first measurement, None where none is significant.
+    """
+
+    reference: str = ""
+    saturation_per_second: tuple[float, ...] = ()
+    largest_change: float | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyFigures:
+    """`Accuracy`, with a `max_abs_error` of None where a served value is not finite."""
+
+    argmax_agreement: float
+    mean_cosine: float
+    min_cosine: float
+    max_abs_error: float | None
+    samples: int = 0
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class SummaryArtifact:
+    """An artefact and what the accuracy gate decided.
+
+    Attributes:
+        dropped: why it left the space, None where it is served.
+        failing_batch: the smallest batch with wrong outputs; smaller ones are served.
+    """
+
+    artifact: str
+    accuracy: AccuracyFigures | None = None
+    dropped: str | None = None
+    failing_batch: FailingBatch | None = None
+    timings: tuple[HostTiming, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParetoEntry:
+    """A configuration that no other one beats within all limits of the study.
+
+    Attributes:
+        usd_per_million_at_capacity, capacity_per_second: by limit, None where no load meets it.
+    """
+
+    description: str
+    config: Mapping[str, Any]
+    limits_ms: tuple[float, ...]
+    usd_per_million_at_capacity: tuple[float | None, ...]
+    capacity_per_second: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySummary:
+    """What a study came to. Fields with a default may be missing from files of earlier versions.
+
+    Attributes:
+        nothing_found: why nothing was confirmed and what to do, None where something was.
+        ended: why the search ended.
+        settled: whether the search converged: nothing unmeasured is worth measuring.
+        remaining_gap: share of the best one's cost that an unmeasured configuration may still
+            save, at most with a probability of 95 %; None where nothing tells.
+        trials: their number by outcome.
+        baseline, best, equal_cost: confirmed figures only. `equal_cost` begins with the best.
+        wall_seconds: of the run that ended the study.
+        pareto: of a study of several limits, None of others.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    study: str = ""
+    outcome: str = ""
+    nothing_found: NothingConfirmed | None = None
+    ended: str
+    space_exhausted: bool = False
+    settled: bool = False
+    remaining_gap: float | None = None
+    trials: Mapping[Outcome, int]
+    baseline: SummaryEntry | None = None
+    best: SummaryEntry | None
+    equal_cost: tuple[SummaryEntry, ...] = ()
+    claims: tuple[SummaryClaim, ...] = ()
+    pace: MachineDrift = MachineDrift()
+    price: Price | None = None
+    demand_per_second: float = 0.0
+    headroom: float = 0.0
+    accuracy_evidence: str = ""
+    artifacts: tuple[SummaryArtifact, ...] = ()
+    measuring_seconds: float = 0.0
+    building_seconds: float = 0.0
+    overhead_seconds_per_trial_median: float = 0.0
+    pareto: tuple[ParetoEntry, ...] | None = None
+    wall_seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of summary.json in plain JSON values."""
+        content = asdict(self)
+        if self.pareto is None:
+            del content["pareto"]
+        return content
+
+    def is_current(self, trials: Sequence[TrialRecord], decision: Decision) -> bool:
+        """Return whether the records say the same: no run has measured anything since.
+
+        Args:
+            decision: by the same records, at the study's own price and demand.
+        """
+        best = next(iter(decision.confirmed), None)
+        recommended, own = None, None
+        if best is not None:
+            capacity = best.candidate.measurement.capacity_per_second
+            recommended = (describe(best.config), capacity)
+        if self.best is not None:
+            own = (self.best.description, self.best.capacity_per_second)
+        return sum(self.trials.values()) == len(trials) and own == recommended
+
+
+_JSON = TypeAdapter(StudySummary)
+
+
+def write_summary(directory: StudyDirectory, summary: StudySummary) -> None:
+    """Write summary.json. Raises StorageError."""
+    write_json(directory.summary, summary.to_json())
+
+
+def read_summary(directory: StudyDirectory) -> StudySummary | None:
+    """Read summary.json; None where the study has none yet.
+
+    Raises:
+        DamagedStudyError: when the file is not a summary.
+        StorageError: when a newer version of this program wrote it.
+    """
+    path = directory.summary
+    if not path.exists():
+        return None
+    data = directory.read_json(path)
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StorageError(
+            f"{path}: schema_version must be at most {SCHEMA_VERSION}, got {version}; a newer "
+            "version of this program wrote it: upgrade, or delete the file and rerun the study"
+        )
+    try:
+        # As JSON, where no text passes for a number.
+        return _JSON.validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise DamagedStudyError(path, first_mistake(error)) from error
 
 
 def summarise(
@@ -46,85 +253,87 @@ def summarise(
     confirmed: Confirmed,
     runs: LoadRuns,
     prepared: Prepared,
-) -> dict[str, Any]:
-    """What a study came to, in plain JSON values.
-
-    `best` and `baseline` carry confirmed figures only; null where nothing was confirmed, of which
-    `nothing_confirmed` tells the reason and what to do. `claims` compare the best with every other
-    finalist, `pace` the machine with itself over time. `remaining_gap` is the share of the best
-    one's cost that an unmeasured configuration may still save, at most with a probability of 95 %;
-    null where nobody knows.
-    """
+) -> StudySummary:
+    """Return what a study came to; the run adds `pareto`, `wall_seconds` and `machine`."""
     # What was carried over took another study's time.
     here = [record for record in history.records if record.origin is None]
     later = [*runs.drift_runs, *runs.confirmations]
-    found = bool(confirmed.best)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "study": space.study,
-        "outcome": "found" if found else _without_a_best(history, confirmed),
-        "nothing_found": None if found else _nothing_found(history, confirmed, runs),
-        "ended": ended.reason,
-        "space_exhausted": ended.exhausted,
-        "settled": ended.converged,
-        "remaining_gap": ended.regret_bound,
-        "trials": history.counts(),
-        "baseline": entry(confirmed.baseline),
-        "best": entry(confirmed.best[0] if found else None),
-        "equal_cost": [entry(candidate) for candidate in confirmed.best],
-        "claims": [_claim(claim) for claim in confirmed.claims],
-        "pace": _pace([*runs.calibration, *history.records, *later], prepared),
-        "price": asdict(space.price),
-        "demand_per_second": space.demand.requests_per_second,
-        "headroom": space.demand.headroom,
-        "accuracy_evidence": space.accuracy_evidence,
-        "artifacts": [
-            {
-                "artifact": item.spec.label,
-                "accuracy": accuracy_to_json(item.accuracy),
-                "dropped": item.dropped,
-                "failing_batch": asdict(item.failing) if item.failing is not None else None,
-                "timings": [asdict(timing) for timing in item.timings],
-            }
-            for item in prepared.gated
-        ],
-        "measuring_seconds": sum(r.seconds.measuring for r in [*runs.calibration, *here, *later]),
-        "building_seconds": prepared.building_seconds,
-        "overhead_seconds_per_trial_median": (
-            statistics.median(record.seconds.overhead for record in here) if here else 0.0
-        ),
-    }
+    best = tuple(entry(candidate) for candidate in confirmed.best)
+    overheads = [record.seconds.overhead for record in here]
+    return StudySummary(
+        study=space.study,
+        outcome="found" if best else _outcome_without_a_best(history, confirmed),
+        nothing_found=None
+        if best
+        else nothing_confirmed(history.records, runs.confirmations, confirmed.unconfirmed),
+        ended=ended.reason,
+        space_exhausted=ended.exhausted,
+        settled=ended.converged,
+        remaining_gap=ended.regret_bound,
+        trials={**history.counts()},
+        baseline=entry(confirmed.baseline) if confirmed.baseline is not None else None,
+        best=best[0] if best else None,
+        equal_cost=best,
+        claims=tuple(_claim(claim) for claim in confirmed.claims),
+        pace=_drift([*runs.calibration, *history.records, *later], prepared),
+        price=space.price,
+        demand_per_second=space.demand.requests_per_second,
+        headroom=space.demand.headroom,
+        accuracy_evidence=space.accuracy_evidence,
+        artifacts=tuple(_artifact(gated) for gated in prepared.gated),
+        measuring_seconds=sum(r.seconds.measuring for r in [*runs.calibration, *here, *later]),
+        building_seconds=prepared.building_seconds,
+        overhead_seconds_per_trial_median=statistics.median(overheads) if overheads else 0.0,
+    )
 
 
-def _without_a_best(history: History, confirmed: Confirmed) -> str:
+def entry(candidate: Candidate) -> SummaryEntry:
+    """Return a confirmed configuration with its figures."""
+    measurement = candidate.measurement
+    return SummaryEntry(
+        description=describe(candidate.config),
+        config=asdict(candidate.config),
+        capacity_per_second=measurement.capacity_per_second,
+        latency_ms=_latency_ms(measurement),
+        latency_ms_at_demand_p95=candidate.p95_ms_at_demand,
+        **asdict(candidate.score),
+    )
+
+
+def _latency_ms(measurement: Measurement) -> dict[str, float]:
+    levels = levels_near(measurement, measurement.load_factor)
+    return {f"p{p}": max(level.latency_ms(p) for level in levels) for p in (50, 95, 99)}
+
+
+def _outcome_without_a_best(history: History, confirmed: Confirmed) -> str:
     if not history.records:
         return "nothing was measured"
     return "nothing was confirmed" if confirmed.unconfirmed else "nothing met the limits"
 
 
-def _nothing_found(history: History, confirmed: Confirmed, runs: LoadRuns) -> dict[str, Any]:
-    return asdict(nothing_confirmed(history.records, runs.confirmations, confirmed.unconfirmed))
+def _claim(claim: CapacityClaim) -> SummaryClaim:
+    return SummaryClaim(
+        describe(claim.rival), claim.ratio, claim.low, claim.high, claim.confidence, claim.apart
+    )
 
 
-def _claim(claim: CapacityClaim) -> dict[str, Any]:
-    """`capacity_ratio`: the best's to the rival's, with its interval at `CONFIDENCE`."""
-    return {
-        "rival": describe(claim.rival),
-        "capacity_ratio": claim.ratio,
-        "capacity_ratio_low": claim.low,
-        "capacity_ratio_high": claim.high,
-        "confidence": claim.confidence,
-        "apart": claim.apart,
-    }
-
-
-def _pace(records: Sequence[TrialRecord], prepared: Prepared) -> dict[str, Any]:
-    """What the baseline saturated at, in the order of time; the largest change since the first."""
+def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
     reference = prepared.space.config(prepared.space.baseline)
-    found = saturation_rates(records, reference)
-    changes = [change for pace in found if (change := pace.change_from(found[0])) is not None]
-    return {
-        "reference": describe(reference),
-        "saturation_per_second": [pace.per_second for pace in found],
-        "largest_change": max(changes, key=abs, default=None),
-    }
+    measured = saturation_rates(records, reference)
+    changes = [change for pace in measured if (change := pace.change_from(measured[0])) is not None]
+    return MachineDrift(
+        describe(reference),
+        tuple(pace.per_second for pace in measured),
+        max(changes, key=abs, default=None),
+    )
+
+
+def _artifact(gated: GatedArtifact) -> SummaryArtifact:
+    accuracy = accuracy_to_json(gated.accuracy)
+    return SummaryArtifact(
+        gated.spec.label,
+        AccuracyFigures(**accuracy) if accuracy is not None else None,
+        gated.dropped,
+        gated.failing,
+        gated.timings,
+    )

@@ -1,5 +1,5 @@
-"""From a model's source to the files that each runtime serves, and how accurate they are.
+"""From a model's source to the files that each runtime loads, and their accuracy.
 
-`workshop.Workshop` is the way in; everything else here runs in its child process, apart from the
-pure comparison in `accuracy`.
+`build_process.BuildProcess` is the entry point. Everything that imports torch, ONNX or OpenVINO
+runs in its child process.
 """

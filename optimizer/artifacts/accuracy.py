@@ -1,4 +1,4 @@
-"""How close served outputs are to the FP32 reference. Pure."""
+"""Compare served outputs with the FP32 reference."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from optimizer.errors import ConfigMismatch
 from optimizer.workload.model_spec import AccuracyLimits
 
-_OF_SPREAD, _OF_ROUNDING, _OF_VALUES = 0.25, 1.0, 1e-4
-"""What an answer in a batch may differ by from the same request's single answer: shares of the
-differences between requests, of the artefact's distance from FP32, and of the values themselves."""
+_SPREAD_SHARE, _ROUNDING_SHARE, _VALUE_SHARE = 0.25, 1.0, 1e-4
+"""How much the output for a request in a batch may differ from that for the same request alone:
+shares of the differences between requests, of the artefact's distance from FP32, and of the values
+themselves."""
 
-_OF_INTEGERS = 0.25
-"""Share of whole-number answers, such as labels, that rounding may turn into others."""
+_INTEGER_SHARE = 0.25
+"""Share of integer outputs, such as labels, that rounding may change."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,12 @@ class Accuracy:
     """Agreement of served outputs with the reference.
 
     Attributes:
-        argmax_agreement: share of judged positions whose largest value along the last axis is the
-            same one, 0 to 1. A position that is not finite disagrees.
+        argmax_agreement: share of judged positions with the same argmax along the last axis, 0 to
+            1. A position that is not finite disagrees.
         mean_cosine, min_cosine: cosine similarity of whole samples, -1 to 1; 0 for a sample that
             is not finite.
         max_abs_error: largest absolute difference; infinite when any served value is not finite.
-        samples: samples compared.
-        metric: the task's own, None where there is none.
+        metric: the task's own metric, None where there is none.
     """
 
     argmax_agreement: float
@@ -48,9 +48,8 @@ def compare(
     """Compare outputs of equal shape [samples, ...], samples >= 1; `reference` is finite.
 
     Args:
-        judged: shape [samples, positions], for outputs [samples, positions, ..., classes]: what is
-            False there counts for nothing, for nobody reads the outputs of padding. None judges
-            everything.
+        judged: shape [samples, positions], for outputs [samples, positions, ..., classes]:
+            positions that are False, such as padding, are ignored. None judges every position.
 
     Raises:
         ConfigMismatch: when `served` has another shape.
@@ -63,45 +62,45 @@ def compare(
     if expected.ndim == 1:  # one number for each sample, and no axis of classes
         expected, got = expected[:, None], got[:, None]
     if judged is not None:
-        expected, got = _only(judged, expected), _only(judged, got)
+        expected, got = _masked(judged, expected), _masked(judged, got)
     finite = np.isfinite(got)
-    known = np.where(finite, got, 0.0)
-    cosine = _cosine(_rows(expected), _rows(known)) * _rows(finite).all(axis=1)
-    same = (expected.argmax(axis=-1) == known.argmax(axis=-1)) & finite.all(axis=-1)
+    finite_values = np.where(finite, got, 0.0)
+    cosine = _cosine(_rows(expected), _rows(finite_values)) * _rows(finite).all(axis=1)
+    same = (expected.argmax(axis=-1) == finite_values.argmax(axis=-1)) & finite.all(axis=-1)
     return Accuracy(
         argmax_agreement=float(same.mean() if judged is None else same[judged].mean()),
         mean_cosine=float(cosine.mean()),
         min_cosine=float(cosine.min()),
-        max_abs_error=float(np.abs(expected - known).max()) if finite.all() else math.inf,
+        max_abs_error=float(np.abs(expected - finite_values).max()) if finite.all() else math.inf,
         samples=len(reference),
     )
 
 
 def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
-    """Say which limits `accuracy` misses; empty when it meets all of them."""
-    found = []
+    """Return a sentence for each limit that `accuracy` misses."""
+    missed = []
     if not math.isfinite(accuracy.max_abs_error):
-        found.append("outputs hold NaN or infinity")
+        missed.append("outputs hold NaN or infinity")
     if accuracy.argmax_agreement < limits.min_argmax_agreement:
-        found.append(
+        missed.append(
             f"argmax agreement must be at least {limits.min_argmax_agreement:g},"
             f" got {accuracy.argmax_agreement:.4f}"
         )
     if accuracy.mean_cosine < limits.min_cosine:
-        found.append(
+        missed.append(
             f"mean cosine must be at least {limits.min_cosine:g}, got {accuracy.mean_cosine:.6f}"
         )
     if limits.max_abs_error is not None and accuracy.max_abs_error > limits.max_abs_error:
-        found.append(
+        missed.append(
             f"absolute error must be at most {limits.max_abs_error:g},"
             f" got {accuracy.max_abs_error:.4g}"
         )
     if limits.metric is not None and (accuracy.metric or 0.0) < limits.metric.minimum:
-        found.append(
+        missed.append(
             f"{limits.metric.function} must be at least {limits.metric.minimum:g},"
             f" got {accuracy.metric}"
         )
-    return found
+    return missed
 
 
 def batch_mismatch(
@@ -110,54 +109,57 @@ def batch_mismatch(
     batched: NDArray[Any],
     judged: NDArray[np.bool_] | None = None,
 ) -> str | None:
-    """Say how answers from one batch differ from those that the same requests get alone.
+    """Describe how outputs of one batch differ from those of the same requests sent alone.
 
-    Rounding goes with the batch. So a difference is allowed that is small beside the differences
-    between requests, and as much as the precision explains: the artefact's own largest
-    distance from the reference.
+    Rounding depends on the batch size. A difference is therefore allowed if it is small beside the
+    differences between requests, or within the artefact's largest distance from the reference.
 
     Args:
-        reference: FP32 answers, shape [samples, ...].
-        single: the artefact's answers to each request by itself, of the same shape.
-        batched: shape [batch, ...]; row n answers request n modulo the samples.
-        judged: see `compare`.
+        reference: FP32 outputs, shape [samples, ...].
+        single: the artefact's outputs for each request by itself, of the same shape.
+        batched: shape [batch, ...]; row n belongs to request n modulo the samples.
+        judged: as in `compare`.
 
     Returns:
-        None where the answers agree.
+        None where the outputs agree.
     """
     size = len(batched)
     if batched.shape[1:] != single.shape[1:]:
-        return f"a batch of {size} is answered with the shape {list(batched.shape)}"
-    if not np.isfinite(batched if judged is None else _only(_cycled(judged, size), batched)).all():
+        return f"a batch of {size} returns outputs of shape {list(batched.shape)}"
+    checked = batched if judged is None else _masked(_cycled(judged, size), batched)
+    if not np.isfinite(checked).all():
         return f"outputs of a batch of {size} hold NaN or infinity"
     if np.issubdtype(reference.dtype, np.integer):
         return _integer_mismatch(_cycled(single, size), batched)
     expected, alone = np.asarray(reference, np.float64), np.asarray(single, np.float64)
-    got = np.asarray(batched, np.float64)
+    in_batch = np.asarray(batched, np.float64)
     if judged is not None:
-        expected, alone = _only(judged, expected), _only(judged, alone)
-        got = _only(_cycled(judged, size), got)
+        expected, alone = _masked(judged, expected), _masked(judged, alone)
+        in_batch = _masked(_cycled(judged, size), in_batch)
     between = _distances(expected, expected.mean(axis=0))
     spread = math.sqrt(np.square(between).mean())
     rounding = float(_distances(alone, expected).max())
     typical = math.sqrt(np.square(expected).mean())
-    allowed = _OF_SPREAD * spread + _OF_ROUNDING * rounding + _OF_VALUES * typical
-    apart = _distances(got, _cycled(alone, size))
+    allowed = _SPREAD_SHARE * spread + _ROUNDING_SHARE * rounding + _VALUE_SHARE * typical
+    apart = _distances(in_batch, _cycled(alone, size))
     wrong = np.flatnonzero(apart > allowed)
     if not len(wrong):
         return None
     return (
-        f"{len(wrong)} of {size} answers of a batch, the first to request {wrong[0] + 1}, are not "
-        f"those that the requests get alone: they differ by up to {apart.max():.3g}, answers to "
-        f"different requests by {spread:.3g}"
+        f"{len(wrong)} of {size} outputs of a batch, the first for request {wrong[0] + 1}, differ "
+        f"from those of the requests sent alone, by up to {apart.max():.3g}; outputs of different "
+        f"requests differ by {spread:.3g}"
     )
 
 
-def _integer_mismatch(alone: NDArray[Any], got: NDArray[Any]) -> str | None:
-    other = int((_rows(alone) != _rows(got)).any(axis=1).sum())
-    if other <= _OF_INTEGERS * len(got):
+def _integer_mismatch(alone: NDArray[Any], in_batch: NDArray[Any]) -> str | None:
+    different = int((_rows(alone) != _rows(in_batch)).any(axis=1).sum())
+    if different <= _INTEGER_SHARE * len(in_batch):
         return None
-    return f"{other} of {len(got)} answers of a batch are not those that the requests get alone"
+    return (
+        f"{different} of {len(in_batch)} outputs of a batch differ from those of the requests sent"
+        " alone"
+    )
 
 
 def _cycled(values: NDArray[Any], size: int) -> NDArray[Any]:
@@ -171,8 +173,8 @@ def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     return distances
 
 
-def _only(judged: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Zeros where nothing is judged."""
+def _masked(judged: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values with zeros where nothing is judged."""
     return np.where(np.expand_dims(judged, tuple(range(2, values.ndim))), values, 0.0)
 
 
@@ -181,7 +183,7 @@ def _rows(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosine of the rows, shape [rows]; two rows of zeros are alike, one is unlike any other."""
+    """Return the cosine of the rows, shape [rows]: 1 for two rows of zeros, 0 for one of them."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     cosine = np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0)

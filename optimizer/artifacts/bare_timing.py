@@ -1,6 +1,6 @@
-"""How long an artefact takes in its own runtime, without Triton around it.
+"""Execution times of an artefact in its own runtime, without Triton.
 
-The runtime is opened by the same code that opens it in Triton's Python backend.
+The runtime is opened by the same code as in Triton's Python backend.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.runtimes import session_file
 from optimizer.workload.streams import Tensors
 
-_SECONDS, _FEWEST, _MOST = 0.1, 3, 500
+_SECONDS, _MIN_REPEATS, _MAX_REPEATS = 0.1, 3, 500
 """How long a batch is repeated, and how often at least and at most."""
 
 
@@ -28,15 +28,15 @@ def time_bare(
     threads: int,
     batches: Sequence[Tensors],
     cache: ArtifactCache,
-    tell: Tell = in_silence,
+    report_progress: ReportProgress = no_progress,
 ) -> tuple[float, ...]:
-    """Return the shortest time of one execution of each batch, in ms; a job of the workshop.
+    """Return the shortest time of one execution of each batch, in ms; a job of `BuildProcess`.
 
-    What else the machine does can only add to it, and adds the most to a loop that never waits.
+    The shortest, because other load on the machine can only add to an execution.
 
     Args:
-        output: name of the tensor that is asked for.
-        threads: that the runtime calculates with.
+        output: name of the output tensor.
+        threads: intra-op threads of the runtime.
     """
     spec = artifact.spec
     run = runpy.run_path(str(session_file(spec.runtime)))["open_session"](
@@ -53,8 +53,8 @@ def _shortest_ms(run: Callable[[Tensors], NDArray[Any]], batch: Tensors) -> floa
     run(batch)  # allocates, and compiles with some runtimes
     times: list[float] = []
     end = time.perf_counter() + _SECONDS
-    while len(times) < _FEWEST or (len(times) < _MOST and time.perf_counter() < end):
-        begun = time.perf_counter_ns()
+    while len(times) < _MIN_REPEATS or (len(times) < _MAX_REPEATS and time.perf_counter() < end):
+        start = time.perf_counter_ns()
         run(batch)
-        times.append((time.perf_counter_ns() - begun) / 1e6)
+        times.append((time.perf_counter_ns() - start) / 1e6)
     return min(times)

@@ -1,4 +1,4 @@
-"""What lies ready for whoever builds an artefact of one model."""
+"""What every builder of artefacts is given."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.workload.model_spec import ModelSpec
 
-Tell = Callable[[str], None]
-"""Is told, in a few words, how far a build is; not always on the thread that builds."""
+ReportProgress = Callable[[str], None]
+"""Receives a short text on how far a build is; not always on the thread that builds."""
 
 
-def in_silence(_: str) -> None:
-    """A `Tell` for whoever does not want to know."""
+def no_progress(_: str) -> None:
+    """Discard a progress text."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BuildContext:
     model: ModelSpec
     cache: ArtifactCache
     engines: EngineSettings | None = None
-    tell: Tell = in_silence
+    report_progress: ReportProgress = no_progress
 
     @cached_property
     def graphs(self) -> PrecisionGraphs:

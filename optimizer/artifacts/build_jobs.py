@@ -1,4 +1,4 @@
-"""The workshop's jobs. They run in its child process; see `optimizer.artifacts.build_process`."""
+"""The jobs of `BuildProcess`, which run in its child process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.artifacts.build_context import BuildContext, Tell, in_silence
+from optimizer.artifacts.build_context import BuildContext, ReportProgress, no_progress
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest, versions
@@ -33,24 +33,24 @@ _REFERENCE_RECIPE = 1
 def prepare_model(
     model: ModelSpec,
     cache: ArtifactCache,
-    tell: Tell = in_silence,
+    report_progress: ReportProgress = no_progress,
     lengths: Sequence[int] = (),
 ) -> PreparedModel:
-    """Ask the model itself, and no export of it, for its FP32 outputs on the evaluation inputs.
+    """Compute FP32 outputs for the evaluation inputs by the model itself, not by an export.
 
     Args:
-        lengths: that requests are padded to beside the longest.
+        lengths: in tokens, that requests are padded to besides the longest.
     """
     graphs = PrecisionGraphs(model, cache)
     evaluation = graphs.inputs.evaluation
     longest = model.payloads.lengths.longest
-    wanted = [longest, *sorted({*lengths} - {longest}, reverse=True)]
-    rows = {length: cropped(evaluation, length, model.payloads) for length in wanted}
+    descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    rows = {length: cropped(evaluation, length, model.payloads) for length in descending}
     key = {
         "kind": "reference",
         "recipe": _REFERENCE_RECIPE,
         "model": key_digest(graphs.model_key),
-        "evaluation": {str(length): rows_digest(own) for length, own in rows.items()},
+        "evaluation": {str(length): rows_digest(requests) for length, requests in rows.items()},
         "libraries": versions("onnxruntime"),
     }
 
@@ -58,24 +58,31 @@ def prepare_model(
         opened = graphs.source.open()
         facts = {"output": asdict(opened.output), "weight_bytes": opened.weight_bytes}
         (into / "model.json").write_text(json.dumps(facts))
-        tell("its FP32 outputs")
-        for length, own in rows.items():
+        report_progress("its FP32 outputs")
+        for length, requests in rows.items():
             name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            np.save(into / f"{length}.npy", fp32_outputs(name, opened, own))
+            np.save(into / f"{length}.npy", fp32_outputs(name, opened, requests))
 
     entry = cache.get_or_build(key, build)
     facts = json.loads((entry.path / "model.json").read_text())
     output = OutputTensor(**{**facts["output"], "shape": tuple(facts["output"]["shape"])})
     references = tuple(
-        Reference(length, own, np.load(entry.path / f"{length}.npy"), _own_positions(own, output))
-        for length, own in rows.items()
+        Reference(
+            length,
+            requests,
+            np.load(entry.path / f"{length}.npy"),
+            _judged_positions(requests, output),
+        )
+        for length, requests in rows.items()
     )
     return PreparedModel(
         model.name, output, references, facts["weight_bytes"], entry.built, entry.seconds
     )
 
 
-def export_graph(model: ModelSpec, cache: ArtifactCache, tell: Tell = in_silence) -> CacheEntry:
+def export_graph(
+    model: ModelSpec, cache: ArtifactCache, report_progress: ReportProgress = no_progress
+) -> CacheEntry:
     """Export the model to the FP32 ONNX graph that most artefacts are made from."""
     return PrecisionGraphs(model, cache).entry("fp32")
 
@@ -85,19 +92,19 @@ def check_room(
     model: ModelSpec,
     weight_bytes: int,
     cache: ArtifactCache,
-    tell: Tell = in_silence,
+    report_progress: ReportProgress = no_progress,
     engines: EngineSettings | None = None,
 ) -> None:
     """Raise RequirementError where the disk has no room for those of `specs` that are missing."""
-    bench = BuildContext(model, cache, engines, tell)
+    context = BuildContext(model, cache, engines, report_progress)
     missing = []
     for spec in specs:
         try:
             _check(spec)
-            there = cache.holds(BUILDERS[spec.runtime].key(spec, bench))
-        except BuildFailure:  # needs no room; why it cannot be built is told when it is tried
+            cached = cache.holds(BUILDERS[spec.runtime].key(spec, context))
+        except BuildFailure:  # cannot be built, so it needs no room; its own build says why
             continue
-        if not there:
+        if not cached:
             missing.append(spec)
     require_room(cache.root, weight_bytes, missing)
 
@@ -106,13 +113,13 @@ def build_artifact(
     spec: ArtifactSpec,
     model: ModelSpec,
     cache: ArtifactCache,
-    tell: Tell = in_silence,
+    report_progress: ReportProgress = no_progress,
     engines: EngineSettings | None = None,
 ) -> ModelArtifact:
-    """Make the files of `spec`, one of the artefacts of `model`."""
+    """Build the files of `spec`, an artefact of `model`."""
     _check(spec)
     builder = BUILDERS[spec.runtime]
-    entry = builder.entry(spec, BuildContext(model, cache, engines, tell))
+    entry = builder.entry(spec, BuildContext(model, cache, engines, report_progress))
     return ModelArtifact(
         spec=spec,
         path=entry.path,
@@ -127,15 +134,15 @@ def build_artifact(
 
 def _check(spec: ArtifactSpec) -> None:
     if not any(spec.precision in of.get(spec.runtime, ()) for of in PRECISIONS_OF.values()):
-        raise BuildFailure(f"{spec.label}: {spec.runtime} has no way to serve {spec.precision}")
+        raise BuildFailure(f"{spec.label}: {spec.runtime} does not serve {spec.precision}")
     if (spec.profile is not None and spec.runtime != "tensorrt") or spec.options:
         raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
 
 
-def _own_positions(rows: list[Tensors], output: OutputTensor) -> NDArray[np.bool_] | None:
-    """Return the positions that are judged, see `Reference`."""
+def _judged_positions(rows: list[Tensors], output: OutputTensor) -> NDArray[np.bool_] | None:
+    """Return `Reference.judged`."""
     has_length = len(output.shape) > 1 and output.shape[0] == -1
     if not has_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
         return None
-    own: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
-    return own if own.any() else None
+    judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
+    return judged if judged.any() else None

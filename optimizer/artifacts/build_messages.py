@@ -1,7 +1,4 @@
-"""What the workshop and its child say to each other: a job one way, its reply the other.
-
-Before the reply, the child may say how far it is.
-"""
+"""Messages between `BuildProcess` and its child: a job, progress texts, and the reply."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.artifacts.build_context import Tell
+from optimizer.artifacts.build_context import ReportProgress
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.errors import BuildFailure, OptimizerError, cause_text, innermost
 
@@ -18,39 +15,36 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done, which can be pickled.
+    """Work for the child process, which can be pickled.
 
     Attributes:
-        label: names it in messages.
+        label: name in messages.
     """
 
     label: str
-    work: Callable[[ArtifactCache, Tell], object]
+    work: Callable[[ArtifactCache, ReportProgress], object]
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is, in words."""
+    """How far a job is, for people."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a job: its value, or its error with all that this says of itself."""
+    """Result of a job: its value or its error."""
 
     value: object = None
     error: OptimizerError | None = None
 
 
-def answer(job: Job, cache: ArtifactCache, tell: Tell) -> Reply:
-    """Do one job, and tell how far it is.
-
-    Tracebacks stay in the log; a foreign error becomes a BuildFailure.
-    """
+def answer(job: Job, cache: ArtifactCache, report_progress: ReportProgress) -> Reply:
+    """Do one job. Tracebacks go to the log; a foreign error becomes a BuildFailure."""
     _log.info("%s: begin", job.label)
     try:
-        value = job.work(cache, tell)
+        value = job.work(cache, report_progress)
     except OptimizerError as error:
         _log.exception("%s", job.label)
         return Reply(error=error)

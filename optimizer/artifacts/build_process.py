@@ -1,7 +1,7 @@
-"""Builds artefacts in one child process, so that torch never lives in this one.
+"""Build artefacts in one child process, so that this process never loads torch.
 
-A build that crashes, is killed for memory or hangs costs that artefact only: the child is started
-again for the next. What libraries print goes to a log file.
+A build that crashes, hangs or is killed for memory costs that artefact only: the child is started
+again for the next one. Its output goes to a log file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from optimizer.artifacts.bare_timing import time_bare
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_jobs import (
     build_artifact,
     check_room,
@@ -39,13 +39,13 @@ from optimizer.workload.streams import Tensors
 
 
 class BuildProcess:
-    """Builds artefacts, one at a time; for one thread. A context manager.
+    """Build artefacts one at a time, from one thread; a context manager.
 
     Args:
         cache_root: directory of the artefact cache.
         log: file that the child's output and tracebacks are appended to.
-        threads: that torch calculates with.
-        timeout_s: longest time of one call; the time of an engine's own build comes on top.
+        threads: CPU threads of torch.
+        timeout_s: longest time of one call; an engine's own time limit is added to it.
         engines: how engines are built; None where there is no GPU to build them on.
     """
 
@@ -67,17 +67,20 @@ class BuildProcess:
         self._connection: Connection[Job, Reply | JobProgress] | None = None
 
     def prepare_model(
-        self, model: ModelSpec, on_progress: Tell = in_silence, lengths: Sequence[int] = ()
+        self,
+        model: ModelSpec,
+        on_progress: ReportProgress = no_progress,
+        lengths: Sequence[int] = (),
     ) -> PreparedModel:
-        """Calculate the reference outputs of `model` by the model itself; nothing is done twice.
+        """Compute the reference outputs of `model` by the model itself, unless they are cached.
 
         Args:
-            on_progress: told how far it is.
-            lengths: that requests are padded to beside the longest.
+            on_progress: receives progress texts.
+            lengths: in tokens, that requests are padded to besides the longest.
 
         Raises:
-            BuildFailure: when it cannot be done.
-            UsageError: when the model, its outputs or its data sets are not as `model` says.
+            BuildFailure: when they cannot be computed.
+            UsageError: when the model, its outputs or its data sets differ from what `model` says.
             RequirementError: when a library is missing.
             StorageError: when the cache or the log cannot be written.
         """
@@ -87,41 +90,33 @@ class BuildProcess:
         return prepared
 
     def export_graph(self, model: ModelSpec) -> CacheEntry:
-        """Export `model` to the FP32 ONNX graph that most artefacts are made from.
-
-        Raises:
-            As `prepare_model`.
-        """
+        """Export `model` to FP32 ONNX; raises what `prepare_model` raises."""
         job = Job(f"ONNX export of {model.name}", partial(export_graph, model))
-        graph = self._run(job, in_silence, self._timeout_s)
+        graph = self._run(job, no_progress, self._timeout_s)
         assert isinstance(graph, CacheEntry)
         return graph
 
     def require_room(
         self, specs: Sequence[ArtifactSpec], model: ModelSpec, weight_bytes: int
     ) -> None:
-        """Hold what is missing of `specs`, artefacts of `model`, against the cache's disk.
+        """Check that the artefacts of `model` that are still missing fit on the cache's disk.
 
         Args:
             weight_bytes: size of the model's FP32 weights.
 
         Raises:
-            RequirementError: when there is too little room; it names the folder and both figures.
-            Or as `prepare_model`.
+            RequirementError: when they do not fit; the message names the folder and both sizes.
         """
         work = partial(check_room, specs, model, weight_bytes, engines=self._engines)
-        self._run(Job(f"room for {model.name}", work), in_silence, self._timeout_s)
+        self._run(Job(f"room for {model.name}", work), no_progress, self._timeout_s)
 
     def build(
-        self, spec: ArtifactSpec, model: ModelSpec, on_progress: Tell = in_silence
+        self, spec: ArtifactSpec, model: ModelSpec, on_progress: ReportProgress = no_progress
     ) -> ModelArtifact:
-        """Make the files of `spec`, an artefact of `model`; nothing is done twice.
+        """Build an artefact of `model` unless it is cached; raises what `prepare_model` raises.
 
         Args:
-            on_progress: told how far it is.
-
-        Raises:
-            As `prepare_model`.
+            on_progress: receives progress texts.
         """
         timeout_s = self._timeout_s
         if spec.runtime == "tensorrt" and self._engines is not None:
@@ -134,25 +129,25 @@ class BuildProcess:
     def time_bare(
         self, artifact: ModelArtifact, output: str, batches: Sequence[Tensors]
     ) -> tuple[float, ...]:
-        """Run an artefact in its own runtime on this machine's CPU, without a server.
+        """Time an artefact in its own runtime on this machine's CPU, without a server.
 
         Args:
-            output: name of the tensor that is asked for.
+            output: name of the output tensor.
             batches: inputs of one execution each.
 
         Returns:
-            For each batch, ms that one execution takes.
+            The time of one execution of each batch, in ms.
 
         Raises:
-            BuildFailure: when it cannot be run.
+            BuildFailure: when it cannot be executed.
         """
         work = partial(time_bare, artifact, output, self._threads, batches)
-        times = self._run(Job(artifact.spec.label, work), in_silence, self._timeout_s)
+        times = self._run(Job(artifact.spec.label, work), no_progress, self._timeout_s)
         assert isinstance(times, tuple)
         return times
 
     def close(self) -> None:
-        """End the child, whatever it is doing; may be called again."""
+        """Kill the child process; may be called again."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -175,22 +170,21 @@ class BuildProcess:
     ) -> None:
         self.close()
 
-    def _run(self, job: Job, on_progress: Tell, timeout_s: float) -> object:
+    def _run(self, job: Job, on_progress: ReportProgress, timeout_s: float) -> object:
         connection = self._connected()
         self._busy = True
         try:
             connection.send(job)
             reply = _reply(connection, on_progress, timeout_s)
         except (EOFError, ConnectionError) as error:
-            raise BuildFailure(f"{job.label}: {self._last_words()}; see {self._log}") from error
+            raise BuildFailure(f"{job.label}: {self._exit_text()}; see {self._log}") from error
         except BaseException:
             # An unread reply would be taken for the next job's.
             self.close()
             raise
         if reply is None:
             self.close()
-            late = f"not built after {timeout_s:g} s"
-            raise BuildFailure(f"{job.label}: {late}; see {self._log}")
+            raise BuildFailure(f"{job.label}: not built after {timeout_s:g} s; see {self._log}")
         self._busy = False
         if reply.error is not None:
             raise reply.error
@@ -205,20 +199,20 @@ class BuildProcess:
         return self._connection
 
     def _start(self) -> None:
-        reap_builds(self._engines)  # of a run that was killed, before this one's begin
-        ours, theirs = Pipe()
+        reap_builds(self._engines)  # of a run that was killed
+        own_end, child_end = Pipe()
         environment = {
-            # The same modules as here, wherever they were found.
+            # The modules of this process, from wherever it imports them.
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OMP_NUM_THREADS": str(self._threads),
-            # As where PyTorch is served: threads that wait leave the cores to others.
+            # As in Triton: threads that wait leave the cores to others.
             "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         module = "optimizer.artifacts.build_process_child"
-        arguments = [str(theirs.fileno()), str(self._cache_root)]
-        with theirs, storage_errors(self._log):
+        arguments = [str(child_end.fileno()), str(self._cache_root)]
+        with child_end, storage_errors(self._log):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
                 self._child = subprocess.Popen(
@@ -226,15 +220,15 @@ class BuildProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[child_end.fileno()],
                     env=os.environ | environment,
-                    # Ctrl-C in the terminal is for this process, which ends the child.
+                    # Ctrl-C in the terminal reaches this process alone, which ends the child.
                     start_new_session=True,
                 )
-        self._connection = ours
+        self._connection = own_end
 
-    def _last_words(self) -> str:
-        """How the child ended, once its end of the connection is closed."""
+    def _exit_text(self) -> str:
+        """Return how the child ended, once its end of the connection is closed."""
         assert self._child is not None
         code = self._child.wait()
         self.close()
@@ -244,11 +238,11 @@ class BuildProcess:
 
 
 def _reply(
-    connection: Connection[Job, Reply | JobProgress], on_progress: Tell, timeout_s: float
+    connection: Connection[Job, Reply | JobProgress], on_progress: ReportProgress, timeout_s: float
 ) -> Reply | None:
-    """The reply to a job, None where it is not there after `timeout_s`."""
-    until = time.monotonic() + timeout_s
-    while connection.poll(max(0.0, until - time.monotonic())):
+    """Return the reply to a job, None where it does not come within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while connection.poll(max(0.0, deadline - time.monotonic())):
         message = connection.recv()
         if isinstance(message, Reply):
             return message

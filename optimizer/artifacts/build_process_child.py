@@ -1,11 +1,11 @@
-"""The workshop's child process.
+"""The child process of `BuildProcess`.
 
     python -m optimizer.artifacts.build_process_child FD CACHE_ROOT
 
-Takes jobs from the connection FD and answers each. It ends when the connection closes, which the
-kernel does for a parent that is killed, even amid a build; and when it finds itself an orphan, for
-some other process may have inherited the parent's end. A parent-death signal would not do: that is
-sent when the thread ends that started the child.
+Takes jobs from the connection FD and replies to each. It ends, even in the middle of a build, when
+the connection closes, as the kernel does for a parent that is killed, and when its parent has
+changed, since another process may have inherited the parent's end. A parent-death signal does not
+serve: it is sent when the thread that started the child ends.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _ORPHAN_CHECK_S = 1.0
 
 
 def main() -> None:
-    """Answer jobs until the parent is gone."""
+    """Reply to jobs until the parent is gone."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("optimizer").setLevel(logging.INFO)
     connection: Connection[Reply | JobProgress, Job] = Connection(int(sys.argv[1]))
     cache = ArtifactCache(Path(sys.argv[2]))
     jobs: SimpleQueue[Job] = SimpleQueue()
-    # Whoever watches a build may tell of it on a thread of its own.
-    sending = threading.Lock()
+    # Progress may be reported on another thread.
+    send_lock = threading.Lock()
 
     def send(message: Reply | JobProgress) -> None:
-        with sending:
+        with send_lock:
             connection.send(message)
 
     threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
@@ -52,7 +52,7 @@ def _receive(connection: Connection[Reply | JobProgress, Job], jobs: SimpleQueue
     except (EOFError, OSError):
         pass
     finally:
-        # Not sys.exit: the main thread may be deep in a build, and the cache takes any end.
+        # Not sys.exit: the main thread may be in a build, and the cache survives any kill.
         os._exit(0)
 
 

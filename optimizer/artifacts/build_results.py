@@ -1,4 +1,4 @@
-"""What the workshop hands out: frozen values that cross from its child process."""
+"""What builds return: values that cross from the child process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from optimizer.workload.streams import OutputTensor, Tensors
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model's own FP32 implementation, ready to answer.
+    """A model's own FP32 implementation.
 
     Attributes:
-        run: returns what the model answers to one request, as it comes.
+        run: returns the output for one request.
         weight_bytes: size of its weights.
     """
 
@@ -31,14 +31,15 @@ class OpenedModel:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Held-out requests of one length, and the model's own FP32 answers.
+    """Held-out requests of one length, and the model's own FP32 outputs.
 
     Attributes:
-        length: that the requests are padded to, in tokens.
-        requests: of batch 1 and one shape.
-        outputs: answers to each of them by itself, shape [len(requests), ...].
-        judged: which positions of the outputs are the requests' own, shape [len(requests),
-            length]; None where outputs have no axis for the length, or no mask tells padding.
+        length: tokens that the requests are padded to.
+        requests: of batch 1 and equal shapes.
+        outputs: of each request executed by itself, shape [len(requests), ...].
+        judged: positions of the outputs that belong to the requests and not to padding, shape
+            [len(requests), length]; None where outputs have no length axis, or no mask marks
+            padding.
     """
 
     length: int
@@ -49,13 +50,13 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
-    """What every artefact of a model is judged by.
+    """What the accuracy of every artefact of a model is measured against.
 
     Attributes:
-        references: one for each length that requests are sent with, the longest first.
+        references: one for each length that requests are padded to, the longest first.
         weight_bytes: size of its FP32 weights.
-        built: whether this call built anything.
-        seconds: that the references took when they were built.
+        built: whether this call computed anything.
+        seconds: that the references took when they were computed.
     """
 
     name: str
@@ -72,12 +73,12 @@ class PreparedModel:
 
     @property
     def reference(self) -> NDArray[np.generic]:
-        """The FP32 answers to `evaluation`."""
+        """The FP32 outputs for `evaluation`."""
         return self.references[0].outputs
 
     @property
     def judged(self) -> NDArray[np.bool_] | None:
-        """Positions of `reference` that are judged, see `Reference`."""
+        """`Reference.judged` at the longest length."""
         return self.references[0].judged
 
 
@@ -86,13 +87,13 @@ class ModelArtifact:
     """Files that a runtime loads.
 
     Attributes:
-        path: directory that holds them and nothing else. Specs that need the same files share it.
+        path: directory that holds them and nothing else; specs that need the same files share it.
         sha256: digest of the content.
         builder: library that made them and its version, such as "openvino 2026.4.1".
         build_seconds: that they took when they were built, with what had to be built for them.
-        cached: whether they were there already.
-        engine: what a TensorRT engine was built with and for; None for other files.
-        int8_share: of the model's multiply-accumulates that are in INT8, 0 to 1; None for files of
+        cached: whether they were in the cache already.
+        engine: TensorRT and GPU that an engine was built with and for; None for other files.
+        int8_share: share of the model's multiply-accumulates in INT8, 0 to 1; None for files of
             another precision.
     """
 

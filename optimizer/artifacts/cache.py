@@ -1,13 +1,12 @@
-"""A directory of things built once, each named by the digest of everything that decides it.
+"""The artefact cache: a directory of builds, each named by the digest of all that decides it.
 
     ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took, facts
-                                    that it reported; its time of change is when the entry was
-                                    last asked for
+                                    that it reported; its modification time is that of last use
     ROOT/DIGEST/files/...           what was built
-    ROOT/.building-HOST-PID-RANDOM  a build under way, or the remains of one that was killed
-    ROOT/timings/NAME.cache         what TensorRT has timed on a GPU model, for its next builds
+    ROOT/.building-HOST-PID-RANDOM  a build in progress, or the remains of one that was killed
+    ROOT/timings/NAME.cache         TensorRT's timing cache of a GPU model
 
-An entry appears by one rename, after everything in it has reached the disk: it is whole or absent.
+An entry appears by one rename, after all of it has been flushed to disk: it is whole or absent.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Key = Mapping[str, object]
 """Everything that decides the content of an entry, as JSON values."""
 
 Facts = Mapping[str, float]
-"""Figures that a build reports of its files, by name."""
+"""Figures that a build reports about its files, by name."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,10 @@ class CacheEntry:
     """Files that were built.
 
     Attributes:
-        path: directory that holds them and nothing else; read only by convention.
+        path: directory that holds them and nothing else; read-only by convention.
         sha256: digest over the names and digests of all files.
         seconds: that the build took, including what it had to build first.
-        built: whether this call built them; False when they were there already.
-        facts: figures that the build reported.
+        built: whether this call built them.
     """
 
     path: Path
@@ -56,14 +54,12 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """An entry as it lies in the cache.
+    """An entry of the cache, or a timing cache.
 
     Attributes:
-        path: its directory, named by its digest; of a timing cache, its file.
-        what: kind, precision and, of an engine, its batch sizes; for people.
-        size_bytes: of all its files.
-        build_seconds: that the build took.
-        used_at: when it was last asked for, in seconds since the epoch.
+        path: the entry's directory, or the file of a timing cache.
+        what: kind, precision and the batch sizes of an engine, for people.
+        used_at: time of last use, in seconds since the epoch.
     """
 
     path: Path
@@ -74,10 +70,10 @@ class StoredEntry:
 
 
 class ArtifactCache:
-    """Builds what is missing; safe against kills and against other processes building the same.
+    """Builds what is missing; safe against kills and against concurrent builds of the same entry.
 
     Args:
-        root: directory of the entries; made where it is missing.
+        root: directory of the entries; created when needed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -85,15 +81,15 @@ class ArtifactCache:
 
     @property
     def timings(self) -> Path:
-        """Folder of TensorRT's timing caches; not made here."""
+        """Folder of TensorRT's timing caches."""
         return self.root / "timings"
 
     def holds(self, key: Key) -> bool:
-        """Whether the entry of `key` is there."""
+        """Return whether the entry of `key` is cached."""
         return (self.root / key_digest(key) / "manifest.json").exists()
 
     def find(self, sha256: str) -> tuple[CacheEntry, Key] | None:
-        """The entry whose content has this digest, and its key; None where there is none."""
+        """Return the entry whose content has this digest, and its key; None where there is none."""
         for path in sorted(self.root.glob("*/manifest.json")):
             manifest = json.loads(path.read_text())
             if key_digest(manifest["files"]) == sha256:
@@ -101,14 +97,14 @@ class ArtifactCache:
         return None
 
     def named(self, digest: str) -> Path | None:
-        """The files of the entry whose key has this digest; None where there is none."""
+        """Return the files of the entry whose key has this digest; None where there is none."""
         entry = self.root / digest
         return entry / "files" if (entry / "manifest.json").exists() else None
 
     def get_or_build(self, key: Key, build: Callable[[Path], Facts | None]) -> CacheEntry:
-        """Return the entry of `key`, after `build(directory)` has filled it where it is missing.
+        """Return the entry of `key`; where it is missing, have `build(directory)` fill it first.
 
-        What `build` returns is kept beside the files.
+        The facts that `build` returns are stored with the files.
 
         Raises:
             StorageError: when the cache cannot be written.
@@ -118,52 +114,53 @@ class ArtifactCache:
             built = not (final / "manifest.json").exists()
             if built:
                 self._build(key, build, final)
-            with suppress(OSError):  # one that may only be read keeps no time
+            with suppress(OSError):  # a read-only cache cannot store the time of use
                 os.utime(final / "manifest.json")
             return _read(final, built=built)
 
     def entries(self) -> list[StoredEntry]:
-        """Everything that is stored, the latest used first. Raises StorageError."""
+        """Return all entries, the most recently used first. Raises StorageError."""
         with storage_errors(self.root):
-            found = [_stored(path.parent) for path in self.root.glob("*/manifest.json")]
-        return sorted(found, key=lambda entry: entry.used_at, reverse=True)
+            entries = [_stored(path.parent) for path in self.root.glob("*/manifest.json")]
+        return sorted(entries, key=lambda entry: entry.used_at, reverse=True)
 
     def unused_timings(self, oldest: float) -> list[StoredEntry]:
-        """Timing caches that no build has written since `oldest`, in seconds since the epoch.
+        """Return timing caches not rewritten by a build since `oldest`, in seconds since the epoch.
 
-        Every build writes its own anew. Raises StorageError.
+        Raises:
+            StorageError: when they cannot be read.
         """
         with storage_errors(self.root):
-            found = [_stored_timing(path) for path in self.timings.glob("*.cache")]
-        return [timing for timing in found if timing.used_at < oldest]
+            timings = [_stored_timing(path) for path in self.timings.glob("*.cache")]
+        return [timing for timing in timings if timing.used_at < oldest]
 
     def remove(self, entries: Iterable[StoredEntry]) -> None:
-        """Remove entries, each at once, and what killed builds have left. Raises StorageError."""
+        """Remove entries atomically, and the remains of killed builds. Raises StorageError."""
         with storage_errors(self.root):
             for entry in entries:
-                going = self._fresh()
-                entry.path.rename(going)
-                if going.is_dir():
-                    shutil.rmtree(going)
+                discarded = self._temporary_path()
+                entry.path.rename(discarded)
+                if discarded.is_dir():
+                    shutil.rmtree(discarded)
                 else:
-                    going.unlink()
+                    discarded.unlink()
             self._remove_remains()
 
-    def _fresh(self) -> Path:
-        """A name that is taken for the remains of this process once it has ended."""
+    def _temporary_path(self) -> Path:
+        """Return a name that is recognised as remains once this process has ended."""
         return self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def _build(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> None:
         self._remove_remains()
-        fresh = self._fresh()
-        (fresh / "files").mkdir(parents=True)
+        temporary = self._temporary_path()
+        (temporary / "files").mkdir(parents=True)
         try:
             started = time.monotonic()
-            facts = build(fresh / "files")
-            _write_manifest(fresh, key, time.monotonic() - started, facts or {})
-            _publish(fresh, final)
+            facts = build(temporary / "files")
+            _write_manifest(temporary, key, time.monotonic() - started, facts or {})
+            _publish(temporary, final)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _remove_remains(self) -> None:
         for path in self.root.glob(f"{_prefix()}*"):
@@ -172,13 +169,13 @@ class ArtifactCache:
 
 
 def key_digest(key: Key) -> str:
-    """Sha256 of the canonical JSON of `key`, as hex digits."""
+    """Return the sha256 of the canonical JSON of `key`, as hex digits."""
     text = json.dumps(key, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_digest(root: Path, files: Iterable[Path]) -> str:
-    """`CacheEntry.sha256` of these files, which lie below `root`."""
+    """Return `CacheEntry.sha256` of files below `root`."""
     return key_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
 
 
@@ -204,13 +201,13 @@ FileState = tuple[int, int, int]
 
 
 def file_state(path: Path) -> FileState:
-    """Inode, size in bytes and time of change in ns: another one means another content."""
+    """Return inode, size in bytes and modification time in ns, which change with the content."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_digest(path: Path) -> str:
-    """Sha256 of a file's content, as hex digits; gigabytes are read once, not for every key."""
+    """Return the sha256 of a file's content, as hex digits; an unchanged file is read once."""
     return _digest(path, file_state(path))
 
 
@@ -221,7 +218,7 @@ def _digest(path: Path, _state: FileState) -> str:
 
 
 def _prefix() -> str:
-    # A cache may be shared between machines, and a process id means nothing on another one.
+    # A cache may be shared between machines, and process ids hold for one of them.
     return f".building-{socket.gethostname()}-"
 
 
@@ -257,7 +254,7 @@ def _stored(path: Path) -> StoredEntry:
 
 
 def _batch_range(batch: list[int] | None) -> str | None:
-    """Of an engine: the batch that it is fastest for, and the largest; as `ArtifactSpec.label`."""
+    """Return an engine's optimal and largest batch size, as in `ArtifactSpec.label`."""
     return f"batch {batch[0]}..{batch[1]}" if batch is not None else None
 
 
@@ -266,8 +263,8 @@ def _stored_timing(file: Path) -> StoredEntry:
     return StoredEntry(file, "tensorrt timings", status.st_size, 0.0, status.st_mtime)
 
 
-def _write_manifest(fresh: Path, key: Key, seconds: float, facts: Facts) -> None:
-    root = fresh / "files"
+def _write_manifest(entry: Path, key: Key, seconds: float, facts: Facts) -> None:
+    root = entry / "files"
     files = sorted(path for path in root.rglob("*") if path.is_file())
     digests = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
     manifest = {
@@ -276,16 +273,16 @@ def _write_manifest(fresh: Path, key: Key, seconds: float, facts: Facts) -> None
         "build_seconds": round(seconds, 3),
         "facts": dict(facts),
     }
-    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    (entry / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
-def _publish(fresh: Path, final: Path) -> None:
-    for path in [*fresh.rglob("*"), fresh]:
+def _publish(temporary: Path, final: Path) -> None:
+    for path in [*temporary.rglob("*"), temporary]:
         _sync(path)
     try:
-        fresh.rename(final)
+        temporary.rename(final)
     except OSError:
-        # Another process was first; its entry has the same key, so it will do.
+        # Another process was first: its entry has the same key.
         if not final.is_dir():
             raise
     _sync(final.parent)

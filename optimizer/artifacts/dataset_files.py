@@ -1,6 +1,6 @@
-"""Inputs that a person gave: an .npz file, a JSON Lines file, or the space file itself.
+"""Inputs from an .npz file, a JSON Lines file, or the space file itself.
 
-Rows are numbered from 0. They are padded to the workload's longest length, as requests are.
+Rows are numbered from 0, and padded to the workload's longest length as requests are.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def read_rows(path: Path, samples: int, payloads: Payloads) -> list[Tensors]:
             one array [rows, ...] for each input tensor.
 
     Returns:
-        Requests of batch 1, all of one shape.
+        Requests of batch 1 and equal shapes.
 
     Raises:
-        UsageError: every mistake of the file, with the row or tensor, the rule and the value found.
+        UsageError: every mistake of the file, with the row or tensor, the rule and the value.
     """
     if path.suffix == ".jsonl":
         return _from_objects(_objects(path, samples), samples, payloads, str(path))
@@ -44,11 +44,11 @@ def read_rows(path: Path, samples: int, payloads: Payloads) -> list[Tensors]:
     return [_padded(row, payloads) for row in rows]
 
 
-def rows_from_tensors(text: str, samples: int, payloads: Payloads, place: str) -> list[Tensors]:
-    """The first `samples` rows of a JSON object with a list of rows by input tensor.
+def rows_from_tensors(text: str, samples: int, payloads: Payloads, source: str) -> list[Tensors]:
+    """Return the first `samples` rows of a JSON object of lists of rows, by input tensor.
 
     Args:
-        place: where it stands, for messages.
+        source: file or key that holds them, for messages.
 
     Raises:
         UsageError: every mistake, as `read_rows`.
@@ -56,16 +56,16 @@ def rows_from_tensors(text: str, samples: int, payloads: Payloads, place: str) -
     columns: dict[str, list[object]] = json.loads(text)
     rule = f"must have at least {samples} rows"
     short = {name: len(rows) for name, rows in columns.items() if len(rows) < samples}
-    _refuse(place, [Mistake(name, rule, str(count)) for name, count in short.items()])
+    _refuse(source, [Mistake(name, rule, str(count)) for name, count in short.items()])
     rows = [{name: values[n] for name, values in columns.items()} for n in range(samples)]
-    return _from_objects(rows, samples, payloads, place)
+    return _from_objects(rows, samples, payloads, source)
 
 
 def _from_objects(
-    rows: Sequence[object], samples: int, payloads: Payloads, place: str
+    rows: Sequence[object], samples: int, payloads: Payloads, source: str
 ) -> list[Tensors]:
     mistakes: list[Mistake] = []
-    made: list[Tensors] = []
+    padded: list[Tensors] = []
     for number, row in enumerate(rows):
         try:
             arrays = _arrays(row, payloads.tensors)
@@ -75,15 +75,15 @@ def _from_objects(
             continue
         mistakes += [replace(each, key=f"row {number}: {each.key}") for each in wrong]
         if not wrong:
-            made.append(_padded(arrays, payloads))
+            padded.append(_padded(arrays, payloads))
     if len(rows) < samples:
         mistakes.append(Mistake("rows", f"must be at least {samples}", str(len(rows))))
-    _refuse(place, mistakes)
-    return made
+    _refuse(source, mistakes)
+    return padded
 
 
 def _objects(path: Path, samples: int) -> list[object]:
-    """What the first lines of a JSON Lines file hold; a line that is not JSON as its text."""
+    """Return the first values of a JSON Lines file; a line that is not JSON as its text."""
     try:
         with path.open(encoding="utf-8") as file:
             return [_parsed(line) for line in islice(file, samples)]
@@ -99,7 +99,7 @@ def _parsed(line: str) -> object:
 
 
 def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
-    """Values of a row as arrays [1, ...]. Raises ValueError with the rule that `row` breaks."""
+    """Return a row as arrays [1, ...]. Raises ValueError with the rule that it breaks."""
     if not isinstance(row, dict):
         raise ValueError("must be a JSON object of values by input")
     floating = {spec.name for spec in specs if spec.data_type == "FP32"}
@@ -109,14 +109,14 @@ def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
             array = np.asarray([values])
         except (ValueError, OverflowError) as error:  # lists of unequal length
             raise ValueError(f"{name} must be a regular list of numbers") from error
-        # JSON has one kind of number: 1 and 1.0 mean the same.
+        # JSON does not distinguish 1 from 1.0.
         whole = np.issubdtype(array.dtype, np.integer)
         arrays[name] = array.astype(np.float64) if name in floating and whole else array
     return arrays
 
 
 def _padded(row: Arrays, payloads: Payloads) -> Tensors:
-    """A row in the tensors' own types, padded as requests are."""
+    """Return a row in the tensors' own types, padded as requests are."""
     longest = payloads.lengths.longest
     padded: Tensors = {}
     for spec in payloads.tensors:
@@ -129,10 +129,10 @@ def _padded(row: Arrays, payloads: Payloads) -> Tensors:
     return padded
 
 
-def _refuse(place: str, mistakes: Sequence[Mistake]) -> None:
+def _refuse(source: str, mistakes: Sequence[Mistake]) -> None:
     if mistakes:
         more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
-        lines = [f"{place} cannot be used:", *(f"  {m}" for m in mistakes[:_SHOWN]), *more]
+        lines = [f"{source} cannot be used:", *(f"  {m}" for m in mistakes[:_SHOWN]), *more]
         raise UsageError("\n".join(lines))
 
 
@@ -162,8 +162,8 @@ def _mistakes(arrays: Arrays, samples: int, payloads: Payloads) -> list[Mistake]
         for name in sorted(arrays.keys() - set(names))
     ]
     longest = payloads.lengths.longest
-    of_tensors = [_mistake(arrays, spec, samples, longest) for spec in payloads.tensors]
-    return [*unknown, *filter(None, of_tensors)] or _length_mistakes(arrays, payloads)
+    wrong_tensors = [_mistake(arrays, spec, samples, longest) for spec in payloads.tensors]
+    return [*unknown, *filter(None, wrong_tensors)] or _length_mistakes(arrays, payloads)
 
 
 def _mistake(arrays: Arrays, spec: TensorSpec, samples: int, longest: int) -> Mistake | None:
@@ -177,8 +177,8 @@ def _length_mistakes(arrays: Arrays, payloads: Payloads) -> list[Mistake]:
     lengths = {spec.name: _lengths(spec, arrays[spec.name]) for spec in payloads.tensors}
     if len({length for own in lengths.values() for length in own}) <= 1:
         return []
-    seen = ", ".join(f"{name} {own}" for name, own in lengths.items() if own)
-    return [Mistake("lengths", "must be the same in every tensor", seen)]
+    listed = ", ".join(f"{name} {own}" for name, own in lengths.items() if own)
+    return [Mistake("lengths", "must be the same in every tensor", listed)]
 
 
 def _lengths(spec: TensorSpec, values: NDArray[Any]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Inputs that calibrate INT8 graphs and inputs that judge accuracy: never the same rows."""
+"""Inputs for the calibration of INT8 graphs and for the evaluation of accuracy, without overlap."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}
 _DRAWS_PER_SAMPLE = 100
 
 MASK = "attention_mask"
-"""What transformers calls the input that tells a request's own positions from padding."""
+"""Name of transformers' input that marks padding."""
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Requests of batch 1, all of one shape; no row is in both lists."""
+    """Requests of batch 1 and equal shapes; no row is in both lists."""
 
     calibration: list[Tensors]
     evaluation: list[Tensors]
 
 
 def model_inputs(model: ModelSpec) -> ModelInputs:
-    """Read or draw the inputs that `model` asks for.
+    """Read or draw the inputs that `model` names.
 
     Raises:
-        UsageError: when what is given does not fit the model's tensors, or a row is in both sets.
+        UsageError: when given rows do not fit the model's tensors, or a row is in both sets.
     """
     datasets: dict[Purpose, DataSet] = {
         "calibration": model.calibration,
@@ -42,24 +42,24 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
     }
     rows: dict[Purpose, list[Tensors]] = {}
     taken: set[str] = set()
-    # What is given first, so that what is drawn can stay clear of it.
+    # Given rows come first, so that drawn ones can avoid them.
     for purpose in sorted(datasets, key=lambda purpose: datasets[purpose].generated):
         dataset = datasets[purpose]
         if dataset.generated:
             stream = np.random.default_rng([dataset.seed, _SEED_STREAMS[purpose]])
             rows[purpose] = _draw(dataset.samples, model.payloads, stream, taken)
         else:
-            place = str(dataset.file or f"models.{model.name}.{purpose}.tensors")
-            rows[purpose] = _given(dataset, place, model.payloads)
-            _check_disjoint(place, rows[purpose], taken)
+            source = str(dataset.file or f"models.{model.name}.{purpose}.tensors")
+            rows[purpose] = _given(dataset, source, model.payloads)
+            _check_disjoint(source, rows[purpose], taken)
         taken |= {row_digest(row) for row in rows[purpose]}
     return ModelInputs(rows["calibration"], rows["evaluation"])
 
 
 def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Tensors]:
-    """Return requests cut to a shorter length along every axis that goes with the length.
+    """Return requests cut to a shorter length along every length axis.
 
-    A request that is padded in front keeps its end, so that something of its own is left.
+    A request that is padded in front keeps its end, so that not only padding is left.
     """
     axes = {
         spec.name: [axis for axis, size in enumerate(spec.shape, 1) if size is None]
@@ -82,7 +82,7 @@ def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensor
 
 
 def row_digest(row: Tensors) -> str:
-    """Digest of one request: names, types, shapes and values."""
+    """Return the digest of one request: names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, values in sorted(row.items()):
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
@@ -91,14 +91,14 @@ def row_digest(row: Tensors) -> str:
 
 
 def rows_digest(rows: Sequence[Tensors]) -> str:
-    """Digest of a list of requests; their order counts."""
+    """Return the digest of a list of requests, which depends on their order."""
     return hashlib.sha256("".join(map(row_digest, rows)).encode()).hexdigest()
 
 
-def _given(dataset: DataSet, place: str, payloads: Payloads) -> list[Tensors]:
+def _given(dataset: DataSet, source: str, payloads: Payloads) -> list[Tensors]:
     if dataset.file is not None:
         return read_rows(dataset.file, dataset.samples, payloads)
-    return rows_from_tensors(dataset.tensors or "{}", dataset.samples, payloads, place)
+    return rows_from_tensors(dataset.tensors or "{}", dataset.samples, payloads, source)
 
 
 def _draw(
@@ -116,10 +116,10 @@ def _draw(
     )
 
 
-def _check_disjoint(place: str, rows: list[Tensors], taken: Set[str]) -> None:
+def _check_disjoint(source: str, rows: list[Tensors], taken: Set[str]) -> None:
     shared = sum(row_digest(row) in taken for row in rows)
     if shared:
         raise UsageError(
-            f"{place}: {shared} of {len(rows)} rows are used for calibration and for evaluation;"
+            f"{source}: {shared} of {len(rows)} rows are used for calibration and for evaluation;"
             " accuracy must be judged on rows that calibration has not seen"
         )

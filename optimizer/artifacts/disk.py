@@ -1,4 +1,4 @@
-"""How much room the artefacts of a model take, known before the first is built."""
+"""Estimate the disk space that the artefacts of a model take, before the first is built."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from optimizer.errors import RequirementError
 from optimizer.runtimes.spec import Precision
 
 _SHARE: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 1.0}
-"""Size of a file with these weights, of the FP32 graph's; those to be quantised may stay FP32."""
+"""Size of a file relative to the FP32 graph; INT8 graphs may keep the weights in FP32."""
 
 _PLAN_SHARE = 1.25
-"""Size of a plan, of that: it holds its kernels too, and some weights in two layouts."""
+"""Size of an engine relative to its graph: it adds kernels, and some weights in two layouts."""
 
 _WORKING_COPIES = 2.0
-"""What a conversion holds beside its result, of the FP32 graph's size."""
+"""Temporary files of a conversion, relative to the FP32 graph."""
 
 _LEAST_BYTES = 64 * 2**20
 """Kernels, timing caches and manifests of small models."""
@@ -26,28 +26,27 @@ _MIB = 2**20
 
 
 def bytes_needed(graph_bytes: int, specs: Iterable[ArtifactSpec]) -> int:
-    """Room that building takes, rather more than less; 0 where nothing is to be built.
+    """Return an upper estimate of the bytes that building takes; 0 where nothing is missing.
 
     Args:
         graph_bytes: size of the FP32 graph, with its external data.
-        specs: what is still to be built; every engine is a plan of its own.
+        specs: artefacts that are missing.
     """
-    wanted = list(specs)
-    if not wanted:
+    missing = list(specs)
+    if not missing:
         return 0
-    # A runtime takes a graph of its own kind, and most make another file of it.
-    shares = 2 * sum(
-        _SHARE[precision] for _, precision in {(s.runtime, s.precision) for s in wanted}
-    )
-    shares += sum(_PLAN_SHARE * _SHARE[s.precision] for s in wanted if s.runtime == "tensorrt")
+    # Most runtimes convert a graph of their own, which stays in the cache too.
+    graphs = {(spec.runtime, spec.precision) for spec in missing}
+    shares = 2 * sum(_SHARE[precision] for _, precision in graphs)
+    shares += sum(_PLAN_SHARE * _SHARE[s.precision] for s in missing if s.runtime == "tensorrt")
     return round(graph_bytes * (shares + _WORKING_COPIES)) + _LEAST_BYTES
 
 
 def require_room(folder: Path, graph_bytes: int, specs: Iterable[ArtifactSpec]) -> None:
-    """Hold what building takes against the disk of `folder`.
+    """Check that the disk of `folder` has the space that building takes.
 
     Raises:
-        RequirementError: when there is too little room.
+        RequirementError: when it does not.
     """
     needed, free = bytes_needed(graph_bytes, specs), shutil.disk_usage(folder).free
     if needed > free:

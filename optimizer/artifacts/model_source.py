@@ -1,4 +1,4 @@
-"""Where a model comes from: one seam, and which implementation a source value means."""
+"""Where a model comes from: `ModelSource` and its implementations."""
 
 from __future__ import annotations
 
@@ -13,30 +13,42 @@ from optimizer.workload.model_spec import ModelSpec, TransformersSource
 
 
 class ModelSource(Protocol):
-    """A model that can be named, opened in FP32, and exported."""
+    """A model that can be identified, opened in FP32, and exported."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Everything that decides what is exported, as JSON values; cheap, loads no library."""
+        """Return everything that decides what is exported, as JSON values; import no library.
+
+        Raises:
+            UsageError: when the source cannot be read.
+            BuildFailure: when a checkpoint on a hub cannot be resolved.
+        """
 
     def export_onnx(self, into: Path) -> None:
         """Write `into`/model.onnx in FP32 with dynamic batch and length axes.
 
-        Weights that do not fit in one file lie beside it.
+        Weights that do not fit in one file go beside it.
+
+        Raises:
+            UsageError: when the model does not fit the payloads or the output.
         """
 
     def export_torch(self, into: Path, precision: Precision) -> None:
-        """Write `into`/model.pt2, a `torch.export` program with the same axes and FP32 output."""
+        """Write `into`/model.pt2, a `torch.export` program with the same axes and FP32 output.
+
+        Raises:
+            BuildFailure: when the source has no such program.
+        """
 
     def open(self) -> OpenedModel:
         """Load the model itself, without an export.
 
         Raises:
-            UsageError: when it does not fit the model's payloads or output.
+            UsageError: when the model does not fit the payloads or the output.
         """
 
 
 def source_of(model: ModelSpec) -> ModelSource:
-    """The implementation for `model.source`."""
+    """Return the implementation for `model.source`."""
     if isinstance(model.source, TransformersSource):
         return TransformersModel(model, model.source)
     return OnnxModel(model, model.source)

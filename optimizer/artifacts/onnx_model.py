@@ -23,29 +23,26 @@ if TYPE_CHECKING:
     import onnx
 
 _TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
-"""Triton's names of the ONNX element types that a model may answer with."""
+"""Triton's names of the ONNX element types that an output may have."""
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A `ModelSource`: an ONNX file and the external data beside it."""
+    """An ONNX file and the external data beside it."""
 
     model: ModelSpec
     source: OnnxSource
 
     def fingerprint(self) -> dict[str, object]:
-        """See `ModelSource`. Raises UsageError for a file that is missing or is not ONNX."""
+        """Return the digests of the file and of its external data."""
         with _readable(self.source.path):
             files = (self.source.path.name, *self._external_names())
             return {"onnx": [file_digest(self._beside(n)) for n in files], "traces": False}
 
     def export_onnx(self, into: Path) -> None:
-        """See `ModelSource`. Copies, so that a later change of the source cannot reach the cache.
+        """Copy the files, so that a later change of the source cannot change the cache.
 
-        What exporters note of the machine that they ran on does not travel along.
-
-        Raises:
-            UsageError: when the graph does not fit the model's payloads or output.
+        Notes of the exporter on the machine that it ran on are removed.
         """
         header = self._checked_header()
         names = self._external_names()
@@ -57,14 +54,14 @@ class OnnxModel:
             shutil.copyfile(self._beside(name), target)
 
     def export_torch(self, into: Path, precision: Precision) -> None:
-        """Raise BuildFailure: there is no way from ONNX to torch."""
+        """Raise BuildFailure: an ONNX file has no torch program."""
         raise BuildFailure(
             f"{self.model.name}: runtime pytorch needs a transformers source,"
             f" it cannot be made from {self.source.path}"
         )
 
     def open(self) -> OpenedModel:
-        """See `ModelSource`."""
+        """Open the file with ONNX Runtime."""
         import onnxruntime
 
         output = _output_spec(self._checked_header(), self.model.output)
@@ -78,7 +75,7 @@ class OnnxModel:
         return OpenedModel(run, output, sum(file.stat().st_size for file in files))
 
     def _checked_header(self) -> onnx.ModelProto:
-        """Return the graph without its external data, once it fits payloads and output."""
+        """Return the graph without its external data, after checking payloads and output."""
         with _readable(self.source.path):
             header = _header(self.source.path)
         _check_inputs(header, self.model.payloads.tensors)
@@ -90,7 +87,7 @@ class OnnxModel:
             return _external_files(self.source.path, file_state(self.source.path))
 
     def _beside(self, name: str) -> Path:
-        """Path of an external file; it may not lead out of the model's directory."""
+        """Return the path of an external file, which must lie in the model's directory."""
         directory = self.source.path.parent.resolve()
         path = (directory / name).resolve()
         if not path.is_relative_to(directory):
@@ -120,7 +117,7 @@ def _header(path: Path) -> onnx.ModelProto:
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:
-    """Clear where each node was traced: PyTorch writes files and lines of its program there."""
+    """Clear the source files and lines that PyTorch notes for each node."""
     _forget_graph(model.graph)
     for function in model.functions:
         _clear(function, *function.value_info)
@@ -182,7 +179,7 @@ def _check_input(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
     if sizes[:1] != [None]:
         raise UsageError(f"{spec.name}: the first axis must be a dynamic batch, got {sizes[:1]}")
     fits = len(sizes) == len(spec.shape) + 1 and all(
-        own is None or own == asked for own, asked in zip(sizes[1:], spec.shape, strict=True)
+        size is None or size == given for size, given in zip(sizes[1:], spec.shape, strict=True)
     )
     if not fits:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A model's own FP32 answers, and what makes them unfit to judge an artefact by."""
+"""A model's own FP32 outputs, and the checks that they can serve as a reference."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from optimizer.workload.streams import Tensors, stack
 
 
 def fp32_outputs(name: str, model: OpenedModel, requests: Sequence[Tensors]) -> NDArray[Any]:
-    """Return the answers to requests of batch 1, each asked by itself, shape [requests, ...].
+    """Return the outputs for requests of batch 1, each executed alone, shape [requests, ...].
 
     Args:
-        name: of the model and its requests, for messages.
+        name: model and requests, for messages.
 
     Raises:
-        UsageError: when the output has no row for each request.
-        BuildFailure: when there is no answer, or one that is not finite.
+        UsageError: when the output does not have one row per request.
+        BuildFailure: when an execution fails, or an output is not finite.
     """
     try:
         answers = [model.run(request) for request in requests]
@@ -43,11 +43,11 @@ def fp32_outputs(name: str, model: OpenedModel, requests: Sequence[Tensors]) -> 
 
 
 def _check_rows_of_a_batch(model: OpenedModel, requests: Sequence[Tensors]) -> None:
-    """Ask three requests at once; an axis of the data may be as long as one batch by chance."""
+    """Execute a batch of three: with one request, any axis of length 1 could pass for the batch."""
     batch = stack([requests[0], requests[-1], requests[0]])
     try:
         answer = model.run(batch)
-    except Exception:  # noqa: BLE001 - the gate tells which batch sizes an artefact cannot execute
+    except Exception:  # noqa: BLE001 - the gate reports batch sizes that cannot be executed
         return
     _check_rows(model.output.name, answer, 3)
 

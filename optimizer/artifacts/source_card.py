@@ -1,7 +1,4 @@
-"""What a model's source says of the model: its licence, and the names of its classes.
-
-Nothing is asked of a network, and nothing is made up: what the source does not say is not known.
-"""
+"""Read a model's licence and class names from its source, without network access."""
 
 from __future__ import annotations
 
@@ -17,17 +14,17 @@ from optimizer.workload.model_spec import OnnxSource, TransformersSource
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _LICENCE = re.compile(r"^licen[cs]e:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 _LICENCE_KEYS = ("license", "licence")
-_MADE_UP_LABEL = re.compile(r"LABEL_\d+")
-"""What transformers calls the classes that nobody has named."""
+_DEFAULT_LABEL = re.compile(r"LABEL_\d+")
+"""Name that transformers gives to unnamed classes."""
 
 
 @dataclass(frozen=True)
 class SourceCard:
-    """What is known of a model.
+    """Licence and class names of a model.
 
     Attributes:
-        licence: as its source names it; None where it does not.
-        labels: of its classes, in the order of the outputs; empty where nobody has named them.
+        licence: as the source names it; None where it does not.
+        labels: class names in the order of the outputs; empty where the classes are unnamed.
     """
 
     licence: str | None = None
@@ -35,10 +32,10 @@ class SourceCard:
 
 
 def read_card(source: TransformersSource | OnnxSource) -> SourceCard:
-    """The card of a source that models were exported from.
+    """Return the card of a model's source.
 
-    A checkpoint says it in config.json and in the front matter of README.md, as far as it is on
-    this machine; an ONNX file in its metadata, under "license".
+    A checkpoint has it in config.json and in the front matter of README.md, if these are on this
+    machine; an ONNX file in its metadata, under "license".
     """
     if isinstance(source, OnnxSource):
         return SourceCard(_licence_of_onnx(source.path))
@@ -51,7 +48,7 @@ def read_card(source: TransformersSource | OnnxSource) -> SourceCard:
 
 
 def _folder(checkpoint: str) -> Path | None:
-    """Where a checkpoint lies: a directory, or what was downloaded of a hub's name."""
+    """Return a checkpoint's directory, or the download of a hub checkpoint; None without one."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     from huggingface_hub import try_to_load_from_cache
@@ -64,16 +61,16 @@ def _licence_of_card(card: Path) -> str | None:
     if not card.is_file():
         return None
     front = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
-    found = _LICENCE.search(front[1]) if front is not None else None
-    return found[1] if found is not None else None
+    licence = _LICENCE.search(front[1]) if front is not None else None
+    return licence[1] if licence is not None else None
 
 
 def _licence_of_onnx(path: Path) -> str | None:
     import onnx
 
-    said = onnx.load(path, load_external_data=False).metadata_props
-    found = {entry.key.lower(): entry.value.strip() for entry in said}
-    return next((found[key] for key in _LICENCE_KEYS if found.get(key)), None)
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    values = {entry.key.lower(): entry.value.strip() for entry in properties}
+    return next((values[key] for key in _LICENCE_KEYS if values.get(key)), None)
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -81,9 +78,9 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of a transformers configuration, which numbers them as text."""
+    """Return the classes of a transformers configuration, whose keys are numbers as text."""
     named = {int(at): str(name) for at, name in (config.get("id2label") or {}).items()}
     labels = tuple(named.get(at, "") for at in range(len(named)))
     usable = all(label.strip() and "\n" not in label for label in labels)
-    made_up = all(map(_MADE_UP_LABEL.fullmatch, labels))
-    return labels if usable and not made_up else ()
+    unnamed = all(map(_DEFAULT_LABEL.fullmatch, labels))
+    return labels if usable and not unnamed else ()

@@ -1,4 +1,4 @@
-"""A metric of the model's own task, by a Python function of the user's."""
+"""A metric of the model's own task, computed by the user's Python function."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def evaluate_metric(
     """Call the user's function with all samples.
 
     Args:
-        requests: of batch 1 and equal shapes; their tensors are joined, shape [samples, ...].
-        outputs: what was answered, shape [samples, ...].
+        requests: of batch 1 and equal shapes; their tensors are stacked, shape [samples, ...].
+        outputs: served outputs, shape [samples, ...].
 
     Raises:
-        UsageError: when the file, the function or its result is not as it must be.
+        UsageError: when the file, the function or its result cannot be used.
     """
     where = f"{metric.file}:{metric.function}"
     try:

@@ -1,4 +1,4 @@
-"""Models of the `transformers` package; the room of torch and transformers."""
+"""Models of the `transformers` package."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 ONNX_OPSET = 20
 INLINE_LIMIT_BYTES = 2_000_000_000
-"""Weights above this go beside the ONNX file: a protobuf message ends at 2 GiB."""
+"""Larger weights go beside the ONNX file: a protobuf message is limited to 2 GiB."""
 
 _HUB_TIMEOUT_S = 10.0
 _TRITON_TYPES: dict[str, DataType] = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
-"""Triton's names of the types that a model may answer with."""
+"""Triton's names of the types that an output may have."""
 
 _TORCH_NAMES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """A `ModelSource`: a checkpoint (directory or hub name), or seeded random weights."""
+    """A checkpoint (directory or hub name), or an architecture with seeded random weights."""
 
     model: ModelSpec
     source: TransformersSource
 
     def fingerprint(self) -> dict[str, object]:
-        """See `ModelSource`. Raises BuildFailure when a hub name cannot be resolved."""
+        """Return class, configuration, weights and the versions of the exporting libraries."""
         return {
             "class": self.source.class_name,
             "config": json.loads(self.source.config),
@@ -56,7 +56,7 @@ class TransformersModel:
         }
 
     def export_onnx(self, into: Path) -> None:
-        """See `ModelSource`."""
+        """Export with torch's exporter, by way of a `torch.export` program."""
         import torch
 
         program = torch.onnx.export(
@@ -74,45 +74,45 @@ class TransformersModel:
         program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
 
     def export_torch(self, into: Path, precision: Precision) -> None:
-        """See `ModelSource`."""
+        """Export a program with the weights in `precision`."""
         import torch
 
         program = self._program(precision)
         for module in program.graph_module.modules():
             for node in module.graph.nodes if hasattr(module, "graph") else ():
                 node.meta.pop("stack_trace", None)
-        # Example inputs would be pickled beside the program, which runs without them.
+        # Example inputs would be pickled with the program, which runs without them.
         program.example_inputs = None
         torch.export.save(program, into / "model.pt2")
 
     def open(self) -> OpenedModel:
-        """See `ModelSource`."""
+        """Load the model in FP32."""
         import torch
 
         module = self._module("fp32")
 
         def run(request: Tensors) -> NDArray[Any]:
             with torch.inference_mode():
-                answer: NDArray[Any] = module(**_tensors(request)).numpy()
-            return answer
+                output: NDArray[Any] = module(**_tensors(request)).numpy()
+            return output
 
         weights = (*module.parameters(), *module.buffers())
         size = sum(each.numel() * each.element_size() for each in weights)
         return OpenedModel(run, self._output(run), size)
 
     def _output(self, run: Callable[[Tensors], NDArray[Any]]) -> OutputTensor:
-        """Return the output's type and shape, as answers to requests of two lengths show them."""
+        """Return the output's type and shape, observed with requests of two lengths."""
         longest = max(self.model.payloads.lengths.longest, 2)
         first = second = run(self._example(longest))
-        # A model that takes one length alone has no axis that goes with it.
+        # A model that takes one length only has no length axis.
         with suppress(Exception):
             second = run(self._example(longest - 1))
         kind = first.dtype.name
         if kind not in _TRITON_TYPES:
-            known = ", ".join(_TRITON_TYPES)
-            raise UsageError(f"output {self.model.output!r} must be one of {known}, got {kind}")
+            allowed = ", ".join(_TRITON_TYPES)
+            raise UsageError(f"output {self.model.output!r} must be one of {allowed}, got {kind}")
         sizes = zip(first.shape[1:], second.shape[1:], strict=False)
-        shape = tuple(one if one == other else -1 for one, other in sizes)
+        shape = tuple(size if size == other else -1 for size, other in sizes)
         return OutputTensor(self.model.output, _TRITON_TYPES[kind], shape)
 
     def _program(self, precision: Precision) -> torch.export.ExportedProgram:
@@ -134,7 +134,7 @@ class TransformersModel:
             )
 
     def _example(self, length: int) -> Tensors:
-        """Return a batch of two requests; torch takes an axis of size 1 for a constant."""
+        """Return a batch of two requests: torch takes an axis of size 1 for a constant."""
         payloads = replace(self.model.payloads, lengths=LengthDistribution((length,), (1.0,)))
         return stack(payloads.sample(2, np.random.default_rng(0)))
 
@@ -168,14 +168,14 @@ class TransformersModel:
         return loaded
 
     def _refuse_unknown(self, config_class: Any, config: Mapping[str, Any]) -> None:
-        """Raise UsageError for a key that the configuration would take and never look at."""
+        """Raise UsageError for a key that the configuration would accept and ignore."""
         default = config_class()
-        known = {*default.to_dict(), *config_class.attribute_map}
+        valid_keys = {*default.to_dict(), *config_class.attribute_map}
         for key in config:
-            if key not in known and not hasattr(default, key):
+            if key not in valid_keys and not hasattr(default, key):
                 raise UsageError(
                     f"models.{self.model.name}.source.config.{key}: {config_class.__name__} has no "
-                    f"such key{suggestion(key, sorted(known))}"
+                    f"such key{suggestion(key, sorted(valid_keys))}"
                 )
 
     def _from_checkpoint(self, architecture: Any, config: dict[str, Any]) -> Any:
@@ -185,7 +185,7 @@ class TransformersModel:
             return architecture.from_pretrained(
                 self.source.checkpoint, revision=self._revision, dtype=torch.float32, **config
             )
-        # OSError, ValueError and the errors of several HTTP libraries, depending on what is wrong.
+        # OSError, ValueError or an error of one of several HTTP libraries.
         except Exception as error:
             raise self._unusable(error) from error
 
@@ -200,9 +200,9 @@ class TransformersModel:
 
     @cached_property
     def _revision(self) -> str:
-        """Commit of a hub checkpoint: the downloaded one, else the newest; "main" of a directory.
+        """Commit of a hub checkpoint: the downloaded one, else the newest; "main" for a directory.
 
-        Naming the commit also keeps `from_pretrained` from asking the hub for what is downloaded.
+        With a commit, `from_pretrained` does not query the hub for a downloaded checkpoint.
         """
         from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -214,18 +214,18 @@ class TransformersModel:
             if isinstance(downloaded, str):
                 return Path(downloaded).parent.name
             return str(HfApi().model_info(name, timeout=_HUB_TIMEOUT_S).sha)
-        except Exception as error:  # an HTTP library's own tree of errors
+        except Exception as error:  # of any HTTP library
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> BuildFailure:
         return BuildFailure(
-            f"checkpoint {self.source.checkpoint!r} is no directory that transformers can load and"
-            f" cannot be had from the hub: {cause_text(error)}"
+            f"checkpoint {self.source.checkpoint!r} is neither a directory that transformers can"
+            f" load nor available from the hub: {cause_text(error)}"
         )
 
 
 def _forget_traces(model: Any) -> None:
-    """Remove from every node where in this machine's files it was traced: that travels along."""
+    """Clear the source files and lines of this machine that torch notes for each node."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.clear()
@@ -243,7 +243,7 @@ def _tensors(request: Tensors) -> dict[str, torch.Tensor]:
 def _one_output(
     model: torch.nn.Module, dtype: torch.dtype, names: list[str], output: str
 ) -> torch.nn.Module:
-    """Wrap `model`: keyword tensors of the payload's types in, one tensor out, FP32 if floating."""
+    """Wrap `model` to take keyword tensors of the payload's types and return one FP32 output."""
     import torch
 
     def forward(**inputs: torch.Tensor) -> torch.Tensor:

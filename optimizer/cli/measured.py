@@ -11,9 +11,9 @@ from rich.text import Text
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
-from optimizer.load.perf_analyzer import SecondOpinion
+from optimizer.load.level_checks import capacity_basis, why_missed, why_void
+from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
-from optimizer.load.verdicts import capacity_basis, why_missed, why_void
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
 from optimizer.measurement.level import GpuUse, LoadLevel, MachineUse, ServerSplit
@@ -224,7 +224,7 @@ def _gpu(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(known) or 'tells nothing'}"
 
 
-def _opinions(level: LoadLevel, opinion: SecondOpinion) -> Table:
+def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
     """Both timed from the send."""
     stream = level.streams[0]
     own = {item.percentile: item.value_ms for item in stream.latencies_from_send}

@@ -97,4 +97,4 @@ def run(
     with watching(console, said) as watch:
         result = run_study(request, watch)
     show_outcome(console, result)
-    return 0 if result.summary["best"] is not None else 1
+    return 0 if result.summary.best is not None else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 
 sampler_option = click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)), default="guided", show_default=True,

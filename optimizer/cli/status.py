@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from optimizer.analysis.study_status import StudyStatus, all_statuses, study_status
 from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
@@ -28,7 +29,6 @@ from optimizer.cli.rows import (
 from optimizer.study.event_text import regret_text
 from optimizer.study.progress_file import CurrentTrial, Progress
 from optimizer.study.run_state import TimeLeft
-from optimizer.study.status import StudyStatus, all_statuses, study_status
 
 _SECONDS_BETWEEN = 2.0
 

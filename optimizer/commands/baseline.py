@@ -21,8 +21,8 @@ from optimizer.commands.parts import (
 from optimizer.commands.with_progress import with_progress
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
-from optimizer.load.ramp import find_by_ramp, most_within
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
+from optimizer.load.ramp import find_by_ramp, largest_rate_within
 from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
@@ -37,9 +37,8 @@ from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import GatedArtifact
+from optimizer.study.gated_artifact import GatedArtifact, wrong_answers_reason
 from optimizer.study.history import why_all_failed, why_most_unmeasured
-from optimizer.study.wrong_answers import why_wrong
 
 _HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
 
@@ -131,7 +130,7 @@ def _served(
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
-        or why_wrong(each.config, gated)
+        or wrong_answers_reason(each.config, gated)
         for each in eight
     }
     served = [each for each in eight if not reasons[each.name]]
@@ -217,7 +216,7 @@ def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]
     assert measurement is not None, "what failed has no row"
     last = measurement.levels[-1]
     if ramp:
-        return most_within(last, space.workload.shortest_limit_ms)
+        return largest_rate_within(last, space.workload.shortest_limit_ms)
     level = measurement.level_at_capacity or last
     worst = level.worst
     rate = measurement.capacity_per_second or level.achieved_per_second

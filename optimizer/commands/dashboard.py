@@ -68,4 +68,4 @@ def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: 
         notes = StudyNotes(shown, directory, study.searched, (), watch)
         notes.catch_up()
         summary = study.summary
-        notes.end(f"ended: {summary['ended']}" if summary is not None else "interrupted")
+        notes.end(f"ended: {summary.ended}" if summary is not None else "interrupted")

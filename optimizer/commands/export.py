@@ -40,7 +40,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import MeasurementSettings, read_host
 from optimizer.study.decision import ConfirmedCapacity, contradicted_by
 from optimizer.study.events import StepStarted, Watcher
-from optimizer.study.source_cards import read_source_cards
+from optimizer.study.files import read_source_cards
 from optimizer.workload.model_spec import AccuracyLimits
 
 Format = Callable[[Bundle, ExportSource, Path], None]

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.analysis.summary import StudySummary, read_summary
 from optimizer.export.bundle.repository import holds_configuration
-from optimizer.search.samplers.by_name import CALIBRATED
+from optimizer.search.samplers import CALIBRATED
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.files import read_summary
 from optimizer.study.history import History
 
 
 def finished_summary(
     directory: StudyDirectory, budget: Budget, sampler: str
-) -> Mapping[str, Any] | None:
+) -> StudySummary | None:
     """Return the summary of a study that has nothing left to do within this budget, or None."""
-    if not directory.summary.exists() or not directory.searched.exists():
-        return None
     summary = read_summary(directory)
+    if summary is None or not directory.searched.exists():
+        return None
     study = read_study(directory.root.parent, directory.name)
     here = History({record.number: record for record in study.trials}).trials_spent
-    # Studies of earlier versions never settled.
-    settled = summary.get("settled", False) and sampler in CALIBRATED
-    done = here >= budget.trials or summary["space_exhausted"] or settled
+    settled = summary.settled and sampler in CALIBRATED
+    done = here >= budget.trials or summary.space_exhausted or settled
     return study.summary if done and _is_handed_out(study) else None
 
 

@@ -27,14 +27,14 @@ from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
 from optimizer.load.curve import find_curve
+from optimizer.load.level_checks import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.perf_analyzer import PerfAnalyzerJob, SecondOpinion
-from optimizer.load.ramp import why_users_missed
+from optimizer.load.perf_analyzer import PerfAnalyzerJob, PerfAnalyzerResult
+from optimizer.load.ramp import why_user_load_missed
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.transmit import TOO_LATE
 from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
-from optimizer.load.verdicts import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
@@ -92,7 +92,7 @@ class MeasuredBest:
     measurement: Measurement | None = None
     users: UserLoad | None = None
     compared: LoadLevel | None = None
-    opinion: SecondOpinion | None = None
+    opinion: PerfAnalyzerResult | None = None
     missed: str | None = None
 
 
@@ -182,7 +182,7 @@ class _Bench:
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
         own_ms = self.space.workload.shortest_limit_ms
         thresholds = [limit.latency_ms for limit in conditions.model_latency_thresholds]
-        missed = why_users_missed(level, min(thresholds, default=own_ms))
+        missed = why_user_load_missed(level, min(thresholds, default=own_ms))
         return MeasuredBest((level,), level, users=load, missed=missed)
 
     def compared(
@@ -213,7 +213,7 @@ class _Bench:
             seconds=level.seconds,
             cores=slot.client_cores,
         )
-        opinion = perf_analyzer.ask(binary, question)
+        opinion = perf_analyzer.run_perf_analyzer(binary, question)
         return replace(found, compared=level, opinion=opinion, missed=missed)
 
     def _whole_level(self, run: RunLevel, rate_per_second: float) -> LoadLevel:
@@ -279,5 +279,5 @@ def _binary(space: Space) -> Path:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
-        raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.WHERE_IT_IS)
+        raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.INSTALL_HINT)
     return Path(found)

@@ -19,7 +19,6 @@ from optimizer.export.deployment import (
     embedded_image,
 )
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.export.platforms.sagemaker import refuse_what_it_cannot_host
 from optimizer.machine.fingerprint import Machine
 from optimizer.space_file.reader import read_host
 from optimizer.study.decision import ConfirmedCapacity
@@ -28,10 +27,10 @@ from optimizer.triton.embedded import SERVER_PACKAGE
 
 def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
     """Before anything is written, or served. Raises UsageError."""
-    if platform == "sagemaker":
-        asked = {stream.target for stream in study.searched.workload.streams}
-        names = [m.name for m in finding.candidate.config.models if m.name in asked]
-        refuse_what_it_cannot_host(names, study.searched.price.instance_type)
+    if platform in PLATFORMS:
+        targets = {stream.target for stream in study.searched.workload.streams}
+        names = [m.name for m in finding.candidate.config.models if m.name in targets]
+        PLATFORMS[platform].check(names, study.searched.price.instance_type)
 
 
 def write_platform(platform: str, bundle: Bundle, winner: ExportSource, target: Path) -> None:
@@ -41,7 +40,7 @@ def write_platform(platform: str, bundle: Bundle, winner: ExportSource, target: 
         UsageError: where the platform cannot host it.
         StorageError: when it cannot be written.
     """
-    PLATFORMS[platform](_deployment(bundle, winner), bundle.root, target)
+    PLATFORMS[platform].write(_deployment(bundle, winner), bundle.root, target)
 
 
 def _deployment(bundle: Bundle, winner: ExportSource) -> Deployment:

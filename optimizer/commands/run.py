@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.commands.finished import finished_summary
 from optimizer.commands.hosts import require_host
 from optimizer.commands.parts import (
@@ -38,7 +37,6 @@ from optimizer.export.bundle.repository import (
     remove_model_repository,
     write_model_repository,
 )
-from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.measurement.trial_record import TrialRecord
@@ -47,21 +45,20 @@ from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchEnd, SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all
-from optimizer.study.files import read_start
+from optimizer.study.files import read_source_cards, read_start, write_source_cards
+from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
-from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import SearchedSpace, write_searched
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
-from optimizer.study.wrong_answers import without_wrong_answers
 from optimizer.triton.session import config_texts, files_of
 
 _HOW_TO_GO_ON = (
@@ -115,7 +112,7 @@ class RunResult:
     """What a run left: the summary, and whether it was there already."""
 
     directory: StudyDirectory
-    summary: Mapping[str, Any]
+    summary: StudySummary
     was_finished: bool
 
 
@@ -218,7 +215,7 @@ class _Study:
         self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
         self._setting = study_context(space, place.slot, machine, self._further_ms)
 
-    def run(self, started: float) -> Mapping[str, Any]:
+    def run(self, started: float) -> StudySummary:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
         warn_of_old_price(self._space.price, self._watch)
@@ -230,12 +227,12 @@ class _Study:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
-            notes.end(f"ended: {summary['ended']}")
+            notes.end(f"ended: {summary.ended}")
         # Last: what is cut off before is made good by the run that goes on.
-        write_json(self._directory.summary, summary)
+        write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: ShownStudy) -> Mapping[str, Any]:
+    def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
         with self._place.session(self._space) as session:
             prepared = self._place.prepare(session, self._space, self._watch)
             history = self._take_over(prepared)
@@ -313,7 +310,7 @@ class _Study:
                 self._directory.trials.write(record)
             taken = len(self._directory.trials.read_all())
             self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
-        records = without_wrong_answers(self._directory.trials, prepared.gated, self._watch)
+        records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
@@ -377,14 +374,15 @@ class _Study:
         history: History,
         confirmed: Confirmed,
         prepared: Prepared,
-    ) -> Mapping[str, Any]:
+    ) -> StudySummary:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
         if self._further_ms:
             known = measured_configurations(history.records, runs)
-            summary["pareto"] = pareto_front(known, self._space.workload, self._setting)
-        summary |= {
-            "wall_seconds": time.monotonic() - started,
-            "machine": machine_json(self._machine, self._place.slot),
-        }
-        return summary
+            front = pareto_front(known, self._space.workload, self._setting)
+            summary = replace(summary, pareto=front)
+        return replace(
+            summary,
+            wall_seconds=time.monotonic() - started,
+            machine=machine_json(self._machine, self._place.slot),
+        )

@@ -10,7 +10,7 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.level_runner import concurrency
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS, Strategy
+from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points

@@ -45,7 +45,7 @@ from optimizer.export.bundle.manifest import Bundle, Manifest, read_bundle
 from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
-from optimizer.load.verdicts import refuse_void
+from optimizer.load.level_checks import refuse_void
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import Note, StepStarted, Watcher
@@ -179,7 +179,7 @@ class _Serving:
         per_second = self.bundle.manifest.recommended.per_replica_per_second
         search = CapacitySearch(run, workload, protocol_by(self.bundle.load.measurement, workload))
         for _ in range(_TRIES):
-            if search.holds(per_second / workload.demand_per_second, _REQUESTS):
+            if search.meets_limits(per_second / workload.demand_per_second, _REQUESTS):
                 break
         refuse_void(search.levels[-1])
         return search.levels[-1]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher, to_all
-from optimizer.study.kept_decision import stored_decision
 from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState

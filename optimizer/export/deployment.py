@@ -181,9 +181,9 @@ class Deployment:
         """One line for the head of a file: the price names a type that need not have measured."""
         measured = f", measured on {self.measured_on}" if self.measured_on is not None else ""
         return (
-            f"{self.description}: {self.capacity_per_second:.4g} requests/s an instance{measured};"
-            f" {self.replicas} x {self.price.instance_type} (by its price) for"
-            f" {self.demand.requests_per_second:.4g}/s"
+            f"{self.description}: {self.capacity_per_second:.4g} requests/s per instance{measured};"
+            f" {self.replicas} x {self.price.instance_type} (the priced type) for"
+            f" {self.demand.requests_per_second:.4g} requests/s"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
-from optimizer.load.verdicts import refuse_void, why_void
+from optimizer.load.level_checks import refuse_void, why_void
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
 from optimizer.workload.streams import Workload

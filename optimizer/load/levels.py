@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
-from optimizer.load.statistics import settled, variance_inflation, warmup_length
+from optimizer.load.statistics import variance_inflation, warmup_ended, warmup_length
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
 from optimizer.workload.streams import Stream
@@ -77,7 +77,7 @@ def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float,
     latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]
     # A request that failed is no warm-up.
     cut = warmup_length(latencies) if replies.good[inside].all() else 0
-    return (float(due[cut]) if cut else start, end), settled(latencies)
+    return (float(due[cut]) if cut else start, end), warmup_ended(latencies)
 
 
 def _unsettled(window: tuple[float, float]) -> str:

@@ -22,7 +22,7 @@ from optimizer.triton.connections import environment_without_proxies
 from optimizer.workload.streams import Tensors
 
 NAME = "perf_analyzer"
-WHERE_IT_IS = (
+INSTALL_HINT = (
     "it is in the wheels of tritonclient 2.48 to 2.51 (data/bin), and from 2.60 on in those of "
     "perf-analyzer"
 )
@@ -35,7 +35,7 @@ _ALWAYS_STABLE = 999
 
 
 @dataclass(frozen=True)
-class SecondOpinion:
+class PerfAnalyzerResult:
     """What perf_analyzer found; latencies in ms from the send.
 
     Attributes:
@@ -79,7 +79,7 @@ class PerfAnalyzerJob:
     cores: Sequence[int] | None = None
 
 
-def ask(binary: Path, question: PerfAnalyzerJob) -> SecondOpinion:
+def run_perf_analyzer(binary: Path, question: PerfAnalyzerJob) -> PerfAnalyzerResult:
     """Run perf_analyzer to its end, which takes a little longer than the level.
 
     Raises:
@@ -161,12 +161,12 @@ def _run(command: Sequence[str], question: PerfAnalyzerJob) -> float:
 
 def _opinion(
     table: str, command: Sequence[str], cpu_seconds: float, batch_size: int
-) -> SecondOpinion:
+) -> PerfAnalyzerResult:
     rows = list(csv.DictReader(table.splitlines()))
     if not rows:
         raise LoadTestFailure(f"{NAME} measured nothing: {' '.join(command)}")
     row: Mapping[str, str] = rows[0]
-    return SecondOpinion(
+    return PerfAnalyzerResult(
         achieved_per_second=float(row["Inferences/Second"]) / batch_size,
         p50_ms=float(row["p50 latency"]) / 1e3,
         p95_ms=float(row["p95 latency"]) / 1e3,

@@ -12,10 +12,10 @@ import math
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import RunLevel
+from optimizer.load.level_checks import failed_requests, refuse_if_all_failed
 from optimizer.load.level_plan import LevelPlan
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.verdicts import failed_requests, refuse_if_all_failed
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import Outcome
@@ -42,7 +42,7 @@ def find_in_user_load(
     conditions: StoppingConditions,
     timeout_seconds: float,
 ) -> Evaluation:
-    """Find the most that is served within the thresholds of a user load, see `most_within`.
+    """Find the most that is served within the thresholds of a user load, see `largest_rate_within`.
 
     Args:
         conditions: end the load; they have a latency threshold.
@@ -52,8 +52,8 @@ def find_in_user_load(
     """
     level = run(LevelPlan(load, 0.0, load.seconds, timeout_seconds, stop=conditions))
     limit_ms = min(limit.latency_ms for limit in conditions.model_latency_thresholds)
-    missed = why_users_missed(level, limit_ms)
-    per_second, p95_ms = most_within(level, limit_ms)
+    missed = why_user_load_missed(level, limit_ms)
+    per_second, p95_ms = largest_rate_within(level, limit_ms)
     factor = per_second / workload.demand_per_second if missed is None else 0.0
     outcome: Outcome = "ok" if factor > 0 else "infeasible"
     ended = missed or level.ended
@@ -63,7 +63,7 @@ def find_in_user_load(
     return Evaluation(outcome, ended, measurement, overshoot)
 
 
-def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:
+def why_user_load_missed(level: LoadLevel, limit_ms: float) -> str | None:
     """Return why a user load met the limit in no part of its time, or failed; None where it met it.
 
     Raises:
@@ -72,13 +72,13 @@ def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:
     refuse_if_all_failed(level)
     if (failed := failed_requests(level)) is not None:
         return failed
-    _, p95_ms = most_within(level, limit_ms)
+    _, p95_ms = largest_rate_within(level, limit_ms)
     if p95_ms > limit_ms:
         return f"p95 was {p95_ms:.1f} ms at the least, over the limit of {limit_ms:g} ms"
     return None
 
 
-def most_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
+def largest_rate_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
     """Largest rate of a user load's equal parts whose p95 is within the limit, and that p95 in ms.
 
     Those of the part with the least p95 where none is.

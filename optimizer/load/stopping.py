@@ -94,7 +94,7 @@ def _verdict(
 
 
 @dataclass(frozen=True)
-class RateSettled:
+class RateConverged:
     """Ends a closed-loop level when its rate is known closely enough.
 
     Attributes:

@@ -14,6 +14,9 @@ from scipy import special
 CONFIDENCE = 0.95
 """Confidence of every interval that is reported."""
 
+NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
+"""Half width of an interval at `CONFIDENCE`, in standard errors."""
+
 
 @dataclass(frozen=True)
 class Percentile:

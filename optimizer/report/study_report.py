@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optimizer.analysis.effects import Effects
 from optimizer.analysis.latency_curve import LatencyCosts
 from optimizer.analysis.study_reading import StudyReading
+from optimizer.analysis.summary import StudySummary
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
 from optimizer.measurement.cost import Candidate
-from optimizer.measurement.host_share import HostTiming
 from optimizer.measurement.level import LoadLevel
 from optimizer.report.cells import usd
 from optimizer.report.model_figures import Predicted
@@ -45,7 +44,7 @@ class StudyReport:
     """
 
     study: StudyReading
-    summary: Mapping[str, Any] | None
+    summary: StudySummary | None
     decision: Decision
     baseline: Candidate | None
     claims: tuple[CapacityClaim, ...]
@@ -126,15 +125,15 @@ class StudyReport:
                 f"It serves more than the next best, {describe(next_best.rival)}, with a "
                 f"confidence of {next_best.confidence:.1%}{apart}."
             )
-        gap = summary["remaining_gap"]
+        gap = summary.remaining_gap
         left = f"; an unmeasured one may be up to {gap:.0%} cheaper (95 %)" if gap else ""
-        yield f"The search ended: {summary['ended']}{left}."
-        if summary["accuracy_evidence"] == "synthetic":
+        yield f"The search ended: {summary.ended}{left}."
+        if summary.accuracy_evidence == "synthetic":
             yield (
                 "Accuracy was judged on generated inputs: give evaluation data before you trust a "
                 "lower precision."
             )
-        change = summary["pace"]["largest_change"]
+        change = summary.pace.largest_change
         if change is not None and abs(change) > 0.05:
             yield (
                 f"The machine's pace changed by up to {change:+.0%} while it was measured; "
@@ -157,12 +156,9 @@ class StudyReport:
 
     def timings(self, config: ServingConfig) -> Timings:
         """Return how long the artefacts of a configuration took when they were prepared."""
-        rows = self.summary["artifacts"] if self.summary is not None else []
-        known = {row["artifact"]: row.get("timings", []) for row in rows}
-        return {
-            model.name: [HostTiming(**timing) for timing in known.get(model.artifact.label, [])]
-            for model in config.models
-        }
+        artifacts = self.summary.artifacts if self.summary is not None else ()
+        timings = {each.artifact: each.timings for each in artifacts}
+        return {model.name: timings.get(model.artifact.label, ()) for model in config.models}
 
     def times_at_capacity(self) -> dict[str, Mapping[str, float]]:
         """Return where a request's time goes, by configuration in words, of the finalists."""

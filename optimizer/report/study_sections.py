@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.analysis.summary import SummaryArtifact
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report.cells import (
@@ -227,9 +227,9 @@ def _course(report: StudyReport) -> ReportSection | None:
     said = f"{len(report.study.trials)} trials, {measured:,.0f} s of load tests"
     if summary is not None:
         said += (
-            f"; {summary['measuring_seconds']:,.0f} s with calibration and confirmation, "
-            f"{summary['building_seconds']:,.0f} s of building, "
-            f"{summary['overhead_seconds_per_trial_median']:.1f} s else per trial (median)"
+            f"; {summary.measuring_seconds:,.0f} s with calibration and confirmation, "
+            f"{summary.building_seconds:,.0f} s of building, "
+            f"{summary.overhead_seconds_per_trial_median:.1f} s else per trial (median)"
         )
     trials = report.study.trials
     chart = ("Course of the search", lambda: history_figure(trials))
@@ -278,22 +278,22 @@ def _failures(report: StudyReport) -> ReportSection | None:
 
 
 def _accuracy(report: StudyReport) -> ReportSection | None:
-    artifacts = report.summary["artifacts"] if report.summary is not None else []
+    artifacts = report.summary.artifacts if report.summary is not None else ()
     if not artifacts:
         return None
     rows = []
     for each in artifacts:
-        accuracy = each["accuracy"]
+        accuracy = each.accuracy
         figures = ("-",) * 4
         if accuracy is not None:
-            error = accuracy["max_abs_error"]
+            error = accuracy.max_abs_error
             figures = (
-                f"{accuracy['argmax_agreement']:.3f}",
-                f"{accuracy['mean_cosine']:.5f}",
-                f"{accuracy['min_cosine']:.5f}",
+                f"{accuracy.argmax_agreement:.3f}",
+                f"{accuracy.mean_cosine:.5f}",
+                f"{accuracy.min_cosine:.5f}",
                 f"{error:.3g}" if error is not None else "not finite",
             )
-        rows.append((each["artifact"], *figures, _verdict(each)))
+        rows.append((each.artifact, *figures, _verdict(each)))
     table = TextTable(
         "Answers of each artefact beside the FP32 reference",
         ("artefact", "argmax agreement", "mean cosine", "least cosine", "largest error",
@@ -304,13 +304,12 @@ def _accuracy(report: StudyReport) -> ReportSection | None:
     return ReportSection("accuracy", "Accuracy", (), (table,))
 
 
-def _verdict(artifact: Mapping[str, Any]) -> str:
-    """Return what became of an artefact; a summary may be older than failing batches."""
-    failing = artifact.get("failing_batch")
-    if artifact["dropped"] is not None:
-        return str(artifact["dropped"])
+def _verdict(artifact: SummaryArtifact) -> str:
+    failing = artifact.failing_batch
+    if artifact.dropped is not None:
+        return artifact.dropped
     if failing is not None:
-        return f"kept with batches below {failing['size']}: {failing['reason']}"
+        return f"kept with batches below {failing.size}: {failing.reason}"
     return "kept"
 
 

@@ -21,7 +21,7 @@ from optimizer.errors import TrialFailure
 from optimizer.runtimes.spec import Kind
 from optimizer.search.gate_server import GateServer
 from optimizer.study.events import Watcher
-from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan, batch_sizes
+from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors, stack
@@ -111,7 +111,7 @@ class _Judge:
         return GateResult(
             accuracy=self._accuracy,
             instance_mib=instance_mib,
-            shapes=GatedShapes(batch_sizes(plan, largest) if lengths else (), lengths),
+            shapes=GatedShapes(plan.tested_sizes(largest) if lengths else (), lengths),
             dropped=dropped,
             failing=failing,
             served_ms=self._served_ms,

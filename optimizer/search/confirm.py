@@ -1,9 +1,9 @@
-"""The confirm phase: the winner, its closest rivals and the baseline are measured anew, in turn.
+"""The confirm phase: the winner, its closest rivals and the baseline are measured again, in turn.
 
-The best of many noisy figures is too good on average, so only what is measured here is reported.
-Each round measures every finalist at saturation, at its capacity and at the demand per replica; one
+The best of many noisy measurements is optimistic, so only what is measured here is reported. Each
+round measures every finalist at saturation, at its capacity and at the demand per replica; one
 that misses the limit at its capacity steps down until it meets it. Where that makes the winner
-dearer than what another trial claims, the other one is measured too.
+more expensive than another trial's capacity promises, that trial's configuration is confirmed too.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ from optimizer.study.decision import (
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import MAX_ATTEMPTS, History
+from optimizer.study.trial_records import confirmation_record
 
 _FINALISTS = 3
 _TIES = 3
 _TIED = 0.02
-"""So many records that differ from the first in queueing alone, and serve this much the same, are
-measured beside it: no trial by itself can tell them apart."""
+"""Up to `_TIES` records that differ from the best in queueing parameters alone, with a capacity
+within this share, are finalists too: single trials cannot distinguish them."""
 
 _BASELINE_REQUESTS = 500
-"""In each round: its figures were not chosen among many, and it may be very slow."""
+"""In each round: the baseline was not selected among many, and it may be very slow."""
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What the confirm phase found.
+    """The result of the confirm phase.
 
     Attributes:
         baseline: None where the baseline met the limits at no load.
         best: the equal-cost set, best first; empty when nothing could be confirmed.
-        claims: how far the best is from every other one that was confirmed.
+        claims: capacity of the best relative to every other confirmed configuration.
         unconfirmed: the best by its trial alone, where nothing could be confirmed and no
             measurement contradicts it.
     """
@@ -65,7 +66,7 @@ class Confirmed:
 def confirmed_by(
     decision: Decision, confirmations: Collection[TrialRecord], reference: ServingConfig
 ) -> Confirmed:
-    """Return what the confirm phase found, by all of the study's records.
+    """Return the result of the confirm phase, by all of the study's records.
 
     Args:
         reference: the baseline.
@@ -81,7 +82,7 @@ def confirmed_by(
 
 
 class ConfirmPhase:
-    """Measures the finalists of a study again."""
+    """Measures the finalists of a study again, in rounds."""
 
     def __init__(
         self,
@@ -106,24 +107,26 @@ class ConfirmPhase:
         queue = ranked(history.ok, self._context)
         finalists = [*queue[:_FINALISTS], *_ties(queue)]
         queue = [record for record in queue if record not in finalists]
-        known = next((r for r in history.ok if r.config == reference), None)
-        entrants = [*finalists, *([known] if known is not None and known not in finalists else [])]
-        whole = math.ceil(self._context.confirm_requests / ROUNDS)
+        requests = math.ceil(self._context.confirm_requests / ROUNDS)
+        entrants = [(record, requests) for record in finalists]
+        baseline = next((r for r in history.ok if r.config == reference), None)
+        if baseline is not None and baseline not in finalists:
+            entrants.append((baseline, _BASELINE_REQUESTS))
         self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
         for _ in range(ROUNDS):
-            for record in entrants:
-                requests = whole if record in finalists else _BASELINE_REQUESTS
-                self._measure(record, requests, history)
-        self._refuse_if_most_were_unmeasured(finalists)
-        while (other := self._cheaper_claim(queue, history)) is not None:
-            queue.remove(other)
-            self._watch(Note(f"the winner gave way; next is {describe(other.config)}", True))
+            for record, own_requests in entrants:
+                self._measure(record, own_requests, history)
+        self._raise_if_most_were_unmeasured(finalists)
+        while (rival := self._cheaper_claim(queue, history)) is not None:
+            queue.remove(rival)
+            text = f"The winner's confirmed cost rose; confirming {describe(rival.config)} next"
+            self._watch(Note(text, True))
             for _ in range(ROUNDS):
-                self._measure(other, whole, history)
+                self._measure(rival, requests, history)
         return confirmed_by(self._decision(history), self._records.values(), reference)
 
-    def _refuse_if_most_were_unmeasured(self, finalists: Sequence[TrialRecord]) -> None:
-        """Say which finalists could not be measured; raise where these are most of them."""
+    def _raise_if_most_were_unmeasured(self, finalists: Sequence[TrialRecord]) -> None:
+        """Report the finalists that could not be measured; raise where these are most of them."""
         missing = [r.config for r in finalists if len(self._rounds(r.config)) < ROUNDS]
         reasons = {r.config: r.reason for r in self._records.values() if r.unmeasured}
         for config in missing:
@@ -132,7 +135,7 @@ class ConfirmPhase:
         if 2 * len(missing) > len(finalists):
             raise EverythingFailedError(
                 f"{len(missing)} of the {len(finalists)} best configurations could not be measured "
-                f"again, so nothing is recommended; the last one: {reasons[missing[-1]]}"
+                f"again, so nothing is recommended; last reason: {reasons[missing[-1]]}"
             )
 
     def _decision(self, history: History) -> Decision:
@@ -140,7 +143,7 @@ class ConfirmPhase:
         return decide(history.records, self._records.values(), context.price, context.demand)
 
     def _cheaper_claim(self, queue: Sequence[TrialRecord], history: History) -> TrialRecord | None:
-        """Return the first unconfirmed record that claims a cheaper fleet than any confirmed."""
+        """Return the first unconfirmed record with a cheaper fleet than any confirmed one."""
         confirmed = self._decision(history).confirmed
         cheapest = min((c.candidate.score.fleet_usd_per_hour for c in confirmed), default=math.inf)
         return next(
@@ -151,52 +154,40 @@ class ConfirmPhase:
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
         return rounds_of(config, self._records.values())
 
-    def _measure(self, record: TrialRecord, requests: int, history: History) -> None:
-        """Measure one more round of a finalist, unless an earlier run has measured enough."""
-        done = len(self._rounds(record.config))
-        for _ in range(MAX_ATTEMPTS):
-            if done < ROUNDS and len(self._rounds(record.config)) == done:
-                again = self._attempt(record, done, requests)
-                self._watch(TrialFinished(again, self._decision(history).best))
+    def _measure(self, trial: TrialRecord, requests: int, history: History) -> None:
+        """Measure one more round of a configuration, unless it has all of them."""
+        completed = len(self._rounds(trial.config))
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            if completed < ROUNDS and len(self._rounds(trial.config)) == completed:
+                self._watch(TrialStarted(trial.number, completed + 1, ROUNDS, trial.config))
+                record = self._attempt(trial, requests, attempt)
+                self._watch(TrialFinished(record, self._decision(history).best))
 
-    def _attempt(self, record: TrialRecord, done: int, requests: int) -> TrialRecord:
-        measurement = _measured(record)
+    def _attempt(self, trial: TrialRecord, requests: int, attempt: int) -> TrialRecord:
+        load_factor = _measured(trial).load_factor
+        task = CertificationTask(load_factor, requests, self._load_factor_per_replica)
+        evaluation = self._evaluator.confirm(trial.config, self._context.slot, task)
         number = max(self._records, default=-1) + 1
-        self._watch(TrialStarted(record.number, done + 1, ROUNDS, record.config))
-        task = CertificationTask(measurement.load_factor, requests, self._per_replica)
-        evaluation = self._evaluator.confirm(record.config, self._context.slot, task)
-        again = replace(
-            record,
-            number=number,
-            outcome=evaluation.outcome,
-            reason=evaluation.reason,
-            measurement=evaluation.measurement,
-            score=None,
-            failure=evaluation.failure,
-            seconds=evaluation.seconds,
-            further=(),
-            told_further=(),
-        )
-        self._directory.confirmations.write(again)
-        self._records[number] = again
-        return again
+        record = confirmation_record(number, trial.config, evaluation, self._context, attempt)
+        self._directory.confirmations.write(record)
+        self._records[number] = record
+        return record
 
-    def _per_replica(self, load_factor: float) -> float:
-        """Load of one of the replicas that serve the demand, each with this capacity."""
+    def _load_factor_per_replica(self, load_factor: float) -> float:
+        """Return the load of one of the replicas that serve the demand with this capacity each."""
         demand = self._context.demand
-        whole = demand.requests_per_second
-        replicas = replicas_for(demand, load_factor * whole)
+        replicas = replicas_for(demand, load_factor * demand.requests_per_second)
         return min(load_factor, (1 + demand.headroom) / replicas)
 
 
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Of those that are no finalists by their rank, the ones that are tied with the first."""
+    """Return the records tied with the best that are not finalists by their rank."""
     tied = [r for r in queue[1:] if _differs_in_queueing(r, queue[0]) and _as_cheap(r, queue[0])]
     return [record for record in tied[:_TIES] if record not in queue[:_FINALISTS]]
 
 
 def _differs_in_queueing(record: TrialRecord, other: TrialRecord) -> bool:
-    """Whether only queue delay and preferred sizes differ."""
+    """Whether two configurations differ in dynamic batching alone."""
     return all(
         replace(one, batching=two.batching) == two
         for one, two in zip(record.config.models, other.config.models, strict=True)
@@ -214,10 +205,10 @@ def _measured(record: TrialRecord) -> Measurement:
 
 
 def ranked(records: Sequence[TrialRecord], context: StudyContext) -> list[TrialRecord]:
-    """Records that met the limits, best first, as if each held what it is thought to hold.
+    """Return records that met the limits, best first by their estimated capacity.
 
-    Not by the lower bounds that the recommendation goes by: one that was measured badly would never
-    be measured well.
+    The recommendation ranks by lower bounds; here they would keep a configuration with one wide
+    interval from ever being measured again.
     """
     return sorted(records, key=lambda record: _rank(record, context))
 

@@ -1,11 +1,11 @@
-"""The search phase: propose, measure, record, tell; until the budget ends or the space does."""
+"""The search phase: propose, measure, record and tell, until the budget or the space is used up."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
@@ -28,8 +28,6 @@ from optimizer.study.events import (
     Watcher,
 )
 from optimizer.study.history import History, prune_load_factor, why_most_unmeasured
-from optimizer.study.measured_record import measured_record
-from optimizer.study.objectives import told_values
 from optimizer.study.optuna_study import OptunaStudy, Proposal
 from optimizer.study.search_status import (
     Advisor,
@@ -38,9 +36,10 @@ from optimizer.study.search_status import (
     no_expectation,
     no_search_status,
 )
+from optimizer.study.trial_records import proposed_record
 
-_FAILURES_IN_A_ROW = 5
-_REPEATS_IN_A_ROW = 3
+_CONSECUTIVE_FAILURES = 5
+_CONSECUTIVE_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class SearchEnd:
     """Why a search ended.
 
     Attributes:
-        exhausted: whether every valid configuration was measured by then.
+        exhausted: whether every valid configuration was measured.
         converged: whether the sampler expected no further improvement.
         regret_bound: as in `SearchStatus`.
     """
@@ -60,7 +59,7 @@ class SearchEnd:
 
 
 class SearchLoop:
-    """Measures what the study proposes."""
+    """Measures the configurations that a study proposes."""
 
     def __init__(
         self,
@@ -79,9 +78,9 @@ class SearchLoop:
         self._history = history
         self._context = context
         self._watch = watch
-        baseline = space.config(space.baseline)
+        self._baseline = space.config(space.baseline)
         self._confirmations = directory.confirmations.read_all().values()
-        self._references = DriftRuns(baseline, evaluator, directory, context, watch)
+        self._drift_runs = DriftRuns(self._baseline, evaluator, directory, context, watch)
 
     def run(
         self,
@@ -91,22 +90,22 @@ class SearchLoop:
         first: Sequence[Position] = (),
         explain: Explain = no_expectation,
     ) -> SearchEnd:
-        """Search until the budget ends, every valid point is measured or nothing is left to gain.
+        """Search until the budget ends, every valid point is measured or the sampler converges.
 
         Args:
-            advise: asked before every proposal whether anything is left to gain.
-            spent_seconds: of the budget's time, before.
-            first: points that are measured before the study proposes any, after the baseline.
-            explain: asked after every proposal what is expected of it.
+            advise: called before every proposal; may end the search.
+            spent_seconds: seconds of the budget that were used before.
+            first: points to measure after the baseline, before the sampler's own proposals.
+            explain: called after every proposal for the expected cost.
 
         Raises:
-            EverythingFailedError: after five failures in a row, the baseline tried again among
-                them; or when most configurations could not be measured.
+            EverythingFailedError: after five consecutive failures and a failed rerun of the
+                baseline, or when most configurations could not be measured.
             StorageError: when a record or the study cannot be written.
         """
-        ended = self._search(budget, advise, spent_seconds, first, explain)
-        self._refuse_if_most_were_unmeasured(least=1)
-        return ended
+        end = self._search(budget, advise, spent_seconds, first, explain)
+        self._raise_if_most_were_unmeasured(least=1)
+        return end
 
     def _search(
         self,
@@ -120,17 +119,16 @@ class SearchLoop:
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         if not self._study.has_queue:
-            self._enqueue_undecided([self._space.baseline, *first])
+            for position in dict.fromkeys([self._space.baseline, *first]):
+                if self._history.decided(self._space.config(position)) is None:
+                    self._study.enqueue(position)
         repeats = 0
         while self._history.trials_spent < budget.trials:
             if time.monotonic() - started >= budget.wall_clock_seconds:
-                seconds = f"{budget.wall_clock_seconds:g}"
-                return SearchEnd(
-                    f"the time budget of {seconds} s is used up", regret_bound=advise().regret_bound
-                )
-            if repeats >= _REPEATS_IN_A_ROW and not self._enqueue_something_new():
-                count = len(self._space)
-                reason = f"all {count} valid configurations are measured"
+                reason = f"the time budget of {budget.wall_clock_seconds:g} s is used up"
+                return SearchEnd(reason, regret_bound=advise().regret_bound)
+            if repeats >= _CONSECUTIVE_REPEATS and not self._enqueue_unmeasured():
+                reason = f"all {len(self._space)} valid configurations are measured"
                 return SearchEnd(reason, exhausted=True, regret_bound=0.0)
             status = advise()
             if status.stop_reason is not None and not self._study.has_queue:
@@ -138,39 +136,34 @@ class SearchLoop:
                     status.stop_reason, converged=True, regret_bound=status.regret_bound
                 )
             self._watch(SearchStatusChanged(status))
-            self._references.before_trial(self._history)
+            self._drift_runs.before_trial(self._history)
             repeats = 0 if self._measure_next(budget, explain) else repeats + 1
         reason = f"the budget of {budget.trials} trials is used up"
         return SearchEnd(reason, regret_bound=advise().regret_bound)
 
-    def _enqueue_undecided(self, positions: Sequence[Position]) -> None:
-        for position in dict.fromkeys(positions):
-            if self._history.decided(self._space.config(position)) is None:
-                self._study.enqueue(position)
-
     def _measure_next(self, budget: Budget, explain: Explain) -> bool:
-        """Measure what the study proposes; False where that is known, and told once more."""
-        begun = time.monotonic()
+        """Measure the next proposal; return False where its result is known and told again."""
+        started = time.monotonic()
         proposal = self._study.ask()
         config = self._space.config(proposal.position)
-        known = self._history.decided(config)
-        if known is not None:
-            self._study.tell(known, proposal.number)
+        decided = self._history.decided(config)
+        if decided is not None:
+            self._study.tell(decided, proposal.number)
             return False
-        self._trial(proposal, config, budget, begun, explain(proposal.position))
+        self._run_trial(proposal, config, budget, started, explain(proposal.position))
         return True
 
-    def _trial(
+    def _run_trial(
         self,
         proposal: Proposal,
         config: ServingConfig,
         budget: Budget,
-        begun: float,
+        started: float,
         expected: ExpectedCost | None,
     ) -> None:
-        measured = self._history.trials_spent
-        self._watch(TrialStarted(proposal.number, measured + 1, budget.trials, config, expected))
-        record = self._measure(proposal, config, begun)
+        step = self._history.trials_spent + 1
+        self._watch(TrialStarted(proposal.number, step, budget.trials, config, expected))
+        record = self._measure(proposal, config, started)
         self._directory.trials.write(record)
         self._history.add(record)
         self._watch(TrialRecorded(record))
@@ -179,61 +172,58 @@ class SearchLoop:
         if record.unmeasured and record.attempt == 1:
             self._study.enqueue(proposal.position)
         elif record.unmeasured:
-            self._refuse_if_most_were_unmeasured(least=_FAILURES_IN_A_ROW)
-        in_a_row = self._history.failures_in_a_row()
-        if in_a_row and in_a_row % _FAILURES_IN_A_ROW == 0:
-            self._check_baseline(record)
+            self._raise_if_most_were_unmeasured(least=_CONSECUTIVE_FAILURES)
+        failures = self._history.failures_in_a_row()
+        if failures and failures % _CONSECUTIVE_FAILURES == 0:
+            self._rerun_baseline(record)
 
     def _best(self) -> ConfirmedCapacity | None:
         records, context = self._history.records, self._context
         decision = decide(records, self._confirmations, context.price, context.demand, self._space)
         return decision.best
 
-    def _measure(self, proposal: Proposal, config: ServingConfig, begun: float) -> TrialRecord:
+    def _measure(self, proposal: Proposal, config: ServingConfig, started: float) -> TrialRecord:
         bound = prune_load_factor(self._history.incumbent, self._context.demand)
         if self._context.extra_limits_ms:
-            # What is worse within one limit may be the best within another.
+            # A configuration that is worse within one limit may be the best within another.
             bound = None
         expected = self._history.expected_share(config)
         evaluation = self._evaluator.evaluate(config, self._context.slot, bound, expected)
-        attempt = self._history.attempts(config) + 1
-        record = measured_record(proposal.number, config, evaluation, self._context, attempt)
-        told = told_values(evaluation, self._context)
-        return replace(
-            record,
-            params=proposal.params,
-            told_value=told[0] if told else None,
-            told_further=told[1:],
-            seconds=replace(evaluation.seconds, total=time.monotonic() - begun),
+        return proposed_record(
+            proposal.number,
+            proposal.params,
+            config,
+            evaluation,
+            self._context,
+            attempt=self._history.attempts(config) + 1,
+            total_seconds=time.monotonic() - started,
         )
 
-    def _enqueue_something_new(self) -> bool:
-        """Queue the unmeasured point nearest to the incumbent; False when there is none."""
+    def _enqueue_unmeasured(self) -> bool:
+        """Enqueue the unmeasured point nearest to the incumbent; return False for none."""
         incumbent = self._history.incumbent
-        around = self._space.position_of(incumbent.config) if incumbent is not None else None
+        center = self._space.position_of(incumbent.config) if incumbent is not None else None
         decided = set[Position]()
-        while fresh := self._space.nearest(around or self._space.baseline, excluding=decided):
-            if self._history.decided(self._space.config(fresh)) is None:
-                self._study.enqueue(fresh)
+        while nearest := self._space.nearest(center or self._space.baseline, excluding=decided):
+            if self._history.decided(self._space.config(nearest)) is None:
+                self._study.enqueue(nearest)
                 return True
-            decided.add(fresh)
+            decided.add(nearest)
         return False
 
-    def _refuse_if_most_were_unmeasured(self, least: int) -> None:
-        """Raise EverythingFailedError where so many could not be measured, and most of all."""
+    def _raise_if_most_were_unmeasured(self, least: int) -> None:
+        """Raise EverythingFailedError where most, and at least `least`, could not be measured."""
         reason = why_most_unmeasured(self._history.records)
         if reason is not None and len(self._history.unmeasured) >= least:
             raise EverythingFailedError(reason)
 
-    def _check_baseline(self, last: TrialRecord) -> None:
-        """Try the baseline again: if it fails too, the machine is at fault and not the points."""
-        self._watch(
-            Note(f"{_FAILURES_IN_A_ROW} failures in a row, trying the baseline again", True)
-        )
-        config = self._space.config(self._space.baseline)
-        evaluation = self._evaluator.evaluate(config, self._context.slot)
+    def _rerun_baseline(self, last: TrialRecord) -> None:
+        """Rerun the baseline after failures; a failure of it too means that the machine is bad."""
+        text = f"{_CONSECUTIVE_FAILURES} consecutive trials failed; rerunning the baseline"
+        self._watch(Note(text, True))
+        evaluation = self._evaluator.evaluate(self._baseline, self._context.slot)
         if evaluation.outcome == "failed":
             raise EverythingFailedError(
-                f"{_FAILURES_IN_A_ROW} trials in a row failed and so did the baseline; "
+                f"{_CONSECUTIVE_FAILURES} consecutive trials failed and so did the baseline; "
                 f"last trial: {last.reason}; baseline: {evaluation.reason}"
             )

@@ -24,11 +24,10 @@ from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
-from optimizer.study.gate_plan import GatePlan
 from optimizer.study.gated_artifact import (
     GatedArtifact,
+    GatePlan,
     from_json,
-    is_complete,
     ready_event,
     to_json,
 )
@@ -197,7 +196,7 @@ class PreparePhase:
         if before is not None and before["sha256"] is not None:
             self._hold_to_what_was_begun(artifact, before["sha256"])
             kept = from_json(before, spec)
-            if kept is not None and is_complete(kept, plan):
+            if kept is not None and kept.covers(plan):
                 return artifact, replace(kept, build_seconds=seconds)
         return artifact, replace(self._served(artifact, source, plan, gate), build_seconds=seconds)
 

@@ -9,10 +9,10 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.context import StudyContext
 from optimizer.study.decision import ConfirmedCapacity, decide
-from optimizer.study.directory import Records
 from optimizer.study.events import Phase, PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import History
-from optimizer.study.measured_record import measured_record
+from optimizer.study.record_store import RecordStore
+from optimizer.study.trial_records import measured_record
 
 Measure = Callable[[ServingConfig], Evaluation]
 
@@ -24,7 +24,7 @@ class ResumableRuns:
         StorageError: when a record of an earlier run is damaged.
     """
 
-    def __init__(self, store: Records, context: StudyContext, watch: Watcher) -> None:
+    def __init__(self, store: RecordStore, context: StudyContext, watch: Watcher) -> None:
         self._store = store
         self._context = context
         self._watch = watch

@@ -17,7 +17,9 @@ from optimizer.measurement.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.confidence import CapacityClaim, Finalist, claims
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import scored
+from optimizer.study.searched_space import read_searched
 from optimizer.study.warm_start import at_demand
 
 ROUNDS = 2
@@ -225,3 +227,16 @@ def p95_at_lowest_load(measurement: Measurement) -> float:
         return max(x.latency_ms(95) for x in levels if x.load_factor <= lowest * (1 + 1e-3))
     except KeyError:
         return math.inf
+
+
+def stored_decision(directory: StudyDirectory) -> Decision:
+    """Return what the records in a study's folder recommend; nothing before its search.
+
+    Raises:
+        StorageError: when its files are damaged.
+    """
+    if not directory.searched.exists():
+        return Decision()
+    own = read_searched(directory)
+    trials, confirmations = directory.trials.read_all(), directory.confirmations.read_all()
+    return decide(trials.values(), confirmations.values(), own.price, own.demand, own.search_space)

@@ -1,30 +1,95 @@
-"""What the prepare phase found of one artefact, and its row in prepared.json."""
+"""The accuracy gate of one artefact: which shapes it must answer, what it found, prepared.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse, ServingConfig
 from optimizer.measurement.host_share import HostTiming
-from optimizer.study.events import ArtifactReady
-from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan, covered
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.events import ArtifactReady, Note, Watcher
+from optimizer.study.record_store import RecordStore
+from optimizer.study.trial_records import wrong_answers_record
+from optimizer.workload.streams import Payloads
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """The shapes that configurations of one artefact can have it execute.
+
+    Attributes:
+        lengths: padded request lengths in tokens, the longest first.
+        max_batch_sizes: of the configurations, ascending.
+        request_size: inferences in one request, the smallest batch.
+    """
+
+    lengths: tuple[int, ...]
+    max_batch_sizes: tuple[int, ...]
+    request_size: int = 1
+
+    @classmethod
+    def of(cls, use: ArtifactUse, payloads: Payloads, request_size: int) -> GatePlan:
+        """Return a plan for everything that the points of a space can send to one artefact."""
+        lengths = {n for padding in use.paddings for n in payloads.sent_lengths(padding)}
+        return cls(tuple(sorted(lengths, reverse=True)), use.max_batch_sizes, request_size)
+
+    @property
+    def largest(self) -> int:
+        """The largest max_batch_size."""
+        return self.max_batch_sizes[-1]
+
+    def batches(self, largest: int) -> tuple[int, ...]:
+        """Return the batch sizes to test on a server whose max_batch_size is `largest`.
+
+        These are the largest batch that whole requests fill, and one of an odd number of requests;
+        none where only one request fits.
+        """
+        requests = largest // self.request_size
+        odd = requests // 2 | 1
+        counts = [n for n in (requests, odd) if 1 < n <= requests]
+        return tuple(n * self.request_size for n in dict.fromkeys(counts))
+
+    def below(self, batch: int) -> tuple[int, ...]:
+        """Return the values of max_batch_size below a batch that hold at least two requests."""
+        return tuple(n for n in self.max_batch_sizes if 2 * self.request_size <= n < batch)
+
+    def tested_sizes(self, largest: int | None) -> tuple[int, ...]:
+        """Return the tested batch sizes, ascending, where `largest` is the largest that passed."""
+        passed: Sequence[int] = self.batches(largest) if largest is not None else ()
+        return tuple(sorted({self.request_size, *passed}))
+
+
+@dataclass(frozen=True)
+class GatedShapes:
+    """The shapes at which an artefact answered correctly: each batch size at each length."""
+
+    batch_sizes: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FailingBatch:
+    """The smallest batch that an artefact answered wrongly, or not at all."""
+
+    size: int
+    reason: str
 
 
 @dataclass(frozen=True)
 class GatedArtifact:
-    """An artefact and what the gate found of it.
+    """An artefact and the result of its accuracy gate.
 
     Attributes:
-        instance_mib: memory that one instance takes, None where it was not seen.
-        dropped: why it left the space.
-        shapes: at which its answers are right; None where it was not served.
-        failing: the smallest batch found wrong: configurations that reach it left the space.
-        timings: how long it takes in Triton's Python backend and bare; empty where it was
-            not timed.
+        instance_mib: memory that one instance takes, None where it could not be measured.
+        dropped: why the artefact left the space.
+        shapes: at which its answers are correct; None where it was not served.
+        failing: the smallest wrong batch; configurations that reach it left the space.
+        timings: execution times in Triton's Python backend and without a server; empty where they
+            were not measured.
         int8_share: of the model's multiply-accumulates that are in INT8; None without INT8.
     """
 
@@ -39,9 +104,18 @@ class GatedArtifact:
     timings: tuple[HostTiming, ...] = ()
     int8_share: float | None = None
 
+    def covers(self, plan: GatePlan) -> bool:
+        """Whether the gate's result is valid for every shape of a plan."""
+        if self.dropped is not None:
+            return True
+        if self.shapes is None or not set(plan.lengths) <= set(self.shapes.lengths):
+            return False
+        required = plan.batches(plan.largest) or (plan.request_size,)
+        return self.failing is not None or set(required) <= set(self.shapes.batch_sizes)
+
 
 def ready_event(result: GatedArtifact) -> ArtifactReady:
-    """Return what a watcher is told of an artefact."""
+    """Return the event that reports an artefact."""
     if result.dropped is not None:
         return ArtifactReady(result.spec.label, result.dropped, dropped=True)
     assert result.accuracy is not None
@@ -76,7 +150,7 @@ def to_json(result: GatedArtifact) -> dict[str, Any]:
 
 
 def from_json(row: Mapping[str, Any], spec: ArtifactSpec) -> GatedArtifact | None:
-    """Return what a row says; None where it was written before shapes were recorded."""
+    """Return the artefact of a row; None where the row predates the recording of shapes."""
     if row.get("shapes") is None:
         return None
     shapes, failing = row["shapes"], row["failing_batch"]
@@ -94,15 +168,8 @@ def from_json(row: Mapping[str, Any], spec: ArtifactSpec) -> GatedArtifact | Non
     )
 
 
-def is_complete(result: GatedArtifact, plan: GatePlan) -> bool:
-    """Say whether what was found holds for everything that is planned now."""
-    if result.dropped is not None:
-        return True
-    return result.shapes is not None and covered(plan, result.shapes, result.failing)
-
-
 def accuracy_to_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    """Return an accuracy as JSON, which has no infinity: the error of such outputs is null."""
+    """Return an accuracy as JSON, which has no infinity: an infinite error becomes null."""
     if accuracy is None:
         return None
     error = accuracy.max_abs_error
@@ -114,3 +181,37 @@ def _accuracy_from_json(data: Mapping[str, Any] | None) -> Accuracy | None:
         return None
     error = data["max_abs_error"]
     return Accuracy(**{**data, "max_abs_error": error if error is not None else math.inf})
+
+
+def wrong_answers_reason(config: ServingConfig, gated: Sequence[GatedArtifact]) -> str | None:
+    """Return why a configuration answers wrongly, None where the gate found no fault.
+
+    The answers of an artefact that could not be served were not judged.
+    """
+    by_spec = {result.spec: result for result in gated if result.shapes is not None}
+    for model in config.models:
+        result = by_spec.get(model.artifact)
+        if result is None:
+            continue
+        if result.dropped is not None:
+            return result.dropped
+        if result.failing is not None and model.max_batch_size >= result.failing.size:
+            return result.failing.reason
+    return None
+
+
+def reject_wrong_answers(
+    store: RecordStore, gated: Sequence[GatedArtifact], watch: Watcher
+) -> Mapping[int, TrialRecord]:
+    """Return a study's records, with those whose answers proved wrong marked infeasible.
+
+    An earlier run, whose gate tested fewer shapes, measured them. Raises StorageError.
+    """
+    records = dict(store.read_all())
+    for number, record in records.items():
+        reason = wrong_answers_reason(record.config, gated)
+        if reason is not None and record.outcome == "ok":
+            records[number] = wrong_answers_record(record, reason)
+            store.write(records[number])
+            watch(Note(f"Trial {number} is infeasible: {records[number].reason}", True))
+    return records

@@ -23,8 +23,8 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.files.untrusted import UnreadableError, parse_json
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.objectives import COST
 from optimizer.study.optuna_space import OptunaSpace
+from optimizer.study.trial_records import COST
 
 SamplerFactory = Callable[[int], BaseSampler]
 """Makes a sampler from a seed."""

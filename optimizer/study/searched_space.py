@@ -15,7 +15,8 @@ from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import first_mistake
-from optimizer.study.directory import StudyDirectory, refuse_unsafe_names
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.record_store import refuse_unsafe_names
 from optimizer.workload.streams import Workload
 
 

@@ -1,4 +1,4 @@
-"""What a study may take over from another one, and what a resumed study must agree with. Pure."""
+"""What a study may reuse from another one, and what a resumed study must agree with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from optimizer.measurement.cost import Demand, Price, usd_per_million
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.history import scored
+from optimizer.study.trial_records import has_wrong_answers
 
 _FREE = (
     ("price",),
@@ -21,13 +22,13 @@ _FREE = (
     ("measurement", "confirm_seconds"),
     ("measurement", "confirm_requests"),
 )
-"""Settings that a measurement does not depend on, beside each model's accuracy limits."""
+"""Keys that a measurement does not depend on; neither does it on each model's accuracy limits."""
 
 
 def differences(
     old: Any, new: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(key, "was A, is B") for every setting in which two contents of a space file differ."""
+    """Yield (key, "was A, is B") for every key in which two space files differ."""
     for at, before, now in unequal(old, new, path):
         yield at, f"{'.'.join(at)}: was {before}, is {now}"
 
@@ -35,7 +36,7 @@ def differences(
 def unequal(
     one: Any, other: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(key, value, other value) for every setting in which two contents of a space file differ."""
+    """Yield (key, value, other value) for every key in which two space files differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in sorted(set(one) | set(other)):
             yield from unequal(one.get(key), other.get(key), (*path, str(key)))
@@ -44,7 +45,7 @@ def unequal(
 
 
 def blocking_differences(old: Any, new: Any) -> list[str]:
-    """Differences that make the measurements of one space worthless in the other."""
+    """Return the differences that invalidate the measurements of one space in the other."""
     return [
         text
         for path, text in differences(old, new)
@@ -55,38 +56,41 @@ def blocking_differences(old: Any, new: Any) -> list[str]:
 def carried_over(
     records: Sequence[TrialRecord], origin: str, space: SearchSpace, price: Price, demand: Demand
 ) -> list[TrialRecord]:
-    """The records that hold in `space`, numbered from 0 and priced anew.
+    """Return the records that are valid in `space`, numbered from 0, with costs at this price.
 
-    Failures are left to be tried again, and what was only bounded is left out: the bound came from
-    another price and demand. What was found within further limits is left behind.
+    Failures are left out, to be tried again, and so are bounded trials, whose bound came from
+    another price and demand, and configurations with wrong answers, which this study's accuracy
+    limits may accept. Capacities within extra limits are dropped.
     """
-    kept: list[TrialRecord] = []
+    carried: list[TrialRecord] = []
     for record in records:
         if record.outcome not in ("ok", "infeasible") or record.measurement is None:
             continue
-        if space.position_of(record.config) is None:
+        if space.position_of(record.config) is None or has_wrong_answers(record):
             continue
         if record.outcome == "infeasible" and record.further:
             continue  # its constraints are those of several limits
         measurement = at_demand(demand.requests_per_second, record.measurement)
         rate = measurement.capacity_per_second or measurement.levels[0].achieved_per_second
-        kept.append(
+        carried.append(
             replace(
                 record,
-                number=len(kept),
+                number=len(carried),
+                params=(),
                 measurement=measurement,
                 score=scored(measurement, price, demand),
                 told_value=usd_per_million(price.usd_per_hour, rate, demand.inferences_per_request),
+                attempt=1,
                 origin=record.origin or origin,
                 further=(),
                 told_further=(),
             )
         )
-    return kept
+    return carried
 
 
 def at_demand(demand_per_second: float, measurement: Measurement) -> Measurement:
-    """The same rates, as load factors of another demand."""
+    """Return the same rates as load factors of another demand."""
     if measurement.demand_per_second == demand_per_second:
         return measurement
     scale = measurement.demand_per_second / demand_per_second

@@ -32,7 +32,7 @@ from optimizer.machine.cores import usable_cores
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.forecast import Forecast, Forecaster
 from optimizer.simulator.stream_estimate import simulated_estimate

@@ -34,7 +34,7 @@ from optimizer.simulator.prediction import (
 )
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_estimate import serving_of
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 
 Floats = NDArray[np.float64]
 

@@ -32,7 +32,12 @@ from optimizer.files.shipped import shipped
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.load.perf_analyzer import NAME, PerfAnalyzerJob, SecondOpinion, ask
+from optimizer.load.perf_analyzer import (
+    NAME,
+    PerfAnalyzerJob,
+    PerfAnalyzerResult,
+    run_perf_analyzer,
+)
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner
@@ -72,9 +77,9 @@ class Bench:
     def saturated(self) -> LoadLevel:
         return self.run(LevelPlan(ClosedLoop(OUTSTANDING), 1.0, self.seconds, TIMEOUT_SECONDS))
 
-    def theirs(self, rate: float | None) -> SecondOpinion:
+    def theirs(self, rate: float | None) -> PerfAnalyzerResult:
         [stream] = self.space.workload.streams
-        return ask(
+        return run_perf_analyzer(
             self.binary,
             PerfAnalyzerJob(
                 model=stream.target,
@@ -164,7 +169,7 @@ def _from_send(level: LoadLevel, percentile: float) -> float:
     return next(p.value_ms for p in stream.latencies_from_send if p.percentile == percentile)
 
 
-def _theirs(opinion: SecondOpinion, percentile: float) -> float:
+def _theirs(opinion: PerfAnalyzerResult, percentile: float) -> float:
     return opinion.p50_ms if percentile == 50 else opinion.p95_ms
 
 

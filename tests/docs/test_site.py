@@ -115,6 +115,17 @@ def test_links_lead_somewhere_in_the_source_too(page: Path) -> None:
             assert anchor in headings(target), link
 
 
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:optimizer|tests)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+    folders = {
+        path.name for path in (ROOT / "optimizer").iterdir() if (path / "__init__.py").exists()
+    }
+    listed = text.partition("## Folders")[2].partition("## ")[0]
+    assert folders == set(re.findall(r"^\| `(\w+)/` \|", listed, re.MULTILINE)) - {"data"}
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with browser() as launched:

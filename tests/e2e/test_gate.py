@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.commands.parts import open_space
@@ -50,7 +50,7 @@ class FaultyWorkshop(BuildProcess):
     fault = "none"
 
     def build(
-        self, spec: ArtifactSpec, model: ModelSpec, on_progress: Tell = in_silence
+        self, spec: ArtifactSpec, model: ModelSpec, on_progress: ReportProgress = no_progress
     ) -> ModelArtifact:
         folder = self._log.parent / self.fault.replace(" ", "_")
         folder.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def test_batches_that_an_artefact_answers_wrongly_leave_the_space(gate: Gate) ->
     assert gated.failing is not None
     assert gated.failing.size == 16
     assert gated.failing.reason.startswith(
-        "at 16 tokens, 8 of 16 answers of a batch, the first to request 9, are not those"
+        "at 16 tokens, 8 of 16 outputs of a batch, the first for request 9, differ from those"
     )
     assert gated.shapes is not None
     assert (gated.shapes.batch_sizes, gated.shapes.lengths) == ((1, 5, 8), LENGTHS)
@@ -130,11 +130,11 @@ def test_batches_that_an_artefact_answers_wrongly_leave_the_space(gate: Gate) ->
 @pytest.mark.parametrize(
     ("fault", "least_wrong", "reason"),
     [
-        ("rows permuted", 4, "4 of 4 answers of a batch, the first to request 1"),
-        ("first row repeated", 4, "3 of 4 answers of a batch, the first to request 2"),
-        ("odd batches wrong", 3, "3 of 3 answers of a batch"),
+        ("rows permuted", 4, "4 of 4 outputs of a batch, the first for request 1"),
+        ("first row repeated", 4, "3 of 4 outputs of a batch, the first for request 2"),
+        ("odd batches wrong", 3, "3 of 3 outputs of a batch"),
         ("NaN beyond batches of 8", 16, "outputs of a batch of 16 hold NaN or infinity"),
-        ("rows mixed", 4, "are not those that the requests get alone"),
+        ("rows mixed", 4, "differ from those of the requests sent alone"),
         (
             "fails beyond batches of 8",
             16,
@@ -175,7 +175,7 @@ def test_an_artefact_whose_batches_are_all_wrong_is_dropped_where_the_space_has_
     gate: Gate,
 ) -> None:
     with pytest.raises(
-        EverythingFailedError, match="8 of 16 answers of a batch, the first to request 9"
+        EverythingFailedError, match="8 of 16 outputs of a batch, the first for request 9"
     ):
         gate("zeros beyond the eighth row", batching=[True], max_batch_size=[16])
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.study_status import study_status
 from optimizer.commands.report import report_study
 from optimizer.configuration.serving_config import describe
 from optimizer.export.bundle.repository import holds_configuration
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.status import study_status
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 from tests.e2e.running import Optimizer, wait_until

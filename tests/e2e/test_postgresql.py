@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from optimizer.errors import StorageError, UsageError
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.study.dashboard.markdown import trial_note
 from optimizer.study.dashboard.server import dashboard_server
 from optimizer.study.dashboard.shown_study import ShownStudy

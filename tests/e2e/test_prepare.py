@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_messages import Job
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
@@ -68,7 +68,7 @@ def prepared(
     return found, [note.text for note in notes if isinstance(note, Note)]
 
 
-def end_the_process(cache: ArtifactCache, tell: Tell) -> None:
+def end_the_process(cache: ArtifactCache, report_progress: ReportProgress) -> None:
     """A job that ends as a crash of a library, or the kernel's out-of-memory killer, does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -80,14 +80,14 @@ class CrashingWorkshop(BuildProcess):
 
     def export_graph(self, model: ModelSpec) -> CacheEntry:
         if self.crash == "export":
-            self._run(Job("ONNX export of bert", end_the_process), in_silence, 60.0)
+            self._run(Job("ONNX export of bert", end_the_process), no_progress, 60.0)
         return super().export_graph(model)
 
     def build(
-        self, spec: ArtifactSpec, model: ModelSpec, on_progress: Tell = in_silence
+        self, spec: ArtifactSpec, model: ModelSpec, on_progress: ReportProgress = no_progress
     ) -> ModelArtifact:
         if spec.runtime == self.crash:
-            self._run(Job(spec.label, end_the_process), in_silence, 60.0)
+            self._run(Job(spec.label, end_the_process), no_progress, 60.0)
         return super().build(spec, model, on_progress)
 
 

@@ -23,18 +23,15 @@ import pytest
 
 from optimizer.export.monitoring.rules import monitoring_files
 from optimizer.export.platforms.formats import PLATFORMS
-from optimizer.export.platforms.kubernetes import kubernetes_files
-from optimizer.export.platforms.model_archive import write_model_archive
-from optimizer.export.platforms.pods import server_command
-from optimizer.export.platforms.readme import readme
-from optimizer.export.platforms.sagemaker import sagemaker_files
-from optimizer.export.platforms.server_image import REPOSITORY
+from optimizer.export.platforms.sagemaker import write_model_archive
+from optimizer.export.platforms.server import REPOSITORY, server_command
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
 from tests.e2e import tiny
 from tests.e2e.conftest import Built, StartOptimizer
 from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
 from tests.e2e.running import wait_until
+from tests.unit.deployments import platform_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -113,7 +110,9 @@ class Runtime:
 
 
 def ask_as_the_readme_does(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    [code] = re.findall("```python\n(.*?)```", readme("sagemaker", DEPLOYMENT), re.DOTALL)
+    [code] = re.findall(
+        "```python\n(.*?)```", platform_files("sagemaker", DEPLOYMENT)["README.md"], re.DOTALL
+    )
     monkeypatch.setattr(boto3, "client", {"sagemaker-runtime": runtime}.__getitem__)
     exec(compile(code, "README.md", "exec"), {})
 
@@ -125,7 +124,7 @@ def test_the_archive_of_sagemaker_answers_ping_and_invocations(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
-    files = sagemaker_files(DEPLOYMENT)
+    files = platform_files("sagemaker", DEPLOYMENT)
     (tmp_path / "serve").write_text(files["image/serve"])
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "opt-ml-model", filter="data")
@@ -179,7 +178,7 @@ def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
         shown = answers(f"http://127.0.0.1:{metrics}/metrics")
     assert idle is not None
     assert shown is not None
-    files = monitoring_files(DEPLOYMENT) | kubernetes_files(DEPLOYMENT)
+    files = monitoring_files(DEPLOYMENT) | platform_files("kubernetes", DEPLOYMENT)
     watched = set(re.findall(r"\bnv_\w+", "".join(files.values())))
     for name in watched:
         assert f"\n{name}{{" in shown, f"Triton has no {name}"

@@ -15,14 +15,13 @@ import pytest
 from docker.models.containers import Container
 
 from optimizer.export.deployment import Deployment, container_image
-from optimizer.export.platforms.compose import compose_files
-from optimizer.export.platforms.model_archive import write_model_archive
-from optimizer.export.platforms.pods import server_command
-from optimizer.export.platforms.sagemaker import sagemaker_files
+from optimizer.export.platforms.sagemaker import write_model_archive
+from optimizer.export.platforms.server import server_command
 from tests.docker.engine import prepared_image
 from tests.e2e.conftest import Built
 from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
 from tests.e2e.running import wait_until
+from tests.unit.deployments import platform_files
 from tests.unit.test_export_kubernetes import kept
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -72,7 +71,9 @@ def user_of(container: Container) -> int:
 def test_the_server_needs_neither_root_nor_a_capability(
     built: Built, deployment: Deployment, tmp_path: Path
 ) -> None:
-    repository = write_repository(built, kept(compose_files(deployment), tmp_path) / "repository")
+    repository = write_repository(
+        built, kept(platform_files("compose", deployment), tmp_path) / "repository"
+    )
     # As whoever has a strict umask writes it.
     for path in (repository, *repository.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -91,7 +92,7 @@ def test_sagemakers_container_serves_what_sagemaker_puts_into_it(
 ) -> None:
     repository = write_repository(built, tmp_path / "repository")
     write_model_archive(repository, ["bert"], tmp_path / "model.tar.gz")
-    files = sagemaker_files(deployment)
+    files = platform_files("sagemaker", deployment)
     kept(files, tmp_path)
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "model", filter="data")

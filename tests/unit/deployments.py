@@ -12,6 +12,7 @@ from optimizer.export.deployment import (
     container_image,
     embedded_image,
 )
+from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement.cost import Demand, Price
 from optimizer.triton.embedded import SERVER_PACKAGE
 from optimizer.workload.streams import LatencyLimit
@@ -76,3 +77,8 @@ SEVERAL = replace(
     measured_on=None,
 )
 ALL = (ON_CPU, ON_GPU, SEVERAL)
+
+
+def platform_files(platform: str, deployment: Deployment) -> dict[str, str]:
+    """All texts of a format, by path."""
+    return PLATFORMS[platform].files(deployment)

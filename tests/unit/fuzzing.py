@@ -29,6 +29,7 @@ from typing import Any
 from optuna.samplers import RandomSampler
 
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.study_status import study_status
 from optimizer.configuration.conditions import evaluate
 from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.bundle.checks import check_files
@@ -44,7 +45,6 @@ from optimizer.space_file.reader import load_space
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import read_searched
-from optimizer.study.status import study_status
 from tests.unit.exported import Exportable
 from tests.unit.studies import HARDWARE, PRICE, four_points, small_space
 from tests.unit.tables import recorded_table

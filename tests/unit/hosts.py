@@ -18,8 +18,8 @@ from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import GpuUse, MachineUse, Measurement
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.trial_records import measured_record
 from tests.unit.studies import DEMAND, MACHINE, SETTING, ok, small_space
 from tests.unit.tables import WORKLOAD
 

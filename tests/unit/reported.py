@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Candidate, Price
 from optimizer.measurement.evaluation import Evaluation
@@ -90,7 +89,7 @@ def studied(
     assert history.incumbent is not None
     confirmed = _confirm(directory, [history.incumbent, records[0]])
     ended = SearchEnd("the budget is used up", regret_bound=0.03)
-    write_json(directory.summary, _summary(history, confirmed, ended, directory))
+    write_summary(directory, _summary(history, confirmed, ended, directory))
     return directory
 
 
@@ -130,7 +129,7 @@ def _confirm(directory: StudyDirectory, finalists: list[TrialRecord]) -> Confirm
 
 def _summary(
     history: History, confirmed: Confirmed, ended: SearchEnd, directory: StudyDirectory
-) -> dict[str, object]:
+) -> StudySummary:
     file = directory.root / "space.yaml"
     file.write_text(FILE)
     space = load_space(file, {PRICE.instance_type: PRICE}, HARDWARE)

@@ -30,7 +30,7 @@ from optimizer.measurement.level import (
 )
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchEnd, SearchLoop
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
@@ -39,10 +39,9 @@ from optimizer.study.decision import ConfirmedCapacity, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
-from optimizer.study.measured_record import measured_record
-from optimizer.study.objectives import objective_names
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import SearchedSpace, write_searched
+from optimizer.study.trial_records import measured_record, objective_names
 
 # At 100 requests a second a million takes 10,000 s, which cost a dollar.
 PRICE = Price("test.large", 0.36, source="the tests", as_of="2026-01-01")

@@ -16,7 +16,7 @@ from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
 from optimizer.errors import LoadTestFailure, TrialFailure
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.events import Event, Note
-from optimizer.study.gate_plan import GatedShapes, GatePlan
+from optimizer.study.gated_artifact import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
 from optimizer.workload.streams import (
@@ -109,7 +109,7 @@ def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
     served, session, _ = judged(when(lambda x: len(x) > 4, zeros))
     assert served.failing is not None
     assert served.failing.size == 8
-    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 answers of a batch, ")
+    assert served.failing.reason.startswith("at 4 tokens, 8 of 8 outputs of a batch, ")
     assert served.shapes == GatedShapes((1, 3, 4), (2, 4))
     assert [c.models[0].max_batch_size for c in session.served] == [16, 8, 4]
 

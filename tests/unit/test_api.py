@@ -12,13 +12,14 @@ import pytest
 import optimizer
 from optimizer import api
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.summary import StudySummary
 from optimizer.commands.measure import MeasureRequest
 from optimizer.commands.run import RunRequest, RunResult
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, Watcher
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 from tests.unit.studies import SETTING, capacity_of, failed
 from tests.unit.test_simulating import SPACE as SIMULATED
 from tests.unit.test_simulating import results as calibrated
@@ -122,7 +123,7 @@ def test_the_best_and_the_baseline_carry_confirmed_figures(study: optimizer.Stud
     assert baseline.capacity_per_second == pytest.approx(99.0)
     assert baseline.precision == "fp32"
     assert study.summary is not None
-    assert study.summary["study"] == "one"
+    assert study.summary.study == "one"
     rounds = study.confirmations()
     assert list(rounds.capacity_per_second) == pytest.approx([290.0, 280.0, 100.0, 99.0])
     assert list(rounds.trial) == [3, 3, 0, 0]
@@ -167,7 +168,11 @@ def test_run_hands_on_what_it_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     def run_study(request: RunRequest, watch: Watcher) -> RunResult:
         asked.append(request)
         watch(Note("it goes on"))
-        return RunResult(StudyDirectory(tmp_path / "one"), {}, was_finished=False)
+        return RunResult(
+            StudyDirectory(tmp_path / "one"),
+            StudySummary(ended="", trials={}, best=None),
+            was_finished=False,
+        )
 
     WholeStudy(tmp_path / "one", {0: 100.0}).written()
     monkeypatch.setattr(api, "run_study", run_study)

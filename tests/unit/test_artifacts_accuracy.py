@@ -130,13 +130,13 @@ def test_one_wrong_row_of_many_is_named() -> None:
     batch = cycled(64)
     batch[40] = 0.0
     assert str(batch_mismatch(SAMPLES, SAMPLES, batch)).startswith(
-        "1 of 64 answers of a batch, the first to request 41, are not those"
+        "1 of 64 outputs of a batch, the first for request 41, differ from those"
     )
 
 
 def test_a_batch_of_another_shape_or_without_numbers() -> None:
     shape = batch_mismatch(SAMPLES, SAMPLES, SAMPLES[:8, :3])
-    assert shape == "a batch of 8 is answered with the shape [8, 3]"
+    assert shape == "a batch of 8 returns outputs of shape [8, 3]"
     batch = cycled(8)
     batch[7, 5] = np.nan
     infinite = batch_mismatch(SAMPLES, SAMPLES, batch)
@@ -150,7 +150,7 @@ def test_padding_of_a_batch_is_not_judged() -> None:
     batch[:, 2] = np.nan
     assert batch_mismatch(reference, reference, batch, judged) is None
     batch[2, 1] += 5.0
-    assert "the first to request 3" in str(batch_mismatch(reference, reference, batch, judged))
+    assert "the first for request 3" in str(batch_mismatch(reference, reference, batch, judged))
 
 
 def test_labels_may_differ_where_rounding_decides_and_not_everywhere() -> None:
@@ -160,7 +160,7 @@ def test_labels_may_differ_where_rounding_decides_and_not_everywhere() -> None:
     assert batch_mismatch(labels, labels, batch) is None
     batch[8:] = 0
     assert batch_mismatch(labels, labels, batch) == (
-        "12 of 16 answers of a batch are not those that the requests get alone"
+        "12 of 16 outputs of a batch differ from those of the requests sent alone"
     )
 
 

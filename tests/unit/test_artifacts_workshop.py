@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts import transformers_model
 from optimizer.artifacts.accuracy import compare
-from optimizer.artifacts.build_context import Tell, in_silence
+from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_messages import Job, answer
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
@@ -417,10 +417,10 @@ def test_weights_too_large_for_one_file_lie_beside_it(
 
 def test_a_reply_names_the_innermost_cause(tmp_path: Path) -> None:
     def reply(cause: Exception) -> OptimizerError | None:
-        def fail(cache: ArtifactCache, tell: Tell) -> None:
+        def fail(cache: ArtifactCache, report_progress: ReportProgress) -> None:
             raise RuntimeError("failed at step 2 of 3\nNext steps: ...") from cause
 
-        return answer(Job("ONNX export of tiny", fail), ArtifactCache(tmp_path), in_silence).error
+        return answer(Job("ONNX export of tiny", fail), ArtifactCache(tmp_path), no_progress).error
 
     error = reply(ValueError("cannot view a tensor\nlong traceback"))
     assert isinstance(error, BuildFailure)

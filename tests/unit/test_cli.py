@@ -22,7 +22,7 @@ from rich.text import Text
 
 from optimizer import __version__
 from optimizer import cli as optimizer_cli
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, StudySummary, summarise
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
@@ -481,9 +481,9 @@ def test_a_level_says_what_it_proved_or_why_it_is_void_and_warns() -> None:
     lagged = replace(proven.client, lag_ms=7.25, longest_lag_ms=5.0)
     void = replace(proven, client=lagged, warnings=())
     assert printed(LevelFinished(void)) == (
-        "      150/s: 150/s served, p95 50.0 ms, void: the load generator fell 7.2 ms behind (p99; "
-        "5.0 ms are allowed) with 1 process: give it free cores, or permit real-time priority "
-        "(ulimit -r 1)\n"
+        "      150/s: 150/s served, p95 50.0 ms, discarded: the load generator fell 7.2 ms behind "
+        "(p99; 5.0 ms are allowed) with 1 process: give it free cores, or permit real-time "
+        "priority (ulimit -r 1)\n"
     )
     assert "warning: others took part" in words(
         drawn(80, TrialStarted(0, 1, 12, A), LevelFinished(proven))
@@ -657,10 +657,10 @@ def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
     return directory
 
 
-def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> dict[str, Any]:
+def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> StudySummary:
     history = HISTORY if confirmed.best else NOTHING_MET
     summary = summarise(space, ENDED, history, confirmed, LoadRuns(), PREPARED)
-    return {**summary, "wall_seconds": 61.4}
+    return replace(summary, wall_seconds=61.4)
 
 
 def shown(result: RunResult, width: int = 100) -> str:
@@ -697,16 +697,18 @@ def test_the_end_of_a_study(
     ],
 )
 def test_a_finished_study_says_what_would_measure_more(
-    space: Space, directory: StudyDirectory, keys: dict[str, bool], said: str
+    space: Space, directory: StudyDirectory, keys: dict[str, Any], said: str
 ) -> None:
-    summary = {**summary_of(space), **keys}
+    summary = replace(summary_of(space), **keys)
     assert said in shown(RunResult(directory, summary, was_finished=True))
 
 
 def test_what_others_wrote_is_printed_as_it_is(space: Space, directory: StudyDirectory) -> None:
     summary = summary_of(space)
-    for key in ("instance_type", "source", "as_of"):
-        summary["price"][key] = f"<{key} {HOSTILE}>"
+    names = ("instance_type", "source", "as_of")
+    texts: dict[str, Any] = {name: f"<{name} {HOSTILE}>" for name in names}
+    hostile = replace(PRICE, **texts)
+    summary = replace(summary, price=hostile)
     text = shown(RunResult(directory, summary, was_finished=True), width=300)
     assert text.count(HOSTILE) == 4
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cli.measured import show_measured
 from optimizer.commands.measure import MeasuredBest, MeasureResult
-from optimizer.load.perf_analyzer import SecondOpinion
+from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming
@@ -64,7 +64,7 @@ def served(load_factor: float, p95_ms: float) -> LoadLevel:
 
 SATURATION = replace(level(0.5, kind="saturation"), ended="its rate is known to 1.2%")
 LEVELS = (SATURATION, served(0.475, 120.0), served(0.4, 90.0))
-OPINION = SecondOpinion(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "bert"), 1.0)
+OPINION = PerfAnalyzerResult(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "bert"), 1.0)
 
 
 def shown(found: MeasuredBest, *timings: HostTiming) -> str:

@@ -213,7 +213,7 @@ def test_where_most_finalists_cannot_be_measured_again_nothing_is_best(
         confirming.run(HISTORY)
     assert str(raised.value) == (
         "2 of the 3 best configurations could not be measured again, so nothing is recommended; "
-        f"the last one: {void.reason}"
+        f"last reason: {void.reason}"
     )
     confirming.evaluator.held = as_found
     assert configs_of(confirming.run(HISTORY)) == [A], "a later run tries them again"
@@ -223,6 +223,32 @@ def test_a_failure_that_passes_costs_no_round(confirming: Confirming) -> None:
     passes = failed("the server ended", transient=True)
     confirming.evaluator.held = held_by({A: [passes, ok(130), ok(130)]})
     assert configs_of(confirming.run(HISTORY))[0] == A
+
+
+def test_a_confirmation_record_has_nothing_of_the_trial_but_its_configuration(
+    confirming: Confirming,
+) -> None:
+    trial = replace(
+        record_of(0, A, ok(130)),
+        params=(("bert.instance_count", 2),),
+        machine="another machine",
+        attempt=2,
+        origin="an older study",
+        told_further=(3.0,),
+    )
+    assert trial.told_value is not None
+    assert trial.constraints[0][1] <= 0
+    passes = failed("the server ended", transient=True)
+    confirming.evaluator.held = held_by({A: [passes, infeasible(120), ok(120)]})
+    confirming.run(History({0: trial}))
+    records = list(confirming.directory.confirmations.read_all().values())
+    for record in records:
+        assert (record.params, record.told_value, record.told_further) == ((), None, ())
+        assert (record.machine, record.origin, record.score) == (SETTING.machine, None, None)
+    assert [record.attempt for record in records] == [1, 2, 1]
+    assert records[0].constraints == ()
+    missed, met = (record.constraints[0][1] for record in records[1:])
+    assert missed > 0 >= met
 
 
 def test_what_claims_a_cheaper_fleet_than_a_fallen_winner_is_measured_too(
@@ -240,7 +266,7 @@ def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> 
     assert confirming.evaluator.confirmed[8:] == [D, D]
     notes = [event.text for event in confirming.events if isinstance(event, Note)]
     assert len(notes) == 1
-    assert notes[0].startswith("the winner gave way; next is pytorch fp32, ")
+    assert notes[0].startswith("The winner's confirmed cost rose; confirming pytorch fp32, ")
 
 
 def test_when_nothing_holds_nothing_is_best(confirming: Confirming) -> None:

@@ -21,7 +21,7 @@ from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import RunLevel
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.perf_analyzer import SecondOpinion
+from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.ramp import find_by_ramp
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
@@ -160,7 +160,7 @@ def test_a_job_whose_requests_fail_finds_no_capacity() -> None:
 
 
 def test_a_second_opinion_is_held_to_the_limit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    opinion = SecondOpinion(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer",), 1.0)
+    opinion = PerfAnalyzerResult(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer",), 1.0)
     monkeypatch.setattr(perf_analyzer, "ask", lambda *_: opinion)
     notes: list[Event] = []
     slot = SimpleNamespace(client_cores=(0,))

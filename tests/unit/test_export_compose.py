@@ -9,9 +9,7 @@ import pytest
 
 from optimizer.export.deployment import Deployment
 from optimizer.export.monitoring.rules import monitoring_files
-from optimizer.export.platforms.compose import compose_files
-from optimizer.export.platforms.readme import readme
-from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
+from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL, platform_files
 from tests.unit.test_export_kubernetes import container_of, documents, kept
 from tests.unit.test_export_monitoring import said
 
@@ -34,21 +32,21 @@ def compose() -> list[str]:
 
 
 def triton(deployment: Deployment) -> dict[str, Any]:
-    service: dict[str, Any] = documents(compose_files(deployment)["compose.yaml"])[0]["services"][
-        "triton"
-    ]
+    service: dict[str, Any] = documents(platform_files("compose", deployment)["compose.yaml"])[0][
+        "services"
+    ]["triton"]
     return service
 
 
 @pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
 def test_docker_compose_takes_the_file(deployment: Deployment, tmp_path: Path) -> None:
-    file = kept(compose_files(deployment), tmp_path) / "compose.yaml"
+    file = kept(platform_files("compose", deployment), tmp_path) / "compose.yaml"
     told = said(*compose(), "-f", file, "config")
     assert "tritonserver" in told
 
 
 def test_docker_compose_refuses_what_is_misspelt(tmp_path: Path) -> None:
-    file = kept(compose_files(ON_CPU), tmp_path) / "compose.yaml"
+    file = kept(platform_files("compose", ON_CPU), tmp_path) / "compose.yaml"
     file.write_text(file.read_text().replace("healthcheck:", "health_check:"))
     done = subprocess.run(
         [*compose(), "-f", file, "config"], capture_output=True, text=True, check=False, timeout=60
@@ -61,7 +59,7 @@ def test_promtool_takes_the_configuration_of_prometheus(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    folder = kept(compose_files(ON_CPU) | monitoring_files(ON_CPU), tmp_path)
+    folder = kept(platform_files("compose", ON_CPU) | monitoring_files(ON_CPU), tmp_path)
     assert "1 rule files found" in said(promtool, "check", "config", folder / "prometheus.yml")
 
 
@@ -72,19 +70,19 @@ def test_gpus_are_asked_for_where_they_are_used() -> None:
 
 
 def test_an_image_of_triton_is_extended_and_one_of_python_gets_it() -> None:
-    extended = compose_files(ON_GPU)
+    extended = platform_files("compose", ON_GPU)
     assert extended["Dockerfile"] == (
-        "# Made for one configuration, as it was measured.\n"
+        "# Built for one configuration, with the software that it was measured with.\n"
         "FROM nvcr.io/nvidia/tritonserver:26.05-py3\n"
         "\n"
-        "# Triton needs no root. The models become its user's, who may not read them as they are.\n"
+        "# Triton needs no root: the models belong to its user, whatever their modes were.\n"
         "COPY --chown=1000:1000 repository /models\n"
         "USER 1000:1000\n"
         "\n"
         'CMD ["tritonserver"]\n'
     )
     assert "requirements.txt" not in extended
-    made = compose_files(ON_CPU)
+    made = platform_files("compose", ON_CPU)
     assert made["requirements.txt"] == (
         "nvidia-pytriton==0.7.0\nnumpy==1.26.4\nopenvino==2026.4.1\n"
     )
@@ -93,11 +91,11 @@ def test_an_image_of_triton_is_extended_and_one_of_python_gets_it() -> None:
 
 
 def test_only_its_own_machine_reaches_a_server_that_does_not_ask_who_calls() -> None:
-    services = documents(compose_files(ON_CPU)["compose.yaml"])[0]["services"]
+    services = documents(platform_files("compose", ON_CPU)["compose.yaml"])[0]["services"]
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert len(services["triton"]["ports"]) == 3
-    assert '`"8000:8000"` or `"8001:8001"`' in readme("compose", ON_CPU)
+    assert '`"8000:8000"` or `"8001:8001"`' in platform_files("compose", ON_CPU)["README.md"]
 
 
 def test_a_container_gets_the_memory_and_the_rights_that_a_pod_gets() -> None:
@@ -108,5 +106,5 @@ def test_a_container_gets_the_memory_and_the_rights_that_a_pod_gets() -> None:
 
 
 def test_the_readme_says_that_a_machine_holds_one_instance() -> None:
-    said = readme("compose", ON_CPU)
-    assert "For the demand of the study\n8 of them are needed: each on a machine of its own" in said
+    said = platform_files("compose", ON_CPU)["README.md"]
+    assert "needs 8 of them, each on a machine of its own" in said

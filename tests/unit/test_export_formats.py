@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -35,9 +37,10 @@ from optimizer.measurement.cost import Candidate, Demand, Price, Score
 from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.triton.embedded import SERVER_PACKAGE
 from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, Transport, Workload
-from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL
+from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL, platform_files
 from tests.unit.studies import LIMIT_MS, measured
 from tests.unit.tables import WORKLOAD as STUDIED
+from tests.unit.test_export_kubernetes import documents
 from tests.unit.test_model_config import MODEL
 
 
@@ -55,7 +58,7 @@ def repository(folder: Path, deployment: Deployment) -> Path:
 def written(platform: str, deployment: Deployment, folder: Path) -> Path:
     target = folder / "target"
     target.mkdir()
-    PLATFORMS[platform](deployment, repository(folder, deployment), target)
+    PLATFORMS[platform].write(deployment, repository(folder, deployment), target)
     return target
 
 
@@ -64,6 +67,33 @@ def cases() -> Iterator[tuple[str, Deployment]]:
         for deployment in ALL:
             if (name, deployment) != ("sagemaker", SEVERAL):
                 yield name, deployment
+
+
+HOSTILE = 'a"b: {{ $x }} # ${Image} \\ \u2028 \n - é'
+
+
+@pytest.mark.parametrize("name", sorted(PLATFORMS))
+def test_a_value_cannot_break_out_of_its_place(name: str) -> None:
+    """Whatever a template prints is one scalar of YAML or JSON."""
+    deployment = replace(
+        ON_GPU, flags=(HOSTILE, "null"), models=(replace(ON_GPU.models[0], name=HOSTILE),)
+    )
+    plain = platform_files(name, replace(ON_GPU, flags=("a", "b")))
+    for path, text in platform_files(name, deployment).items():
+        if path.endswith(".json"):
+            read, expected = json.loads(text), json.loads(plain[path])
+        elif path.endswith((".yaml", ".yml")):
+            read, expected = documents(text), documents(plain[path])
+        else:
+            continue
+        assert keys(read) == keys(expected), path
+
+
+def keys(value: Any) -> Any:
+    """The keys of nested mappings and the lengths of lists, without any value."""
+    if isinstance(value, dict):
+        return {key: keys(item) for key, item in value.items()}
+    return [keys(item) for item in value] if isinstance(value, list) else None
 
 
 def texts(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -182,11 +212,11 @@ def test_nodes_are_called_after_what_ec2_has(price: Price, node_type: str | None
 def test_the_summary_tells_what_measured_from_what_is_paid_for() -> None:
     measured = replace(ON_CPU, description="int8", measured_on="Some CPU, 2 cores")
     assert measured.summary == (
-        "int8: 850 requests/s an instance, measured on Some CPU, 2 cores;"
-        " 8 x ml.c5.xlarge (by its price) for 5000/s"
+        "int8: 850 requests/s per instance, measured on Some CPU, 2 cores;"
+        " 8 x ml.c5.xlarge (the priced type) for 5000 requests/s"
     )
     assert replace(measured, measured_on=None).summary == (
-        "int8: 850 requests/s an instance; 8 x ml.c5.xlarge (by its price) for 5000/s"
+        "int8: 850 requests/s per instance; 8 x ml.c5.xlarge (the priced type) for 5000 requests/s"
     )
 
 

@@ -14,11 +14,17 @@ import pytest
 from ruamel.yaml import YAML
 
 from optimizer.export.deployment import Deployment
-from optimizer.export.platforms.kserve import kserve_files
-from optimizer.export.platforms.kubernetes import kubernetes_files
-from optimizer.export.platforms.readme import readme
 from optimizer.measurement.cost import Demand, Price
-from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, UNSEEN
+from tests.unit.deployments import (
+    ALL,
+    BERT,
+    ON_CPU,
+    ON_GPU,
+    RANKER,
+    SEVERAL,
+    UNSEEN,
+    platform_files,
+)
 
 pytestmark = pytest.mark.tools
 
@@ -55,7 +61,7 @@ def kustomized(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
 @pytest.mark.parametrize("version", SCHEMAS)
 def test_manifests_fit_the_schemas_of_kubernetes(deployment: Deployment, version: str) -> None:
-    files = kubernetes_files(deployment)
+    files = platform_files("kubernetes", deployment)
     manifests = [
         each
         for name, text in files.items()
@@ -73,14 +79,16 @@ def test_manifests_fit_the_schemas_of_kubernetes(deployment: Deployment, version
 
 
 def test_the_schemas_refuse_what_is_misspelt() -> None:
-    text = kubernetes_files(ON_CPU)["base/autoscaler.yaml"].replace("minReplicas", "leastReplicas")
+    text = platform_files("kubernetes", ON_CPU)["base/autoscaler.yaml"].replace(
+        "minReplicas", "leastReplicas"
+    )
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(documents(text)[0], SCHEMAS[0], strict=True)
 
 
 @pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
 def test_the_overlay_is_built_by_kustomize(deployment: Deployment, tmp_path: Path) -> None:
-    kept(kubernetes_files(deployment), tmp_path)
+    kept(platform_files("kubernetes", deployment), tmp_path)
     built = {each["kind"]: each for each in kustomized(tmp_path / "overlays/production")}
     for manifest in built.values():
         kubernetes_validate.validate(manifest, SCHEMAS[-1], strict=True)
@@ -94,7 +102,9 @@ def test_the_overlay_is_built_by_kustomize(deployment: Deployment, tmp_path: Pat
 
 
 def container_of(deployment: Deployment) -> dict[str, Any]:
-    pod = documents(kubernetes_files(deployment)["base/deployment.yaml"])[0]["spec"]["template"]
+    pod = documents(platform_files("kubernetes", deployment)["base/deployment.yaml"])[0]["spec"][
+        "template"
+    ]
     container: dict[str, Any] = pod["spec"]["containers"][0]
     return container
 
@@ -113,7 +123,7 @@ def test_the_server_is_started_by_the_user_of_its_image() -> None:
     assert context["runAsNonRoot"] is True
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
     for deployment in (ON_CPU, ON_GPU):
-        lines = kubernetes_files(deployment)["Dockerfile"].splitlines()
+        lines = platform_files("kubernetes", deployment)["Dockerfile"].splitlines()
         assert [line for line in lines if line.startswith("USER ")] == [f"USER {user}"]
         # Files that were written under a strict umask are readable for it too.
         assert f"COPY --chown={user} repository /models" in lines
@@ -124,17 +134,17 @@ CUSTOM = replace(ON_CPU, price=Price("rack-7", 0.5, "our contract", "2026-01-01"
 
 
 def built_from(deployment: Deployment, folder: Path) -> dict[str, dict[str, Any]]:
-    kept(kubernetes_files(deployment), folder)
+    kept(platform_files("kubernetes", deployment), folder)
     return {each["kind"]: each for each in kustomized(folder / "overlays/production")}
 
 
 def test_pods_are_kept_to_nodes_of_the_type_whose_price_was_counted(tmp_path: Path) -> None:
     pod = built_from(ON_CPU, tmp_path)["Deployment"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {LABEL: "c5.xlarge"}
-    assert "nodeSelector" not in kubernetes_files(ON_CPU)["base/deployment.yaml"]
-    service = {each["kind"]: each for each in kustomized(kept(kserve_files(ON_CPU), tmp_path))}[
-        "InferenceService"
-    ]
+    assert "nodeSelector" not in platform_files("kubernetes", ON_CPU)["base/deployment.yaml"]
+    service = {
+        each["kind"]: each for each in kustomized(kept(platform_files("kserve", ON_CPU), tmp_path))
+    }["InferenceService"]
     assert service["spec"]["predictor"]["nodeSelector"] == {LABEL: "c5.xlarge"}
     assert service["spec"]["predictor"]["minReplicas"] == ON_CPU.replicas
     fits(service, "V1beta1InferenceService")
@@ -143,9 +153,12 @@ def test_pods_are_kept_to_nodes_of_the_type_whose_price_was_counted(tmp_path: Pa
 def test_no_type_of_nodes_is_made_up(tmp_path: Path) -> None:
     pod = built_from(CUSTOM, tmp_path)["Deployment"]["spec"]["template"]["spec"]
     assert "nodeSelector" not in pod
-    assert "patches" not in documents(kserve_files(CUSTOM)["kustomization.yaml"])[0]
-    assert "rack-7 is no type of EC2's" in readme("kserve", CUSTOM)
-    assert "(c5.xlarge,\nby the label `node.kubernetes.io" in readme("kubernetes", ON_CPU)
+    assert "patches" not in documents(platform_files("kserve", CUSTOM)["kustomization.yaml"])[0]
+    assert "rack-7 is not an instance type of EC2" in platform_files("kserve", CUSTOM)["README.md"]
+    assert (
+        "(c5.xlarge,\nby the label `node.kubernetes.io"
+        in platform_files("kubernetes", ON_CPU)["README.md"]
+    )
 
 
 def test_resources_are_those_that_were_used() -> None:
@@ -165,7 +178,7 @@ def test_a_start_may_take_longer_than_it_took() -> None:
 
 
 def test_autoscaling_aims_at_the_measured_capacity_less_the_headroom() -> None:
-    scaled = documents(kubernetes_files(SEVERAL)["base/autoscaler.yaml"])[0]["spec"]
+    scaled = documents(platform_files("kubernetes", SEVERAL)["base/autoscaler.yaml"])[0]["spec"]
     targets = {
         each["pods"]["metric"]["selector"]["matchLabels"]["model"]: each["pods"]["target"]
         for each in scaled["metrics"]
@@ -181,7 +194,9 @@ def test_autoscaling_aims_at_the_measured_capacity_less_the_headroom() -> None:
 
 def test_what_the_controller_lets_pass_above_the_target_is_still_within_the_capacity() -> None:
     without_headroom = replace(ON_CPU, demand=Demand(5000))
-    scaled = documents(kubernetes_files(without_headroom)["base/autoscaler.yaml"])[0]["spec"]
+    scaled = documents(platform_files("kubernetes", without_headroom)["base/autoscaler.yaml"])[0][
+        "spec"
+    ]
     [metric] = scaled["metrics"]
     target = float(metric["pods"]["target"]["averageValue"])
     assert 1.1 * target <= ON_CPU.capacity_per_second < 1.11 * target
@@ -204,7 +219,7 @@ def fits(value: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
 def test_kserve_resources_fit_its_models(deployment: Deployment) -> None:
-    files = kserve_files(deployment)
+    files = platform_files("kserve", deployment)
     runtime = documents(files["serving-runtime.yaml"])[0]
     service = documents(files["inference-service.yaml"])[0]
     fits(runtime, "V1alpha1ServingRuntime")
@@ -218,7 +233,7 @@ def test_kserve_resources_fit_its_models(deployment: Deployment) -> None:
 
 
 def test_kserve_models_refuse_what_is_misspelt() -> None:
-    service = documents(kserve_files(ON_CPU)["inference-service.yaml"])[0]
+    service = documents(platform_files("kserve", ON_CPU)["inference-service.yaml"])[0]
     service["spec"]["predictor"]["leastReplicas"] = 1
     with pytest.raises(AssertionError, match=r"V1beta1PredictorSpec has no \{'leastReplicas'\}"):
         fits(service, "V1beta1InferenceService")
@@ -226,12 +241,14 @@ def test_kserve_models_refuse_what_is_misspelt() -> None:
 
 def test_kserve_passes_requests_to_the_port_that_was_measured() -> None:
     for deployment, port in ((ON_CPU, "h2c"), (ON_GPU, "http1")):
-        runtime = documents(kserve_files(deployment)["serving-runtime.yaml"])[0]
+        runtime = documents(platform_files("kserve", deployment)["serving-runtime.yaml"])[0]
         assert runtime["spec"]["containers"][0]["ports"][0]["name"] == port
 
 
 def test_kserve_is_built_by_kustomize(tmp_path: Path) -> None:
-    built = {each["kind"]: each for each in kustomized(kept(kserve_files(ON_CPU), tmp_path))}
+    built = {
+        each["kind"]: each for each in kustomized(kept(platform_files("kserve", ON_CPU), tmp_path))
+    }
     assert built["ServingRuntime"]["spec"]["containers"][0]["image"] == "quickstart:1"
     scaled = built["HorizontalPodAutoscaler"]["spec"]
     assert scaled["scaleTargetRef"]["name"] == "quickstart-predictor"
@@ -241,5 +258,9 @@ def test_kserve_is_built_by_kustomize(tmp_path: Path) -> None:
 
 
 def test_a_version_is_rolled_back_with_its_autoscaler() -> None:
-    said = readme("kubernetes", ON_CPU).partition("## Roll back")[2].partition("##")[0]
-    assert "`kubectl apply -k` the overlay that was applied before" in said
+    said = (
+        platform_files("kubernetes", ON_CPU)["README.md"]
+        .partition("## Roll back")[2]
+        .partition("##")[0]
+    )
+    assert "`kubectl apply -k` the previous overlay" in said

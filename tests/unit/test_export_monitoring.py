@@ -17,9 +17,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring.alerts import alerts
 from optimizer.export.monitoring.rules import monitoring_files
-from optimizer.export.platforms.kubernetes import kubernetes_files
 from optimizer.measurement.cost import Demand
-from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL
+from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, platform_files
 from tests.unit.test_export_kubernetes import documents, kept
 
 pytestmark = pytest.mark.tools
@@ -186,7 +185,7 @@ def test_no_test_has_a_batch_that_the_model_cannot_have(deployment: Deployment) 
 
 
 def test_what_was_measured_itself_is_no_cause_for_an_alert() -> None:
-    shown = dict(tried(OF_ONE_MODEL[0]))["bert: as it was measured"]
+    shown = dict(tried(OF_ONE_MODEL[0]))["bert: at the capacity"]
     assert shown["nv_inference_request_summary_us"] == ["179300+0x30"]
     good, executions, queue_us = (
         a_minute(shown[f"nv_inference_{name}"][0])
@@ -289,7 +288,7 @@ def test_the_dashboard_is_one_of_grafana() -> None:
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert all(t["datasource"]["uid"] == "${datasource}" for t in panel["targets"])
     rows = [panel["title"] for panel in content["panels"] if panel["type"] == "row"]
-    assert rows[0] == "bert: 850 requests/s an instance within p95 <= 200 ms"
+    assert rows[0] == "bert: 850 requests/s per instance at p95 <= 200 ms"
     assert [row.partition(":")[0] for row in rows] == ["bert", "ranker.v2", "on"]
 
 
@@ -342,10 +341,10 @@ def steps(deployment: Deployment, title: str) -> list[float | None]:
 
 
 def test_capacity_and_limit_are_drawn_in() -> None:
-    assert steps(ON_CPU, "Requests of each instance") == [None, 765.0, 850.0]
-    assert steps(ON_CPU, "p95 inside the server") == [None, 61.5, 200]
-    assert steps(ON_CPU, "Mean batch") == [None, 9.5]
-    assert any(panel["title"] == "Use of the GPUs" for panel in panels(ON_GPU))
+    assert steps(ON_CPU, "Request rate per instance") == [None, 765.0, 850.0]
+    assert steps(ON_CPU, "p95 latency inside the server") == [None, 61.5, 200]
+    assert steps(ON_CPU, "Mean batch size") == [None, 9.5]
+    assert any(panel["title"] == "GPU utilisation" for panel in panels(ON_GPU))
 
 
 @pytest.mark.parametrize("deployment", ALL, ids=lambda d: d.name)
@@ -362,7 +361,7 @@ def test_legends_tell_series_apart_by_labels_that_they_have(deployment: Deployme
 def expressions(deployment: Deployment) -> Iterator[str]:
     for panel in panels(deployment):
         yield from (target["expr"] for target in panel.get("targets", ()))
-    adapter = kubernetes_files(deployment)["prometheus-adapter.yaml"]
+    adapter = platform_files("kubernetes", deployment)["prometheus-adapter.yaml"]
     [rule] = documents(adapter)[0]["rules"]["custom"]
     yield rule["seriesQuery"]
     query = rule["metricsQuery"].replace("<<.Series>>", "nv_inference_request_success")

@@ -22,10 +22,8 @@ from cfnlint.api import ManualArgs, lint
 from optimizer.errors import StorageError, UsageError
 from optimizer.export.deployment import Deployment
 from optimizer.export.platforms import sagemaker_deploy
-from optimizer.export.platforms.model_archive import write_model_archive
-from optimizer.export.platforms.readme import readme
-from optimizer.export.platforms.sagemaker import sagemaker_files
-from tests.unit.deployments import ON_CPU, ON_GPU, SEVERAL
+from optimizer.export.platforms.sagemaker import write_model_archive
+from tests.unit.deployments import ON_CPU, ON_GPU, SEVERAL, platform_files
 from tests.unit.test_export_kubernetes import documents, kept
 
 VALUES = {
@@ -49,7 +47,7 @@ def client(service: str) -> Any:
 
 
 def planned(deployment: Deployment, folder: Path) -> Mapping[str, dict[str, Any]]:
-    return sagemaker_deploy.calls(kept(sagemaker_files(deployment), folder), VALUES)
+    return sagemaker_deploy.calls(kept(platform_files("sagemaker", deployment), folder), VALUES)
 
 
 def refuse_values_outside_enums(value: Any, shape: Any, place: str) -> None:
@@ -111,7 +109,9 @@ OTHERS = {
 
 
 def names(deployment: Deployment, folder: Path, **values: str) -> tuple[str, str]:
-    calls = sagemaker_deploy.calls(kept(sagemaker_files(deployment), folder), {**VALUES, **values})
+    calls = sagemaker_deploy.calls(
+        kept(platform_files("sagemaker", deployment), folder), {**VALUES, **values}
+    )
     config = calls["create-endpoint-config"]
     assert calls["create-endpoint"]["EndpointConfigName"] == config["EndpointConfigName"]
     [variant] = config["ProductionVariants"]
@@ -163,19 +163,19 @@ def linted(template: str) -> list[str]:
 
 @pytest.mark.parametrize("deployment", [ON_CPU, ON_GPU], ids=lambda d: d.name)
 def test_cfn_lint_has_nothing_to_say_of_the_template(deployment: Deployment) -> None:
-    template = sagemaker_files(deployment)["template.yaml"]
+    template = platform_files("sagemaker", deployment)["template.yaml"]
     # What begins with I is advice for people who write templates by hand.
     assert [text for text in linted(template) if not text.startswith("[I")] == []
 
 
 def test_cfn_lint_finds_what_is_misspelt() -> None:
-    template = sagemaker_files(ON_CPU)["template.yaml"]
+    template = platform_files("sagemaker", ON_CPU)["template.yaml"]
     found = linted(template.replace("InitialInstanceCount", "InstanceCount"))
     assert any("'InstanceCount' was unexpected" in text for text in found)
 
 
 def alarms() -> dict[str, dict[str, Any]]:
-    [template] = documents(sagemaker_files(ON_CPU)["template.yaml"])
+    [template] = documents(platform_files("sagemaker", ON_CPU)["template.yaml"])
     return {
         name: resource["Properties"]
         for name, resource in template["Resources"].items()
@@ -191,23 +191,23 @@ def test_alarms_are_set_to_limit_capacity_and_share_of_failures() -> None:
         "FailureAlarm": 0.01,
     }
     share, *summed = alarms()["FailureAlarm"]["Metrics"]
-    assert share["Expression"] == "failed / asked"
+    assert share["Expression"] == "failed / requests"
     assert {each["Id"]: each["MetricStat"]["Metric"]["MetricName"] for each in summed} == {
         "failed": "Invocation5XXErrors",
-        "asked": "Invocations",
+        "requests": "Invocations",
     }
     assert [each["ReturnData"] for each in summed] == [False, False]
 
 
 def test_alarms_are_sent_to_a_topic_where_there_is_one() -> None:
-    [template] = documents(sagemaker_files(ON_CPU)["template.yaml"])
+    [template] = documents(platform_files("sagemaker", ON_CPU)["template.yaml"])
     assert template["Parameters"]["AlarmTopicArn"]["Default"] == ""
     sent = {"Fn::If": ["AlarmsAreSent", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
     assert [alarm["AlarmActions"] for alarm in alarms().values()] == [sent] * 3
 
 
 def test_a_stack_names_no_model_and_keeps_added_instances() -> None:
-    resources = documents(sagemaker_files(ON_CPU)["template.yaml"])[0]["Resources"]
+    resources = documents(platform_files("sagemaker", ON_CPU)["template.yaml"])[0]["Resources"]
     # Names that CloudFormation makes are others whenever what they name is replaced.
     assert "ModelName" not in resources["Model"]["Properties"]
     assert "EndpointConfigName" not in resources["EndpointConfig"]["Properties"]
@@ -215,14 +215,14 @@ def test_a_stack_names_no_model_and_keeps_added_instances() -> None:
 
 
 def test_several_models_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"one model, this server has bert, ranker\.v2, on"):
-        sagemaker_files(SEVERAL)
+    with pytest.raises(UsageError, match=r"one model, and this server has bert, ranker\.v2, on"):
+        platform_files("sagemaker", SEVERAL)
 
 
 def test_an_instance_type_of_others_is_refused() -> None:
     elsewhere = replace(ON_CPU, price=replace(ON_CPU.price, instance_type="c5.xlarge"))
     with pytest.raises(UsageError, match=r"begin with 'ml\.', the study's is c5\.xlarge"):
-        sagemaker_files(elsewhere)
+        platform_files("sagemaker", elsewhere)
 
 
 class Services:
@@ -442,7 +442,7 @@ def test_what_sagemaker_refuses_is_not_taken_for_missing(tmp_path: Path) -> None
 def test_the_script_says_what_it_would_do_and_needs_neither_package_nor_account(
     tmp_path: Path,
 ) -> None:
-    folder = kept(sagemaker_files(ON_CPU), tmp_path)
+    folder = kept(platform_files("sagemaker", ON_CPU), tmp_path)
     (folder / "model.tar.gz").write_bytes(b"archive")
     done = subprocess.run(
         [
@@ -465,7 +465,7 @@ def test_the_script_says_what_it_would_do_and_needs_neither_package_nor_account(
 def test_an_update_that_went_back_ends_with_the_reason_and_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = kept(sagemaker_files(ON_CPU), tmp_path)
+    folder = kept(platform_files("sagemaker", ON_CPU), tmp_path)
     (folder / "model.tar.gz").write_bytes(b"archive")
     monkeypatch.setattr(sagemaker_deploy, "__file__", str(folder / "deploy.py"))
 
@@ -480,8 +480,14 @@ def test_an_update_that_went_back_ends_with_the_reason_and_1(
 
 
 def test_the_readme_says_which_protocol_was_measured() -> None:
-    assert "The study measured over gRPC, and SageMaker speaks HTTP" in readme("sagemaker", ON_CPU)
-    assert "The study measured over HTTP, as SageMaker" in readme("sagemaker", ON_GPU)
+    assert (
+        "The study measured over gRPC, and SageMaker accepts only HTTP"
+        in platform_files("sagemaker", ON_CPU)["README.md"]
+    )
+    assert (
+        "The study measured over HTTP, as SageMaker"
+        in platform_files("sagemaker", ON_GPU)["README.md"]
+    )
 
 
 @pytest.fixture

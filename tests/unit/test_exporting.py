@@ -23,7 +23,7 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
 from optimizer.files.atomic import write_json
-from optimizer.study.source_cards import read_source_cards, write_source_cards
+from optimizer.study.files import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
@@ -268,7 +268,7 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
 def test_what_is_deployed_says_what_it_was_measured_on(study: Exportable, tmp_path: Path) -> None:
     export_study(study.request(tmp_path / "to", format="compose"), lambda _: None)
     said = (tmp_path / "to/compose.yaml").read_text()
-    assert "280 requests/s an instance, measured on Some CPU, 2 cores; 2 x test.large" in said
+    assert "280 requests/s per instance, measured on Some CPU, 2 cores; 2 x test.large" in said
 
 
 def test_of_a_remote_server_the_machine_is_not_known(tmp_path: Path) -> None:

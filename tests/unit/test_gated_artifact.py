@@ -10,11 +10,12 @@ from optimizer.artifacts.accuracy import Accuracy
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.measurement.host_share import HostTiming
 from optimizer.study.events import ArtifactReady
-from optimizer.study.gate_plan import FailingBatch, GatedShapes, GatePlan
 from optimizer.study.gated_artifact import (
+    FailingBatch,
     GatedArtifact,
+    GatedShapes,
+    GatePlan,
     from_json,
-    is_complete,
     ready_event,
     to_json,
 )
@@ -57,13 +58,13 @@ def test_a_row_without_shapes_is_none() -> None:
 
 
 def test_what_was_gated_holds_for_the_same_shapes_and_fewer() -> None:
-    assert is_complete(RIGHT, PLAN)
-    assert is_complete(RIGHT, GatePlan((32,), (1,)))
-    assert is_complete(FAILING, PLAN)
-    assert is_complete(replace(RIGHT, dropped="accuracy", shapes=GatedShapes((), ())), PLAN)
-    assert not is_complete(RIGHT, GatePlan((64, 32, 16), (1, 4, 8, 16)))
-    assert not is_complete(RIGHT, GatePlan((32, 16), (1, 64)))
-    assert not is_complete(replace(RIGHT, shapes=None), PLAN)
+    assert RIGHT.covers(PLAN)
+    assert RIGHT.covers(GatePlan((32,), (1,)))
+    assert FAILING.covers(PLAN)
+    assert replace(RIGHT, dropped="accuracy", shapes=GatedShapes((), ())).covers(PLAN)
+    assert not RIGHT.covers(GatePlan((64, 32, 16), (1, 4, 8, 16)))
+    assert not RIGHT.covers(GatePlan((32, 16), (1, 64)))
+    assert not replace(RIGHT, shapes=None).covers(PLAN)
 
 
 def test_the_line_of_an_artefact_stays_short() -> None:

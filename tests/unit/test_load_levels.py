@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
+from optimizer.load.knee import knee_point
+from optimizer.load.level_checks import limit_overshoot, why_missed
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
-from optimizer.load.verdicts import limit_overshoot, point, why_missed
 from optimizer.measurement.level import ClientUse, LoadLevel
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
 
@@ -110,7 +111,7 @@ def test_a_verdict_that_the_percentile_does_not_show_has_its_reason() -> None:
     late = replace(level, verdict="infeasible", ended="proven to miss the limit")
     assert why_missed(late) == "proven to miss the limit"
     assert limit_overshoot(late) > 0
-    assert point(late, 1.0).log_excess > 0
+    assert knee_point(late, 1.0).log_excess > 0
 
 
 def test_a_short_level_serves_no_more_than_is_offered() -> None:

@@ -32,7 +32,7 @@ def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
 ) -> None:
     runs = FakeRuns(tmp_path, monkeypatch)
     result = runs.run(timeout_seconds=1e-9)
-    assert result.summary["outcome"] == "nothing was measured"
+    assert result.summary.outcome == "nothing was measured"
     text = shown(result)
     assert "it has measured nothing yet; preparing and calibrating took all the time" in text
     assert "raise --timeout" in text
@@ -40,7 +40,7 @@ def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
     assert LIMIT not in text
     again = runs.run(trials=1)
     assert not again.was_finished
-    assert again.summary["best"] is not None
+    assert again.summary.best is not None
 
 
 def test_what_missed_the_limits_asks_for_another_limit() -> None:

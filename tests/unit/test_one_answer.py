@@ -19,6 +19,7 @@ import pytest
 
 import optimizer
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.study_status import study_status
 from optimizer.commands import export as exporting
 from optimizer.commands import run as wiring
 from optimizer.commands.compare import CompareRequest, compare_studies
@@ -31,10 +32,10 @@ from optimizer.errors import EverythingFailedError
 from optimizer.export.bundle.repository import holds_configuration
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.directory import Records, StudyDirectory
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
 from optimizer.study.optuna_study import open_storage
-from optimizer.study.status import study_status
+from optimizer.study.record_store import RecordStore
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
     DEMAND,
@@ -208,7 +209,7 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
     expected = (describe(story.all_configs[INT8_1]), "confirmed")
     assert all_say(story) == expected
     summary = story.directory.read_json(story.directory.summary)
-    assert json.loads(json.dumps(dict(result.summary))) == summary
+    assert json.loads(json.dumps(result.summary.to_json())) == summary
     assert summary["best"]["description"] == expected[0]
     assert summary["best"]["capacity_per_second"] == pytest.approx(HOLDS[INT8_1])
     assert summary["baseline"]["capacity_per_second"] == pytest.approx(HOLDS[FP32_1])
@@ -226,14 +227,14 @@ def assert_settled(story: Story, result: wiring.RunResult) -> None:
 
 def kill_on_writing(patch: pytest.MonkeyPatch, kill: Kill) -> None:
     """Between a record and whoever is told of it."""
-    write = Records.write
+    write = RecordStore.write
 
-    def then_die(store: Records, record: TrialRecord) -> None:
+    def then_die(store: RecordStore, record: TrialRecord) -> None:
         write(store, record)
         if store.folder.name == "confirmations":
             kill()
 
-    patch.setattr(Records, "write", then_die)
+    patch.setattr(RecordStore, "write", then_die)
 
 
 def kill_before_measuring(patch: pytest.MonkeyPatch, kill: Kill) -> None:

@@ -19,7 +19,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import StorageError, UsageError
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.optuna_study import OptunaStudy
 from tests.unit.studies import (

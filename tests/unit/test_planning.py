@@ -19,8 +19,8 @@ from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace
+from optimizer.study.trial_records import measured_record
 from tests.unit.studies import (
     DEMAND,
     MACHINE,

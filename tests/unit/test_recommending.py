@@ -25,7 +25,7 @@ from optimizer.load.user_load_file import LoadTestJob
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.level import Slice
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.measured_record import measured_record
+from optimizer.study.trial_records import measured_record
 from optimizer.workload.streams import LatencyLimit
 from tests.unit.hosts import A10G, CONTENT, T4, host, on_machine, price_of, space_on, use_of
 from tests.unit.studies import MACHINE, SETTING, infeasible, ok

@@ -11,7 +11,7 @@ from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.errors import UsageError
 from optimizer.search.recorded.recording import BEST, ROUNDS, SAMPLE
 from optimizer.search.recorded.table_file import write_table
-from optimizer.search.samplers.by_name import CALIBRATED, SAMPLERS
+from optimizer.search.samplers import CALIBRATED, SAMPLERS
 from optimizer.study.events import Event, PhaseStarted
 from tests.unit.studies import small_space
 from tests.unit.tables import recorded_table

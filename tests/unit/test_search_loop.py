@@ -348,7 +348,9 @@ def test_five_failures_in_a_row_have_the_baseline_tried_again(search: Search) ->
     assert [config == baseline for config in search.evaluator.evaluated] == [
         True, False, False, False, False, False, True,
     ]  # fmt: skip
-    assert Note("5 failures in a row, trying the baseline again", warning=True) in search.events
+    assert (
+        Note("5 consecutive trials failed; rerunning the baseline", warning=True) in search.events
+    )
     assert len(search.records) == 6
 
 
@@ -359,7 +361,7 @@ def test_when_the_baseline_fails_too_the_run_ends(search: Search) -> None:
     with pytest.raises(EverythingFailedError) as caught:
         search.run(100)
     assert str(caught.value) == (
-        "5 trials in a row failed and so did the baseline; "
+        "5 consecutive trials failed and so did the baseline; "
         "last trial: it broke; baseline: no memory left"
     )
     assert [record.outcome for record in search.records] == ["failed"] * 5

@@ -15,7 +15,7 @@ from rich.console import Console
 from optimizer.analysis.latency_curve import capacity_within, undominated
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns
+from optimizer.analysis.summary import LoadRuns, ParetoEntry
 from optimizer.cli import commands
 from optimizer.cli.outcome import show_front
 from optimizer.commands.parts import require_same_space
@@ -25,7 +25,7 @@ from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import ExtraLimit, Measurement
-from optimizer.search.samplers.by_name import SAMPLERS
+from optimizer.search.samplers import SAMPLERS
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
 from optimizer.study.warm_start import carried_over
@@ -211,7 +211,7 @@ def test_rows_that_another_beats_are_not_on_the_front() -> None:
 ONE, TWO, THREE, _ = (four_points().config(four_points().at(row)) for row in range(4))
 
 
-def front_of() -> list[dict[str, object]]:
+def front_of() -> tuple[ParetoEntry, ...]:
     records = [
         record_of(0, ONE, replace(ok(500.0), extra_limits=(within(SHORT_MS, 0.0, 1.0),))),
         record_of(1, TWO, replace(ok(300.0), extra_limits=(within(SHORT_MS, 200.0),))),
@@ -224,11 +224,11 @@ def front_of() -> list[dict[str, object]]:
 
 def test_the_front_holds_what_nothing_beats_within_all_limits() -> None:
     first, second = front_of()
-    assert first["description"] == describe(ONE)
-    assert first["limits_ms"] == [LIMIT_MS, SHORT_MS]
-    assert first["capacity_per_second"] == [450.0, None], "as it was confirmed"
-    assert second["description"] == describe(TWO)
-    assert second["usd_per_million_at_capacity"] == pytest.approx([usd(300.0), usd(200.0)])
+    assert first.description == describe(ONE)
+    assert first.limits_ms == (LIMIT_MS, SHORT_MS)
+    assert first.capacity_per_second == (450.0, None), "as it was confirmed"
+    assert second.description == describe(TWO)
+    assert second.usd_per_million_at_capacity == pytest.approx([usd(300.0), usd(200.0)])
 
 
 def test_the_front_is_shown() -> None:

@@ -13,8 +13,8 @@ from optimizer.measurement.cost import Demand
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import Decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.measured_record import measured_record
 from optimizer.study.searched_space import SearchedSpace
+from optimizer.study.trial_records import measured_record
 from tests.unit.studies import (
     DEMAND,
     MACHINE,

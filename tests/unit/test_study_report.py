@@ -3,16 +3,18 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.summary import SummaryArtifact
 from optimizer.commands.report import Reported, report_study
 from optimizer.errors import UsageError
+from optimizer.measurement.host_share import HostTiming
 from optimizer.report.cells import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.text_table import TextTable
+from optimizer.study.gated_artifact import FailingBatch
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
 
@@ -78,16 +80,16 @@ def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: 
 def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known(
     found: Reported,
 ) -> None:
-    def loads(*artifacts: dict[str, Any]) -> TextTable:
-        summary = {**(found.report.summary or {}), "artifacts": artifacts}
+    def loads(*artifacts: SummaryArtifact) -> TextTable:
+        assert found.report.summary is not None
+        summary = replace(found.report.summary, artifacts=artifacts)
         shown = sections(replace(found.report, summary=summary))
         [table] = next(section for section in shown if section.anchor == "loads").tables
         return table
 
     first = found.report.finalists()[0].models[0].artifact.label
-    row = {"artifact": first, "accuracy": None, "dropped": None}
-    timing = {"batch_size": 1, "served_ms": 1.0, "bare_ms": 0.25}
-    without, timed = loads(row), loads({**row, "timings": [timing]})
+    timings = (HostTiming(batch_size=1, served_ms=1.0, bare_ms=0.25),)
+    without, timed = loads(SummaryArtifact(first)), loads(SummaryArtifact(first, timings=timings))
     assert "Python host" not in without.columns
     assert timed.columns[3:5] == ("compute", "Python host")
     whole, own, host = (float(cell) for cell in (without.rows[0][3], *timed.rows[0][3:5]))
@@ -96,9 +98,9 @@ def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known
 
 
 def test_an_artefact_kept_with_small_batches_says_so(found: Reported) -> None:
-    failing = {"size": 16, "reason": "rows are zeros"}
-    row = {"artifact": "a", "accuracy": None, "dropped": None, "failing_batch": failing}
-    report = replace(found.report, summary={**(found.report.summary or {}), "artifacts": [row]})
+    assert found.report.summary is not None
+    artifact = SummaryArtifact("a", failing_batch=FailingBatch(16, "rows are zeros"))
+    report = replace(found.report, summary=replace(found.report.summary, artifacts=(artifact,)))
     [table] = next(s for s in sections(report) if s.anchor == "accuracy").tables
     assert table.rows[0][-1] == "kept with batches below 16: rows are zeros"
 

@@ -18,6 +18,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from optimizer.analysis.study_status import all_statuses, study_status
+from optimizer.analysis.summary import StudySummary, write_summary
 from optimizer.cli.interruption import Interrupted
 from optimizer.cli.status import Detail
 from optimizer.commands.with_progress import with_progress
@@ -39,7 +41,6 @@ from optimizer.study.progress_file import ProgressFile, progress_from_json
 from optimizer.study.run_state import RunState
 from optimizer.study.search_status import SearchStatus
 from optimizer.study.searched_space import SearchedSpace
-from optimizer.study.status import all_statuses, study_status
 from tests.unit.commands import Commands
 from tests.unit.studies import (
     DEMAND,
@@ -179,8 +180,8 @@ def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None
     found = study_status(directory.root.parent, "mine")
     assert found.confirmed is not None
     ended = "the budget of 2 trials is used up"
-    told = {"best": found.confirmed, "trials": found.trials, "ended": ended}
-    write_json(directory.summary, told)
+    told = StudySummary(ended=ended, trials={**found.trials}, best=found.confirmed)
+    write_summary(directory, told)
     said = " ".join(drawn(directory).split())
     assert f"winner trial 0: {describe(A)}: 90/s, $1.1111 per million, confirmed" in said
     assert "search it ended: the budget of 2 trials is used up" in said

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from optimizer.analysis.summary import LoadRuns, summarise
+from optimizer.analysis.summary import LoadRuns, read_summary, summarise, write_summary
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate
 from optimizer.search.confirm import Confirmed
 from optimizer.search.loop import SearchEnd
@@ -19,6 +21,7 @@ from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import merged
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
 from optimizer.study.history import History, scored
 from tests.unit.studies import (
@@ -132,7 +135,7 @@ def summary_of(
     prepared: Prepared = PREPARED,
 ) -> dict[str, Any]:
     summary = summarise(space, ENDED, history, confirmed, runs, prepared)
-    again: dict[str, Any] = json.loads(json.dumps(summary, allow_nan=False))
+    again: dict[str, Any] = json.loads(json.dumps(summary.to_json(), allow_nan=False))
     return again
 
 
@@ -278,3 +281,39 @@ def test_without_a_measured_baseline_there_is_no_pace(space: Space) -> None:
     summary = summary_of(space, history=history_of((B, ok(300))))
     assert summary["pace"]["saturation_per_second"] == []
     assert summary["pace"]["largest_change"] is None
+
+
+def test_what_was_written_is_read_back(space: Space, tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path / "quick")
+    assert read_summary(directory) is None
+    summary = summarise(space, ENDED, HISTORY, CONFIRMED, NOTHING_BESIDE, PREPARED)
+    write_summary(directory, summary)
+    again = read_summary(directory)
+    assert again is not None
+    assert again.to_json() == summary.to_json()
+
+
+def test_a_summary_of_an_earlier_version_is_read(space: Space, tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path / "quick")
+    content = summary_of(space)
+    later = ("schema_version", "nothing_found", "settled", "remaining_gap", "pace")
+    for row in content["artifacts"]:
+        del row["failing_batch"], row["timings"]
+    write_json(directory.summary, {k: v for k, v in content.items() if k not in later})
+    summary = read_summary(directory)
+    assert summary is not None
+    assert summary.best is not None
+    assert summary.best.capacity_per_second == pytest.approx(125)
+    assert (summary.settled, summary.remaining_gap) == (False, None)
+
+
+def test_a_summary_of_a_newer_version_is_refused_with_what_to_do(
+    space: Space, tmp_path: Path
+) -> None:
+    directory = StudyDirectory(tmp_path / "quick")
+    write_json(directory.summary, {**summary_of(space), "schema_version": 2})
+    with pytest.raises(StorageError, match=r"must be at most 1, got 2.*upgrade, or delete"):
+        read_summary(directory)
+    write_json(directory.summary, {**summary_of(space), "best": {"description": "a"}})
+    with pytest.raises(DamagedStudyError, match="best"):
+        read_summary(directory)

@@ -339,7 +339,7 @@ class MadeUp:
         monkeypatch.setattr(verifying, "bundle_host", lambda *_: host)
         monkeypatch.setattr(verifying, "served_bundle", self._serving)
         monkeypatch.setattr(verifying, "LoadClient", lambda _: nullcontext())
-        for name in ("ServedLevels", "CapacitySearch"):
+        for name in ("LevelRunner", "CapacitySearch"):
             monkeypatch.setattr(verifying, name, lambda *_: self)
         monkeypatch.setattr(verifying, "find_capacity", self._found)
 
@@ -361,7 +361,7 @@ class MadeUp:
     def on(self, *_: object) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def holds(self, load_factor: float, _: int) -> bool:
+    def meets_limits(self, load_factor: float, _: int) -> bool:
         p95_ms = next(self._p95s_ms, None)
         if p95_ms is None:
             raise LoadTestFailure("every request failed")

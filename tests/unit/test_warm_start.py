@@ -7,6 +7,7 @@ import pytest
 
 from optimizer.measurement.cost import Demand, Price, usd_per_million
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.trial_records import wrong_answers_record
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
 from tests.unit.studies import (
     DEMAND,
@@ -120,6 +121,15 @@ def test_what_is_not_in_the_space_stays_behind() -> None:
         [record_of(0, A, ok(100)), record_of(1, D, ok(50))], "old", dropped, PRICE, DEMAND
     )
     assert [record.config for record in kept] == [D]
+
+
+def test_wrong_answers_are_judged_anew() -> None:
+    assert carried(wrong_answers_record(record_of(0, A, ok(100)), "rows are zeros")) == []
+
+
+def test_neither_the_proposal_nor_the_attempt_is_carried_over() -> None:
+    (record,) = carried(replace(record_of(0, A, ok(100)), params=(("a", 1),), attempt=2))
+    assert (record.params, record.attempt) == ((), 1)
 
 
 def test_the_first_study_stays_the_origin() -> None:

@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.study.directory import Records
 from optimizer.study.events import Event, Note
-from optimizer.study.gate_plan import FailingBatch, GatedShapes
-from optimizer.study.gated_artifact import GatedArtifact
-from optimizer.study.wrong_answers import why_wrong, without_wrong_answers
+from optimizer.study.gated_artifact import (
+    FailingBatch,
+    GatedArtifact,
+    GatedShapes,
+    reject_wrong_answers,
+    wrong_answers_reason,
+)
+from optimizer.study.record_store import RecordStore
+from optimizer.study.trial_records import has_wrong_answers
 from tests.unit.studies import infeasible, ok, record_of, small_space
 
 SPACE = small_space()
@@ -30,7 +35,7 @@ FAILING = replace(RIGHT, failing=FailingBatch(16, "rows are zeros"))
 
 
 def reasons(gated: GatedArtifact) -> list[str | None]:
-    return [why_wrong(config, [gated]) for config in (LARGE, SMALL)]
+    return [wrong_answers_reason(config, [gated]) for config in (LARGE, SMALL)]
 
 
 def test_configurations_that_reach_a_failing_batch_answer_wrongly() -> None:
@@ -41,21 +46,23 @@ def test_configurations_that_reach_a_failing_batch_answer_wrongly() -> None:
 
 
 def test_their_records_become_infeasible_and_no_others(tmp_path: Path) -> None:
-    store, events = Records(tmp_path), list[Event]()
+    store, events = RecordStore(tmp_path), list[Event]()
     configs: list[ServingConfig] = [LARGE, SMALL, LARGE]
     for number, (config, found) in enumerate(
         zip(configs, (ok(100), ok(50), infeasible(80)), strict=True)
     ):
         store.write(record_of(number, config, found))
     before = store.read_all()
-    judged = without_wrong_answers(store, [FAILING], events.append)
+    judged = reject_wrong_answers(store, [FAILING], events.append)
     assert [judged[n].outcome for n in range(3)] == ["infeasible", "ok", "infeasible"]
     assert judged[0].reason == "wrong answers: rows are zeros"
-    assert judged[0].score is None
+    assert (judged[0].score, judged[0].told_value, judged[0].constraints) == (None, None, ())
+    assert (judged[0].further, judged[0].told_further) == ((), ())
+    assert [has_wrong_answers(judged[n]) for n in range(3)] == [True, False, False]
     assert (judged[1], judged[2]) == (before[1], before[2])
     assert store.read_all() == judged
     assert [event.text for event in events if isinstance(event, Note)] == [
-        "trial 0 is infeasible: wrong answers: rows are zeros"
+        "Trial 0 is infeasible: wrong answers: rows are zeros"
     ]
-    assert without_wrong_answers(store, [FAILING], events.append) == judged
+    assert reject_wrong_answers(store, [FAILING], events.append) == judged
     assert len(events) == 1

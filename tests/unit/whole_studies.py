@@ -9,14 +9,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from optimizer.analysis.summary import MachineDrift, StudySummary, entry, write_summary
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import Space, load_space
+from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.kept_decision import entry, stored_decision
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from tests.unit.studies import HARDWARE, MACHINE, PRICE, infeasible, level, ok, record_of
 
@@ -99,13 +100,14 @@ class WholeStudy:
             directory.confirmations.write(record_of(number, every[which], ok(rate, 60.0)))
         if self.pace is not False:
             best = next(iter(stored_decision(directory).confirmed), None)
-            summary = {
-                "study": self.root.name,
-                "trials": {"ok": len(self.capacities)},
-                "best": entry(best.candidate) if best is not None else None,
-                "pace": {"largest_change": self.pace},
-            }
-            write_json(directory.summary, summary)
+            summary = StudySummary(
+                study=self.root.name,
+                ended="the budget is used up",
+                trials={"ok": len(self.capacities)},
+                best=entry(best.candidate) if best is not None else None,
+                pace=MachineDrift(largest_change=self.pace),
+            )
+            write_summary(directory, summary)
         return directory
 
     def _trial(self, number: int, config: ServingConfig, capacity: float) -> TrialRecord:

@@ -96,7 +96,7 @@ class _Engine:
         check_tensorrt_rules(graph.path / "model.onnx")
         with self._timings(into) as timings:
             folders = Folders(graph.path, into, timings)
-            facts = self.place.run(self.recipe, folders, self.bench.tell)
+            facts = self.place.run(self.recipe, folders, self.bench.report_progress)
         if not (into / PLAN_FILE).is_file():
             raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))

@@ -1,4 +1,4 @@
-"""How much arithmetic and how much memory an ONNX graph takes, from the shapes of its tensors."""
+"""Multiply-accumulates and memory of an ONNX graph, from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BYTES_PER_ELEMENT = 4
 
-_NO_TENSORS = {
+_NON_TENSOR_OPERATORS = {
     *("Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
     *("SequenceMap", "SplitToSequence"),
 }
-"""Operators whose output is no tensor and has no shape."""
+"""Operators whose output has no shape."""
 
 
 def measure_shapes(path: Path, request: Tensors) -> Shapes:
-    """Run one request through the graph and return the shape of every tensor.
+    """Execute one request and return the shape of every tensor outside subgraphs (If, Loop, Scan).
 
-    No tensor is kept, so this takes no more memory than the inference itself. Tensors of subgraphs
-    (If, Loop, Scan) are left out.
+    No tensor is kept, so this takes no more memory than the inference itself.
     """
     import onnx
 
@@ -37,29 +36,29 @@ def measure_shapes(path: Path, request: Tensors) -> Shapes:
     names = [
         name
         for node in model.graph.node
-        if node.op_type not in _NO_TENSORS
+        if node.op_type not in _NON_TENSOR_OPERATORS
         for name in node.output
         if name
     ]
-    asked = [f"{name}/shape" for name in names]
+    shape_names = [f"{name}/shape" for name in names]
     model.graph.node.extend(
         onnx.helper.make_node("Shape", [name], [shape])
-        for name, shape in zip(names, asked, strict=True)
+        for name, shape in zip(names, shape_names, strict=True)
     )
-    session = observing_session(model, path, asked)
-    found = {name: values.shape for name, values in request.items()}
-    for name, shape in zip(names, session.run(asked, request), strict=True):
-        found[name] = tuple(map(int, shape))
-    return found
+    session = observing_session(model, path, shape_names)
+    shapes = {name: values.shape for name, values in request.items()}
+    for name, shape in zip(names, session.run(shape_names, request), strict=True):
+        shapes[name] = tuple(map(int, shape))
+    return shapes
 
 
 def observing_session(
     model: onnx.ModelProto, path: Path, outputs: Iterable[str]
 ) -> onnxruntime.InferenceSession:
-    """Return a session that answers with tensors inside a graph.
+    """Return a session whose outputs are tensors inside a graph.
 
     Args:
-        model: of the file at `path`, perhaps with more nodes; it may lack its external data.
+        model: the file at `path`, with more nodes or not; external data need not be loaded.
         outputs: names of the tensors.
     """
     import onnx
@@ -70,9 +69,9 @@ def observing_session(
     observed = path.with_name("observed.onnx")
     onnx.save(model, observed)
     options = onnxruntime.SessionOptions()
-    # Optimisations would merge the tensors that are asked for.
+    # Optimisations would fuse the observed tensors away.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # This order takes shapes at once; the default may keep every tensor until the end.
+    # This order computes shapes at once; the default may keep every tensor until the end.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
     try:
@@ -82,10 +81,10 @@ def observing_session(
 
 
 def peak_bytes(nodes: Sequence[onnx.NodeProto], shapes: Shapes, kept: Set[str]) -> int:
-    """Return how many bytes of tensors live at the same time while the graph is executed.
+    """Return the peak size of all live tensors while the graph is executed, in bytes.
 
     Args:
-        nodes: in the order in which they are executed.
+        nodes: in the order of execution.
         kept: tensors that live until the end.
     """
     last_use = {name: at for at, node in enumerate(nodes) for name in (*node.output, *node.input)}
@@ -94,16 +93,16 @@ def peak_bytes(nodes: Sequence[onnx.NodeProto], shapes: Shapes, kept: Set[str]) 
     for at, node in enumerate(nodes):
         living += sum(_bytes(shapes, name) for name in node.output if name in made)
         peak = max(peak, living)
-        ended = {name for name in (*node.input, *node.output) if last_use[name] == at}
-        living -= sum(_bytes(shapes, name) for name in (ended & made) - kept)
+        unused = {name for name in (*node.input, *node.output) if last_use[name] == at}
+        living -= sum(_bytes(shapes, name) for name in (unused & made) - kept)
     return peak
 
 
 def multiply_accumulates(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """Return how many multiply-accumulates a node takes; 0 for operators that are no products.
+    """Return the multiply-accumulates of a node; 0 for operators that are no products.
 
     Args:
-        shapes: of the node's tensors, those of its weights included.
+        shapes: of the node's tensors, including its weights.
     """
     count = _COUNTS.get(node.op_type)
     needed = (*node.input[:2], node.output[0])

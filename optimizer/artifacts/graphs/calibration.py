@@ -1,4 +1,4 @@
-"""The ranges of activations, measured on the calibration rows within the memory that there is."""
+"""Measure the ranges of activations on the calibration rows, within the available memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Batch = Mapping[str, NDArray[Any]]
 """Values of tensors for several rows, by name."""
 
 _BATCH_BYTES = 256 * 2**20
-"""Activations of one batch; the batch follows from the model alone, and so do its figures."""
+"""Size of the activations of one batch. It is fixed, so that ranges depend on the model alone."""
 
 _COPIES_OF_WEIGHTS = 4
-"""The graph that is quantised, the file as it is parsed, and the session's own in two layouts."""
+"""The graph that is quantised, the parsed file, and the session's weights in two layouts."""
 
 _BINS = 4096
 _GIB = 2**30
@@ -34,16 +34,14 @@ _GIB = 2**30
 def calibrated_ranges(
     path: Path, tensors: Set[str], rows: list[Tensors], shapes: Shapes, percentile: float
 ) -> dict[str, Range]:
-    """Return the range of each tensor over all rows.
-
-    Two batches at most are held at a time, however many rows there are.
+    """Return the range of each tensor over all rows; at most two batches are in memory.
 
     Args:
         path: an ONNX file, its external data beside it.
         tensors: activations, by name.
         rows: requests of equal shape.
-        shapes: of the graph's tensors for one row.
-        percentile: share of a tensor's values that its range holds, in %; 100 takes all of them.
+        shapes: shapes of the graph's tensors for one row.
+        percentile: share of a tensor's values within its range, in %; 100 covers all of them.
 
     Raises:
         BuildFailure: when one row does not fit in memory, or a tensor holds NaN or infinity.
@@ -55,14 +53,14 @@ def calibrated_ranges(
     weights = sum(file.stat().st_size for file in path.parent.iterdir())
     batch = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), len(rows))
     _require_memory(weights, row_bytes, batch, shapes, rows[0])
-    asked = sorted(tensors - rows[0].keys())
-    session = observing_session(model, path, asked) if asked else None
+    inner_names = sorted(tensors - rows[0].keys())
+    session = observing_session(model, path, inner_names) if inner_names else None
     del model
 
     def values(start: int) -> Batch:
         request = stack(rows[start : start + batch])
-        inner = session.run(asked, request) if session is not None else []
-        return request | dict(zip(asked, inner, strict=True))
+        inner = session.run(inner_names, request) if session is not None else []
+        return request | dict(zip(inner_names, inner, strict=True))
 
     starts = range(0, len(rows), batch)
     first = values(0)
@@ -89,7 +87,7 @@ def _extremes(batches: Iterable[Batch], tensors: Set[str]) -> dict[str, Range]:
     highest = dict.fromkeys(tensors, -np.inf)
     for batch in batches:
         for name in tensors:
-            # Of a NaN, minimum and maximum are NaN too.
+            # np.minimum and np.maximum propagate NaN.
             lowest[name] = float(np.minimum(lowest[name], batch[name].min()))
             highest[name] = float(np.maximum(highest[name], batch[name].max()))
     for name in sorted(tensors):
@@ -101,16 +99,16 @@ def _extremes(batches: Iterable[Batch], tensors: Set[str]) -> dict[str, Range]:
 def _percentiles(
     batches: Iterable[Batch], ranges: Mapping[str, Range], percentile: float
 ) -> dict[str, Range]:
-    """Return ranges without the rarest values, as many at one end as at the other."""
+    """Return ranges without the rarest values, the same share at either end."""
     edges = {name: np.linspace(*limits, _BINS + 1) for name, limits in ranges.items()}
     counts = {name: np.zeros(_BINS) for name in ranges}
     for batch in batches:
         for name, limits in ranges.items():
             counts[name] += np.histogram(batch[name], _BINS, limits)[0]
     outside = (100 - percentile) / 200
-    found = {}
+    narrowed = {}
     for name, counted in counts.items():
         shares = np.concatenate([[0.0], np.cumsum(counted) / counted.sum()])
         low, high = np.interp([outside, 1 - outside], shares, edges[name])
-        found[name] = (float(low), float(high))
-    return found
+        narrowed[name] = (float(low), float(high))
+    return narrowed

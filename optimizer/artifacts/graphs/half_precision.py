@@ -1,4 +1,4 @@
-"""Graphs in 16 bits from one in FP32: inputs and outputs keep their types."""
+"""Convert an FP32 graph to FP16 or BF16; inputs and outputs keep their types."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import onnx
 
 _TYPE_ATTRIBUTES = {"to", "dtype"}
-"""Attributes whose number is the element type of what the node makes."""
+"""Attributes that give the element type of a node's output."""
 
 _LARGEST_BF16 = float.fromhex("0x1.fep127")
 
 
 def to_fp16(graph: Path, into: Path) -> None:
-    """Write `into`/model.onnx with FP16 weights and arithmetic, and inputs and outputs as before.
+    """Write `into`/model.onnx with FP16 weights and arithmetic.
 
     Args:
         graph: directory of the FP32 model.onnx and its external data; Q/DQ pairs get FP16 scales.
-        into: directory, emptied of everything else that the conversion leaves.
+        into: directory; temporary files of the conversion are removed from it.
     """
     source = working_copy(graph, into)
     converted = _in_fp16(source)
@@ -36,14 +36,14 @@ def to_fp16(graph: Path, into: Path) -> None:
 
 
 def to_bf16(graph: Path, into: Path) -> None:
-    """Write `into`/model.onnx with BF16 weights and arithmetic, and inputs and outputs as before.
+    """Write `into`/model.onnx with BF16 weights and arithmetic.
 
-    The FP16 converter decides what is cast and where; every number comes from the FP32 graph, for
-    BF16 has FP32's range, and what went through FP16 would be cut at 65504.
+    The FP16 converter decides where casts go. Every number comes from the FP32 graph, since BF16
+    has FP32's range and FP16 would clip at 65504.
 
     Args:
         graph: directory of the FP32 model.onnx and its external data.
-        into: directory, emptied of everything else that the conversion leaves.
+        into: directory; temporary files of the conversion are removed from it.
     """
     import onnx
 
@@ -56,7 +56,7 @@ def to_bf16(graph: Path, into: Path) -> None:
 
 
 def save(model: onnx.ModelProto, into: Path, *, external: bool) -> None:
-    """Write `into`/model.onnx, its nodes in an order in which they can be executed.
+    """Write `into`/model.onnx with its nodes in topological order.
 
     Args:
         external: whether the weights go to model.onnx.data beside it.
@@ -69,17 +69,16 @@ def save(model: onnx.ModelProto, into: Path, *, external: bool) -> None:
 
 
 def working_copy(graph: Path, into: Path) -> Path:
-    """Copy the graph below `into`: the converters leave files beside what they read."""
+    """Copy the graph below `into`: the converters leave files beside their input."""
     return Path(shutil.copytree(graph, into / "source")) / "model.onnx"
 
 
 def has_external_data(graph: Path) -> bool:
-    """Whether weights lie beside the graph's model.onnx."""
+    """Return whether the graph has weights beside its model.onnx."""
     return any(path.name != "model.onnx" for path in graph.iterdir())
 
 
 def _in_fp16(source: Path) -> onnx.ModelProto:
-    """What the FP16 converter makes of a working copy."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     _hold_numbers_as_tensors(source)
@@ -88,7 +87,7 @@ def _in_fp16(source: Path) -> onnx.ModelProto:
 
 
 def _hold_numbers_as_tensors(source: Path) -> None:
-    """Give every Constant a tensor: the converter knows no other form, and would leave it FP32."""
+    """Give every Constant a tensor: the converter leaves other forms in FP32."""
     import onnx
 
     model = onnx.load(source, load_external_data=False)
@@ -100,9 +99,9 @@ def _hold_numbers_as_tensors(source: Path) -> None:
 
 
 def _to_bfloat16(converted: onnx.GraphProto, source: onnx.GraphProto) -> None:
-    """Make BFLOAT16 of every FLOAT16, with the numbers of the graph that was converted.
+    """Turn every FLOAT16 into BFLOAT16, with the numbers of the FP32 graph.
 
-    The converter only appends, so whatever it converted stands at the same place in both.
+    The FP16 converter only appends, so converted nodes have the same index in both graphs.
     """
     import onnx
 
@@ -124,7 +123,7 @@ def _to_bfloat16(converted: onnx.GraphProto, source: onnx.GraphProto) -> None:
 def _weights_to_bfloat16(
     tensors: Sequence[onnx.TensorProto], sources: Sequence[onnx.TensorProto]
 ) -> None:
-    """Replace FLOAT16 tensors; finite numbers stay finite, or masks of -3.4e38 would make NaN."""
+    """Replace FLOAT16 tensors; finite numbers stay finite, since infinite masks would give NaN."""
     import onnx
     from ml_dtypes import bfloat16
 
@@ -134,12 +133,11 @@ def _weights_to_bfloat16(
             finite = np.where(
                 np.isinf(values), values, np.clip(values, -_LARGEST_BF16, _LARGEST_BF16)
             )
-            made = onnx.numpy_helper.from_array(finite.astype(bfloat16), tensor.name)
-            tensor.CopyFrom(made)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(finite.astype(bfloat16), tensor.name))
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Put makers before users: the converter appends its casts at the end."""
+    """Sort the nodes topologically: the converter appends its casts at the end."""
     makers = {name: at for at, node in enumerate(graph.node) for name in node.output}
     needs = {
         at: {makers[name] for name in reads(node) if name in makers}

@@ -1,4 +1,4 @@
-"""INT8 graphs in Q/DQ form, as each runtime takes them."""
+"""INT8 graphs with Q/DQ nodes, in the form that each runtime takes."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SIGNED = Int8Scheme(_OPERATORS, signed=True)
 """For TensorRT, whose zero-points must be 0."""
 
 UNSIGNED = Int8Scheme(_OPERATORS, signed=False, rounded_outputs=frozenset({"Conv"}))
-"""For ONNX Runtime and OpenVINO on a CPU, which are fast for unsigned activations and lose least by
-them. ONNX Runtime has no Conv in INT8 with an output in floating point."""
+"""For ONNX Runtime and OpenVINO on a CPU, which are fastest and most accurate with unsigned
+activations. ONNX Runtime has no INT8 Conv with a floating-point output."""
 
 UNSIGNED_7_BITS = replace(UNSIGNED, weight_limit=64)
-"""The same for x86 processors without VNNI: they add two products in 16 bits, which overflow unless
-weights are this small."""
+"""For x86 processors without VNNI: they add two products in 16 bits, which overflows unless weights
+are this small."""
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_OPSET_OF_CHANNELS = 13
-"""From this opset on there is a scale for each channel."""
+_PER_CHANNEL_OPSET = 13
+"""First opset with a scale for each channel."""
 
 
 def to_int8(
@@ -56,10 +56,10 @@ def to_int8(
 
     Args:
         graph: directory of the FP32 model.onnx and its external data.
-        into: directory, emptied of everything else that the conversion leaves.
+        into: directory; temporary files of the conversion are removed from it.
         calibration: requests of equal shape.
-        scheme: what the runtime wants.
-        percentile: share of each activation's values that its range holds, in %.
+        scheme: what the runtime requires.
+        percentile: share of each activation's values within its range, in %.
 
     Returns:
         The share of the model's multiply-accumulates that are in INT8, above 0 and at most 1.
@@ -90,14 +90,14 @@ def to_int8(
 
 
 def to_int8_tensorrt(graph: Path, into: Path) -> None:
-    """Write `into`/model.onnx as TensorRT takes it: FP16, scales too, and none of them subnormal.
+    """Write `into`/model.onnx for TensorRT: FP16 weights and scales, no scale subnormal.
 
     Args:
         graph: directory of a signed INT8 model.onnx, as `to_int8` writes it.
-        into: directory, emptied of everything else that the conversion leaves.
+        into: directory; temporary files of the conversion are removed from it.
 
     Raises:
-        BuildFailure: when the graph breaks one of TensorRT's rules all the same.
+        BuildFailure: when the graph still breaks one of TensorRT's rules.
     """
     import onnx
 
@@ -115,13 +115,13 @@ def to_int8_tensorrt(graph: Path, into: Path) -> None:
 
 
 def _allow_scales_per_channel(source: Path, *, external: bool) -> None:
-    """Bring the graph to an opset whose Q/DQ nodes may have a scale for each channel."""
+    """Convert the graph to an opset whose Q/DQ nodes may have a scale for each channel."""
     import onnx
 
     header = onnx.load(source, load_external_data=False)
     opset = max(o.version for o in header.opset_import if o.domain in {"", "ai.onnx"})
-    if opset < _OPSET_OF_CHANNELS:
-        converted = onnx.version_converter.convert_version(onnx.load(source), _OPSET_OF_CHANNELS)
+    if opset < _PER_CHANNEL_OPSET:
+        converted = onnx.version_converter.convert_version(onnx.load(source), _PER_CHANNEL_OPSET)
         save(converted, source.parent, external=external)
 
 

@@ -1,6 +1,6 @@
-"""An ONNX graph read for checking: who makes what, who reads what, which numbers are constant.
+"""Read access to an ONNX graph: producers and readers of tensors, constants.
 
-Weights in external data stay on disk, but for those that are asked for.
+External data is read only for `OnnxGraph.numbers`.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ class OnnxGraph:
 
     @cached_property
     def weights(self) -> dict[str, onnx.TensorProto]:
-        """Constant tensors by name: initializers and what Constant nodes hold."""
-        found = {tensor.name: tensor for graph in self._graphs for tensor in graph.initializer}
+        """Constant tensors by name: initializers and values of Constant nodes."""
+        weights = {tensor.name: tensor for graph in self._graphs for tensor in graph.initializer}
         for node in self.nodes:
             tensor = held_tensor(node)
             if tensor is not None:
-                found[node.output[0]] = tensor
-        return found
+                weights[node.output[0]] = tensor
+        return weights
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        """What requests give: inputs that are not initializers."""
+        """Inputs that are not initializers."""
         return [value for value in self._header.input if value.name not in self.weights]
 
     @cached_property
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
         """Nodes that read a tensor, by its name."""
-        found: dict[str, list[onnx.NodeProto]] = {}
+        readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
+                readers.setdefault(name, []).append(node)
+        return readers
 
     def maker(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor; None for an input of the graph and for an initializer."""
+        """Return the node that outputs a tensor; None for graph inputs and initializers."""
         return self._makers.get(name)
 
     def numbers(self, name: str) -> NDArray[Any] | None:
-        """Values of a constant tensor; None where `name` is no constant."""
+        """Return the values of a constant tensor; None where `name` is no constant."""
         import onnx
 
         tensor = self.weights.get(name)
         return None if tensor is None else onnx.numpy_helper.to_array(tensor, str(self._folder))
 
     def missing_data(self) -> Iterator[tuple[str, str, str]]:
-        """Tensors whose external data is not there: name, rule, what was found."""
+        """Yield name, rule and value of each tensor whose external data is missing."""
         for name, tensor in self.weights.items():
             entries = {entry.key: entry.value for entry in tensor.external_data}
             if "location" in entries:
@@ -83,15 +83,15 @@ class OnnxGraph:
 
     @cached_property
     def _graphs(self) -> list[onnx.GraphProto]:
-        found = [self._header]
-        for graph in found:  # grows while it is read
-            found += [
+        graphs = [self._header]
+        for graph in graphs:  # the list grows during the iteration
+            graphs += [
                 inner
                 for node in graph.node
                 for attribute in node.attribute
                 for inner in subgraphs(attribute)
             ]
-        return found
+        return graphs
 
     @cached_property
     def _makers(self) -> dict[str, onnx.NodeProto]:
@@ -99,7 +99,7 @@ class OnnxGraph:
 
 
 def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor, or the floating-point numbers as one, that a Constant holds; None for others."""
+    """Return the value of a Constant as a tensor; None for integers, strings and other nodes."""
     import onnx
 
     if node.op_type != "Constant" or not node.attribute:
@@ -116,10 +116,10 @@ def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
 
 def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int | None:
-    """Return the axis of the output channels in a node's weights; None where no rule is known.
+    """Return the axis of the output channels in a node's weights; None for other operators.
 
     Args:
-        position: input of the weights, 0 or 1.
+        position: index of the input that holds the weights, 0 or 1.
         rank: number of axes of the weights.
     """
     transposed = {a.name for a in node.attribute if a.name in {"transA", "transB"} and a.i}
@@ -135,7 +135,7 @@ def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int | None:
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Return the names that a node reads, those of its subgraphs' nodes included."""
+    """Yield the names that a node and the nodes of its subgraphs read."""
     yield from node.input
     for attribute in node.attribute:
         for graph in subgraphs(attribute):
@@ -144,10 +144,10 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """Return the graphs that an attribute holds."""
+    """Return the graphs of an attribute."""
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def label(node: onnx.NodeProto) -> str:
-    """Name of a node for people; one without a name goes by what it makes."""
+    """Return a node's name for people; an unnamed one is named after its output."""
     return node.name or f"{node.op_type} of {node.output[0]}"

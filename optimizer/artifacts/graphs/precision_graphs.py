@@ -1,4 +1,4 @@
-"""The ONNX graphs of one model, one for each precision: made once, shared by runtimes."""
+"""The ONNX graphs of one model, one for each precision, shared by the runtimes."""
 
 from __future__ import annotations
 
@@ -47,13 +47,14 @@ _SCHEMES: dict[GraphKind, Int8Scheme] = {
 }
 
 INT8_SHARE = "int8_share"
-"""Name of the share of a model's multiply-accumulates that a graph computes in INT8."""
+"""Fact of an entry: the share of the model's multiply-accumulates in INT8."""
 
 
 class PrecisionGraphs:
-    """Graphs of one model, each in a cache entry with model.onnx and its external data, if any.
+    """Graphs of one model, each a cache entry of model.onnx and its external data, if any.
 
-    Keys follow from the model alone, so whatever is cached is found without building its parents.
+    Keys follow from the model alone, so a cached graph is used without building those it was made
+    from.
     """
 
     def __init__(self, model: ModelSpec, cache: ArtifactCache) -> None:
@@ -68,7 +69,7 @@ class PrecisionGraphs:
 
     @cached_property
     def model_key(self) -> Key:
-        """What decides the exported model: source, tensors, and the length it is traced with."""
+        """What decides the exported model: source, tensors, and the length of the trace."""
         payloads = self._model.payloads
         return {
             "source": self.source.fingerprint(),
@@ -78,7 +79,7 @@ class PrecisionGraphs:
         }
 
     def key(self, kind: GraphKind) -> Key:
-        """What decides the graph's content."""
+        """Return what decides the graph's content."""
         if kind == "fp32":
             recipe = {"recipe": _RECIPES[kind]}
             return {"kind": "graph", "precision": kind, **recipe, **self.model_key}

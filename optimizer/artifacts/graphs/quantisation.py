@@ -1,8 +1,7 @@
-"""Quantise and dequantise pairs (Q/DQ) around the products of a graph that have constant weights.
+"""Insert Q/DQ pairs around the products of a graph that have constant weights.
 
-ONNX Runtime's own quantiser is not used: it quantises the products of an attention too, gives every
-reader of a quantised tensor the rounded values, residual additions among them, and measures far
-more tensors than it needs.
+ONNX Runtime's own quantiser also quantises the products of attention, gives rounded values to every
+reader of a quantised tensor, residual additions included, and measures far more tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FOLDED = {"Cast", "Identity", "Reshape", "Transpose"}
 """Operators that only rearrange weights."""
 
 _REMOVABLE = {"Clip", "Relu"}
-"""Activations that a runtime merges into the rounding of their output."""
+"""Activations that a runtime fuses with the quantisation of their output."""
 
 _INT32_LIMIT = 2**31 - 2**8
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -33,15 +32,14 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Int8Scheme:
-    """What a runtime wants of an INT8 graph.
+    """What a runtime requires of an INT8 graph.
 
     Attributes:
-        operators: that it computes in INT8 where their weights are constant.
-        signed: whether activations are signed and symmetric, and weights stay floating-point
-            numbers before a pair of their own. Otherwise weights are stored in INT8 and biases in
-            INT32.
+        operators: executed in INT8 where their weights are constant.
+        signed: whether activations are signed and symmetric, and weights stay in floating point
+            before a Q/DQ pair. Otherwise weights are stored in INT8 and biases in INT32.
         weight_limit: largest absolute value of a quantised weight.
-        rounded_outputs: operators that it computes in INT8 only if their output is quantised too.
+        rounded_outputs: operators executed in INT8 only if their output is quantised too.
     """
 
     operators: Set[str]
@@ -51,7 +49,7 @@ class Int8Scheme:
 
 
 def fold_weights(model: onnx.ModelProto, operators: Set[str]) -> None:
-    """Make an initializer of each product's weights that other nodes only rearrange."""
+    """Replace weights of products that nodes only rearrange by initializers."""
     import onnx
 
     folder = _Constants(model.graph)
@@ -67,7 +65,7 @@ def fold_weights(model: onnx.ModelProto, operators: Set[str]) -> None:
 
 
 def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]:
-    """Return the nodes that a runtime computes in INT8: those with constant FP32 weights."""
+    """Return the nodes that a runtime executes in INT8: those with constant FP32 weights."""
     import onnx
 
     constant = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -87,30 +85,30 @@ def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]
 
 
 def rounded_tensors(model: onnx.ModelProto, scheme: Int8Scheme) -> dict[str, str]:
-    """Return the outputs to quantise, by the product they come from: after Relu or Clip if any."""
+    """Return the outputs to quantise, after Relu or Clip if any, by the product's own output."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     outputs = {value.name for value in model.graph.output}
-    found = {}
+    rounded = {}
     for product in products(model, scheme):
         if product.op_type in scheme.rounded_outputs:
             [name] = product.output
             following = readers.get(name, [])
             if len(following) == 1 and name not in outputs and following[0].op_type in _REMOVABLE:
                 name = following[0].output[0]
-            found[product.output[0]] = name
-    return found
+            rounded[product.output[0]] = name
+    return rounded
 
 
 def quantise(model: onnx.ModelProto, scheme: Int8Scheme, ranges: Mapping[str, Range]) -> None:
-    """Put Q/DQ pairs around the products of `model`.
+    """Insert Q/DQ pairs around the products of `model`.
 
-    Only the products read rounded values, but for outputs that are quantised themselves.
+    Only products read rounded values, except for outputs that are quantised themselves.
 
     Args:
-        ranges: of every activation that a product reads and every tensor that is rounded.
+        ranges: of every activation that a product reads and every rounded tensor.
     """
     writer = _Writer(model, scheme, ranges)
     rounded = rounded_tensors(model, scheme)
@@ -122,14 +120,14 @@ def quantise(model: onnx.ModelProto, scheme: Int8Scheme, ranges: Mapping[str, Ra
 
 
 class _Constants:
-    """Values of a graph that are known before it is run."""
+    """Values of a graph that do not depend on the request."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
 
     def is_computed(self, name: str) -> bool:
-        """Whether a node makes the tensor."""
+        """Return whether a node outputs the tensor."""
         return name in self._makers
 
     def values(self, name: str) -> NDArray[Any] | None:
@@ -155,7 +153,7 @@ class _Constants:
 
 
 class _Writer:
-    """Adds nodes and initializers to a graph."""
+    """Add Q/DQ nodes and their initializers to a graph."""
 
     def __init__(
         self, model: onnx.ModelProto, scheme: Int8Scheme, ranges: Mapping[str, Range]
@@ -168,7 +166,7 @@ class _Writer:
         self._scales: dict[str, np.float32] = {}
 
     def round_tensor(self, name: str) -> None:
-        """Quantise a tensor for all that read it, and for whoever gets it as an output."""
+        """Quantise a tensor for all of its readers, and as an output of the graph."""
         exact = f"{name}/exact"
         maker = next(node for node in self._graph.node if name in node.output)
         maker.output[list(maker.output).index(name)] = exact
@@ -176,7 +174,7 @@ class _Writer:
         self._dequantised[name] = name
 
     def quantise(self, product: onnx.NodeProto) -> None:
-        """Let a product read quantised values."""
+        """Make a product read quantised values."""
         activation = product.input[0]
         product.input[0] = self._activation(activation)
         if self._scheme.signed:
@@ -185,7 +183,7 @@ class _Writer:
             self._store_weights(product, self._scales[activation])
 
     def remove_unread(self) -> None:
-        """Remove the initializers that quantised ones have replaced."""
+        """Remove the initializers that were replaced by quantised ones."""
         read = {name for node in self._graph.node for name in reads(node)}
         read |= {value.name for value in self._graph.output}
         replaced = self._weights.keys() - read
@@ -202,7 +200,7 @@ class _Writer:
         return self._dequantised[name]
 
     def _activation_parameters(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Scale and zero-point; both range and type hold 0."""
+        """Return scale and zero-point; the range is extended to include 0."""
         low, high = min(self._ranges[name][0], 0.0), max(self._ranges[name][1], 0.0)
         scale = max(-low, high) / 127 if self._scheme.signed else (high - low) / 255
         scale = max(scale, _SMALLEST_SCALE) if scale > 0 else 1.0
@@ -223,7 +221,7 @@ class _Writer:
         return done
 
     def _store_weights(self, product: onnx.NodeProto, activation_scale: np.float32) -> None:
-        """Store weights in INT8 and bias in INT32, with the factors of a Gemm in both."""
+        """Store weights in INT8 and bias in INT32, multiplied by the factors of a Gemm."""
         values = self._values(product.input[1]) * _take_factor(product, "alpha")
         axis = _weight_axis(product, values.ndim)
         scales = self._channel_scales(values, axis)
@@ -253,7 +251,7 @@ class _Writer:
         return onnx.numpy_helper.to_array(self._weights[name])
 
     def _add_stored(self, name: str, whole: NDArray[Any], scales: NDArray[Any], axis: int) -> str:
-        """Add whole numbers and the node that makes floating-point numbers of them."""
+        """Add integers and the node that dequantises them."""
         done = f"{name}/dequantised"
         if done not in self._dequantised:
             self._dequantised[done] = done
@@ -305,7 +303,7 @@ def _weight_axis(product: onnx.NodeProto, rank: int) -> int:
 
 
 def _take_factor(product: onnx.NodeProto, name: str) -> np.float32:
-    """Return a factor of a Gemm, which no longer has it then."""
+    """Remove a factor from a Gemm and return it."""
     factors = [a.f for a in product.attribute if a.name == name]
     kept = [a for a in product.attribute if a.name != name]
     del product.attribute[:]

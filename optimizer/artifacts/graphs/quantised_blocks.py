@@ -1,8 +1,7 @@
-"""Matrix products that TensorRT wants in INT8 together or not at all, found in the graph.
+"""Pairs of matrix products that TensorRT requires in INT8 together or not at all.
 
-The two products of an MLP block (INT8 product, bias, GELU, FP16 product has given NaN) and the two
-of an attention. They are joined through nodes that work element by element, and never through
-others: what is joined otherwise is no such block, and nothing is said of it.
+These are the two products of an MLP block (INT8 product, bias, GELU, FP16 product has given NaN)
+and the two of an attention, connected through element-wise nodes only.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ _ELEMENTWISE = {
 
 
 def broken_blocks(graph: OnnxGraph) -> Iterator[Mistake]:
-    """A mistake for each product that is in INT8 where its fellow is not, or the other way."""
+    """Yield a mistake for each pair of products of which only one is in INT8."""
     for product in graph.nodes:
         if product.op_type not in _PRODUCTS:
             continue
         with_weights = _has_weights(graph, product)
         block = "MLP block" if with_weights else "attention"
         for other in _joined(graph, product, _ACTIVATIONS if with_weights else _SOFTMAX):
-            alike = _is_int8(graph, product) == _is_int8(graph, other)
-            if not alike and _has_weights(graph, other) == with_weights:
+            same = _is_int8(graph, product) == _is_int8(graph, other)
+            if not same and _has_weights(graph, other) == with_weights:
                 rule = f"both products of an {block} must be INT8 or neither"
                 ones = (product, other) if _is_int8(graph, product) else (other, product)
                 yield Mistake(
@@ -47,7 +46,7 @@ def broken_blocks(graph: OnnxGraph) -> Iterator[Mistake]:
 
 
 def _has_weights(graph: OnnxGraph, product: onnx.NodeProto) -> bool:
-    """Whether it multiplies by a constant."""
+    """Return whether a product multiplies by a constant."""
     name = product.input[1]
     while name not in graph.weights:
         maker = graph.maker(name)
@@ -61,7 +60,7 @@ def _has_weights(graph: OnnxGraph, product: onnx.NodeProto) -> bool:
 
 
 def _is_int8(graph: OnnxGraph, product: onnx.NodeProto) -> bool:
-    """Whether both factors come out of Q/DQ pairs."""
+    """Return whether both factors come from Q/DQ pairs."""
     return all(_is_dequantised(graph, name) for name in product.input[:2])
 
 
@@ -73,9 +72,9 @@ def _is_dequantised(graph: OnnxGraph, name: str) -> bool:
 
 
 def _joined(graph: OnnxGraph, product: onnx.NodeProto, by: Set[str]) -> Iterator[onnx.NodeProto]:
-    """Products whose first factor is made of `product` element by element, through one of `by`."""
+    """Yield products whose first factor follows element-wise from `product` through one of `by`."""
     start = (product.output[0], False)
-    waiting, seen = [start], {start}
+    waiting, visited = [start], {start}
     while waiting:
         name, joined = waiting.pop()
         for reader in graph.readers.get(name, []):
@@ -84,6 +83,6 @@ def _joined(graph: OnnxGraph, product: onnx.NodeProto, by: Set[str]) -> Iterator
                     yield reader
             elif reader.op_type in _ELEMENTWISE | _ACTIVATIONS | by:
                 reached = (reader.output[0], joined or reader.op_type in by)
-                if reached not in seen:
-                    seen.add(reached)
+                if reached not in visited:
+                    visited.add(reached)
                     waiting.append(reached)

@@ -1,7 +1,6 @@
-"""TensorRT's rules for a graph, checked before any build: each broken one names its node.
+"""Check TensorRT's rules for a graph before a build; every broken rule names its node.
 
-TensorRT finds these late, says them badly, or builds an engine that is slow or wrong. What can only
-be known by building is left to it.
+TensorRT detects these mistakes late, reports them unclearly, or builds a slow or wrong engine.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 SMALLEST_FP16_SCALE = float(np.finfo(np.float16).tiny)
-"""6.1e-5; what is below is subnormal in FP16 and loses its digits."""
+"""6.1e-5: smaller numbers are subnormal in FP16 and lose precision."""
 
 _SHOWN = 5
 _SCALES_IN_16_BITS_OPSET = 19
@@ -39,10 +38,10 @@ _INTEGER_OPERATORS = {
 
 
 def check_tensorrt_rules(path: Path) -> None:
-    """Refuse the graph at `path` where it breaks a rule.
+    """Check the graph at `path`.
 
     Raises:
-        BuildFailure: with how many rules are broken, and the first of them.
+        BuildFailure: with the number of broken rules, and the first of them.
     """
     broken = broken_rules(path)
     if broken:
@@ -53,10 +52,10 @@ def check_tensorrt_rules(path: Path) -> None:
 
 
 def broken_rules(path: Path) -> list[Mistake]:
-    """Every rule that the graph breaks: name of the node (input, weights), rule, value found.
+    """Return every broken rule with the name of the node, input or weights, and the value.
 
     Args:
-        path: an ONNX file; of external data only scales and zero-points are read.
+        path: an ONNX file; only scales and zero-points are read from external data.
     """
     graph = OnnxGraph(path)
     missing = [Mistake(*each) for each in graph.missing_data()]
@@ -66,7 +65,7 @@ def broken_rules(path: Path) -> list[Mistake]:
     return [
         *_fixed_batches(graph),
         *_integer_operators(graph),
-        *(mistake for node in pairs for mistake in _of_pair(graph, node)),
+        *(mistake for node in pairs for mistake in _pair_mistakes(graph, node)),
         *broken_blocks(graph),
     ]
 
@@ -85,7 +84,7 @@ def _integer_operators(graph: OnnxGraph) -> Iterator[Mistake]:
             yield Mistake(label(node), "INT8 must be written as Q/DQ pairs", node.op_type)
 
 
-def _of_pair(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
+def _pair_mistakes(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
     yield from _type(graph, node)
     yield from _zero_point(graph, node)
     name = node.input[1]
@@ -116,7 +115,7 @@ def _type(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
 
 
 def _quantised_type(graph: OnnxGraph, node: onnx.NodeProto) -> int:
-    """Element type of what is quantised; INT8 where it is another node that decides it."""
+    """Return the element type of quantised values; INT8 where another node decides it."""
     import onnx
 
     name = _zero_point_of(node)
@@ -124,9 +123,9 @@ def _quantised_type(graph: OnnxGraph, node: onnx.NodeProto) -> int:
     if deciding:
         tensor = graph.weights.get(deciding)
         return tensor.data_type if tensor is not None else onnx.TensorProto.INT8
-    asked = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
-    # ONNX says so of a QuantizeLinear that has neither.
-    return asked or onnx.TensorProto.UINT8
+    output_type = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+    # ONNX's default for a QuantizeLinear with neither.
+    return output_type or onnx.TensorProto.UINT8
 
 
 def _zero_point(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
@@ -158,7 +157,7 @@ def _scale_type(graph: OnnxGraph, node: onnx.NodeProto, code: int) -> Iterator[M
 
 
 def _arithmetic(graph: OnnxGraph) -> int:
-    """Element type that the graph calculates in: 16 bits where it holds anything in 16 bits."""
+    """Return the element type of the arithmetic: 16 bits where any tensor has 16 bits."""
     import onnx
 
     scales = {node.input[1] for node in graph.nodes if node.op_type in _PAIR}
@@ -170,7 +169,6 @@ def _arithmetic(graph: OnnxGraph) -> int:
 
 
 def _channels(graph: OnnxGraph, node: onnx.NodeProto, scales: tuple[int, ...]) -> Iterator[Mistake]:
-    """Rules for a node with several scales."""
     weight = _weight(graph, node.input[0])
     if weight is None:
         yield Mistake(label(node), "activations must have one scale", f"scales of {list(scales)}")
@@ -179,18 +177,17 @@ def _channels(graph: OnnxGraph, node: onnx.NodeProto, scales: tuple[int, ...]) -
         yield Mistake(label(node), "weights must have one scale per channel", f"{list(scales)}")
         return
     rank = len(weight.dims)
-    given = next((a.i for a in node.attribute if a.name == "axis"), 1) % rank
-    for reader, position, axis in _reading(graph, node.output[0], given):
-        right = channel_axis(reader, position, rank)
-        if right is not None and axis != right:
-            rule = (
-                f"weights of {reader.op_type} {label(reader)} must have scales along axis {right}"
-            )
+    scale_axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % rank
+    for reader, position, axis in _reading(graph, node.output[0], scale_axis):
+        expected = channel_axis(reader, position, rank)
+        if expected is not None and axis != expected:
+            weights = f"weights of {reader.op_type} {label(reader)}"
+            rule = f"{weights} must have scales along axis {expected}"
             yield Mistake(label(node), rule, str(axis))
 
 
 def _weight(graph: OnnxGraph, name: str) -> onnx.TensorProto | None:
-    """The constant that a tensor is made from; None for an activation."""
+    """Return the constant that a tensor is made from; None for an activation."""
     while name not in graph.weights:
         maker = graph.maker(name)
         if maker is None or maker.op_type not in {*_KEEP_AXES, "Transpose"}:
@@ -200,7 +197,7 @@ def _weight(graph: OnnxGraph, name: str) -> onnx.TensorProto | None:
 
 
 def _reading(graph: OnnxGraph, name: str, axis: int) -> Iterator[tuple[onnx.NodeProto, int, int]]:
-    """Nodes that calculate with a tensor, at which input, and where `axis` lies there."""
+    """Yield nodes that compute with a tensor, the index of that input, and `axis` in it."""
     for reader in graph.readers.get(name, []):
         if reader.op_type in _KEEP_AXES:
             yield from _reading(graph, reader.output[0], axis)

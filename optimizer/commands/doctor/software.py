@@ -36,7 +36,7 @@ def second_opinion() -> CheckResult:
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
         why = "not on PATH; only measure --with needs it"
-        return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
+        return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.INSTALL_HINT)
     return CheckResult(perf_analyzer.NAME, "ok", found)
 
 

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.export.bundle.config_fields import field_changes, measured_config
-from optimizer.export.bundle.engine_sources import REBUILD
 from optimizer.export.bundle.examples import Examples, read_examples
-from optimizer.export.bundle.manifest import LINK, NO_FILE, Bundle, Manifest, digests
+from optimizer.export.bundle.manifest import LINK, NO_FILE, REBUILD, Bundle, Manifest, digests
 from optimizer.files.untrusted import UnreadableError
-from optimizer.load.verdicts import why_missed
+from optimizer.load.level_checks import why_missed
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config

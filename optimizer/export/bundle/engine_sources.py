@@ -9,11 +9,8 @@ from pathlib import Path
 
 from optimizer.artifacts.engines import build_script
 from optimizer.export.bundle import rebuild_script
+from optimizer.export.bundle.manifest import GRAPH, REBUILD, RECIPE
 from optimizer.export.bundle.study_artifacts import EngineSource
-
-GRAPH = "graph"
-RECIPE = "recipe.json"
-REBUILD = "rebuild_engines.py"
 
 
 def ship_engine_sources(root: Path, sources: Mapping[str, EngineSource]) -> tuple[str, ...]:

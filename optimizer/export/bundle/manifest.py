@@ -47,6 +47,9 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOAD = "load.json"
 EXAMPLES = "examples.npz"
+GRAPH = "graph"
+RECIPE = "recipe.json"
+REBUILD = "rebuild_engines.py"
 UNKNOWN = "unknown"
 
 ServerKind = Literal["embedded", "docker", "remote"]

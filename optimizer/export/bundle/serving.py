@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import ModelLoadFailure, storage_errors
-from optimizer.export.bundle.engine_sources import GRAPH
+from optimizer.export.bundle.manifest import GRAPH
 from optimizer.files.untrusted import UnreadableError
 from optimizer.triton.model_config import output_of_config
 from optimizer.triton.repository import ModelRepository, read_config

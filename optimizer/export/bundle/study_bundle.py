@@ -15,8 +15,10 @@ from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle.commented_config import origins_in
-from optimizer.export.bundle.engine_sources import GRAPH, REBUILD, ship_engine_sources
+from optimizer.export.bundle.engine_sources import ship_engine_sources
 from optimizer.export.bundle.manifest import (
+    GRAPH,
+    REBUILD,
     UNKNOWN,
     ExportedModel,
     Limit,

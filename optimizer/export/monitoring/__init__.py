@@ -1,1 +1,1 @@
-"""What is watched in production: live figures beside those that were measured."""
+"""Monitoring in production: alerts and dashboards that compare live figures with measured ones."""

@@ -1,4 +1,4 @@
-"""A Grafana dashboard with the measured capacity and the limits drawn in."""
+"""A Grafana dashboard with the measured capacity and the limits as thresholds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring import alerts, expressions
 from optimizer.export.monitoring.expressions import selected
-from optimizer.export.monitoring.live import NEAR_CAPACITY
+from optimizer.export.monitoring.server_states import NEAR_CAPACITY
 
 SCHEMA_VERSION = 39
 """Grafana 11's."""
 
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-_OWN = 'instance=~"$instance"'
-_WIDTH, _HEIGHT, _ACROSS = 8, 8, 3
+_INSTANCE = 'instance=~"$instance"'
+_PANEL_WIDTH, _PANEL_HEIGHT, _PANELS_PER_ROW = 8, 8, 3
 
 _Steps = list[tuple[str, float]]
-"""(colour, value from which on) pairs, ascending."""
+"""Colours, and the values from which on they apply, ascending."""
 
 
 def dashboard(deployment: Deployment) -> str:
-    """The dashboard as JSON, ready to be imported."""
-    blocks = [[_row(f"{m.name}: {_measured(m)}"), *_panels(m)] for m in deployment.models]
+    """Return the dashboard as JSON, ready to be imported."""
+    blocks = [[_row(f"{m.name}: {_measured_text(m)}"), *_panels(m)] for m in deployment.models]
     if deployment.resources.gpus:
         blocks.append([_row("GPUs"), *_gpu_panels()])
     content = {
@@ -64,76 +64,76 @@ def _variables(deployment: Deployment) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(model: MeasuredModel) -> str:
+def _measured_text(model: MeasuredModel) -> str:
     return (
-        f"{model.requests_per_second:.4g} requests/s an instance within"
+        f"{model.requests_per_second:.4g} requests/s per instance at"
         f" p{model.limit.percentile:g} <= {model.limit.latency_ms:g} ms"
     )
 
 
 def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
-    selector = selected(model, _OWN)
+    selector = selected(model, _INSTANCE)
     capacity, limit = model.requests_per_second, model.limit.latency_ms
     percentile = f"p{model.limit.percentile:g}"
     yield _panel(
-        "Requests of each instance",
+        "Request rate per instance",
         "reqps",
         expressions.requests(selector),
-        f"Red: the measured capacity, {capacity:.4g} requests/s.",
+        f"Red: measured capacity, {capacity:.4g} requests/s.",
         [("orange", NEAR_CAPACITY * capacity), ("red", capacity)],
     )
     yield _panel(
-        f"{percentile} inside the server",
+        f"{percentile} latency inside the server",
         "ms",
-        expressions.latency_ms(model, _OWN),
-        f"Red: the limit, {limit:g} ms; orange: {percentile} as the client measured it at the"
-        f" capacity, {model.latency_ms:.4g} ms.",
+        expressions.latency_ms(model, _INSTANCE),
+        f"Red: limit, {limit:g} ms; orange: {percentile} that the client measured at the capacity,"
+        f" {model.latency_ms:.4g} ms.",
         [("orange", model.latency_ms), ("red", limit)]
         if model.latency_ms < limit
         else [("red", limit)],
     )
     yield _panel(
-        "Mean time in the queue",
+        "Mean queue time",
         "ms",
         expressions.queue_ms(selector),
-        _known(model.queue_ms, "measured at the capacity: {:.4g} ms"),
+        _measured_value(model.queue_ms, "Measured at the capacity: {:.4g} ms."),
         [("orange", model.queue_ms)] if model.queue_ms is not None else [],
     )
     yield _panel(
-        "Mean batch",
+        "Mean batch size",
         "none",
         expressions.batch_size(selector),
-        _known(model.batch_size, "measured at the capacity: {:.4g} inferences"),
+        _measured_value(model.batch_size, "Measured at the capacity: {:.4g} inferences."),
         [("orange", model.batch_size)] if model.batch_size is not None else [],
     )
     yield _panel(
         "Failed requests",
         "percentunit",
         expressions.failures(selector),
-        "None failed when it was measured.",
-        [("red", alerts.MOST_FAILURES)],
+        "No request failed in the measurement.",
+        [("red", alerts.FAILURE_LIMIT)],
     )
     yield _panel(
-        "All good replies",
+        "Successful requests",
         "reqps",
-        f"sum by (model) ({expressions.answered(selector)})",
-        "Over all instances.",
+        f"sum by (model) ({expressions.succeeded(selector)})",
+        "Sum over all instances.",
         [],
         legend="{{model}}",
     )
 
 
 def _gpu_panels() -> Iterator[dict[str, Any]]:
-    own, legend = "{" + _OWN + "}", "{{instance}} {{gpu_uuid}}"
+    own, legend = "{" + _INSTANCE + "}", "{{instance}} {{gpu_uuid}}"
     for title, unit, metric in (
-        ("Use of the GPUs", "percentunit", expressions.GPU_UTILIZATION),
-        ("Memory of the GPUs in use", "bytes", expressions.GPU_MEMORY_BYTES),
+        ("GPU utilisation", "percentunit", expressions.GPU_UTILIZATION),
+        ("GPU memory used", "bytes", expressions.GPU_MEMORY_BYTES),
     ):
         yield _panel(title, unit, f"max by (instance, gpu_uuid) ({metric}{own})", "", [], legend)
 
 
-def _known(value: float | None, text: str) -> str:
-    return text.format(value) if value is not None else "not seen when it was measured"
+def _measured_value(value: float | None, text: str) -> str:
+    return text.format(value) if value is not None else "Not measured."
 
 
 def _row(title: str) -> dict[str, Any]:
@@ -177,18 +177,20 @@ def _panel(
 
 
 def _placed(blocks: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows over the whole width, and their panels three abreast, with ids and places."""
+    """Give rows and panels their ids and positions, with three panels beside each other."""
     placed: list[dict[str, Any]] = []
     top = 0
     for row, *panels in blocks:
-        placed.append({**row, "gridPos": {"x": 0, "y": top, "w": _WIDTH * _ACROSS, "h": 1}})
+        placed.append(
+            {**row, "gridPos": {"x": 0, "y": top, "w": _PANEL_WIDTH * _PANELS_PER_ROW, "h": 1}}
+        )
         for index, panel in enumerate(panels):
-            place = {
-                "x": _WIDTH * (index % _ACROSS),
-                "y": top + 1 + _HEIGHT * (index // _ACROSS),
-                "w": _WIDTH,
-                "h": _HEIGHT,
+            position = {
+                "x": _PANEL_WIDTH * (index % _PANELS_PER_ROW),
+                "y": top + 1 + _PANEL_HEIGHT * (index // _PANELS_PER_ROW),
+                "w": _PANEL_WIDTH,
+                "h": _PANEL_HEIGHT,
             }
-            placed.append({**panel, "gridPos": place})
-        top += 1 + _HEIGHT * -(-len(panels) // _ACROSS)
+            placed.append({**panel, "gridPos": position})
+        top += 1 + _PANEL_HEIGHT * -(-len(panels) // _PANELS_PER_ROW)
     return [{"id": number, **panel} for number, panel in enumerate(placed, 1)]

@@ -1,1 +1,1 @@
-"""One module for each platform that a server is put on: from a `Deployment` to files."""
+"""Formats for platforms that a server is deployed on: from a `Deployment` to files."""

@@ -192,7 +192,7 @@ def _excess_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> 
     rows, differences = [], []
     for row, record in trials:
         forecast = expected.log_excess[row]
-        if record.outcome == "infeasible":
+        if record.outcome == "infeasible" and record.constraints:
             rows.append(row)
             differences.append(math.log1p(max(v for _, v in record.constraints)) - forecast)
         elif record.outcome == "ok":

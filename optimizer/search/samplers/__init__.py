@@ -1,1 +1,0 @@
-"""Optuna samplers over the valid points of a space."""

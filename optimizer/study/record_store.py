@@ -1,0 +1,105 @@
+"""A folder of trial records, checked when they are read: a study may come from a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from optimizer.errors import DamagedStudyError, StorageError
+from optimizer.files.atomic import write_text
+from optimizer.files.untrusted import check_ranges, is_safe_name, parse_json, read_bytes
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import SCHEMA_VERSION, TrialRecord
+from optimizer.space_file.section import first_mistake
+
+_PERCENTILES = {50.0, 95.0, 99.0}
+"""Latency percentiles that every level with a reply has."""
+
+
+class _Versioned(BaseModel):
+    """The part of a record that is read before its version is known."""
+
+    schema_version: int
+
+
+class RecordStore:
+    """A folder of TrialRecords, one JSON file each, named by their number.
+
+    Args:
+        scored: whether records that met the limits must have a score, as those of the search do.
+        reported: whether every level must have the percentiles that reports show.
+    """
+
+    _json = TypeAdapter(TrialRecord)
+
+    def __init__(self, folder: Path, *, scored: bool = False, reported: bool = False) -> None:
+        self.folder = folder
+        self._scored = scored
+        self._reported = reported
+
+    def write(self, record: TrialRecord) -> None:
+        """Write a record. Raises StorageError."""
+        text = self._json.dump_json(record, indent=2).decode()
+        write_text(self.folder / f"{record.number:05}.json", text + "\n")
+
+    def read_all(self) -> Mapping[int, TrialRecord]:
+        """Return all records by number. Raises StorageError, naming the file, for a damaged one."""
+        records = [self._read(path) for path in sorted(self.folder.glob("[0-9]*.json"))]
+        return {record.number: record for record in records}
+
+    def _read(self, path: Path) -> TrialRecord:
+        try:
+            data = parse_json(read_bytes(path))
+            version = _Versioned.model_validate(data).schema_version
+            if version != SCHEMA_VERSION:
+                raise StorageError(
+                    f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; this study "
+                    "was written by another version of the optimizer: start a new one with "
+                    "--study NEW"
+                )
+            record = self._json.validate_python(data)
+            _check_record(record, path)
+            if self._scored and record.outcome == "ok" and record.score is None:
+                raise ValueError("outcome must not be ok without a score")
+            if self._reported and record.measurement is not None:
+                _check_percentiles(record.measurement)
+        except ValidationError as error:
+            raise DamagedStudyError(path, first_mistake(error)) from error
+        except ValueError as error:
+            raise DamagedStudyError(path, error) from error
+        return record
+
+
+def _check_record(record: TrialRecord, path: Path) -> None:
+    """Raise ValueError for a record that no run can have written."""
+    check_ranges(record)
+    if path.stem != f"{record.number:05}":
+        raise ValueError(f"number must be that of the file, got {record.number}")
+    refuse_unsafe_names(
+        name for model in record.config.models for name in (model.name, model.artifact.model)
+    )
+    if record.outcome == "ok" and record.measurement is None:
+        raise ValueError("outcome must not be ok without a measurement")
+    if not record.config.models or not all(model.groups for model in record.config.models):
+        raise ValueError("config must have a model, and every model an instance group")
+    for measurement in (record.measurement, *(each.measurement for each in record.further)):
+        if measurement is None:
+            continue
+        if not (measurement.levels and all(level.streams for level in measurement.levels)):
+            raise ValueError("measurement must have load levels, and every level a stream")
+
+
+def _check_percentiles(measurement: Measurement) -> None:
+    for level in measurement.levels:
+        for stream in level.streams:
+            if stream.completed and not {p.percentile for p in stream.latencies} >= _PERCENTILES:
+                raise ValueError("measurement must have the percentiles 50, 95 and 99")
+
+
+def refuse_unsafe_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a model name that is no safe folder name."""
+    for name in names:
+        if not is_safe_name(name):
+            raise ValueError(f"{name[:80]!r} is not a valid model name")
