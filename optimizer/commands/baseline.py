@@ -16,7 +16,7 @@ from optimizer.commands.parts import (
     search_protocol,
     slot_of,
     study_context,
-    warn_of_old_price,
+    warn_of_space_file,
 )
 from optimizer.commands.with_progress import with_progress
 from optimizer.files.atomic import write_text
@@ -110,7 +110,7 @@ def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
         place = RunPlace(directory, request.cache, slot, space.host)
         with with_progress(directory, watch) as watch_all, place.session(space) as session:
             place.introduce(machine, watch_all)
-            warn_of_old_price(space.price, watch_all)
+            warn_of_space_file(space, watch_all)
             prepared = place.prepare(session, space, watch_all)
             served, left_out = _served(eight, prepared.gated)
             with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:

@@ -24,11 +24,11 @@ from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
-from optimizer.measurement.cost import Price
 from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.reader import MeasurementSettings, Space, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory
@@ -73,9 +73,10 @@ def open_space(given: Path | Space) -> Space:
     return load_space(given, usual_prices(price_list()), local_hardware())
 
 
-def warn_of_old_price(price: Price, watch: Watcher) -> None:
-    """Say so where a price is old."""
-    if (warning := price_warning(price, datetime.now(UTC).date())) is not None:
+def warn_of_space_file(space: Space, watch: Watcher) -> None:
+    """Warn of an old price and of old names in the space file."""
+    old_price = price_warning(space.price, datetime.now(UTC).date())
+    for warning in (*space.deprecations, *([old_price] if old_price is not None else [])):
         watch(Note(warning, True))
 
 
@@ -257,6 +258,7 @@ def require_same_space(
         write_json(directory.space, now)
         return
     begun = directory.read_json(directory.space)
+    begun["space"] = with_defaults(begun["space"])
     if extra_limits_ms is None:
         begun.pop("also_limit_ms", None)
     changed = [text for _, text in differences(begun, now)]

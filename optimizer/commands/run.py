@@ -22,7 +22,7 @@ from optimizer.commands.parts import (
     search_protocol,
     slot_of,
     study_context,
-    warn_of_old_price,
+    warn_of_space_file,
 )
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.commands.with_progress import with_progress
@@ -218,7 +218,7 @@ class _Study:
     def run(self, started: float) -> StudySummary:
         """All phases; returns the summary that was written."""
         self._place.introduce(self._machine, self._watch)
-        warn_of_old_price(self._space.price, self._watch)
+        warn_of_space_file(self._space, self._watch)
         # A storage that cannot be opened is known now, and not after everything is built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._sampler)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import Position
-from optimizer.configuration.parameters import label
+from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.space_file.reader import only_point

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from optimizer.configuration.model_space import Position
-from optimizer.configuration.parameters import label
+from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.files.untrusted import UnreadableError, parse_json

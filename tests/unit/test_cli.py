@@ -450,7 +450,7 @@ def test_a_level_over_the_limit_says_which_and_how_it_is_known() -> None:
         "      150/s: 150/s served, p95 145.8 ms, "
         "limit missed: p95 of bert 145.8 ms, over the limit of 100 ms\n"
     )
-    late = "7 late requests spent what 130 may have of bert"
+    late = "7 late requests of bert, too many for 130 in all"
     proven = replace(level(0.3, 90.0), verdict="infeasible", ended=late)
     assert printed(LevelFinished(proven)) == (
         f"      150/s: 150/s served, p95 90.0 ms, infeasible: {late}\n"

@@ -136,7 +136,7 @@ USERS = (UserLoad((Phase(2, 2.0, 100.0),)), StoppingConditions())
     ("run", "missed"),
     [
         (user_load((100, 20.0), (500, 130.0)), None),
-        (user_load((100, 110.0), (500, 130.0)), "p95 was 110.0 ms at the least, over the limit"),
+        (user_load((100, 110.0), (500, 130.0)), "p95 was at least 110.0 ms, over the limit"),
         (user_load((100, 20.0), errors=870), "870 of 1000 requests failed: INTERNAL: broken"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() 
     due = np.linspace(1, 1.99, 100)
     latencies = np.where(due < 1.45, 0.5, 0.01) + np.random.default_rng(3).random(100) * 1e-3
     seen = replies(due.tolist(), latencies.tolist())
-    stopped = EndReason("45 late requests spent what 400 may have", "infeasible"), 2.0
+    stopped = EndReason("45 late requests of bert, too many for 400 in all", "infeasible"), 2.0
     level = load_level(PLAN, [stream()], seen, CLIENT, stopped)
     assert level.seconds == 1.0, "nothing is cut as warm-up"
     assert level.streams[0].latency_ms(90) > 100
@@ -187,7 +187,7 @@ def test_a_stream_without_a_request_is_a_failure_that_names_it() -> None:
 
 def test_a_hung_server_is_named_where_it_left_nothing_to_measure() -> None:
     seen = replies([0.0], [3.0], {0: "DEADLINE_EXCEEDED: too late"})
-    with pytest.raises(LoadTestFailure, match="one before failed: DEADLINE_EXCEEDED"):
+    with pytest.raises(LoadTestFailure, match="an earlier one failed: DEADLINE_EXCEEDED"):
         measure(seen)
 
 

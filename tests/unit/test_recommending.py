@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_refused_before_a_search(
 ) -> None:
     with pytest.raises(UsageError, match="did not ask the same"):
         ask_here(results, "small")
-    with pytest.raises(UsageError, match="is no job"):
+    with pytest.raises(UsageError, match="is not a valid job"):
         ask_here(results, job=job_file(results, ResourceLimit={"MaxParallelOfTests": 4}))
     with pytest.raises(UsageError, match="it has NVIDIA A10G"):
         ask_here(results, instance_types=("ml.g5.xlarge",))
