@@ -146,7 +146,7 @@ def test_what_if_takes_values_as_python_has_them(calibrated: Path) -> None:
         "runtime": "openvino", "precision": "int8", "batching": True, "bert.max_batch_size": 8,
     }  # fmt: skip
     found = optimizer.simulate("calibrated", settings, results=calibrated)
-    assert found.configuration.startswith("openvino int8, batch <= 8, delay 0 us")
+    assert found.configuration.startswith("openvino int8, max_batch_size 8, queue delay 0 us")
     [capacity] = found.capacities().to_dict("records")
     assert capacity["stream"] == "bert"
     assert capacity["capacity_per_second"] <= 0.95 * capacity["saturation_per_second"] + 1e-6

@@ -188,7 +188,7 @@ def test_what_runs_is_held_against_what_was_measured(bundle: Bundle) -> None:
     running.instance_group[0].count = 5
     check = check_configuration(bundle.manifest, {"bert": running})
     assert (check.outcome, check.text) == (
-        "fail", "bert: instance_group[0].count: asked 1, the server runs 5",
+        "fail", "bert: instance_group[0].count: requested 1, the server runs 5",
     )  # fmt: skip
 
 
