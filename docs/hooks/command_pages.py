@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 
 import click
@@ -42,8 +43,14 @@ def _command(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     yield inspect.cleandoc(command.help or "")
     records = [each.get_help_record(context) for each in command.params]
     # Arguments have no help of their own: the command's help describes them.
-    rows = [(f"`{record[0]}`", record[1]) for record in records if record and record[1]]
+    rows = [_row(*record) for record in records if record and record[1]]
     yield table(("option", "meaning"), rows)
+
+
+def _row(option: str, meaning: str) -> tuple[str, str]:
+    """Return an option and its meaning, without bounds that only keep numbers within 64 bits."""
+    meaning = re.sub(rf"(; )?0<=x<={2**63 - 1}", "", meaning).replace("[]", "")
+    return f"`{option.replace(' RANGE', '')}`", meaning
 
 
 def errors_table() -> str:

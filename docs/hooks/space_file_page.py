@@ -72,7 +72,7 @@ def _default(value: Mapping[str, Any]) -> str:
     if default is None:
         return "none"
     if isinstance(default, dict):
-        return "its own defaults"
+        return "see there"
     if _is_duration(value) and isinstance(default, float):
         return f"`{default:g}s`"
     if isinstance(default, float) and default.is_integer():
@@ -94,7 +94,10 @@ def _type(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     several = value.get("anyOf") or value.get("oneOf")
     if several:
         kinds = [_type(each, schema) for each in several if each.get("type") != "null"]
-        return ", or ".join(dict.fromkeys(kinds))
+        *single, last = dict.fromkeys(kinds)
+        if single and last == f"list of ({', or '.join(single)})":
+            last = "a list of these"
+        return ", or ".join([*single, last])
     return _plain_type(value, schema)
 
 
@@ -120,4 +123,6 @@ def _plain_type(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 def _bounds(value: Mapping[str, Any]) -> str:
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
-    return "".join(f" {word} {value[key]:g}" for key, word in words.items() if key in value)
+    # Maxima from a million on only keep sums from overflowing.
+    shown = {key: value[key] for key in words if key in value and value[key] < 1e6}
+    return "".join(f" {words[key]} {bound:g}" for key, bound in shown.items())

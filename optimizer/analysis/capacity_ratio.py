@@ -17,8 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from optimizer.load.knee import NORMAL_QUANTILE
-from optimizer.measurement.estimates import CONFIDENCE
+from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
 from optimizer.measurement.level import Measurement
 from optimizer.study.confidence import PRIOR_ROUNDS, log_capacity
 

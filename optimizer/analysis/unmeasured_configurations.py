@@ -16,8 +16,8 @@ from optimizer.analysis.latency_curve import (
 )
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.knee import NORMAL_QUANTILE
 from optimizer.measurement.cost import Score, score, usd_per_million
+from optimizer.measurement.estimates import NORMAL_QUANTILE
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import LogForecast, Posterior, TrialAtRow

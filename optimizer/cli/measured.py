@@ -11,9 +11,9 @@ from rich.text import Text
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
-from optimizer.load.perf_analyzer import SecondOpinion
+from optimizer.load.level_checks import capacity_basis, why_missed, why_void
+from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
-from optimizer.load.verdicts import capacity_basis, why_missed, why_void
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
 from optimizer.measurement.level import GpuUse, LoadLevel, MachineUse, ServerSplit
@@ -24,10 +24,10 @@ _LEAST_SHARE = 0.01
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
-    found = measured.found
+    found = measured.load_test
     console.print(Text(describe(measured.config), style="bold"))
     if found.users is not None:
-        console.print(_user_load(found.users, found.at))
+        console.print(_user_load(found.users, found.shown))
     else:
         console.print(_levels(found.levels))
     if found.measurement is not None:
@@ -46,10 +46,10 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
     if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
         text = f"the limit was not met: {found.missed}"
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(_time(found.at, _timings(measured)))
-    for split in found.at.server:
+    console.print(_time(found.shown, _timings(measured)))
+    for split in found.shown.server:
         console.print(_batches(split))
-    for line in _machine(found.at):
+    for line in _machine(found.shown):
         console.print(line, highlight=False, soft_wrap=True)
     if found.compared is not None and found.opinion is not None:
         console.print(_opinions(found.compared, found.opinion))
@@ -224,7 +224,7 @@ def _gpu(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(known) or 'tells nothing'}"
 
 
-def _opinions(level: LoadLevel, opinion: SecondOpinion) -> Table:
+def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
     """Both timed from the send."""
     stream = level.streams[0]
     own = {item.percentile: item.value_ms for item in stream.latencies_from_send}

@@ -9,9 +9,9 @@ from optimizer.commands.load_test_job import Tests
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.instance_estimate import Observation
 from optimizer.fleet.recommendation import StudyObservations
-from optimizer.load.ramp import most_within
+from optimizer.load.level_checks import capacity_basis
+from optimizer.load.ramp import largest_rate_within
 from optimizer.load.user_load_file import JOB_PERCENTILE
-from optimizer.load.verdicts import capacity_basis
 from optimizer.measurement.cost import Candidate, Demand, Price
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
@@ -96,7 +96,7 @@ def _candidate(
     if cost is None:
         return None
     [level] = measurement.levels
-    _, p95_ms = most_within(level, limit_ms)
+    _, p95_ms = largest_rate_within(level, limit_ms)
     return Candidate(record.config, measurement, cost, p95_ms)
 
 

@@ -14,7 +14,7 @@ from optimizer.analysis.effects import Effects, effects_of
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.commands.pareto import forecast_within, latency_cost_context, measured_costs
 from optimizer.commands.simulate import predicted_stream
-from optimizer.configuration.parameters import label
+from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.files.atomic import write_text
 from optimizer.fleet.price_list import price_warning

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optimizer.configuration.parameters import PARAMETER_NAMES, suggestion
+from optimizer.configuration.parameters import PARAMETER_KEYS, stored_name, suggestion
 
-NAMES = (*PARAMETER_NAMES, "cores", "gpus")
+NAMES = (*PARAMETER_KEYS, "cores", "gpus")
+_COLUMNS = {stored_name(name) for name in NAMES}
 MAX_LENGTH = 1000
 _MAX_DEPTH = 20
 _MAX_NUMBER = 1e15
@@ -53,7 +54,7 @@ class ConditionError(ValueError):
 
 
 def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows meet a condition such as "max_queue_delay_us == 0 or batching".
+    """Return which rows meet a condition such as "max_batch_size <= 16 or batching".
 
     A condition may use names, numbers, texts, true and false, lists, comparisons, `in`, `and`,
     `or`, `not`, and + - * / // % **.
@@ -145,9 +146,10 @@ class _Evaluation:
         return -number if isinstance(node.op, ast.USub) else number
 
     def _column(self, name: str) -> Any:
-        if name not in NAMES:
+        column = stored_name(name)
+        if column not in _COLUMNS:
             raise ValueError(f"name {name!r} is not defined{suggestion(name, NAMES)}")
-        return self._rows[name]
+        return self._rows[column]
 
     def _truth(self, node: ast.expr, depth: int) -> Any:
         value = self.value(node, depth)

@@ -1,107 +1,53 @@
-"""What can be searched of one model: its parameters, and the values that they may take. Pure."""
+"""The table of parameters: everything that can be searched of one model. Pure.
+
+`PARAMETERS` holds one entry for each parameter. The schema of space files, the columns of a search
+space, the baseline, Optuna's distributions, the way into a `ServingConfig` and back, the columns of
+reports, the comments of exported files and the features of the surrogate are derived from it.
+
+A further field of Triton's config.pbtxt is one entry, made by `config_field`:
+
+    config_field(
+        "pinned_input_memory",
+        "optimization.input_pinned_memory.enable",
+        Allowed(switch=True),
+        default=True,
+        description="whether inputs are copied through pinned memory",
+    )
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import Any, cast, get_args
 
-Value = int | bool | str | tuple[int, ...]
-ParameterName = Literal[
-    "runtime",
-    "precision",
-    "batching",
-    "max_batch_size",
-    "preferred_batch_sizes",
-    "max_queue_delay_us",
-    "instance_count",
-    "intra_op_threads",
-    "padding",
-    "engine_profile",
-    "cuda_graphs",
-    "execution_policy",
-    "rate_limit",
-]
+import pandas as pd
 
-PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
-
-UNSEARCHED: Mapping[ParameterName, Value] = {
-    "engine_profile": "shared",
-    "cuda_graphs": False,
-    "execution_policy": "device_blocking",
-    "rate_limit": "off",
-}
-"""Values of the parameters that few spaces search: Triton's own defaults."""
-
-
-_TRITON_NAMES: Mapping[str, ParameterName] = {
-    "dynamic_batching": "batching",
-    "max_queue_delay_microseconds": "max_queue_delay_us",
-    "preferred_batch_size": "preferred_batch_sizes",
-    "count": "instance_count",
-    "instance_group": "instance_count",
-    "instance_groups": "instance_count",
-    "intra_op_thread_count": "intra_op_threads",
-    "backend": "runtime",
-    "platform": "runtime",
-}
-"""What config.pbtxt or a backend calls a parameter."""
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that refuses a name: the known one that may be meant, if any."""
-    names = list(known)
-    meant = _TRITON_NAMES.get(name)
-    near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One searched setting of one model and the values it may take, in listed order."""
-
-    model: str
-    name: ParameterName
-    values: tuple[Value, ...]
-
-    @property
-    def key(self) -> str:
-        """Name in studies and on the command line: "model.parameter"."""
-        return f"{self.model}.{self.name}"
-
-    @property
-    def ordinal(self) -> bool:
-        """Whether the values are numbers, so that neighbours in the list behave alike."""
-        return all(isinstance(v, int) and not isinstance(v, bool) for v in self.values)
-
-
-def label(value: Value) -> str | int | bool:
-    """A value as people and Optuna see it: lists become "4/8"."""
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return value
-
-
-def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tuple[Parameter, ...]:
-    """The parameters of a model in the fixed order, numbers ascending.
-
-    Args:
-        values: by parameter; those of `UNSEARCHED` may be left out.
-    """
-    made = (
-        Parameter(model, name, tuple(values[name] if name in values else (UNSEARCHED[name],)))
-        for name in PARAMETER_NAMES
-    )
-    return tuple(
-        replace(p, values=tuple(sorted(cast(tuple[int, ...], p.values)))) if p.ordinal else p
-        for p in made
-    )
+from optimizer.configuration.parameter_definition import (
+    Allowed,
+    Effect,
+    ModelScope,
+    ParameterDefinition,
+    Part,
+    Served,
+    ServingDraft,
+    Value,
+    all_rows,
+)
+from optimizer.configuration.serving_config import (
+    PRECISION_RANK,
+    Batching,
+    ModelServing,
+)
+from optimizer.runtimes import RUNTIMES
+from optimizer.runtimes.spec import Precision
 
 
 def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes that a value of `preferred_batch_sizes` stands for.
+    """Return the batch sizes that a value of `preferred_batch_sizes` stands for.
 
     "none" leaves the choice to Triton, which takes [max_batch_size], so that list is none too;
     "half" prefers half of the largest batch; "powers" every power of two up to it.
@@ -114,3 +60,340 @@ def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
     elif value == "powers":
         sizes = tuple(2**n for n in range(1, int(math.log2(max_batch_size)) + 1))
     return () if sizes == (max_batch_size,) else sizes
+
+
+def config_field(
+    name: str, path: str, allowed: Allowed, default: Value, description: str, part: Part = "layout"
+) -> ParameterDefinition:
+    """Define a parameter that is one field of config.pbtxt and means nothing to other parameters.
+
+    The field is written where the value is not the default, which is the server's own.
+
+    Args:
+        path: such as "optimization.input_pinned_memory.enable".
+    """
+
+    def put(draft: ServingDraft, value: Value) -> None:
+        if value != default:
+            draft.config_fields[path] = json.dumps(value)
+
+    def read(served: Served) -> object:
+        text = dict(served.model.parameters).get(path)
+        return default if text is None else json.loads(text)
+
+    return ParameterDefinition(name, part, allowed, default, description, put, read, fields=(path,))
+
+
+def _store(attribute: str) -> Callable[[ServingDraft, Any], None]:
+    return lambda draft, value: setattr(draft, attribute, value)
+
+
+def _put_max_batch_size(draft: ServingDraft, value: int) -> None:
+    draft.max_batch_size = draft.scope.request_size
+    if value <= draft.max_batch_size:
+        draft.batching = None
+    if draft.batching is not None:
+        draft.max_batch_size = value
+
+
+def _put_preferred_sizes(draft: ServingDraft, value: Value) -> None:
+    if draft.batching is not None:
+        sizes = preferred_sizes(value, draft.max_batch_size)
+        draft.batching = replace(draft.batching, preferred_batch_sizes=sizes)
+
+
+def _put_queue_delay(draft: ServingDraft, value: int) -> None:
+    if draft.batching is not None:
+        draft.batching = replace(draft.batching, max_queue_delay_us=value)
+
+
+def _put_instance_count(draft: ServingDraft, value: Value) -> None:
+    draft.instance_counts = draft.scope.instance_counts(value)
+
+
+def _put_execution_policy(draft: ServingDraft, value: str) -> None:
+    if draft.runtime == "tensorrt" and value == "blocking":
+        draft.backend_config.append(("tensorrt", "execution-policy", "BLOCKING"))
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return "/".join(map(str, sizes)) or "none"
+
+
+def _read_instances(served: Served) -> int | str:
+    """Read the instances on a CPU, or on each GPU where they differ: "2/1"."""
+    groups = served.model.groups
+    if groups[0].kind == "KIND_CPU":
+        return groups[0].count
+    counts = [sum(g.count for g in groups if gpu in g.logical_gpus) for gpu in range(served.gpus)]
+    return counts[0] if len(set(counts)) == 1 else _joined(counts)
+
+
+def _read_profile(served: Served) -> str | None:
+    profile = served.model.artifact.profile
+    return f"{profile.optimal_batch_size}..{profile.max_batch_size}" if profile else None
+
+
+def _read_execution_policy(served: Served) -> str | None:
+    if not _runs_engine(served.model):
+        return None
+    settings = {key: value for _, key, value in served.server.backend_config}
+    return settings.get("execution-policy", "DEVICE_BLOCKING").lower()
+
+
+def _runs_engine(model: ModelServing) -> bool:
+    return model.artifact.runtime == "tensorrt"
+
+
+def _merges(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
+    return rows.batching.astype(bool) & (rows.max_batch_size > scope.request_size)
+
+
+def _limit_binds(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
+    if not scope.alone:
+        return all_rows(rows, scope)
+    return pd.to_numeric(rows.rate_limit, errors="coerce") < rows.instance_count
+
+
+_WITH_BATCHING = Effect(_merges, lambda model: model.batching is not None)
+_WITH_ENGINES = Effect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
+_WITH_CPU_INSTANCES = Effect(
+    lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
+    lambda model: model.groups[0].kind == "KIND_CPU",
+)
+
+PARAMETERS: tuple[ParameterDefinition, ...] = (
+    ParameterDefinition(
+        "runtime",
+        "artifact",
+        Allowed(words=tuple(RUNTIMES)),
+        default="onnxruntime",
+        description="what executes the model; tensorrt on GPUs alone",
+        put=_store("runtime"),
+        read=lambda served: served.model.artifact.runtime,
+        baseline=lambda listed, cores: "pytorch",
+        fields=("backend", "parameters.runtime"),
+        triton_names=("backend", "platform"),
+    ),
+    ParameterDefinition(
+        "precision",
+        "artifact",
+        Allowed(words=get_args(Precision)),
+        default="fp32",
+        description="what a runtime does not have is left out by itself",
+        put=_store("precision"),
+        read=lambda served: served.model.artifact.precision,
+        baseline=lambda listed, cores: max(listed, key=lambda p: PRECISION_RANK[p]),
+        fields=("parameters.precision",),
+    ),
+    ParameterDefinition(
+        "batching",
+        "batcher",
+        Allowed(switch=True),
+        default=False,
+        description="whether Triton joins requests into batches",
+        put=lambda draft, value: setattr(draft, "batching", Batching() if value else None),
+        read=lambda served: served.model.batching is not None,
+        effect=Effect(
+            lambda rows, scope: rows.max_batch_size > scope.request_size, lambda model: True
+        ),
+        fields=("max_batch_size",),
+        triton_names=("dynamic_batching",),
+    ),
+    ParameterDefinition(
+        "max_batch_size",
+        "batcher",
+        Allowed(least=1),
+        default=8,
+        description="most inferences of one execution",
+        put=_put_max_batch_size,
+        read=lambda served: served.model.max_batch_size,
+        effect=_WITH_BATCHING,
+        idle=lambda scope: scope.request_size,
+        baseline=lambda listed, cores: 1,
+        fields=("max_batch_size",),
+    ),
+    ParameterDefinition(
+        "preferred_batch_sizes",
+        "queue",
+        Allowed(words=("none", "half", "powers"), lists="sizes"),
+        default="none",
+        description="none, half, powers (derived from max_batch_size), or sizes",
+        put=_put_preferred_sizes,
+        read=lambda served: (
+            _joined(served.model.batching.preferred_batch_sizes) if served.model.batching else None
+        ),
+        effect=_WITH_BATCHING,
+        baseline=lambda listed, cores: listed[0],
+        key="preferred_batch_size",
+        fields=("dynamic_batching.preferred_batch_size",),
+        meaning=lambda value, size, scope: preferred_sizes(value, size) or "none",
+    ),
+    ParameterDefinition(
+        "max_queue_delay_us",
+        "queue",
+        Allowed(least=0),
+        default=0,
+        description="how long a request may wait for others to join it",
+        put=_put_queue_delay,
+        read=lambda served: (
+            served.model.batching.max_queue_delay_us if served.model.batching else None
+        ),
+        effect=_WITH_BATCHING,
+        key="max_queue_delay_microseconds",
+        fields=("dynamic_batching.max_queue_delay_microseconds",),
+    ),
+    ParameterDefinition(
+        "instance_count",
+        "layout",
+        Allowed(least=1, lists="devices"),
+        default=1,
+        description="on the CPU, or on every GPU; a list has one number for each GPU",
+        put=_put_instance_count,
+        read=_read_instances,
+        fields=("instance_group.count",),
+        triton_names=("count", "instance_group", "instance_groups"),
+        meaning=lambda value, size, scope: scope.instance_counts(value),
+        number=lambda value: max(value) if isinstance(value, tuple) else cast(int, value),
+    ),
+    ParameterDefinition(
+        "intra_op_threads",
+        "layout",
+        Allowed(least=1),
+        default=1,
+        description="of each instance on the CPU",
+        put=_store("threads"),
+        read=lambda served: (
+            served.model.groups[0].threads if served.model.groups[0].kind == "KIND_CPU" else None
+        ),
+        effect=_WITH_CPU_INSTANCES,
+        baseline=lambda listed, cores: cores,
+        fields=("instance_group", "parameters.intra_op_threads"),
+        triton_names=("intra_op_thread_count",),
+    ),
+    ParameterDefinition(
+        "padding",
+        "artifact",
+        Allowed(words=("max",), lists="sizes"),
+        default="max",
+        description="max, or lengths that requests are padded up to",
+        put=lambda draft, value: setattr(draft, "padding", () if value == "max" else value),
+        read=lambda served: _joined(served.model.padding) if served.model.padding else "max",
+        baseline=lambda listed, cores: listed[0],
+    ),
+    ParameterDefinition(
+        "engine_profile",
+        "artifact",
+        Allowed(words=("shared", "per_batch_size")),
+        default="shared",
+        description="TensorRT: one engine for all batch sizes, or one for each",
+        put=lambda draft, value: setattr(draft, "engine_per_batch_size", value == "per_batch_size"),
+        read=_read_profile,
+        effect=_WITH_ENGINES,
+    ),
+    ParameterDefinition(
+        "cuda_graphs",
+        "layout",
+        Allowed(switch=True),
+        default=False,
+        description="TensorRT: launch kernels as one graph",
+        put=lambda draft, value: setattr(
+            draft, "cuda_graphs", draft.runtime == "tensorrt" and value
+        ),
+        read=lambda served: served.model.cuda_graphs if _runs_engine(served.model) else None,
+        effect=_WITH_ENGINES,
+        fields=("optimization.cuda.graphs",),
+    ),
+    ParameterDefinition(
+        "execution_policy",
+        "server",
+        Allowed(words=("device_blocking", "blocking")),
+        default="device_blocking",
+        description="TensorRT: one thread for all instances of a GPU, or one for each",
+        put=_put_execution_policy,
+        read=_read_execution_policy,
+        effect=_WITH_ENGINES,
+    ),
+    ParameterDefinition(
+        "rate_limit",
+        "server",
+        Allowed(words=("off",), least=1),
+        default="off",
+        description="executions at once on a device, over all models",
+        put=lambda draft, value: setattr(
+            draft, "executions_per_device", None if value == "off" else value
+        ),
+        read=lambda served: (
+            served.server.executions_per_device if served.model.rate_limited else None
+        ),
+        effect=Effect(_limit_binds, lambda model: model.rate_limited),
+        fields=("instance_group.rate_limiter",),
+    ),
+)
+"""In the order of points, tables and files; a new parameter comes last, so that points of older
+studies keep their meaning."""
+
+_BY_NAME: Mapping[str, ParameterDefinition] = {
+    **{each.file_key: each for each in PARAMETERS},
+    **{each.name: each for each in PARAMETERS},
+}
+PARAMETER_KEYS = tuple(each.file_key for each in PARAMETERS)
+"""Names of all parameters in space files."""
+
+
+def stored_name(name: str) -> str:
+    """Return the name in studies of what a space file may call by its key; others as they are."""
+    return _BY_NAME[name].name if name in _BY_NAME else name
+
+
+def names_of(*parts: Part) -> tuple[str, ...]:
+    """Return the names of the parameters that change any of these parts."""
+    return tuple(each.name for each in PARAMETERS if each.part in parts)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that refuses a name: the known one that may be meant, if any."""
+    names = list(known)
+    meant = next((each.file_key for each in PARAMETERS if name in each.triton_names), None)
+    near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of one model and the values it may take, in listed order."""
+
+    model: str
+    name: str
+    values: tuple[Value, ...]
+
+    @property
+    def key(self) -> str:
+        """Name in studies and on the command line: "model.parameter"."""
+        return f"{self.model}.{self.name}"
+
+    @property
+    def definition(self) -> ParameterDefinition:
+        """The parameter's entry in the table."""
+        return _BY_NAME[self.name]
+
+    @property
+    def ordinal(self) -> bool:
+        """Whether the values are numbers, so that neighbours in the list behave alike."""
+        return all(isinstance(v, int) and not isinstance(v, bool) for v in self.values)
+
+
+def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tuple[Parameter, ...]:
+    """Return the parameters of a model in the order of the table, numbers ascending.
+
+    Args:
+        values: by name; a parameter that is left out has its default alone.
+    """
+    listed = (
+        Parameter(model, each.name, tuple(values.get(each.name, (each.default,))))
+        for each in PARAMETERS
+    )
+    return tuple(
+        replace(p, values=tuple(sorted(cast(tuple[int, ...], p.values)))) if p.ordinal else p
+        for p in listed
+    )

@@ -1,9 +1,9 @@
-"""How much load a configuration serves within its limits.
+"""Search for the largest load that a configuration serves within its limits.
 
-Saturate with a closed loop; check with independent arrivals at the load where latency is thought to
-cross the limit, at most just below saturation; go on so until the crossing is known closely enough
-or the load budget is spent. Closed-loop users overstate what independent arrivals can be served, so
-saturation alone is never a capacity. Pure control: levels are run by a callable.
+Saturate with a closed loop; then run open-loop levels near the load where latency should cross the
+limit, at most just below saturation, until the crossing is known closely enough or the load budget
+is spent. Closed-loop users overstate what independent arrivals can be served, so saturation alone
+is never a capacity. Levels are run by a callable.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optimizer.load.knee import Knee, find_knee
-from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
-from optimizer.load.stopping import LateFraction, RateSettled
-from optimizer.load.verdicts import (
+from optimizer.load.knee import Knee, find_knee, knee_point, share_by_service_time
+from optimizer.load.level_checks import (
+    describe_void,
     limit_overshoot,
     longest_lag_ms,
     met_with_ease,
-    point,
     refuse_if_all_failed,
     refuse_void,
-    share_by_service_time,
     valid_open_loop,
-    what_was_void,
     why_missed,
     why_void,
 )
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
+from optimizer.load.stopping import LateFraction, RateConverged
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import (
     HIGHEST_SHARE,
@@ -39,13 +37,13 @@ from optimizer.measurement.trial_record import Outcome
 from optimizer.workload.streams import Workload
 
 RunLevel = Callable[[LevelPlan], LoadLevel]
-"""Runs one level. Whoever composes it adds the server's statistics to the level."""
+"""Runs one level and adds the server's statistics to it."""
 
 _ABOVE_EXPECTED = 1.05
 _MOST_LEVELS = 12
 _MOST_VOID_LEVELS = 5
 _BELOW_VOID = 0.75
-"""Share of a load that the load generator could not send on time, which is tried after it."""
+"""Next load, as a share of one that the load generator could not send on time."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,15 @@ class CapacityProtocol:
     """How long levels take and how closely the capacity is located.
 
     Attributes:
-        saturation_seconds: at most; it ends when the rate is known closely enough.
-        check_seconds: of an open-loop level, at most, unless it must be stretched for its requests.
+        saturation_seconds: longest closed-loop level; it ends once the rate is known closely.
+        check_seconds: longest open-loop level, unless `check_requests` takes longer.
         saturation_timeout_seconds: how long a request may take while the server is saturated.
-        check_timeout_seconds: how long it may take otherwise. Some times the latency limit is
-            enough: what is later than that has missed it, and waiting for it only takes time.
-        check_requests: an open-loop level lasts until so many are due, if that is affordable.
-        load_seconds, load_requests: the search ends when it has spent so much time under load, or
-            so many requests at the rate of saturation, whichever takes longer.
-        resolution: it ends before when the interval's half width is this share of the capacity.
+        check_timeout_seconds: how long it may take otherwise; a few times the latency limit is
+            enough, since a later reply has missed it anyway.
+        check_requests: an open-loop level lasts until so many are due, if the budget permits.
+        load_seconds, load_requests: budget of the search: so much time under load, or the time of
+            so many requests at the rate of saturation, whichever is longer.
+        resolution: half width of the capacity's interval, relative to it, that ends the search.
     """
 
     saturation_seconds: float = 8.0
@@ -88,14 +86,12 @@ def find_capacity(
     Args:
         run: runs one level.
         workload: the streams; its demand is load factor 1.0.
-        protocol: how long levels take.
         concurrency: requests kept outstanding to saturate the server; enough to fill every
             instance's batches twice over.
-        prune_below: load factor under which the configuration is not wanted, None to find its
+        prune_below: load factor that the configuration must be able to reach; None to find its
             capacity in any case.
-        expected_share: of saturation, that the capacity is likely to be, where similar
-            configurations are known; the first open-loop level is near it. None to go by the
-            service time that saturation shows.
+        expected_share: likely capacity as a share of saturation, from similar configurations; the
+            first open-loop level is near it. None to use the service time that saturation shows.
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
@@ -108,7 +104,7 @@ def find_capacity(
 def find_saturation(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
 ) -> Evaluation:
-    """The rate at saturation alone, which tells in seconds whether a machine kept its pace.
+    """Measure saturation alone, which shows in seconds whether the machine's speed has drifted.
 
     Raises:
         LoadTestFailure: when every request failed.
@@ -117,22 +113,27 @@ def find_saturation(
 
 
 class CapacitySearch:
-    """The levels visited so far, what they mean, and which comes next."""
+    """A capacity search: the levels so far, what they tell, and which comes next."""
 
     def __init__(
         self,
         run: RunLevel,
         workload: Workload,
         protocol: CapacityProtocol,
-        known: Sequence[LoadLevel] = (),
+        earlier: Sequence[LoadLevel] = (),
     ) -> None:
-        """Begin with `known`: saturation, and open-loop levels that cost this search nothing."""
+        """Begin with earlier levels, saturation first; they do not count towards the budget."""
         self._run = run
         self._workload = workload
         self._demand = workload.demand_per_second
         self._protocol = protocol
-        self._levels: list[LoadLevel] = [*known]
-        self._free = max(0, len(known) - 1)
+        self._levels: list[LoadLevel] = [*earlier]
+        self._earlier = max(0, len(earlier) - 1)
+
+    @property
+    def levels(self) -> Sequence[LoadLevel]:
+        """All levels in their order."""
+        return self._levels
 
     def find(
         self,
@@ -140,163 +141,44 @@ class CapacitySearch:
         prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
-        """See `find_capacity`."""
-        saturation, upper = self.saturate(concurrency)
+        """Saturate, then find the capacity; the arguments are those of `find_capacity`."""
+        self.saturate(concurrency)
+        upper = self._upper
         if prune_below is not None and upper < prune_below:
             return self._bounded(
-                upper,
                 f"saturates at no more than {upper * self._demand:.1f}/s, "
-                f"and {prune_below * self._demand:.1f}/s are needed to be cheaper",
+                f"and {prune_below * self._demand:.1f}/s are needed to be cheaper"
             )
-        if expected_share is not None:
-            # From above: levels on both sides of the limit show how steeply latency rises.
-            share = _ABOVE_EXPECTED * expected_share
-        else:
-            share = share_by_service_time(self._levels[0], self._workload)
-        return self._approach(saturation, upper, share * saturation)
+        if expected_share is None:
+            return self._approach(self._by_service_time())
+        # From above: levels on both sides of the limit show how steeply latency rises.
+        return self._approach(_ABOVE_EXPECTED * expected_share * self._saturation)
 
-    def go_on(self) -> Evaluation:
-        """Find the capacity from the levels that are known, with as few more as it takes."""
-        saturated = self._levels[0]
-        saturation, upper = saturated.load_factor, saturated.rate[2] / self._demand
-        known = self._open_loop()
-        if not known:
-            share = share_by_service_time(saturated, self._workload)
-            return self._approach(saturation, upper, share * saturation)
-        for level in sorted(known, key=lambda each: each.load_factor):
-            if (result := self._settled(level, saturation, upper)) is not None:
+    def resume(self) -> Evaluation:
+        """Find the capacity from the earlier levels, with as few new ones as possible."""
+        if not (open_loop := self._open_loop()):
+            return self._approach(self._by_service_time())
+        for level in sorted(open_loop, key=lambda each: each.load_factor):
+            if (result := self._decided_by(level)) is not None:
                 return result
-        if (result := self._known_well(saturation, upper)) is not None:
-            return result
-        return self._approach(saturation, upper, self._next_load(saturation))
+        return self._located() or self._approach(self._next_load())
 
     def find_saturation(self, concurrency: int) -> Evaluation:
-        """See `find_saturation`."""
-        _, upper = self.saturate(concurrency)
-        return self._bounded(upper, "saturation alone was asked for")
+        """Measure saturation alone."""
+        self.saturate(concurrency)
+        return self._bounded("only saturation was measured")
 
-    def saturate(self, concurrency: int) -> tuple[float, float]:
-        """Run a closed loop; returns saturation's load factor and its upper bound."""
+    def saturate(self, concurrency: int) -> None:
+        """Run the closed loop that a search begins with."""
         protocol = self._protocol
-        load, timeout = ClosedLoop(concurrency), protocol.saturation_timeout_seconds
-        stop = RateSettled(
+        stop = RateConverged(
             protocol.warmup_seconds, protocol.saturation_seconds / 4, protocol.resolution / 2
         )
-        level = self._level(load, protocol.saturation_seconds, timeout, stop)
+        timeout = protocol.saturation_timeout_seconds
+        level = self._level(ClosedLoop(concurrency), protocol.saturation_seconds, timeout, stop)
         refuse_if_all_failed(level)
-        _, _, high_per_second = level.rate
-        return level.load_factor, high_per_second / self._demand
 
-    def _approach(self, saturation: float, upper: float, first: float) -> Evaluation:
-        """Visit loads near the limit until the capacity is known or the budget is spent."""
-        floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
-        load = max(floor, min(first, top))
-        while True:
-            level = self.level_at(load, self._left(saturation))
-            if (result := self._settled(level, saturation, upper)) is not None:
-                return result
-            if (result := self._known_well(saturation, upper)) is not None:
-                return result
-            own = self._levels[1 + self._free :]
-            void = sum(why_void(each) is not None for each in own)
-            most = len(own) + 1 >= _MOST_LEVELS or void >= _MOST_VOID_LEVELS
-            if (most or self._left(saturation) <= 0) and self._held():
-                knee = self._knee(saturation)
-                return self._estimated(knee, saturation, upper, "its load time is spent")
-            if most:
-                return self.infeasible(level)
-            load = self._next_load(saturation)
-
-    def _settled(self, level: LoadLevel, saturation: float, upper: float) -> Evaluation | None:
-        """What one level shows by itself: met next to saturation, or missed at the floor."""
-        floor, top = self._floor(saturation), HIGHEST_SHARE * saturation
-        if level.load_factor >= top and met_with_ease(level):
-            ended = f"met the limits at {level.offered_per_second:.1f}/s, next to saturation"
-            return self.ok(top, top, upper, ended)
-        missed = why_void(level) is not None or why_missed(level) is not None
-        if level.load_factor <= floor and missed:
-            return self.infeasible(level)
-        return None
-
-    def _known_well(self, saturation: float, upper: float) -> Evaluation | None:
-        """Return the capacity, once the levels together tell it closely enough."""
-        if not self._held():
-            return None
-        knee = self._knee(saturation)
-        capacity = min(knee.share, HIGHEST_SHARE) * saturation
-        certified = min(self._held()) <= capacity and not self._cut_short(capacity)
-        if not certified or knee.half_width > self._protocol.resolution:
-            return None
-        return self._estimated(knee, saturation, upper, f"known to {knee.half_width:.1%}")
-
-    def _floor(self, saturation: float) -> float:
-        """The least load that is tried; below it a configuration is of no use."""
-        return floor_per_second(saturation * self._demand) / self._demand
-
-    def _knee(self, saturation: float) -> Knee:
-        return find_knee([point(x, saturation) for x in self._open_loop()])
-
-    def _open_loop(self) -> list[LoadLevel]:
-        """Return the levels that say something of the server."""
-        return [*valid_open_loop(self._levels)]
-
-    def _least_void(self) -> float:
-        """Return the least load that the load generator could not send on time."""
-        void = [level.load_factor for level in self._levels if why_void(level) is not None]
-        return min(void, default=math.inf)
-
-    def _cut_short(self, capacity: float) -> bool:
-        """Return whether only the load generator kept the levels below a capacity."""
-        held = self._held()
-        all_held = len(held) == len(self._open_loop())
-        return all_held and max(held) < capacity and self._least_void() <= capacity
-
-    def _held(self) -> list[float]:
-        """Loads at which the limits were met."""
-        return [x.load_factor for x in self._open_loop() if why_missed(x) is None]
-
-    def _left(self, saturation: float) -> float:
-        """Seconds of load that may still be spent."""
-        protocol = self._protocol
-        rate = saturation * self._demand
-        own = (*self._levels[:1], *self._levels[1 + self._free :])
-        spent = sum(protocol.warmup_seconds + level.seconds for level in own)
-        return max(protocol.load_seconds, protocol.load_requests / rate) - spent
-
-    def _next_load(self, saturation: float) -> float:
-        """The estimate itself, kept between what is proven to be too little and too much.
-
-        Where nothing has met the limits yet, a little less each time.
-        """
-        floor = self._floor(saturation)
-        if not self._open_loop():
-            return max(floor, _BELOW_VOID * self._least_void())
-        capacity = min(self._knee(saturation).share, HIGHEST_SHARE) * saturation
-        missed = [x.load_factor for x in self._open_loop() if x.verdict == "infeasible"]
-        met = [x.load_factor for x in self._open_loop() if x.verdict == "feasible"]
-        low, high = max(met, default=floor), min([*missed, self._least_void()])
-        if not self._held():
-            tried = min([x.load_factor for x in self._open_loop()] + [self._least_void()])
-            return max(floor, min(capacity, 0.9 * tried))
-        if low < capacity < high or math.isinf(high):
-            return max(floor, capacity)
-        return (max((x for x in self._held() if x < high), default=floor) + high) / 2
-
-    def _estimated(self, knee: Knee, saturation: float, upper: float, why: str) -> Evaluation:
-        """What the knee and the proven levels say together."""
-        missed = [x for x in self._open_loop() if why_missed(x) is not None]
-        capacity = max(min(self._held()), min(knee.share, HIGHEST_SHARE) * saturation)
-        high = min(upper, max(knee.high * saturation, capacity))
-        if missed:
-            why += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
-        if self._cut_short(capacity):
-            capacity, high = max(self._held()), upper
-            why += f"; more could not be measured: {what_was_void(self._levels)}"
-        # However little the levels tell, a load that met the limits is above the floor.
-        low = max(self._floor(saturation), min(knee.low, HIGHEST_SHARE) * saturation)
-        return self.ok(capacity, min(low, capacity), high, why)
-
-    def holds(self, load_factor: float, least_requests: int) -> bool:
+    def meets_limits(self, load_factor: float, least_requests: int) -> bool:
         """Run a whole open-loop level, which only a proof that it misses the limits may end."""
         protocol = self._protocol
         seconds = self._seconds_for(least_requests, load_factor)
@@ -304,30 +186,76 @@ class CapacitySearch:
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
         return why_void(level) is None and why_missed(level) is None
 
-    @property
-    def levels(self) -> Sequence[LoadLevel]:
-        """All that were visited, in their order."""
-        return self._levels
-
     def whole_level(self, load_factor: float, seconds: float | None = None) -> LoadLevel:
         """Run an open-loop level to its end, for as long as a check unless `seconds` are given."""
         protocol = self._protocol
         seconds = seconds or self._seconds_for(protocol.check_requests, load_factor)
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, None)
 
-    def _seconds_for(self, requests: int, load_factor: float) -> float:
-        """Length of a level that is to see so many requests."""
-        return max(self._protocol.check_seconds, requests / (load_factor * self._demand))
+    def certify(self, load_factor: float, low: float, high: float | None, ended: str) -> Evaluation:
+        """Return "ok" with a load that is at least that of some level that met the limits."""
+        met = [x for x in self._open_loop() if why_missed(x) is None]
+        level = max((x for x in met if x.load_factor <= load_factor), key=lambda x: x.load_factor)
+        return self._evaluation("ok", (load_factor, low, high), ended, limit_overshoot(level))
 
-    def level_at(self, load_factor: float, left_seconds: float = math.inf) -> LoadLevel:
-        """Run an open-loop level until it is decided or its time, or what is left, is up."""
-        protocol = self._protocol
+    def infeasible(self, level: LoadLevel) -> Evaluation:
+        """Return "infeasible" because `level` missed the limits.
+
+        Raises:
+            LoadTestFailure: when every request of the level failed.
+            VoidLevelFailure: when the level is void.
+        """
+        refuse_void(level)
+        refuse_if_all_failed(level)
+        ended = f"even at {level.offered_per_second:.1f}/s: {why_missed(level)}"
+        bounds = 0.0, 0.0, level.load_factor
+        return self._evaluation("infeasible", bounds, ended, limit_overshoot(level))
+
+    @property
+    def _saturation(self) -> float:
+        return self._levels[0].load_factor
+
+    @property
+    def _upper(self) -> float:
+        """Upper bound of the load factor under saturation."""
+        _, _, high_per_second = self._levels[0].rate
+        return high_per_second / self._demand
+
+    @property
+    def _floor(self) -> float:
+        return floor_per_second(self._saturation * self._demand) / self._demand
+
+    def _by_service_time(self) -> float:
+        share = share_by_service_time(self._levels[0], self._workload)
+        return share * self._saturation
+
+    def _approach(self, first: float) -> Evaluation:
+        """Run levels near the limit until the capacity is known or the budget is spent."""
+        load = max(self._floor, min(first, HIGHEST_SHARE * self._saturation))
+        while True:
+            level = self._check(load)
+            if (result := self._decided_by(level) or self._located()) is not None:
+                return result
+            own = self._levels[1 + self._earlier :]
+            void = sum(why_void(each) is not None for each in own)
+            exhausted = len(own) + 1 >= _MOST_LEVELS or void >= _MOST_VOID_LEVELS
+            if (exhausted or self._remaining_seconds() <= 0) and self._met_loads():
+                return self._estimated(self._knee(), "its load time is spent")
+            if exhausted:
+                return self.infeasible(level)
+            load = self._next_load()
+
+    def _check(self, load_factor: float) -> LoadLevel:
+        """Run an open-loop level until it is decided or its time, or the budget, is up."""
+        protocol, streams = self._protocol, self._workload.streams
         longest = self._seconds_for(protocol.check_requests, load_factor)
-        seconds = max(min(longest, left_seconds - protocol.warmup_seconds), longest / 4)
-        stop = LateFraction(
-            self._workload.streams, protocol.warmup_seconds, protocol.check_seconds / 2
-        )
+        affordable = self._remaining_seconds() - protocol.warmup_seconds
+        seconds = max(min(longest, affordable), longest / 4)
+        stop = LateFraction(streams, protocol.warmup_seconds, protocol.check_seconds / 2)
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
+
+    def _seconds_for(self, requests: int, load_factor: float) -> float:
+        return max(self._protocol.check_seconds, requests / (load_factor * self._demand))
 
     def _level(
         self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None
@@ -338,7 +266,7 @@ class CapacitySearch:
             self._protocol.warmup_seconds,
             seconds,
             timeout,
-            # A saturated server's replies come when they come.
+            # The client's lag does not distort a closed loop.
             longest_lag_ms=longest_lag_ms(limit_ms) if isinstance(load, OpenLoop) else None,
             stop=stop,
         )
@@ -346,34 +274,102 @@ class CapacitySearch:
         self._levels.append(level)
         return level
 
-    def ok(self, load_factor: float, low: float, high: float | None, ended: str) -> Evaluation:
-        """Certify a load that is at least what some level held."""
-        held = [x for x in self._open_loop() if why_missed(x) is None]
-        level = max((x for x in held if x.load_factor <= load_factor), key=lambda x: x.load_factor)
-        return self._evaluation("ok", (load_factor, low, high), ended, limit_overshoot(level))
+    def _decided_by(self, level: LoadLevel) -> Evaluation | None:
+        """Return what one level decides alone: met next to saturation, or missed at the floor."""
+        top = HIGHEST_SHARE * self._saturation
+        if level.load_factor >= top and met_with_ease(level):
+            ended = f"met the limits at {level.offered_per_second:.1f}/s, next to saturation"
+            return self.certify(top, top, self._upper, ended)
+        missed = why_void(level) is not None or why_missed(level) is not None
+        if level.load_factor <= self._floor and missed:
+            return self.infeasible(level)
+        return None
 
-    def infeasible(self, level: LoadLevel) -> Evaluation:
-        """Give up where `level` did not pass.
+    def _located(self) -> Evaluation | None:
+        """Return the capacity once the levels together tell it closely enough."""
+        if not self._met_loads():
+            return None
+        knee = self._knee()
+        capacity = min(knee.share, HIGHEST_SHARE) * self._saturation
+        certified = min(self._met_loads()) <= capacity and not self._cut_short(capacity)
+        if not certified or knee.half_width > self._protocol.resolution:
+            return None
+        return self._estimated(knee, f"known to {knee.half_width:.1%}")
 
-        Raises LoadTestFailure where nothing was answered, VoidLevelFailure where it is void.
+    def _estimated(self, knee: Knee, ended: str) -> Evaluation:
+        """Return the capacity by the knee, bounded by the levels that met the limits."""
+        saturation, met, upper = self._saturation, self._met_loads(), self._upper
+        missed = [x for x in self._open_loop() if why_missed(x) is not None]
+        capacity = max(min(met), min(knee.share, HIGHEST_SHARE) * saturation)
+        high = min(upper, max(knee.high * saturation, capacity))
+        if missed:
+            ended += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
+        if self._cut_short(capacity):
+            capacity, high = max(met), upper
+            ended += f"; more could not be measured: {describe_void(self._levels)}"
+        # However little the levels tell, a load that met the limits is above the floor.
+        low = max(self._floor, min(knee.low, HIGHEST_SHARE) * saturation)
+        return self.certify(capacity, min(low, capacity), high, ended)
+
+    def _knee(self) -> Knee:
+        return find_knee([knee_point(x, self._saturation) for x in self._open_loop()])
+
+    def _open_loop(self) -> tuple[LoadLevel, ...]:
+        return valid_open_loop(self._levels)
+
+    def _met_loads(self) -> list[float]:
+        """Return the loads at which the limits were met."""
+        return [x.load_factor for x in self._open_loop() if why_missed(x) is None]
+
+    def _least_void(self) -> float:
+        """Return the least load that the load generator could not send on time."""
+        void = [level.load_factor for level in self._levels if why_void(level) is not None]
+        return min(void, default=math.inf)
+
+    def _cut_short(self, capacity: float) -> bool:
+        """Return whether only the load generator kept the levels below a capacity."""
+        met = self._met_loads()
+        all_met = len(met) == len(self._open_loop())
+        return all_met and max(met) < capacity and self._least_void() <= capacity
+
+    def _remaining_seconds(self) -> float:
+        """Return the load time that may still be spent."""
+        protocol = self._protocol
+        own = (*self._levels[:1], *self._levels[1 + self._earlier :])
+        spent = sum(protocol.warmup_seconds + level.seconds for level in own)
+        rate = self._saturation * self._demand
+        return max(protocol.load_seconds, protocol.load_requests / rate) - spent
+
+    def _next_load(self) -> float:
+        """Return the estimated capacity, kept between proven lower and upper bounds.
+
+        While no level has met the limits, it is less each time.
         """
-        refuse_void(level)
-        refuse_if_all_failed(level)
-        ended = f"even at {level.offered_per_second:.1f}/s: {why_missed(level)}"
-        return self._evaluation(
-            "infeasible", (0.0, 0.0, level.load_factor), ended, limit_overshoot(level)
-        )
+        floor, open_loop = self._floor, self._open_loop()
+        if not open_loop:
+            return max(floor, _BELOW_VOID * self._least_void())
+        capacity = min(self._knee().share, HIGHEST_SHARE) * self._saturation
+        if not self._met_loads():
+            tried = min([x.load_factor for x in open_loop] + [self._least_void()])
+            return max(floor, min(capacity, 0.9 * tried))
+        proven_missed = [x.load_factor for x in open_loop if x.verdict == "infeasible"]
+        proven_met = [x.load_factor for x in open_loop if x.verdict == "feasible"]
+        low = max(proven_met, default=floor)
+        high = min([*proven_missed, self._least_void()])
+        if low < capacity < high or math.isinf(high):
+            return max(floor, capacity)
+        return (max((x for x in self._met_loads() if x < high), default=floor) + high) / 2
 
-    def _bounded(self, upper: float, ended: str) -> Evaluation:
-        return self._evaluation("bounded", (0.0, 0.0, upper), ended, 0.0)
+    def _bounded(self, ended: str) -> Evaluation:
+        return self._evaluation("bounded", (0.0, 0.0, self._upper), ended, 0.0)
 
     def _evaluation(
         self,
         outcome: Outcome,
         load_factor: tuple[float, float, float | None],
         ended: str,
-        limit_overshoot: float,
+        overshoot: float,
     ) -> Evaluation:
         """Return the evaluation of a load factor, given with its interval."""
         measurement = Measurement(tuple(self._levels), *load_factor, self._demand, ended)
-        return Evaluation(outcome, ended, measurement, limit_overshoot)
+        return Evaluation(outcome, ended, measurement, overshoot)

@@ -1,4 +1,4 @@
-"""The parent's side of the load client: processes that outlive levels, never their parent."""
+"""The load generator: client processes that outlive levels, but never their parent."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from optimizer.machine.cores import usable_cores
 from optimizer.measurement.level import ClientUse, LoadLevel
 
 _MARGIN_SECONDS = 10.0
-"""Time beyond a level's own for processes to start and for their reports to arrive."""
+"""Extra time of a level for processes to start and for their reports to arrive."""
 
 _LEAD_SECONDS = 0.02
-"""From the last process being ready to the start of the level."""
+"""Time from the last process being ready to the start of the level."""
 
 _BUSY = 0.6
-"""Share of a core: one that lags and uses less lags for want of a core, not of processes."""
+"""Share of a core; a process that lags and uses less lacks a core, not more processes."""
 
 _MIB = 2**20
 
@@ -50,7 +50,7 @@ class _ClientProcess:
     def __init__(self, cores: Sequence[int] | None) -> None:
         self.hung = False
         self.connection, theirs = Pipe()
-        # In memory: a full disk must not stop the client. Closed in end().
+        # In memory: a full disk must not stop the client. Closed in close().
         self.stderr = os.fdopen(os.memfd_create("load client"), "w+b")
         command = [sys.executable, "-m", "optimizer.load.client_process", str(theirs.fileno())]
         with theirs:
@@ -64,38 +64,38 @@ class _ClientProcess:
                 start_new_session=True,
             )
 
-    def tell(self, message: Order | Begin | Stop) -> None:
+    def send(self, message: Order | Begin | Stop) -> None:
         """Send a message. Raises LoadTestFailure where the process has ended."""
         try:
             self.connection.send(message)
         except OSError as error:
-            raise LoadTestFailure(self._obituary()) from error
+            raise LoadTestFailure(self._end_reason()) from error
 
-    def hear(self) -> Ready | Report:
-        """Wait for a message. Raises LoadTestFailure where there will be none."""
+    def receive(self) -> Ready | Report:
+        """Wait for a message. Raises LoadTestFailure where the process has ended or failed."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise LoadTestFailure(self._obituary()) from error
+            raise LoadTestFailure(self._end_reason()) from error
         if isinstance(answer, Ready | Report):
             return answer
         raise LoadTestFailure(f"the load client failed:\n{answer}")
 
-    def give_up(self) -> None:
+    def kill_hung(self) -> None:
         """Kill the process because it does not answer."""
         self.hung = True
         self.popen.kill()
 
-    def _obituary(self) -> str:
+    def _end_reason(self) -> str:
         if self.hung:
-            return "the load client hung: it was killed after the longest time that a level takes"
+            return "the load client hung and was killed after the longest time that a level takes"
         status = self.popen.wait()
         self.stderr.seek(0)
-        said = self.stderr.read().decode(errors="replace").strip()
-        return f"the load client ended with status {status}" + (f": {said}" if said else "")
+        text = self.stderr.read().decode(errors="replace").strip()
+        return f"the load client ended with status {status}" + (f": {text}" if text else "")
 
-    def end(self) -> None:
-        """Kill the process and reap it."""
+    def close(self) -> None:
+        """Kill the process, reap it and close its connection."""
         self.popen.kill()
         self.popen.wait()
         self.connection.close()
@@ -103,14 +103,14 @@ class _ClientProcess:
 
 
 class LoadClient:
-    """Sends load levels from processes of its own: one, and more where one cannot keep up.
+    """Sends load levels from its own processes: one, and more where one cannot keep up.
 
-    Processes are started again when they are found dead. They end with the thread that started them
-    (a property of PR_SET_PDEATHSIG), so start them from one that lives as long.
+    Dead processes are started again. Processes end with the thread that started them (a property of
+    PR_SET_PDEATHSIG), so start them from one that lives as long.
     """
 
     def __init__(self, cores: Sequence[int] | None = None) -> None:
-        """Keep the processes to these CPU cores; None leaves them where the parent may run."""
+        """Pin the processes to these CPU cores; None permits the parent's cores."""
         self._cores = cores
         self._wanted = 1
         self._most = len(cores) if cores is not None else len(usable_cores())
@@ -145,21 +145,21 @@ class LoadClient:
     def close(self) -> None:
         """End the processes at once."""
         for process in self._processes:
-            process.end()
+            process.close()
         self._processes = []
 
     def run_level(self, plan: LevelPlan, target: Target, rng: np.random.Generator) -> LoadLevel:
         """Send one level and measure it.
 
-        Takes at most warm-up, measured time and timeout, and a fixed margin. Failed requests are
-        counted in the level, unless the server refuses them all for a second: it is gone. Where the
-        client lags by more than the plan allows, the level is run again, with twice the processes
-        if it was busy, up to one for each core. A level that still has too much lag says so in
+        It takes at most warm-up, measured time, timeout and a fixed margin. Failed requests count,
+        unless the server refuses all of them for a second: then it is gone. Where the client lags
+        by more than the plan permits, the level is run again, with twice the processes if they were
+        busy, up to one for each core. A level that still has too much lag shows it in
         `client.kept_up`.
 
         Raises:
             LoadTestFailure: when the server is gone, a client process died or hung (it is started
-                anew next time), or a stream had no request to measure.
+                again next time), or a stream had no request to measure.
         """
         attempts = 0
         while True:
@@ -173,7 +173,7 @@ class LoadClient:
     def _run_once(
         self, plan: LevelPlan, target: Target, rng: np.random.Generator
     ) -> tuple[LoadLevel, bool]:
-        """The level, and whether a process had so much to do that more of them would help."""
+        """Return the level, and whether a process was so busy that more of them would help."""
         self.start()
         bound = plan.sending_seconds + plan.timeout_seconds + _MARGIN_SECONDS
         with self._watched(bound):
@@ -181,22 +181,22 @@ class LoadClient:
             for process, share in zip(
                 self._processes, shares(order, len(self._processes)), strict=True
             ):
-                process.tell(share)
-            ready = [process.hear() for process in self._processes]
+                process.send(share)
+            ready = [process.receive() for process in self._processes]
             begin = Begin(time.perf_counter() + _LEAD_SECONDS)
             for process in self._processes:
-                process.tell(begin)
-            underway = _UnderWay(plan, order, self._processes)
-            underway.follow()
-        client = _client_use(plan, underway, all(r.realtime for r in ready if isinstance(r, Ready)))
-        streams, busy = target.plain_streams, underway.busiest > _BUSY
-        return load_level(plan, streams, underway.replies(), client, underway.stopped), busy
+                process.send(begin)
+            running = _RunningLevel(plan, order, self._processes)
+            running.collect()
+        client = _client_use(plan, running, all(r.realtime for r in ready if isinstance(r, Ready)))
+        streams, busy = target.plain_streams, running.busiest > _BUSY
+        return load_level(plan, streams, running.replies(), client, running.stopped), busy
 
     @contextmanager
     def _watched(self, bound_seconds: float) -> Iterator[None]:
-        """Processes that take longer are killed; an exchange that fails leaves none of them."""
+        """Kill processes that take longer; after a failed exchange, end all of them."""
         # A thread, because sending a large order to a hung process would block as well.
-        watchdog = Timer(bound_seconds, self._give_up)
+        watchdog = Timer(bound_seconds, self._kill_hung)
         watchdog.start()
         try:
             yield
@@ -207,13 +207,13 @@ class LoadClient:
         finally:
             watchdog.cancel()
 
-    def _give_up(self) -> None:
+    def _kill_hung(self) -> None:
         for process in self._processes:
-            process.give_up()
+            process.kill_hung()
 
 
-class _UnderWay:
-    """A level that client processes are sending, as their reports tell it."""
+class _RunningLevel:
+    """A level that client processes are sending, by their reports."""
 
     def __init__(self, plan: LevelPlan, order: Order, processes: Sequence[_ClientProcess]) -> None:
         self._plan = plan
@@ -223,14 +223,14 @@ class _UnderWay:
         self.last: list[Report] = []
         self.stopped: tuple[EndReason, float] | None = None
 
-    def follow(self) -> None:
-        """Take in reports until every process has sent its last; stop early where the plan says."""
+    def collect(self) -> None:
+        """Collect reports until every process has sent its last; stop early where the plan says."""
         running = dict(self._by_connection)
         reported: dict[Connection, float] = {}
         while running:
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
-                report = running[connection].hear()
+                report = running[connection].receive()
                 assert isinstance(report, Report)
                 self._reports.append(report)
                 reported[connection] = report.now_seconds
@@ -238,22 +238,20 @@ class _UnderWay:
                     self.last.append(report)
                     del running[connection]
             if len(reported) == len(self._by_connection) and running:
-                self._look(min(reported.values()))
+                self._apply_stopping_rule(min(reported.values()))
                 reported = {} if len(running) == len(self._by_connection) else reported
 
-    def _look(self, now: float) -> None:
+    def _apply_stopping_rule(self, now: float) -> None:
         if self._plan.stop is None or self.stopped is not None:
             return
-        open_loop = isinstance(self._order.pace, Schedule)
-        due = (
-            self._order.pace.due_seconds if isinstance(self._order.pace, Schedule) else np.empty(0)
-        )
-        streams = self._order.streams if open_loop else np.empty(0, dtype=np.int64)
+        sending, due, streams = self._order.sending, np.empty(0), np.empty(0, dtype=np.int64)
+        if isinstance(sending, Schedule):
+            due, streams = sending.due_seconds, self._order.streams
         ended = self._plan.stop(LevelProgress(now, self.replies(), due, streams))
         if ended is not None:
             self.stopped = ended, now
             for process in self._by_connection.values():
-                process.tell(Stop())
+                process.send(Stop())
 
     @property
     def busiest(self) -> float:
@@ -261,7 +259,7 @@ class _UnderWay:
         return max(report.cpu_seconds / report.now_seconds for report in self.last)
 
     def replies(self) -> Replies:
-        """Everything that was reported so far, in the order of due times."""
+        """Return everything that was reported so far, in the order of due times."""
         parts = [report.replies for report in self._reports]
         due = np.concatenate([part.due_seconds for part in parts])
         order = np.argsort(due, kind="stable")
@@ -282,15 +280,15 @@ class _UnderWay:
         )
 
 
-def _client_use(plan: LevelPlan, underway: _UnderWay, realtime: bool) -> ClientUse:
-    replies = underway.replies()
-    end = underway.stopped[1] if underway.stopped is not None else float("inf")
+def _client_use(plan: LevelPlan, running: _RunningLevel, realtime: bool) -> ClientUse:
+    replies = running.replies()
+    end = running.stopped[1] if running.stopped is not None else float("inf")
     inside = (replies.due_seconds >= plan.warmup_seconds) & (replies.due_seconds < end)
     lag = (replies.sent_seconds - replies.due_seconds)[inside] * 1e3
     return ClientUse(
-        processes=len(underway.last),
-        cpu_seconds=sum(report.cpu_seconds for report in underway.last),
-        memory_mib=sum(report.memory_bytes for report in underway.last) / _MIB,
+        processes=len(running.last),
+        cpu_seconds=sum(report.cpu_seconds for report in running.last),
+        memory_mib=sum(report.memory_bytes for report in running.last) / _MIB,
         lag_ms=float(np.percentile(lag, 99)) if len(lag) else 0.0,
         longest_lag_ms=plan.longest_lag_ms,
         realtime=realtime,

@@ -1,9 +1,9 @@
-"""A process that sends requests, kept apart so that nothing else disturbs its timing.
+"""A process that only sends requests, so that nothing else disturbs its timing.
 
 Started by `optimizer.load.client`: `python -m optimizer.load.client_process FD PARENT_PID CORES`.
-It reads orders from the connection FD: an `Order` is answered with `Ready`, the `Begin` after it
-with a `Report` several times a second until the last one; a defect with the text of a traceback.
-It ends with the connection, and by the kernel's hand with its parent.
+It reads orders from the connection FD. It answers an `Order` with `Ready`, and the `Begin` after it
+with a `Report` several times a second until the last one; it answers with the text of a traceback
+after a defect. It ends with the connection, and the kernel ends it with its parent.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from optimizer.load.transmit import REFUSED, TRANSMITTERS, Transmitter
 from optimizer.machine.child_shim import die_with_parent
 
 _REFUSED_SECONDS = 1.0
-"""A server that refuses every request for this long is gone, and the level ends."""
+"""A level ends where the server refuses every request for so long: it is gone."""
 
 _PAUSE_AFTER_ERROR_SECONDS = 0.1
-"""Of a user whose request failed: keeps a closed loop from spinning against a refusing server."""
+"""Pause of a user whose request failed, which keeps a closed loop from spinning."""
 
 _REPORT_TAKES_SECONDS = 0.002
-"""A report waits for a gap of this length between requests, but no longer than a report is late."""
+"""A report waits for a gap of this length between requests, for one reporting period at most."""
 
 
 class _Level:
-    """One level under way. The main thread sends and reports; the transmitter notes the replies."""
+    """A running level. The main thread sends and reports; the transmitter records the replies."""
 
     def __init__(self, order: Order, transmitter: Transmitter, connection: Connection) -> None:
         self._order = order
@@ -65,10 +65,10 @@ class _Level:
     def run(self, begin: float) -> None:
         """Send everything, wait for the last reply or its deadline, and report."""
         self._start, self._cpu_before = begin, time.process_time()
-        if isinstance(self._order.pace, Schedule):
-            self._follow(self._order.pace.due_seconds.tolist())
+        if isinstance(self._order.sending, Schedule):
+            self._follow(self._order.sending.due_seconds.tolist())
         else:
-            _Users(self._order.pace, self).run()
+            _Users(self._order.sending, self).run()
         while len(self._answered) < len(self._sent):
             self.next_reply(until=float("inf"))
         self._report(last=True)
@@ -83,7 +83,7 @@ class _Level:
         return self._stopped or self._refused_at is not None
 
     def now(self) -> float:
-        """Seconds since the start of the level."""
+        """Return the seconds since the start of the level."""
         return time.perf_counter() - self._start
 
     def send(self, due: float) -> None:
@@ -102,10 +102,10 @@ class _Level:
         pool = self._order.prepared[stream]
         self._used[stream] += 1
         request = pool[self._used[stream] % len(pool)]
-        self._transmitter.send(request, remaining, partial(self._note, index))
+        self._transmitter.send(request, remaining, partial(self._record, index))
 
     def next_reply(self, until: float) -> tuple[float, bool] | None:
-        """When the next reply came, and whether it is good; None where none came `until` then."""
+        """Return when the next reply came and whether it is good; None where none came in time."""
         while True:
             self.report_if_due(until)
             wait = min(until, self._report_at) - self.now()
@@ -119,7 +119,7 @@ class _Level:
             return self._done[index], index not in self._errors
 
     def report_if_due(self, next_at: float) -> None:
-        """Report where it is time and nothing is due right now."""
+        """Report if it is time to and nothing is due right now."""
         now = self.now()
         late = now - self._report_at
         if late < 0 or (
@@ -148,7 +148,7 @@ class _Level:
                 return
             time.sleep((due if self._report_at <= now else min(due, self._report_at)) - now)
 
-    def _note(self, index: int, error: str | None) -> None:
+    def _record(self, index: int, error: str | None) -> None:
         now = self.now()
         self._done[index] = now
         if error is not None:
@@ -160,16 +160,16 @@ class _Level:
         self._replied.put(index)
 
     def _report(self, *, last: bool) -> None:
-        news = self._answered[self._reported :]
+        new = self._answered[self._reported :]
         self._reported = len(self._answered)
         streams = np.asarray(self._streams)
         now = self.now()
         replies = Replies(
-            streams=streams[np.asarray(news, dtype=np.int64) % len(streams)],
-            due_seconds=np.array([self._due[index] for index in news]),
-            sent_seconds=np.array([self._sent[index] for index in news]),
-            done_seconds=np.array([self._done[index] for index in news]),
-            errors={n: self._errors[at] for n, at in enumerate(news) if at in self._errors},
+            streams=streams[np.asarray(new, dtype=np.int64) % len(streams)],
+            due_seconds=np.array([self._due[index] for index in new]),
+            sent_seconds=np.array([self._sent[index] for index in new]),
+            done_seconds=np.array([self._done[index] for index in new]),
+            errors={n: self._errors[at] for n, at in enumerate(new) if at in self._errors},
             refused_at_seconds=self._refused_at,
         )
         cpu = time.process_time() - self._cpu_before
@@ -192,10 +192,10 @@ class _Users:
         self._thinking: list[float] = []
 
     def run(self) -> None:
-        """Let users come, send and leave until the time is up or the level is over."""
+        """Send the users' requests until the time is up or the level is over."""
         level, users = self._level, self._users
         while not level.over and level.now() < users.seconds:
-            self._come_and_go()
+            self._change_users()
             if self._thinking and self._thinking[0] <= level.now():
                 self._waiting += 1
                 level.send(heapq.heappop(self._thinking))
@@ -206,11 +206,11 @@ class _Users:
                 self._take(*reply)
 
     def _next(self) -> float:
-        """When something happens next without a reply."""
+        """Return when the next event happens that is no reply."""
         change = self._changes[-1][0] if self._changes else self._users.seconds
         return min(chain(self._thinking[:1], [change, self._users.seconds]))
 
-    def _come_and_go(self) -> None:
+    def _change_users(self) -> None:
         while self._changes and self._changes[-1][0] <= self._level.now():
             at, self._wanted = self._changes.pop()
             for _ in range(self._wanted - self._waiting - len(self._thinking)):
@@ -257,25 +257,25 @@ def serve(connection: Connection) -> None:
             connection.send(traceback.format_exc())
 
 
-def _ask_for_realtime() -> None:
-    """Run before ordinary processes, where that is permitted: root, or RLIMIT_RTPRIO above 0.
+def _take_realtime_priority() -> None:
+    """Take real-time priority, where that is permitted: root, or RLIMIT_RTPRIO above 0.
 
-    On cores shared with a busy server an ordinary client is late by whole time slices. Decision
-    2026-11-24, two cores, OpenVINO int8 in two instances at 1,700 requests/s (85 % of saturation):
-    p99 lag 12 to 60 ms, with nice -10 11 to 77 ms, real-time 0.3 ms.
+    On cores shared with a busy server, a client of ordinary priority is late by whole time slices.
+    Decision 2026-11-24, two cores, OpenVINO int8 in two instances at 1,700 requests/s (85 % of
+    saturation): p99 lag 12 to 60 ms, with nice -10 11 to 77 ms, with real-time priority 0.3 ms.
     """
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def main(arguments: list[str]) -> None:
-    """Enter the process: tie it to its parent and its cores, then serve."""
+    """Bind the process to its parent and its cores, then serve."""
     descriptor, parent_pid, cores = arguments
     die_with_parent(int(parent_pid), signal.SIGKILL)
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    _ask_for_realtime()
-    gc.freeze()  # what is imported by now need not be walked during a level
+    _take_realtime_priority()
+    gc.freeze()  # the collector need not walk imported modules during a level
     serve(Connection(int(descriptor)))
 
 

@@ -1,4 +1,4 @@
-"""What client processes are told, and what they report. Plain values that cross a pipe."""
+"""Messages between the load generator and its client processes. Plain values that cross a pipe."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Users:
 
     Attributes:
         at_seconds: times at which the number of users changes, ascending from 0, shape [k].
-        counts: users from then on, shape [k]. A user who is too many leaves after the reply.
-        seconds: nobody sends after this.
+        counts: users from then on, shape [k]. A surplus user leaves after the reply.
+        seconds: no request is sent after this.
     """
 
     at_seconds: NDArray[np.float64]
@@ -41,8 +41,8 @@ class Order:
     Attributes:
         endpoint: host:port of the server's gRPC or HTTP port.
         prepared: serialised requests of every stream; at least one each, sent in turn.
-        streams: which stream request i belongs to, shape [n]; starts over where n requests are
-            not enough.
+        streams: index of request i's stream, shape [n]; repeats where n is too few.
+        sending: when requests are sent: in an open loop, or by users.
         timeout_seconds: deadline of a request, counted from when it was due.
         report_seconds: how often the process reports.
     """
@@ -51,7 +51,7 @@ class Order:
     endpoint: str
     prepared: tuple[tuple[SerialisedRequest, ...], ...]
     streams: NDArray[np.int64]
-    pace: Schedule | Users
+    sending: Schedule | Users
     timeout_seconds: float
     report_seconds: float
 
@@ -61,7 +61,7 @@ class Ready:
     """The process has its order and its connection, and waits for `Begin`.
 
     Attributes:
-        realtime: whether it runs before all ordinary processes of its cores.
+        realtime: whether it has real-time priority.
     """
 
     realtime: bool
@@ -76,19 +76,19 @@ class Begin:
 
 @dataclass(frozen=True)
 class Stop:
-    """Send nothing more; what was sent is waited for."""
+    """Send nothing more, but wait for the replies."""
 
 
 @dataclass(frozen=True)
 class Replies:
-    """What became of requests that were answered or given up; all arrays have shape [n].
+    """Requests that were answered or given up; all arrays have shape [n].
 
     Attributes:
-        streams: which stream the request belongs to.
+        streams: index of the request's stream.
         due_seconds, sent_seconds, done_seconds: since the start of the level. In a closed loop
             without think time a request is due at the reply before it.
         errors: message by index of the request that failed.
-        refused_at_seconds: when the level was given up because the server refused everything.
+        refused_at_seconds: when the level was aborted because the server refused everything.
     """
 
     streams: NDArray[np.int64]
@@ -108,11 +108,11 @@ class Replies:
 
 @dataclass(frozen=True)
 class Report:
-    """What came back to one process since its report before.
+    """Replies to one process since its previous report.
 
     Attributes:
-        now_seconds: time of the report since the start of the level; in closed and open loop alike,
-            whatever was answered by then is in this report or one before it.
+        now_seconds: time of the report since the start of the level; every request that was
+            answered by then is in this report or an earlier one.
         last: whether the level is over for this process.
         cpu_seconds: process-CPU time since the start of the level.
         memory_bytes: resident memory.
@@ -127,13 +127,13 @@ class Report:
 
 @dataclass(frozen=True)
 class LevelProgress:
-    """A level under way, as a stopping rule sees it.
+    """A running level, as passed to a stopping rule.
 
     Attributes:
-        now_seconds: since the start of the level; requests that were answered by now are in
-            `replies`, in order of their due times.
-        due_seconds, streams: everything that the level plans to send, shape [n]; empty in a closed
-            loop, which plans nothing.
+        now_seconds: since the start of the level; `replies` has the requests that were answered by
+            then, in order of their due times.
+        due_seconds, streams: everything that the level will send, shape [n]; empty in a closed
+            loop.
     """
 
     now_seconds: float

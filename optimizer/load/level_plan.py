@@ -1,4 +1,4 @@
-"""What a load level is asked to do."""
+"""Plan of one load level: the load, its length, and where requests go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.workload.streams import SerialisedRequest, Stream
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Saturation: `concurrency` requests are kept outstanding, a reply sends the next one.
+    """Saturation: keep `concurrency` requests outstanding, each reply sends the next one.
 
     Several streams are mixed in proportion to their demand.
     """
@@ -24,21 +24,21 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Every stream sends `load_factor` x its demand, whatever the replies do."""
+    """Every stream sends `load_factor` x its demand, independently of replies."""
 
     load_factor: float
 
 
 @dataclass(frozen=True)
 class EndReason:
-    """Why a level ended before its time, and what it has shown by then."""
+    """Why a level ended before its time, and its verdict by then."""
 
     reason: str
     verdict: LevelVerdict | None = None
 
 
 StoppingRule = Callable[[LevelProgress], EndReason | None]
-"""Looks at a level under way; the level goes on while the answer is None."""
+"""Checks a running level several times a second; the level continues while it returns None."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class LevelPlan:
     Attributes:
         warmup_seconds: load before the measured window, without a pause between the two.
         seconds: length of the measured window, unless `stop` ends it.
-        timeout_seconds: a request that is not answered this long after it was due has failed.
+        timeout_seconds: a request that is not answered so long after it was due has failed.
         longest_lag_ms: the level is void where the 99th percentile of the client's lag is above;
-            None where it does not matter.
-        stop: may end the level early; asked several times a second.
+            None where lag does not matter.
+        stop: may end the level early.
     """
 
     load: ClosedLoop | OpenLoop | UserLoad
@@ -63,17 +63,13 @@ class LevelPlan:
 
     @property
     def sending_seconds(self) -> float:
-        """Time during which requests become due; the last replies follow within the timeout."""
+        """Time during which requests are due; the last replies follow within the timeout."""
         return self.warmup_seconds + self.seconds
 
 
 @dataclass(frozen=True)
 class PreparedStream:
-    """A stream and its requests as they go over the wire.
-
-    Attributes:
-        prepared: serialised requests, sent in turn, over and over.
-    """
+    """A stream and its serialised requests, which are sent in turn, repeatedly."""
 
     stream: Stream
     prepared: tuple[SerialisedRequest, ...]
@@ -81,7 +77,7 @@ class PreparedStream:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a level's requests go.
+    """The server and the streams of a level.
 
     Attributes:
         address: host:port of the server's port for `protocol`.

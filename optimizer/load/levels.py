@@ -1,4 +1,4 @@
-"""From what became of every request to a measured load level. Pure."""
+"""Summary of all requests of a level as a `LoadLevel`. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
-from optimizer.load.statistics import settled, variance_inflation, warmup_length
+from optimizer.load.statistics import variance_inflation, warmup_ended, warmup_length
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
 from optimizer.workload.streams import Stream
@@ -28,14 +28,14 @@ def load_level(
     client: ClientUse,
     stopped: tuple[EndReason, float] | None = None,
 ) -> LoadLevel:
-    """Sum up one level; the caller that watched the server adds what it saw of it.
+    """Summarise one level; the caller adds the statistics of server and machine.
 
-    Only requests that were due within the measured window count: after the planned warm-up, and
-    after what `warmup_length` finds it to have needed beyond that. A request without a good reply
-    counts with the timeout as its latency, so that failing fast never looks like being fast.
+    Only requests that were due within the measured window count: after the planned warm-up and any
+    further one that `warmup_length` finds. A request without a good reply counts with the timeout
+    as its latency, so that failing fast never looks like being fast.
 
     Args:
-        stopped: why and when (seconds since the start) sending was stopped before its time.
+        stopped: why and when (seconds since the start) sending was stopped early.
 
     Raises:
         LoadTestFailure: when the server refused everything before the level was over, or a stream
@@ -47,10 +47,10 @@ def load_level(
             f"{replies.errors[max(replies.errors)]}"
         )
     ended, end = stopped or (EndReason("its time was up"), plan.sending_seconds)
-    window, is_settled = _window(plan, replies, end)
+    window, warmed_up = _window(plan, replies, end)
     measured = _stream_levels(plan, streams, replies, window)
     if ended.verdict == "infeasible" and all(stream.limit_overshoot <= 0 for stream in measured):
-        # What was cut as warm-up is what the level was stopped for.
+        # The late requests for which the level was stopped were cut as warm-up.
         window = (plan.warmup_seconds, end)
         measured = _stream_levels(plan, streams, replies, window)
     return LoadLevel(
@@ -64,12 +64,12 @@ def load_level(
         slices=_slices(replies, window),
         verdict=ended.verdict,
         ended=ended.reason,
-        warnings=() if is_settled or ended.verdict is not None else (_unsettled(window),),
+        warnings=() if warmed_up or ended.verdict is not None else (_not_warmed_up(window),),
     )
 
 
 def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float, float], bool]:
-    """The measured window (start, end) in seconds, and whether latencies settled before it."""
+    """Return the measured window (start, end) in seconds, and whether warm-up ended before it."""
     start = plan.warmup_seconds
     if not isinstance(plan.load, OpenLoop):
         return (start, end), True
@@ -77,13 +77,13 @@ def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float,
     latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]
     # A request that failed is no warm-up.
     cut = warmup_length(latencies) if replies.good[inside].all() else 0
-    return (float(due[cut]) if cut else start, end), settled(latencies)
+    return (float(due[cut]) if cut else start, end), warmup_ended(latencies)
 
 
-def _unsettled(window: tuple[float, float]) -> str:
+def _not_warmed_up(window: tuple[float, float]) -> str:
     seconds = window[1] - window[0]
     return (
-        f"latencies had not settled within {seconds:.1f} s; the interval is wider than it says: "
+        f"warm-up had not ended within {seconds:.1f} s, so the interval is too narrow: "
         "make measurement.check_seconds longer"
     )
 
@@ -123,7 +123,7 @@ def _stream_level(
     replies: Replies,
     window: tuple[float, float],
 ) -> StreamLevel:
-    """Sum up the requests that `own` selects, shape [n]."""
+    """Summarise the requests that `own` selects, shape [n]."""
     due = own & _inside(replies.due_seconds, window)
     sent = int(due.sum())
     if sent == 0:
@@ -161,11 +161,11 @@ def _stream_level(
 def _nothing_due(
     stream: Stream, own: NDArray[np.bool_], window: tuple[float, float], replies: Replies
 ) -> str:
-    """A closed loop against a hung server has none due either: the error then says so."""
-    said = next((text for index, text in sorted(replies.errors.items()) if own[index]), None)
+    # In a closed loop against a hung server no request is due either.
+    error = next((text for index, text in sorted(replies.errors.items()) if own[index]), None)
     seconds = window[1] - window[0]
     text = f"stream {stream.name!r}: no request was due in {seconds:.3g} s of measuring"
-    return text if said is None else f"{text}; one before failed: {said}"
+    return text if error is None else f"{text}; an earlier one failed: {error}"
 
 
 def _latencies_ms(plan: LevelPlan, replies: Replies) -> NDArray[np.float64]:

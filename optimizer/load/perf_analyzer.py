@@ -1,6 +1,6 @@
-"""A second opinion on a load level: NVIDIA's perf_analyzer offers the same requests.
+"""Cross-check of a load level: NVIDIA's perf_analyzer sends the same requests.
 
-It times from the send; a request that it sends late is not held against the server.
+It times from the send, so a request that it sends late does not count as latency.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from optimizer.triton.connections import environment_without_proxies
 from optimizer.workload.streams import Tensors
 
 NAME = "perf_analyzer"
-WHERE_IT_IS = (
-    "it is in the wheels of tritonclient 2.48 to 2.51 (data/bin), and from 2.60 on in those of "
-    "perf-analyzer"
+INSTALL_HINT = (
+    "it is part of the tritonclient wheels 2.48 to 2.51 (data/bin), and since 2.60 of the "
+    "perf-analyzer wheels"
 )
 _MARGIN_SECONDS = 60.0
 _WINDOWS = 3
-"""Measured in turn; what it reports is drawn from all of them together."""
+"""Measurement windows; its report covers all of them together."""
 
 _ALWAYS_STABLE = 999
-"""Percent of deviation that it accepts between windows: its first three are taken."""
+"""Percent of deviation that it accepts between windows, so that the first three are taken."""
 
 
 @dataclass(frozen=True)
-class SecondOpinion:
-    """What perf_analyzer found; latencies in ms from the send.
+class PerfAnalyzerResult:
+    """Result of perf_analyzer; latencies in ms from the send.
 
     Attributes:
-        achieved_per_second: good replies a second.
-        queue_ms: mean that requests waited in the server, by its statistics.
-        command: what was run.
-        cpu_seconds: process-CPU time that it took, start and warm-up included.
+        achieved_per_second: rate of good replies.
+        queue_ms: mean queue time in the server, by its statistics.
+        cpu_seconds: process-CPU time of perf_analyzer, start and warm-up included.
     """
 
     achieved_per_second: float
@@ -56,14 +55,14 @@ class SecondOpinion:
 
 @dataclass(frozen=True)
 class PerfAnalyzerJob:
-    """The level that is asked about.
+    """The level to run.
 
     Attributes:
         address: host:port of the server's port for `protocol`.
-        batch_size: inferences in each of `requests`.
-        rate_per_second: requests offered, independently of replies; None saturates instead.
-        concurrency: requests outstanding where it saturates.
+        rate_per_second: request rate, independent of replies; None runs a closed loop.
         seconds: measured time.
+        concurrency: requests outstanding in a closed loop.
+        batch_size: inferences in each of `requests`.
         cores: CPU cores that it may use; None for all.
     """
 
@@ -79,41 +78,41 @@ class PerfAnalyzerJob:
     cores: Sequence[int] | None = None
 
 
-def ask(binary: Path, question: PerfAnalyzerJob) -> SecondOpinion:
+def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
     """Run perf_analyzer to its end, which takes a little longer than the level.
 
     Raises:
-        LoadTestFailure: when it fails, with what it said, or does not end.
+        LoadTestFailure: when it fails, with its output, or does not end.
     """
     with TemporaryDirectory(prefix="perf_analyzer-") as folder:
         data, table = Path(folder) / "input.json", Path(folder) / "latency.csv"
-        data.write_text(input_data(question.requests))
-        command = (str(binary), *_arguments(question), "--input-data", str(data), "-f", str(table))
-        cpu_seconds = _run(command, question)
+        data.write_text(input_data(job.requests))
+        command = (str(binary), *_arguments(job), "--input-data", str(data), "-f", str(table))
+        cpu_seconds = _run(command, job)
         if not table.exists():
             raise LoadTestFailure(f"{NAME} wrote no table: {' '.join(command)}")
-        return _opinion(table.read_text(), command, cpu_seconds, question.batch_size)
+        return _result(table.read_text(), command, cpu_seconds, job.batch_size)
 
 
-def _arguments(question: PerfAnalyzerJob) -> list[str]:
-    window_ms = round(question.seconds / _WINDOWS * 1e3)
-    if question.rate_per_second is None:
-        load = ["--concurrency-range", str(question.concurrency)]
+def _arguments(job: PerfAnalyzerJob) -> list[str]:
+    window_ms = round(job.seconds / _WINDOWS * 1e3)
+    if job.rate_per_second is None:
+        load = ["--concurrency-range", str(job.concurrency)]
     else:
         load = [
-            "--request-rate-range", f"{question.rate_per_second:.3f}",
-            "--request-distribution", question.arrivals,
+            "--request-rate-range", f"{job.rate_per_second:.3f}",
+            "--request-distribution", job.arrivals,
         ]  # fmt: skip
     return [
-        "-m", question.model, "-i", question.protocol, "-u", question.address, "--async", *load,
-        "-b", str(question.batch_size),
+        "-m", job.model, "-i", job.protocol, "-u", job.address, "--async", *load,
+        "-b", str(job.batch_size),
         "--measurement-interval", str(window_ms), "--max-trials", str(_WINDOWS),
         "--stability-percentage", str(_ALWAYS_STABLE), "--percentile", "95",
     ]  # fmt: skip
 
 
 def input_data(requests: Sequence[Tensors]) -> str:
-    """Requests as its --input-data takes them: JSON, without the batch axis."""
+    """Return requests as JSON for --input-data, without the batch axis."""
     entries = [
         {
             name: {"content": array[n].ravel().tolist(), "shape": list(array.shape[1:])}
@@ -125,12 +124,10 @@ def input_data(requests: Sequence[Tensors]) -> str:
     return json.dumps({"data": entries})
 
 
-def _run(command: Sequence[str], question: PerfAnalyzerJob) -> float:
-    cores = question.cores
-
-    def keep_to_cores() -> None:
-        if cores is not None:
-            os.sched_setaffinity(0, cores)
+def _run(command: Sequence[str], job: PerfAnalyzerJob) -> float:
+    def pin_to_cores() -> None:
+        if job.cores is not None:
+            os.sched_setaffinity(0, job.cores)
 
     before = os.times()
     with subprocess.Popen(
@@ -142,31 +139,31 @@ def _run(command: Sequence[str], question: PerfAnalyzerJob) -> float:
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=keep_to_cores,  # noqa: PLW1509 - one call to the kernel, no locks
+        preexec_fn=pin_to_cores,  # noqa: PLW1509 - one call to the kernel, no locks
     ) as process:
         try:
-            # Without pauses it takes two windows more: one to warm up, one to end.
-            said, _ = process.communicate(timeout=2 * question.seconds + _MARGIN_SECONDS)
+            # It needs two windows more: one to warm up, one to end.
+            output, _ = process.communicate(timeout=2 * job.seconds + _MARGIN_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise LoadTestFailure(f"{NAME} did not end: {' '.join(command)}") from error
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
-        raise LoadTestFailure(f"{NAME} ended with status {process.returncode}: {said.strip()}")
+        raise LoadTestFailure(f"{NAME} ended with status {process.returncode}: {output.strip()}")
     after = os.times()
     used = after.children_user + after.children_system
     return used - before.children_user - before.children_system
 
 
-def _opinion(
+def _result(
     table: str, command: Sequence[str], cpu_seconds: float, batch_size: int
-) -> SecondOpinion:
+) -> PerfAnalyzerResult:
     rows = list(csv.DictReader(table.splitlines()))
     if not rows:
         raise LoadTestFailure(f"{NAME} measured nothing: {' '.join(command)}")
     row: Mapping[str, str] = rows[0]
-    return SecondOpinion(
+    return PerfAnalyzerResult(
         achieved_per_second=float(row["Inferences/Second"]) / batch_size,
         p50_ms=float(row["p50 latency"]) / 1e3,
         p95_ms=float(row["p95 latency"]) / 1e3,

@@ -1,9 +1,8 @@
-"""Load tests with users who become more and more until it is too much. Pure.
+"""Load tests with a growing number of users. Pure.
 
-The published benchmark's is an "advanced" job of SageMaker Inference Recommender: 2 users, 2 more a
-minute, 25 minutes at most; it ends when the demand is served or a latency threshold is passed. What
-is found is a load of a closed loop, which independent arrivals of the same rate would wait longer
-at.
+The published benchmark is an "advanced" job of SageMaker Inference Recommender: 2 users, 2 more per
+minute, for 25 minutes at most; it ends when the demand is served or a latency threshold is passed.
+Its result is a closed-loop rate; independent arrivals of the same rate would wait longer.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import math
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import RunLevel
+from optimizer.load.level_checks import failed_requests, refuse_if_all_failed
 from optimizer.load.level_plan import LevelPlan
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.verdicts import failed_requests, refuse_if_all_failed
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import Outcome
@@ -25,7 +24,7 @@ PUBLISHED_RAMP = UserLoad((Phase(2, 2.0, 1500.0),))
 
 
 def find_by_ramp(run: RunLevel, workload: Workload, timeout_seconds: float) -> Evaluation:
-    """Find the most that is served within the limits while users become more.
+    """Find the largest rate within the limits while the number of users grows.
 
     Raises:
         LoadTestFailure: when every request failed.
@@ -42,7 +41,7 @@ def find_in_user_load(
     conditions: StoppingConditions,
     timeout_seconds: float,
 ) -> Evaluation:
-    """Find the most that is served within the thresholds of a user load, see `most_within`.
+    """Find the largest rate within the latency thresholds of a user load.
 
     Args:
         conditions: end the load; they have a latency threshold.
@@ -52,8 +51,8 @@ def find_in_user_load(
     """
     level = run(LevelPlan(load, 0.0, load.seconds, timeout_seconds, stop=conditions))
     limit_ms = min(limit.latency_ms for limit in conditions.model_latency_thresholds)
-    missed = why_users_missed(level, limit_ms)
-    per_second, p95_ms = most_within(level, limit_ms)
+    missed = why_user_load_missed(level, limit_ms)
+    per_second, p95_ms = largest_rate_within(level, limit_ms)
     factor = per_second / workload.demand_per_second if missed is None else 0.0
     outcome: Outcome = "ok" if factor > 0 else "infeasible"
     ended = missed or level.ended
@@ -63,8 +62,8 @@ def find_in_user_load(
     return Evaluation(outcome, ended, measurement, overshoot)
 
 
-def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:
-    """Return why a user load met the limit in no part of its time, or failed; None where it met it.
+def why_user_load_missed(level: LoadLevel, limit_ms: float) -> str | None:
+    """Return why a user load met the limit at no time, or failed; None where it met it.
 
     Raises:
         LoadTestFailure: when every request failed.
@@ -72,23 +71,23 @@ def why_users_missed(level: LoadLevel, limit_ms: float) -> str | None:
     refuse_if_all_failed(level)
     if (failed := failed_requests(level)) is not None:
         return failed
-    _, p95_ms = most_within(level, limit_ms)
+    _, p95_ms = largest_rate_within(level, limit_ms)
     if p95_ms > limit_ms:
-        return f"p95 was {p95_ms:.1f} ms at the least, over the limit of {limit_ms:g} ms"
+        return f"p95 was at least {p95_ms:.1f} ms, over the limit of {limit_ms:g} ms"
     return None
 
 
-def most_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
-    """Largest rate of a user load's equal parts whose p95 is within the limit, and that p95 in ms.
+def largest_rate_within(level: LoadLevel, limit_ms: float) -> tuple[float, float]:
+    """Return the largest rate of a slice whose p95 is within the limit, and that p95 in ms.
 
-    Those of the part with the least p95 where none is.
+    Where no slice is within the limit, return those of the slice with the least p95.
 
     Raises:
         LoadTestFailure: when nothing was answered.
     """
     each = level.seconds / len(level.slices)
-    parts = [(s.completed / each, s.p95_ms) for s in level.slices if s.p95_ms is not None]
-    if not parts:
+    slices = [(s.completed / each, s.p95_ms) for s in level.slices if s.p95_ms is not None]
+    if not slices:
         raise LoadTestFailure("no request of the user load was answered in time")
-    within = [part for part in parts if part[1] <= limit_ms]
-    return max(within) if within else min(parts, key=lambda part: part[1])
+    within = [rate_and_p95 for rate_and_p95 in slices if rate_and_p95[1] <= limit_ms]
+    return max(within) if within else min(slices, key=lambda rate_and_p95: rate_and_p95[1])

@@ -1,4 +1,4 @@
-"""From a level's plan to the orders of client processes: which request is due when. Pure."""
+"""The orders of client processes for a level: which request is due when. Pure."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from optimizer.workload.arrivals import arrivals_of
 from optimizer.workload.streams import Stream
 
 REPORT_SECONDS = 0.25
-"""How often client processes report, and so how soon a stopping rule can end a level."""
+"""Reporting period of client processes, and so how soon a stopping rule can end a level."""
 
 _MIX_LENGTH = 10_000
 """Requests after which a closed loop repeats its mix of streams."""
 
 
 def order_for(plan: LevelPlan, target: Target, rng: np.random.Generator) -> Order:
-    """Lay out every request of the level."""
+    """Return the order for one client process that sends the whole level."""
     streams = target.plain_streams
-    pace: Schedule | Users
+    sending: Schedule | Users
     if isinstance(plan.load, OpenLoop):
         due, stream_of = due_requests(streams, plan.load.load_factor, plan.sending_seconds, rng)
-        pace = Schedule(due)
+        sending = Schedule(due)
     else:
         stream_of = demand_mix(streams, rng)
-        pace = _users(plan)
+        sending = _users(plan)
     return Order(
         protocol=target.protocol,
         endpoint=target.address,
         prepared=tuple(item.prepared for item in target.streams),
         streams=stream_of,
-        pace=pace,
+        sending=sending,
         timeout_seconds=plan.timeout_seconds,
         report_seconds=REPORT_SECONDS,
     )
@@ -50,25 +50,25 @@ def _users(plan: LevelPlan) -> Users:
 
 
 def shares(order: Order, processes: int) -> list[Order]:
-    """The order divided among client processes: requests, or users, in turn."""
+    """Divide an order among client processes: requests, or users, in turn."""
     return [
         replace(
             order,
             streams=order.streams[n::processes] if len(order.streams) > n else order.streams,
-            pace=_share(order.pace, n, processes),
+            sending=_share(order.sending, n, processes),
         )
         for n in range(processes)
     ]
 
 
-def _share(pace: Schedule | Users, n: int, processes: int) -> Schedule | Users:
-    if isinstance(pace, Schedule):
-        return Schedule(pace.due_seconds[n::processes])
-    return replace(pace, counts=(pace.counts + processes - 1 - n) // processes)
+def _share(sending: Schedule | Users, n: int, processes: int) -> Schedule | Users:
+    if isinstance(sending, Schedule):
+        return Schedule(sending.due_seconds[n::processes])
+    return replace(sending, counts=(sending.counts + processes - 1 - n) // processes)
 
 
 def demand_mix(streams: Sequence[Stream], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Stream indices drawn in proportion to demand, shape [`_MIX_LENGTH`]."""
+    """Draw stream indices in proportion to demand, shape [`_MIX_LENGTH`]."""
     demand = np.array([stream.demand_per_second for stream in streams])
     return rng.choice(len(streams), size=_MIX_LENGTH, p=demand / demand.sum())
 
@@ -76,7 +76,7 @@ def demand_mix(streams: Sequence[Stream], rng: np.random.Generator) -> NDArray[n
 def due_requests(
     streams: Sequence[Stream], load_factor: float, duration_seconds: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Arrivals of all streams, merged: due times ascending, and whose they are; both shape [n]."""
+    """Merge the arrivals of all streams: ascending due times and stream indices, shape [n]."""
     due = [
         arrivals_of(stream.arrivals).due_seconds(
             load_factor * stream.demand_per_second, duration_seconds, rng

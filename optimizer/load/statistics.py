@@ -1,7 +1,7 @@
-"""Statistics of one load level: where warm-up ends, how much samples are worth, what they prove.
+"""Statistics of one load level: end of warm-up, effective samples, sequential test. Pure.
 
 Latencies of a queue are not independent: a long wait is followed by long waits. Everything here
-counts effective samples, n divided by the variance inflation that batch means show. Pure.
+counts effective samples: n divided by the variance inflation, which is estimated by batch means.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _BATCHES = 20
 _BOUND_BATCHES = 8
 _LEAST_PER_BATCH = 2
 _PRIOR = (0.5, 0.5)
-"""Of the late fraction (Jeffreys), cut off at the hypothesis that it is evidence against."""
+"""Prior of the late fraction (Jeffreys), truncated at the hypothesis that is tested."""
 
 _MSER_BATCH = 5
 _SIGNIFICANT = 3.0
 
 
 def warmup_length(values: NDArray[np.float64]) -> int:
-    """How many of `values` (shape [n], in time order) the warm-up takes, by MSER-5.
+    """Return how many of `values` (shape [n], in time order) are warm-up, by MSER-5.
 
-    The cut that makes the standard error of the rest smallest, see White, Cobb and Spratt (2000).
-    At most half: a series that wants more cut than that has not settled. No cut where what is left
-    differs by no more than its noise: MSER alone prefers the quieter part of a correlated series,
-    and a percentile of that is too low.
+    The cut minimises the standard error of the rest (White, Cobb and Spratt 2000) and takes at most
+    half: where it would take more, warm-up has not ended. There is no cut where both parts differ
+    by no more than noise: MSER alone prefers the quieter part of a correlated series, whose
+    percentiles are too low.
     """
     count = len(values) // _MSER_BATCH
     if count < 4:
@@ -45,30 +45,30 @@ def warmup_length(values: NDArray[np.float64]) -> int:
 
 
 def _differs(first: NDArray[np.float64], rest: NDArray[np.float64]) -> bool:
-    """Whether the means of two parts of a series differ by more than `_SIGNIFICANT` sigma."""
-    worth = variance_inflation(rest) * (1 / len(first) + 1 / len(rest))
+    """Return whether the means of two parts differ by more than `_SIGNIFICANT` sigma."""
+    variance = variance_inflation(rest) * (1 / len(first) + 1 / len(rest))
     difference = abs(float(first.mean()) - float(rest.mean()))
-    return difference > _SIGNIFICANT * float(rest.std() * np.sqrt(worth))
+    return difference > _SIGNIFICANT * float(rest.std() * np.sqrt(variance))
 
 
-def settled(values: NDArray[np.float64]) -> bool:
-    """Whether MSER-5 finds a warm-up that ends within the first half of `values`, shape [n]."""
+def warmup_ended(values: NDArray[np.float64]) -> bool:
+    """Return whether warm-up ends within the first half of `values`, shape [n], by MSER-5."""
     half = len(values) // _MSER_BATCH // 2 * _MSER_BATCH
     return warmup_length(values) < max(half, 1)
 
 
 def variance_inflation(values: NDArray[np.float64]) -> float:
-    """How many correlated samples are worth one independent one; at least 1.
+    """Return how many correlated samples are worth one independent one; at least 1.
 
-    By batch means over `_BATCHES` batches of `values` (shape [n], in time order).
+    Uses batch means over `_BATCHES` batches of `values` (shape [n], in time order).
     """
     return max(1.0, _batch_means(values, _BATCHES))
 
 
 def inflation_bound(values: NDArray[np.float64]) -> float:
-    """Upper bound of `variance_inflation` at 99 %, for what must not be concluded too early.
+    """Return the 99 % upper bound of `variance_inflation`, for tests that may stop early.
 
-    From fewer batches, which are longer: waits of a busy queue depend on each other for seconds.
+    Uses fewer, longer batches: waits of a busy queue depend on each other for seconds.
     """
     spare = _BOUND_BATCHES - 1
     worst = spare / float(special.chdtri(spare, 0.99))
@@ -76,7 +76,7 @@ def inflation_bound(values: NDArray[np.float64]) -> float:
 
 
 def _batch_means(values: NDArray[np.float64], batches: int) -> float:
-    """Variance of the batches' means relative to that of independent samples; 0 if unknown."""
+    """Return the variance of batch means relative to independent samples; 0 if unknown."""
     size = len(values) // batches
     spread = float(values.var()) if len(values) else 0.0
     if size < _LEAST_PER_BATCH or spread == 0:
@@ -86,11 +86,11 @@ def _batch_means(values: NDArray[np.float64], batches: int) -> float:
 
 
 def late_verdict(late: NDArray[np.bool_], inflation: float, allowed: float) -> LevelVerdict | None:
-    """What the requests seen so far prove about the fraction that is late.
+    """Test whether the fraction of late requests is above or below `allowed`.
 
-    A mixture likelihood ratio against "at least `allowed`" and one against "at most `allowed`",
-    each with error `ERROR_RATE` however often it is asked (Ville's inequality; Robbins 1970), for
-    independent samples; `inflation` makes up for their correlation.
+    One mixture likelihood ratio against "at least `allowed`" and one against "at most `allowed`",
+    each with error `ERROR_RATE` however often it is evaluated (Ville's inequality; Robbins 1970),
+    for independent samples; `inflation` corrects for their correlation.
 
     Args:
         late: shape [n], whether each request missed the limit.
@@ -112,7 +112,7 @@ def late_verdict(late: NDArray[np.bool_], inflation: float, allowed: float) -> L
 
 
 def _log_evidence(hits: float, misses: float, fraction: float) -> float:
-    """Log likelihood ratio of "less than `fraction` are hits" to "exactly `fraction` are"."""
+    """Return the log likelihood ratio of "fewer than `fraction` hit" to "exactly `fraction`"."""
     a, b = _PRIOR
     alternative = _log_beta_below(hits + a, misses + b, fraction)
     return float(
@@ -124,6 +124,6 @@ def _log_evidence(hits: float, misses: float, fraction: float) -> float:
 
 
 def _log_beta_below(a: float, b: float, upper: float) -> float:
-    """Log of the integral of p^(a-1) (1-p)^(b-1) from 0 to `upper`."""
+    """Return the log of the integral of p^(a-1) (1-p)^(b-1) from 0 to `upper`."""
     share = special.betainc(a, b, upper)
     return float(special.betaln(a, b) + np.log(max(share, np.finfo(float).tiny)))

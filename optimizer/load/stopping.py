@@ -1,4 +1,4 @@
-"""When a load level may end before its time. Pure; each rule looks at the level as it runs."""
+"""Rules that end a load level early; each checks the running level. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SECONDS_PER_MINUTE = 60.0
 class LateFraction:
     """Ends an open-loop level when every stream is proven to meet its limit, or one to miss it.
 
-    Also when so many requests were late that the rest of the level cannot make up for them.
+    It also ends when so many requests were late that the rest of the level cannot make up for them.
 
     Attributes:
-        warmup_seconds: what was due before does not count.
-        least_seconds: measured time before a level may be found feasible; a queue that grows needs
-            some to show.
+        warmup_seconds: requests that were due before do not count.
+        least_seconds: measured time before a level may be proven feasible, since a growing queue
+            takes time to show.
     """
 
     streams: tuple[Stream, ...]
@@ -37,14 +37,14 @@ class LateFraction:
     least_seconds: float
 
     def __call__(self, progress: LevelProgress) -> EndReason | None:
-        """See `StoppingRule`."""
+        """Check the running level."""
         verdicts = []
         for index, stream in enumerate(self.streams):
-            late, latencies = _known(progress, index, stream.limit, self.warmup_seconds)
+            late, latencies = _decided(progress, index, stream.limit, self.warmup_seconds)
             allowed = 1 - stream.limit.percentile / 100
             planned = _planned(progress, index, self.warmup_seconds)
             if late.sum() > allowed * planned:
-                text = f"{late.sum()} late requests spent what {planned} may have of {stream.name}"
+                text = f"{late.sum()} late requests of {stream.name}, too many for {planned} in all"
                 return EndReason(text, "infeasible")
             verdicts.append(_verdict(late, latencies, allowed))
         if "infeasible" in verdicts:
@@ -55,12 +55,12 @@ class LateFraction:
         return EndReason("proven to meet the limits", "feasible")
 
 
-def _known(
+def _decided(
     progress: LevelProgress, stream: int, limit: LatencyLimit, warmup_seconds: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Requests of which it is known whether they were late: (late, latency in s), both shape [n].
+    """Return the requests that were due longer ago than the limit: (late, latency in s), shape [n].
 
-    Those that were due longer ago than the limit; one that is not answered is late by now.
+    A request that is not answered yet is late by now.
     """
     horizon = progress.now_seconds - limit.latency_ms / 1e3
     own = progress.streams == stream
@@ -70,8 +70,8 @@ def _known(
     answered = (replies.streams == stream) & replies.good
     answered &= (replies.due_seconds >= warmup_seconds) & (replies.due_seconds <= horizon)
     latencies = np.full(len(due), progress.now_seconds) - due
-    at = np.searchsorted(due, replies.due_seconds[answered])
-    latencies[at] = (replies.done_seconds - replies.due_seconds)[answered]
+    index = np.searchsorted(due, replies.due_seconds[answered])
+    latencies[index] = (replies.done_seconds - replies.due_seconds)[answered]
     late = latencies > limit.latency_ms / 1e3
     return late, latencies
 
@@ -84,7 +84,7 @@ def _planned(progress: LevelProgress, stream: int, warmup_seconds: float) -> int
 def _verdict(
     late: NDArray[np.bool_], latencies: NDArray[np.float64], allowed: float
 ) -> LevelVerdict | None:
-    """`late_verdict` without the warm-up, by the worse of the correlations of the two series."""
+    """Return `late_verdict` after the warm-up, by the larger inflation of the two series."""
     cut = warmup_length(latencies)
     late, latencies = late[cut:], latencies[cut:]
     if len(late) < _LEAST_REQUESTS:
@@ -94,11 +94,11 @@ def _verdict(
 
 
 @dataclass(frozen=True)
-class RateSettled:
+class RateConverged:
     """Ends a closed-loop level when its rate is known closely enough.
 
     Attributes:
-        half_width: of the confidence interval of the rate, relative to it.
+        half_width: half width of the rate's confidence interval, relative to it.
     """
 
     warmup_seconds: float
@@ -106,7 +106,7 @@ class RateSettled:
     half_width: float
 
     def __call__(self, progress: LevelProgress) -> EndReason | None:
-        """See `StoppingRule`."""
+        """Check the running level."""
         seconds = progress.now_seconds - self.warmup_seconds
         if seconds < self.least_seconds:
             return None
@@ -124,15 +124,15 @@ class RateSettled:
 
 @dataclass(frozen=True)
 class StoppingConditions:
-    """Ends a user load, by the names and meanings of SageMaker Inference Recommender.
+    """Ends a user load, with the names and meanings of SageMaker Inference Recommender.
 
     Rates and percentiles are those of the last `window_seconds`.
 
     Attributes:
         max_invocations: per minute; None for no bound.
-        model_latency_thresholds: any of them that is passed ends the load.
-        flat_invocations: "Stop" ends it when a window with more users served no more requests
-            than the window before.
+        model_latency_thresholds: the load ends when one of them is passed.
+        flat_invocations: "Stop" ends the load when a window with more users served no more
+            requests than the previous window.
     """
 
     max_invocations: int | None = None
@@ -141,7 +141,7 @@ class StoppingConditions:
     window_seconds: float = _SECONDS_PER_MINUTE
 
     def __call__(self, progress: LevelProgress) -> EndReason | None:
-        """See `StoppingRule`."""
+        """Check the running level."""
         if progress.now_seconds < self.window_seconds:
             return None
         invocations = self._per_minute(progress, 0)
@@ -150,7 +150,7 @@ class StoppingConditions:
         return self._passed_threshold(progress) or self._flat(progress, invocations)
 
     def _window(self, progress: LevelProgress, ago: int) -> NDArray[np.bool_]:
-        """Good replies within the window that ended `ago` windows before now, shape [n]."""
+        """Select good replies in the window that ended `ago` windows before now, shape [n]."""
         end = progress.now_seconds - ago * self.window_seconds
         done = progress.replies.done_seconds
         return progress.replies.good & (done >= end - self.window_seconds) & (done < end)
@@ -163,10 +163,10 @@ class StoppingConditions:
         window, replies = self._window(progress, 0), progress.replies
         latencies_ms = (replies.done_seconds - replies.sent_seconds)[window] * 1e3
         for limit in self.model_latency_thresholds if len(latencies_ms) else ():
-            found = float(np.percentile(latencies_ms, limit.percentile))
-            if found > limit.latency_ms:
+            latency_ms = float(np.percentile(latencies_ms, limit.percentile))
+            if latency_ms > limit.latency_ms:
                 name = f"ModelLatencyThresholds P{limit.percentile:g} {limit.latency_ms:g} ms"
-                return EndReason(f"{name} passed: {found:.1f} ms")
+                return EndReason(f"{name} passed: {latency_ms:.1f} ms")
         return None
 
     def _flat(self, progress: LevelProgress, invocations: float) -> EndReason | None:

@@ -1,8 +1,8 @@
-"""How a request's bytes reach the server and how its end is noted, over gRPC or HTTP.
+"""Sending of serialised requests over gRPC or HTTP.
 
-Both send bytes that were serialised before the level and read no more of a reply than whether it
-is good. Errors are texts that begin with a gRPC status name, whichever way they came: UNAVAILABLE
-where nobody answers at the endpoint, DEADLINE_EXCEEDED where the time is up.
+Requests were serialised before the level, and of a reply only its status is read. Errors are texts
+that begin with a gRPC status name over both protocols: UNAVAILABLE where nothing listens at the
+endpoint, DEADLINE_EXCEEDED after the timeout.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from optimizer.workload.streams import SerialisedRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"
-"""Begins the error of a request that reached no server."""
+"""Start of the error of a request that reached no server."""
 
 TOO_LATE = "DEADLINE_EXCEEDED"
-"""Begins the error of a request that was not answered in time."""
+"""Start of the error of a request that was not answered in time."""
 
 Done = Callable[[str | None], None]
-"""Called once, from any thread, when a request has ended: with its error, None where it is good."""
+"""Called once, from any thread, when a request has ended: with its error, or None."""
 
 
 class Transmitter(Protocol):
     """A connection to one server; good for one level."""
 
     def send(self, request: SerialisedRequest, timeout_seconds: float, done: Done) -> None:
-        """Send a request without waiting; `done` is told of its end within the timeout."""
+        """Send a request without waiting; call `done` at its end, within the timeout."""
 
     def close(self) -> None:
-        """Give up what is under way and free the connection."""
+        """Cancel outstanding requests and free the connection."""
 
 
 class GrpcTransmitter:
-    """Raw bytes over one gRPC channel; replies are noted on gRPC's own thread."""
+    """Sends raw bytes over one gRPC channel; `done` is called on gRPC's own thread."""
 
     # Decision 2026-11-23: the synchronous stub's `.future()` with a callback, one channel, bytes in
     # and bytes out. Against a real Triton 2.51 (identity model, sequence 128), client alone on a
@@ -54,23 +54,23 @@ class GrpcTransmitter:
     #
     # asyncio's timers wake about 0.5 ms late at the median (future: 0.08 ms), and a pool of threads
     # caps the requests outstanding, which closes the loop under overload. The price is CPU: this
-    # client was the dearest in every row.
+    # client took the most in every row.
 
     def __init__(self, address: str) -> None:
         self._channel = load_channel(address)
         self._infer = self._channel.unary_unary(METHOD, None, None)
 
     def send(self, request: SerialisedRequest, timeout_seconds: float, done: Done) -> None:
-        """See `Transmitter`."""
+        """Send a request without waiting; `done` is called on gRPC's thread."""
         call = self._infer.future(request.body, timeout=timeout_seconds)
-        call.add_done_callback(partial(_note_call, done))
+        call.add_done_callback(partial(_report_end, done))
 
     def close(self) -> None:
-        """See `Transmitter`."""
+        """Close the channel, which cancels its calls."""
         self._channel.close()
 
 
-def _note_call(done: Done, call: grpc.Future[bytes]) -> None:
+def _report_end(done: Done, call: grpc.Future[bytes]) -> None:
     assert isinstance(call, grpc.Call)
     code = call.code()
     done(None if code is grpc.StatusCode.OK else f"{code.name}: {call.details()}")
@@ -79,7 +79,7 @@ def _note_call(done: Done, call: grpc.Future[bytes]) -> None:
 class HttpTransmitter:
     """The v2 inference protocol over HTTP/1.1, on an event loop in a thread of its own.
 
-    As many connections as requests are outstanding, since HTTP/1.1 has one request on each; kept
+    Each outstanding request has a connection, since HTTP/1.1 takes one at a time; connections stay
     open between requests.
     """
 
@@ -94,7 +94,7 @@ class HttpTransmitter:
         return http_session()
 
     def send(self, request: SerialisedRequest, timeout_seconds: float, done: Done) -> None:
-        """See `Transmitter`."""
+        """Send a request without waiting; `done` is called on the loop's thread."""
         asyncio.run_coroutine_threadsafe(self._exchange(request, timeout_seconds, done), self._loop)
 
     async def _exchange(
@@ -119,7 +119,7 @@ class HttpTransmitter:
         done(error)
 
     def close(self) -> None:
-        """See `Transmitter`."""
+        """Close the session and end the loop's thread."""
         asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -127,7 +127,7 @@ class HttpTransmitter:
 
 
 def _status(http_status: int) -> str:
-    """The gRPC name of what an HTTP status says, as Triton uses them."""
+    """Return the gRPC name of an HTTP status, as Triton uses them."""
     names = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 503: REFUSED, 504: "DEADLINE_EXCEEDED"}
     return names.get(http_status, f"HTTP {http_status}")
 
@@ -140,4 +140,4 @@ TRANSMITTERS: dict[str, Callable[[str], Transmitter]] = {
     "grpc": GrpcTransmitter,
     "http": HttpTransmitter,
 }
-"""Transmitters by protocol; each takes host:port."""
+"""Transmitters by protocol; their argument is host:port."""

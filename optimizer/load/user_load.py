@@ -1,7 +1,7 @@
-"""User load: a closed loop of users who think between a reply and their next request. Pure.
+"""User load: a closed loop of users with a think time between reply and next request. Pure.
 
-Names are those of SageMaker Inference Recommender's TrafficPattern, so that a load test written
-for it can be run here.
+Names are those of SageMaker Inference Recommender's TrafficPattern, so that load tests written for
+it can be run here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from optimizer.load.exchange import Users
 
 @dataclass(frozen=True)
 class Phase:
-    """Users who are there at once, and `spawn_rate` more of them a minute.
+    """An initial number of users, and `spawn_rate` more per minute.
 
-    Where phases follow each other, each begins with its own number of users.
+    Each of several phases begins with its own number of users.
     """
 
     initial_number_of_users: int
@@ -26,7 +26,7 @@ class Phase:
     duration_in_seconds: float
 
     def changes(self) -> list[tuple[float, int]]:
-        """(seconds since the phase began, users from then on)."""
+        """Return pairs (seconds since the phase began, users from then on)."""
         later = [(n * 60 / self.spawn_rate, n) for n in range(1, self._spawned)]
         return [(at, self.initial_number_of_users + n) for at, n in [(0.0, 0), *later]]
 
@@ -36,7 +36,7 @@ class Phase:
 
     @property
     def most_users(self) -> int:
-        """How many there are at its end."""
+        """Number of users at the end of the phase."""
         return self.initial_number_of_users + max(0, self._spawned - 1)
 
 
@@ -46,7 +46,7 @@ class Stairs:
 
     Attributes:
         duration_in_seconds: of one step.
-        users_per_step: who come at each of `number_of_steps`.
+        users_per_step: additional users at each step.
     """
 
     duration_in_seconds: float
@@ -54,7 +54,7 @@ class Stairs:
     users_per_step: int
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase without spawning for each step."""
+        """Return one phase without spawning for each step."""
         return tuple(
             Phase(step * self.users_per_step, 0.0, self.duration_in_seconds)
             for step in range(1, self.number_of_steps + 1)
@@ -78,7 +78,7 @@ class UserLoad:
         return sum(phase.duration_in_seconds for phase in self.phases)
 
     def users(self) -> Users:
-        """How many users there are when."""
+        """Return the number of users over time, for the client processes."""
         begins = accumulate((phase.duration_in_seconds for phase in self.phases), initial=0.0)
         changes = [
             (begin + at, count)

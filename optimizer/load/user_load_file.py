@@ -1,4 +1,4 @@
-"""A user load as SageMaker Inference Recommender's jobs spell it, read from a JSON file.
+"""User loads and jobs in the JSON format of SageMaker Inference Recommender.
 
     {"TrafficPattern": {"TrafficType": "PHASES",
                         "Phases": [{"InitialNumberOfUsers": 2, "SpawnRate": 2,
@@ -8,7 +8,7 @@
                                                         "ValueInMilliseconds": 500}]}}
 
 or "TrafficType": "STAIRS" with "Stairs": {"DurationInSeconds", "NumberOfSteps", "UsersPerStep"}.
-"ThinkTimeInSeconds" beside them is this program's own; the recommender's users do not think.
+"ThinkTimeInSeconds" beside them is an extension of this program.
 
 A job may also have "ResourceLimit": {"MaxNumberOfTests", "MaxParallelOfTests"}, and
 "JobDurationInSeconds".
@@ -30,14 +30,14 @@ from optimizer.load.user_load import Phase, Stairs, UserLoad
 from optimizer.workload.streams import LatencyLimit
 
 JOB_PERCENTILE = 95.0
-"""Of every latency threshold of a job, here as in the recommender's custom load tests."""
+"""Percentile of all latency thresholds of a job, as in the recommender's custom load tests."""
 
 MAX_USERS = 10_000
-"""At once: more than one machine's load client can be."""
+"""Concurrent users; more than one machine's load generator can simulate."""
 _MOST_SECONDS = 7 * 86_400
 _MOST_PHASES = 1_000
 _SHOWN = 20
-"""Mistakes that a message lists; the rest it counts."""
+"""Mistakes that a message lists; it counts the rest."""
 
 _Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 _Users = Annotated[int, Field(ge=0, le=MAX_USERS, strict=True)]
@@ -69,16 +69,16 @@ class _TrafficPattern(_Section):
     stairs: _StairsSection | None = None
 
     @model_validator(mode="after")
-    def _as_its_type_says(self) -> Self:
-        given = [key for key in ("phases", "stairs") if getattr(self, key) is not None]
-        wanted = self.traffic_type.lower()
-        if given != [wanted]:
-            rule = f"TrafficType {self.traffic_type} must have {wanted.capitalize()} alone"
-            raise ValueError(f"{rule}, got {[key.capitalize() for key in given]}")
+    def _matches_its_type(self) -> Self:
+        present = [key for key in ("phases", "stairs") if getattr(self, key) is not None]
+        expected = self.traffic_type.lower()
+        if present != [expected]:
+            rule = f"TrafficType {self.traffic_type} must have only {expected.capitalize()}"
+            raise ValueError(f"{rule}, got {[key.capitalize() for key in present]}")
         if self.phases is not None and all(
             p.initial_number_of_users == 0 and p.spawn_rate == 0 for p in self.phases
         ):
-            raise ValueError("some phase must have users")
+            raise ValueError("at least one phase must have users")
         phases = self.in_order()
         if (most := max(phase.most_users for phase in phases)) > MAX_USERS:
             raise ValueError(f"must have at most {MAX_USERS:,} users at once, got {most:,}")
@@ -118,12 +118,12 @@ class _UserLoad(_Section):
         return UserLoad(self.traffic_pattern.in_order(), self.think_time_in_seconds)
 
     def conditions(self) -> StoppingConditions:
-        given = self.stopping_conditions
+        stop = self.stopping_conditions
         thresholds = tuple(
             LatencyLimit(float(t.percentile[1:]), t.value_in_milliseconds)
-            for t in given.model_latency_thresholds
+            for t in stop.model_latency_thresholds
         )
-        return StoppingConditions(given.max_invocations, thresholds, given.flat_invocations)
+        return StoppingConditions(stop.max_invocations, thresholds, stop.flat_invocations)
 
 
 class _ResourceLimit(_Section):
@@ -143,7 +143,7 @@ class _Job(_UserLoad):
     job_duration_in_seconds: _Seconds | None = None
 
     @model_validator(mode="after")
-    def _can_be_done(self) -> Self:
+    def _feasible(self) -> Self:
         for threshold in self.conditions().model_latency_thresholds:
             if threshold.percentile != JOB_PERCENTILE:
                 raise ValueError(
@@ -151,10 +151,10 @@ class _Job(_UserLoad):
                     f"got P{threshold.percentile:g}"
                 )
         tests, seconds = self.resource_limit.max_number_of_tests, self.load().seconds
-        given = self.job_duration_in_seconds
-        if given is not None and given <= tests * seconds:
-            rule = "JobDurationInSeconds must be above what the tests may take"
-            raise ValueError(f"{rule}, {tests} x {seconds:g} s; got {given:g}")
+        duration = self.job_duration_in_seconds
+        if duration is not None and duration <= tests * seconds:
+            rule = "JobDurationInSeconds must be above the longest time of the tests"
+            raise ValueError(f"{rule}, {tests} x {seconds:g} s; got {duration:g}")
         return self
 
 
@@ -163,9 +163,9 @@ class LoadTestJob:
     """A load test of a study's best configurations.
 
     Attributes:
-        conditions: that end each test before the load's time is up.
-        tests: configurations that are tested, at most.
-        seconds: that the search and the tests may take together, None for no bound.
+        conditions: end each test early.
+        tests: largest number of configurations to test.
+        seconds: time of search and tests together, None for no bound.
     """
 
     load: UserLoad
@@ -175,13 +175,13 @@ class LoadTestJob:
 
 
 def read_user_load(path: Path) -> tuple[UserLoad, StoppingConditions]:
-    """Read the users and the conditions that end the load before its time.
+    """Read the users and the conditions that end the load early.
 
     Raises:
-        UsageError: when the file cannot be read, or with every mistake in it.
+        UsageError: when the file cannot be read, or naming every mistake in it.
     """
-    given = _read(path, _UserLoad, "user load")
-    return given.load(), given.conditions()
+    user_load = _read(path, _UserLoad, "user load")
+    return user_load.load(), user_load.conditions()
 
 
 def read_job(path: Path) -> LoadTestJob:
@@ -204,10 +204,10 @@ def _read(path: Path, kind: type[_Read], name: str) -> _Read:
     except UnreadableError as error:
         raise UsageError(f"{path} {error}") from error
     except ValidationError as error:
-        found = error.errors()
-        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in found[:_SHOWN]]
-        more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        raise UsageError("\n".join([f"{path} is no {name}:", *lines, *more])) from error
+        mistakes = error.errors()
+        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in mistakes[:_SHOWN]]
+        more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        raise UsageError("\n".join([f"{path} is not a valid {name}:", *lines, *more])) from error
 
 
 def _key(location: tuple[int | str, ...]) -> str:

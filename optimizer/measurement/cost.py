@@ -1,4 +1,4 @@
-"""From capacity to dollars. Pure.
+"""Cost of a capacity. Pure.
 
 The search minimises the continuous cost at capacity; the recommendation counts whole replicas.
 """
@@ -6,7 +6,6 @@ The search minimises the continuous cost at capacity; the recommendation counts 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.configuration.serving_config import PRECISION_RANK, ServingConfig
@@ -14,17 +13,17 @@ from optimizer.measurement.level import Measurement
 
 ON_DEMAND, OWNED = "on-demand", "owned"
 EXAMPLE = "example"
-"""Source of a price that is made up."""
+"""Source of a made-up price, as in the files that `init` writes."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What one instance costs, and who says so.
+    """Price of one instance, and its source.
 
     Attributes:
-        as_of: day or month, "undated" where it is not known.
-        region: "" where it is not known.
-        rate: on-demand, spot, reserved, or owned: what a price may be compared with.
+        as_of: day or month, or "undated".
+        region: "" where it is unknown.
+        rate: on-demand, spot, reserved or owned; only prices of one rate are compared.
     """
 
     instance_type: str
@@ -36,7 +35,7 @@ class Price:
 
     @property
     def is_example(self) -> bool:
-        """Whether it is made up, as the price of a file that `init` has written."""
+        """Whether the price is made up."""
         return self.source == EXAMPLE
 
     @property
@@ -53,9 +52,9 @@ class Purchase:
     """A machine that is owned.
 
     Attributes:
-        usd: what it cost.
-        lifetime_years: over which that is spread.
-        watts: that it draws, cooling included.
+        usd: purchase price.
+        lifetime_years: period of the depreciation.
+        watts: power draw, cooling included.
     """
 
     usd: float
@@ -65,18 +64,18 @@ class Purchase:
 
     @property
     def usd_per_hour(self) -> float:
-        """Straight-line depreciation and power; it runs all the time."""
+        """Straight-line depreciation and power of a machine that runs all the time."""
         power = self.watts / 1000 * self.usd_per_kwh
         return self.usd / (self.lifetime_years * _HOURS_PER_YEAR) + power
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the fleet must serve.
+    """Load that the fleet must serve.
 
     Attributes:
-        headroom: share kept free above the demand.
-        inferences_per_request: what one request asks for, the client's own batch.
+        headroom: spare capacity relative to the demand.
+        inferences_per_request: the client's own batch size.
     """
 
     requests_per_second: float
@@ -86,13 +85,13 @@ class Demand:
 
 @dataclass(frozen=True)
 class Score:
-    """What a capacity costs.
+    """Cost of a capacity.
 
     Attributes:
-        usd_per_million_at_capacity: one replica kept at its capacity; what the search minimises.
+        usd_per_million_at_capacity: cost of one replica at its capacity; the search minimises it.
         replicas: instances that serve the demand, by the lower bound of the capacity.
         fleet_usd_per_hour: replicas x price.
-        usd_per_million_at_demand: the fleet's price spread over the demand.
+        usd_per_million_at_demand: the fleet's price divided by the demand.
     """
 
     usd_per_million_at_capacity: float
@@ -104,14 +103,14 @@ class Score:
 def usd_per_million(
     usd_per_hour: float, requests_per_second: float, inferences_per_request: int = 1
 ) -> float:
-    """Dollars per million inferences at a steady rate. Raises ValueError unless the rate is > 0."""
+    """Return dollars per million inferences. Raises ValueError unless the rate is above 0."""
     if requests_per_second <= 0:
         raise ValueError(f"requests_per_second must be above 0, got {requests_per_second}")
     return usd_per_hour / (requests_per_second * inferences_per_request * 3600) * 1e6
 
 
 def replicas_for(demand: Demand, capacity_low_per_second: float) -> int:
-    """Whole instances for the demand and its headroom. Raises ValueError unless capacity > 0."""
+    """Return the instances for a demand. Raises ValueError unless the capacity is above 0."""
     if capacity_low_per_second <= 0:
         raise ValueError(f"capacity must be above 0 requests/s, got {capacity_low_per_second}")
     needed = demand.requests_per_second * (1 + demand.headroom) / capacity_low_per_second
@@ -121,7 +120,7 @@ def replicas_for(demand: Demand, capacity_low_per_second: float) -> int:
 def score(
     capacity_per_second: float, capacity_low_per_second: float, price: Price, demand: Demand
 ) -> Score:
-    """Cost of serving `demand` with replicas of this capacity. Raises ValueError at capacity 0."""
+    """Return the cost of serving `demand`. Raises ValueError unless capacities are above 0."""
     replicas = replicas_for(demand, capacity_low_per_second)
     fleet, each = replicas * price.usd_per_hour, demand.inferences_per_request
     return Score(
@@ -134,7 +133,7 @@ def score(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A confirmed configuration among which the recommendation is made."""
+    """A configuration that may be recommended."""
 
     config: ServingConfig
     measurement: Measurement
@@ -143,10 +142,13 @@ class Candidate:
 
 
 def tie_break_key(candidate: Candidate) -> tuple[float, ...]:
-    """Order among equal costs, best first.
+    """Return the sort key among fleets of equal cost, best first.
 
     Higher precision, lower p95 at demand per replica, higher capacity, fewer instances, shorter
-    queue delay. Precision comes first so that INT8 never wins while it saves nothing.
+    queue delay. Precision comes first so that INT8 never wins while it saves nothing. (Decision
+    2026-11-23: costs are equal only where the fleets, sized by the lower bounds of the capacities,
+    cost the same. Counting a fleet that would be as cheap at the upper bound recommended four
+    replicas over three confirmed ones.)
     """
     models = candidate.config.models
     return (
@@ -156,18 +158,3 @@ def tie_break_key(candidate: Candidate) -> tuple[float, ...]:
         sum(model.instance_count for model in models),
         sum(m.batching.max_queue_delay_us for m in models if m.batching is not None),
     )
-
-
-def equal_cost_set(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The cheapest fleets, best first by the tie rules: [0] is the recommendation.
-
-    Candidates are equal when their fleets cost the same. The confidence is in the fleets already:
-    they are sized by the lower bounds, and whole replicas swallow any smaller difference. (Tried
-    and dropped on 2026-11-23: to call a fleet equal that would be as cheap at the upper bound of
-    its capacity. It recommended a fleet of four replicas over a confirmed one of three.)
-    """
-    if not candidates:
-        return []
-    cheapest = min(candidate.score.fleet_usd_per_hour for candidate in candidates)
-    equal = [c for c in candidates if math.isclose(c.score.fleet_usd_per_hour, cheapest)]
-    return sorted(equal, key=tie_break_key)

@@ -1,4 +1,4 @@
-"""Estimates from samples, each with its interval. Pure."""
+"""Percentiles and rates with confidence intervals. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from scipy import special
 CONFIDENCE = 0.95
 """Confidence of every interval that is reported."""
 
+NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
+"""Half width of an interval at `CONFIDENCE`, in standard errors."""
+
 
 @dataclass(frozen=True)
 class Percentile:
     """A percentile of latency with its distribution-free confidence interval.
 
     Attributes:
-        percentile: which one, 0 to 100.
-        value_ms: the estimate.
-        low_ms, high_ms: order-statistic interval at `CONFIDENCE`. Where there are too few samples
-            to bound an end, it is 0 or None.
-        samples: latencies it is drawn from.
-        effective_samples: independent ones that they are worth.
+        percentile: 0 to 100.
+        low_ms, high_ms: order-statistic interval at `CONFIDENCE`; 0 or None where there are too few
+            samples to bound that end.
+        effective_samples: independent samples that the correlated ones are worth.
     """
 
     percentile: float
@@ -39,15 +40,15 @@ class Percentile:
 def percentile_with_interval(
     latencies_ms: NDArray[np.float64], percentile: float, inflation: float = 1.0
 ) -> Percentile:
-    """A percentile of `latencies_ms` (shape [n], n >= 1) and its interval.
+    """Return a percentile of `latencies_ms` (shape [n], n >= 1) with its interval.
 
     The estimate's rank is `percentile` x (m + 1) / m of m = n / `inflation` effective samples (the
-    Weibull position): a latency distribution has a long tail, of which few effective samples see
-    too little, and the nearest rank is too low on average.
+    Weibull position): few effective samples show too little of the long tail of latencies, so the
+    nearest rank is too low on average.
 
-    The interval's ends are the order statistics whose ranks are the binomial quantiles, see
-    Hahn and Meeker, Statistical Intervals, section 5.2; for n / `inflation` samples where they
-    depend on each other.
+    The interval's ends are the order statistics whose ranks are binomial quantiles (Hahn and
+    Meeker, Statistical Intervals, section 5.2), for n / `inflation` samples where they depend on
+    each other.
 
     Raises:
         ValueError: when there is no sample.
@@ -75,14 +76,14 @@ def percentile_with_interval(
 
 
 def _binomial_quantile(probability: float, count: int, share: float) -> int:
-    """Least k with P(X <= k) >= `probability`; scipy.stats has it, and takes long to import."""
+    """Return the least k with P(X <= k) >= `probability`; scipy.stats takes long to import."""
     return bisect_left(
         range(count), probability, key=lambda k: float(special.bdtr(k, count, share))
     )
 
 
 def rate_interval(counts: Sequence[int], seconds_each: float) -> tuple[float, float, float]:
-    """Mean rate per second and its `CONFIDENCE` interval from counts of equal time slices.
+    """Return the mean rate per second and its interval from counts of equal time slices.
 
     Raises:
         ValueError: with fewer than two slices.

@@ -1,7 +1,7 @@
-"""What a load test found. Pure values.
+"""Measured load levels and capacities. Pure values.
 
-A `LoadLevel` is one offered load, measured; a `Measurement` is the levels that were visited and
-the largest load that met every limit.
+A `LoadLevel` is one measured load; a `Measurement` is all levels of a configuration and the largest
+load that met every limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 from optimizer.measurement.estimates import Percentile, rate_interval
 
 HIGHEST_SHARE = 0.95
-"""Of saturation, is offered at most: above, a queue takes longer to settle than a level lasts."""
+"""Highest load, relative to saturation; above it a queue takes longer to settle than a level."""
 
 FLOOR_SHARE = 0.05
 _FLOOR_PER_SECOND = 1.0
@@ -22,7 +22,7 @@ LevelVerdict = Literal["feasible", "infeasible"]
 
 
 def floor_per_second(saturation_per_second: float) -> float:
-    """The least load that is tried, requests/s; below it a configuration is of no use."""
+    """Return the least load that is tried, requests/s; a lower capacity is of no use."""
     return max(FLOOR_SHARE * saturation_per_second, _FLOOR_PER_SECOND)
 
 
@@ -35,11 +35,11 @@ class StreamLevel:
         achieved_per_second: rate of good replies while requests were due, at most the offered one.
         sent, completed, errors: requests after warm-up.
         first_error: message of the first error, None without one.
-        mean_ms: from the due time, as the percentiles are.
-        mean_from_send_ms: from when the client got round to sending.
+        mean_ms: latency from the due time, as the percentiles are.
+        mean_from_send_ms: latency from the time of sending.
         latencies: p50, p95, p99 and the limit's own percentile, ascending, from the due time.
-        latencies_from_send: the same from when the client got round to sending, to be compared
-            with tools that time so.
+        latencies_from_send: the same from the time of sending, to compare with tools that measure
+            it.
         limit_ms: the limit that applied.
     """
 
@@ -58,14 +58,14 @@ class StreamLevel:
     latencies_from_send: tuple[Percentile, ...] = ()
 
     def latency(self, percentile: float) -> Percentile:
-        """One of the stored percentiles. Raises KeyError for another."""
+        """Return one of the stored percentiles. Raises KeyError for another."""
         for item in self.latencies:
             if item.percentile == percentile:
                 return item
         raise KeyError(f"percentile {percentile} was not recorded")
 
     def latency_ms(self, percentile: float) -> float:
-        """Value of one of the stored percentiles. Raises KeyError for another."""
+        """Return the value of a stored percentile. Raises KeyError for another."""
         return self.latency(percentile).value_ms
 
     @property
@@ -84,13 +84,13 @@ class BatchPoint:
 
     @property
     def inferences(self) -> int:
-        """Of all executions of this size."""
+        """Inferences of all executions of this size."""
         return self.batch_size * self.executions
 
 
 @dataclass(frozen=True)
 class ServerSplit:
-    """Where the server spent a request's time, mean ms, and the batch sizes that it executed."""
+    """Mean times of a request in the server, in ms, and the executed batch sizes."""
 
     model: str
     requests: int
@@ -102,31 +102,31 @@ class ServerSplit:
 
     @property
     def total_ms(self) -> float:
-        """All of it together."""
+        """Mean time in the server."""
         parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
         return sum(parts) + self.compute_output_ms
 
     @property
     def executions(self) -> int:
-        """Of all batch sizes."""
+        """Executions of all batch sizes."""
         return sum(point.executions for point in self.batches)
 
     @property
     def inferences(self) -> int:
-        """Of all executions."""
+        """Inferences of all executions."""
         return sum(point.inferences for point in self.batches)
 
 
 @dataclass(frozen=True)
 class ClientUse:
-    """What the load client took for a level.
+    """Resources and lag of the load generator over a level.
 
     Attributes:
-        processes: how many sent requests.
+        processes: number of client processes.
         cpu_seconds, memory_mib: process-CPU time, warm-up included, and resident memory of all.
-        lag_ms: 99th percentile of how late requests were sent.
-        longest_lag_ms: lag above which the level is void; None where it does not matter.
-        realtime: whether it ran before all ordinary processes of its cores.
+        lag_ms: 99th percentile of the delay between due time and sending.
+        longest_lag_ms: lag above which the level is void; None where lag does not matter.
+        realtime: whether the processes had real-time priority.
     """
 
     processes: int
@@ -138,16 +138,16 @@ class ClientUse:
 
     @property
     def kept_up(self) -> bool:
-        """Whether the level says more of the server than of the client."""
+        """Whether the lag is short enough for the level to be valid."""
         return self.longest_lag_ms is None or self.lag_ms <= self.longest_lag_ms
 
 
 @dataclass(frozen=True)
 class GpuUse:
-    """One GPU over a level: means, unless the name says otherwise; None where it does not tell.
+    """One GPU over a level: means, unless the name says otherwise; None where NVML has no value.
 
     Attributes:
-        throttled: reasons for which the clock was held down at any time, by NVML's names.
+        throttled: reasons for which the clock was reduced at any time, by NVML's names.
         ecc_uncorrected: memory errors since the driver was loaded.
         mig, mps: whether the card is divided, or shared by processes.
     """
@@ -166,24 +166,23 @@ class GpuUse:
 
     @property
     def overheated(self) -> bool:
-        """Whether the card slowed down because it was too hot."""
+        """Whether the card reduced its clock because of its temperature."""
         return any("Thermal" in reason for reason in self.throttled)
 
 
 @dataclass(frozen=True)
 class MachineUse:
-    """What the machine did during a level, warm-up included.
+    """State of the machine during a level, warm-up included.
 
     Attributes:
-        cores: of the slot, those of server and client.
-        server_cpu_seconds: process-CPU time of the server and its models, None where unseen.
-        server_memory_mib: of the server and its models in the end, None where unseen.
-        foreign_cores: cores of the slot, on average, that neither server nor client nor optimizer
-            used and that were not free either: other processes, or the hypervisor (steal). None
-            where the server's share is unseen.
-        gpus, no_gpu: the slot's GPUs; why there are no figures of them, None where there are.
+        cores: number of cores of the slot, for server and client.
+        server_cpu_seconds: process-CPU time of the server and its models, None if unknown.
+        server_memory_mib: memory of the server and its models at the end, None if unknown.
+        foreign_cores: mean number of the slot's cores that other processes or the hypervisor
+            (steal) used; None where the server's own use is unknown.
+        gpus, no_gpu: the slot's GPUs, or why there are no figures of them.
         triton: gauges of the server's own metrics endpoint by name, summed over devices.
-        throttled_seconds: for which a CPU quota withheld cores; None without one.
+        throttled_seconds: time for which a CPU quota withheld cores; None without a quota.
     """
 
     seconds: float
@@ -199,14 +198,13 @@ class MachineUse:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Mean ms of the four latencies that SageMaker distinguishes, as far as they exist here.
+    """Mean ms of the four latencies that SageMaker distinguishes.
 
     Attributes:
-        container: from sending a request to holding the reply, the server's work included.
+        container: from sending a request to its reply, the server's work included.
         model: over all containers of a pipeline; there is one.
-        overhead: of the endpoint in front of the container, for which the load client stands here:
-            how late it sent.
-        end_to_end: as the client sees it, from when the request was due.
+        overhead: of the endpoint in front of the container; here the lag of the load generator.
+        end_to_end: at the client, from the due time.
     """
 
     container: float
@@ -217,7 +215,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Slice:
-    """An equal part of a level's time: good replies in it, and their latency in ms, if any."""
+    """One of the equal parts of a level: good replies in it, and their p95, None without any."""
 
     completed: int
     p95_ms: float | None
@@ -225,20 +223,18 @@ class Slice:
 
 @dataclass(frozen=True)
 class LoadLevel:
-    """One offered load, measured.
+    """One measured load.
 
     Attributes:
         load_factor: offered load relative to the whole demand.
         seconds: measured time, warm-up excluded.
-        client: what the load client took.
-        machine: what the machine did, None where nobody watched it.
-        replied_ms: mean from sending to reply over all good replies, warm-up included, as the
+        machine: state of the machine, None where it was not recorded.
+        replied_ms: mean time from sending to reply over all good replies, warm-up included, as the
             server's statistics count them; None without one.
         slices: equal parts of `seconds`, in time order.
-        verdict: what the level has shown with the stated error rate, None where its time did not
-            suffice or nothing was asked.
-        ended: why it ended.
-        warnings: what a reader must know before trusting the figures, each with its remedy.
+        verdict: "feasible" or "infeasible" where that is proven, otherwise None.
+        ended: why the level ended.
+        warnings: reasons for caution with the figures, each with its remedy.
     """
 
     kind: LevelKind
@@ -256,28 +252,28 @@ class LoadLevel:
 
     @property
     def achieved_per_second(self) -> float:
-        """Good replies a second over all streams."""
+        """Rate of good replies over all streams."""
         return sum(stream.achieved_per_second for stream in self.streams)
 
     @property
     def offered_per_second(self) -> float:
-        """Requests that were due a second, over all streams."""
+        """Rate of due requests over all streams."""
         return sum(stream.offered_per_second for stream in self.streams)
 
     @property
     def rate(self) -> tuple[float, float, float]:
-        """Mean of the good replies a second over the slices, and its `CONFIDENCE` interval."""
+        """Mean rate of good replies over the slices, with its interval at `CONFIDENCE`."""
         counts = [part.completed for part in self.slices]
         return rate_interval(counts, self.seconds / len(counts))
 
     @property
     def errors(self) -> int:
-        """Requests that failed, over all streams."""
+        """Number of failed requests over all streams."""
         return sum(stream.errors for stream in self.streams)
 
     @property
     def shortest_limit_ms(self) -> float:
-        """Of the streams' latency limits."""
+        """Shortest latency limit of the streams."""
         return min(stream.limit_ms for stream in self.streams)
 
     @property
@@ -290,10 +286,10 @@ class LoadLevel:
 
     @property
     def network_ms(self) -> float | None:
-        """Mean of what passes between client and server: sent to replied, less the server's own.
+        """Mean time between client and server: from sending to reply, less the time in the server.
 
-        None where the server's statistics are not at hand. 0 where those cover all of it: Triton
-        counts the output of a batch until its last reply is out, and others have arrived by then.
+        None without the server's statistics. 0 where these cover all of it: Triton counts the
+        output of a batch until its last reply is sent, and other replies have arrived by then.
         """
         requests = sum(split.requests for split in self.server)
         if requests == 0 or self.replied_ms is None:
@@ -302,7 +298,7 @@ class LoadLevel:
         return max(0.0, self.replied_ms - inside)
 
     def latency_ms(self, percentile: float) -> float:
-        """Of the stream that waits longest. Raises KeyError where it was not recorded."""
+        """Return the largest percentile of any stream. Raises KeyError if it was not recorded."""
         return max(stream.latency_ms(percentile) for stream in self.streams)
 
     @property
@@ -319,7 +315,7 @@ class LoadLevel:
     def meets_limits(self) -> bool:
         """Whether every request was answered and every stream's percentile is within its limit.
 
-        A level that is void meets none.
+        A void level meets no limit.
         """
         if not self.client.kept_up or self.errors or self.verdict == "infeasible":
             return False
@@ -328,14 +324,14 @@ class LoadLevel:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The levels that were visited and the load that they certify.
+    """All levels of one configuration and the load that they certify.
 
     Attributes:
         load_factor: estimate of the largest load that meets the limits; 0 when even the floor load
             missed them.
-        load_factor_low, load_factor_high: its interval at `CONFIDENCE`; None where no load was too
-            much.
-        demand_per_second: requests a second at load factor 1.0.
+        load_factor_low, load_factor_high: its interval at `CONFIDENCE`; None where no load missed
+            the limits.
+        demand_per_second: request rate at load factor 1.0.
         ended: why the search for the capacity ended.
     """
 
@@ -348,7 +344,7 @@ class Measurement:
 
     @property
     def capacity_per_second(self) -> float:
-        """Requests a second that one replica serves within the limits."""
+        """Request rate that one replica serves within the limits."""
         return self.load_factor * self.demand_per_second
 
     @property
@@ -358,7 +354,7 @@ class Measurement:
 
     @property
     def capacity_high_per_second(self) -> float | None:
-        """Upper bound of the capacity, None where no load was too much."""
+        """Upper bound of the capacity, None where no load missed the limits."""
         high = self.load_factor_high
         return high * self.demand_per_second if high is not None else None
 
@@ -388,12 +384,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ExtraLimit:
-    """What the same server serves within another latency limit than the workload's own.
+    """Capacity within another latency limit than the workload's own.
 
     Attributes:
         limit_ms: of the stream whose own limit is the shortest; others keep their proportion.
-        measurement: its levels are those that were run for this limit, after all others.
-        excess: of the level at the capacity (<= 0), or of the floor load (> 0), over this limit.
+        measurement: with the levels that were run for this limit only.
+        excess: limit overshoot of the level at the capacity (<= 0) or of the floor load (> 0).
     """
 
     limit_ms: float

@@ -1,4 +1,4 @@
-"""What is kept of one trial. Pure; `optimizer.search.record_store` reads and writes it."""
+"""The record of one trial. Pure; `optimizer.study.record_store` reads and writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ bounded: stopped once provably worse than the incumbent. failed: could not be me
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where a trial's wall time went, in seconds.
+    """Wall time of a trial, in seconds.
 
     Attributes:
         building: making artefacts that were not cached.
@@ -34,13 +34,13 @@ class Seconds:
 
     @property
     def overhead(self) -> float:
-        """All but building and load tests."""
+        """Time outside building and load tests."""
         return self.total - self.building - self.measuring
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed, and what that rules out."""
+    """Kind of a failure, whether a retry may succeed, and whether memory ran out."""
 
     kind: str
     transient: bool
@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial, whole.
+    """One trial.
 
     Attributes:
         number: Optuna's trial number in this study.
@@ -58,10 +58,10 @@ class TrialRecord:
         constraints: (name, value) pairs in the study's fixed order; <= 0 is feasible.
         reason: why it is not `ok`, or why the capacity search ended.
         machine: digest of the machine's fingerprint.
-        origin: study that it was measured in, where it was carried over.
+        origin: the study in which it was measured, if another one.
         attempt: 2 for the retry of a transient failure, which is a trial of its own.
-        further, told_further: what was found within further limits, and told of them; empty in a
-            study of one limit.
+        further, told_further: capacities within extra limits, and the objectives told for them;
+            empty in a study of one limit.
     """
 
     number: int
@@ -84,5 +84,5 @@ class TrialRecord:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether it failed for a reason that may pass, and says nothing of its configuration."""
+        """Whether it failed for a transient reason, which tells nothing of its configuration."""
         return self.failure is not None and self.failure.transient

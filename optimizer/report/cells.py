@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.configuration.serving_config import describe
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
 from optimizer.measurement.cost import Candidate, Price
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord

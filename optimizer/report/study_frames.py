@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from optimizer.configuration.parameters import ParameterName
+from optimizer.configuration.parameter_definition import Served
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
-    ModelServing,
-    ServerOptions,
     ServingConfig,
     describe,
 )
@@ -127,50 +125,11 @@ def _parameters(config: ServingConfig | None, space: SearchSpace) -> Row:
     for own in space.models:
         model = next((m for m in config.models if m.name == own.model), None) if config else None
         gpus = len(space.hardware.gpus)
-        values = _served(model, config.server, gpus) if config and model is not None else {}
+        served = Served(model, config.server, gpus) if config and model is not None else None
         for parameter in own.parameters:
             key = parameter.key if several else parameter.name
-            row[key] = values.get(parameter.name)
+            row[key] = parameter.definition.read(served) if served is not None else None
     return row
-
-
-def _served(
-    model: ModelServing, server: ServerOptions, gpus: int
-) -> Mapping[ParameterName, object]:
-    batching, group = model.batching, model.groups[0]
-    profile = model.artifact.profile
-    policies = [value for _, setting, value in server.backend_config
-                if setting == "execution-policy"]  # fmt: skip
-    tensorrt = model.artifact.runtime == "tensorrt"
-    return {
-        "runtime": model.artifact.runtime,
-        "precision": model.artifact.precision,
-        "batching": batching is not None,
-        "max_batch_size": model.max_batch_size,
-        "preferred_batch_sizes": _joined(batching.preferred_batch_sizes) if batching else None,
-        "max_queue_delay_us": batching.max_queue_delay_us if batching else None,
-        "instance_count": _instances(model, gpus),
-        "intra_op_threads": group.threads if group.kind == "KIND_CPU" else None,
-        "padding": _joined(model.padding) if model.padding else "max",
-        "engine_profile": f"{profile.optimal_batch_size}..{profile.max_batch_size}"
-        if profile
-        else None,
-        "cuda_graphs": model.cuda_graphs if tensorrt else None,
-        "execution_policy": (policies or ["DEVICE_BLOCKING"])[0].lower() if tensorrt else None,
-        "rate_limit": server.executions_per_device if model.rate_limited else None,
-    }
-
-
-def _instances(model: ModelServing, gpus: int) -> int | str:
-    """On a CPU, or on each GPU; where GPUs have different numbers, those of each."""
-    if model.groups[0].kind == "KIND_CPU":
-        return model.groups[0].count
-    counts = [sum(g.count for g in model.groups if gpu in g.logical_gpus) for gpu in range(gpus)]
-    return counts[0] if len(set(counts)) == 1 else "/".join(map(str, counts))
-
-
-def _joined(sizes: Sequence[int]) -> str:
-    return "/".join(map(str, sizes)) or "none"
 
 
 def levels_frame(records: Sequence[TrialRecord], workload: Workload) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from optimizer.analysis.latency_curve import LatencyCosts
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import StudySummary
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.load.verdicts import capacity_basis
+from optimizer.load.level_checks import capacity_basis
 from optimizer.measurement.cost import Candidate
 from optimizer.measurement.level import LoadLevel
 from optimizer.report.cells import usd

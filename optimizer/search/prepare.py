@@ -106,7 +106,9 @@ class PreparePhase:
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
         sources = {model.name: self._source(model, space) for model in models}
         earlier = self._earlier()
-        gate = AccuracyGate(self._session, space.models[0].kind, space.hardware.cores, self._watch)
+        gate = AccuracyGate(
+            self._session, space.models[0].scope.kind, space.hardware.cores, self._watch
+        )
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_space import Position
-from optimizer.configuration.parameters import label
+from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.space_file.reader import only_point

@@ -1,7 +1,7 @@
-"""What Triton's dynamic batcher makes of requests and service times. Pure.
+"""Simulation of Triton's dynamic batcher from arrivals and service times. Pure.
 
-`open_loop` takes requests that come whatever happens, `closed_loop` clients that wait for replies.
-Both are exact for what they are given; all chance is in the `Draws`.
+`open_loop` takes arrivals that do not depend on replies, `closed_loop` takes clients that wait for
+replies. Both are deterministic; all randomness is in the `Draws`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ModelServing
-from optimizer.simulator.batcher_kernel import run
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import Stream, padded_length
@@ -23,12 +22,12 @@ from optimizer.workload.streams import Stream, padded_length
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """Triton's default_queue_policy; 0 stands for no bound, as it does there.
+    """Triton's default_queue_policy; 0 means no bound, as in Triton.
 
     Attributes:
-        max_queue_size: requests that may wait for the batcher; what comes on top is refused.
-        timeout_us: how long a request may do so.
-        refuses: what has waited longer (REJECT); otherwise it is served after all others (DELAY).
+        max_queue_size: requests that may wait for the batcher; further ones are refused.
+        timeout_us: how long a request may wait.
+        refuses: refuse a request that has waited longer (REJECT); otherwise serve it last (DELAY).
     """
 
     max_queue_size: int = 0
@@ -37,21 +36,22 @@ class QueuePolicy:
 
     @property
     def bounds(self) -> bool:
-        """Whether there is any bound. Triton prepares no batches ahead where there is one."""
+        """Whether there is any bound; Triton then prepares no batches ahead."""
         return self.max_queue_size > 0 or self.timeout_us > 0
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """What stands between requests and instances.
+    """The batcher's settings and its instances.
 
     Attributes:
-        max_batch_size: in inferences, as the preferred sizes are; empty means [max_batch_size].
+        max_batch_size: in inferences, as the preferred sizes are.
+        preferred_batch_sizes: empty means [max_batch_size].
         dynamic: False executes each request alone.
         prefetch: schedule batches, two for each instance, before an instance is idle.
-        request_size: inferences in one request.
-        free_dimensions: whether tensors have dimensions that differ between requests. Triton then
-            looks at each request as it comes, whatever size it waits for.
+        request_size: inferences per request.
+        free_dimensions: whether tensor dimensions may differ between requests. Triton then checks
+            each request on arrival, whatever batch size it waits for.
     """
 
     max_batch_size: int
@@ -66,19 +66,19 @@ class Scheduler:
 
     @property
     def preferred(self) -> tuple[int, ...]:
-        """Preferred sizes as Triton reads them, ascending."""
+        """Preferred batch sizes as Triton reads them, ascending."""
         return tuple(sorted(set(self.preferred_batch_sizes or (self.max_batch_size,))))
 
     @property
     def most_requests(self) -> int:
-        """Requests in the largest batch."""
+        """Number of requests in the largest batch."""
         return self.max_batch_size // self.request_size if self.dynamic else 1
 
 
 def scheduler_of(model: ModelServing, stream: Stream) -> Scheduler:
-    """How Triton schedules the requests of `stream` to `model`.
+    """Return how Triton schedules the requests of `stream` to `model`.
 
-    The response cache and the rate limiter are left out.
+    The response cache and the rate limiter are not simulated.
     """
     batching = model.batching
     return Scheduler(
@@ -94,7 +94,7 @@ def scheduler_of(model: ModelServing, stream: Stream) -> Scheduler:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Which shapes requests have: `shares[i]` of them take `factors[i]` of the curve's time."""
+    """Request shapes: a share `shares[i]` of requests takes `factors[i]` of the curve's time."""
 
     shares: tuple[float, ...] = (1.0,)
     factors: tuple[float, ...] = (1.0,)
@@ -104,10 +104,10 @@ ONE_SHAPE = Shapes()
 
 
 def shapes_of(model: ModelServing, stream: Stream, factor: Callable[[int], float]) -> Shapes:
-    """Which shapes the requests of `stream` are sent to `model` in.
+    """Return the shapes of the requests that `stream` sends to `model`.
 
     Args:
-        factor: of the curve's time, by the length in tokens that a request is padded to.
+        factor: returns the factor of the curve's time for a padded length in tokens.
     """
     if not _free_dimensions(stream):
         return Shapes(factors=(factor(stream.payloads.lengths.longest),))
@@ -115,11 +115,11 @@ def shapes_of(model: ModelServing, stream: Stream, factor: Callable[[int], float
     share_of: dict[int, float] = defaultdict(float)
     for length, weight in zip(lengths.lengths, lengths.weights, strict=True):
         share_of[padded_length(length, model.padding, lengths)] += weight / sum(lengths.weights)
-    sent = sorted(share_of)
+    padded = sorted(share_of)
     # A request of several inferences has the length of the longest.
-    up_to = np.cumsum([share_of[length] for length in sent]) ** stream.batch_size
+    up_to = np.cumsum([share_of[length] for length in padded]) ** stream.batch_size
     shares = np.diff(up_to, prepend=0.0)
-    return Shapes(tuple(shares.tolist()), tuple(factor(length) for length in sent))
+    return Shapes(tuple(shares.tolist()), tuple(factor(length) for length in padded))
 
 
 def _free_dimensions(stream: Stream) -> bool:
@@ -128,12 +128,12 @@ def _free_dimensions(stream: Stream) -> bool:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is left to chance, drawn beforehand so that it can be the same for several loads.
+    """Random numbers of a simulation, drawn beforehand so that several loads can share them.
 
     Attributes:
-        noise: factor of each execution, of which there are at most [requests].
-        shape: of each request, shape [requests].
-        factors: of time, by request shape.
+        noise: time factor of each execution, of which there are at most [requests].
+        shape: index of each request's shape, shape [requests].
+        factors: time factor by request shape.
     """
 
     noise: NDArray[np.float64]
@@ -142,10 +142,10 @@ class Draws:
 
 
 def draw(requests: int, spread: float, shapes: Shapes, rng: np.random.Generator) -> Draws:
-    """Draw for `requests` requests.
+    """Draw the random numbers of `requests` requests.
 
-    Factors have a gamma distribution of mean 1 and coefficient of variation `spread`: always above
-    0, skewed to the right as service times are, exponential at 1.
+    Noise has a gamma distribution of mean 1 and coefficient of variation `spread`: always above 0,
+    skewed to the right as service times are, exponential at 1.
     """
     noise = np.ones(requests)
     if spread > 0:
@@ -159,17 +159,17 @@ def draw(requests: int, spread: float, shapes: Shapes, rng: np.random.Generator)
 
 @dataclass(frozen=True)
 class Simulation:
-    """What became of every request and execution; times in ms since the start.
+    """Every request and execution of a simulation; times in ms since the start.
 
     Attributes:
-        arrive_ms: when the server has the request, shape [requests], as the next three.
+        arrive_ms: when the request reaches the server, shape [requests], as the next three.
         begin_ms: when its execution begins; NaN where it was refused.
         done_ms: when it is answered.
-        refused: whether the answer was a refusal.
+        refused: whether it was refused.
         execution_begin_ms: shape [executions], in the order in which they begin, as the next two.
         execution_ms: how long the execution takes.
         execution_size: in inferences.
-        outside_ms: what the way from client to server and back adds to every latency.
+        outside_ms: time between client and server, which adds to every latency.
     """
 
     arrive_ms: NDArray[np.float64]
@@ -183,32 +183,22 @@ class Simulation:
 
     @property
     def latency_ms(self) -> NDArray[np.float64]:
-        """As the client sees it, of every request, refused ones included; shape [requests]."""
+        """Latency at the client of every request, refused ones included; shape [requests]."""
         return self.done_ms - self.arrive_ms + self.outside_ms
 
     @property
     def queue_ms(self) -> NDArray[np.float64]:
-        """From arrival to execution, shape [requests]; NaN where it was refused."""
+        """Time from arrival to execution, shape [requests]; NaN where it was refused."""
         return self.begin_ms - self.arrive_ms
 
     @property
     def batches(self) -> dict[int, int]:
-        """Executions by their size in inferences, ascending."""
+        """Number of executions by batch size in inferences, ascending."""
         return histogram(self.execution_size)
-
-    @property
-    def busy_ms(self) -> float:
-        """Time that instances spent executing, over all of them."""
-        return float(self.execution_ms.sum())
-
-    @property
-    def span_ms(self) -> float:
-        """From the first arrival to the last answer."""
-        return float(self.done_ms.max() - self.arrive_ms[0])
 
 
 def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:
-    """Executions by their size, ascending."""
+    """Count executions by batch size, ascending."""
     counts = np.bincount(execution_size)
     return {int(size): int(counts[size]) for size in np.flatnonzero(counts)}
 
@@ -216,34 +206,37 @@ def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:
 def open_loop(
     scheduler: Scheduler, curve: ServiceCurve, arrive_ms: NDArray[np.float64], draws: Draws
 ) -> Simulation:
-    """Let requests come at given times, ascending, shape [requests].
+    """Simulate requests that arrive at given times, ascending, shape [requests].
 
     Raises:
-        ValueError: when the scheduler or the curve cannot be.
+        ValueError: when scheduler, curve and request size do not fit together.
     """
     rows = _rows(draws)
     rows["arrive"][:-2] = arrive_ms
-    return _simulate(scheduler, curve, rows, known=len(arrive_ms))
+    return _simulate(scheduler, curve, rows, arrivals=len(arrive_ms))
 
 
 def closed_loop(
     scheduler: Scheduler, curve: ServiceCurve, concurrency: int, draws: Draws
 ) -> Simulation:
-    """Keep `concurrency` requests outstanding: each reply sends the next one until all are sent.
+    """Simulate clients that keep `concurrency` requests outstanding until all are sent.
 
-    All clients begin at once.
+    All clients begin at once, and each sends its next request on a reply.
 
     Raises:
-        ValueError: when the scheduler or the curve cannot be.
+        ValueError: when scheduler, curve and request size do not fit together.
     """
     rows = _rows(draws)
-    return _simulate(scheduler, curve, rows, known=min(concurrency, len(draws.shape)))
+    return _simulate(scheduler, curve, rows, arrivals=min(concurrency, len(draws.shape)))
 
 
 def _simulate(
-    scheduler: Scheduler, curve: ServiceCurve, rows: NDArray[np.void], known: int
+    scheduler: Scheduler, curve: ServiceCurve, rows: NDArray[np.void], arrivals: int
 ) -> Simulation:
-    executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, known)
+    # numba takes a second to import: only what simulates pays for it.
+    from optimizer.simulator.batcher_kernel import run
+
+    executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, arrivals)
     requests, executed = rows[:-2], rows[:executions]
     return Simulation(
         arrive_ms=np.ascontiguousarray(requests["arrive"]),

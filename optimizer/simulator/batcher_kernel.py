@@ -1,10 +1,10 @@
-"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed face. Pure.
+"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed interface. Pure.
 
-Threads of the server are taken to be infinitely fast: what happens at one instant happens in the
-order in which each event causes the next. Batch sizes are counted in requests here, times in ms.
+The server's threads are assumed to be infinitely fast: events at one instant happen in the order in
+which each causes the next. Batch sizes are counted in requests here, times in ms.
 
-Requests become payloads: those of payload k lie side by side among the `sent`, from its `first` up
-to that of payload k + 1. Payloads from `front` up to `back` are scheduled and not executing (Q);
+Requests become payloads: those of payload k are contiguous in `sent`, from its `first` up to that
+of payload k + 1. Payloads from `front` up to `back` are scheduled and not executing (Q);
 `open` is the one that the batcher fills (P), which is `back` itself until it is scheduled.
 
 In all functions r are the `RULES`, s is the `STATE`, m are the rows of `STEP` and b those of `ROW`.
@@ -19,25 +19,25 @@ from numpy.typing import NDArray
 from optimizer.simulator.batcher_layout import STATE
 
 _POLL_MS = 500.0
-"""The batcher looks again after so long where nothing wakes it."""
+"""Time after which the batcher checks its queue although nothing wakes it."""
 
 
 def run(
     rules: NDArray[np.void],
     steps: NDArray[np.void],
     rows: NDArray[np.void],
-    known: int,
+    arrivals: int,
 ) -> int:
-    """Let all requests come and be answered; fills `rows` and returns the number of executions.
+    """Simulate until all requests are answered; fill `rows`, return the number of executions.
 
     Args:
         rules: `RULES`, shape [1].
         steps: `STEP`, one row for each batch size from 0 and each instance at least.
         rows: `ROW`, shape [requests + 2].
-        known: how many arrivals are known; the others follow replies.
+        arrivals: number of arrivals whose times are given; the others follow replies.
     """
     state = np.zeros(1, STATE)
-    state["known"] = known
+    state["arrivals"] = arrivals
     state["idle"] = rules["instances"]
     state["wake_at"] = state["next_done"] = np.inf
     return int(_run(rules, steps, rows, state))
@@ -47,7 +47,7 @@ def run(
 def _run(rules, m, b, state):  # type: ignore[no-untyped-def]
     r, s = rules[0], state[0]
     while True:
-        arrival = b[s.arrived].arrive if s.arrived < s.known else np.inf
+        arrival = b[s.arrived].arrive if s.arrived < s.arrivals else np.inf
         now = min(arrival, s.next_done, s.wake_at)
         if now == np.inf:
             return s.executions
@@ -68,9 +68,9 @@ def _run(rules, m, b, state):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _wake(r, s, m, b):  # type: ignore[no-untyped-def]
-    """The batcher has slept long enough."""
+    """Wake the batcher after its sleep."""
     if _waiting(s) == 0:
-        more_comes = s.arrived < s.known or s.next_done < np.inf
+        more_comes = s.arrived < s.arrivals or s.next_done < np.inf
         s.wake_at = s.now + _POLL_MS if more_comes else np.inf
         return
     if s.waits_for_slot and r.refuses:
@@ -80,7 +80,7 @@ def _wake(r, s, m, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _send_alone(r, s, m, b):  # type: ignore[no-untyped-def]
-    """Without dynamic batching each request is a payload."""
+    """Make the request a payload of its own, without dynamic batching."""
     b[s.sent].sent = s.arrived
     s.arrived += 1
     s.sent += 1
@@ -91,7 +91,7 @@ def _send_alone(r, s, m, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _enqueue(r, s, m, b):  # type: ignore[no-untyped-def]
-    """Step 1: what comes wakes the batcher only if that may be of use."""
+    """Step 1: queue the request; wake the batcher only if that may form a batch."""
     request = s.arrived
     s.arrived += 1
     if r.most_queued > 0 and _waiting(s) >= r.most_queued:
@@ -117,7 +117,7 @@ def _waiting(s):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _slot(r, s):  # type: ignore[no-untyped-def]
-    """Step 3: whether another payload, or more of the open one, may be scheduled."""
+    """Step 3: return whether another payload, or more of the open one, may be scheduled."""
     if r.prefetch:
         return s.back - s.front < 2 * r.instances
     return s.idle > 0
@@ -125,7 +125,7 @@ def _slot(r, s):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _stale(s, b):  # type: ignore[no-untyped-def]
-    """Whether the open payload is executing."""
+    """Return whether the open payload is executing."""
     return s.open < s.front or b[s.open].executing
 
 
@@ -138,14 +138,14 @@ def _refuse(r, s, b, request):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _answer(r, s, b, request):  # type: ignore[no-untyped-def]
     b[request].done = s.now
-    if s.known < len(b) - 2:
-        b[s.known].arrive = s.now + r.again_ms
-        s.known += 1
+    if s.arrivals < len(b) - 2:
+        b[s.arrivals].arrive = s.now + r.again_ms
+        s.arrivals += 1
 
 
 @njit(cache=True)
 def _form_batches(r, s, m, b):  # type: ignore[no-untyped-def]
-    """The batcher's loop, until it sleeps: steps 2 to 6."""
+    """Run the batcher's loop until it sleeps: steps 2 to 6."""
     while True:
         if s.saturated or _stale(s, b):
             _open(s, b)
@@ -181,7 +181,7 @@ def _open(s, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _apply_timeouts(r, s, b):  # type: ignore[no-untyped-def]
-    """Requests that have waited too long leave the head of the queue."""
+    """Remove requests that have waited too long from the head of the queue."""
     while s.head < s.tail:
         request = b[s.head].queued
         if s.now < b[request].arrive + r.timeout_ms:
@@ -201,7 +201,7 @@ def _next_in_queue(s, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _fitting(r, s, b, held):  # type: ignore[no-untyped-def]
-    """How many requests from the head of the queue fit into the open payload."""
+    """Count the requests from the head of the queue that fit into the open payload."""
     shape = b[b[b[s.open].first].sent].shape if held > 0 else b[_next_in_queue(s, b)].shape
     room = r.most - held
     count = 0
@@ -219,9 +219,9 @@ def _fitting(r, s, b, held):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _choose(r, s, m, b):  # type: ignore[no-untyped-def]
-    """Steps 4 and 5: how many requests join the open payload now; -1 to sleep.
+    """Steps 4 and 5: return how many requests join the open payload now; -1 to sleep.
 
-    What scanning the queue one by one finds is worked out at once: only requests of one size come.
+    Triton scans the queue one by one. All requests have one size, so one computation does.
     """
     held = b[s.open + 1].first - b[s.open].first
     count = _fitting(r, s, b, held)
@@ -230,7 +230,7 @@ def _choose(r, s, m, b):  # type: ignore[no-untyped-def]
         b[s.open].of_other_shape = True
     best = m[held + count].preferred_up_to - held
     if best <= 0:
-        best = _best_below_the_first_too_many(r, s, held, count, count + send_now)
+        best = _up_to_largest_preferred(r, s, held, count, count + send_now)
     closes_at = _oldest(s, b, count) + r.delay_ms
     expired = r.delay_ms > 0 and s.now >= closes_at
     if best > 0 and not expired:
@@ -254,10 +254,10 @@ def _choose(r, s, m, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _best_below_the_first_too_many(r, s, held, count, looked_at):  # type: ignore[no-untyped-def]
-    """Without a preferred size in reach: what comes before the first request that is above all.
+def _up_to_largest_preferred(r, s, held, count, looked_at):  # type: ignore[no-untyped-def]
+    """Count the requests up to the largest preferred size, where no preferred size is in reach.
 
-    A payload that is above all of them already takes one request, if there are two.
+    A payload that is above all preferred sizes already takes one request, if there are two.
     """
     before = max(r.most_preferred - held, 0 if held > 0 else 1)
     if before >= looked_at:
@@ -270,7 +270,7 @@ def _best_below_the_first_too_many(r, s, held, count, looked_at):  # type: ignor
 
 @njit(cache=True)
 def _oldest(s, b, count):  # type: ignore[no-untyped-def]
-    """When the oldest of the next `count` requests arrived."""
+    """Return when the oldest of the next `count` requests arrived."""
     oldest = np.inf
     if s.head < s.tail:
         oldest = b[b[s.head].queued].arrive
@@ -281,7 +281,7 @@ def _oldest(s, b, count):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _send(r, s, m, b, count):  # type: ignore[no-untyped-def]
-    """Step 6: requests join the open payload, which enters Q once."""
+    """Step 6: move requests to the open payload, which enters Q once."""
     if b[s.open + 1].first == b[s.open].first:
         b[s.open].oldest = np.inf
     b[s.open].oldest = min(b[s.open].oldest, _oldest(s, b, count))
@@ -310,9 +310,9 @@ def _dispatch(r, s, m, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _merge(r, s, b, payload):  # type: ignore[no-untyped-def]
-    """Step 7: payloads that follow and have waited longer than the delay are executed along.
+    """Step 7: execute payloads that follow and have waited longer than the delay along with it.
 
-    One that turns out not to fit stays where it is, but does not grow any more.
+    One that does not fit stays where it is, but does not grow any more.
     """
     shape = b[b[b[payload].first].sent].shape
     while s.front < s.back and not b[s.front].of_other_shape:
@@ -342,8 +342,8 @@ def _begin(r, s, m, b, first, end):  # type: ignore[no-untyped-def]
     b[s.executions].execution_ms = lasts
     b[s.executions].execution_size = size
     s.executions += 1
-    for place in range(first, end):
-        b[b[place].sent].begin = s.now
+    for n in range(first, end):
+        b[b[n].sent].begin = s.now
     m[instance].done = s.now + lasts
     m[instance].first = first
     m[instance].size = size
@@ -356,8 +356,8 @@ def _begin(r, s, m, b, first, end):  # type: ignore[no-untyped-def]
 def _finish(r, s, m, b):  # type: ignore[no-untyped-def]
     instance = s.next_instance
     first = m[instance].first
-    for place in range(first, first + m[instance].size):
-        _answer(r, s, b, b[place].sent)
+    for n in range(first, first + m[instance].size):
+        _answer(r, s, b, b[n].sent)
     m[instance].done = np.inf
     m[instance].idle_since = s.now
     s.idle += 1

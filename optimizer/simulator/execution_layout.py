@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace
+from optimizer.configuration.parameters import names_of
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     InstanceGroup,
@@ -15,8 +16,15 @@ from optimizer.configuration.serving_config import (
     ServerOptions,
 )
 
-_BATCHER_PARAMETERS = ("preferred_batch_sizes", "max_queue_delay_us")
+_QUEUE_PARAMETERS = names_of("queue")
 """Parameters that have no effect on how long a batch takes."""
+
+_SIMULATED = {"batching", "max_batch_size", "preferred_batch_sizes", "max_queue_delay_us"}
+if not_simulated := {*names_of("batcher", "queue")} - _SIMULATED:
+    raise NotImplementedError(
+        f"the simulated batcher (optimizer/simulator/batcher.py) ignores {sorted(not_simulated)}:"
+        " simulate them and list them here, or give them another part in the table of parameters"
+    )
 
 _Ints = NDArray[np.int64]
 
@@ -26,8 +34,8 @@ class ExecutionLayout:
     """All that decides how long an execution of a batch takes.
 
     Attributes:
-        variant: what changes times beside the model file: CUDA graphs, padding, the server's own
-            settings.
+        variant: what changes times beside the model file: CUDA graphs, padding, further fields of
+            config.pbtxt, the server's own settings.
         executions_per_device: limit set by the rate limiter, None without one.
     """
 
@@ -63,7 +71,7 @@ class ExecutionLayout:
 def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLayout:
     """Return the execution layout of a served model."""
     limit = server.executions_per_device if model.rate_limited else None
-    variant = (model.cuda_graphs, model.padding, server.backend_config)
+    variant = (model.cuda_graphs, model.padding, model.parameters, server.backend_config)
     return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
 
 
@@ -79,8 +87,8 @@ def saturated_levels(
         The index of each point's level, shape [points]; the levels, as execution layouts with their
         largest batch.
     """
-    matters = np.array([p.name not in _BATCHER_PARAMETERS for p in space.parameters])
-    shape = [len(p.values) for p in space.parameters if p.name not in _BATCHER_PARAMETERS]
+    matters = np.array([p.name not in _QUEUE_PARAMETERS for p in space.parameters])
+    shape = [len(p.values) for p in space.parameters if p.name not in _QUEUE_PARAMETERS]
     codes = np.ravel_multi_index(tuple(points[:, matters].T), shape)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     servings = [(space.serving(p), space.options(p)) for p in map(tuple, points[first].tolist())]

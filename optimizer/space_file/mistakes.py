@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from optimizer.configuration.parameters import suggestion
 from optimizer.errors import Mistake
-from optimizer.space_file.section import Section
+from optimizer.space_file.section import known_keys
 
 
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
@@ -21,7 +20,7 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
-        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], _known_keys())
+        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], known_keys())
     elif error["type"] == "missing":
         rule = "is required"
     elif value is None:
@@ -29,18 +28,6 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
         value = short(error["input"])
     key = ".".join(str(part) for part in location) or "file"
     return Mistake(key, rule, value, line_of(document, location))
-
-
-@cache
-def _known_keys() -> tuple[str, ...]:
-    """Return the keys of all sections of a space file."""
-    return tuple(
-        dict.fromkeys(
-            field.alias or name
-            for section in Section.__subclasses__()
-            for name, field in section.model_fields.items()
-        )
-    )
 
 
 def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:

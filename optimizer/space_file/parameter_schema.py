@@ -1,77 +1,76 @@
-"""What may be tried, as a space file says it."""
+"""The parameters of a space file, by the table of parameters: what may be tried."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, create_model, field_validator, model_validator
 
-from optimizer.configuration.parameters import Parameter, Value, parameters_in_order
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.spec import Precision
-from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch
+from optimizer.configuration.parameter_definition import Allowed, Value
+from optimizer.configuration.parameters import (
+    PARAMETERS,
+    Parameter,
+    parameters_in_order,
+)
+from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch, wrong
 
-
-def _distinct(values: list[Any]) -> list[Any]:
-    seen = set()
-    for value in values:
-        key = tuple(value) if isinstance(value, list) else value
-        if key in seen:
-            raise ValueError(f"values must be distinct, {value!r} is listed twice")
-        seen.add(key)
-    return values
-
+OLD_KEYS: Mapping[str, str] = {each.name: each.key for each in PARAMETERS if each.key}
+"""Keys of parameters that are still read, and what each is called now."""
 
 _NotNegative = Annotated[int, Field(ge=0, le=10**9, strict=True)]
-_Sizes = Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)]
-_PerGpu = Annotated[list[_NotNegative], Field(min_length=1, max_length=MAX_VALUES)]
-_Switches = Annotated[list[Switch], Field(min_length=1, max_length=MAX_VALUES)]
+_LISTS = {
+    "sizes": Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)],
+    "devices": Annotated[list[_NotNegative], Field(min_length=1, max_length=MAX_VALUES)],
+}
 
 
-class ParametersSection(Section):
+def _type_of(allowed: Allowed) -> Any:
+    """Return the type of a list of values, as pydantic checks it."""
+    kinds: list[Any] = []
+    if allowed.words:
+        kinds.append(Literal[allowed.words])
+    if allowed.switch:
+        kinds.append(Switch)
+    if allowed.least is not None:
+        kinds.append(Annotated[int, Field(ge=allowed.least, le=10**9, strict=True)])
+    if allowed.lists is not None:
+        kinds.append(_LISTS[allowed.lists])
+    several: Any = list[Union[tuple(kinds)]]  # type: ignore[misc] # noqa: UP007 - not known to mypy
+    return Annotated[several, Field(min_length=1, max_length=MAX_VALUES)]
+
+
+if TYPE_CHECKING:
+    _Parameters = Section
+else:
+    _Parameters = create_model(
+        "_Parameters",
+        __base__=Section,
+        **{
+            each.name: (
+                _type_of(each.allowed),
+                Field(
+                    [each.default],
+                    validation_alias=AliasChoices(each.key, each.name) if each.key else None,
+                    description=each.description,
+                ),
+            )
+            for each in PARAMETERS
+        },
+    )
+
+
+class ParametersSection(_Parameters):
     """What may be tried. A single value fixes a parameter."""
 
-    runtime: Annotated[list[Runtime], Field(min_length=1, max_length=MAX_VALUES)] = Field(
-        ["onnxruntime"], description="what executes the model; tensorrt on GPUs alone"
-    )
-    precision: Annotated[list[Precision], Field(min_length=1, max_length=MAX_VALUES)] = Field(
-        ["fp32"], description="what a runtime does not have is left out by itself"
-    )
-    batching: _Switches = Field([False], description="whether Triton joins requests into batches")
-    max_batch_size: Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)] = Field(
-        [8], description="most inferences of one execution"
-    )
-    preferred_batch_sizes: Annotated[
-        list[Literal["none", "half", "powers"] | _Sizes],
-        Field(min_length=1, max_length=MAX_VALUES),
-    ] = Field(["none"], description="none, half, powers (derived from max_batch_size), or sizes")
-    max_queue_delay_us: Annotated[
-        list[_NotNegative], Field(min_length=1, max_length=MAX_VALUES)
-    ] = Field([0], description="how long a request may wait for others to join it")
-    instance_count: Annotated[list[Count | _PerGpu], Field(min_length=1, max_length=MAX_VALUES)] = (
-        Field([1], description="on the CPU, or on every GPU; a list has one number for each GPU")
-    )
-    intra_op_threads: Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)] = Field(
-        [1], description="of each instance on the CPU"
-    )
-    padding: Annotated[
-        list[Literal["max"] | _Sizes], Field(min_length=1, max_length=MAX_VALUES)
-    ] = Field(["max"], description="max, or lengths that requests are padded up to")
-    engine_profile: Annotated[
-        list[Literal["shared", "per_batch_size"]], Field(min_length=1, max_length=MAX_VALUES)
-    ] = Field(["shared"], description="TensorRT: one engine for all batch sizes, or one for each")
-    cuda_graphs: _Switches = Field([False], description="TensorRT: launch kernels as one graph")
-    execution_policy: Annotated[
-        list[Literal["device_blocking", "blocking"]],
-        Field(min_length=1, max_length=MAX_VALUES),
-    ] = Field(
-        ["device_blocking"],
-        description="TensorRT: one thread for all instances of a GPU, or one for each",
-    )
-    rate_limit: Annotated[
-        list[Literal["off"] | Count], Field(min_length=1, max_length=MAX_VALUES)
-    ] = Field(["off"], description="executions at once on a device, over all models")
+    @model_validator(mode="before")
+    @classmethod
+    def _named_once(cls, section: Any) -> Any:
+        if isinstance(section, Mapping):
+            for old, key in OLD_KEYS.items():
+                if old in section and key in section:
+                    raise wrong(old, f"is the old name of {key}, which is given too", section[old])
+        return section
 
     @field_validator("*", mode="before")
     @classmethod
@@ -80,26 +79,70 @@ class ParametersSection(Section):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _distinct(cls, values: list[object]) -> list[object]:
-        return _distinct(values)
+    def _distinct(cls, values: list[Any]) -> list[Any]:
+        keys = set()
+        for value in values:
+            key = tuple(value) if isinstance(value, list) else value
+            if key in keys:
+                raise ValueError(f"values must be distinct, {value!r} is listed twice")
+            keys.add(key)
+        return values
+
+    def listed(self, name: str) -> list[Any]:
+        """Return the values that a parameter may take."""
+        values: list[Any] = getattr(self, name)
+        return values
 
     def to_values(self, model: str) -> tuple[Parameter, ...]:
-        """The parameters of the model in their fixed order."""
-        values: dict[str, Sequence[Value]] = {
-            name: [_value(name, each) for each in getattr(self, name)]
-            for name in type(self).model_fields
+        """Return the parameters of a model in the order of the table."""
+        values = {
+            each.name: [_value(each.allowed, value) for value in self.listed(each.name)]
+            for each in PARAMETERS
         }
         return parameters_in_order(model, values)
 
-    def with_those_of(self, other: ParametersSection | None) -> ParametersSection:
-        """These parameters, less those that another section sets."""
+    def with_those_of(self, other: ParametersSection | None) -> Self:
+        """Return these parameters, but those that another section sets."""
         own = {name: getattr(other, name) for name in other.model_fields_set} if other else {}
         return self.model_copy(update=own)
 
 
-def _value(name: str, given: Any) -> Value:
-    """What is listed, as a value; sizes have no order, what counts for each GPU has."""
-    if not isinstance(given, list):
-        value: Value = given
+def _value(allowed: Allowed, listed: Any) -> Value:
+    """Return what is listed as a value; sizes have no order, what counts for each GPU has."""
+    if not isinstance(listed, list):
+        value: Value = listed
         return value
-    return tuple(given) if name == "instance_count" else tuple(sorted(given))
+    return tuple(listed) if allowed.lists == "devices" else tuple(sorted(listed))
+
+
+def with_defaults(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the content of a space file with parameters that came after it was written.
+
+    Each has its default, which leaves everything as it was before there was the parameter.
+    """
+    if "parameters" not in content:
+        return content
+    defaults = ParametersSection.model_validate({}).model_dump(mode="json")
+    models = {
+        name: {**model, "parameters": {**defaults, **model["parameters"]}}
+        if model.get("parameters")
+        else model
+        for name, model in content.get("models", {}).items()
+    }
+    return {**content, "parameters": {**defaults, **content["parameters"]}, "models": models}
+
+
+def deprecations(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note for each old name of a parameter in a space file.
+
+    Args:
+        document: of a space file without mistakes.
+    """
+    sections = {"parameters": document["parameters"]} | {
+        f"models.{name}.parameters": model.get("parameters") or {}
+        for name, model in document["models"].items()
+    }
+    for where, section in sections.items():
+        for old, key in OLD_KEYS.items():
+            if old in section:
+                yield f"{where}.{old} is now called {key}; the old name is still read"

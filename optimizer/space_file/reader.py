@@ -16,14 +16,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
-from optimizer.configuration.parameters import Parameter
+from optimizer.configuration.parameters import Parameter, stored_name
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.files.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.mistakes import line_of, mistake, one_for_each_value, short
-from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.parameter_schema import ParametersSection, deprecations
 from optimizer.space_file.schema import SpaceSection
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
@@ -71,6 +71,7 @@ class Space:
         engines: how TensorRT engines are built; None where no model is served on a GPU.
         content: the file's settings with defaults filled in, less study name and budget: what a
             study cannot be resumed without.
+        deprecations: notes about old names in the file.
     """
 
     study: str
@@ -84,6 +85,7 @@ class Space:
     measurement: MeasurementSettings
     budget: Budget
     content: Mapping[str, Any]
+    deprecations: tuple[str, ...] = ()
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
@@ -117,7 +119,7 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
     mistakes = list(_space_mistakes(space.search_space, document))
     if mistakes:
         raise SpaceFileError(path, mistakes)
-    return space
+    return replace(space, deprecations=tuple(deprecations(document)))
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
@@ -199,6 +201,7 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
     for key, text in settings.items():
         of, _, name = key.rpartition(".")
         if of in ("", model.model):
+            values.pop(stored_name(name), None)
             values[name] = [_set_value(key, text)]
     return ParametersSection.model_validate(values).to_values(model.model)
 
@@ -212,7 +215,11 @@ def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Itera
 
 
 def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
-    return parameter.name in settings or parameter.key in settings
+    return any(
+        stored_name(key.rpartition(".")[2]) == parameter.name
+        and key.rpartition(".")[0] in ("", parameter.model)
+        for key in settings
+    )
 
 
 def _set_value(key: str, text: str) -> Any:

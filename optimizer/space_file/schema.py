@@ -22,11 +22,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from optimizer.configuration.parameters import PARAMETERS
 from optimizer.measurement.cost import OWNED, Price, Purchase
 from optimizer.runtimes import RUNTIMES
 from optimizer.space_file.arrival_trace import read_trace
 from optimizer.space_file.model_schema import LimitSection, ModelSection
-from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.parameter_schema import OLD_KEYS, ParametersSection
 from optimizer.space_file.section import (
     Count,
     Duration,
@@ -214,7 +215,7 @@ class SpaceSection(Section):
     conditions: Annotated[list[str], Field(max_length=100)] = Field(
         [],
         description="further rules over parameter names and `cores`, such as "
-        "`batching or max_queue_delay_us == 0`",
+        "`batching or max_queue_delay_microseconds == 0`",
     )
     measurement: MeasurementSection = Field(
         MeasurementSection(), description="how long a level lasts"
@@ -264,29 +265,36 @@ def _mistakes_for(
     name: str, model: ModelSection, parameters: ParametersSection
 ) -> Iterator[PydanticCustomError]:
     if model.source.onnx is not None:
-        for runtime in parameters.runtime:
+        for runtime in parameters.listed("runtime"):
             if not RUNTIMES[runtime].graphs:
                 rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
-                yield wrong("runtime", rule, parameters.runtime)
+                yield wrong("runtime", rule, parameters.listed("runtime"))
     longest = model.lengths.to_value().longest
-    for n, sizes in enumerate(parameters.padding):
+    for n, sizes in enumerate(parameters.listed("padding")):
         if isinstance(sizes, list) and max(sizes) > longest:
             rule = f"must not be above the longest length ({longest})"
             yield wrong(f"padding.{n}", rule, sizes)
 
 
 def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[PydanticCustomError]:
-    """Its command line was given when it was started."""
-    for key, default in (("execution_policy", ["device_blocking"]), ("rate_limit", ["off"])):
-        if getattr(parameters, key) != default:
-            rule = f"must be {default[0]} with launcher remote, whose server runs already"
-            yield wrong(key, rule, getattr(parameters, key))
+    """Yield a mistake for each parameter of the server's command line, which cannot change now."""
+    for each in PARAMETERS:
+        if each.part == "server" and parameters.listed(each.name) != [each.default]:
+            rule = f"must be {each.default} with launcher remote, whose server runs already"
+            yield wrong(each.file_key, rule, parameters.listed(each.name))
 
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
-    for parameter in schema["$defs"]["ParametersSection"]["properties"].values():
+    parameters = schema["$defs"]["ParametersSection"]["properties"]
+    for parameter in parameters.values():
         several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]
+    for old, key in OLD_KEYS.items():
+        parameters[old] = {
+            **parameters[key],
+            "description": f"the old name of {key}",
+            "deprecated": True,
+        }
     return schema

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -107,6 +109,19 @@ class Section(BaseModel):
     """A part of a space file: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Return the keys of all sections of a space file."""
+    keys = (
+        field.validation_alias.choices[0]
+        if isinstance(field.validation_alias, AliasChoices)
+        else field.alias or name
+        for section in Section.__subclasses__()
+        for name, field in section.model_fields.items()
+    )
+    return tuple(dict.fromkeys(map(str, keys)))
 
 
 def folder_of(info: ValidationInfo) -> Path:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.knee import NORMAL_QUANTILE, find_knee
-from optimizer.load.verdicts import point
-from optimizer.measurement.estimates import CONFIDENCE
+from optimizer.load.knee import find_knee, knee_point
+from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
 from optimizer.measurement.level import HIGHEST_SHARE, Measurement
 
 PRIOR_ROUNDS = 4
@@ -107,7 +106,7 @@ def log_capacity(measurement: Measurement) -> tuple[float, float]:
         measurement: with a certified load.
     """
     [saturated] = [level for level in measurement.levels if level.kind == "saturation"]
-    points = [point(level, saturated.load_factor) for level in measurement.open_loop]
+    points = [knee_point(level, saturated.load_factor) for level in measurement.open_loop]
     knee = find_knee(points)
     rate, low, high = saturated.rate
     own = (high - low) / 2 / rate / NORMAL_QUANTILE

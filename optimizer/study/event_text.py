@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optimizer.configuration.serving_config import describe
-from optimizer.load.verdicts import capacity_basis, level_verdict
+from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.events import (

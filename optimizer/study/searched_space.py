@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from optimizer.configuration.parameters import Value
+from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import DamagedStudyError
 from optimizer.files.atomic import write_json
@@ -35,6 +36,7 @@ class SearchedSpace:
     demand: Demand
 
 
+_Searched = TypeVar("_Searched", bound=SearchedSpace)
 _JSON = TypeAdapter(SearchedSpace)
 
 
@@ -47,8 +49,7 @@ def read_searched(directory: StudyDirectory) -> SearchedSpace:
     """Return the content of searched.json. Raises DamagedStudyError."""
     path = directory.searched
     try:
-        searched = _JSON.validate_python(directory.read_json(path))
-        check_searched(searched)
+        searched = checked(_JSON.validate_python(directory.read_json(path)))
     except ValidationError as error:
         raise DamagedStudyError(path, first_mistake(error)) from error
     except ValueError as error:
@@ -56,8 +57,11 @@ def read_searched(directory: StudyDirectory) -> SearchedSpace:
     return searched
 
 
-def check_searched(searched: SearchedSpace) -> None:
+def checked(searched: _Searched) -> _Searched:
     """Check a searched space that was read from a file of unknown origin.
+
+    Returns:
+        The same, with the defaults of parameters that came after the file was written.
 
     Raises:
         ValueError: with the first rule that it breaks.
@@ -71,14 +75,16 @@ def check_searched(searched: SearchedSpace) -> None:
         listed = {p.name: [_listed(v) for v in p.values] for p in model.parameters}
         if len(listed) < len(model.parameters):
             raise ValueError(f"search_space.parameters lists one of {model.model} twice")
-        made = ParametersSection.model_validate(listed).to_values(model.model)
-        if made != model.parameters:
+        ordered = ParametersSection.model_validate(listed).to_values(model.model)
+        if tuple(p for p in ordered if p.name in listed) != model.parameters:
             raise ValueError(f"search_space.parameters of {model.model} must be in order")
+    space = space.completed()
     check_workload(searched.workload, [model.model for model in space.models])
     if wrong := next(space.check_conditions(), None):
         rule, text = wrong.args
         raise ValueError(f"search_space.limits.conditions: {rule}, got {text[:80]!r}")
     len(space)
+    return replace(searched, search_space=space)
 
 
 def check_workload(workload: Workload, models: Sequence[str]) -> None:

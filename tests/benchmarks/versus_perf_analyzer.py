@@ -21,23 +21,32 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from ruamel.yaml import YAML
 
-from optimizer.commands.parts import RunPlace, default_cache, open_space
+from optimizer.commands.run_context import (
+    RunContext,
+    cache_folder,
+    open_space,
+    require_machine,
+)
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
 from optimizer.load.capacity import RunLevel
-from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.load.perf_analyzer import NAME, PerfAnalyzerJob, SecondOpinion, ask
+from optimizer.load.perf_analyzer import (
+    NAME,
+    PerfAnalyzerJob,
+    PerfAnalyzerResult,
+    run_perf_analyzer,
+)
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event
 from optimizer.triton.session import ServedConfiguration, files_of
 
 PAYLOAD_LENGTH = 512
@@ -72,9 +81,9 @@ class Bench:
     def saturated(self) -> LoadLevel:
         return self.run(LevelPlan(ClosedLoop(OUTSTANDING), 1.0, self.seconds, TIMEOUT_SECONDS))
 
-    def theirs(self, rate: float | None) -> SecondOpinion:
+    def theirs(self, rate: float | None) -> PerfAnalyzerResult:
         [stream] = self.space.workload.streams
-        return ask(
+        return run_perf_analyzer(
             self.binary,
             PerfAnalyzerJob(
                 model=stream.target,
@@ -104,16 +113,18 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     """Serve the only point of a space on the first core, with the client on the last."""
     cores = local_slot().cores
     slot = Slot(cores[:1], cores[-1:])
-    place = RunPlace(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
-    with place.session(space) as session:
-        prepared = place.prepare(session, space, lambda _: None)
+    _, machine = require_machine(space)
+    directory = StudyDirectory(folder / space.study)
+    context = RunContext(space, directory, cache_folder(None), slot, machine)
+
+    def ignore(_: Event) -> None:
+        pass
+
+    with context.session(ignore) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
-        with LoadClient(slot.client_cores) as client:
-            rng = np.random.default_rng(0)
-            levels = LevelRunner(client, space.workload, slot, rng, lambda _: None)
-            with levels.on(served, config) as run:
-                yield Bench(space, config, served, levels, run, binary, slot, seconds)
+        with context.levels(ignore) as levels, levels.on(served, config) as run:
+            yield Bench(space, config, served, levels, run, binary, slot, seconds)
 
 
 def in_turn(pairs: int, one: Callable[[], Any], other: Callable[[], Any]) -> list[tuple[Any, Any]]:
@@ -164,7 +175,7 @@ def _from_send(level: LoadLevel, percentile: float) -> float:
     return next(p.value_ms for p in stream.latencies_from_send if p.percentile == percentile)
 
 
-def _theirs(opinion: SecondOpinion, percentile: float) -> float:
+def _theirs(opinion: PerfAnalyzerResult, percentile: float) -> float:
     return opinion.p50_ms if percentile == 50 else opinion.p95_ms
 
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a reader to type: commands, space files, Python, jobs."""
+"""The code blocks and commands of README.md and docs/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INLINE = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of code."""
+    """One fenced block of code; `place` is its file and line."""
 
     place: str
     language: str
@@ -27,7 +27,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command line; `words` as a shell would split it, without its comment."""
+    """One command line, split into words as a shell does, without its comment."""
 
     place: str
     words: tuple[str, ...]
@@ -37,7 +37,7 @@ class Command:
 
 
 def blocks(language: str | None = None) -> list[Block]:
-    """In the order of the pages, README.md first."""
+    """Return all blocks, or those of a language, in the order of the pages."""
     return [
         block
         for page in PAGES
@@ -48,25 +48,25 @@ def blocks(language: str | None = None) -> list[Block]:
 
 def _of_page(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
-    for found in _FENCED.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
-        yield Block(f"{page.relative_to(ROOT)}:{line}", found[1], found[2])
+    for match in _FENCED.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(f"{page.relative_to(ROOT)}:{line}", match[1], match[2])
 
 
 def prose() -> Iterator[tuple[str, str]]:
-    """Each page's name and its text without the fenced blocks."""
+    """Yield each page's name and its text without the fenced blocks."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield str(page.relative_to(ROOT)), _FENCED.sub("", text)
 
 
 def commands() -> list[Command]:
-    """Every command of the fenced blocks; what is repeated is there once."""
-    found: dict[str, Command] = {}
+    """Return the distinct commands of the fenced blocks."""
+    distinct: dict[str, Command] = {}
     for block in blocks("bash"):
         for command in _commands(block):
-            found.setdefault(str(command), command)
-    return list(found.values())
+            distinct.setdefault(str(command), command)
+    return list(distinct.values())
 
 
 def _commands(block: Block) -> Iterator[Command]:
@@ -77,9 +77,9 @@ def _commands(block: Block) -> Iterator[Command]:
 
 
 def inline_commands() -> Iterator[Command]:
-    """Commands of the optimizer that stand within a sentence."""
+    """Yield the optimizer's commands that are quoted within sentences."""
     for place, text in prose():
-        for found in _INLINE.finditer(text):
-            words = tuple(shlex.split(found[1])) if "python -m optimizer" in found[1] else ()
+        for code in _INLINE.findall(text):
+            words = tuple(shlex.split(code)) if "python -m optimizer" in code else ()
             if words and "COMMAND" not in words:
                 yield Command(place, words)

@@ -1,6 +1,6 @@
-"""How each documented command is checked: run at once, run on a real server, or only parsed.
+"""How each documented command is checked: run without a server, run on a real one, or only parsed.
 
-A command that is found in none of the three fails `test_commands`.
+A command that is in none of the three lists fails `test_commands`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ RUN_AT_ONCE = frozenset(
         "replay", "report", "simulate", "status",
     }
 )  # fmt: skip
-"""Commands of the optimizer that need studies or bundles, and no server: run on made-up ones."""
+"""Commands that read studies or bundles; they are run on generated ones, without a server."""
 
 RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
-"""Those that serve models, and `recommend --search`: run on the embedded server, a tiny model."""
+"""Commands that serve models; they are run on the embedded server, with a tiny model."""
 
 _SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
 
@@ -34,7 +34,7 @@ PARSED_ONLY: Mapping[str, str] = {
         "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
     ),
     "python -m optimizer recommend t4 a10g --advanced": (
-        "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks made-up ones"
+        "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks generated ones"
     ),
     "python -m optimizer serve bundle": _SERVES,
     "python -m optimizer serve quickstart": _SERVES,
@@ -43,17 +43,17 @@ PARSED_ONLY: Mapping[str, str] = {
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),
 }
-"""The optimizer's commands that cannot be run here, and why; their options are still parsed."""
+"""Commands that cannot be run in tests, with the reason; their options are parsed."""
 
 
 def on_a_server(command: Command) -> bool:
-    """Whether it is run on a real server."""
+    """Return whether the command is run on a real server (`recommend --search` is, too)."""
     return str(command) not in PARSED_ONLY and (
         command_of(command) in RUN_ON_A_SERVER or "--search" in command.words
     )
 
 
 def at_once(command: Command) -> bool:
-    """Whether it is run on studies that are made up."""
+    """Return whether the command is run without a server."""
     listed = str(command) in PARSED_ONLY or on_a_server(command)
     return not listed and command_of(command) in RUN_AT_ONCE

@@ -1,4 +1,4 @@
-"""A folder in which the documented commands that serve nothing find what they ask for."""
+"""Generated studies, bundles and files for the documented commands that need no server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HOSTS = {"t4": (T4, "ml.g4dn.xlarge"), "a10g": (A10G, "ml.g5.xlarge")}
 
 
 def fill(folder: Path) -> None:
-    """Studies, bundles, files by the names that the pages use; a host's folder lies beside it."""
+    """Write them with the names that the pages use; a copied host's folder lies beside `folder`."""
     results = folder / "results"
     for name in SEARCHED:
         studied(results / name, TRIALS, space=_space())
     for name, (machine, instance_type) in HOSTS.items():
-        # The list that ships has one of them from another source, and would be refused beside it.
+        # The shipped list has these two prices from different sources, which `recommend` refuses.
         listed = price_of("ml.g4dn.xlarge")
         price = replace(price_of(instance_type), source=listed.source, as_of=listed.as_of)
         studied(results / name, TRIALS, Names(price, machine), _space())

@@ -1,4 +1,4 @@
-"""Commands checked without being run: options by the command line itself, the rest by our files."""
+"""Checks of commands without running them: by the optimizer's parser and the repository's files."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ OPTIMIZER = ("python", "-m", "optimizer")
 
 
 def command_of(command: Command) -> str | None:
-    """Name of the optimizer's command; None for another tool's."""
+    """Return the name of the optimizer's command, None for another tool."""
     return command.words[3] if command.words[:3] == OPTIMIZER else None
 
 
 def parse(arguments: list[str]) -> None:
-    """Raises click's UsageError where an argument or option is not valid."""
-    found: click.Command = optimizer_commands
-    # click keeps a command's help option as the first context spells it, for the whole process.
+    """Parse arguments.
+
+    Raises:
+        click.UsageError: for an invalid argument or option.
+    """
+    parsed: click.Command = optimizer_commands
+    # click creates a command's help option once, with the names of the first context.
     settings = optimizer_commands.context_settings
     context, rest = click.Context(optimizer_commands, info_name="optimizer", **settings), arguments
-    while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
-        _, chosen, rest = found.resolve_command(context, rest)
+    while isinstance(parsed, click.Group) and rest and not rest[0].startswith("-"):
+        _, chosen, rest = parsed.resolve_command(context, rest)
         assert chosen is not None
-        found = chosen
+        parsed = chosen
     try:
-        found.make_context(found.name, rest, parent=context)
+        parsed.make_context(parsed.name, rest, parent=context)
     except click.exceptions.Exit:
         assert {"--help", "-h", "--version"} & set(arguments)
 
 
 def check(command: Command) -> None:
-    """As far as it can be checked without running it."""
+    """Check a command without running it; an assertion fails where it is wrong."""
     words = list(command.words)
     if command_of(command) is not None:
         parse(words[3:])
         return
     tool = next((check for start, check in _TOOLS.items() if words[: len(start)] == [*start]), None)
-    assert tool is not None, f"{command.place}: nobody checks {command}"
+    assert tool is not None, f"{command.place}: {command} has no check in _TOOLS"
     tool(words)
 
 
@@ -90,7 +94,7 @@ def _benchmark(words: list[str]) -> None:
 
 
 def _as_it_is(*_: object) -> None:
-    """Nothing of ours is named."""
+    """Accept a command that names nothing of this repository."""
 
 
 _TOOLS: Mapping[tuple[str, ...], Callable[[list[str]], None]] = {

@@ -1,4 +1,4 @@
-"""Documented Python: parsed to see whether it serves anything, and executed."""
+"""Documented Python code: whether it needs a server, and its execution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SERVING = ("run", "measure")
 
 
 def searches(block: Block) -> bool:
-    """Whether it calls what needs a server."""
+    """Return whether the code calls a function that needs a server."""
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -20,5 +20,5 @@ def searches(block: Block) -> bool:
 
 
 def run_block(block: Block) -> None:
-    """Execute it in a namespace of its own; an error names its page and line."""
+    """Execute the code in its own namespace; an error names its page and line."""
     exec(compile(block.text, block.place, "exec"), {"__name__": "documented"})

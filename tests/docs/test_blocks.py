@@ -1,4 +1,4 @@
-"""Space files, jobs and Python in README.md and docs/ are what their readers take them for."""
+"""Space files, user loads, jobs and Python code in README.md and docs/ are valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_JOB = ("TrafficPattern", "StoppingConditions", "ThinkTimeInSeconds")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With the files that space files name."""
+    """Return a folder with the files that the documented space files name."""
     rows = np.arange(16 * 16).reshape(16, 16) + 5
     inputs = {"input_ids": rows, "attention_mask": np.ones_like(rows)}
     np.savez(tmp_path / "evaluation.npz", **inputs)
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def completed(fragment: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole space file with the fragment in it."""
+    """Return a whole space file that contains the fragment."""
     if "study" in fragment:
         return dict(fragment)
     space = tiny.space(parameters={"precision": ["fp32", "int8"]})

@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ is run, or parsed and listed with the reason."""
+"""Every command in README.md and docs/ is run, or is parsed and listed with the reason."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ AT_ONCE = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_a_command_is_valid_and_somebody_sees_to_it(command: Command) -> None:
+def test_a_command_is_valid_and_checked(command: Command) -> None:
     check(command)
     if command_of(command) is not None:
-        seen_to = at_once(command), on_a_server(command), str(command) in PARSED_ONLY
-        assert sum(seen_to) == 1, f"{command.place}: in no list, or in several"
+        checks = at_once(command), on_a_server(command), str(command) in PARSED_ONLY
+        assert sum(checks) == 1, f"{command.place}: in no list, or in several"
 
 
 @pytest.mark.parametrize("command", list(inline_commands()), ids=str)
@@ -75,7 +75,7 @@ def test_a_command_without_a_server_runs(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("OPTIMIZER_CACHE", str(folder / "cache"))
-    if command_of(command) == "doctor":  # looks for all that a machine may have, and leaves sockets
+    if command_of(command) == "doctor":  # its probes leave sockets open
         _run_apart(command, folder)
         return
     output = io.StringIO()

@@ -1,4 +1,4 @@
-"""The documented commands that serve models, and the Python: on the real server, a tiny model."""
+"""Documented commands and Python code that serve models run on the real server with tiny models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARAMETERS = {
     "precision": ["fp32", "int8"],
     "max_batch_size": [32],
 }
-"""Four configurations, those that the pages name among them."""
+"""Four configurations, including those that the pages name."""
 USERS = {
     "TrafficPattern": {
         "TrafficType": "PHASES",
@@ -34,7 +34,7 @@ USERS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files by the names that the pages use; studies go on from command to command."""
+    """Return a folder with files named as in the pages; its studies are shared by the commands."""
     folder = tmp_path_factory.mktemp("served")
     write(folder, "my-model", "space.yaml")
     write(folder, "quickstart", "search_spaces/quickstart.yaml", runtime=["pytorch", "openvino"])
@@ -62,7 +62,7 @@ def test_a_command_that_serves_runs(command: Command, folder: Path) -> None:
         code = optimizer.wait(580)
     finally:
         optimizer.end()
-    # The tiny model's capacity is another whenever the machine does something else.
+    # The capacity of the tiny model varies with the load of the machine.
     expected = (0, 1, 5) if command_of(command) == "verify" else (0,)
     assert code in expected, optimizer.output + optimizer.errors
     assert optimizer.output != ""
@@ -71,7 +71,7 @@ def test_a_command_that_serves_runs(command: Command, folder: Path) -> None:
 def test_python_that_searches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OPTIMIZER_CACHE", str(folder / "cache"))
-    found = [block for block in blocks("python") if searches(block)]
-    assert found
-    for block in found:
+    searching = [block for block in blocks("python") if searches(block)]
+    assert searching
+    for block in searching:
         run_block(block)

@@ -1,4 +1,4 @@
-"""The site: complete, whole, and readable without a network; seen in a real browser."""
+"""The site is complete, needs no network, and works in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALSO_WIDE = ("reference/space-file.html", "how-to/instance-types.html", "tutoria
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make docs` builds it."""
+    """Build the site as `make docs` does."""
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "--quiet", "build", "--strict", "--site-dir", str(folder)],
@@ -132,20 +132,20 @@ def chromium() -> Iterator[Browser]:
         yield launched
 
 
-def assert_sound(found: Opened) -> None:
-    assert found.console == []
-    assert [url for url in found.requests if not url.startswith("file:")] == []
-    assert found.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def assert_sound(loaded: Opened) -> None:
+    assert loaded.console == []
+    assert [url for url in loaded.requests if not url.startswith("file:")] == []
+    assert loaded.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", [*SEEN, *ALSO_WIDE])
 def test_a_page_opens_from_a_folder(chromium: Browser, site: Path, path: str, width: int) -> None:
-    found = opened(chromium, (site / path).as_uri(), width)
-    found.page.wait_for_timeout(500)
-    assert_sound(found)
-    screenshot(found.page, f"docs-{path.replace('/', '-').removesuffix('.html')}-{width}")
+    loaded = opened(chromium, (site / path).as_uri(), width)
+    loaded.page.wait_for_timeout(500)
+    assert_sound(loaded)
+    screenshot(loaded.page, f"docs-{path.replace('/', '-').removesuffix('.html')}-{width}")
 
 
 @pytest.mark.slow
@@ -158,12 +158,12 @@ def test_a_page_can_be_used_by_anybody(chromium: Browser, site: Path, path: str)
 
 @pytest.mark.slow
 def test_the_search_finds_without_a_network(chromium: Browser, site: Path) -> None:
-    found = opened(chromium, (site / "index.html").as_uri())
-    box = found.page.get_by_role("textbox", name="Search")
+    loaded = opened(chromium, (site / "index.html").as_uri())
+    box = loaded.page.get_by_role("textbox", name="Search")
     box.click()
-    # As a person types: what is pasted at once may come before the search listens.
+    # Text that is pasted at once may arrive before the search listens.
     box.press_sequentially("headroom", delay=50)
-    results = found.page.locator(".md-search-result__item")
+    results = loaded.page.locator(".md-search-result__item")
     results.first.wait_for(timeout=10_000)
     assert "headroom" in results.first.inner_text().lower()
-    assert_sound(found)
+    assert_sound(loaded)

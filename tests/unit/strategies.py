@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TypeVar
 
@@ -89,7 +90,9 @@ models = st.builds(
     warmup_batch_sizes=tuples(st.integers(1, 128)),
     cuda_graphs=st.booleans(),
     rate_limited=st.booleans(),
-    parameters=tuples(st.tuples(names, texts)),
+    parameters=tuples(
+        st.tuples(names.map(lambda name: f"parameters.{name}.string_value"), texts.map(json.dumps))
+    ),
 )
 serving_configs = st.builds(
     ServingConfig,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import Limits
-from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.atomic import write_json

@@ -21,8 +21,9 @@ import json, sys
 import tensorrt_bindings
 sys.modules["tensorrt"] = tensorrt_bindings
 from optimizer.artifacts.engines import build_script
-monitor = build_script.implementing(build_script.Progress, tensorrt_bindings.IProgressMonitor)()
-assert isinstance(monitor, tensorrt_bindings.IProgressMonitor)
+interface = tensorrt_bindings.IProgressMonitor
+monitor = build_script.implementing(build_script.BuildProgress, interface)()
+assert isinstance(monitor, interface)
 assert "ignore_mismatch: bool" in tensorrt_bindings.IBuilderConfig.set_timing_cache.__doc__
 flags = {
     name: {k: int(v) for k, v in getattr(tensorrt_bindings, name).__members__.items()}

@@ -29,7 +29,8 @@ from optimizer.cli import commands
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.model_space import Limits
-from optimizer.configuration.parameters import Value, parameters_in_order
+from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
@@ -272,7 +273,7 @@ def test_what_does_not_is_not(cache_root: Path) -> None:
 def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
     bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
     place = FakePlace({"tensorrt": "1"}, writes=False)
-    with pytest.raises(BuildFailure, match=r"left no model\.plan"):
+    with pytest.raises(BuildFailure, match=r"wrote no model\.plan"):
         TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
 
 

@@ -161,7 +161,7 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
     [
         (ContainerBuildLocation, failing(['{"failure": "no"}'], 1), "ended with 1: no$", False),
         (ContainerBuildLocation, failing(["a", "b"], 1), r"ended with 1: a \| b$", False),
-        (ContainerBuildLocation, failing([], 0), "it said nothing$", False),
+        (ContainerBuildLocation, failing([], 0), "it printed nothing$", False),
         (ContainerBuildLocation, failing(["x"], 137), "was killed, as when memory", True),
         (ContainerBuildLocation, failing(["std::bad_alloc"], 134), "bad_alloc", True),
         (TrtexecBuildLocation, failing(["no such file"], 127), "no such file", False),

@@ -78,9 +78,9 @@ def test_what_its_output_tells() -> None:
 
 def test_another_gpu_than_the_recipes_is_seen() -> None:
     lines = LOG.splitlines()
-    assert trtexec.other_gpu(recipe(), lines) is None
-    assert trtexec.other_gpu(recipe(), lines[:1]) is None
+    assert trtexec.gpu_mismatch(recipe(), lines) is None
+    assert trtexec.gpu_mismatch(recipe(), lines[:1]) is None
     others = LOG.replace("A10G", "L4").replace("8.6", "8.9").splitlines()
-    assert trtexec.other_gpu(recipe(), others) == (
+    assert trtexec.gpu_mismatch(recipe(), others) == (
         "the engine is for NVIDIA A10G (8, 6), trtexec took NVIDIA L4 (8, 9)"
     )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityProtocol, find_capacity
+from optimizer.load.level_checks import why_missed
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
-from optimizer.load.verdicts import why_missed
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, StreamLevel
 from tests.unit.simulated_server import SimulatedServer, workload
@@ -307,4 +307,4 @@ def test_a_growing_backlog_is_not_capacity_however_lax_the_limit() -> None:
     server = SimulatedServer(workload(60_000))
     overload = server(LevelPlan(OpenLoop(0.5), 1, 8, 60))
     assert overload.meets_limits
-    assert "requests more were waiting after" in str(why_missed(overload))
+    assert "more requests were waiting after" in str(why_missed(overload))

@@ -20,9 +20,9 @@ from optimizer.errors import LoadTestFailure
 from optimizer.load import client as client_module
 from optimizer.load.client import LoadClient
 from optimizer.load.exchange import LevelProgress
+from optimizer.load.level_checks import why_void
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.load.verdicts import why_void
 from optimizer.measurement.level import LoadLevel
 from tests.unit.fake_triton import BODIES, RATE, FakeTriton, Serve, at_once, target
 

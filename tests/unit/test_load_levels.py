@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
+from optimizer.load.knee import knee_point
+from optimizer.load.level_checks import limit_overshoot, why_missed
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
-from optimizer.load.verdicts import limit_overshoot, point, why_missed
 from optimizer.measurement.level import ClientUse, LoadLevel
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
 
@@ -94,7 +95,7 @@ def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() 
     due = np.linspace(1, 1.99, 100)
     latencies = np.where(due < 1.45, 0.5, 0.01) + np.random.default_rng(3).random(100) * 1e-3
     seen = replies(due.tolist(), latencies.tolist())
-    stopped = EndReason("45 late requests spent what 400 may have", "infeasible"), 2.0
+    stopped = EndReason("45 late requests of bert, too many for 400 in all", "infeasible"), 2.0
     level = load_level(PLAN, [stream()], seen, CLIENT, stopped)
     assert level.seconds == 1.0, "nothing is cut as warm-up"
     assert level.streams[0].latency_ms(90) > 100
@@ -110,7 +111,7 @@ def test_a_verdict_that_the_percentile_does_not_show_has_its_reason() -> None:
     late = replace(level, verdict="infeasible", ended="proven to miss the limit")
     assert why_missed(late) == "proven to miss the limit"
     assert limit_overshoot(late) > 0
-    assert point(late, 1.0).log_excess > 0
+    assert knee_point(late, 1.0).log_excess > 0
 
 
 def test_a_short_level_serves_no_more_than_is_offered() -> None:
@@ -186,7 +187,7 @@ def test_a_stream_without_a_request_is_a_failure_that_names_it() -> None:
 
 def test_a_hung_server_is_named_where_it_left_nothing_to_measure() -> None:
     seen = replies([0.0], [3.0], {0: "DEADLINE_EXCEEDED: too late"})
-    with pytest.raises(LoadTestFailure, match="one before failed: DEADLINE_EXCEEDED"):
+    with pytest.raises(LoadTestFailure, match="an earlier one failed: DEADLINE_EXCEEDED"):
         measure(seen)
 
 

@@ -12,9 +12,9 @@ from optimizer.errors import VoidLevelFailure
 from optimizer.load.capacity import RunLevel, find_capacity
 from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
+from optimizer.load.extra_limits import share_within
+from optimizer.load.level_checks import why_missed, why_void
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.other_limits import share_within
-from optimizer.load.verdicts import why_missed, why_void
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
 from tests.unit.simulated_server import SimulatedServer, workload
@@ -122,7 +122,7 @@ def test_a_load_is_held_below_one_that_could_not_be_sent() -> None:
     measurement = certify_load(run, server.work, PROTOCOL, 16, task).valid_measurement
     assert measurement.load_factor == pytest.approx(0.93 * 0.3)
     assert measurement.load_factor_high is None, "nothing was shown to be too much"
-    assert "held 93% of its capacity; at" in measurement.ended
+    assert "certified 93% of its capacity; at" in measurement.ended
     assert "the load generator fell 31.8 ms behind" in measurement.ended
     assert measurement.level_at_capacity is not None
     assert measurement.level_at_capacity.client.kept_up

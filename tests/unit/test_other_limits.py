@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optimizer.load.capacity import CapacityProtocol, find_capacity
-from optimizer.load.other_limits import judged, share_within
+from optimizer.load.extra_limits import at_other_limit, share_within
 from optimizer.measurement.level import HIGHEST_SHARE, LevelVerdict
 from tests.unit.simulated_server import SimulatedServer
 from tests.unit.studies import LIMIT_MS, level
@@ -103,7 +103,7 @@ def test_a_limit_below_all_that_was_seen_is_not_shown_and_its_interval_is_wide()
 def test_a_verdict_stays_where_it_follows(
     verdict: LevelVerdict, limit_ms: float, follows: bool
 ) -> None:
-    found = judged(replace(level(0.5), verdict=verdict), limit_ms)
+    found = at_other_limit(replace(level(0.5), verdict=verdict), limit_ms)
     assert found.verdict == (verdict if follows else None)
     assert found.shortest_limit_ms == limit_ms
 
@@ -111,7 +111,7 @@ def test_a_verdict_stays_where_it_follows(
 def test_the_limits_of_several_streams_keep_their_proportion_and_the_worst_decides() -> None:
     one, two = level(0.5, 50.0).streams[0], level(0.5, 180.0).streams[0]
     both = replace(level(0.5), streams=(one, replace(two, name="other", limit_ms=2 * LIMIT_MS)))
-    again = judged(both, 60.0)
+    again = at_other_limit(both, 60.0)
     assert [stream.limit_ms for stream in again.streams] == [60.0, 120.0]
     assert again.limit_overshoot == pytest.approx(180 / 120 - 1)
 
@@ -119,5 +119,5 @@ def test_the_limits_of_several_streams_keep_their_proportion_and_the_worst_decid
 def test_a_client_that_lagged_too_much_for_a_short_limit_makes_a_level_void_within_it() -> None:
     client = replace(level(0.5).client, lag_ms=4.0, longest_lag_ms=5.0)
     lagging = replace(level(0.5, 10.0), client=client)
-    assert judged(lagging, 100.0).meets_limits
-    assert not judged(lagging, 40.0).meets_limits
+    assert at_other_limit(lagging, 100.0).meets_limits
+    assert not at_other_limit(lagging, 40.0).meets_limits

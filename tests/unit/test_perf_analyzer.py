@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.perf_analyzer import PerfAnalyzerJob, ask, input_data
+from optimizer.load.perf_analyzer import PerfAnalyzerJob, input_data, run_perf_analyzer
 
 TABLE = (
     "Request Rate,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
@@ -56,7 +56,7 @@ def answering(folder: Path, table: str = TABLE) -> Path:
 
 
 def test_it_is_asked_for_the_level_and_its_table_is_understood(tmp_path: Path) -> None:
-    opinion = ask(answering(tmp_path), QUESTION)
+    opinion = run_perf_analyzer(answering(tmp_path), QUESTION)
     said = (tmp_path / "arguments").read_text()
     assert "-m bert -i grpc -u 127.0.0.1:1 --async --request-rate-range 100.000" in said
     assert "--request-distribution poisson -b 2 --measurement-interval 1000" in said
@@ -68,7 +68,7 @@ def test_it_is_asked_for_the_level_and_its_table_is_understood(tmp_path: Path) -
 
 
 def test_saturation_is_asked_as_a_concurrency(tmp_path: Path) -> None:
-    ask(answering(tmp_path), replace(QUESTION, rate_per_second=None, concurrency=64))
+    run_perf_analyzer(answering(tmp_path), replace(QUESTION, rate_per_second=None, concurrency=64))
     said = (tmp_path / "arguments").read_text()
     assert "--concurrency-range 64" in said
     assert "--request-rate-range" not in said
@@ -76,7 +76,7 @@ def test_saturation_is_asked_as_a_concurrency(tmp_path: Path) -> None:
 
 def test_it_is_given_our_own_requests_one_inference_an_entry(tmp_path: Path) -> None:
     requests = [{"ids": np.array([[1, 2], [3, 4]])}, {"ids": np.array([[5, 6], [7, 8]])}]
-    ask(answering(tmp_path), replace(QUESTION, requests=requests))
+    run_perf_analyzer(answering(tmp_path), replace(QUESTION, requests=requests))
     given = (tmp_path / "input.json").read_text()
     assert given == input_data(requests)
     entries = json.loads(given)["data"]
@@ -88,7 +88,7 @@ def test_it_keeps_to_the_cores_that_it_is_given(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     binary = script(tmp_path, f"grep Cpus_allowed_list /proc/self/status > {tmp_path}/cores")
     with pytest.raises(LoadTestFailure, match="wrote no table"):
-        ask(binary, replace(QUESTION, cores=[core]))
+        run_perf_analyzer(binary, replace(QUESTION, cores=[core]))
     assert (tmp_path / "cores").read_text().split() == ["Cpus_allowed_list:", str(core)]
 
 
@@ -102,7 +102,7 @@ def test_it_keeps_to_the_cores_that_it_is_given(tmp_path: Path) -> None:
 )
 def test_what_it_does_wrong_is_said(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(LoadTestFailure, match=message):
-        ask(script(tmp_path, body), QUESTION)
+        run_perf_analyzer(script(tmp_path, body), QUESTION)
 
 
 def test_one_that_hangs_is_ended_with_all_that_it_started(
@@ -111,6 +111,6 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(
     monkeypatch.setattr("optimizer.load.perf_analyzer._MARGIN_SECONDS", 0.3)
     binary = script(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; wait")
     with pytest.raises(LoadTestFailure, match="did not end"):
-        ask(binary, replace(QUESTION, seconds=0.1))
+        run_perf_analyzer(binary, replace(QUESTION, seconds=0.1))
     status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"

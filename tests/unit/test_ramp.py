@@ -8,7 +8,7 @@ import pytest
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.level_plan import LevelPlan
-from optimizer.load.ramp import PUBLISHED_RAMP, find_by_ramp, find_in_user_load, most_within
+from optimizer.load.ramp import PUBLISHED_RAMP, find_by_ramp, find_in_user_load, largest_rate_within
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.level import LoadLevel, Slice
@@ -32,12 +32,12 @@ def test_the_ramp_is_that_of_the_published_job() -> None:
 
 
 def test_the_most_within_the_limit_is_found() -> None:
-    found = most_within(ramped((100, 20.0), (300, 40.0), (500, 59.0), (520, 75.0)), 60.0)
+    found = largest_rate_within(ramped((100, 20.0), (300, 40.0), (500, 59.0), (520, 75.0)), 60.0)
     assert found == (500 / 25, 59.0)
 
 
 def test_where_nothing_is_within_the_limit_the_fastest_part_is_told() -> None:
-    assert most_within(ramped((0, None), (300, 90.0), (500, 120.0)), 60.0) == (
+    assert largest_rate_within(ramped((0, None), (300, 90.0), (500, 120.0)), 60.0) == (
         300 / (100 / 3),
         90.0,
     )

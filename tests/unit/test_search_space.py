@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from optimizer.configuration.conditions import ConditionError, evaluate
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
-from optimizer.configuration.parameters import Value, label, parameters_in_order, preferred_sizes
+from optimizer.configuration.parameter_definition import Value, label
+from optimizer.configuration.parameters import parameters_in_order, preferred_sizes
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
@@ -150,7 +151,10 @@ def test_no_configuration_that_meets_the_rules_is_missing(space: SearchSpace) ->
         one: dict[str, Value] = {
             p.name: value for p, value in zip(space.parameters, values, strict=True)
         }
-        model = space.models[0].serving_with(one)
+        position = tuple(
+            p.values.index(value) for p, value in zip(space.parameters, values, strict=True)
+        )
+        model = space.models[0].serving(position)
         if meets_rules(space, one, model):
             assert ServingConfig((model,)) in configs
 

@@ -789,8 +789,14 @@ def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to()
 @pytest.mark.parametrize(
     ("settings", "described"),
     [
-        ({"max_batch_size": "7"}, "pytorch fp32, batch <= 7, delay 0 us, 1 x 2 threads"),
-        ({"max_queue_delay_us": "123"}, "pytorch fp32, batch <= 4, delay 123 us, 1 x 2 threads"),
+        (
+            {"max_batch_size": "7"},
+            "pytorch fp32, max_batch_size 7, queue delay 0 us, 1 x 2 threads",
+        ),
+        (
+            {"max_queue_delay_us": "123"},
+            "pytorch fp32, max_batch_size 4, queue delay 123 us, 1 x 2 threads",
+        ),
         ({"bert.precision": "int8"}, "openvino int8, no batching, 1 x 2 threads"),
         ({}, "pytorch fp32, no batching, 1 x 2 threads"),
     ],
@@ -811,8 +817,8 @@ def test_what_is_set_is_used_whatever_the_space_lists(
         ({"rate_limit": "4"}, "a value has no effect with rate_limit=4"),
         ({"x.precision": "int8"}, "x.precision: x is none of the models, bert"),
         (
-            {"max_queue_delay_microseconds": "1"},
-            "max_queue_delay_microseconds: unknown key; did you mean max_queue_delay_us?",
+            {"max_queue_delay": "1"},
+            "max_queue_delay: unknown key; did you mean max_queue_delay_microseconds?",
         ),
         ({"precison": "int8"}, "precison: unknown key; did you mean precision?"),
         ({"precision": "["}, "precision: must be a value in YAML (expected the node content"),
@@ -834,3 +840,40 @@ def test_of_thousands_of_mistakes_some_are_shown(tmp_path: Path) -> None:
     with pytest.raises(SpaceFileError, match=r"1000 mistakes\n") as refused:
         load(tmp_path, text)
     assert str(refused.value).endswith("\n  and 950 more")
+
+
+OLD_NAMES = (
+    "[4, 8]",
+    "[4, 8]\n  batching: true\n  preferred_batch_sizes: half\n  max_queue_delay_us: [0, 9]\n"
+    "conditions: [max_queue_delay_us == 0]",
+)
+
+
+def test_old_names_of_parameters_are_read_with_a_note(tmp_path: Path) -> None:
+    old = changed(OLD_NAMES)
+    new = old.replace("_batch_sizes", "_batch_size").replace("_delay_us", "_delay_microseconds")
+    before, now = load(tmp_path, old), load(tmp_path, new)
+    assert before.search_space.points.tolist() == now.search_space.points.tolist()
+    assert before.content["parameters"] == now.content["parameters"]
+    assert now.deprecations == ()
+    assert before.deprecations == (
+        "parameters.preferred_batch_sizes is now called preferred_batch_size; "
+        "the old name is still read",
+        "parameters.max_queue_delay_us is now called max_queue_delay_microseconds; "
+        "the old name is still read",
+    )
+
+
+def test_a_parameter_must_not_have_both_names(tmp_path: Path) -> None:
+    both = "[4, 8]\n  max_queue_delay_us: 1\n  max_queue_delay_microseconds: 1"
+    assert mistakes(tmp_path, changed(("[4, 8]", both))) == [
+        "line 15: parameters.max_queue_delay_us: is the old name of max_queue_delay_microseconds, "
+        "which is given too, got 1"
+    ]
+
+
+@pytest.mark.parametrize("key", ["max_queue_delay_us", "max_queue_delay_microseconds"])
+def test_a_command_takes_either_name(tmp_path: Path, key: str) -> None:
+    space = load(tmp_path, changed(("[4, 8]", "[4, 8]\n  batching: [false, true]"))).search_space
+    point = only_point(space, {f"bert.{key}": "123"})
+    assert point.models[0].parameter("max_queue_delay_us").values == (123,)

@@ -56,7 +56,7 @@ def test_stairs_of_users_who_think(tmp_path: Path) -> None:
         ({}, ["TrafficPattern: Field required"]),
         (
             {"TrafficPattern": {"TrafficType": "STAIRS", "Phases": [PHASE]}},
-            ["TrafficPattern: TrafficType STAIRS must have Stairs alone, got ['Phases']"],
+            ["TrafficPattern: TrafficType STAIRS must have only Stairs, got ['Phases']"],
         ),
         (
             {
@@ -65,7 +65,7 @@ def test_stairs_of_users_who_think(tmp_path: Path) -> None:
                     "Phases": [{**PHASE, "InitialNumberOfUsers": 0, "SpawnRate": 0}],
                 }
             },
-            ["TrafficPattern: some phase must have users"],
+            ["TrafficPattern: at least one phase must have users"],
         ),
         (
             {
@@ -85,7 +85,7 @@ def test_every_mistake_at_once(tmp_path: Path, content: Any, lines: list[str]) -
     with pytest.raises(UsageError) as caught:
         read_user_load(path)
     first, *found = str(caught.value).splitlines()
-    assert first == f"{path} is no user load:"
+    assert first == f"{path} is not a valid user load:"
     assert [line.strip() for line in found] == lines
 
 
@@ -121,7 +121,8 @@ def test_a_job_says_how_many_tests_it_has_and_how_long_it_may_take(tmp_path: Pat
         ),
         (
             {"JobDurationInSeconds": 540},
-            "file: JobDurationInSeconds must be above what the tests may take, 3 x 180 s; got 540",
+            "file: JobDurationInSeconds must be above the longest time of the tests, 3 x 180 s; "
+            "got 540",
         ),
         (
             {
@@ -137,7 +138,7 @@ def test_a_job_that_cannot_be_done_is_refused(tmp_path: Path, change: Any, line:
     path = written(tmp_path, {**JOB, **change})
     with pytest.raises(UsageError) as caught:
         read_job(path)
-    assert str(caught.value).splitlines() == [f"{path} is no job:", f"  {line}"]
+    assert str(caught.value).splitlines() == [f"{path} is not a valid job:", f"  {line}"]
 
 
 def test_users_that_are_measured_alone_have_no_resource_limit(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""TensorRT engines: one recipe, one way to build, three places where it runs.
+"""TensorRT engines: one recipe, and three locations where it is built.
 
-`builder.TensorRtBuilder` is the way in. Precision lives in the ONNX graph alone: networks are
-strongly typed, which is the one way that works on TensorRT 10.12 and later and on 11.
+`builder.TensorRtBuilder` is the entry point. The precision lies in the ONNX graph alone: networks
+are strongly typed, as TensorRT 11 requires and 10.12 and later support.
 """

@@ -1,6 +1,6 @@
-"""The three places where an engine is built: this Python, NVIDIA's tensorrt image, or trtexec.
+"""Where an engine is built: this Python, NVIDIA's tensorrt image, or trtexec.
 
-All build by the same recipe on the GPU of the settings, and end with the engine's facts.
+Every location builds the same recipe on the GPU of the settings and returns the engine's facts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from optimizer.artifacts.cache import versions
 from optimizer.artifacts.engines import build_script, script_output, trtexec
-from optimizer.artifacts.engines.build_monitor import BuildTimedOut, Running, watch
+from optimizer.artifacts.engines.build_monitor import Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
 from optimizer.configuration.hosting import BuildPlace, EngineSettings
 from optimizer.configuration.releases import EngineFacts
@@ -29,7 +29,7 @@ _SCRIPT = Path(build_script.__file__)
 _PROBE_SECONDS = 120.0
 
 _GRAPH, _PLANS, _TIMINGS, _MOUNTED_SCRIPT = "/graph", "/plans", "/timings", "/build_script.py"
-"""Where containers have what they need."""
+"""Paths in containers."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Folders:
     """What a build reads and writes.
 
     Attributes:
-        graph: of the ONNX file and its external data; only read.
-        plans: that the plan is written to.
-        timings: of the timing cache, which is used and written anew.
+        graph: holds the ONNX file and its external data; read-only.
+        plans: receives the plan.
+        timings: holds the timing cache, which is read and rewritten.
     """
 
     graph: Path
@@ -48,10 +48,10 @@ class Folders:
 
 
 class BuildLocation(Protocol):
-    """Builds engines somewhere."""
+    """Builds engines with one installation of TensorRT."""
 
     def identity(self) -> Mapping[str, str]:
-        """What decides TensorRT's version there, as JSON values; cheap, builds nothing.
+        """Return what decides TensorRT's version there, as JSON values; builds nothing.
 
         Raises:
             RequirementError: when nothing can be built there.
@@ -63,7 +63,7 @@ class BuildLocation(Protocol):
         """Build one engine.
 
         Args:
-            on_progress: told how far it is, on a thread.
+            on_progress: receives progress texts, on a thread.
 
         Raises:
             BuildFailure: when there is no engine.
@@ -71,10 +71,10 @@ class BuildLocation(Protocol):
 
 
 class Containers(Protocol):
-    """What is needed of `optimizer.machine.docker_engine.ContainerEngine`."""
+    """The part of `ContainerEngine` that builds use."""
 
     def image(self, name: str) -> Image:
-        """An image that is there. Raises RequirementError."""
+        """Return a local image. Raises RequirementError."""
 
     def start(self, task: ContainerTask) -> Running:
         """Start a container. Raises RequirementError or ContainerFailure."""
@@ -87,13 +87,13 @@ class LocalBuildLocation:
     settings: EngineSettings
 
     def identity(self) -> Mapping[str, str]:
-        """See `BuildLocation`."""
+        """Return the version of the tensorrt package."""
         return versions("tensorrt")
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `BuildLocation`."""
+        """Build one engine."""
         cores = ",".join(map(str, usable_cores()))
         command = [
             *(sys.executable, "-I", "-S", str(child_shim.__file__), str(os.getpid()), cores, "--"),
@@ -106,19 +106,19 @@ class LocalBuildLocation:
 
 @dataclass(frozen=True)
 class ContainerBuildLocation:
-    """NVIDIA's tensorrt image of the server's own tag, which has the Python package."""
+    """NVIDIA's tensorrt image of the server's own tag, with the Python package."""
 
     settings: EngineSettings
     containers: Containers
 
     def identity(self) -> Mapping[str, str]:
-        """See `BuildLocation`."""
+        """Return the id of the image."""
         return {"image": self.containers.image(self.settings.image).id}
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `BuildLocation`."""
+        """Build one engine."""
         script = ("python3", _MOUNTED_SCRIPT, recipe.to_json(), _GRAPH, _PLANS, _TIMINGS)
         task = _task(self.settings, script, folders, Mount(_SCRIPT, _MOUNTED_SCRIPT))
         running = self.containers.start(task)
@@ -133,40 +133,40 @@ class TrtexecBuildLocation:
     containers: Containers
 
     def identity(self) -> Mapping[str, str]:
-        """See `BuildLocation`."""
+        """Return the id of the image."""
         return {"image": self.containers.image(self.settings.image).id}
 
     def run(
         self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
     ) -> EngineFacts:
-        """See `BuildLocation`."""
+        """Build one engine."""
         version = self._version(folders)
         command = trtexec.command(recipe, version.major, _GRAPH, _PLANS, _TIMINGS)
 
-        def tell(line: str) -> None:
+        def report(line: str) -> None:
             if (progress := trtexec.progress_in(line)) is not None:
                 on_progress(progress)
 
         running = self.containers.start(_task(self.settings, command, folders))
-        ended = watch(running, tell, self.settings.timeout_seconds)
-        wrong = trtexec.other_gpu(recipe, ended.lines)
-        if ended.code != 0 or wrong is not None:
-            raise ended.failure(wrong or trtexec.errors_in(ended.lines))
+        build = watch(running, report, self.settings.timeout_seconds)
+        mismatch = trtexec.gpu_mismatch(recipe, build.lines)
+        if build.code != 0 or mismatch is not None:
+            raise build.failure(mismatch or trtexec.errors_in(build.lines))
         return EngineFacts(str(version), recipe.gpu_name, recipe.compute_capability)
 
     def _version(self, folders: Folders) -> trtexec.Version:
-        """Which TensorRT it is: the options depend on it."""
+        """Return TensorRT's version, which the options depend on."""
         task = _task(self.settings, (trtexec.TRTEXEC, "--help"), folders)
-        ended = watch(self.containers.start(task), lambda _: None, _PROBE_SECONDS)
-        version = trtexec.version_in(ended.lines)
+        probe = watch(self.containers.start(task), lambda _: None, _PROBE_SECONDS)
+        version = trtexec.version_in(probe.lines)
         if version is None:
-            raise ended.failure()
+            raise probe.failure()
         if version.lacking is not None:
             raise BuildFailure(f"{self.settings.image}: {version.lacking}")
         return version
 
 
-PLACES: dict[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
+BUILD_LOCATIONS: Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
     "local": LocalBuildLocation,
     "container": lambda settings: ContainerBuildLocation(settings, ContainerEngine.connect()),
     "trtexec": lambda settings: TrtexecBuildLocation(settings, ContainerEngine.connect()),
@@ -174,10 +174,9 @@ PLACES: dict[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
 
 
 def reap_builds(settings: EngineSettings | None) -> None:
-    """Remove the containers of builds whose own process was killed, where there can be any.
+    """Remove the containers of builds whose own process was killed.
 
-    An engine of containers that cannot be asked is no hindrance here: whoever needs it next says
-    so.
+    A Docker engine that does not answer is ignored here: the next build reports it.
     """
     if settings is not None and settings.place != "local":
         with suppress(RequirementError, ContainerFailure):
@@ -187,7 +186,7 @@ def reap_builds(settings: EngineSettings | None) -> None:
 def _task(
     settings: EngineSettings, command: tuple[str, ...], folders: Folders, *more: Mount
 ) -> ContainerTask:
-    """A container for a build; the image's entrypoint stays, for it lets older drivers do."""
+    """Return a build's container; the image's entrypoint adds compatibility with older drivers."""
     return ContainerTask(
         image=settings.image,
         command=command,
@@ -205,16 +204,15 @@ def _task(
 def _follow_script(
     running: Running, on_progress: Callable[[str], None], timeout_seconds: float
 ) -> EngineFacts:
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         if (progress := script_output.progress_in(line)) is not None:
             on_progress(progress)
 
-    ended: BuildTimedOut = watch(running, tell, timeout_seconds)
-    return script_output.facts_of(ended)
+    return script_output.facts_of(watch(running, report, timeout_seconds))
 
 
 class _Process:
-    """A process of this machine, as `Running`."""
+    """A local process as `Running`."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(

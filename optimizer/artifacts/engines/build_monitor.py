@@ -1,4 +1,4 @@
-"""A build under way, wherever it runs: its lines are read, and it is ended when its time is up."""
+"""Follow a build to its end: read its output, and stop it when its time is up."""
 
 from __future__ import annotations
 
@@ -11,48 +11,49 @@ from typing import Protocol
 from optimizer.errors import BuildFailure, tells_of_memory
 
 _GRACE_SECONDS = 2.0
-_LAST_LINES = 2000
-_TOLD_LINES = 5
+_KEPT_LINES = 2000
+_SHOWN_LINES = 5
 _KILLED = (137, -9)
-"""Exit codes of what the kernel killed, as a container and as a process have it."""
+"""Exit codes of a killed container and of a killed process."""
 
 
 class Running(Protocol):
-    """A container or a process; `optimizer.machine.docker_engine.RunningContainer` is one."""
+    """A container or a process, such as `optimizer.machine.docker_engine.RunningContainer`."""
 
     def lines(self) -> Iterator[str]:
-        """Its output, line by line, until it ends."""
+        """Yield its output, line by line, until it ends."""
 
     def wait(self, timeout_seconds: float) -> int | None:
-        """Its exit code, None where it still runs after `timeout_seconds`."""
+        """Return its exit code, None where it still runs after `timeout_seconds`."""
 
     def stop(self, grace_seconds: float) -> None:
-        """End it and leave nothing of it; no error where it has ended."""
+        """End and remove it; no error where it has ended."""
 
 
 @dataclass(frozen=True)
-class BuildTimedOut:
-    """A build that came to its end. `lines` are its last ones."""
+class FinishedBuild:
+    """Exit code and last lines of a build."""
 
     code: int
     lines: tuple[str, ...]
 
     def failure(self, reason: str | None = None) -> BuildFailure:
-        """What to raise when there is no engine; its last lines are the reason unless one is given.
+        """Return the error of a build without an engine; by default its last lines are the reason.
 
-        Memory may run out on the GPU, which TensorRT says, or in the machine, which kills.
+        Memory may run out on the GPU, which TensorRT reports, or in the machine, where the kernel
+        kills the build.
         """
-        told = reason or " | ".join(self.lines[-_TOLD_LINES:]) or "it said nothing"
+        shown = reason or " | ".join(self.lines[-_SHOWN_LINES:]) or "it printed nothing"
         killed = self.code in _KILLED
-        out = killed or any(map(tells_of_memory, (told, *self.lines)))
-        how = "was killed, as when memory runs out" if killed else f"ended with {self.code}"
-        return BuildFailure(f"the engine's build {how}: {told}", out_of_memory=out)
+        out_of_memory = killed or any(map(tells_of_memory, (shown, *self.lines)))
+        end = "was killed, as when memory runs out" if killed else f"ended with {self.code}"
+        return BuildFailure(f"the engine's build {end}: {shown}", out_of_memory=out_of_memory)
 
 
 def watch(
     running: Running, on_line: Callable[[str], None], timeout_seconds: float
-) -> BuildTimedOut:
-    """Wait for the end of a build; nothing of it is left then.
+) -> FinishedBuild:
+    """Wait for the end of a build, and remove what is left of it.
 
     Args:
         on_line: called with each line of output, on a thread.
@@ -60,7 +61,7 @@ def watch(
     Raises:
         BuildFailure: when it takes longer than `timeout_seconds`.
     """
-    last: deque[str] = deque(maxlen=_LAST_LINES)
+    last: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def read() -> None:
         for line in running.lines():
@@ -79,4 +80,4 @@ def watch(
     reader.join(_GRACE_SECONDS)
     if code is None:
         raise BuildFailure(f"the engine was not built after {timeout_seconds:g} s")
-    return BuildTimedOut(code, tuple(last))
+    return FinishedBuild(code, tuple(last))

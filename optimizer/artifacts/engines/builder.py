@@ -1,4 +1,4 @@
-"""The TensorRT builder: from a model's graphs to a plan and its facts, in the artefact cache."""
+"""Build TensorRT engines from a model's graphs into the artefact cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, key_digest
-from optimizer.artifacts.engines.build_locations import PLACES, BuildLocation, Folders
+from optimizer.artifacts.engines.build_locations import BUILD_LOCATIONS, BuildLocation, Folders
 from optimizer.artifacts.engines.recipe import (
     FACTS_FILE,
     PLAN_FILE,
@@ -30,54 +30,53 @@ from optimizer.errors import BuildFailure
 from optimizer.runtimes.spec import Precision
 from optimizer.runtimes.tensorrt import TENSORRT
 
-Places = Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]]
-
 
 class TensorRtBuilder:
-    """A plan for one GPU model and one TensorRT: model.plan, and plan.json with its facts."""
+    """Builds model.plan for one GPU model and one TensorRT, and plan.json with its facts."""
 
-    def __init__(self, places: Places = PLACES) -> None:
-        self._places = places
+    def __init__(
+        self,
+        locations: Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]] = BUILD_LOCATIONS,
+    ) -> None:
+        self._locations = locations
 
-    def key(self, spec: ArtifactSpec, bench: BuildContext) -> Key:
-        """See `ArtifactBuilder`."""
-        return self._engine(spec, bench).key
+    def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
+        """Return graph, recipe, batch sizes, and TensorRT's version or image."""
+        return self._engine(spec, context).key
 
-    def entry(self, spec: ArtifactSpec, bench: BuildContext) -> CacheEntry:
-        """See `ArtifactBuilder`. Raises BuildFailure where there is no GPU to build it on."""
-        engine = self._engine(spec, bench)
-        return bench.cache.get_or_build(engine.key, engine.build)
+    def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
+        """Return the engine, built on the GPU of the settings where it is missing."""
+        engine = self._engine(spec, context)
+        return context.cache.get_or_build(engine.key, engine.build)
 
     def maker(self, entry: CacheEntry) -> str:
-        """See `ArtifactBuilder`."""
+        """Return TensorRT's version, as the build reported it."""
         facts = read_facts(entry.path)
         assert facts is not None
         return f"tensorrt {facts.tensorrt}"
 
-    def _engine(self, spec: ArtifactSpec, bench: BuildContext) -> _Engine:
-        if bench.engines is None:
+    def _engine(self, spec: ArtifactSpec, context: BuildContext) -> _Engine:
+        if context.engines is None:
             raise BuildFailure("an engine is built on and for a GPU, and there is none")
         if spec.profile is None:
             raise BuildFailure("an engine needs a profile of batch sizes")
-        place = self._places[bench.engines.place](bench.engines)
-        return _Engine(spec.precision, spec.profile, bench, bench.engines, place)
+        location = self._locations[context.engines.place](context.engines)
+        return _Engine(spec.precision, spec.profile, context, context.engines, location)
 
 
 def read_facts(folder: Path) -> EngineFacts | None:
-    """The facts beside a plan; None where the folder holds no engine."""
+    """Return the facts beside a plan; None where the folder holds no engine."""
     file = folder / FACTS_FILE
     return facts_from_json(json.loads(file.read_text())) if file.exists() else None
 
 
 @dataclass(frozen=True)
 class _Engine:
-    """One engine that is wanted."""
-
     precision: Precision
     profile: EngineProfile
-    bench: BuildContext
+    context: BuildContext
     settings: EngineSettings
-    place: BuildLocation
+    location: BuildLocation
 
     @cached_property
     def key(self) -> Key:
@@ -85,51 +84,51 @@ class _Engine:
             "kind": "tensorrt",
             "precision": self.precision,
             "batch": [self.profile.optimal_batch_size, self.profile.max_batch_size],
-            "graph": key_digest(self.bench.graphs.key(TENSORRT.graphs[self.precision])),
+            "graph": key_digest(self.context.graphs.key(TENSORRT.graphs[self.precision])),
             "recipe": asdict(self.recipe),
             "place": self.settings.place,
             **self.identity,
         }
 
     def build(self, into: Path) -> Facts:
-        graph = self.bench.graphs.entry(TENSORRT.graphs[self.precision])
+        graph = self.context.graphs.entry(TENSORRT.graphs[self.precision])
         check_tensorrt_rules(graph.path / "model.onnx")
         with self._timings(into) as timings:
             folders = Folders(graph.path, into, timings)
-            facts = self.place.run(self.recipe, folders, self.bench.report_progress)
+            facts = self.location.run(self.recipe, folders, self.context.report_progress)
         if not (into / PLAN_FILE).is_file():
-            raise BuildFailure(f"the engine's build ended well, but left no {PLAN_FILE}")
+            raise BuildFailure(f"the engine's build succeeded, but wrote no {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))
         return graph.facts
 
     @contextmanager
     def _timings(self, into: Path) -> Iterator[Path]:
-        """A folder with a copy of what has been timed, which the build adds to.
+        """Yield a folder with a copy of the timing cache, which the build extends.
 
-        It is kept once there is an engine: whoever is killed before, the cache's own file is whole.
+        The copy replaces the cache's file after a successful build, so a kill leaves that whole.
         """
-        kept, folder = self.bench.cache.timings / self._timing_cache, into / "timings"
-        own = folder / kept.name
+        cached, folder = self.context.cache.timings / self._timing_cache, into / "timings"
+        copy = folder / cached.name
         folder.mkdir()
         with suppress(FileNotFoundError):
-            shutil.copyfile(kept, own)
+            shutil.copyfile(cached, copy)
         yield folder
-        if own.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            own.replace(kept)
+        if copy.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            copy.replace(cached)
         shutil.rmtree(folder)  # trtexec leaves a lock there
 
     @cached_property
     def recipe(self) -> Recipe:
-        inputs = input_shapes(self.bench.model.payloads, self.profile)
+        inputs = input_shapes(self.context.model.payloads, self.profile)
         return recipe_for(self.precision, inputs, self.settings, self._timing_cache)
 
     @cached_property
     def identity(self) -> Mapping[str, str]:
-        return self.place.identity()
+        return self.location.identity()
 
     @property
     def _timing_cache(self) -> str:
-        """One for each TensorRT and GPU model: timings hold for no other."""
+        """File name of the timing cache, which holds for one TensorRT and GPU model."""
         name = "-".join([*self.identity.values(), self.settings.gpu.name])
         return re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".cache"

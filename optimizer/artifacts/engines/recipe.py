@@ -1,4 +1,4 @@
-"""Everything that one build needs, as a value that JSON can carry into any place. Pure."""
+"""Everything that one build needs, as a value that is passed as JSON to where it runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class InputShapes:
-    """The shapes of one input that an engine takes, and the one that it is fastest for.
+    """The optimisation profile of one input.
 
     Attributes:
-        least, optimal, most: [batch, *dimensions], each at least as large as the one before in
-            every dimension.
+        least, optimal, most: TensorRT's minimum, optimal and maximum shape, [batch, *dimensions].
     """
 
     name: str
@@ -34,14 +33,14 @@ class InputShapes:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One build. Files are named without their folders, which differ from place to place.
+    """One build. File names have no folders, which differ between build locations.
 
     Attributes:
-        workspace_mib: scratch memory that a kernel may use; None leaves all of the GPU's.
-        optimization_level: the builder's, 0 to 5.
+        workspace_mib: scratch memory that a kernel may use; None allows all of the GPU's memory.
+        optimization_level: of the builder, 0 to 5.
         tf32: whether FP32 products may be rounded to TF32.
-        gpu_name, compute_capability: of the GPU that it is for, as the driver tells them; one that
-            turns out to be another is refused.
+        gpu_name, compute_capability: of the engine's GPU, as the driver reports them; a build on
+            another GPU is refused.
     """
 
     onnx: str
@@ -55,16 +54,15 @@ class Recipe:
     compute_capability: tuple[int, int]
 
     def to_json(self) -> str:
-        """What `build_script` takes as its first argument."""
+        """Return the first argument of `build_script`."""
         return json.dumps(asdict(self))
 
 
 def input_shapes(payloads: Payloads, profile: EngineProfile) -> tuple[InputShapes, ...]:
-    """The shapes that requests arrive with.
+    """Return the optimisation profile for requests of every length up to the longest.
 
-    Requests are padded up, at most to the longest length. An engine is fastest for that one: where
-    nothing else is asked for every request arrives with it, and where there are shorter buckets the
-    time still goes where the tokens are.
+    The longest length is the optimal one: without length buckets every request is padded to it, and
+    with buckets it still takes most of the time.
     """
     lengths = payloads.lengths
 
@@ -88,10 +86,10 @@ def recipe_for(
     settings: EngineSettings,
     timing_cache: str,
 ) -> Recipe:
-    """The recipe of one engine.
+    """Return the recipe of one engine.
 
-    An FP32 engine keeps to FP32: TF32, which is on by default, has 10 bits of mantissa as FP16 has.
-    Of the other precisions only what is left in FP32 would gain or lose by it, so it stays on.
+    TF32 is on by default and has the 10-bit mantissa of FP16, so an FP32 engine is built without
+    it. In other precisions it affects only the operators that stay in FP32, and remains on.
     """
     return Recipe(
         onnx=ONNX_FILE,

@@ -1,41 +1,41 @@
-"""What `build_script` says on its standard output, which shares its way with TensorRT's log."""
+"""Read the JSON lines of `build_script` from an output that TensorRT's log shares."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from optimizer.artifacts.engines.build_monitor import BuildTimedOut
+from optimizer.artifacts.engines.build_monitor import FinishedBuild
 from optimizer.configuration.releases import EngineFacts
 
 
 def progress_in(line: str) -> str | None:
-    """How far the build is, None where the line is about something else."""
-    said = _said(line).get("progress")
-    return str(said) if said is not None else None
+    """Return the progress text of a line, None for other lines."""
+    progress = _message(line).get("progress")
+    return str(progress) if progress is not None else None
 
 
-def facts_of(ended: BuildTimedOut) -> EngineFacts:
-    """What was built. Raises BuildFailure where nothing was, with the reason that was given."""
-    said: dict[str, Any] = {}
-    for line in ended.lines:
-        said.update(_said(line))
-    if ended.code != 0 or "facts" not in said:
-        raise ended.failure(said.get("failure"))
-    return facts_from_json(said["facts"])
+def facts_of(build: FinishedBuild) -> EngineFacts:
+    """Return the facts of the engine. Raises BuildFailure with the script's reason without one."""
+    messages: dict[str, Any] = {}
+    for line in build.lines:
+        messages.update(_message(line))
+    if build.code != 0 or "facts" not in messages:
+        raise build.failure(messages.get("failure"))
+    return facts_from_json(messages["facts"])
 
 
 def facts_from_json(data: dict[str, Any]) -> EngineFacts:
-    """`EngineFacts` as JSON has them."""
+    """Return `EngineFacts` from their JSON."""
     major, minor = data["compute_capability"]
     return EngineFacts(data["tensorrt"], data["gpu_name"], (major, minor))
 
 
-def _said(line: str) -> dict[str, Any]:
+def _message(line: str) -> dict[str, Any]:
     if not line.startswith('{"'):
         return {}
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return message if isinstance(message, dict) else {}

@@ -1,4 +1,4 @@
-"""TensorRT's command-line builder: its options in both majors, and what its output says."""
+"""The command line and the output of trtexec, for TensorRT 10 and 11."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from optimizer.artifacts.engines.recipe import InputShapes, Recipe, Shape
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
-"""Where NVIDIA's images have it."""
+"""Path in NVIDIA's images."""
 
 _LEAST_VERSION = (10, 12)
 _BANNER = re.compile(r"\[TensorRT v(\d+)\](?: \[b(\d+)\])?")
-_TOLD = re.compile(r"\[I\] \[TRT\] (.+)")
+_LOG_LINE = re.compile(r"\[I\] \[TRT\] (.+)")
 _ERROR = re.compile(r"\[E\] (.+)")
 _DEVICE = re.compile(r"\[I\] Selected Device: (.+)")
 _CAPABILITY = re.compile(r"\[I\] Compute Capability: (\d+)\.(\d+)")
@@ -21,7 +21,7 @@ _CAPABILITY = re.compile(r"\[I\] Compute Capability: (\d+)\.(\d+)")
 
 @dataclass(frozen=True)
 class Version:
-    """TensorRT's, as trtexec's banner has it; `build` is None where that does not tell it."""
+    """TensorRT's version; `build` is None where trtexec's banner lacks it."""
 
     major: int
     minor: int
@@ -34,20 +34,19 @@ class Version:
 
     @property
     def lacking(self) -> str | None:
-        """Why it cannot build what is asked; None where it can."""
+        """Why this version cannot build engines here; None where it can."""
         if (self.major, self.minor) >= _LEAST_VERSION:
             return None
         return f"TensorRT must be {'.'.join(map(str, _LEAST_VERSION))} or later, got {self}"
 
 
 def command(recipe: Recipe, major: int, graph: str, plans: str, timings: str) -> tuple[str, ...]:
-    """The command line of a build.
+    """Return the command line of a build.
 
-    From version 11 on every network is strongly typed and an option that says so is refused. No
-    inference is run, so the options that differ between the majors there do not matter.
+    From version 11 on every network is strongly typed, and the option for it is refused.
 
     Args:
-        major: of the TensorRT that trtexec belongs to.
+        major: major version of TensorRT.
         graph, plans, timings: the folders, as trtexec sees them.
     """
     options = [
@@ -70,42 +69,44 @@ def command(recipe: Recipe, major: int, graph: str, plans: str, timings: str) ->
 
 
 def version_in(lines: Iterable[str]) -> Version | None:
-    """The version in trtexec's banner: "[TensorRT v101601] [b11]" is 10.16.1.11."""
+    """Return the version in trtexec's banner: "[TensorRT v101601] [b11]" is 10.16.1.11."""
     for line in lines:
-        found = _BANNER.search(line)
-        if found is not None:
-            number, build = found.groups()
+        banner = _BANNER.search(line)
+        if banner is not None:
+            number, build = banner.groups()
             major, rest = divmod(int(number), 10_000)
             return Version(major, *divmod(rest, 100), int(build) if build else None)
     return None
 
 
 def progress_in(line: str) -> str | None:
-    """What a line of output tells of how far the build is, None where it does not."""
-    found = _TOLD.search(line)
-    return found.group(1) if found is not None else None
+    """Return the progress text of a line, None for other lines."""
+    progress = _LOG_LINE.search(line)
+    return progress.group(1) if progress is not None else None
 
 
 def errors_in(lines: Iterable[str]) -> str | None:
-    """The errors in trtexec's output, None where there are none."""
-    found = [match.group(1) for line in lines if (match := _ERROR.search(line)) is not None]
-    return "; ".join(found) or None
+    """Return the errors in trtexec's output, None where there are none."""
+    errors = [match.group(1) for line in lines if (match := _ERROR.search(line)) is not None]
+    return "; ".join(errors) or None
 
 
-def other_gpu(recipe: Recipe, lines: Iterable[str]) -> str | None:
-    """Why the GPU that trtexec took is not the recipe's, None where it is or none is told.
+def gpu_mismatch(recipe: Recipe, lines: Iterable[str]) -> str | None:
+    """Return how trtexec's GPU differs from the recipe's; None where it does not or is not printed.
 
-    A slice of a GPU (MIG) has more to its name than the whole.
+    The name of a MIG instance begins with the name of its GPU.
     """
     text = "\n".join(lines)
     device, capability = _DEVICE.search(text), _CAPABILITY.search(text)
     if device is None or capability is None:
         return None
-    seen = device.group(1).strip(), (int(capability.group(1)), int(capability.group(2)))
-    wanted = recipe.gpu_name, recipe.compute_capability
-    if seen[0].startswith(wanted[0]) and seen[1] == wanted[1]:
+    name, version = device.group(1).strip(), tuple(map(int, capability.groups()))
+    if name.startswith(recipe.gpu_name) and version == recipe.compute_capability:
         return None
-    return f"the engine is for {wanted[0]} {wanted[1]}, trtexec took {seen[0]} {seen[1]}"
+    return (
+        f"the engine is for {recipe.gpu_name} {recipe.compute_capability},"
+        f" trtexec took {name} {version}"
+    )
 
 
 def _shapes(shapes: Iterable[tuple[InputShapes, Shape]]) -> str:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from optimizer.commands.doctor.checks import Unseen
 from optimizer.commands.doctor.docker import Docker
 from optimizer.commands.doctor.examination import CheckResult
-from optimizer.commands.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
+from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.load import perf_analyzer
 from optimizer.runtimes import RUNTIME_PACKAGE
@@ -36,7 +36,7 @@ def second_opinion() -> CheckResult:
     found = shutil.which(perf_analyzer.NAME)
     if found is None:
         why = "not on PATH; only measure --with needs it"
-        return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.WHERE_IT_IS)
+        return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.INSTALL_HINT)
     return CheckResult(perf_analyzer.NAME, "ok", found)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from optimizer.configuration.parameters import Parameter, label
+from optimizer.configuration.parameter_definition import label
+from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text
@@ -34,7 +35,7 @@ from optimizer.search.recorded.table import (
 )
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import RecordingDirectory
-from optimizer.study.searched_space import check_searched
+from optimizer.study.searched_space import checked
 
 _SPACE = TypeAdapter(RecordedSpace)
 _ROW = TypeAdapter(RecordedRow)
@@ -174,8 +175,7 @@ def read_table(path: Path) -> RecordedTable:
     not_a_table = f"{path} is not a table written by `optimizer record`"
     try:
         head, content = _head_and_content(read_text(path))
-        space = _SPACE.validate_python(head)
-        check_searched(space)
+        space = checked(_SPACE.validate_python(head))
         rows = tuple(
             _parsed(line, columns, space.search_space) for line, columns in csv_rows(content).rows
         )

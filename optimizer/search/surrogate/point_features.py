@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.configuration.parameter_definition import Part
 from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
-
-_OF_ARTIFACTS = ("runtime", "precision", "engine_profile", "padding")
-_OF_SERVERS = ("execution_policy", "rate_limit")
-_OF_LAYOUTS = ("instance_count", "intra_op_threads", "cuda_graphs", *_OF_SERVERS)
 
 Codes = NDArray[np.int64]
 """Shape [points]; equal codes mean points that agree."""
@@ -47,9 +44,9 @@ class PointFeatures:
     def of(cls, space: SearchSpace) -> PointFeatures:
         """Return the features of a space's points."""
         points, parameters = space.points, space.parameters
-        artifacts = _codes(points[:, _named(parameters, _OF_ARTIFACTS)])
-        layouts = _codes(points[:, _named(parameters, _OF_LAYOUTS)])
-        servers = _codes(points[:, _named(parameters, _OF_SERVERS)])
+        artifacts = _codes(points[:, _changing(parameters, "artifact")])
+        layouts = _codes(points[:, _changing(parameters, "layout", "server")])
+        servers = _codes(points[:, _changing(parameters, "server")])
         log2_batch = np.column_stack(list(_log2_batches(space)))
         together = [artifacts, layouts, *(_codes(column[:, None]) for column in log2_batch.T)]
         searched = [n for n, parameter in enumerate(parameters) if len(parameter.values) > 1]
@@ -62,8 +59,8 @@ class PointFeatures:
         return cls(artifacts, layouts, servers, cells, log2_batch, coordinates, categorical)
 
 
-def _named(parameters: Sequence[Parameter], names: Sequence[str]) -> list[int]:
-    return [n for n, parameter in enumerate(parameters) if parameter.name in names]
+def _changing(parameters: Sequence[Parameter], *parts: Part) -> list[int]:
+    return [n for n, each in enumerate(parameters) if each.definition.part in parts]
 
 
 def _codes(columns: NDArray[np.int64] | NDArray[np.float64]) -> Codes:

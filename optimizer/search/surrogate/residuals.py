@@ -22,7 +22,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize
+from scipy import linalg
 
 from optimizer.search.surrogate.point_features import PointFeatures
 
@@ -340,6 +340,9 @@ def _most_likely(
     if len(observations.rows) == 0:
         return middle, 0.0
     bounds = [(at - 4 * p.log_sd, at + 4 * p.log_sd) for at, p in zip(middle, priors, strict=True)]
+    # This import takes half a second, so it is made only where a model is fitted.
+    from scipy import optimize
+
     density = _Likelihood(terms, observations, priors)
     options = {"maxiter": _MOST_ITERATIONS}
     result = optimize.minimize(

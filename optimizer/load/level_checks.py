@@ -1,4 +1,4 @@
-"""What one measured level says of the limits. Pure."""
+"""Whether a measured level meets its limits or is void, and why not. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import math
 from collections.abc import Iterable
 
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
-from optimizer.load.knee import NORMAL_QUANTILE, Point
-from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, Measurement, StreamLevel
-from optimizer.workload.streams import Workload
+from optimizer.measurement.level import LoadLevel, Measurement
 
-_LEAST_SD = 0.01
-_FAILING = math.log(1.5)
-"""Log latency over the limit that stands for a level that fails by errors or backlog."""
-
-_LEAST_EXCESS = 0.01
-"""Of a level that is proven to miss the limit, whatever its percentile shows."""
+LEAST_OVERSHOOT = 0.01
+"""Limit overshoot of a level that is proven to miss the limit, whatever its percentile shows."""
 
 _AT_CAPACITY = 0.98
 """Share of a capacity from which a level counts as one at the capacity."""
@@ -26,7 +20,7 @@ _LAG_FLOOR_MS = 2.0
 
 
 def longest_lag_ms(shortest_limit_ms: float) -> float:
-    """The client's lag above which a level says more of the client than of the server."""
+    """Return the client's lag above which a level tells more of the client than of the server."""
     return max(_LAG_FLOOR_MS, _LONGEST_LAG * shortest_limit_ms)
 
 
@@ -35,46 +29,8 @@ def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
     return tuple(x for x in levels if x.kind == "open_loop" and x.client.kept_up)
 
 
-def point(level: LoadLevel, saturation: float) -> Point:
-    """A level as the knee sees it."""
-    worst = level.worst
-    log_excess = math.log1p(worst.limit_overshoot)
-    if level.errors or _backlog_grew(level):
-        log_excess = max(log_excess, _FAILING)
-    if level.verdict == "infeasible":
-        log_excess = max(log_excess, math.log1p(_LEAST_EXCESS))
-    return Point(level.load_factor / saturation, log_excess, _sd(worst), worst.sent)
-
-
-def _sd(stream: StreamLevel) -> float:
-    """Standard error of the log of the latency at the limit's percentile, from its interval."""
-    found = stream.latency(stream.limit_percentile)
-    below = math.log(found.value_ms / found.low_ms) if found.low_ms > 0 else 1.0
-    above = math.log(found.high_ms / found.value_ms) if found.high_ms is not None else 1.0
-    return max(_LEAST_SD, (below + above) / 2 / NORMAL_QUANTILE)
-
-
-def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
-    """Share of saturation at which waiting is thought to reach the limit of the tightest stream.
-
-    In heavy traffic the wait for servers of constant service time, `rate` a second together, is
-    above w with probability exp(-2 w rate (1 - share) / share) (Kingman 1962). Where requests were
-    merged their service time depends on the load, and nothing below `HIGHEST_SHARE` is expected.
-    """
-    shares = [HIGHEST_SHARE]
-    for stream in workload.streams:
-        served = [split.batches for split in saturated.server if split.model == stream.target]
-        if [[each.batch_size for each in batches] for batches in served] != [[stream.batch_size]]:
-            continue
-        [[executed]] = served
-        room = (stream.limit.latency_ms - executed.compute_ms) / 1e3 * saturated.achieved_per_second
-        late = -math.log1p(-stream.limit.percentile / 100)
-        shares.append(room / (room + late / 2) if room > 0 else 0.0)
-    return min(shares)
-
-
 def refuse_if_all_failed(level: LoadLevel) -> None:
-    """Raises LoadTestFailure when nothing at all was answered."""
+    """Raise LoadTestFailure when every request failed."""
     if level.errors == _sent(level):
         raise LoadTestFailure(f"every request failed: {_first_error(level)}")
 
@@ -87,9 +43,9 @@ def failed_requests(level: LoadLevel) -> str | None:
 
 
 def why_missed(level: LoadLevel) -> str | None:
-    """Return why an open-loop level is more than the server can take, None where it is not.
+    """Return why an open-loop level misses the limits, None where it meets them.
 
-    A void level shows neither, see `why_void`.
+    A void level does neither; check `why_void` first.
     """
     if (failed := failed_requests(level)) is not None:
         return failed
@@ -98,15 +54,16 @@ def why_missed(level: LoadLevel) -> str | None:
         latency = worst.latency_ms(worst.limit_percentile)
         limit = f"p{worst.limit_percentile:g} of {worst.name} {latency:.1f} ms"
         return f"{limit}, over the limit of {worst.limit_ms:g} ms"
-    if _backlog_grew(level):
-        return f"{_backlog_growth(level):.0f} requests more were waiting after {level.seconds:g} s"
+    if backlog_grew(level):
+        growth = f"{_backlog_growth(level):.0f} more requests were waiting"
+        return f"{growth} after {level.seconds:g} s than at the start"
     if level.verdict == "infeasible":
         return level.ended
     return None
 
 
 def why_void(level: LoadLevel) -> str | None:
-    """Return why a level says nothing of the server, None where it does."""
+    """Return why a level tells nothing of the server, None where it is valid."""
     client = level.client
     if client.kept_up:
         return None
@@ -120,8 +77,8 @@ def why_void(level: LoadLevel) -> str | None:
     )
 
 
-def what_was_void(levels: Iterable[LoadLevel]) -> str | None:
-    """Return the least load of all void levels and why it was; None where none was void."""
+def describe_void(levels: Iterable[LoadLevel]) -> str | None:
+    """Return the least load of all void levels and its reason; None where none is void."""
     void = [level for level in levels if not level.client.kept_up]
     if not void:
         return None
@@ -130,13 +87,13 @@ def what_was_void(levels: Iterable[LoadLevel]) -> str | None:
 
 
 def refuse_void(level: LoadLevel) -> None:
-    """Raise VoidLevelFailure where a level says nothing of the server."""
-    if (reason := what_was_void([level])) is not None:
+    """Raise VoidLevelFailure where a level is void."""
+    if (reason := describe_void([level])) is not None:
         raise VoidLevelFailure(f"could not be measured: {reason}")
 
 
 def capacity_basis(measurement: Measurement) -> str | None:
-    """Return which level a capacity follows from; None where it was measured itself.
+    """Return the level that a capacity was estimated from; None where it was measured itself.
 
     Example:
         "extrapolated from 87/s, p95 77.0 ms"
@@ -150,21 +107,21 @@ def capacity_basis(measurement: Measurement) -> str | None:
 
 
 def level_verdict(level: LoadLevel) -> str | None:
-    """Return what a level showed of the limits, and why; None where it showed nothing yet."""
+    """Return the result of a level as text, with the reason; None where it showed nothing yet."""
     if level.kind != "open_loop":
         return failed_requests(level)
     if (reason := why_void(level)) is not None:
-        return f"void: {reason}"
+        return f"discarded: {reason}"
     if (reason := why_missed(level)) is not None:
         return f"{'infeasible' if level.verdict == 'infeasible' else 'limit missed'}: {reason}"
     return level.verdict
 
 
 def met_with_ease(level: LoadLevel) -> bool:
-    """Whether the limits are proven to be met, or the 99th percentiles are below half of them.
+    """Return whether the limits are proven to be met, or p99 is below half of each limit.
 
-    So near saturation waiting times have an exponential tail: one so far from its limit passes it
-    almost never, long before a few seconds of correlated waits can prove it.
+    Near saturation waiting times have an exponential tail: one so far from its limit almost never
+    passes it, long before a few seconds of correlated waits can prove it.
     """
     if why_void(level) is not None or why_missed(level) is not None:
         return False
@@ -178,22 +135,22 @@ def met_with_ease(level: LoadLevel) -> bool:
 def limit_overshoot(level: LoadLevel) -> float:
     """Return by how much a level missed the limits: above 0 exactly where `why_missed` says why."""
     failed = level.errors / _sent(level)
-    waiting = _backlog_growth(level) / _sent(level) if _backlog_grew(level) else 0.0
-    proven = _LEAST_EXCESS if level.verdict == "infeasible" else 0.0
+    waiting = _backlog_growth(level) / _sent(level) if backlog_grew(level) else 0.0
+    proven = LEAST_OVERSHOOT if level.verdict == "infeasible" else 0.0
     return max(level.limit_overshoot, failed or -1.0, waiting or -1.0, proven or -1.0)
 
 
-def _backlog_growth(level: LoadLevel) -> float:
-    """Requests that came into the window less good replies that left it."""
-    return (level.offered_per_second - level.achieved_per_second) * level.seconds
+def backlog_grew(level: LoadLevel) -> bool:
+    """Return whether the backlog grew more than the randomness of arrivals explains (two sigma).
 
-
-def _backlog_grew(level: LoadLevel) -> bool:
-    """Whether the backlog grew by more than the randomness of arrivals explains (two sigma).
-
-    A lax latency limit is met by an overloaded server until its queue has grown long enough.
+    An overloaded server meets a lax latency limit until its queue has grown long enough.
     """
     return _backlog_growth(level) > 2 * math.sqrt(_sent(level))
+
+
+def _backlog_growth(level: LoadLevel) -> float:
+    """Return the requests that were due in the window less the good replies in it."""
+    return (level.offered_per_second - level.achieved_per_second) * level.seconds
 
 
 def _sent(level: LoadLevel) -> int:
