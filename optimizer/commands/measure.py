@@ -275,7 +275,7 @@ def _binary(space: Space) -> Path:
     [stream] = space.workload.streams
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
         raise UsageError("--with perf_analyzer: binary tensors without shared memory alone")
-    if not isinstance(stream.arrivals, str):
+    if stream.arrivals not in perf_analyzer.DISTRIBUTIONS:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
     found = shutil.which(perf_analyzer.NAME)
     if found is None:

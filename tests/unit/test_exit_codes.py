@@ -161,7 +161,7 @@ def test_a_job_whose_requests_fail_finds_no_capacity() -> None:
 
 def test_a_second_opinion_is_held_to_the_limit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     opinion = PerfAnalyzerResult(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer",), 1.0)
-    monkeypatch.setattr(perf_analyzer, "ask", lambda *_: opinion)
+    monkeypatch.setattr(perf_analyzer, "run_perf_analyzer", lambda *_: opinion)
     notes: list[Event] = []
     slot = SimpleNamespace(client_cores=(0,))
 
