@@ -105,7 +105,7 @@ class LevelRunner:
         liveness.check_processes(level)
         _refuse_overheated(use)
         after = [served.control.statistics(name) for name in names]
-        liveness.check_answers()
+        liveness.check_replies()
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,

@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration import releases
 from optimizer.configuration.releases import EngineFacts, Release
 from optimizer.configuration.serving_config import (
@@ -244,9 +244,9 @@ def test_a_server_that_runs_something_else_is_a_mismatch(
     )
     with pytest.raises(ConfigMismatch) as caught:
         control.load("bert", asked(serving, other), 60.0)
-    assert "max_queue_delay_microseconds: asked 300, the server runs 100" in str(caught.value)
-    assert "instance_group[0].count: asked 2, the server runs 1" in str(caught.value)
-    with pytest.raises(ConfigMismatch, match="dynamic_batching: asked none"):
+    assert "max_queue_delay_microseconds: requested 300, the server runs 100" in str(caught.value)
+    assert "instance_group[0].count: requested 2, the server runs 1" in str(caught.value)
+    with pytest.raises(ConfigMismatch, match="dynamic_batching: requested none"):
         control.load("bert", asked(serving, serving.config(max_batch_size=4)), 60.0)
 
 
