@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import Said
+from optimizer.cli.options import Verbosity
 from optimizer.cli.rows import (
     WIDE,
     LabelledRows,
@@ -35,7 +35,7 @@ _RECENT = 8
 
 
 @contextmanager
-def watching(console: Console, said: Said | None = None) -> Iterator[Watcher]:
+def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watcher]:
     """A watcher for as long as a run lasts; the live view leaves the terminal as it was.
 
     The live view needs a terminal that can move its cursor, and is for who asked for nothing else.

@@ -15,7 +15,6 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.parameter_definition import label
@@ -255,7 +254,9 @@ def _journal_errors(journal: Path | None) -> Iterator[None]:
     """What Optuna raises where a journal says something else than it writes, as ours."""
     try:
         yield
-    except (StorageError, SQLAlchemyError, OSError):
+    except (StorageError, OSError):
+        raise
+    except _database_errors():
         raise
     except Exception as error:
         if journal is None:
@@ -277,13 +278,27 @@ def storage_failures(where: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+    except _address_errors() as error:
         raise UsageError(f"--storage: {_first_line(error)}") from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except _database_errors() as error:
         raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
     except OSError as error:
         text = f"cannot write {error.filename or where}: {error.strerror or error}"
         raise StorageError(text) from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a database; SQLAlchemy is imported only once there is an error."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError, optuna.exceptions.StorageInternalError
+
+
+def _address_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a database's address, a driver that is not installed among them."""
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    return ArgumentError, NoSuchModuleError, ImportError
 
 
 def _first_line(error: BaseException) -> str:

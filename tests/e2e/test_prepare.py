@@ -16,7 +16,7 @@ from optimizer.artifacts.build_messages import Job
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError

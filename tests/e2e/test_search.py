@@ -369,11 +369,11 @@ def test_warm_start_is_refused_where_nothing_holds_and_leaves_nothing(
     space = changed(tmp_path, limit={"latency_ms": 1500})
     run = start(space, "--study", "other", "--warm-start", "tiny")
     assert run.wait() == 2
-    assert "nothing measured in tiny holds here" in run.errors
+    assert "no measurement of study tiny is valid here" in run.errors
     assert "limit.latency_ms: was 2000.0, is 1500.0" in run.errors
     missing = start(copied, "--study", "other", "--warm-start", "unknown")
     assert missing.wait() == 2
-    assert "there is no study unknown" in missing.errors
+    assert "study 'unknown' not found" in missing.errors
     assert not (tmp_path / "results" / "other").exists()
 
 
@@ -387,7 +387,7 @@ def test_warm_start_takes_over_what_still_holds(
     assert run.wait() == 0, run.errors
     old = StudyDirectory(tmp_path / "results" / "tiny").trials.read_all().values()
     held = [record for record in old if record.outcome == "ok"]
-    assert f"{len(held)} trials taken over from tiny" in run.output
+    assert f"{len(held)} trials of study tiny are reused" in run.output
     new = StudyDirectory(tmp_path / "results" / "wider").trials.read_all().values()
     *carried, measured = new
     assert [record.origin for record in carried] == ["tiny"] * len(held)

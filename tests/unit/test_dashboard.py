@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from optimizer.commands.dashboard import DashboardRequest, open_dashboard
+from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.errors import RequirementError, StorageError, UsageError
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.dashboard.markdown import study_note, trial_note
@@ -71,7 +71,7 @@ def results(tmp_path: Path) -> Path:
 @contextmanager
 def served(results: Path, **settings: Any) -> Iterator[str]:
     """The address of a dashboard that serves."""
-    request = DashboardRequest("test", results, port=0, **settings)
+    request = DashboardOptions("test", 0, results=results, **settings)
     with open_dashboard(request, print) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -348,8 +348,8 @@ def test_notes_that_are_missing_are_written_unless_the_study_is_run(tmp_path: Pa
 
 def test_a_study_that_is_not_there(tmp_path: Path) -> None:
     with (
-        pytest.raises(UsageError, match=f"there is no study other in {tmp_path}"),
-        open_dashboard(DashboardRequest("other", tmp_path), print),
+        pytest.raises(UsageError, match=f"study 'other' not found in {tmp_path}"),
+        open_dashboard(DashboardOptions("other", results=tmp_path), print),
     ):
         pass
 
@@ -358,7 +358,7 @@ def test_a_study_in_a_database_needs_its_address(results: Path) -> None:
     (results / "test" / "study.journal").unlink()
     with (
         pytest.raises(UsageError, match="keeps no journal: give the --storage"),
-        open_dashboard(DashboardRequest("test", results), print),
+        open_dashboard(DashboardOptions("test", results=results), print),
     ):
         pass
 
@@ -400,7 +400,7 @@ def test_a_port_that_is_taken(results: Path) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(UsageError, match=f"--port: must be free; port {port} is taken"),
-            open_dashboard(DashboardRequest("test", results, port=port), print),
+            open_dashboard(DashboardOptions("test", port, results=results), print),
         ):
             pass
 
@@ -409,7 +409,7 @@ def test_a_missing_package_is_named(results: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("optimizer.study.dashboard.server.can_note", lambda: False)
     with (
         pytest.raises(RequirementError, match=r"pip install 'triton-cost-optimizer\[dashboard\]'"),
-        open_dashboard(DashboardRequest("test", results), print),
+        open_dashboard(DashboardOptions("test", results=results), print),
     ):
         pass
 

@@ -789,8 +789,14 @@ def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to()
 @pytest.mark.parametrize(
     ("settings", "described"),
     [
-        ({"max_batch_size": "7"}, "pytorch fp32, batch <= 7, delay 0 us, 1 x 2 threads"),
-        ({"max_queue_delay_us": "123"}, "pytorch fp32, batch <= 4, delay 123 us, 1 x 2 threads"),
+        (
+            {"max_batch_size": "7"},
+            "pytorch fp32, max_batch_size 7, queue delay 0 us, 1 x 2 threads",
+        ),
+        (
+            {"max_queue_delay_us": "123"},
+            "pytorch fp32, max_batch_size 4, queue delay 123 us, 1 x 2 threads",
+        ),
         ({"bert.precision": "int8"}, "openvino int8, no batching, 1 x 2 threads"),
         ({}, "pytorch fp32, no batching, 1 x 2 threads"),
     ],

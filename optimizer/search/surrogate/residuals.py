@@ -23,7 +23,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize
+from scipy import linalg
 
 from optimizer.search.surrogate.point_features import PointFeatures
 
@@ -334,6 +334,9 @@ def _most_likely(terms: Terms, seen: Observations, scales: Sequence[Scale]) -> t
     if len(seen.rows) == 0:
         return middle, 0.0
     bounds = [(at - 4 * p.log_sd, at + 4 * p.log_sd) for at, p in zip(middle, priors, strict=True)]
+    # This import takes half a second: only what fits a model pays for it.
+    from scipy import optimize
+
     found = optimize.minimize(
         _Likelihood(terms, seen, priors), middle, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": _MOST_STEPS},

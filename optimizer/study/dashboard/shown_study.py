@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from functools import cached_property
 from pathlib import Path
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
@@ -82,21 +80,20 @@ class ShownStudy:
 
     def attach(self, number: int, name: str, text: str) -> None:
         """Keep a file with a trial that is not finished yet."""
+        # Optuna's artifact stores import boto3 where it is installed, which takes a second.
+        from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
         with storage_errors(self._artifacts), tempfile.TemporaryDirectory() as folder:
             self._artifacts.mkdir(parents=True, exist_ok=True)
             file = Path(folder) / name
             file.write_text(text, encoding="utf-8")
             with storage_failures(self._where):
                 upload_artifact(
-                    artifact_store=self._store,
+                    artifact_store=FileSystemArtifactStore(self._artifacts),
                     file_path=str(file),
                     study_or_trial=self._trial(number),
                     mimetype="text/plain",
                 )
-
-    @cached_property
-    def _store(self) -> FileSystemArtifactStore:
-        return FileSystemArtifactStore(self._artifacts)
 
     def _trial(self, number: int) -> Trial:
         study_id = self._study._study_id
