@@ -14,7 +14,7 @@ from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.machine.slots import Slot
-from optimizer.machine.use import MachineWatch, contention, withheld_time
+from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
 from optimizer.measurement.level import LoadLevel, MachineUse
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.control import server_split
@@ -97,7 +97,7 @@ class LevelRunner:
         except LoadTestFailure:
             liveness.check()
             raise
-        use = machine.end(
+        use = machine.stop(
             level.client.cpu_seconds,
             served.server.memory_with_models_bytes(),
             gauges(served.server.endpoint.metrics),

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.workload.arrivals import ArrivalPattern
+
 Tensors = dict[str, NDArray[np.generic]]
 """Input tensors of one request by name; each has shape [1, *shape]."""
 
@@ -151,30 +153,11 @@ class LatencyLimit:
 
 
 @dataclass(frozen=True)
-class ArrivalTrace:
-    """Recorded arrivals, which are scaled to the rate that is offered and looped.
-
-    Attributes:
-        sha256: of the file that it was read from.
-        at_seconds: arrival times since the first instant of the recording, ascending.
-        seconds: length of the recording; above the last arrival.
-    """
-
-    sha256: str
-    at_seconds: tuple[float, ...]
-    seconds: float
-
-
-ArrivalPattern = Literal["poisson", "constant"] | ArrivalTrace
-
-
-@dataclass(frozen=True)
 class Stream:
     """Requests of one kind to one model.
 
     Attributes:
         target: name of the model that is asked.
-        arrivals: when requests are due, see `optimizer.workload.arrivals`.
         demand_per_second: requests a second that the whole fleet must serve.
         batch_size: inferences that one request asks for.
     """

@@ -21,7 +21,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol, RunLevel, find_capacity
 from optimizer.load.curve import find_capacity_and_service, find_latencies
-from optimizer.machine.use import contention
+from optimizer.machine.utilisation import contention
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
