@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ModelServing
-from optimizer.simulator.batcher_kernel import run
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import Stream, padded_length
@@ -234,6 +233,9 @@ def closed_loop(
 def _simulate(
     scheduler: Scheduler, curve: ServiceCurve, rows: NDArray[np.void], arrivals: int
 ) -> Simulation:
+    # numba takes a second to import: only what simulates pays for it.
+    from optimizer.simulator.batcher_kernel import run
+
     executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, arrivals)
     requests, executed = rows[:-2], rows[:executions]
     return Simulation(

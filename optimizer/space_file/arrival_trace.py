@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from optimizer.files.untrusted import csv_rows, read_text
-from optimizer.workload.streams import ArrivalTrace
+from optimizer.workload.arrivals import ArrivalTrace
 
 
 def _instant(text: str) -> float:

@@ -24,8 +24,9 @@ from optimizer.space_file.parameter_schema import ParametersSection, deprecation
 from optimizer.space_file.schema import SpaceSection
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
+from optimizer.workload.arrivals import ArrivalTrace
 from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
-from optimizer.workload.streams import ArrivalTrace, LatencyLimit, Stream, Workload
+from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 
 @dataclass(frozen=True)

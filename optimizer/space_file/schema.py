@@ -36,7 +36,8 @@ from optimizer.space_file.section import (
     wrong,
 )
 from optimizer.space_file.server_schema import EnginesSection, ServerSection
-from optimizer.workload.streams import ArrivalPattern, ArrivalTrace, Transport
+from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace
+from optimizer.workload.streams import Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -73,7 +74,7 @@ def _kind_of_arrivals(value: object) -> str:
 
 
 _Arrivals = Annotated[
-    Annotated[Literal["poisson", "constant"], Tag("name")] | Annotated[TraceSection, Tag("trace")],
+    Annotated[ArrivalName, Tag("name")] | Annotated[TraceSection, Tag("trace")],
     Discriminator(_kind_of_arrivals),
 ]
 

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.workload.arrivals import ArrivalPattern
+
 Tensors = dict[str, NDArray[np.generic]]
 """Input tensors of one request by name; each has shape [1, *shape]."""
 
@@ -148,31 +150,13 @@ class LatencyLimit:
 
 
 @dataclass(frozen=True)
-class ArrivalTrace:
-    """Recorded arrivals, which are scaled to the offered rate and looped.
-
-    Attributes:
-        sha256: digest of the file.
-        at_seconds: arrival times since the start of the recording, ascending.
-        seconds: duration of the recording, above the last arrival time.
-    """
-
-    sha256: str
-    at_seconds: tuple[float, ...]
-    seconds: float
-
-
-ArrivalPattern = Literal["poisson", "constant"] | ArrivalTrace
-
-
-@dataclass(frozen=True)
 class Stream:
     """Requests of one kind to one model.
 
     Attributes:
-        target: name of the model.
-        demand_per_second: requests per second to the whole fleet.
-        batch_size: inferences per request.
+        target: name of the model that is asked.
+        demand_per_second: requests a second that the whole fleet must serve.
+        batch_size: inferences that one request asks for.
     """
 
     name: str

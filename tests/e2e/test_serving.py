@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration import releases
 from optimizer.configuration.releases import EngineFacts, Release
 from optimizer.configuration.serving_config import (
