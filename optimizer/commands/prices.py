@@ -1,4 +1,4 @@
-"""Today's prices, asked of the AWS price list and kept in the user's own list."""
+"""Update the user's own price list from the AWS price list."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from optimizer.fleet.price_list import (
 
 @dataclass(frozen=True)
 class UpdatedPrices:
-    """What was found.
+    """The updated prices.
 
     Attributes:
         missing: instance types that have no price in the region.
-        path: the user's own list, which has what was found now.
+        path: the user's own list, which has the updated prices.
     """
 
-    found: tuple[ListedPrice, ...]
+    prices: tuple[ListedPrice, ...]
     missing: tuple[str, ...]
     path: Path
 
 
 def update_prices(region: str, instance_types: Sequence[str]) -> UpdatedPrices:
-    """Ask for these instance types, for all that are listed where there are none.
+    """Update the prices of these instance types, by default of all listed ones.
 
     Raises:
         RequirementError: without boto3, credentials or network.
@@ -42,10 +42,11 @@ def update_prices(region: str, instance_types: Sequence[str]) -> UpdatedPrices:
         StorageError: when it cannot be written.
     """
     path = own_price_list()
-    wanted = tuple(dict.fromkeys(instance_types or (e.price.instance_type for e in price_list())))
-    found = tuple(todays_prices(aws_client(), wanted, region))
+    listed = (entry.price.instance_type for entry in price_list())
+    types = tuple(dict.fromkeys(instance_types or listed))
+    prices = tuple(todays_prices(aws_client(), types, region))
     text = io.StringIO()
-    write_prices(text, merge_prices(read_prices(path) if path.exists() else (), found))
+    write_prices(text, merge_prices(read_prices(path) if path.exists() else (), prices))
     write_text(path, text.getvalue())
-    there = {entry.price.instance_type for entry in found}
-    return UpdatedPrices(found, tuple(name for name in wanted if name not in there), path)
+    priced = {entry.price.instance_type for entry in prices}
+    return UpdatedPrices(prices, tuple(name for name in types if name not in priced), path)
