@@ -18,8 +18,10 @@ SERIAL_SUITES = ("contracts", "e2e")
 """They start servers and put load on them."""
 
 WITHOUT_LOAD = {
+    "test_arrivals.py",
     "test_bad_machine.py",
     "test_doctor.py",
+    "test_evaluator.py",
     "test_gate.py",
     "test_int8_accuracy.py",
     "test_interruptions.py",

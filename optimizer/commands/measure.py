@@ -298,7 +298,7 @@ def _perf_analyzer(space: Space) -> Path:
     [stream] = space.workload.streams
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
         raise UsageError("--with perf_analyzer: it sends binary tensors without shared memory only")
-    if not isinstance(stream.arrivals, str):
+    if stream.arrivals not in perf_analyzer.DISTRIBUTIONS:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
     binary = shutil.which(perf_analyzer.NAME)
     if binary is None:

@@ -9,7 +9,7 @@ from optimizer.commands.doctor.checks import NotChecked
 from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
-from optimizer.machine.gpus import Card, driver_version, present_cards
+from optimizer.machine.gpus import GpuState, driver_version, gpu_states
 
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 _NVIDIA = "0x10de"
@@ -30,10 +30,10 @@ class Graphics:
     """
 
     driver: str
-    cards: tuple[Card, ...]
+    cards: tuple[GpuState, ...]
 
     @property
-    def usable(self) -> tuple[Card, ...]:
+    def usable(self) -> tuple[GpuState, ...]:
         """GPUs that trials can use."""
         return tuple(card for card in self.cards if _obstacle(card) is None)
 
@@ -46,7 +46,7 @@ class Graphics:
 
 def graphics() -> Graphics:
     """Ask the driver. Raises RequirementError where none answers."""
-    cards = present_cards()
+    cards = gpu_states()
     return Graphics(driver_version() or "", cards)
 
 
@@ -91,7 +91,7 @@ def _driver(driver: Graphics) -> CheckResult:
     return CheckResult(_DRIVER, "unknown", f"{driver.driver}; {need}", _INSTALL)
 
 
-def _card(number: int, card: Card) -> CheckResult:
+def _card(number: int, card: GpuState) -> CheckResult:
     gpu = card.gpu
     capability = gpu.compute_capability
     lacking = [
@@ -108,7 +108,7 @@ def _card(number: int, card: Card) -> CheckResult:
     return CheckResult(part, "missing", f"{detail}; {why}", remedy)
 
 
-def _obstacle(card: Card) -> tuple[str, str | None] | None:
+def _obstacle(card: GpuState) -> tuple[str, str | None] | None:
     """Return why trials cannot use a GPU, and what to do about it; None where they can."""
     if card.gpu.compute_capability < LEAST_COMPUTE_CAPABILITY:
         return f"the images need {_version(LEAST_COMPUTE_CAPABILITY)}", None
