@@ -109,7 +109,7 @@ def recommend(
     with watching(console, said) as watch:
         found = recommend_instances(request, watch)
     show_recommendation(console, found, by_users=request.by_users)
-    return 0 if found.offers else 1
+    return 0 if found.estimates else 1
 
 
 def _search(

@@ -130,7 +130,7 @@ def answers(story: Story) -> dict[str, Answer]:
     study = read_study(results, name)
     api = optimizer.Study(name, results).best
     compared = compare_studies(CompareRequest((name, other_of(story)), results)).studies[0].best
-    offers = recommend_instances(RecommendRequest((name,), results), lambda _: None).offers
+    offers = recommend_instances(RecommendRequest((name,), results), lambda _: None).estimates
     return {
         "status": None
         if status.best is None
