@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -21,7 +22,7 @@ from optimizer.analysis.comparison import (
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.commands.compare import CompareRequest, compare_studies
+from optimizer.commands.compare import CompareOptions, compare_studies
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.price_rules import price_mismatch
 from optimizer.measurement.cost import Demand, Score
@@ -44,20 +45,20 @@ _VERDICTS: Mapping[str, str] = {
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY STUDY...")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the comparison for programs too.",
+    "--json", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write the comparison as JSON.",
 )  # fmt: skip
 @results_option
-def compare(studies: tuple[str, ...], json_file: Path | None, results: Path) -> int:
-    """Put studies side by side, all relative to the first.
+def compare(**options: Any) -> int:
+    """Compare studies with the first one.
 
     STUDY is a name in the folder of results, or the path of a study's folder that was copied from
-    another host. What did not ask the same of its machine is refused, with every difference.
+    another host. Studies of different workloads are refused, with every difference.
     """
-    console = OutputConsole()
-    show_comparison(console, compare_studies(CompareRequest(studies, results, json_file)))
-    if json_file is not None:
-        _say(console, f"data: {json_file}")
+    console, chosen = OutputConsole(), CompareOptions(**options)
+    show_comparison(console, compare_studies(chosen))
+    if chosen.json is not None:
+        console.print_line(f"data: {chosen.json}")
     return 0
 
 

@@ -13,7 +13,7 @@ from optimizer.cli.options import cache_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.commands.doctor import examine
 from optimizer.commands.doctor.examination import Examination, State
-from optimizer.commands.parts import default_cache
+from optimizer.commands.run_context import cache_folder
 from optimizer.errors import RequirementError
 
 _COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "unknown": "yellow"}
@@ -29,7 +29,7 @@ def doctor(results: Path, cache: Path | None) -> int:
 
     Nothing is changed, fetched or started.
     """
-    found = examine((cache or default_cache()).absolute(), results.absolute())
+    found = examine(cache_folder(cache), results.absolute())
     show_examination(OutputConsole(), found)
     return 0 if found.can_serve else RequirementError.exit_code
 

@@ -24,10 +24,10 @@ _LEAST_SHARE = 0.01
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
-    found = measured.found
+    found = measured.load_test
     console.print(Text(describe(measured.config), style="bold"))
     if found.users is not None:
-        console.print(_user_load(found.users, found.at))
+        console.print(_user_load(found.users, found.shown))
     else:
         console.print(_levels(found.levels))
     if found.measurement is not None:
@@ -46,10 +46,10 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
     if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
         text = f"the limit was not met: {found.missed}"
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(_time(found.at, _timings(measured)))
-    for split in found.at.server:
+    console.print(_time(found.shown, _timings(measured)))
+    for split in found.shown.server:
         console.print(_batches(split))
-    for line in _machine(found.at):
+    for line in _machine(found.shown):
         console.print(line, highlight=False, soft_wrap=True)
     if found.compared is not None and found.opinion is not None:
         console.print(_opinions(found.compared, found.opinion))

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.text import Text
 
 from optimizer.analysis.study_status import StudyStatus, all_statuses, study_status
-from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
@@ -26,6 +25,7 @@ from optimizer.cli.rows import (
     level_rows,
     trials_row,
 )
+from optimizer.cli.termination import until_interrupted
 from optimizer.study.event_text import regret_text
 from optimizer.study.progress_file import CurrentTrial, Progress
 from optimizer.study.run_state import TimeLeft
@@ -150,7 +150,7 @@ def _state_text(study: StudyStatus) -> str:
     if study.state == "running" and progress is not None:
         return f"running, {progress.phase} {progress.done}/{progress.steps}"
     if study.state == "cut off" and progress is not None:
-        return f"cut off in phase {progress.phase}; the same command goes on"
+        return f"cut off in phase {progress.phase}; rerun the command to resume"
     if study.state == "ended" and progress is not None and progress.ended:
         return f"ended: {progress.ended.splitlines()[0]}"
     return study.state
@@ -179,7 +179,7 @@ def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
     else:
         yield from _current(progress.now, progress.doing, now, bars)
     if progress.gap is not None:
-        yield "to find", regret_text(progress.gap), ""
+        yield "potential", regret_text(progress.gap), ""
 
 
 def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import Said
+from optimizer.cli.options import Verbosity
 from optimizer.cli.rows import (
     WIDE,
     LabelledRows,
@@ -35,7 +35,7 @@ _RECENT = 8
 
 
 @contextmanager
-def watching(console: Console, said: Said | None = None) -> Iterator[Watcher]:
+def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watcher]:
     """A watcher for as long as a run lasts; the live view leaves the terminal as it was.
 
     The live view needs a terminal that can move its cursor, and is for who asked for nothing else.
@@ -120,7 +120,7 @@ class LiveView:
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
 
     def _rows(self, bars: str) -> Iterator[Row]:
-        """What is done now, what is best, and what is left to find."""
+        """What is done now, what is best, and the remaining potential."""
         state = self._state
         doing = f"; {state.doing}" if state.configuration else state.doing
         yield "now", state.configuration + doing, ""
@@ -133,7 +133,7 @@ class LiveView:
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)
         if state.regret_bound is not None:
-            yield "to find", regret_text(state.regret_bound), ""
+            yield "potential", regret_text(state.regret_bound), ""
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

@@ -27,35 +27,36 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class CompareRequest:
-    """What one `compare` was asked.
+class CompareOptions:
+    """Options of `compare`.
 
     Attributes:
-        studies: names in `results`, or folders.
-        json: file that the comparison is written to, for programs.
+        studies: names in `results`, or folders; at least two.
+        json: file that the comparison is also written to.
+        results: folder of the studies.
     """
 
     studies: tuple[str, ...]
-    results: Path
     json: Path | None = None
+    results: Path = Path("results")
 
 
-def compare_studies(request: CompareRequest) -> Comparison:
+def compare_studies(options: CompareOptions) -> Comparison:
     """Compare studies, all with the first.
 
     Raises:
         UsageError: where there is no such study, or what they asked is not the same.
         StorageError: when files are damaged, or cannot be written.
     """
-    if len(request.studies) < 2:
+    if len(options.studies) < 2:
         raise UsageError("compare needs two studies or more")
-    readings = read_studies(request.results, request.studies)
+    readings = read_studies(options.results, options.studies)
     _refuse_incomparable(readings)
     comparison = compare(
         [StudyToCompare(name, reading, reading.summary) for name, reading in readings.items()]
     )
-    if request.json is not None:
-        write_json(request.json, _to_json(comparison))
+    if options.json is not None:
+        write_json(options.json, _to_json(comparison))
     return comparison
 
 

@@ -23,7 +23,7 @@ from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.launcher import PickPorts, ServerLauncher, free_ports
 from optimizer.triton.remote_launcher import RemoteLauncher
-from optimizer.triton.repository import ModelRepository, Place, link
+from optimizer.triton.repository import ModelRepository, PlaceFile, link
 
 _MISSING = "missing: "
 _IMPORTS = f"""
@@ -121,7 +121,7 @@ def _own_repository(_: Host, directory: StudyDirectory) -> ModelRepository:
     return _repository(directory.repository, link)
 
 
-def _repository(root: Path, place: Place) -> ModelRepository:
+def _repository(root: Path, place: PlaceFile) -> ModelRepository:
     return ModelRepository(root, shipped("model_repository_templates"), place)
 
 

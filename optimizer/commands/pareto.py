@@ -17,7 +17,7 @@ from optimizer.analysis.latency_curve import (
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.unmeasured_configurations import Unmeasured
-from optimizer.commands.parts import require_one_limit
+from optimizer.commands.protocols import require_one_limit
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text
 from optimizer.machine.slots import Slot
@@ -31,22 +31,23 @@ from optimizer.study.searched_space import SearchedSpace
 
 
 @dataclass(frozen=True)
-class ParetoRequest:
-    """What one `pareto` was asked.
+class ParetoOptions:
+    """Options of `pareto`.
 
     Attributes:
-        results: folder of the studies.
-        limits_ms: latency limits; some around the study's own where there are none.
+        study: a name in `results`, or a study's own folder.
+        limits_ms: latency limits; where there are none, eight around the study's own.
         seed: of the simulation.
+        results: folder of the studies.
     """
 
     study: str
-    results: Path
     limits_ms: tuple[float, ...] = ()
     seed: int = 0
+    results: Path = Path("results")
 
 
-def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
+def latency_costs(options: ParetoOptions) -> tuple[LatencyCosts, Path]:
     """Work out what each limit costs; returns it and the page that it is drawn on.
 
     Raises:
@@ -54,15 +55,15 @@ def latency_costs(request: ParetoRequest) -> tuple[LatencyCosts, Path]:
             limits of their own and one is asked for.
         StorageError: when its files are damaged, or the page cannot be written.
     """
-    study = read_study(request.results, request.study)
-    if request.limits_ms:
+    study = read_study(options.results, options.study)
+    if options.limits_ms:
         require_one_limit(study.searched.workload, "--limit")
     known = _known(study)
     if not known:
-        raise UsageError(f"study {request.study} has measured no capacity yet: run it first")
-    costs = _costs(study, known, request.limits_ms)
+        raise UsageError(f"study {options.study} has measured no capacity yet: run it first")
+    costs = _costs(study, known, options.limits_ms)
     if study.saturated:
-        costs = _with_predictions(study, known, costs, request.seed)
+        costs = _with_predictions(study, known, costs, options.seed)
     page = study.directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page

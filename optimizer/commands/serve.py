@@ -34,21 +34,22 @@ _HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class ServeRequest:
-    """What one `serve` was asked.
+class ServeOptions:
+    """Options of `serve`.
 
     Attributes:
         subject: a study's name in `results`, a study's own folder, or the folder of a bundle.
         baseline: serve the study's baseline in place of its best.
         http_port, grpc_port, metrics_port: on 127.0.0.1; 0 takes one that is free.
+        results: folder of the studies.
     """
 
     subject: str
-    results: Path
-    http_port: int
-    grpc_port: int
-    metrics_port: int
     baseline: bool = False
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    results: Path = Path("results")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _input_text(each: Input) -> str:
     return f'{json.dumps(about)[:-1]}, "data": [\'"{values}"\']}}'
 
 
-def find_servable(request: ServeRequest) -> Servable:
+def find_servable(options: ServeOptions) -> Servable:
     """Find what is to be served, and see that this machine can serve it; nothing is started.
 
     Raises:
@@ -105,16 +106,16 @@ def find_servable(request: ServeRequest) -> Servable:
         RequirementError: the machine, the image or the server lacks something.
         StorageError: when the study's files are damaged.
     """
-    folder = Path(request.subject).absolute()
+    folder = Path(options.subject).absolute()
     if (folder / MANIFEST).exists():
-        if request.baseline:
+        if options.baseline:
             raise UsageError(f"--baseline: goes with a study; {folder} is a bundle")
         bundle = read_bundle(folder)
         root, config, workload = folder, bundle.manifest.config, bundle.load.workload
         settings = measured_on(bundle.manifest)
     else:
-        study = read_study(request.results, request.subject)
-        root, config = _handed_out(study, baseline=request.baseline)
+        study = read_study(options.results, options.subject)
+        root, config = _handed_out(study, baseline=options.baseline)
         workload, settings = study.searched.workload, _server_of(study)
     where = bundle_host(settings, config)
     if isinstance(where.host, RemoteHost):
@@ -122,7 +123,7 @@ def find_servable(request: ServeRequest) -> Servable:
             f"it was measured on a server that runs already, at {where.host.grpc}: copy the models "
             f"of {root} into its repository"
         )
-    return Servable(root, config, workload, where, _endpoint(request))
+    return Servable(root, config, workload, where, _endpoint(options))
 
 
 def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingConfig]:
@@ -147,12 +148,12 @@ def _server_of(study: StudyReading) -> ServerSettings:
     return settings
 
 
-def _endpoint(request: ServeRequest) -> Endpoint:
+def _endpoint(options: ServeOptions) -> Endpoint:
     """Where to listen. Raises UsageError where a port is taken."""
     asked = {
-        "--grpc-port": request.grpc_port,
-        "--http-port": request.http_port,
-        "--metrics-port": request.metrics_port,
+        "--grpc-port": options.grpc_port,
+        "--http-port": options.http_port,
+        "--metrics-port": options.metrics_port,
     }
     spare = iter(free_ports(len(asked)))
     ports = []

@@ -88,6 +88,6 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert "empty: nothing within the limits: it has measured nothing yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2
-    assert "--trials and --timeout are those of a --search" in capsys.readouterr().err
+    assert "--trials and --timeout are options of a --search" in capsys.readouterr().err
     assert run("nowhere", *results) == 2
     assert "there is no study nowhere" in capsys.readouterr().err

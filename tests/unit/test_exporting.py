@@ -270,7 +270,7 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
 
 
 def test_what_is_deployed_says_what_it_was_measured_on(study: Exportable, tmp_path: Path) -> None:
-    export_study(study.request(tmp_path / "to", format="compose"), lambda _: None)
+    export_study(study.request(tmp_path / "to", format="compose"), lambda _: None, MADE_BY)
     said = (tmp_path / "to/compose.yaml").read_text()
     assert "280 requests/s per instance, measured on Some CPU, 2 cores; 2 x test.large" in said
 

@@ -12,8 +12,8 @@ import pytest
 
 from optimizer.commands import recommend as recommending
 from optimizer.commands.load_test_job import job_content
-from optimizer.commands.recommend import RecommendRequest, recommend_instances
-from optimizer.commands.run import RunRequest
+from optimizer.commands.recommend import RecommendOptions, recommend_instances
+from optimizer.commands.run import RunOptions
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
@@ -50,7 +50,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def ask(results: Path, *studies: str, **settings: Any) -> Recommendation:
-    request = RecommendRequest(studies or ("small", "large"), results, **settings)
+    request = RecommendOptions(studies or ("small", "large"), results=results, **settings)
     return recommend_instances(request, lambda _: None)
 
 
@@ -211,12 +211,12 @@ def test_the_recommendation_is_written_for_programs(results: Path, tmp_path: Pat
     ("settings", "said"),
     [
         ({}, "give studies, or --search SPACE.yaml"),
-        ({"job": Path("job.json")}, "--job is run on this machine"),
+        ({"job": Path("job.json")}, "--job runs on this machine"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        recommend_instances(RecommendRequest((), tmp_path, **settings), lambda _: None)
+        recommend_instances(RecommendOptions(results=tmp_path, **settings), lambda _: None)
 
 
 LOAD = UserLoad((Phase(2, 60.0, 100.0),))
@@ -229,7 +229,7 @@ def keep_tests(
     """An advanced job whose first test served so many requests, with that p95, in each part."""
     space = space_on(A10G)
     folder = StudyDirectory(directory.root / "advanced")
-    write_json(folder.space, {"space": {"job": job_content(job)}, "machine": {}})
+    write_json(folder.space, {"space": {"job": job_content(job)}, "machine": MACHINE.to_json()})
     evaluation = on_machine(ok(max(n for n, _ in parts) / (100 / len(parts))), use_of(A10G, 1.0))
     assert evaluation.measurement is not None
     level = replace(
@@ -277,7 +277,7 @@ def test_a_host_without_a_job_or_with_another_one_is_refused(results: Path) -> N
 def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     directory = StudyDirectory(results / "small")
     folder = StudyDirectory(directory.root / "advanced")
-    write_json(folder.space, {"space": {"job": job_content(JOB)}, "machine": {}})
+    write_json(folder.space, {"space": {"job": job_content(JOB)}, "machine": MACHINE.to_json()})
     assert ask(results, "small", advanced=True).nothing == (
         ("small", "its advanced job has tested nothing yet"),
     )
@@ -285,7 +285,7 @@ def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     folder.trials.write(record)
     [(_, reason)] = ask(results, "small", advanced=True).nothing
     assert reason.endswith(": over the limit at the floor")
-    write_json(folder.space, {"space": {}, "machine": {}})
+    write_json(folder.space, {"space": {}, "machine": MACHINE.to_json()})
     with pytest.raises(StorageError, match="job is missing"):
         ask(results, "small", advanced=True)
 
@@ -295,17 +295,16 @@ class Searching(Exception):
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
+def here(monkeypatch: pytest.MonkeyPatch) -> list[RunOptions]:
     """This machine is an ml.c5.xlarge; what it is asked to search is kept."""
-    asked: list[RunRequest] = []
+    asked: list[RunOptions] = []
 
-    def run_study(request: RunRequest, _: object) -> None:
+    def run_study(request: RunOptions, _: object) -> None:
         asked.append(request)
         raise Searching
 
     machine = replace(MACHINE, cores=4, memory_gib=8)
-    monkeypatch.setattr(recommending, "require_host", lambda *_: "embedded")
-    monkeypatch.setattr(recommending, "this_machine", lambda *_: machine)
+    monkeypatch.setattr(recommending, "require_machine", lambda _: (SETTING.slot, machine))
     monkeypatch.setattr(recommending, "run_study", run_study)
     return asked
 
@@ -314,8 +313,10 @@ QUICKSTART = shipped("search_spaces") / "quickstart.yaml"
 
 
 def ask_here(folder: Path, *studies: str, seconds: float | None = None, **settings: Any) -> None:
-    search = RunRequest(QUICKSTART, folder, folder, trials=10, timeout_seconds=seconds)
-    recommend_instances(RecommendRequest(studies, folder, search, **settings), lambda _: None)
+    options = RecommendOptions(
+        studies, QUICKSTART, timeout_seconds=seconds, results=folder, cache=folder, **settings
+    )
+    recommend_instances(options, lambda _: None)
 
 
 def job_file(folder: Path, **more: Any) -> Path:
@@ -327,7 +328,7 @@ def job_file(folder: Path, **more: Any) -> Path:
 
 
 def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
-    tmp_path: Path, here: list[RunRequest]
+    tmp_path: Path, here: list[RunOptions]
 ) -> None:
     for seconds in (None, 100.0, 10_000.0):
         with pytest.raises(Searching):
@@ -338,7 +339,7 @@ def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
 
 
 def test_what_does_not_fit_is_refused_before_a_search(
-    results: Path, here: list[RunRequest]
+    results: Path, here: list[RunOptions]
 ) -> None:
     with pytest.raises(UsageError, match="did not ask the same"):
         ask_here(results, "small")
@@ -347,17 +348,17 @@ def test_what_does_not_fit_is_refused_before_a_search(
     with pytest.raises(UsageError, match="it has NVIDIA A10G"):
         ask_here(results, instance_types=("ml.g5.xlarge",))
     with pytest.raises(UsageError, match="no spot price is listed"):
-        ask_here(results, prices=PriceChoice("spot"))
+        ask_here(results, rate="spot")
     assert here == []
 
 
 def test_a_price_of_another_machine_is_refused_before_a_search(
-    tmp_path: Path, here: list[RunRequest], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: list[RunOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommending, "this_machine", lambda *_: MACHINE)
+    monkeypatch.setattr(recommending, "require_machine", lambda _: (SETTING.slot, MACHINE))
     listed = QUICKSTART.read_text().replace(", usd_per_hour: 0.204, source: example", "")
     (tmp_path / "space.yaml").write_text(listed)
-    search = RunRequest(tmp_path / "space.yaml", tmp_path, tmp_path, trials=10)
+    options = RecommendOptions(space=tmp_path / "space.yaml", results=tmp_path, cache=tmp_path)
     with pytest.raises(UsageError, match=r"ml\.c5\.xlarge has 4 vCPUs, the machine 2 cores"):
-        recommend_instances(RecommendRequest((), tmp_path, search), lambda _: None)
+        recommend_instances(options, lambda _: None)
     assert here == []

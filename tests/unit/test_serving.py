@@ -15,7 +15,7 @@ import pytest
 from optimizer.analysis.study_reading import read_study
 from optimizer.commands import serve as serving
 from optimizer.commands.bundle_serving import BundleHost
-from optimizer.commands.serve import ServeRequest, find_servable
+from optimizer.commands.serve import ServeOptions, find_servable
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions, describe
 from optimizer.errors import UsageError
@@ -56,9 +56,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given
 
 
-def request(tmp_path: Path, subject: str = "one", **options: Any) -> ServeRequest:
+def request(tmp_path: Path, subject: str = "one", **options: Any) -> ServeOptions:
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, **options}
-    return ServeRequest(subject, tmp_path, **ports)
+    return ServeOptions(subject, results=tmp_path, **ports)
 
 
 def write_repositories(tmp_path: Path, **which: int) -> None:

@@ -188,7 +188,7 @@ def test_what_runs_is_held_against_what_was_measured(bundle: Bundle) -> None:
     running.instance_group[0].count = 5
     check = check_configuration(bundle.manifest, {"bert": running})
     assert (check.outcome, check.text) == (
-        "fail", "bert: instance_group[0].count: asked 1, the server runs 5",
+        "fail", "bert: instance_group[0].count: requested 1, the server runs 5",
     )  # fmt: skip
 
 
@@ -463,7 +463,7 @@ def test_a_damaged_file_starts_nothing(
     said = optimizer("verify", str(bundle.root))
     assert said.code == 1
     assert "files: fail, bert/1/model.py differs" in said.out
-    assert said.out.count("not checked, what was exported is not what is here") == 4
+    assert said.out.count("not checked, the files are not those that were exported") == 4
 
 
 def test_no_bundle_is_a_mistake_in_what_was_given(optimizer: Commands, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from optimizer.commands.doctor.docker import Docker
 from optimizer.commands.doctor.examination import Ability, State
 from optimizer.commands.doctor.gpus import Graphics
 from optimizer.commands.doctor.software import Packages, servers_with
-from optimizer.commands.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
+from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.releases import tag_of, tensorrt_image
 from optimizer.runtimes import RUNTIME_PACKAGE

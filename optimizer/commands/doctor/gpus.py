@@ -9,7 +9,7 @@ from optimizer.commands.doctor.checks import Unseen
 from optimizer.commands.doctor.examination import CheckResult
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
-from optimizer.machine.gpus import Card, driver_version, present_cards
+from optimizer.machine.gpus import GpuState, driver_version, gpu_states
 
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 _NVIDIA = "0x10de"
@@ -30,10 +30,10 @@ class Graphics:
     """
 
     driver: str
-    cards: tuple[Card, ...]
+    cards: tuple[GpuState, ...]
 
     @property
-    def usable(self) -> tuple[Card, ...]:
+    def usable(self) -> tuple[GpuState, ...]:
         """Cards that trials can run on as they are."""
         return tuple(card for card in self.cards if _hindrance(card) is None)
 
@@ -46,7 +46,7 @@ class Graphics:
 
 def graphics() -> Graphics:
     """What the driver tells. Raises RequirementError where none answers."""
-    cards = present_cards()
+    cards = gpu_states()
     return Graphics(driver_version() or "", cards)
 
 
@@ -93,7 +93,7 @@ def _driver(seen: Graphics) -> CheckResult:
     return CheckResult(_DRIVER, "unknown", found, _INSTALL)
 
 
-def _card(number: int, card: Card) -> CheckResult:
+def _card(number: int, card: GpuState) -> CheckResult:
     gpu = card.gpu
     capability = gpu.compute_capability
     lacking = [
@@ -110,7 +110,7 @@ def _card(number: int, card: Card) -> CheckResult:
     return CheckResult(part, "missing", f"{found}; {why}", remedy)
 
 
-def _hindrance(card: Card) -> tuple[str, str | None] | None:
+def _hindrance(card: GpuState) -> tuple[str, str | None] | None:
     """Why no trial can run on a card, and what to do about it; None where one can."""
     if card.gpu.compute_capability < LEAST_COMPUTE_CAPABILITY:
         return f"the images need {_version(LEAST_COMPUTE_CAPABILITY)}", None

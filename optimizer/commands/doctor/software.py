@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from optimizer.commands.doctor.checks import Unseen
 from optimizer.commands.doctor.docker import Docker
 from optimizer.commands.doctor.examination import CheckResult
-from optimizer.commands.parts import EXPORT_PACKAGES, GRAPH_PACKAGES
+from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.load import perf_analyzer
 from optimizer.runtimes import RUNTIME_PACKAGE

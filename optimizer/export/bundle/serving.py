@@ -34,7 +34,7 @@ class BundleRepository:
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """Copy a model of the bundle, replacing one of the same name, as `WritesModels` asks.
+        """Copy a model of the bundle, replacing one of the same name.
 
         Raises:
             ModelLoadFailure: where its config.pbtxt is invalid.
