@@ -534,5 +534,7 @@ def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
     assert where.gpus == cards[:2]
     assert where.slot.gpu_uuids == ("GPU-0", "GPU-1")
     there = cards[:1]
-    with pytest.raises(RequirementError, match="on 2 GPUs, and an NVIDIA driver tells of 1"):
+    with pytest.raises(
+        RequirementError, match="needs 2 GPUs, and the NVIDIA driver of this machine lists"
+    ):
         bundle_host(settings, on_gpus)
