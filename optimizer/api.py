@@ -1,9 +1,9 @@
-"""The program from Python: for notebooks, and for programs that search or read what was found.
+"""The Python interface, for notebooks and for programs that run or read studies.
 
-Everything here is what a command does, see `optimizer.cli`. Tables are pandas DataFrames with units
-in the names of their columns, figures are plotly's. All errors are branches of
-`optimizer.errors.OptimizerError`. Nothing is printed; whoever wants to see what goes on gives a
-`watch`, a function of events (`optimizer.study.events`): `watch=print` shows them all.
+The functions do what the commands of the same names do, and take the same options. Tables are
+pandas DataFrames with units in the names of their columns, figures are plotly's. All errors are
+branches of `optimizer.errors.OptimizerError`. Nothing is printed: progress goes to `watch`, a
+function of events (`optimizer.study.events`); `watch=print` shows them all.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ import pandas as pd
 
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary
-from optimizer.commands.measure import MeasureRequest, MeasureResult, measure_configuration
-from optimizer.commands.parts import default_cache, open_space
-from optimizer.commands.run import RunRequest, run_study
-from optimizer.commands.simulate import SimulateRequest, WhatIf, simulate_configuration
+from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
+from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run_context import open_space
+from optimizer.commands.simulate import SimulateOptions, WhatIf, simulate_configuration
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.errors import UsageError
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.study_figures import (
     Figure,
@@ -42,10 +41,10 @@ from optimizer.report.study_frames import (
     trials_frame,
 )
 from optimizer.space_file.reader import Space
-from optimizer.study.decision import Decision
+from optimizer.study.decision import ConfirmedCapacity, Decision
 from optimizer.study.events import Event, Watcher
 
-Setting = bool | int | str | list[int]
+ParameterValue = bool | int | str | list[int]
 """A parameter's value, as the space file writes it."""
 
 _RESULTS = "results"
@@ -65,41 +64,42 @@ def run(
     space: str | Path | Space,
     *,
     study: str | None = None,
-    results: str | Path = _RESULTS,
-    cache: str | Path | None = None,
     trials: int | None = None,
     timeout_seconds: float | None = None,
     seed: int = 0,
-    sampler: str = "guided",
+    sampler: str | None = None,
     storage: str | None = None,
     warm_start: str | None = None,
     enqueue: Literal["published"] | None = None,
+    also_limits_ms: tuple[float, ...] = (),
+    results: str | Path = _RESULTS,
+    cache: str | Path | None = None,
     watch: Watcher | None = None,
 ) -> Study:
-    """Search a space, or go on where that stopped; returns when the search has ended.
+    """Start or resume a study; return when its search has ended.
 
-    Servers and load clients are started, and gone again in the end, however it ends.
+    Servers and load generators are stopped in the end, also after an error.
 
     Args:
         space: a space file, or what `load_space` read.
-        study: another name than the file's.
+        study: name of the study; None is the space file's.
+        trials, timeout_seconds: end the search after so many configurations or so much time; None
+            is the space file's.
+        seed: of the sampler and of arrivals.
+        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
+        storage: URL of a study database; None is a journal file in the study's folder.
+        warm_start: name of a study in `results` whose still-valid results are reused.
+        enqueue: configurations that are measured first: those of the published benchmark.
+        also_limits_ms: latency limits within which the cost is minimised too.
         results: folder of the studies.
-        cache: folder of the artefact cache; the user's own without one.
-        trials, timeout_seconds: end the search after so many configurations, or so much time; the
-            file's own without.
-        sampler: guided, gp, tpe, random or grid.
-        storage: URL of a study database; a journal file in the study's folder without one.
-        warm_start: name of a study in `results` that what still holds is taken over from.
-        enqueue: what is measured before anything is proposed.
-        watch: is told what goes on.
+        cache: folder of the artefact cache; None is this user's.
+        watch: is called with every event.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    request = RunRequest(
-        space=_given(space),
-        results=Path(results),
-        cache=_cache(cache),
+    options = RunOptions(
+        space=_space(space),
         study=study,
         trials=trials,
         timeout_seconds=timeout_seconds,
@@ -108,101 +108,106 @@ def run(
         storage=storage,
         warm_start=warm_start,
         enqueue=enqueue,
+        also_limits_ms=tuple(also_limits_ms),
+        results=Path(results),
+        cache=Path(cache) if cache is not None else None,
     )
-    result = run_study(request, watch or _unseen)
+    result = run_study(options, watch or _ignore)
     return Study(result.directory.root)
 
 
 def measure(
     space: str | Path | Space,
-    settings: Mapping[str, Setting] | None = None,
+    settings: Mapping[str, ParameterValue] | None = None,
     *,
-    results: str | Path = _RESULTS,
-    cache: str | Path | None = None,
-    seed: int = 0,
     curve: bool = False,
     rate_per_second: float | None = None,
+    users: str | Path | None = None,
+    second_opinion: Literal["perf_analyzer"] | None = None,
+    seed: int = 0,
+    results: str | Path = _RESULTS,
+    cache: str | Path | None = None,
     watch: Watcher | None = None,
 ) -> MeasuredConfiguration:
-    """Serve one configuration and measure it: its capacity, its curve, or one rate.
+    """Serve one configuration and measure it: its capacity, its curve, one rate, or users.
 
     Args:
         space: a space file, or what `load_space` read.
-        settings: values by parameter, such as {"precision": "int8", "bert.max_batch_size": 16}; for
-            the rest the baseline's, or what is next to them and goes with what is set.
-        results: folder of the studies; this is kept in STUDY/measured/NUMBER below it.
-        cache: folder of the artefact cache; the user's own without one.
+        settings: values by parameter, such as {"precision": "int8", "bert.max_batch_size": 16}; the
+            others have the baseline's values, or the nearest that go with these.
         curve: measure the load-latency curve after the capacity.
         rate_per_second: measure this rate alone, and no capacity.
-        watch: is told what goes on.
+        users: file of a user load (PHASES or STAIRS, JSON), which is run alone.
+        second_opinion: another tool that measures the same level.
+        seed: of the arrivals.
+        results: folder of the studies; files are written to STUDY/measured/NUMBER below it.
+        cache: folder of the artefact cache; None is this user's.
+        watch: is called with every event.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    if curve and rate_per_second is not None:
-        raise UsageError("give curve or rate_per_second, not both: a rate is measured alone")
-    opened = open_space(_given(space))
-    request = MeasureRequest(
+    opened = open_space(_space(space))
+    options = MeasureOptions(
         space=opened,
-        settings=_texts(settings),
-        results=Path(results),
-        cache=_cache(cache),
-        seed=seed,
+        settings=_yaml_texts(settings),
         curve=curve,
         rate_per_second=rate_per_second,
+        users=Path(users) if users is not None else None,
+        second_opinion=second_opinion,
+        seed=seed,
+        results=Path(results),
+        cache=Path(cache) if cache is not None else None,
     )
-    return MeasuredConfiguration(opened, measure_configuration(request, watch or _unseen))
+    return MeasuredConfiguration(opened, measure_configuration(options, watch or _ignore))
 
 
 def simulate(
     study: str | Path | Study,
-    settings: Mapping[str, Setting] | None = None,
+    settings: Mapping[str, ParameterValue] | None = None,
     *,
-    results: str | Path = _RESULTS,
     seed: int = 0,
+    results: str | Path = _RESULTS,
 ) -> SimulatedConfiguration:
     """Predict a configuration from what a study has measured of others; nothing is served.
 
     Args:
         study: a name in `results`, a study's own folder, or a Study.
         settings: see `measure`; values need not be among those that were searched.
+        seed: of the simulation.
+        results: folder of the studies.
 
     Raises:
         UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
         StorageError: when its files are damaged.
     """
     name = str(study.folder if isinstance(study, Study) else study)
-    request = SimulateRequest(name, Path(results), _texts(settings), seed)
-    return SimulatedConfiguration(simulate_configuration(request))
+    options = SimulateOptions(name, _yaml_texts(settings), seed, Path(results))
+    return SimulatedConfiguration(simulate_configuration(options))
 
 
-def _unseen(_: Event) -> None:
-    """Nobody watches."""
+def _ignore(_: Event) -> None:
+    pass
 
 
-def _given(space: str | Path | Space) -> Path | Space:
+def _space(space: str | Path | Space) -> Path | Space:
     return space if isinstance(space, Space) else Path(space)
 
 
-def _cache(folder: str | Path | None) -> Path:
-    return (Path(folder) if folder is not None else default_cache()).absolute()
-
-
-def _texts(settings: Mapping[str, Setting] | None) -> dict[str, str]:
-    """Values as YAML writes them, of which JSON is a part."""
+def _yaml_texts(settings: Mapping[str, ParameterValue] | None) -> dict[str, str]:
+    # JSON is a part of YAML.
     return {name: json.dumps(value) for name, value in (settings or {}).items()}
 
 
 class Study:
-    """What lies in a study's folder, as it was when this was made: it may be running still.
+    """The files of a study, as they were when this object was created: it may still be running.
 
     Args:
-        name_or_path: a name in `results`, or a study's own folder, which may have come from another
-            machine.
+        name_or_path: a name in `results`, or a study's own folder, also of another machine.
         results: folder of the studies.
 
     Raises:
-        UsageError: where there is no such study, or it has not come to its search yet.
+        UsageError: where there is no such study, or its search has not started yet.
         StorageError: when its files are damaged.
     """
 
@@ -219,42 +224,45 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where all of it lies: records, logs, best/, which `optimizer serve` starts."""
+        """The folder of the study: records, logs, and best/, which `optimizer serve` starts."""
         return self._reading.directory.root
 
     @cached_property
     def summary(self) -> StudySummary | None:
-        """The content of summary.json, with the same names; None where it has not ended yet."""
+        """The content of summary.json, with the same names; None where no run has ended."""
         return self._reading.summary
 
     @property
     def best(self) -> pd.Series | None:
-        """What it recommends, by its own price and demand; None where nothing met the limits.
+        """The recommended configuration, by the study's price and demand.
 
-        Confirmed figures where there are any (`confirmed`), else those of the best trial.
+        The figures are the confirmed ones where there are any (`confirmed`), else those of the best
+        trial. None where nothing met the limits.
         """
-        found = self._decision.best
-        return finding_series(found, self._reading.searched.search_space) if found else None
+        return self._series(self._decision.best)
 
     @property
     def baseline(self) -> pd.Series | None:
-        """What someone serves who changes nothing, likewise; None where it missed the limits."""
-        found = self._decision.entry_of(self._reading.baseline)
-        return finding_series(found, self._reading.searched.search_space) if found else None
+        """The unoptimised configuration, likewise; None where it missed the limits."""
+        return self._series(self._decision.entry_of(self._reading.baseline))
+
+    def _series(self, capacity: ConfirmedCapacity | None) -> pd.Series | None:
+        space = self._reading.searched.search_space
+        return finding_series(capacity, space) if capacity is not None else None
 
     def trials(self) -> pd.DataFrame:
-        """One row for each trial of the search: what was served, its capacity, latency and cost.
+        """Return one row for each trial of the search: configuration, capacity, latency, cost.
 
-        Of a trial that did not meet the limits, capacity and cost are missing (NaN). Latencies are
+        Where a trial did not meet the limits, capacity and cost are missing (NaN). Latencies are
         those of the highest load level within the limits, in ms, and `latencies_at_per_second` is
         its rate; rates are requests a second.
         """
         return trials_frame(self._reading.trials, self._reading.searched.search_space)
 
     def confirmations(self) -> pd.DataFrame:
-        """One row for each round of the confirm phase, like those of `trials`, without a cost.
+        """Return one row for each round of the confirm phase, as `trials` does, without a cost.
 
-        Rounds are numbered by themselves; `trial` is the one that was measured again.
+        Rounds have numbers of their own; `trial` is the one that was measured again.
         """
         reading = self._reading
         return confirmations_frame(
@@ -264,13 +272,13 @@ class Study:
     def levels(
         self, of: Literal["trials", "confirmations", "calibration"] = "trials"
     ) -> pd.DataFrame:
-        """One row for each load level and stream, in the order of measuring.
+        """Return one row for each load level and stream, in the order of measuring.
 
         Latencies count from when requests were due, in ms; `queue_ms` and `compute_ms` are the
-        server's own means, `client_lag_ms` is how late the load client sent (p99).
+        server's own means, `client_lag_ms` is how late the load generator sent (p99).
 
         Args:
-            of: whose levels; `trial` is the number of the trial, round or run among them.
+            of: the phase; `trial` is the number of the trial, round or run in it.
         """
         records = {
             "trials": self._reading.trials,
@@ -280,21 +288,21 @@ class Study:
         return levels_frame(records, self._reading.searched.workload)
 
     def simulate(
-        self, settings: Mapping[str, Setting] | None = None, *, seed: int = 0
+        self, settings: Mapping[str, ParameterValue] | None = None, *, seed: int = 0
     ) -> SimulatedConfiguration:
-        """What another configuration would do, see `optimizer.simulate`."""
+        """Predict another configuration, see `optimizer.simulate`."""
         return simulate(self, settings, seed=seed)
 
     def figure_history(self) -> Figure:
-        """Cost of each trial at its capacity, and the least so far."""
+        """Draw the cost of each trial at its capacity, and the lowest so far."""
         return history_figure(self._reading.trials)
 
     def figure_cost_latency(self) -> Figure:
-        """Cost beside latency of the trials that met the limits, each at its capacity."""
+        """Draw cost against latency of the trials that met the limits, each at its capacity."""
         return cost_latency_figure(self._reading.trials, self._best_config)
 
     def figure_load_latency(self) -> Figure:
-        """Latency against load of the best, the baseline and the next cheapest trials."""
+        """Draw latency against load of the best, the baseline and the next cheapest trials."""
         reading = self._reading
         space = reading.searched.search_space
         best = [self._best_config] if self._best_config else []
@@ -317,38 +325,38 @@ class MeasuredConfiguration:
     """One configuration, measured.
 
     Attributes:
-        found: all that was found, and the file that keeps it.
+        result: all figures, and the file that keeps them.
     """
 
     space: Space
-    found: MeasureResult
+    result: MeasureResult
 
     @property
     def configuration(self) -> str:
-        """In words."""
-        return describe(self.found.config)
+        """The configuration in words."""
+        return describe(self.result.config)
 
     @property
     def capacity_per_second(self) -> float | None:
-        """Requests a second within the limits, 0 where none are; None where that was not asked."""
-        measurement = self.found.found.measurement
+        """Requests a second within the limits; None where the capacity was not measured."""
+        measurement = self.result.load_test.measurement
         return measurement.capacity_per_second if measurement is not None else None
 
     @property
     def capacity_interval_per_second(self) -> tuple[float, float | None] | None:
-        """Its 95 % interval; without an upper end where no load was too much."""
-        measurement = self.found.found.measurement
+        """The 95 % interval of the capacity; without an upper end where no load was too much."""
+        measurement = self.result.load_test.measurement
         if measurement is None:
             return None
         return measurement.capacity_low_per_second, measurement.capacity_high_per_second
 
     def levels(self) -> pd.DataFrame:
-        """One row for each load level and stream, see `Study.levels`."""
-        return measured_levels_frame(self.found.found.levels, self.space.workload)
+        """Return one row for each load level and stream, see `Study.levels`."""
+        return measured_levels_frame(self.result.load_test.levels, self.space.workload)
 
     def figure_load_latency(self) -> Figure:
-        """Latency against load."""
-        return load_latency_figure({self.configuration: self.found.found.levels})
+        """Draw latency against load."""
+        return load_latency_figure({self.configuration: self.result.load_test.levels})
 
 
 @dataclass(frozen=True)
@@ -356,23 +364,23 @@ class SimulatedConfiguration:
     """One configuration, predicted and not served.
 
     Attributes:
-        found: all that is predicted, by stream.
+        result: all predictions, by stream.
     """
 
-    found: WhatIf
+    result: WhatIf
 
     @property
     def configuration(self) -> str:
-        """In words."""
-        return describe(self.found.config)
+        """The configuration in words."""
+        return describe(self.result.config)
 
     @property
     def measured(self) -> TrialRecord | None:
         """The study's own trial of the same configuration, if it has one."""
-        return self.found.measured
+        return self.result.measured
 
     def capacities(self) -> pd.DataFrame:
-        """One row for each stream: what saturates it, and what it serves within its limit.
+        """Return one row for each stream: its saturation, and its capacity within the limit.
 
         `capacity_per_second` is 0 where even an almost idle server misses the limit.
         """
@@ -384,10 +392,10 @@ class SimulatedConfiguration:
                 "limit_percentile": own.stream.limit.percentile,
                 "limit_ms": own.stream.limit.latency_ms,
             }
-            for own in self.found.streams
+            for own in self.result.streams
         ]
         return pd.DataFrame(rows)
 
     def levels(self) -> pd.DataFrame:
-        """One row for each stream and load, from a tenth of saturation to 95 % of it."""
-        return predicted_levels_frame({own.stream.name: own.levels for own in self.found.streams})
+        """Return one row for each stream and load, from a tenth of saturation to 95 % of it."""
+        return predicted_levels_frame({own.stream.name: own.levels for own in self.result.streams})

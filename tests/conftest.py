@@ -17,8 +17,20 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 SERIAL_SUITES = ("contracts", "e2e")
 """They start servers and put load on them."""
 
-WITHOUT_LOAD = {"test_gate.py", "test_int8_accuracy.py", "test_pages.py", "test_real_weights.py"}
-"""Of those suites, the files that judge answers and pages, and no times."""
+WITHOUT_LOAD = {
+    "test_arrivals.py",
+    "test_bad_machine.py",
+    "test_doctor.py",
+    "test_evaluator.py",
+    "test_gate.py",
+    "test_int8_accuracy.py",
+    "test_interruptions.py",
+    "test_pages.py",
+    "test_prepare.py",
+    "test_real_weights.py",
+    "test_remote.py",
+}
+"""Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,10 +32,7 @@ from optimizer.study.decision import Decision, levels_near
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import FailingBatch, GatedArtifact, accuracy_to_json
 from optimizer.study.history import History
-
-if TYPE_CHECKING:
-    # Whoever only reads a summary does without Optuna.
-    from optimizer.search.loop import SearchEnd
+from optimizer.study.search_status import SearchEnd
 
 SCHEMA_VERSION = 1
 
@@ -323,7 +320,7 @@ def _claim(claim: CapacityClaim) -> SummaryClaim:
 def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
     reference = prepared.space.config(prepared.space.baseline)
     measured = saturation_rates(records, reference)
-    changes = [change for pace in measured if (change := pace.change_from(measured[0])) is not None]
+    changes = [change for pace in measured if (change := pace.drift_from(measured[0])) is not None]
     return MachineDrift(
         describe(reference),
         tuple(pace.per_second for pace in measured),

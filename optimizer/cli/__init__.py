@@ -1,4 +1,4 @@
-"""The command line: one file for each command, and the one place where errors become exit codes."""
+"""The command line: one module for each command; errors become exit codes here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Any
 import click
 
 from optimizer import __version__
-from optimizer.cli.interruption import Interrupted
-from optimizer.cli.no_reader import discard_output, has_no_reader
+from optimizer.cli.termination import Interrupted, discard_output, is_closed_output
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    # A second signal ends at once: the parts that are left running end with their parent.
+    # A second signal ends the process at once; its child processes end with it.
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     raise Interrupted(signal.Signals(number).name)
@@ -31,52 +30,63 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-_COMMANDS: Mapping[str, str] = {
-    "baseline": "Measure the eight configurations of the published benchmark.",
-    "cache": "List what is stored for the next run, or remove some of it.",
-    "compare": "Put studies side by side, all relative to the first.",
-    "dashboard": "Show a study in a browser, on this machine alone.",
-    "diff": "Say what changes from one exported bundle to another.",
-    "doctor": "Say what this machine can run, and what to install.",
-    "export": "Write a study's best configuration for production.",
-    "init": "Write a commented space file.",
-    "measure": "Measure one configuration, without a search.",
-    "pareto": "Say what each latency limit costs, by a study.",
-    "plan": "Plan a fleet for a demand over time, by studies.",
-    "prices": "List what instances cost by the hour.",
-    "recommend": "Rank instance types by what a fleet of each costs.",
-    "record": "Measure every configuration of a space into a table.",
-    "replay": "Search a recorded table, without a server.",
-    "report": "Write what a study found as a page and as Markdown.",
-    "run": "Search a space for the cheapest configuration, or go on.",
-    "serve": "Serve a study's best configuration, or an exported bundle.",
-    "simulate": "Predict a configuration, by what a study has measured.",
-    "status": "Say where studies stand.",
-    "verify": "Hold an exported bundle against what was measured.",
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Start": {
+        "init": "Write a commented space file.",
+        "doctor": "Check what this machine can run and what to install.",
+        "run": "Search for the cheapest configuration. Rerun to resume.",
+        "status": "Show the progress of studies.",
+        "dashboard": "Show a study in optuna-dashboard.",
+    },
+    "Analyse": {
+        "report": "Write the results of a study as a page and as Markdown.",
+        "compare": "Compare studies with the first one.",
+        "pareto": "Compare the cost of latency limits.",
+        "simulate": "Predict a configuration from a study's measurements.",
+        "measure": "Measure one configuration without a search.",
+    },
+    "Deploy": {
+        "export": "Write the best configuration for production.",
+        "verify": "Verify a bundle against its recorded measurements.",
+        "diff": "Show the differences between two exported bundles.",
+        "serve": "Serve the best configuration, or an exported bundle.",
+        "recommend": "Rank instance types by the cost of a fleet.",
+        "plan": "Plan a fleet for a demand over time.",
+        "prices": "List the prices of instances per hour.",
+    },
+    "Advanced": {
+        "baseline": "Measure the published benchmark's eight configurations.",
+        "record": "Measure every configuration of a space into a table.",
+        "replay": "Search a recorded table without a server.",
+        "cache": "List or prune the artefact cache.",
+    },
 }
-"""Each is in the module of its name; what is said of it here is for the list of them all."""
+"""Summaries of the commands by group; each command is in the module of its name."""
+
+_SUMMARIES = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
-class _LoadedWhenAsked(click.Group):
-    """Imports the module of a command when it is asked for: all of them take two seconds."""
+class LazyGroup(click.Group):
+    """Imports the module of a command when it is needed: all of them take two seconds."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command itself, in place of the name and the few words that stand for it."""
+        """Import and return a command."""
         if cmd_name not in self.commands:
             return None
         command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them by what stands for them."""
-        rows = [(name, self.commands[name].short_help or "") for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        """Write the summaries of the commands by group."""
+        width = max(map(len, _SUMMARIES))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in group.items()])
 
 
 @click.group(
-    cls=_LoadedWhenAsked,
-    commands=[click.Command(name, short_help=text) for name, text in _COMMANDS.items()],
+    cls=LazyGroup,
+    commands=[click.Command(name, short_help=text) for name, text in _SUMMARIES.items()],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="optimizer")
@@ -91,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
-        # A hang-up that is ignored already was meant to be: nohup.
+        # nohup has the hang-up signal ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.exit(_exit_code(arguments))
@@ -102,7 +112,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         result: Any = commands.main(arguments, prog_name="optimizer", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except Interrupted as signalled:
-        _say(f"interrupted ({signalled}); the same command goes on from here")
+        _print_error(f"interrupted ({signalled}); rerun the command to resume")
         return INTERRUPTED
     except OSError as error:
         return _output_failed(error)
@@ -111,18 +121,18 @@ def _exit_code(arguments: list[str] | None) -> int:
             error.show()
         return error.exit_code
     except OptimizerError as error:
-        _say(f"error: {_printable(str(error))}")
+        _print_error(f"error: {_printable(str(error))}")
         return error.exit_code
 
 
-def _say(text: str) -> None:
-    """Print the last words, if anybody reads them."""
+def _print_error(text: str) -> None:
+    """Print a message; a closed pipe is no further error."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
 
 def _printable(message: str) -> str:
-    """Return a message that may quote a stranger's file, without what a terminal would obey."""
+    """Escape the control characters of a message, which may quote an untrusted file."""
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
         for each in message
@@ -130,12 +140,12 @@ def _printable(message: str) -> str:
 
 
 def _output_failed(error: OSError) -> int:
-    """What is read and written turns its errors into ours; what is left is our own output."""
-    gone = has_no_reader(error)
-    if not gone and error.errno != errno.ENOSPC:
+    """Return the exit code where the output could not be written; files have errors of ours."""
+    closed = is_closed_output(error)
+    if not closed and error.errno != errno.ENOSPC:
         raise error
     discard_output()
-    if gone:
+    if closed:
         return INTERRUPTED
-    _say(f"error: cannot write the output: {error.strerror}")
+    _print_error(f"error: cannot write the output: {error.strerror}")
     return StorageError.exit_code

@@ -13,7 +13,7 @@ from optimizer.artifacts.cache import ArtifactCache, StoredEntry
 from optimizer.cli.options import Duration, cache_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_table
-from optimizer.commands.parts import default_cache
+from optimizer.commands.run_context import cache_folder
 from optimizer.report.table import table_of
 
 _MIB = 2**20
@@ -27,7 +27,7 @@ _MIB = 2**20
 @cache_option
 def cache(cache: Path | None, unused_seconds: float | None) -> None:
     """List the artefact cache: built graphs, engines and references."""
-    stored = ArtifactCache((cache or default_cache()).absolute())
+    stored = ArtifactCache(cache_folder(cache))
     entries = stored.entries()
     if unused_seconds is not None:
         oldest = time.time() - unused_seconds

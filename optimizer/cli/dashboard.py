@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
-from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.termination import until_interrupted
 from optimizer.cli.watchers import PlainLines
-from optimizer.commands.dashboard import DashboardRequest, open_dashboard
+from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.study.dashboard.server import HOST
 
 
@@ -18,18 +18,18 @@ from optimizer.study.dashboard.server import HOST
 @click.argument("study")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
-    help="On 127.0.0.1; 0 takes any that is free.",
+    help="Port on 127.0.0.1; 0 takes any that is free.",
 )  # fmt: skip
-@click.option("--storage", help="URL of the study's database; its journal without.")
+@click.option("--storage", help="URL of the study's database. Default: its journal file.")
 @results_option
-def dashboard(study: str, port: int, storage: str | None, results: Path) -> None:
-    """Show STUDY in a browser, on this machine alone, until Ctrl-C.
+def dashboard(**options: Any) -> None:
+    """Show STUDY in optuna-dashboard until Ctrl-C. It can only be opened on this machine.
 
-    It changes nothing, and may be left open while the search goes on.
+    The study is not changed, and its search may be running.
     """
     console = OutputConsole()
-    request = DashboardRequest(study, results, storage, port)
-    with until_interrupted(), open_dashboard(request, PlainLines(console)) as server:
+    chosen = DashboardOptions(**options)
+    with until_interrupted(), open_dashboard(chosen, PlainLines(console)) as server:
         address = f"http://{HOST}:{server.server_port}/dashboard"
-        console.print(f"{study}: {address} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        console.print_line(f"{chosen.study}: {address} (Ctrl-C ends it)")
         server.serve_forever()

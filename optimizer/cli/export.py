@@ -1,8 +1,9 @@
-"""`export`: a study's winner as a directory for production."""
+"""`export`: write a study's best configuration as a directory for production."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,69 +15,46 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
-from optimizer.commands.export import FORMATS, ExportRequest, export_study
-from optimizer.commands.parts import default_cache
+from optimizer.commands.export import FORMATS, ExportOptions, export_study
 
 
 @click.command()
 @click.argument("study")
-@click.option("--trial", type=int, metavar="N", help="Another trial than the best.")
+@click.option("--trial", type=int, metavar="N", help="Number of another trial than the best.")
 @click.option(
-    "--format", "format_name", type=click.Choice(list(FORMATS)), default="repository",
-    show_default=True, help="What it is written as.",
+    "--format", type=click.Choice(list(FORMATS)), default="repository",
+    show_default=True, help="Format of the directory.",
 )  # fmt: skip
 @click.option(
     "--to", "target", type=click.Path(path_type=Path), required=True, metavar="DIR",
-    help="A new folder, or an empty one.",
+    help="Folder to write: a new or an empty one.",
 )  # fmt: skip
 @click.option(
-    "--no-examples", is_flag=True,
-    help="Record no outputs, which needs a server; `verify` cannot compare them then.",
+    "--no-examples", "examples", is_flag=True, flag_value=False, default=True,
+    help="Start no server to record example outputs, which `verify` compares.",
 )  # fmt: skip
 @server_options
 @results_option
 @cache_option
-def export(
-    study: str,
-    trial: int | None,
-    format_name: str,
-    target: Path,
-    no_examples: bool,
-    server: dict[str, str],
-    results: Path,
-    cache: Path | None,
-) -> int:
+def export(**options: Any) -> int:
     """Write the best configuration of STUDY (a name, or a folder) as a directory for production.
 
-    It is served once, so that its outputs are recorded: by the kind of server that the study was
-    measured on, or by the one of --launcher.
+    It is served once to record example outputs, by a server as in the study's measurements, or by
+    that of --launcher.
     """
-    request = ExportRequest(
-        study=study,
-        results=results,
-        cache=(cache or default_cache()).absolute(),
-        target=target,
-        made_by=f"triton-cost-optimizer {__version__}",
-        format=format_name,
-        trial=trial,
-        server=server,
-        examples=not no_examples,
-    )
+    chosen = ExportOptions(**options)
     console = OutputConsole()
     with watching(console) as watch:
-        manifest = export_study(request, watch)
+        manifest = export_study(chosen, watch, f"triton-cost-optimizer {__version__}")
     score = manifest.recommended.score
-    for text in (
-        f"trial {manifest.trial} of {manifest.study}: {manifest.description}",
+    console.print_line(f"trial {manifest.trial} of {manifest.study}: {manifest.description}")
+    console.print_line(
         f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {score.replicas} replicas,"
-        f" ${score.fleet_usd_per_hour:.3f} an hour",
-        *(
-            ["unconfirmed: of one trial, not measured again"]
-            if not manifest.measured.confirmed
-            else []
-        ),
-        *(f"missing: {reason}" for reason in manifest.missing),
-        f"{format_name}: {target}",
-    ):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        f" ${score.fleet_usd_per_hour:.3f} an hour"
+    )
+    if not manifest.measured.confirmed:
+        console.print_line("not confirmed: measured in one trial only")
+    for reason in manifest.missing:
+        console.print_line(f"missing: {reason}")
+    console.print_line(f"{chosen.format}: {chosen.target}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,75 +11,47 @@ from optimizer.cli.measured import show_measured
 from optimizer.cli.options import (
     SEED,
     Rate,
-    Said,
+    Verbosity,
     cache_option,
     results_option,
-    said_options,
     settings_option,
+    verbosity_options,
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
-from optimizer.commands.measure import MeasureRequest, measure_configuration
-from optimizer.commands.parts import default_cache
-from optimizer.errors import UsageError
+from optimizer.commands.measure import MeasureOptions, measure_configuration
 
 
 @click.command()
 @click.argument("space", type=click.Path(path_type=Path))
 @settings_option
-@click.option("--curve", is_flag=True, help="Measure the load-latency curve as well.")
+@click.option("--curve", is_flag=True, help="Measure the load-latency curve too.")
 @click.option(
-    "--rate", type=Rate(), metavar="PER_SECOND",
-    help="Measure at this rate alone.",
+    "--rate", "rate_per_second", type=Rate(), metavar="PER_SECOND",
+    help="Measure only this request rate.",
 )  # fmt: skip
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
-    help="Run a user load (PHASES or STAIRS, JSON) alone.",
+    help="Run only a user load (PHASES or STAIRS, JSON).",
 )  # fmt: skip
 @click.option(
-    "--with", "other", type=click.Choice(["perf_analyzer"]),
-    help="Have another tool measure the same level.",
+    "--with", "second_opinion", type=click.Choice(["perf_analyzer"]),
+    help="Measure the same load level with another tool.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of arrivals.")
-@said_options
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the arrivals."
+)
+@verbosity_options
 @results_option
 @cache_option
-def measure(
-    space: Path,
-    settings: dict[str, str],
-    curve: bool,
-    rate: float | None,
-    users: Path | None,
-    other: str | None,
-    seed: int,
-    said: Said | None,
-    results: Path,
-    cache: Path | None,
-) -> int:
+def measure(verbosity: Verbosity | None, **options: Any) -> int:
     """Measure one configuration of SPACE (a YAML file): its capacity within the latency limit.
 
     Exit code 1: no load met the limits; with --rate, that load did not; with --users, no part of
     it did, or requests failed.
     """
-    modes = {"--curve": curve, "--rate": rate is not None, "--users": users is not None}
-    given = [name for name, on in modes.items() if on]
-    if len(given) > 1:
-        raise UsageError(f"give one of {', '.join(modes)}, not {' and '.join(given)}")
-    if users is not None and other is not None:
-        raise UsageError(f"--with {other} goes with rates, not with --users")
-    request = MeasureRequest(
-        space=space,
-        settings=settings,
-        results=results,
-        cache=(cache or default_cache()).absolute(),
-        seed=seed,
-        curve=curve,
-        rate_per_second=rate,
-        users=users,
-        second_opinion=other is not None,
-    )
     console = OutputConsole()
-    with watching(console, said) as watch:
-        measured = measure_configuration(request, watch)
+    with watching(console, verbosity) as watch:
+        measured = measure_configuration(MeasureOptions(**options), watch)
     show_measured(console, measured)
-    return 0 if measured.found.missed is None else 1
+    return 0 if measured.load_test.missed is None else 1

@@ -33,19 +33,21 @@ _LEAST_SHARE = 0.01
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
-    found = measured.found
+    found = measured.load_test
     say(console, describe(measured.config), "bold")
-    load = _user_load(found.users, found.at) if found.users is not None else _levels(found.levels)
+    load = (
+        _user_load(found.users, found.shown) if found.users is not None else _levels(found.levels)
+    )
     print_table(console, load)
     if found.measurement is not None:
         style = "green" if found.measurement.load_factor else "yellow"
         say(console, _capacity(found.measurement), style)
     if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
         say(console, f"The limit was not met: {found.missed}.", "yellow")
-    print_table(console, _time(found.at, _timings(measured)))
-    for split in found.at.server:
+    print_table(console, _time(found.shown, _timings(measured)))
+    for split in found.shown.server:
         print_table(console, _batches(split))
-    for line in _machine(found.at):
+    for line in _machine(found.shown):
         say(console, line)
     if found.compared is not None and found.opinion is not None:
         print_table(console, _opinions(found.compared, found.opinion))

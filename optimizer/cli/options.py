@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Option types and options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LONGEST_SETTING = 500
 
 
 class _Finite(click.FloatRange):
-    """A number within bounds; one that is not finite is within none."""
+    """A finite number within bounds."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number, or a usage error that says the rule."""
+        """Return the number, or fail with the rule."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -32,14 +32,14 @@ class _Finite(click.FloatRange):
 
 
 class Rate(_Finite):
-    """Requests a second: above 0, and no more than any fleet serves."""
+    """A request rate per second: above 0, and no more than any fleet serves."""
 
     def __init__(self) -> None:
         super().__init__(min=0.001, max=1e7)
 
 
 class Share(_Finite):
-    """A share of the demand, kept free above it."""
+    """A share of the demand that is kept free above it."""
 
     def __init__(self) -> None:
         super().__init__(min=0, max=10)
@@ -64,7 +64,7 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Seconds, or a usage error that says the rule."""
+        """Return seconds, or fail with the rule."""
         try:
             return duration_seconds(str(value))
         except ValueError as error:
@@ -79,7 +79,7 @@ class LatencyLimitMs(click.ParamType[float]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Milliseconds, or a usage error that says the rule."""
+        """Return milliseconds, or fail with the rule."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", str(value))
         limit_ms = float(match[1]) * {"ms": 1.0, "s": 1e3}[match[2]] if match is not None else 0.0
         if not 0 < limit_ms <= _LONGEST_LIMIT_MS:
@@ -102,7 +102,7 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
 
 settings_option = click.option(
     "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
-    help="A parameter's value, such as precision=int8; else the baseline's.",
+    help="Set a parameter, such as precision=int8. Default: the baseline's values. Repeatable.",
 )  # fmt: skip
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
@@ -110,18 +110,18 @@ results_option = click.option(
 )  # fmt: skip
 cache_option = click.option(
     "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
-    help="Folder of the artefact cache; also OPTIMIZER_CACHE.",
+    help="Folder of the artefact cache. Also set by OPTIMIZER_CACHE.",
 )  # fmt: skip
 
 
-Said = Literal["quiet", "verbose"]
-"""How much is said, where it is not what is usual."""
+Verbosity = Literal["quiet", "verbose"]
+"""How much is printed, where it is not the default."""
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 def _in_order(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Several options as one decorator; help shows them as they stand here."""
+    """Join several options to one decorator; help lists them in this order."""
 
     def with_options(command: _Command) -> _Command:
         for option in reversed(options):
@@ -131,26 +131,26 @@ def _in_order(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
     return with_options
 
 
-said_options = _in_order(
+verbosity_options = _in_order(
     click.option(
-        "--quiet", "said", flag_value="quiet", help="Say warnings and the outcome alone.",
+        "--quiet", "verbosity", flag_value="quiet", help="Print only warnings and the result.",
     ),
     click.option(
-        "--verbose", "said", flag_value="verbose",
-        help="Say every step and level, as lines; logs/run.log has them in any case.",
+        "--verbose", "verbosity", flag_value="verbose",
+        help="Print every step and load level as lines. logs/run.log always has them.",
     ),
 )  # fmt: skip
-"""--quiet and --verbose, of which the later counts: one argument, `said`."""
+"""--quiet and --verbose, of which the last one counts: one argument, `verbosity`."""
 
 
 def server_options(command: Callable[..., object]) -> Callable[..., object]:
-    """--launcher and what goes with it, as one argument `server`: those that were given."""
+    """Add --launcher and its options, which become one argument `server` of those given."""
 
     @functools.wraps(command)
     def with_server(**options: Any) -> object:
         server = {name: options.pop(name) for name in _SERVER}
-        given = {name: value for name, value in server.items() if value is not None}
-        return command(**options, server=given)
+        server = {name: value for name, value in server.items() if value is not None}
+        return command(**options, server=server)
 
     decorated: Callable[..., object] = with_server
     for name, help_text in reversed(list(_SERVER.items())):
@@ -160,24 +160,24 @@ def server_options(command: Callable[..., object]) -> Callable[..., object]:
 
 
 _SERVER: Mapping[str, str] = {
-    "launcher": "Which server; else of the kind that measured.",
-    "image": "docker: the image, with its tag.",
-    "grpc": "remote: host:port, as are --http and --metrics.",
-    "http": "remote: host:port.",
-    "metrics": "remote: host:port.",
-    "repository": "remote: folder here that is the server's model repository.",
+    "launcher": "How the server is started. Default: as in the study's measurements.",
+    "image": "Image of the server, with its tag (docker).",
+    "grpc": "Address of the server's gRPC endpoint, host:port (remote).",
+    "http": "Address of the server's HTTP endpoint, host:port (remote).",
+    "metrics": "Address of the server's metrics endpoint, host:port (remote).",
+    "repository": "Folder on this machine that is the server's model repository (remote).",
 }
 
 
 pricing_options = _in_order(
     click.option(
         "--rate", type=click.Choice(["on-demand", "spot", "reserved"]),
-        help="Charge this rate of the price list; else what each study was charged.",
+        help="Use this rate of the price list. Default: the price of each study.",
     ),
-    click.option("--region", help="Charge the price list's price in this region."),
+    click.option("--region", help="Use the price list's prices of this region."),
     click.option(
-        "--accept", type=click.Choice(get_args(Accepted)), multiple=True,
-        help="Prices of another machine, or of more than one region, rate or basis.",
+        "--accept", "accepted", type=click.Choice(get_args(Accepted)), multiple=True,
+        help="Accept prices of different hardware, or of more than one region, rate or basis.",
     ),
 )  # fmt: skip
-"""--rate, --region and --accept: which prices are charged."""
+"""--rate, --region and --accept: the prices that are used."""

@@ -1,4 +1,4 @@
-"""The console that commands write to, and what becomes of it when nobody reads it any more."""
+"""The consoles that commands write to, and what they do when their output pipe is closed."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from optimizer.cli.no_reader import discard_output, has_no_reader
+from optimizer.cli.termination import discard_output, is_closed_output
 
 
 class OutputConsole(Console):
-    """Standard output; a command whose output nobody reads any more is interrupted.
+    """Standard output of a command that ends when its output pipe is closed.
 
     Texts are printed as they are: what looks like markup comes from a file, and is none.
     """
 
-    def __init__(self) -> None:
-        super().__init__(markup=False, emoji=False)
+    def __init__(self, file: IO[str] | None = None) -> None:
+        super().__init__(file=file, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
-        """Rich would exit with 1, "nothing was found"."""
+        """Raise an error that ends the command; Rich would exit with 1, which means another thing.
+
+        Raises:
+            BrokenPipeError: always.
+        """
         # Without the errno, by which click would know it and exit with 1 as well.
-        raise BrokenPipeError("nobody reads the output any more")
+        raise BrokenPipeError("output pipe closed")
+
+    def print_line(self, text: str, style: str = "") -> None:
+        """Print a line that is wrapped by the terminal alone, so that it can be copied whole."""
+        self.print(text, style=style, highlight=False, soft_wrap=True)
 
 
-class LastingConsole(Console):
-    """Standard output of a search, which goes on when nobody reads it any more.
+class ResilientConsole(OutputConsole):
+    """Standard output of a search, which continues when its output pipe is closed.
 
-    What it would have said is in its log: `optimizer run | head` ends no search.
+    The log of the run has what is not printed: `optimizer run | head` ends no search.
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            file=cast("IO[str]", _LastingOutput(sys.stdout)), markup=False, emoji=False
-        )
+        super().__init__(cast("IO[str]", _ResilientOutput(sys.stdout)))
 
 
-class _LastingOutput:
-    """A text file that takes whatever is written, with or without a reader."""
+class _ResilientOutput:
+    """A text file that drops what is written after its pipe was closed."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -50,16 +56,16 @@ class _LastingOutput:
         try:
             return self._file.write(text)
         except OSError as error:
-            self._lose(error)
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._file.flush()
         except OSError as error:
-            self._lose(error)
+            self._discard(error)
 
-    def _lose(self, error: OSError) -> None:
-        if not has_no_reader(error):
+    def _discard(self, error: OSError) -> None:
+        if not is_closed_output(error):
             raise error
         discard_output()

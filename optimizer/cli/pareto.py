@@ -1,15 +1,15 @@
-"""`pareto`: what each latency limit costs, by what a study has measured."""
+"""`pareto`: the cost of each latency limit, by what a study has measured."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from optimizer.cli.options import SEED, LatencyLimitMs, results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts, say_path
-from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.cli.terminal import print_parts
+from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.report.latency_cost_tables import latency_cost_parts
 
 
@@ -17,15 +17,17 @@ from optimizer.report.latency_cost_tables import latency_cost_parts
 @click.argument("study")
 @click.option(
     "--limit", "limits_ms", type=LatencyLimitMs(), multiple=True,
-    help="A latency limit such as 300ms, repeatable; some around the study's own without.",
+    help="A latency limit such as 300ms. Repeatable. Default: eight limits around the study's own.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
+)
 @results_option
-def pareto(study: str, limits_ms: tuple[float, ...], seed: int, results: Path) -> int:
-    """Say what each latency limit costs, by what STUDY, the name of a study, has measured."""
+def pareto(**options: Any) -> int:
+    """Compare the cost of latency limits, by what STUDY (a name, or a folder) has measured."""
     console = OutputConsole()
     with console.status("reading the trials, and simulating what was not measured"):
-        costs, page = latency_costs(ParetoRequest(study, results, limits_ms, seed))
+        costs, page = latency_costs(ParetoOptions(**options))
     print_parts(console, latency_cost_parts(costs))
-    say_path(console, "page", page)
+    console.print_line(f"page: {page}")
     return 0 if costs.front else 1

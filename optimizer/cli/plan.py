@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,11 +18,9 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts, say, say_path
-from optimizer.commands.plan import Planned, PlanRequest, plan_for
-from optimizer.errors import UsageError
-from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand, daily_demand
-from optimizer.fleet.planning.demand_file import MAX_RATE, read_demand
-from optimizer.fleet.price_rules import Accepted, PriceChoice
+from optimizer.commands.plan import Planned, PlanOptions, plan_for
+from optimizer.fleet.planning.demand_curve import DemandCurve, daily_demand
+from optimizer.fleet.planning.demand_file import MAX_RATE
 from optimizer.report.plan_tables import plan_parts
 
 
@@ -71,96 +69,57 @@ class _Most(click.ParamType[tuple[str, int]]):
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY...")
 @click.option(
-    "--demand", type=Rate(), metavar="PER_SECOND",
-    help="The same all day; without any, the first study's own.",
+    "--demand", "demand_per_second", type=Rate(), metavar="PER_SECOND",
+    help="Request rate per second, constant. Default: that of the first study.",
 )  # fmt: skip
 @click.option(
-    "--daily", "by_day", type=_Daily(), metavar="LEAST:MOST[@HOUR]",
-    help="A day's rise and fall, most at an hour (14).",
+    "--daily", type=_Daily(), metavar="LEAST:MOST[@HOUR]",
+    help="Request rates per second over a day, highest at an hour (default: 14).",
 )  # fmt: skip
 @click.option(
     "--trace", type=click.Path(path_type=Path), metavar="CSV",
-    help="Recorded: seconds or timestamp, and requests_per_second; or arrivals, one a row.",
+    help="Recorded demand: columns seconds or timestamp, and requests_per_second; "
+    "or an arrival a row.",
 )  # fmt: skip
 @click.option(
-    "--peak", type=Rate(), metavar="PER_SECOND",
+    "--peak", "peak_per_second", type=Rate(), metavar="PER_SECOND",
     help="Scale --trace so that its busiest step has this rate.",
 )  # fmt: skip
 @click.option(
     "--headroom", type=Share(), metavar="SHARE",
-    help="Kept free above the demand; the first study's own without.",
+    help="Capacity to keep free above the demand. Default: that of the first study.",
 )  # fmt: skip
 @click.option(
     "--survive", type=click.Choice(["nothing", "instance", "zone"]), default="nothing",
-    show_default=True, help="What may be lost at the peak while the limit is kept.",
+    show_default=True, help="What may be lost at the peak without missing the limit.",
 )  # fmt: skip
-@click.option("--zones", type=click.IntRange(2, 100), default=3, show_default=True)
 @click.option(
-    "--launch", type=Duration(), default="4m", show_default=True,
-    help="Until an ordered instance's machine is there; its models' setup comes on top.",
+    "--zones", type=click.IntRange(2, 100), default=3, show_default=True,
+    help="Number of availability zones.",
+)  # fmt: skip
+@click.option(
+    "--launch", "launch_seconds", type=Duration(), default="4m", show_default=True,
+    help="Time to get a new instance, without the setup of its models.",
 )  # fmt: skip
 @click.option(
     "--most", type=_Most(), multiple=True, metavar="INSTANCE_TYPE=COUNT",
-    help="Instances of a type that can be had.",
+    callback=lambda _, __, counts: dict(counts),
+    help="Number of available instances of a type. Repeatable.",
 )  # fmt: skip
 @pricing_options
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
+)
 @results_option
-def plan(
-    studies: tuple[str, ...],
-    demand: float | None,
-    by_day: DemandCurve | None,
-    trace: Path | None,
-    peak: float | None,
-    headroom: float | None,
-    survive: Literal["nothing", "instance", "zone"],
-    zones: int,
-    launch: float,
-    most: tuple[tuple[str, int], ...],
-    rate: str | None,
-    region: str | None,
-    accept: tuple[Accepted, ...],
-    seed: int,
-    results: Path,
-) -> int:
-    """Plan a fleet of what each STUDY (a name, or a folder) found, for a demand over time.
+def plan(**options: Any) -> int:
+    """Plan a fleet of the best configurations of STUDY (a name, or a folder) for a demand.
 
-    Instances over time, cost an hour and a month, autoscaling with its delay, the loss of an
-    instance or a zone, mixed fleets; checked by simulation.
+    The plan has instances over time, cost per hour and month, autoscaling with its delay, the loss
+    of an instance or a zone, and mixed fleets. It is checked by simulation.
     """
-    if peak is not None and trace is None:
-        raise UsageError("--peak goes with --trace")
-    curve = _curve(demand, by_day, trace, peak)
-    planned = plan_for(
-        PlanRequest(
-            studies=studies,
-            results=results,
-            demand=curve,
-            headroom=headroom,
-            survival=survive,
-            zones=zones,
-            launch_seconds=launch,
-            most=dict(most),
-            choice=PriceChoice(rate, region),
-            accepted=accept,
-            seed=seed,
-        )
-    )
-    console = OutputConsole()
-    show_planned(console, planned)
+    planned = plan_for(PlanOptions(**options))
+    show_planned(OutputConsole(), planned)
     return 0 if planned.plan is not None else 1
-
-
-def _curve(
-    demand: float | None, by_day: DemandCurve | None, trace: Path | None, peak: float | None
-) -> DemandCurve | None:
-    kinds = {"--demand": demand, "--daily": by_day, "--trace": trace}
-    given = [name for name, value in kinds.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"give one of {', '.join(kinds)}, not {' and '.join(given)}")
-    if demand is not None:
-        return constant_demand(demand)
-    return by_day if trace is None else read_demand(trace, peak)
 
 
 def show_planned(console: Console, planned: Planned) -> None:

@@ -1,9 +1,10 @@
-"""`recommend`: which instance type serves a demand for least, by studies of one host or several."""
+"""`recommend`: the instance types that serve a demand at the lowest cost."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,25 +13,18 @@ from optimizer.cli.options import (
     SEED,
     Duration,
     Rate,
-    Said,
     Share,
+    Verbosity,
     cache_option,
     pricing_options,
     results_option,
-    said_options,
+    verbosity_options,
 )
-from optimizer.cli.output import LastingConsole, OutputConsole
+from optimizer.cli.output import OutputConsole, ResilientConsole
 from optimizer.cli.terminal import print_parts
 from optimizer.cli.watchers import watching
-from optimizer.commands.parts import default_cache
-from optimizer.commands.recommend import RecommendRequest, recommend_instances
-from optimizer.commands.run import RunRequest
-from optimizer.errors import UsageError
-from optimizer.fleet.price_rules import Accepted, PriceChoice
+from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.report.recommendation_tables import recommendation_parts
-
-_TRIALS = 10
-"""A look at a machine, not a night's search."""
 
 
 @click.command()
@@ -39,100 +33,50 @@ _TRIALS = 10
     "--search", "space", type=click.Path(path_type=Path), metavar="SPACE",
     help="Search this machine first (a YAML file), and rank it with the others.",
 )  # fmt: skip
+@click.option("--trials", type=COUNT, help="Configurations that --search measures. Default: 10.")
 @click.option(
-    "--trials", type=COUNT,
-    help=f"Configurations that --search measures; {_TRIALS} without.",
+    "--timeout", "timeout_seconds", type=Duration(),
+    help="End the search of --search after this time, such as 30m.",
 )  # fmt: skip
-@click.option("--timeout", type=Duration(), help="End that search after, say, 30m.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of proposals and arrivals.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True,
+    help="Random seed of sampler and arrivals.",
+)  # fmt: skip
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
     help="Then run an advanced job (JSON) on its best configurations.",
 )  # fmt: skip
-@click.option("--advanced", is_flag=True, help="Rank by what the studies' advanced jobs measured.")
+@click.option("--advanced", is_flag=True, help="Rank by the advanced jobs of the studies.")
 @click.option(
-    "--demand", type=Rate(), metavar="PER_SECOND",
-    help="Requests a second; else the studies' own.",
+    "--demand", "demand_per_second", type=Rate(), metavar="PER_SECOND",
+    help="Request rate per second. Default: that of the studies.",
 )  # fmt: skip
 @click.option(
     "--headroom", type=Share(), metavar="SHARE",
-    help="Kept free above the demand, such as 0.2; else the studies' own.",
+    help="Capacity to keep free above the demand, such as 0.2. Default: that of the studies.",
 )  # fmt: skip
 @pricing_options
 @click.option(
     "--instance-type", "instance_types", multiple=True, metavar="TYPE",
-    help="Rank this type too, by what was measured on the same GPU.",
+    help="Also rank this type, extrapolated from measurements on the same GPU.",
 )  # fmt: skip
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the recommendation for programs too.",
+    "--json", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write the recommendation as JSON.",
 )  # fmt: skip
-@said_options
+@verbosity_options
 @results_option
 @cache_option
-def recommend(
-    studies: tuple[str, ...],
-    space: Path | None,
-    trials: int | None,
-    timeout: float | None,
-    seed: int,
-    job: Path | None,
-    advanced: bool,
-    demand: float | None,
-    headroom: float | None,
-    rate: str | None,
-    region: str | None,
-    instance_types: tuple[str, ...],
-    accept: tuple[Accepted, ...],
-    json_file: Path | None,
-    said: Said | None,
-    results: Path,
-    cache: Path | None,
-) -> int:
+def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     """Rank instance types by what a fleet of each costs.
 
     STUDY is a name in the folder of results, or the path of a study's folder that was copied from
     another host.
     """
-    request = RecommendRequest(
-        studies=studies,
-        results=results,
-        search=_search(space, trials, timeout, seed, results, cache),
-        job=job,
-        advanced=advanced,
-        demand_per_second=demand,
-        headroom=headroom,
-        prices=PriceChoice(rate, region),
-        instance_types=instance_types,
-        accepted=frozenset(accept),
-        json=json_file,
-    )
-    console = LastingConsole() if request.search is not None else OutputConsole()
-    with watching(console, said) as watch:
-        found = recommend_instances(request, watch)
+    chosen = RecommendOptions(**options)
+    console = ResilientConsole() if chosen.search is not None else OutputConsole()
+    with watching(console, verbosity) as watch:
+        recommendation = recommend_instances(chosen, watch)
     today = datetime.now(UTC).date()
-    print_parts(console, recommendation_parts(found, today, by_users=request.by_users))
-    return 0 if found.offers else 1
-
-
-def _search(
-    space: Path | None,
-    trials: int | None,
-    timeout: float | None,
-    seed: int,
-    results: Path,
-    cache: Path | None,
-) -> RunRequest | None:
-    """What is searched on this machine first, None where nothing is."""
-    if space is not None:
-        return RunRequest(
-            space=space,
-            results=results,
-            cache=(cache or default_cache()).absolute(),
-            trials=trials or _TRIALS,
-            timeout_seconds=timeout,
-            seed=seed,
-        )
-    if trials is not None or timeout is not None:
-        raise UsageError("--trials and --timeout are those of a --search")
-    return None
+    print_parts(console, recommendation_parts(recommendation, today, by_users=chosen.by_users))
+    return 0 if recommendation.estimates else 1

@@ -1,4 +1,4 @@
-"""`report`: a study as one page, and as Markdown."""
+"""`report`: write a study as a page and as Markdown."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from optimizer.commands.report import report_study
 
 @click.command()
 @click.argument("study")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
+)
 @results_option
 def report(study: str, seed: int, results: Path) -> int:
-    """Write what STUDY (a name, or a folder) found as one page and as Markdown."""
+    """Write the results of STUDY (a name, or a folder) as a page and as Markdown."""
     console = OutputConsole()
     with console.status("reading the trials, and simulating what was not measured"):
-        found = report_study(results, study, seed)
-    console.print(found.report.outcome.headline(), highlight=False, markup=False)
-    for what, path in (("page", found.page), ("Markdown", found.markdown)):
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if found.report.outcome.best is not None else 1
+        written = report_study(results, study, seed)
+    console.print(written.report.outcome.headline(), highlight=False)
+    console.print_line(f"page: {written.page}")
+    console.print_line(f"Markdown: {written.markdown}")
+    return 0 if written.report.outcome.best is not None else 1

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from optimizer.cli.options import (
     COUNT,
     SEED,
     Duration,
     LatencyLimitMs,
-    Said,
+    Verbosity,
     cache_option,
     results_option,
-    said_options,
+    verbosity_options,
 )
 from optimizer.cli.outcome import show_outcome
-from optimizer.cli.output import LastingConsole
-from optimizer.cli.sampling import sampler_option
+from optimizer.cli.output import ResilientConsole
 from optimizer.cli.watchers import watching
-from optimizer.commands.parts import default_cache
-from optimizer.commands.run import RunRequest, run_study
+from optimizer.commands.run import RunOptions, run_study
 from optimizer.files.shipped import shipped
+from optimizer.search.samplers import SAMPLERS
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -37,16 +35,34 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command()
-@click.argument("space", type=click.Path(path_type=Path), required=False)
-@click.option("--study", callback=_study_name, help="Name of the study; the space file's own.")
-@click.option("--trials", type=COUNT, help="Configurations to measure.")
-@click.option("--timeout", type=Duration(), help="End the search after, say, 8h.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of proposals and arrivals.")
-@sampler_option
-@click.option("--storage", help="URL of a study database; a journal file in results/ without.")
+@click.argument(
+    "space", type=click.Path(path_type=Path), required=False,
+    default=lambda: shipped("search_spaces") / "quickstart.yaml",
+)  # fmt: skip
+@click.option(
+    "--study", callback=_study_name, help="Name of the study. Default: that of the space file."
+)
+@click.option(
+    "--trials", type=COUNT, help="Configurations to measure. Default: as in the space file."
+)
+@click.option(
+    "--timeout", "timeout_seconds", type=Duration(),
+    help="End the search after this time, such as 8h. Default: as in the space file.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True,
+    help="Random seed of sampler and arrivals.",
+)  # fmt: skip
+@click.option(
+    "--sampler", type=click.Choice(list(SAMPLERS)),
+    help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit.",
+)  # fmt: skip
+@click.option(
+    "--storage", help="URL of a study database. Default: a journal file in the study's folder."
+)
 @click.option(
     "--warm-start", callback=_study_name, metavar="STUDY",
-    help="Take over from another study what still holds.",
+    help="Reuse the still-valid results of another study.",
 )  # fmt: skip
 @click.option(
     "--enqueue", type=click.Choice(["published"]),
@@ -54,47 +70,18 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 )  # fmt: skip
 @click.option(
     "--also-limit", "also_limits_ms", type=LatencyLimitMs(), multiple=True,
-    help="Minimise the cost within this latency limit as well, such as 300ms; repeatable. "
-    "The sampler is tpe then, unless another is chosen.",
+    help="Also minimise the cost within this latency limit, such as 300ms. Repeatable.",
 )  # fmt: skip
-@said_options
+@verbosity_options
 @results_option
 @cache_option
-@click.pass_context
-def run(
-    context: click.Context,
-    space: Path | None,
-    study: str | None,
-    trials: int | None,
-    timeout: float | None,
-    seed: int,
-    sampler: str,
-    storage: str | None,
-    warm_start: str | None,
-    enqueue: Literal["published"] | None,
-    also_limits_ms: tuple[float, ...],
-    said: Said | None,
-    results: Path,
-    cache: Path | None,
-) -> int:
-    """Search SPACE (a YAML file; the quickstart without one), or go on where it stopped."""
-    chosen = context.get_parameter_source("sampler") is not ParameterSource.DEFAULT
-    request = RunRequest(
-        space=space or shipped("search_spaces") / "quickstart.yaml",
-        results=results,
-        cache=(cache or default_cache()).absolute(),
-        study=study,
-        trials=trials,
-        timeout_seconds=timeout,
-        seed=seed,
-        sampler=sampler if chosen else None,
-        storage=storage,
-        warm_start=warm_start,
-        enqueue=enqueue,
-        also_limits_ms=also_limits_ms,
-    )
-    console = LastingConsole()
-    with watching(console, said) as watch:
-        result = run_study(request, watch)
+def run(verbosity: Verbosity | None, **options: Any) -> int:
+    """Search SPACE (a YAML file) for the cheapest configuration. Rerun the command to resume.
+
+    Without SPACE, the quickstart is searched.
+    """
+    console = ResilientConsole()
+    with watching(console, verbosity) as watch:
+        result = run_study(RunOptions(**options), watch)
     show_outcome(console, result)
     return 0 if result.summary.best is not None else 1

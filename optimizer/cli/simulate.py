@@ -1,10 +1,10 @@
-"""`simulate`: a configuration of a calibrated study, predicted without serving it."""
+"""`simulate`: predict a configuration of a calibrated study without serving it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -15,7 +15,7 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_table
 from optimizer.commands.simulate import (
     PredictedStream,
-    SimulateRequest,
+    SimulateOptions,
     WhatIf,
     simulate_configuration,
 )
@@ -34,14 +34,15 @@ _SIGMAS = 1.96
 @click.command()
 @click.argument("study")
 @settings_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the simulation.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
+)
 @results_option
-def simulate(study: str, settings: dict[str, str], seed: int, results: Path) -> int:
-    """Predict a configuration from what STUDY, the name of a study, has measured of others."""
-    found = simulate_configuration(SimulateRequest(study, results, settings, seed))
-    console = OutputConsole()
-    show_what_if(console, found)
-    return 0 if all(own.at_capacity is not None for own in found.streams) else 1
+def simulate(**options: Any) -> int:
+    """Predict a configuration from what STUDY (a name, or a folder) has measured of others."""
+    prediction = simulate_configuration(SimulateOptions(**options))
+    show_what_if(OutputConsole(), prediction)
+    return 0 if all(own.at_capacity is not None for own in prediction.streams) else 1
 
 
 def show_what_if(console: Console, found: WhatIf) -> None:

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.text import Text
 
 from optimizer.analysis.study_status import StudyStatus, all_statuses, study_status
-from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.rows import (
@@ -25,9 +24,10 @@ from optimizer.cli.rows import (
     trials_row,
 )
 from optimizer.cli.terminal import TerminalTable
+from optimizer.cli.termination import until_interrupted
 from optimizer.report.number_formats import MISSING, clock, count, rate, usd
 from optimizer.report.table import table_of
-from optimizer.study.event_text import outcome_word, regret_text
+from optimizer.study.event_text import outcome_name, regret_text
 from optimizer.study.progress_file import BestSoFar, CurrentTrial, Progress
 from optimizer.study.run_state import TimeLeft
 
@@ -163,7 +163,7 @@ def _state_text(study: StudyStatus) -> str:
 def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
     yield (
         "trials",
-        ", ".join(f"{number} {outcome_word(outcome)}" for outcome, number in study.trials.items()),
+        ", ".join(f"{number} {outcome_name(outcome)}" for outcome, number in study.trials.items()),
         "",
     )
     if study.best is not None:
@@ -187,7 +187,7 @@ def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
     else:
         yield from _current(progress.now, progress.doing, now, bars)
     if progress.gap is not None:
-        yield "left", regret_text(progress.gap), ""
+        yield "potential", regret_text(progress.gap), ""
 
 
 def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:

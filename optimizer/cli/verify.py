@@ -1,9 +1,10 @@
-"""`verify`: whether an exported bundle is, and does, what was measured."""
+"""`verify`: compare an exported bundle with its recorded measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
@@ -11,8 +12,8 @@ from rich.text import Text
 from optimizer.cli.options import SEED, Percent, server_options
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
-from optimizer.commands.verify import VerifyRequest, verify_bundle, write_outcome
-from optimizer.errors import RunError, UsageError
+from optimizer.commands.verify import VerifyOptions, verify_bundle
+from optimizer.errors import RunError
 from optimizer.export.bundle.checks import Outcome
 
 DRIFT = 5
@@ -30,37 +31,32 @@ _STYLES: Mapping[Outcome, str] = {
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR")
 @server_options
 @click.option(
-    "--within", type=Percent(), default=10.0, show_default=True,
-    metavar="PERCENT", help="By how much the capacity may differ before that is drift.",
+    "--within", type=Percent(), default=10.0, show_default=True, metavar="PERCENT",
+    callback=lambda _, __, percent: percent / 100,
+    help="Tolerance of the capacity; a larger difference is drift.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of arrivals.")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the outcome for programs too.",
-)  # fmt: skip
-def verify(
-    bundle: Path, server: dict[str, str], within: float, seed: int, json_file: Path | None
-) -> int:
-    """Start the exported bundle DIR in a clean server, and hold it against what was measured.
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the arrivals."
+)
+@click.option(
+    "--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JSON."
+)
+def verify(**options: Any) -> int:
+    """Verify the exported bundle DIR against its recorded measurements in a clean server.
 
-    Files, configuration and outputs first, then the latency limit at the load of one replica, and
-    the capacity. Exit code 0: all is as it was measured. 1: a file, the configuration or an output
-    is another, or the limit is missed. 5, drift: the limit is held, but the capacity is off by more
-    than --within. 4: limit or capacity could not be measured, because the server died or the load
-    generator fell behind. 2 and 3 as of every command.
+    The checks are files, configuration and outputs, then the latency limit at the load of one
+    replica, and the capacity. Exit code 0: all are as measured. 1: a file, the configuration or an
+    output differs, or the limit is missed. 5, drift: the limit is met, but the capacity differs by
+    more than --within. 4: limit or capacity could not be measured, because the server died or the
+    load generator fell behind. 2 and 3 are those of every command.
     """
     console = OutputConsole()
-    if json_file is not None and json_file.resolve().is_relative_to(bundle.resolve()):
-        raise UsageError(f"--json: must lie outside of the bundle, got {json_file}")
-    request = VerifyRequest(bundle, server, within / 100, seed)
     with watching(console) as watch:
-        found = verify_bundle(request, watch)
-    for check in found.checks:
+        verification = verify_bundle(VerifyOptions(**options), watch)
+    for check in verification.checks:
         outcome = Text(check.outcome, style=_STYLES.get(check.outcome, "dim"))
         console.print(Text(f"{check.name}: ") + outcome + Text(f", {check.text}"), soft_wrap=True)
-    for note in found.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(Text(found.outcome, style=_STYLES[found.outcome]))
-    if json_file is not None:
-        write_outcome(json_file, found)
-    return _EXIT_CODES[found.outcome]
+    for note in verification.notes:
+        console.print_line(f"note: {note}")
+    console.print(Text(verification.outcome, style=_STYLES[verification.outcome]))
+    return _EXIT_CODES[verification.outcome]

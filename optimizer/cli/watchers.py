@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import Said
+from optimizer.cli.options import Verbosity
 from optimizer.cli.rows import (
     WIDE,
     LabelledRows,
@@ -28,7 +28,7 @@ from optimizer.configuration.serving_config import describe
 from optimizer.report.number_formats import clock
 from optimizer.study.event_text import (
     event_lines,
-    outcome_word,
+    outcome_name,
     regret_text,
     trial_text,
     warnings_of,
@@ -44,7 +44,7 @@ _FRAME = 4
 
 
 @contextmanager
-def watching(console: Console, said: Said | None = None) -> Iterator[Watcher]:
+def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watcher]:
     """Yield the watcher of a run; the live view leaves the terminal as it was.
 
     The live view needs a terminal that can move its cursor; --verbose and --quiet do without it.
@@ -112,7 +112,7 @@ class LiveView:
                 self._recent.append(_line((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialFinished(record, _):
                 line = f"{describe(record.config)}: {trial_text(record)}"
-                outcome = (f"{outcome_word(record.outcome):11}", _STYLES[record.outcome])
+                outcome = (f"{outcome_name(record.outcome):11}", _STYLES[record.outcome])
                 self._recent.append(_line(outcome, line))
             case Note(text, warning):
                 self._notes.append(f"warning: {text}" if warning else text)
@@ -145,7 +145,7 @@ class LiveView:
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)
         if state.regret_bound is not None:
-            yield "left", regret_text(state.regret_bound), ""
+            yield "potential", regret_text(state.regret_bound), ""
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

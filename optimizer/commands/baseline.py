@@ -1,4 +1,4 @@
-"""The eight configurations of the published benchmark, measured on this machine."""
+"""Measure the eight configurations of the published benchmark on this machine."""
 
 from __future__ import annotations
 
@@ -7,23 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimizer.commands.hosts import require_host
-from optimizer.commands.parts import (
-    RunPlace,
-    open_space,
-    require_packages,
-    require_same_space,
-    search_protocol,
-    slot_of,
-    study_context,
-    warn_of_space_file,
-)
-from optimizer.commands.with_progress import with_progress
+from optimizer.commands.protocols import search_protocol
+from optimizer.commands.run_context import open_run, open_space, warn_of_space_file
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
 from optimizer.load.level_checks import capacity_basis
 from optimizer.load.ramp import find_by_ramp, largest_rate_within
-from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.benchmark_page import benchmark_page
@@ -40,37 +29,38 @@ from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact, wrong_answers_reason
 from optimizer.study.history import why_all_failed, why_most_unmeasured
 
-_HOW_TO_GO_ON = "go on with what it was begun with, or under another name: study: NEW"
+_REMEDY = "restore it, or measure under another name: study: NEW"
 
 
 @dataclass(frozen=True)
-class BaselineRequest:
-    """What one `baseline` was asked to do.
+class BaselineOptions:
+    """Options of `baseline`.
 
     Attributes:
-        results: folder of the studies; these go to STUDY/baselines below it, or STUDY/ramp.
-        cache: folder of the artefact cache.
-        ramp: by the published ramp of users instead of the search for the capacity.
+        ramp: measure by the published ramp of users instead of a search for the capacity.
+        seed: of the arrivals.
+        results: folder of the studies; written to STUDY/baselines below it, or STUDY/ramp.
+        cache: folder of the artefact cache; None is this user's.
     """
 
     space: Path
-    results: Path
-    cache: Path
-    seed: int = 0
     ramp: bool = False
+    seed: int = 0
+    results: Path = Path("results")
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The eight as they were found.
+    """The measured configurations.
 
     Attributes:
         rows: of those that answered, in the published order, priced for the demand.
         left_out: why there is no row, by name.
-        unmeasured: why most could not be measured, or all failed; None where neither holds.
+        unmeasured: why most could not be measured, or all failed; None where neither is so.
         within_limits: whether any of them met the limits at some load.
         table, page: files that were written.
-        notes: of which load the latencies are, where it is not the capacity.
+        notes: the load of latencies that are not those at the capacity.
     """
 
     space: Space
@@ -84,56 +74,47 @@ class Baselines:
 
     @property
     def limit_ms(self) -> float:
-        """The tightest stream's."""
+        """The shortest latency limit of the streams."""
         return self.space.workload.shortest_limit_ms
 
 
-def measure_baselines(request: BaselineRequest, watch: Watcher) -> Baselines:
-    """Measure those of the eight that are not yet; what is measured is kept.
+def measure_baselines(options: BaselineOptions, watch: Watcher) -> Baselines:
+    """Measure those of the eight configurations that are not yet measured.
 
-    Everything that can be known to be missing or wrong is found before anything starts.
+    Mistakes and missing requirements are reported before anything starts.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    given = open_space(request.space)
-    eight = published_configurations(given.search_space)
-    space = replace(given, search_space=published_space(given.search_space))
-    slot = slot_of(space)
-    server = require_host(space, slot)
-    require_packages(space)
-    machine = this_machine(server, space.search_space.hardware.gpus)
-    folder = "ramp" if request.ramp else "baselines"
-    directory = StudyDirectory(request.results.absolute() / space.study / folder)
-    with directory.locked():
-        require_same_space(directory, space, machine, _HOW_TO_GO_ON)
-        place = RunPlace(directory, request.cache, slot, space.host)
-        with with_progress(directory, watch) as watch_all, place.session(space) as session:
-            place.introduce(machine, watch_all)
+    whole = open_space(options.space)
+    configurations = published_configurations(whole.search_space)
+    space = replace(whole, search_space=published_space(whole.search_space))
+    folder = "ramp" if options.ramp else "baselines"
+    directory = StudyDirectory(options.results.absolute() / space.study / folder)
+    with open_run(space, directory, options.cache, _REMEDY, seed=options.seed) as context:
+        with context.watched(watch) as watch_all:
             warn_of_space_file(space, watch_all)
-            prepared = place.prepare(session, space, watch_all)
-            served, left_out = _served(eight, prepared.gated)
-            with place.evaluator(session, space, prepared, request.seed, watch_all) as evaluator:
-                measure = _measure(evaluator, space, slot, request.ramp)
-                setting = study_context(space, slot, machine)
-                runs = ResumableRuns(directory.trials, setting, watch_all)
+            runs = ResumableRuns(directory.trials, context.study_context, watch_all)
+            with context.evaluator(watch_all) as (evaluator, prepared):
+                served, left_out = _served(configurations, prepared.gated)
+                measure = _measure(evaluator, space, context.slot, options.ramp)
                 configs = [each.config for each in served]
                 records = runs.measure_missing("baseline", configs, measure)
-        found = [(each, records[each.config]) for each in served]
-        return _shown(space, found, left_out, directory.root, request.ramp)
+        measured = [(each, records[each.config]) for each in served]
+        return _written(space, measured, left_out, directory.root, options.ramp)
 
 
 def _served(
-    eight: Sequence[NamedConfiguration], gated: Sequence[GatedArtifact]
+    configurations: Sequence[NamedConfiguration], gated: Sequence[GatedArtifact]
 ) -> tuple[list[NamedConfiguration], dict[str, str]]:
-    """Those of the eight whose files are there, and why the others' are not, by name."""
+    """Return those that can be served, and why the others cannot, by name."""
     dropped = {own.spec: own.dropped for own in gated if own.dropped is not None}
     reasons = {
         each.name: "; ".join(dropped[spec] for spec in each.artifacts if spec in dropped)
         or wrong_answers_reason(each.config, gated)
-        for each in eight
+        for each in configurations
     }
-    served = [each for each in eight if not reasons[each.name]]
+    served = [each for each in configurations if not reasons[each.name]]
     return served, {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -146,41 +127,46 @@ def _measure(evaluator: LiveEvaluator, space: Space, slot: Slot, ramp: bool) -> 
     )
 
 
-def _shown(
+def _written(
     space: Space,
     measured: Sequence[tuple[NamedConfiguration, TrialRecord]],
     left_out: Mapping[str, str],
     folder: Path,
     ramp: bool,
 ) -> Baselines:
-    """The rows, and the files that show them."""
+    """Write the table and the page of what was measured."""
     failed = {each.name: record.reason for each, record in measured if record.measurement is None}
-    rows = tuple(
-        _row(each, record, space, ramp).priced(space.price, space.demand)
-        for each, record in measured
-        if each.name not in failed
-    )
     records = [record for _, record in measured]
-    found = Baselines(
+    baselines = Baselines(
         space,
-        rows,
-        {**left_out, **failed},
-        folder / "table.csv",
-        folder / "page.html",
-        why_most_unmeasured(records) or why_all_failed(records),
-        any(record.outcome == "ok" for record in records),
-        () if ramp else tuple(_notes(measured)),
+        rows=tuple(
+            _row(each, record, space, ramp).priced(space.price, space.demand)
+            for each, record in measured
+            if each.name not in failed
+        ),
+        left_out={**left_out, **failed},
+        table=folder / "table.csv",
+        page=folder / "page.html",
+        unmeasured=why_most_unmeasured(records) or why_all_failed(records),
+        within_limits=any(record.outcome == "ok" for record in records),
+        notes=() if ramp else tuple(_notes(measured)),
     )
     text = io.StringIO()
-    write_rows(text, rows)
-    write_text(found.table, text.getvalue())
+    write_rows(text, baselines.rows)
+    write_text(baselines.table, text.getvalue())
     prices = {space.price.instance_type: space.price}
     title = f"{space.study}: the eight configurations"
-    notes = [f"{name} is left out: {reason}" for name, reason in found.left_out.items()]
-    notes += found.notes
-    html = benchmark_page(title, rows, prices, space.demand, found.limit_ms, notes=notes)
-    write_text(found.page, html)
-    return found
+    notes = [f"{name} is left out: {reason}" for name, reason in baselines.left_out.items()]
+    html = benchmark_page(
+        title,
+        baselines.rows,
+        prices,
+        space.demand,
+        baselines.limit_ms,
+        notes=[*notes, *baselines.notes],
+    )
+    write_text(baselines.page, html)
+    return baselines
 
 
 def _notes(measured: Sequence[tuple[NamedConfiguration, TrialRecord]]) -> Iterator[str]:
@@ -191,7 +177,7 @@ def _notes(measured: Sequence[tuple[NamedConfiguration, TrialRecord]]) -> Iterat
 
 
 def _row(each: NamedConfiguration, record: TrialRecord, space: Space, ramp: bool) -> BenchmarkRow:
-    per_second, latency_ms = _found(record, space, ramp)
+    per_second, latency_ms = _rate_and_latency(record, space, ramp)
     [model, *_] = each.config.models
     return BenchmarkRow(
         configuration=each.name,
@@ -207,10 +193,10 @@ def _row(each: NamedConfiguration, record: TrialRecord, space: Space, ramp: bool
     )
 
 
-def _found(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]:
-    """Requests a second at the capacity, and latency there at the tightest stream's percentile.
+def _rate_and_latency(record: TrialRecord, space: Space, ramp: bool) -> tuple[float, float]:
+    """Return the capacity in requests a second, and the latency there at the limit's percentile.
 
-    Where nothing is within the limits: of the last load that was tried.
+    Where no load is within the limits, they are those of the last load that was tried.
     """
     measurement = record.measurement
     assert measurement is not None, "what failed has no row"

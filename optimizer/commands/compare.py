@@ -1,4 +1,4 @@
-"""Two or more studies side by side, read from results/ or from folders of other hosts."""
+"""Compare studies of results/ or of folders from other hosts."""
 
 from __future__ import annotations
 
@@ -27,57 +27,61 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class CompareRequest:
-    """What one `compare` was asked.
+class CompareOptions:
+    """Options of `compare`.
 
     Attributes:
-        studies: names in `results`, or folders.
-        json: file that the comparison is written to, for programs.
+        studies: names in `results`, or folders; at least two.
+        json: file that the comparison is also written to.
+        results: folder of the studies.
     """
 
     studies: tuple[str, ...]
-    results: Path
     json: Path | None = None
+    results: Path = Path("results")
 
 
-def compare_studies(request: CompareRequest) -> Comparison:
-    """Compare studies, all with the first.
+def compare_studies(options: CompareOptions) -> Comparison:
+    """Compare studies with the first one.
 
     Raises:
-        UsageError: where there is no such study, or what they asked is not the same.
+        UsageError: where there is no such study, or workloads differ.
         StorageError: when files are damaged, or cannot be written.
     """
-    if len(request.studies) < 2:
+    if len(options.studies) < 2:
         raise UsageError("compare needs two studies or more")
-    readings = read_studies(request.results, request.studies)
+    readings = read_studies(options.results, options.studies)
     _refuse_incomparable(readings)
     comparison = compare(
         [StudyToCompare(name, reading, reading.summary) for name, reading in readings.items()]
     )
-    if request.json is not None:
-        write_json(request.json, _to_json(comparison))
+    if options.json is not None:
+        write_json(options.json, _to_json(comparison))
     return comparison
 
 
 def _refuse_incomparable(readings: Mapping[str, StudyReading]) -> None:
-    """What asked something else is refused: its capacities mean something else."""
-    pairs = readings.items()
+    """Refuse studies of different workloads, whose capacities have different meanings."""
+    workloads = {name: reading.searched.workload for name, reading in readings.items()}
     try:
         refuse_incomparable(
-            [(name, workload_identity(r.content, r.searched.workload)) for name, r in pairs]
+            [
+                (name, workload_identity(readings[name].content, workloads[name]))
+                for name in readings
+            ]
         )
     except UsageError as error:
-        limits = [{s.name: s.limit for s in r.searched.workload.streams} for _, r in pairs]
+        limits = [{s.name: s.limit for s in each.streams} for each in workloads.values()]
         if all(limit == limits[0] for limit in limits):
             raise
         raise UsageError(
-            f"{error}\nwhat a study serves within another limit is told by its own levels: "
+            f"{error}\nfor the capacity of a study within another limit: "
             "python -m optimizer pareto STUDY"
         ) from error
 
 
 def _to_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain JSON values; ratios are to the first study, and null there."""
+    """Return plain JSON values; ratios are to the first study, and null there."""
     return {
         "schema_version": SCHEMA_VERSION,
         "studies": [_study(study) for study in comparison.studies],

@@ -1,4 +1,4 @@
-"""The dashboard of one study, and what it lacks to be shown."""
+"""Open the dashboard of a study, with the notes that it lacks."""
 
 from __future__ import annotations
 
@@ -18,45 +18,46 @@ from optimizer.study.events import Watcher
 
 
 @dataclass(frozen=True)
-class DashboardRequest:
-    """Which study is shown, and where.
+class DashboardOptions:
+    """Options of `dashboard`.
 
     Attributes:
-        results: folder of the studies.
-        storage: URL of the study's database; None where it keeps a journal.
+        study: a name in `results`.
         port: on 127.0.0.1; 0 takes any that is free.
+        storage: URL of the study's database; None for its journal file.
+        results: folder of the studies.
     """
 
     study: str
-    results: Path
-    storage: str | None = None
     port: int = 8080
+    storage: str | None = None
+    results: Path = Path("results")
 
 
 @contextmanager
-def open_dashboard(request: DashboardRequest, watch: Watcher) -> Iterator[WSGIServer]:
-    """A server of the dashboard, which serves once it is told to.
+def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGIServer]:
+    """Open the server of the dashboard; the caller has it serve.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    directory = StudyDirectory(request.results.absolute() / request.study)
+    directory = StudyDirectory(options.results.absolute() / options.study)
     if not directory.space.exists():
-        raise UsageError(f"there is no study {request.study} in {request.results}")
-    if request.storage is None and not directory.journal.exists():
+        raise UsageError(f"study {options.study!r} not found in {options.results}")
+    if options.storage is None and not directory.journal.exists():
         raise UsageError(
-            f"study {directory.name} keeps no journal: give the --storage that it is run with"
+            f"study {directory.name} has no journal file: give the --storage that it is run with"
         )
     require_dashboard()
     with dashboard_server(
-        directory.name, directory.journal, request.storage, directory.artifacts, request.port
+        directory.name, directory.journal, options.storage, directory.artifacts, options.port
     ) as server:
-        _write_missing_notes(directory, request.storage, watch)
+        _write_missing_notes(directory, options.storage, watch)
         yield server
 
 
 def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: Watcher) -> None:
-    """Bring the notes up to the records; a run that goes on writes its own."""
+    """Write the notes of records that have none; a study that is running writes its own."""
     if not directory.searched.exists():
         return
     with (

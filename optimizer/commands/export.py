@@ -19,6 +19,7 @@ from optimizer.commands.bundle_serving import (
     served_bundle,
 )
 from optimizer.commands.platforms import refuse_unfit, write_platform
+from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError, storage_errors
@@ -62,33 +63,38 @@ FORMATS: Mapping[str, Format] = {
 
 
 @dataclass(frozen=True)
-class ExportRequest:
-    """What one `export` was asked.
+class ExportOptions:
+    """Options of `export`.
 
     Attributes:
         study: a name in `results`, or a study's own folder.
-        cache: folder of the artefact cache, for files that the study's folder does not hold.
-        target: that is written; must not be there, or be an empty folder.
-        made_by: this program and its version.
+        target: folder to write; must not exist, or be empty.
         format: one of `FORMATS`.
-        trial: number of the study's trial; its best without.
-        server: that records the examples; the kind that the study was measured on without.
-        examples: whether examples are recorded, which needs a server.
+        trial: number of a trial of the study; None is its best.
+        server: that records the examples; None is that of the study's measurements.
+        examples: whether example outputs are recorded, which needs a server.
+        results: folder of the studies.
+        cache: folder of the artefact cache, for files that are not in the study's folder; None is
+            this user's.
     """
 
     study: str
-    results: Path
-    cache: Path
     target: Path
-    made_by: str
     format: str = "repository"
     trial: int | None = None
     server: ServerSettings | None = None
     examples: bool = True
+    results: Path = Path("results")
+    cache: Path | None = None
 
 
-def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
-    """Export a configuration of a study; `target` is whole in the end, or what it was.
+def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manifest:
+    """Export a configuration of a study; after an error `target` is as it was.
+
+    Args:
+        options: see `ExportOptions`.
+        watch: is called with every event.
+        made_by: this program and its version, for the manifest.
 
     Returns:
         The manifest of the bundle.
@@ -96,41 +102,41 @@ def export_study(request: ExportRequest, watch: Watcher) -> Manifest:
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    _refuse_occupied(request.target)
-    study = read_study(request.results, request.study)
-    finding = _finding(study, request.trial)
+    _refuse_occupied(options.target)
+    study = read_study(options.results, options.study)
+    finding = _finding(study, options.trial)
     config = finding.candidate.config
-    refuse_unfit(request.format, study, finding)
+    refuse_unfit(options.format, study, finding)
     content = _Content(study)
     where = None
-    if request.examples:
-        where = bundle_host(request.server or content.server, config)
-    target = request.target.absolute()
+    if options.examples:
+        where = bundle_host(options.server or content.server, config)
+    target = options.target.absolute()
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         watch(StepStarted(f"writing {describe(config)}"))
         staging = work / "staging"
-        artifacts = StudyArtifacts(study, ArtifactCache(request.cache), staging)
-        winner = ExportSource(
+        artifacts = StudyArtifacts(study, ArtifactCache(cache_folder(options.cache)), staging)
+        source = ExportSource(
             study=study,
             finding=finding,
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
             tolerances={m.name: content.tolerance(m.name) for m in config.models},
             versions=content.versions(),
             cards=read_source_cards(study.directory),
-            made_by=request.made_by,
+            made_by=made_by,
         )
         root, out = work / "bundle", work / "out"
-        manifest = write_study_bundle(root, shipped("model_repository_templates"), winner)
+        manifest = write_study_bundle(root, shipped("model_repository_templates"), source)
         load = LoadDescription(study.searched.workload, content.measurement)
         manifest = _with_examples(root, manifest, load, where, watch)
         append_readme(root, manifest)
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
             out.mkdir()
-            FORMATS[request.format](bundle, winner, out)
+            FORMATS[options.format](bundle, source, out)
             out.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The advanced job: the best configurations of a study under users, as a recommender's job."""
+"""The load-test job: test the best configurations of a study under users, as SageMaker does."""
 
 from __future__ import annotations
 
@@ -10,26 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.analysis.study_reading import StudyReading
-from optimizer.commands.hosts import require_host
-from optimizer.commands.parts import (
-    RunPlace,
-    require_same_space,
-    search_protocol,
-    slot_of,
-    study_context,
-)
-from optimizer.commands.with_progress import with_progress
+from optimizer.commands.protocols import search_protocol
+from optimizer.commands.run_context import open_run, with_progress
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.errors import StorageError, UsageError
+from optimizer.errors import DamagedStudyError, UsageError
 from optimizer.load.ramp import find_in_user_load
 from optimizer.load.user_load_file import JOB_PERCENTILE, LoadTestJob
-from optimizer.machine.fingerprint import this_machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.resumable_runs import Measure, ResumableRuns
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
+from optimizer.study.files import read_start
 
 _JOB = "job"
 _FOLDER = "advanced"
@@ -37,13 +30,13 @@ _FOLDER = "advanced"
 
 @dataclass(frozen=True)
 class Tests:
-    """What an advanced job left.
+    """The tests of an advanced job.
 
     Attributes:
-        job: its load and stopping conditions as plain JSON values, which tests to be compared have
-            in common.
+        job: load and stopping conditions as plain JSON values; tests are compared only where these
+            are the same.
         limit_ms: the shortest of its thresholds.
-        records: one of each configuration, those of failures that passed left out.
+        records: the latest of each configuration.
     """
 
     job: Mapping[str, Any]
@@ -52,17 +45,17 @@ class Tests:
 
 
 def within_limits(job: LoadTestJob, space: Space) -> LoadTestJob:
-    """The job with the space's limits for thresholds where it has none of its own.
+    """Return the job, with the space's limits as thresholds where it has none.
 
     Raises:
-        UsageError: where the space's are of a percentile that users are not judged by.
+        UsageError: where the space's limits are of another percentile than a job's thresholds.
     """
     if job.conditions.model_latency_thresholds:
         return job
     limits = tuple(stream.limit for stream in space.workload.streams)
     if any(limit.percentile != JOB_PERCENTILE for limit in limits):
         raise UsageError(
-            f"--job: a job is judged by P{JOB_PERCENTILE:g}, the space's limit is of another "
+            f"--job: thresholds are of P{JOB_PERCENTILE:g}, and the space's limit is of another "
             "percentile: give StoppingConditions.ModelLatencyThresholds"
         )
     return replace(job, conditions=replace(job.conditions, model_latency_thresholds=limits))
@@ -73,44 +66,46 @@ class JobRun:
     """One run of a job on this machine.
 
     Attributes:
-        cache: folder of the artefact cache.
-        ends_at: by the monotonic clock, after which no test may last; None for no bound.
+        cache: folder of the artefact cache; None is this user's.
+        ends_at: monotonic time after which no test may last; None for no bound.
     """
 
     job: LoadTestJob
     space: Space
-    cache: Path
+    cache: Path | None
     seed: int
     ends_at: float | None
 
     def run(self, study: StudyReading, configs: Sequence[ServingConfig], watch: Watcher) -> None:
-        """Test the configurations that were not yet, and keep what is found beside the study.
+        """Test the configurations that are not yet tested; keep the records beside the study.
 
         Raises:
             OptimizerError: one of its branches, see `optimizer.errors`.
         """
         directory = StudyDirectory(study.directory.root / _FOLDER)
         space = replace(self.space, content={**self.space.content, _JOB: job_content(self.job)})
-        slot = slot_of(space)
-        machine = this_machine(require_host(space, slot), space.search_space.hardware.gpus)
-        how_to_go_on = f"go on with it, or move {directory.root} away"
-        with directory.locked(), with_progress(directory, watch) as watch_all:
-            require_same_space(directory, space, machine, how_to_go_on)
-            runs = ResumableRuns(directory.trials, study_context(space, slot, machine), watch_all)
+        remedy = f"restore it, or move {directory.root} away"
+        with (
+            open_run(space, directory, self.cache, remedy, seed=self.seed) as context,
+            with_progress(directory, watch) as watch_all,
+        ):
+            runs = ResumableRuns(directory.trials, context.study_context, watch_all)
             if all(runs.history.decided(config) is not None for config in configs):
                 return
-            place = RunPlace(directory, self.cache, slot, space.host)
-            place.introduce(machine, watch_all)
-            needed = _less_what_no_test_needs(space, configs)
-            with place.session(needed) as session:
-                prepared = place.prepare(session, needed, watch_all)
-                with place.evaluator(session, needed, prepared, self.seed, watch_all) as evaluator:
-                    tested = runs.measure_missing(
-                        "advanced", configs, self._measure(evaluator), self._in_time
+            context.announce(watch_all)
+            tested_space = _with_needed_artifacts(space, configs)
+            with replace(context, space=tested_space).evaluator(watch_all) as (evaluator, _):
+                tested = runs.measure_missing(
+                    "advanced", configs, self._measure(evaluator), self._in_time
+                )
+            if untested := len(configs) - len(tested):
+                watch_all(
+                    Note(
+                        f"JobDurationInSeconds is over: {untested} of {len(configs)} tests are "
+                        "left; rerun the command to resume",
+                        True,
                     )
-            if left := len(configs) - len(tested):
-                spent = f"JobDurationInSeconds is spent: {left} of {len(configs)} tests are left"
-                watch_all(Note(f"{spent} to the same command", True))
+                )
 
     def _measure(self, evaluator: LiveEvaluator) -> Measure:
         find = partial(
@@ -123,19 +118,18 @@ class JobRun:
         return lambda config: evaluator.serve_and_measure(config, find)
 
     def _in_time(self) -> bool:
-        """Whether a test that begins now ends in time."""
+        """Return whether a test that starts now ends in time."""
         return self.ends_at is None or time.monotonic() + self.job.load.seconds <= self.ends_at
 
 
-def _less_what_no_test_needs(space: Space, configs: Sequence[ServingConfig]) -> Space:
+def _with_needed_artifacts(space: Space, configs: Sequence[ServingConfig]) -> Space:
     needed = {model.artifact for config in configs for model in config.models}
-    searched = space.search_space
-    others = [spec for spec in searched.artifacts if spec not in needed]
-    return replace(space, search_space=searched.without(others))
+    others = [spec for spec in space.search_space.artifacts if spec not in needed]
+    return replace(space, search_space=space.search_space.without(others))
 
 
 def job_content(job: LoadTestJob) -> Mapping[str, Any]:
-    """What tests depend on, as JSON has it; not how many there are."""
+    """Return what a test depends on as plain JSON values, which leaves out how many there are."""
     conditions = job.conditions
     return {
         "phases": [list(astuple(phase)) for phase in job.load.phases],
@@ -147,10 +141,10 @@ def job_content(job: LoadTestJob) -> Mapping[str, Any]:
 
 
 def read_tests(study: StudyReading) -> Tests:
-    """What the advanced job of a study left.
+    """Read the tests of a study's advanced job.
 
     Raises:
-        UsageError: where it had none.
+        UsageError: where the study has none.
         StorageError: when its files are damaged.
     """
     directory = StudyDirectory(study.directory.root / _FOLDER)
@@ -159,11 +153,11 @@ def read_tests(study: StudyReading) -> Tests:
             f"study {study.name} has no advanced job: on its machine, "
             "`recommend --search SPACE.yaml --job JOB.json` runs one"
         )
-    begun = directory.read_json(directory.space)
+    content = read_start(directory).content
     try:
-        job = begun["space"][_JOB]
+        job = content[_JOB]
         limit_ms = min(job["thresholds_ms"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"cannot read {directory.space}: no job ({error})") from error
+        raise DamagedStudyError(directory.space, f"no job ({error})") from error
     records = {record.config: record for record in directory.trials.read_all().values()}
     return Tests(job, limit_ms, tuple(records.values()))

@@ -1,4 +1,4 @@
-"""One configuration measured, without a search: its capacity, its curve, one rate, or users."""
+"""Measure one configuration without a search: its capacity, its curve, one rate, or users."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from optimizer.commands.hosts import require_host
-from optimizer.commands.parts import (
-    RunPlace,
-    machine_json,
+from optimizer.commands.packages import require_packages
+from optimizer.commands.protocols import search_protocol
+from optimizer.commands.run_context import (
+    RunContext,
+    cache_folder,
     open_space,
-    require_packages,
-    search_protocol,
-    slot_of,
+    require_machine,
+    with_log,
 )
-from optimizer.commands.with_progress import logged
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import RequirementError, TrialFailure, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
-from optimizer.load.client import LoadClient
 from optimizer.load.curve import find_curve
 from optimizer.load.level_checks import refuse_if_all_failed, refuse_void, why_missed
 from optimizer.load.level_plan import LevelPlan
@@ -35,7 +31,6 @@ from optimizer.load.stopping import StoppingConditions
 from optimizer.load.transmit import TOO_LATE
 from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
-from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.search.level_runner import LevelRunner, concurrency
@@ -45,50 +40,68 @@ from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.triton.session import ServedConfiguration, files_of
 
-_OPINION_SHARE = 0.7
-"""Of the capacity, where both measure when no rate is given: busy, and not about to tip over."""
+_COMPARED_SHARE = 0.7
+"""Of the capacity, where both tools measure when no rate is given: busy, and not yet unstable."""
 
 
 @dataclass(frozen=True)
-class MeasureRequest:
-    """What one `measure` was asked to do.
+class MeasureOptions:
+    """Options of `measure`.
 
     Attributes:
+        space: a space file, or what was read of one.
         settings: YAML text by parameter; see `fixed_at` for the rest.
-        results: folder of the studies; this measurement goes to STUDY/measured/NUMBER below it.
-        cache: folder of the artefact cache.
         curve: measure the load-latency curve after the capacity.
         rate_per_second: measure this rate alone, and no capacity.
         users: file of a user load, which is run alone.
-        second_opinion: have perf_analyzer measure the same level.
+        second_opinion: another tool that measures the same level.
+        seed: of the arrivals.
+        results: folder of the studies; written to STUDY/measured/NUMBER below it.
+        cache: folder of the artefact cache; None is this user's.
+
+    Raises:
+        UsageError: for options that do not go together.
     """
 
     space: Path | Space
     settings: Mapping[str, str]
-    results: Path
-    cache: Path
-    seed: int = 0
     curve: bool = False
     rate_per_second: float | None = None
     users: Path | None = None
-    second_opinion: bool = False
+    second_opinion: Literal["perf_analyzer"] | None = None
+    seed: int = 0
+    results: Path = Path("results")
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the options go together."""
+        modes = {
+            "--curve": self.curve,
+            "--rate": self.rate_per_second is not None,
+            "--users": self.users is not None,
+        }
+        chosen = [name for name, on in modes.items() if on]
+        if len(chosen) > 1:
+            raise UsageError(f"give one of {', '.join(modes)}, not {' and '.join(chosen)}")
+        if self.users is not None and self.second_opinion is not None:
+            raise UsageError(f"--with {self.second_opinion} goes with rates, not with --users")
 
 
 @dataclass(frozen=True)
-class MeasuredBest:
-    """What load levels showed.
+class LoadTestResult:
+    """The load levels of one configuration, and what follows from them.
 
     Attributes:
-        levels: all that were run, in order.
-        at: the level that tells where the time goes: at the capacity, or the last.
-        measurement: the capacity, None where it was not asked for.
+        levels: all levels, in the order of measuring.
+        shown: the level whose time is broken down: that at the capacity, or the last.
+        measurement: the capacity, None where it was not measured.
         users: the user load, None without one.
-        compared, opinion: one level as this client saw it, and as perf_analyzer did.
+        compared, opinion: one level as this load generator measured it, and as perf_analyzer did.
         missed: why the limits were not met; None where they were.
     """
 
     levels: tuple[LoadLevel, ...]
-    at: LoadLevel
+    shown: LoadLevel
     measurement: Measurement | None = None
     users: UserLoad | None = None
     compared: LoadLevel | None = None
@@ -98,60 +111,68 @@ class MeasuredBest:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """What was found of which configuration, and the file that it is kept in."""
+    """One measured configuration, and the file that keeps the figures."""
 
     file: Path
     config: ServingConfig
     gated: tuple[GatedArtifact, ...]
-    found: MeasuredBest
+    load_test: LoadTestResult
 
 
-def measure_configuration(request: MeasureRequest, watch: Watcher) -> MeasureResult:
+def measure_configuration(options: MeasureOptions, watch: Watcher) -> MeasureResult:
     """Serve one configuration and measure it.
 
-    Everything that can be known to be missing or wrong is found before anything starts.
+    Mistakes and missing requirements are reported before anything starts.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
-    space = fixed_at(open_space(request.space), request.settings)
-    binary = _binary(space) if request.second_opinion else None
-    users = read_user_load(request.users) if request.users is not None else None
-    slot = slot_of(space)
-    server = require_host(space, slot)
+    space = fixed_at(open_space(options.space), options.settings)
+    binary = _perf_analyzer(space) if options.second_opinion is not None else None
+    users = read_user_load(options.users) if options.users is not None else None
+    slot, machine = require_machine(space)
     require_packages(space)
-    folder = request.results.absolute() / space.study / "measured"
+    folder = options.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
-        place = RunPlace(directory, request.cache, slot, space.host)
-        machine = this_machine(server, space.search_space.hardware.gpus)
+        cache = cache_folder(options.cache)
+        context = RunContext(space, directory, cache, slot, machine, options.seed)
         try:
-            with logged(directory, watch) as log, place.session(space) as session:
-                place.introduce(machine, log)
-                prepared = place.prepare(session, space, log)
-                config = prepared.space.config(prepared.space.baseline)
-                log(StepStarted(f"loading {describe(config)}"))
-                served = session.serve(config, files_of(config, prepared.files))
-                try:
-                    with LoadClient(place.slot.client_cores) as client:
-                        rng = np.random.default_rng(request.seed)
-                        levels = LevelRunner(client, space.workload, place.slot, rng, log)
-                        bench = _Bench(space, config, levels, served)
-                        found = bench.measure(request, users)
-                        if binary is not None:
-                            found = bench.compared(found, request, binary, place.slot, log)
-                except TrialFailure as error:
-                    raise session.failure(error) from error
+            with with_log(directory, watch) as log:
+                context.announce(log)
+                config, gated, load_test = _load_test(context, options, users, binary, log)
         finally:
             shutil.rmtree(directory.repository.parent, ignore_errors=True)
-        measured = MeasureResult(directory.root / "measured.json", config, prepared.gated, found)
-        write_json(measured.file, _to_json(measured, machine, place.slot))
+        measured = MeasureResult(directory.root / "measured.json", config, gated, load_test)
+        write_json(measured.file, _to_json(measured, context))
     return measured
+
+
+def _load_test(
+    context: RunContext,
+    options: MeasureOptions,
+    users: tuple[UserLoad, StoppingConditions] | None,
+    binary: Path | None,
+    watch: Watcher,
+) -> tuple[ServingConfig, tuple[GatedArtifact, ...], LoadTestResult]:
+    with context.session(watch) as (session, prepared):
+        config = prepared.space.config(prepared.space.baseline)
+        watch(StepStarted(f"loading {describe(config)}"))
+        served = session.serve(config, files_of(config, prepared.files))
+        try:
+            with context.levels(watch) as levels:
+                bench = _Bench(context.space, config, levels, served)
+                result = bench.measure(options, users)
+                if binary is not None:
+                    result = bench.compared(result, options, binary, context.slot, watch)
+        except TrialFailure as error:
+            raise session.failure(error) from error
+    return config, prepared.gated, result
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """One configuration that is being served, and the levels that are run on it."""
+    """One configuration that is being served, and the load levels that are run on it."""
 
     space: Space
     config: ServingConfig
@@ -159,50 +180,57 @@ class _Bench:
     served: ServedConfiguration
 
     def measure(
-        self, request: MeasureRequest, users: tuple[UserLoad, StoppingConditions] | None
-    ) -> MeasuredBest:
-        """What was asked for, less the second opinion."""
+        self, options: MeasureOptions, users: tuple[UserLoad, StoppingConditions] | None
+    ) -> LoadTestResult:
+        """Measure all but the second opinion."""
         with self.levels.on(self.served, self.config) as run:
             if users is not None:
                 return self._users(run, *users)
-            if request.rate_per_second is not None:
-                level = self._whole_level(run, request.rate_per_second)
-                return MeasuredBest((level,), level, missed=why_missed(level))
-            find = find_curve if request.curve else find_capacity
+            if options.rate_per_second is not None:
+                level = self._whole_level(run, options.rate_per_second)
+                return LoadTestResult((level,), level, missed=why_missed(level))
+            find = find_curve if options.curve else find_capacity
             outstanding = concurrency(self.config)
             protocol = search_protocol(self.space)
             result = find(run, self.space.workload, protocol, outstanding)
         measurement = result.valid_measurement
-        levels, at = measurement.levels, measurement.level_at_capacity
+        levels, at_capacity = measurement.levels, measurement.level_at_capacity
         missed = measurement.ended if measurement.load_factor == 0 else None
-        return MeasuredBest(levels, at or levels[-1], measurement, missed=missed)
+        return LoadTestResult(levels, at_capacity or levels[-1], measurement, missed=missed)
 
-    def _users(self, run: RunLevel, load: UserLoad, conditions: StoppingConditions) -> MeasuredBest:
+    def _users(
+        self, run: RunLevel, load: UserLoad, conditions: StoppingConditions
+    ) -> LoadTestResult:
         timeout = search_protocol(self.space).saturation_timeout_seconds
         level = run(LevelPlan(load, 0.0, load.seconds, timeout, stop=conditions))
-        own_ms = self.space.workload.shortest_limit_ms
+        limit_ms = self.space.workload.shortest_limit_ms
         thresholds = [limit.latency_ms for limit in conditions.model_latency_thresholds]
-        missed = why_user_load_missed(level, min(thresholds, default=own_ms))
-        return MeasuredBest((level,), level, users=load, missed=missed)
+        missed = why_user_load_missed(level, min(thresholds, default=limit_ms))
+        return LoadTestResult((level,), level, users=load, missed=missed)
 
     def compared(
-        self, found: MeasuredBest, request: MeasureRequest, binary: Path, slot: Slot, watch: Watcher
-    ) -> MeasuredBest:
-        """Have this client and perf_analyzer measure the same level, one after the other."""
-        capacity = found.measurement.capacity_per_second if found.measurement else 0.0
-        rate = request.rate_per_second or _OPINION_SHARE * capacity
+        self,
+        result: LoadTestResult,
+        options: MeasureOptions,
+        binary: Path,
+        slot: Slot,
+        watch: Watcher,
+    ) -> LoadTestResult:
+        """Measure the same level with this load generator and then with perf_analyzer."""
+        capacity = result.measurement.capacity_per_second if result.measurement else 0.0
+        rate = options.rate_per_second or _COMPARED_SHARE * capacity
         if rate == 0:
             watch(Note("no load met the limits: perf_analyzer measures one with --rate", True))
-            return found
-        level, missed = found.at, found.missed
-        if request.rate_per_second is None:
+            return result
+        level, missed = result.shown, result.missed
+        if options.rate_per_second is None:
             with self.levels.on(self.served, self.config) as run:
                 level = self._whole_level(run, rate)
             missed = why_missed(level)
         [stream], workload = self.space.workload.streams, self.space.workload
         assert isinstance(stream.arrivals, str), "refused before anything started"
         transport, endpoint = workload.transport, self.served.server.endpoint
-        question = PerfAnalyzerJob(
+        job = PerfAnalyzerJob(
             model=stream.target,
             protocol=transport.protocol,
             address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
@@ -213,43 +241,38 @@ class _Bench:
             seconds=level.seconds,
             cores=slot.client_cores,
         )
-        opinion = perf_analyzer.run_perf_analyzer(binary, question)
-        return replace(found, compared=level, opinion=opinion, missed=missed)
+        opinion = perf_analyzer.run_perf_analyzer(binary, job)
+        return replace(result, compared=level, opinion=opinion, missed=missed)
 
     def _whole_level(self, run: RunLevel, rate_per_second: float) -> LoadLevel:
         """Run one open-loop level to its end.
 
         Raises:
             LoadTestFailure: when every request was answered by an error, or the load generator fell
-                behind. What is merely late misses the limit.
+                behind. Late replies miss the limit, and are no failure.
         """
-        level = self._search(run).whole_level(rate_per_second / self._demand)
+        workload = self.space.workload
+        search = CapacitySearch(run, workload, search_protocol(self.space))
+        level = search.whole_level(rate_per_second / workload.demand_per_second)
         refuse_void(level)
         if not any(str(stream.first_error).startswith(TOO_LATE) for stream in level.streams):
             refuse_if_all_failed(level)
         return level
 
-    @property
-    def _demand(self) -> float:
-        return self.space.workload.demand_per_second
 
-    def _search(self, run: RunLevel) -> CapacitySearch:
-        return CapacitySearch(run, self.space.workload, search_protocol(self.space))
-
-
-def _to_json(measured: MeasureResult, machine: Machine, slot: Slot) -> dict[str, Any]:
-    found = measured.found
+def _to_json(measured: MeasureResult, context: RunContext) -> dict[str, Any]:
+    result = measured.load_test
     return {
         "config": asdict(measured.config),
         "accuracy": {
             gated.spec.label: accuracy_to_json(gated.accuracy) for gated in measured.gated
         },
-        "capacity": _capacity(found.measurement),
-        "missed": found.missed,
-        "levels": [asdict(level) for level in found.levels],
-        "compared": asdict(found.compared) if found.compared is not None else None,
-        "perf_analyzer": asdict(found.opinion) if found.opinion is not None else None,
-        "machine": machine_json(machine, slot),
+        "capacity": _capacity(result.measurement),
+        "missed": result.missed,
+        "levels": [asdict(level) for level in result.levels],
+        "compared": asdict(result.compared) if result.compared is not None else None,
+        "perf_analyzer": asdict(result.opinion) if result.opinion is not None else None,
+        "machine": context.machine_json,
     }
 
 
@@ -268,16 +291,16 @@ def _next_number(folder: Path) -> int:
     return max((int(path.name) for path in folder.glob("[0-9]*")), default=-1) + 1
 
 
-def _binary(space: Space) -> Path:
-    """perf_analyzer on PATH. Raises UsageError where it cannot offer the space's traffic."""
+def _perf_analyzer(space: Space) -> Path:
+    """Find perf_analyzer. Raises UsageError where it cannot send the space's traffic."""
     if len(space.models) > 1:
         raise UsageError("--with perf_analyzer: it sends requests to one model, not to several")
     [stream] = space.workload.streams
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
-        raise UsageError("--with perf_analyzer: binary tensors without shared memory alone")
-    if not isinstance(stream.arrivals, str):
+        raise UsageError("--with perf_analyzer: it sends binary tensors without shared memory only")
+    if stream.arrivals not in perf_analyzer.DISTRIBUTIONS:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
-    found = shutil.which(perf_analyzer.NAME)
-    if found is None:
+    binary = shutil.which(perf_analyzer.NAME)
+    if binary is None:
         raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.INSTALL_HINT)
-    return Path(found)
+    return Path(binary)

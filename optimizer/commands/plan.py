@@ -1,9 +1,9 @@
-"""A fleet for a demand, from what studies have measured."""
+"""Plan a fleet for a demand over time, from what studies have measured."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json, write_text
 from optimizer.fleet.instance_estimate import extrapolation_basis, matching_gpus
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand
+from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.instance import Instance, Part
@@ -29,32 +30,56 @@ from optimizer.study.decision import ConfirmedCapacity
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What one `plan` was asked.
+class PlanOptions:
+    """Options of `plan`.
 
     Attributes:
         studies: names in `results`, or folders.
-        demand: None for the first study's own, all day.
-        headroom: None for the first study's own.
-        most: instances that can be had, by instance type.
+        demand_per_second: the same all day; without any demand, that of the first study.
+        daily: a demand that rises and falls over a day.
+        trace: file of a recorded demand.
+        peak_per_second: rate that the busiest step of the trace is scaled to.
+        headroom: None for that of the first study.
+        survive: what may be lost at the peak.
+        most: available instances, by instance type.
+
+    Raises:
+        UsageError: for options that do not go together.
     """
 
     studies: tuple[str, ...]
-    results: Path
-    demand: DemandCurve | None
-    headroom: float | None
-    survival: Survival
-    zones: int
-    launch_seconds: float
-    most: dict[str, int]
-    choice: PriceChoice
-    accepted: Collection[Accepted]
+    demand_per_second: float | None = None
+    daily: DemandCurve | None = None
+    trace: Path | None = None
+    peak_per_second: float | None = None
+    headroom: float | None = None
+    survive: Survival = "nothing"
+    zones: int = 3
+    launch_seconds: float = 240.0
+    most: Mapping[str, int] = field(default_factory=dict)
+    rate: str | None = None
+    region: str | None = None
+    accepted: Collection[Accepted] = ()
     seed: int = 0
+    results: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        """Check that the options go together."""
+        if self.peak_per_second is not None and self.trace is None:
+            raise UsageError("--peak goes with --trace")
+        demands = {
+            "--demand": self.demand_per_second,
+            "--daily": self.daily,
+            "--trace": self.trace,
+        }
+        chosen = [name for name, value in demands.items() if value is not None]
+        if len(chosen) > 1:
+            raise UsageError(f"give one of {', '.join(demands)}, not {' and '.join(chosen)}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The instance that the best configuration of a study makes, and that in words."""
+    """The instance with the best configuration of a study, and that configuration in words."""
 
     instance: Instance
     described: str
@@ -62,11 +87,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, what it was made from, and the files that show it.
+    """A plan, its inputs, and the files that show it.
 
     Attributes:
-        plan: None where what can be had does not suffice.
-        sources: each with a name of its own.
+        plan: None where the available instances do not suffice.
+        sources: by study, whose names are unique.
         nothing: names of studies in which nothing met the limits.
         page, data: in the folder of the first study.
     """
@@ -84,45 +109,52 @@ class Planned:
         return {source.instance.name: source.described for source in self.sources}
 
 
-def plan_for(request: PlanRequest) -> Planned:
+def plan_for(options: PlanOptions) -> Planned:
     """Plan a fleet for a demand.
 
     Raises:
-        UsageError: where there is no such study, prices do not fit, or what is asked cannot be.
+        UsageError: where there is no such study, or prices, workloads or options do not fit.
         StorageError: when files are damaged or cannot be written.
     """
-    named = read_studies(request.results, request.studies)
-    studies = list(named.values())
+    studies = read_studies(options.results, options.studies)
     refuse_incomparable(
         [
             (name, workload_identity(study.content, study.searched.workload))
-            for name, study in named.items()
+            for name, study in studies.items()
         ]
     )
-    first = studies[0].searched.demand
-    curve = request.demand or constant_demand(first.requests_per_second)
-    headroom = request.headroom if request.headroom is not None else first.headroom
-    demand = Demand(curve.peak, headroom, first.inferences_per_request)
-    machines = [(study.searched.price, study.machine) for study in studies]
+    first = next(iter(studies.values()))
+    own = first.searched.demand
+    curve = _curve(options, own)
+    headroom = options.headroom if options.headroom is not None else own.headroom
+    demand = Demand(curve.peak, headroom, own.inferences_per_request)
+    machines = [(study.searched.price, study.machine) for study in studies.values()]
     listed = price_list()
-    prices = prices_for(machines, request.choice, listed, request.accepted)
-    found = [
-        (name, price, study.decision(price, demand).best)
-        for (name, study), price in zip(named.items(), prices, strict=True)
-    ]
+    choice = PriceChoice(options.rate, options.region)
+    prices = prices_for(machines, choice, listed, options.accepted)
+    priced = list(zip(studies.items(), prices, strict=True))
+    best = {name: study.decision(price, demand).best for (name, study), price in priced}
     sources = tuple(
-        _source(name, named[name], best, price, listed, request.seed)
-        for name, price, best in found
-        if best is not None
+        _source(name, study, capacity, price, listed, options.seed)
+        for (name, study), price in priced
+        if (capacity := best[name]) is not None
     )
-    _refuse_unknown_types(request.most, sources)
-    question = _question(request, curve, headroom)
-    plan = plan_fleet([source.instance for source in sources], question) if sources else None
-    folder = studies[0].directory.root
+    _refuse_unknown_types(options.most, sources)
+    inputs = PlanInputs(
+        curve,
+        headroom,
+        options.survive,
+        options.zones,
+        options.launch_seconds,
+        dict(options.most),
+        options.seed,
+    )
+    plan = plan_fleet([source.instance for source in sources], inputs) if sources else None
+    folder = first.directory.root
     planned = Planned(
         curve=curve,
         sources=sources,
-        nothing=tuple(name for name, _, best in found if best is None),
+        nothing=tuple(name for name, capacity in best.items() if capacity is None),
         plan=plan,
         page=folder / "plan.html",
         data=folder / "plan.json",
@@ -133,19 +165,13 @@ def plan_for(request: PlanRequest) -> Planned:
     return planned
 
 
-def _question(request: PlanRequest, curve: DemandCurve, headroom: float) -> PlanInputs:
-    return PlanInputs(
-        curve,
-        headroom,
-        request.survival,
-        request.zones,
-        request.launch_seconds,
-        request.most,
-        request.seed,
-    )
+def _curve(options: PlanOptions, own: Demand) -> DemandCurve:
+    if options.trace is not None:
+        return read_demand(options.trace, options.peak_per_second)
+    return options.daily or constant_demand(options.demand_per_second or own.requests_per_second)
 
 
-def _refuse_unknown_types(most: dict[str, int], sources: Sequence[Source]) -> None:
+def _refuse_unknown_types(most: Mapping[str, int], sources: Sequence[Source]) -> None:
     types = dict.fromkeys(source.instance.price.instance_type for source in sources)
     for name in most:
         if name not in types:
@@ -160,20 +186,20 @@ def _source(
     listed: Sequence[ListedPrice],
     seed: int,
 ) -> Source:
-    """Where a study used some of its machine's GPUs, the others are taken to serve as much."""
-    candidate, known = finding.candidate, listed_instance(listed, price.instance_type)
+    """Return the instance; of a study that used some of its GPUs, scaled to all of them."""
+    candidate, entry = finding.candidate, listed_instance(listed, price.instance_type)
     described, copies = describe(candidate.config), 1
     if not finding.confirmed:
         described += f"; {finding.status}"
-    used, every = len(study.machine.gpus), matching_gpus(study.machine, known)
-    if every > used:
-        if every % used:
+    used, present = len(study.machine.gpus), matching_gpus(study.machine, entry)
+    if present > used:
+        if present % used:
             raise UsageError(
-                f"{name}: it used {used} of {every} GPUs, which are no whole number of "
-                "times as many: search with a part of them that divides all"
+                f"{name}: it used {used} of {present} GPUs, and {present} must be a multiple of "
+                "the GPUs used: search with another number of them"
             )
-        copies = every // used
-        described += f"; extrapolated, {extrapolation_basis(used, every)}"
+        copies = present // used
+        described += f"; extrapolated, {extrapolation_basis(used, present)}"
     measurement = candidate.measurement
     instance = Instance(
         name=name,

@@ -1,4 +1,4 @@
-"""A search of a recorded table: what it would have found on that machine, and how soon."""
+"""Search a recorded table: the best configuration that a search finds, and how soon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
@@ -26,7 +26,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.search_status import SearchStatus
+from optimizer.study.search_status import SearchEnd, SearchStatus
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ReplayedTrial:
     """A trial of a replayed search.
 
     Attributes:
-        true_share: what its configuration serves by all measurements of it, relative to the best
-            of the table; 0 where this trial did not find it to meet the limits.
-        seconds: of load tests and model loads up to its end, those before the search included.
+        true_share: the capacity by all measurements of its configuration, relative to the best of
+            the table; 0 where the trial did not meet the limits.
+        seconds: of load tests and model loads from the start of the calibration to its end.
     """
 
     record: TrialRecord
@@ -46,11 +46,11 @@ class ReplayedTrial:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a search of a table found.
+    """The search of a table.
 
     Attributes:
         trials: of the search, in order, without the calibration.
-        calibration_seconds: spent before the first of them.
+        calibration_seconds: of load tests and model loads before the first trial.
     """
 
     table: RecordedTable
@@ -60,12 +60,12 @@ class Replay:
 
     @property
     def best(self) -> ReplayedTrial | None:
-        """The cheapest by what was measured, None where nothing met the limits."""
+        """The cheapest trial by its measurement, None where none met the limits."""
         best = History({t.record.number: t.record for t in self.trials}).incumbent
         return next((trial for trial in self.trials if trial.record is best), None)
 
     def first_within(self, share: float) -> tuple[int, float] | None:
-        """(trials, seconds) up to the first that truly is so close to the best; None without."""
+        """Return (trials, seconds) up to the first true share of at least 1 - share, or None."""
         for count, trial in enumerate(self.trials, 1):
             if trial.true_share >= 1 - share:
                 return count, trial.seconds
@@ -73,14 +73,14 @@ class Replay:
 
 
 def open_table(name: str) -> RecordedTable:
-    """A table by the path of its file, or by the name of one that ships. Raises UsageError."""
+    """Read a table by the path of its file or by its shipped name. Raises UsageError."""
     path, folder = Path(name), shipped("tables")
     if path.exists():
         return read_table(path)
     if (folder / f"{name}.csv").exists():
         return read_table(folder / f"{name}.csv")
-    known = ", ".join([*sorted(each.stem for each in folder.glob("*.csv")), PUBLISHED])
-    raise UsageError(f"TABLE must be a file or one of {known}; got {name!r}")
+    names = ", ".join([*sorted(each.stem for each in folder.glob("*.csv")), PUBLISHED])
+    raise UsageError(f"TABLE must be a file or one of {names}; got {name!r}")
 
 
 def replay_table(
@@ -91,19 +91,18 @@ def replay_table(
     watch: Watcher,
     enough: float | None = None,
 ) -> Replay:
-    """Search a table as `run` would have searched the machine; nothing is left on the disk.
+    """Search a table as `run` would have searched the machine; no files are left.
 
     Args:
         trials: budget of the search.
-        enough: the search also ends at the first trial that truly is so close to the best, as a
-            share of it: for those who ask only how soon that is.
+        enough: end the search at the first trial whose true share is at least 1 - enough.
     """
     space = table.space
-    setting = recorded_context(space)
+    context = recorded_context(space)
     evaluator = RecordedEvaluator(table, np.random.default_rng(seed))
     replayed: list[ReplayedTrial] = []
 
-    def seen(event: Event) -> None:
+    def watch_trials(event: Event) -> None:
         watch(event)
         if isinstance(event, TrialFinished):
             share = _true_share(table, event.record)
@@ -117,7 +116,7 @@ def replay_table(
     with TemporaryDirectory(prefix="replay-") as folder:
         directory, history = StudyDirectory(Path(folder)), History({})
         strategies = Strategies(
-            space.search_space, space.workload, history, setting, CapacityProtocol(), seed
+            space.search_space, space.workload, history, context, CapacityProtocol(), seed
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
@@ -125,13 +124,13 @@ def replay_table(
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed
         ) as study:
-            loop = SearchLoop(study, searched, evaluator, directory, history, setting, seen)
+            loop = SearchLoop(study, searched, evaluator, directory, history, context, watch_trials)
             ended = loop.run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 
 
 def recorded_context(space: RecordedSpace) -> StudyContext:
-    """The setting in which a table was recorded."""
+    """Return the study context in which a table was recorded."""
     return StudyContext(
         space.price,
         space.demand,

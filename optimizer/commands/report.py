@@ -108,7 +108,7 @@ def _effects(study: StudyReading, forecast: Forecast) -> Effects:
         for record in study.trials
         if (position := space.position_of(record.config)) is not None
     ]
-    belief = Posterior.after(seen, LogForecast.of(forecast, setting), PointFeatures.of(space))
+    belief = Posterior.fitted(seen, LogForecast.of(forecast, setting), PointFeatures.of(space))
     rows = np.arange(len(space))
     log_cost, _ = belief.log_cost(rows)
     likely = belief.feasible(rows) > _LIKELY

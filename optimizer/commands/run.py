@@ -11,21 +11,10 @@ from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
 from optimizer.commands.finished import finished_summary
-from optimizer.commands.hosts import require_host
-from optimizer.commands.parts import (
-    RunPlace,
-    machine_json,
-    open_space,
-    require_one_limit,
-    require_packages,
-    require_same_space,
-    search_protocol,
-    slot_of,
-    study_context,
-    warn_of_space_file,
-)
+from optimizer.commands.packages import require_packages
+from optimizer.commands.protocols import require_one_limit, search_protocol
+from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
 from optimizer.commands.sampler_choice import Strategies
-from optimizer.commands.with_progress import with_progress
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -38,11 +27,11 @@ from optimizer.export.bundle.repository import (
     write_model_repository,
 )
 from optimizer.files.shipped import shipped
-from optimizer.machine.fingerprint import Machine, this_machine
+from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.loop import SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
@@ -56,36 +45,38 @@ from optimizer.study.files import read_source_cards, read_start, write_source_ca
 from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
 from optimizer.triton.session import config_texts, files_of
 
-_HOW_TO_GO_ON = (
-    "go on with what it was begun with, or begin another that takes over what still holds: "
+_REMEDY = (
+    "restore it, or start another study that reuses the still-valid results: "
     "--study NEW --warm-start {}"
 )
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """What one `run` was asked to do; None leaves the space file's own value.
+class RunOptions:
+    """Options of `run`; None leaves the space file's own value.
 
     Attributes:
-        space: the file, or what was read of it.
-        results: folder that holds the studies.
-        cache: folder of the artefact cache.
+        space: a space file, or what was read of one.
+        study: name of the study.
+        trials: configurations to measure.
+        seed: of the sampler and of arrivals.
+        sampler: guided by default; tpe with several latency limits, which guided cannot optimise.
         storage: URL of a study database; None keeps a journal in the study's folder.
-        warm_start: name of a study in `results` whose measurements are taken over.
-        also_limits_ms: latency limits beside the space file's: a study of several objectives.
-        sampler: guided where None; tpe for several objectives, of which guided knows nothing.
-        enqueue: what is measured before anything is proposed: the eight configurations of the
-            published benchmark, as far as the space holds them.
+        warm_start: name of a study in `results` whose still-valid results are reused.
+        enqueue: measured before the sampler proposes anything: the eight configurations of the
+            published benchmark, as far as the space has them.
+        also_limits_ms: latency limits beside the space file's, each with a cost of its own.
+        results: folder of the studies.
+        cache: folder of the artefact cache; None is this user's.
     """
 
     space: Path | Space
-    results: Path
-    cache: Path
     study: str | None = None
     trials: int | None = None
     timeout_seconds: float | None = None
@@ -95,166 +86,156 @@ class RunRequest:
     warm_start: str | None = None
     enqueue: Literal["published"] | None = None
     also_limits_ms: tuple[float, ...] = ()
+    results: Path = Path("results")
+    cache: Path | None = None
 
     @property
     def chosen_sampler(self) -> str:
-        """Its name."""
+        """The sampler, the default one where none was given."""
         return self.sampler or ("tpe" if self.also_limits_ms else "guided")
 
     @property
     def extra_limits_ms(self) -> tuple[float, ...]:
-        """The further limits, ascending."""
+        """The latency limits beside the space file's, ascending."""
         return tuple(sorted(set(self.also_limits_ms)))
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left: the summary, and whether it was there already."""
+    """The summary of a study, and whether an earlier run had finished it."""
 
     directory: StudyDirectory
     summary: StudySummary
     was_finished: bool
 
 
-def run_study(request: RunRequest, watch: Watcher) -> RunResult:
-    """Run a study to its end, from wherever it stands.
+def run_study(options: RunOptions, watch: Watcher) -> RunResult:
+    """Start or resume a study, and run it to its end.
 
-    Everything that can be known to be missing or wrong is found before anything starts.
+    Mistakes and missing requirements are reported before anything starts.
 
     Raises:
         OptimizerError: one of its branches, see `optimizer.errors`.
     """
     started = time.monotonic()
-    space = _with_request(open_space(request.space), request)
-    if request.also_limits_ms:
-        _hold_to_what_several_limits_permit(request, space)
-    slot = slot_of(space)
-    server = require_host(space, slot)
-    require_packages(space, SAMPLER_PACKAGES[request.chosen_sampler])
-    machine = this_machine(server, space.search_space.hardware.gpus)
-    directory = StudyDirectory(request.results.absolute() / space.study)
-    if request.warm_start is not None and not directory.trials.read_all():
-        _hold_to_what_holds_here(request.results, request.warm_start, space, machine)
-    with directory.locked():
-        remedy = _HOW_TO_GO_ON.format(directory.name)
-        require_same_space(directory, space, machine, remedy, request.extra_limits_ms)
-        if (
-            summary := finished_summary(directory, space.budget, request.chosen_sampler)
-        ) is not None:
+    space = _with_options(open_space(options.space), options)
+    if options.also_limits_ms:
+        _refuse_with_extra_limits(options, space)
+    directory = StudyDirectory(options.results.absolute() / space.study)
+
+    def check(machine: Machine) -> None:
+        require_packages(space, SAMPLER_PACKAGES[options.chosen_sampler])
+        if options.warm_start is not None and not directory.trials.read_all():
+            _require_reusable(options.results, options.warm_start, space, machine)
+
+    with open_run(
+        space,
+        directory,
+        options.cache,
+        _REMEDY.format(directory.name),
+        seed=options.seed,
+        extra_limits_ms=options.extra_limits_ms,
+        check=check,
+    ) as context:
+        summary = finished_summary(directory, space.budget, options.chosen_sampler)
+        if summary is not None:
             return RunResult(directory, summary, was_finished=True)
-        place = RunPlace(directory, request.cache, slot, space.host)
-        with with_progress(directory, watch) as watch_all:
-            study = _Study(request, space, place, machine, watch_all)
-            return RunResult(directory, study.run(started), was_finished=False)
+        with context.watched(watch) as watch_all:
+            summary = _Study(options, context, watch_all).run(started)
+            return RunResult(directory, summary, was_finished=False)
 
 
-def _with_request(space: Space, request: RunRequest) -> Space:
+def _with_options(space: Space, options: RunOptions) -> Space:
     budget = Budget(
-        request.trials or space.budget.trials,
-        request.timeout_seconds or space.budget.wall_clock_seconds,
+        options.trials or space.budget.trials,
+        options.timeout_seconds or space.budget.wall_clock_seconds,
     )
-    return replace(space, study=request.study or space.study, budget=budget)
+    return replace(space, study=options.study or space.study, budget=budget)
 
 
-def _hold_to_what_several_limits_permit(request: RunRequest, space: Space) -> None:
+def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:
+    """Refuse options that do not go with several latency limits."""
     require_one_limit(space.workload, "--also-limit")
-    own_ms = space.workload.shortest_limit_ms
-    if own_ms in request.also_limits_ms:
+    limit_ms = space.workload.shortest_limit_ms
+    if limit_ms in options.also_limits_ms:
         raise UsageError(
-            f"--also-limit: must be another limit than the space file's; got {own_ms:g} ms"
+            f"--also-limit: must be another limit than the space file's; got {limit_ms:g} ms"
         )
-    if request.chosen_sampler in CALIBRATED:
+    if options.chosen_sampler in CALIBRATED:
         others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
         raise UsageError(
-            f"--sampler: must be one of {others} with --also-limit; got {request.sampler}, which "
+            f"--sampler: must be one of {others} with --also-limit; got {options.sampler}, which "
             "minimises the cost within one limit"
         )
-    if request.warm_start is not None:
+    if options.warm_start is not None:
         raise UsageError(
             "--warm-start: must be left out with --also-limit: the other study's trials have no "
-            f"cost within further limits; got {request.warm_start}"
+            f"cost within further limits; got {options.warm_start}"
         )
 
 
-def _hold_to_what_holds_here(results: Path, name: str, space: Space, machine: Machine) -> None:
-    """A study is taken over only where its measurements would come out the same."""
+def _require_reusable(results: Path, name: str, space: Space, machine: Machine) -> None:
+    """Check that measurements of another study would come out the same here."""
     other = StudyDirectory(results.absolute() / name)
     if not other.space.exists():
-        raise UsageError(f"--warm-start: there is no study {name} in {results}")
-    begun = read_start(other)
+        raise UsageError(f"--warm-start: study {name!r} not found in {results}")
+    started = read_start(other)
+    machines = started.machine.to_json(), machine.to_json()
     blocking = [
-        *blocking_differences(begun.content, space.content),
-        *(
-            text
-            for _, text in differences(begun.machine.to_json(), machine.to_json(), ("machine",))
-        ),
+        *blocking_differences(started.content, space.content),
+        *(text for _, text in differences(*machines, ("machine",))),
     ]
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
-        raise UsageError(f"--warm-start: nothing measured in {name} holds here:\n{lines}")
+        raise UsageError(f"--warm-start: no measurement of study {name} is valid here:\n{lines}")
 
 
 class _Study:
-    """One run of one study: its parts, joined, and its phases in their order."""
+    """One run of a study: its parts, joined, and its phases in their order."""
 
-    def __init__(
-        self,
-        request: RunRequest,
-        space: Space,
-        place: RunPlace,
-        machine: Machine,
-        watch: Watcher,
-    ) -> None:
-        self._request = request
-        self._space = space
-        self._place = place
-        self._directory = place.directory
-        self._machine = machine
+    def __init__(self, options: RunOptions, run: RunContext, watch: Watcher) -> None:
+        self._options = options
+        self._run = run
+        self._space = run.space
+        self._directory = run.directory
+        self._context = run.study_context
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._sampler, self._further_ms = request.chosen_sampler, request.extra_limits_ms
-        self._setting = study_context(space, place.slot, machine, self._further_ms)
 
     def run(self, started: float) -> StudySummary:
-        """All phases; returns the summary that was written."""
-        self._place.introduce(self._machine, self._watch)
+        """Run all phases; return the summary that was written."""
         warn_of_space_file(self._space, self._watch)
-        # A storage that cannot be opened is known now, and not after everything is built.
+        # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
-        strategy = strategies.uncalibrated(self._sampler)
+        strategy = strategies.uncalibrated(self._options.chosen_sampler)
         self._open_study(self._space.search_space, strategy).close()
         with self._shown() as shown:
             notes = self._notes(shown)
             self._watch = to_all(self._watch, notes)
             summary = self._phases(started, shown)
             notes.end(f"ended: {summary.ended}")
-        # Last: what is cut off before is made good by the run that goes on.
+        # Last: a run that is interrupted before leaves it to the one that resumes.
         write_summary(self._directory, summary)
         return summary
 
     def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
-        with self._place.session(self._space) as session:
-            prepared = self._place.prepare(session, self._space, self._watch)
-            history = self._take_over(prepared)
-            seed = self._request.seed
-            with self._place.evaluator(
-                session, self._space, prepared, seed, self._watch, self._further_ms
-            ) as evaluator:
-                ended = self._search(evaluator, history, prepared, shown)
-                confirmed = self._confirm(evaluator, history, prepared)
-        self._hand_out(confirmed, prepared)
+        with self._run.evaluator(self._watch) as (evaluator, prepared):
+            history = self._reuse(prepared)
+            ended = self._search(evaluator, history, prepared, shown)
+            confirmed = self._confirm(evaluator, history, prepared)
+        self._write_bundles(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
     def _shown(self) -> ShownStudy:
-        directory, storage = self._directory, self._request.storage
+        directory, storage = self._directory, self._options.storage
         return ShownStudy(self._space.study, directory.journal, storage, directory.artifacts)
 
     def _notes(self, shown: ShownStudy) -> StudyNotes:
-        searched, names = self._searched(self._space.search_space), self._setting.limit_names
+        searched, names = self._searched(self._space.search_space), self._context.limit_names
         return StudyNotes(shown, self._directory, searched, names, self._watch)
 
     def _files(self, shown: ShownStudy, prepared: Prepared) -> TrialFiles:
-        """What is kept of each trial for the dashboard."""
+        """Return what keeps each trial's files for the dashboard."""
         return TrialFiles(
             shown,
             lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
@@ -265,12 +246,14 @@ class _Study:
     def _search(
         self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: ShownStudy
     ) -> SearchEnd:
-        """The calibrate phase, where the sampler has use for one, and the search."""
+        """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         write_searched(self._directory, self._searched(prepared.space))
         write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
-        strategy = strategies.calibrated(self._sampler, evaluator, self._directory, self._watch)
+        strategy = strategies.calibrated(
+            self._options.chosen_sampler, evaluator, self._directory, self._watch
+        )
         with self._open_study(prepared.space, strategy) as study:
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
@@ -279,10 +262,10 @@ class _Study:
                 evaluator,
                 self._directory,
                 history,
-                self._setting,
+                self._context,
                 to_all(self._watch, self._files(shown, prepared)),
             )
-            # The calibration is part of what a person has time for.
+            # The calibration counts against the user's time limit.
             spent_seconds = time.monotonic() - started
             first = self._enqueued(prepared.space)
             return loop.run(
@@ -290,33 +273,33 @@ class _Study:
             )
 
     def _enqueued(self, space: SearchSpace) -> list[Position]:
-        """Points that were asked to be measured first."""
-        if self._request.enqueue is None:
+        """Return the points that are measured before any that the sampler proposes."""
+        if self._options.enqueue is None:
             return []
-        eight = published_positions(space)
-        if missing := [name for name, position in eight.items() if position is None]:
-            self._watch(Note(f"--enqueue: the space does not hold {', '.join(missing)}", True))
-        return [position for position in eight.values() if position is not None]
+        positions = published_positions(space)
+        if missing := [name for name, position in positions.items() if position is None]:
+            self._watch(Note(f"--enqueue: the space does not have {', '.join(missing)}", True))
+        return [position for position in positions.values() if position is not None]
 
     def _searched(self, space: SearchSpace) -> SearchedSpace:
         own = self._space
         return SearchedSpace(own.study, space, own.workload, own.price, own.demand)
 
-    def _take_over(self, prepared: Prepared) -> History:
-        """The records of this study; those of another one first, where asked and not yet done."""
-        records = self._directory.trials.read_all()
-        if self._request.warm_start is not None and not records:
-            for record in self._carried_over(self._request.warm_start, prepared):
-                self._directory.trials.write(record)
-            taken = len(self._directory.trials.read_all())
-            self._watch(Note(f"{taken} trials taken over from {self._request.warm_start}"))
+    def _reuse(self, prepared: Prepared) -> History:
+        """Return this study's records; a new study starts with those of its warm start."""
+        trials, origin = self._directory.trials, self._options.warm_start
+        if origin is not None and not trials.read_all():
+            reusable = self._reusable(origin, prepared)
+            for record in reusable:
+                trials.write(record)
+            self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
         records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
         return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
 
-    def _carried_over(self, name: str, prepared: Prepared) -> list[TrialRecord]:
-        other = StudyDirectory(self._request.results.absolute() / name)
-        again = contradicted_by(other.confirmations.read_all().values())
-        records = [r for r in other.trials.read_all().values() if r.config not in again]
+    def _reusable(self, name: str, prepared: Prepared) -> list[TrialRecord]:
+        other = StudyDirectory(self._options.results.absolute() / name)
+        contradicted = contradicted_by(other.confirmations.read_all().values())
+        records = [r for r in other.trials.read_all().values() if r.config not in contradicted]
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
     def _strategies(self, space: SearchSpace, history: History) -> Strategies:
@@ -324,35 +307,37 @@ class _Study:
             space,
             self._space.workload,
             history,
-            self._setting,
-            search_protocol(self._space, self._further_ms),
-            self._request.seed,
+            self._context,
+            search_protocol(self._space, self._run.extra_limits_ms),
+            self._options.seed,
         )
 
     def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:
         return OptunaStudy(
             self._space.study,
             self._directory.journal,
-            self._request.storage,
+            self._options.storage,
             space,
             strategy.make_sampler,
-            self._request.seed,
-            objective_names(self._further_ms),
+            self._options.seed,
+            objective_names(self._run.extra_limits_ms),
         )
 
     def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
-        phase = ConfirmPhase(evaluator, self._directory, self._setting, self._watch)
+        phase = ConfirmPhase(evaluator, self._directory, self._context, self._watch)
         space = prepared.space
-        # What a resumed study no longer has a model file for cannot be measured again.
-        left = {r.number: r for r in history.records if space.position_of(r.config) is not None}
-        return phase.run(History(left), space.config(space.baseline))
+        # A configuration whose model file a resumed study has lost cannot be measured again.
+        measurable = {
+            r.number: r for r in history.records if space.position_of(r.config) is not None
+        }
+        return phase.run(History(measurable), space.config(space.baseline))
 
-    def _hand_out(self, confirmed: Confirmed, prepared: Prepared) -> None:
-        """best/, and the baseline beside it, with copies of their artefacts."""
+    def _write_bundles(self, confirmed: Confirmed, prepared: Prepared) -> None:
+        """Write best/ and baseline/ with copies of their artefacts."""
         if confirmed.best:
             self._write(self._directory.best, confirmed.best[0].config, prepared)
         else:
-            # A winner of an earlier run that no longer holds is none.
+            # The winner of an earlier run has not been confirmed by this one.
             remove_model_repository(self._directory.best)
         baseline = prepared.space.config(prepared.space.baseline)
         self._write(self._directory.baseline, baseline, prepared)
@@ -360,12 +345,11 @@ class _Study:
     def _write(self, target: Path, config: ServingConfig, prepared: Prepared) -> None:
         provenance = Provenance(
             origins_in(prepared.space),
-            dict(self._machine.packages),
+            dict(self._run.machine.packages),
             labels_in(read_source_cards(self._directory)),
         )
-        write_model_repository(
-            target, self._templates, config, files_of(config, prepared.files), provenance
-        )
+        files = files_of(config, prepared.files)
+        write_model_repository(target, self._templates, config, files, provenance)
 
     def _summarise(
         self,
@@ -377,12 +361,12 @@ class _Study:
     ) -> StudySummary:
         runs = LoadRuns.of(self._directory)
         summary = summarise(self._space, ended, history, confirmed, runs, prepared)
-        if self._further_ms:
-            known = measured_configurations(history.records, runs)
-            front = pareto_front(known, self._space.workload, self._setting)
+        if self._run.extra_limits_ms:
+            measured = measured_configurations(history.records, runs)
+            front = pareto_front(measured, self._space.workload, self._context)
             summary = replace(summary, pareto=front)
         return replace(
             summary,
             wall_seconds=time.monotonic() - started,
-            machine=machine_json(self._machine, self._place.slot),
+            machine=self._run.machine_json,
         )

@@ -1,4 +1,4 @@
-"""What proposes the configurations of a search, by name, with all that it needs to know."""
+"""The strategies that propose a study's configurations, by the name of their sampler."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from optimizer.workload.streams import Workload
 
 @dataclass(frozen=True)
 class Strategies:
-    """Makes the strategies of one study.
+    """Creates the strategies of one study.
 
     Attributes:
-        space: less what the prepare phase dropped.
-        history: the same as the search adds to.
-        protocol: how long the levels of a trial take.
-        seed: of all that is random in proposals.
+        space: without what the prepare phase dropped.
+        history: that the search adds to.
+        protocol: of the search phase.
+        seed: of the sampler and the simulations.
     """
 
     space: SearchSpace
     workload: Workload
     history: History
-    setting: StudyContext
+    context: StudyContext
     protocol: CapacityProtocol
     seed: int
 
     def uncalibrated(self, sampler: str) -> Strategy:
-        """A strategy that has nothing to go by but trials."""
+        """Return a strategy that learns from trials alone."""
         return self._strategy(sampler, no_forecast(self.space))
 
     def calibrated(
         self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
     ) -> Strategy:
-        """A strategy for the search, after the calibrate phase where it has use for one.
+        """Return a strategy for the search, after the calibrate phase for samplers that use it.
 
         Raises:
             StorageError: when a record cannot be written.
         """
         if sampler not in CALIBRATED:
             return self.uncalibrated(sampler)
-        phase = CalibratePhase(evaluator, directory, self.setting, watch)
-        # The first is the baseline, of which its own trial tells before anything is proposed.
+        phase = CalibratePhase(evaluator, directory, self.context, watch)
+        # The first point is the baseline, which is also the first trial.
         points = calibration_points(self.space)[1:]
         calibration = phase.run([self.space.config(point) for point in points])
         simulate = partial(simulated_estimate, seed=self.seed)
@@ -65,7 +65,7 @@ class Strategies:
         return self._strategy(sampler, learnt)
 
     def _strategy(self, sampler: str, forecast: ForecastSource) -> Strategy:
-        guide = AcquisitionPolicy(
-            self.space, self.history, forecast, self.setting, self.protocol, self.seed
+        policy = AcquisitionPolicy(
+            self.space, self.history, forecast, self.context, self.protocol, self.seed
         )
-        return SAMPLERS[sampler](guide)
+        return SAMPLERS[sampler](policy)

@@ -1,4 +1,4 @@
-"""What another configuration of a calibrated study would do, without serving it."""
+"""Predict another configuration of a calibrated study without serving it."""
 
 from __future__ import annotations
 
@@ -23,36 +23,38 @@ from optimizer.space_file.reader import only_point
 from optimizer.workload.streams import Stream
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-"""Of saturation, at which latency is predicted."""
+"""Shares of saturation at which latency is predicted."""
 
 PERCENTILES = (50.0, 95.0, 99.0)
-"""Of latency, beside the limit's own."""
+"""Percentiles of latency that are predicted beside the limit's own."""
 
 _REQUESTS = 20_000
 
 
 @dataclass(frozen=True)
-class SimulateRequest:
-    """What one `simulate` was asked.
+class SimulateOptions:
+    """Options of `simulate`.
 
     Attributes:
+        study: a name in `results`, or a study's own folder.
+        settings: YAML text by parameter; the others have the baseline's values.
+        seed: of the simulation.
         results: folder of the studies.
-        settings: YAML text by parameter; the baseline's values for the rest.
     """
 
     study: str
-    results: Path
     settings: Mapping[str, str]
     seed: int = 0
+    results: Path = Path("results")
 
 
 @dataclass(frozen=True)
 class PredictedStream:
-    """What is predicted of one stream.
+    """The prediction of one stream.
 
     Attributes:
-        levels: at `SHARES` of saturation.
-        at_capacity: the level at the capacity, None where nothing is served within the limit.
+        levels: load levels at `SHARES` of saturation.
+        at_capacity: the level at the capacity, None where no load is within the limit.
     """
 
     stream: Stream
@@ -64,10 +66,10 @@ class PredictedStream:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """Predictions for one configuration.
+    """The prediction of one configuration.
 
     Attributes:
-        runs: saturated levels that they are drawn from.
+        runs: number of saturated load levels that it is based on.
         measured: the study's own trial of the configuration, None where it has none.
     """
 
@@ -78,23 +80,23 @@ class WhatIf:
     measured: TrialRecord | None
 
 
-def simulate_configuration(request: SimulateRequest) -> WhatIf:
+def simulate_configuration(options: SimulateOptions) -> WhatIf:
     """Predict one configuration from what a study has measured of others.
 
     Raises:
         UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
         StorageError: when its files are damaged.
     """
-    study = read_study(request.results, request.study)
+    study = read_study(options.results, options.study)
     service = study.service
-    point = only_point(study.searched.search_space, request.settings)
+    point = only_point(study.searched.search_space, options.settings)
     config = point.config(point.baseline)
     own = [record for record in study.trials if record.config == config and record.outcome == "ok"]
     return WhatIf(
         study=study.name,
         config=config,
         streams=tuple(
-            predicted_stream(stream, config, service, request.seed)
+            predicted_stream(stream, config, service, options.seed)
             for stream in study.searched.workload.streams
         ),
         runs=sum(r.measurement is not None for r in (*study.calibration, *study.trials)),
@@ -105,15 +107,15 @@ def simulate_configuration(request: SimulateRequest) -> WhatIf:
 def predicted_stream(
     stream: Stream, config: ServingConfig, service: ServiceModel, seed: int
 ) -> PredictedStream:
-    """One stream of a configuration, from what service times are known."""
+    """Predict one stream of a configuration by its service times."""
     model = next(model for model in config.models if model.name == stream.target)
     curve = service.curve(model, config.server)
     serving = serving_of(model, curve, stream)
-    found = predict_capacity(
+    most = predict_capacity(
         serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS
     )
 
-    def at(rate_per_second: float) -> PredictedLevel:
+    def level_at(rate_per_second: float) -> PredictedLevel:
         percentiles = tuple(sorted({*PERCENTILES, stream.limit.percentile}))
         return predict_level(
             serving, stream.arrivals, rate_per_second, seed, _REQUESTS, percentiles=percentiles
@@ -122,7 +124,7 @@ def predicted_stream(
     return PredictedStream(
         stream,
         curve,
-        found,
-        tuple(at(share * found.saturation.per_second) for share in SHARES),
-        at(found.per_second) if found.per_second > 0 else None,
+        most,
+        tuple(level_at(share * most.saturation.per_second) for share in SHARES),
+        level_at(most.per_second) if most.per_second > 0 else None,
     )

@@ -18,12 +18,13 @@ from optimizer.commands.bundle_serving import (
     measured_on,
     served_bundle,
 )
-from optimizer.commands.parts import protocol_by
+from optimizer.commands.protocols import protocol_of
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
     EngineMismatch,
     LoadTestFailure,
     TrialFailure,
+    UsageError,
     VoidLevelFailure,
 )
 from optimizer.export.bundle.checks import (
@@ -58,45 +59,64 @@ _TRIES = 2
 
 
 @dataclass(frozen=True)
-class VerifyRequest:
-    """What one `verify` was asked.
+class VerifyOptions:
+    """Options of `verify`.
 
     Attributes:
-        server: that serves it; the kind that it was measured on where nothing is given.
+        bundle: folder of an exported bundle.
+        server: that serves it; where nothing is given, that of its measurements.
         within: share by which the capacity may differ.
-        seed: of arrivals.
+        seed: of the arrivals.
+        json: file that the outcome is also written to, outside of the bundle.
+
+    Raises:
+        UsageError: where `json` is inside the bundle.
     """
 
     bundle: Path
     server: ServerSettings
     within: float = 0.1
     seed: int = 0
+    json: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check that writing the outcome leaves the bundle as it is."""
+        if self.json is not None and self.json.resolve().is_relative_to(self.bundle.resolve()):
+            raise UsageError(f"--json: must lie outside of the bundle, got {self.json}")
 
 
-def verify_bundle(request: VerifyRequest, watch: Watcher) -> Verification:
-    """Make every check that can be made; a failed one leaves out those that rest on it.
+def verify_bundle(options: VerifyOptions, watch: Watcher) -> Verification:
+    """Make every check that can be made; where one fails, those that depend on it are left out.
 
     Raises:
         UsageError: where there is no bundle.
         RequirementError: the machine, the image or the server lacks something.
+        StorageError: where the outcome cannot be written.
     """
-    bundle = read_bundle(request.bundle)
+    verification = _verified(options, watch)
+    if options.json is not None:
+        write_json(options.json, _to_json(verification))
+    return verification
+
+
+def _verified(options: VerifyOptions, watch: Watcher) -> Verification:
+    bundle = read_bundle(options.bundle)
     watch(StepStarted("comparing every file"))
     files = check_files(bundle)
     if files.outcome == "fail":
-        reason = "what was exported is not what is here"
+        reason = "the files are not those that were exported"
         rest = unchecked(reason, "configuration", "outputs", "limit", "capacity")
         return Verification((files, *rest))
-    settings = request.server or measured_on(bundle.manifest)
-    where = bundle_host(settings, bundle.manifest.config)
-    return _Serving(request, bundle, where, watch).verified(files)
+    settings = options.server or measured_on(bundle.manifest)
+    host = bundle_host(settings, bundle.manifest.config)
+    return _Serving(options, bundle, host, watch).verified(files)
 
 
 @dataclass(frozen=True)
 class _Serving:
     """The checks that need a server."""
 
-    request: VerifyRequest
+    options: VerifyOptions
     bundle: Bundle
     where: BundleHost
     watch: Watcher
@@ -153,7 +173,7 @@ class _Serving:
         self, checks: tuple[Check, ...], served: ServedBundle, notes: tuple[str, ...]
     ) -> Verification:
         manifest, load = self.bundle.manifest, self.bundle.load
-        rng = np.random.default_rng(self.request.seed)
+        rng = np.random.default_rng(self.options.seed)
         with LoadClient(self.where.slot.client_cores) as client:
             levels = LevelRunner(client, load.workload, self.where.slot, rng, self.watch)
             with levels.on(served.served, manifest.config) as run:
@@ -168,7 +188,7 @@ class _Serving:
                 except VoidLevelFailure as error:
                     void = Check("capacity", "not measured", str(error))
                     return Verification((*checks, limit, void), notes, level)
-        capacity = check_capacity(manifest, found, self.request.within)
+        capacity = check_capacity(manifest, found, self.options.within)
         seen = [level, *(each for measurement in found for each in measurement.levels)]
         warnings = dict.fromkeys(text for each in seen for text in each.warnings)
         notes = (*notes, *warnings, *_unsteady(level, found[-1]))
@@ -177,7 +197,7 @@ class _Serving:
     def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
         workload = self.bundle.load.workload
         per_second = self.bundle.manifest.recommended.per_replica_per_second
-        search = CapacitySearch(run, workload, protocol_by(self.bundle.load.measurement, workload))
+        search = CapacitySearch(run, workload, protocol_of(self.bundle.load.measurement, workload))
         for _ in range(_TRIES):
             if search.meets_limits(per_second / workload.demand_per_second, _REQUESTS):
                 break
@@ -187,11 +207,11 @@ class _Serving:
     def _capacities(self, run: RunLevel) -> Iterator[Measurement]:
         """Measurements until one is what it was, or there are enough of them."""
         workload, manifest = self.bundle.load.workload, self.bundle.manifest
-        protocol = protocol_by(self.bundle.load.measurement, workload)
+        protocol = protocol_of(self.bundle.load.measurement, workload)
         for _ in range(_TRIES):
             result = find_capacity(run, workload, protocol, concurrency(manifest.config))
             yield (found := result.valid_measurement)
-            if (off := capacity_departure(manifest, found, self.request.within)) is None:
+            if (off := capacity_departure(manifest, found, self.options.within)) is None:
                 return
             self.watch(Note(f"the capacity is off by {off:+.0%}"))
 
@@ -229,11 +249,6 @@ def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
             continue
         if pinned and here != pinned:
             yield f"{name} {here} is installed here, {pinned} when it was measured"
-
-
-def write_outcome(path: Path, found: Verification) -> None:
-    """The outcome for programs. Raises StorageError when it cannot be written."""
-    write_json(path, _to_json(found))
 
 
 def _to_json(found: Verification) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What a machine offers to a trial: cores, memory, GPUs and what these can do. Pure."""
+"""The cores, memory and GPUs that trials may use, and what these support. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
     "tensorrt": (7, 5),
     "bf16": (8, 0),
 }
-"""NVIDIA's compute capability from which TensorRT builds engines (release notes of 10.5), and from
-which a precision has arithmetic of its own; a T4 (7.5) has no BF16."""
+"""Least compute capability for which TensorRT builds engines (release notes of 10.5), and which has
+arithmetic in a precision; a T4 (7.5) has none in BF16."""
 
 _VNNI = {"avx512_vnni", "avx_vnni"}
 HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
@@ -23,10 +23,10 @@ HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as the driver tells it.
+    """One GPU, as its driver describes it.
 
     Attributes:
-        name: exact model, such as "NVIDIA A10G": speeds, and so costs, hold for it alone.
+        name: exact model, such as "NVIDIA A10G"; measured costs hold for no other.
         compute_capability: (major, minor).
     """
 
@@ -41,9 +41,9 @@ class Hardware:
     """What trials may use.
 
     Attributes:
-        cores: of the server; the load client's own are not among them.
-        memory_mib: of the machine.
-        gpus: in the order of their logical indices.
+        cores: cores of the server, without those of the load client.
+        memory_mib: memory of the machine.
+        gpus: GPUs in the order of their logical indices.
     """
 
     cores: int
@@ -52,13 +52,13 @@ class Hardware:
 
     @property
     def memory_for_instances_mib(self) -> float:
-        """What instances may take: of the smallest GPU, or of the machine where there is none."""
+        """Memory that instances may take on the smallest GPU, or on a machine without GPUs."""
         if self.gpus:
             return 0.95 * min(gpu.memory_mib for gpu in self.gpus)
         return 0.9 * self.memory_mib
 
     def lacks(self, *wanted: Runtime | Precision) -> str | None:
-        """Why its GPUs cannot do what is wanted; None where they can, or where there is none."""
+        """Return why a GPU does not support what is wanted; None if there is no such GPU."""
         for gpu, name in itertools.product(self.gpus, wanted):
             least = LEAST_COMPUTE_CAPABILITY.get(name)
             if least is not None and gpu.compute_capability < least:
@@ -73,22 +73,22 @@ def overflows_in_int8(flags: Set[str] | None) -> bool:
     """Return whether a processor adds two products of 8 bits in 16 bits, which may overflow.
 
     Args:
-        flags: see `processor_lacks`.
+        flags: flags of an x86 processor as Linux names them; None for others.
     """
     return flags is not None and not flags & _VNNI
 
 
 def processor_lacks(runtime: Runtime, precision: Precision, flags: Set[str] | None) -> str | None:
-    """Return why a runtime does not compute in a precision on a processor; None where it does.
+    """Return why a runtime does not compute in a precision on a processor; None if it does.
 
     Args:
-        flags: of an x86 processor, in the kernel's words; None for another or an unknown one.
+        flags: flags of an x86 processor as Linux names them; None for others.
     """
     return None if flags is None else RUNTIMES[runtime].processor_lacks(precision, flags)
 
 
 def counted_gpus(models: Sequence[str]) -> str:
-    """How many of each model, for people: "2 x Tesla T4, 1 x NVIDIA A10G"; empty without any."""
+    """Return the number of GPUs of each model, such as "2 x Tesla T4, 1 x NVIDIA A10G"."""
     return ", ".join(f"{models.count(model)} x {model}" for model in dict.fromkeys(models))
 
 

@@ -1,4 +1,4 @@
-"""Where the server runs and where engines are built, as the space file says. Pure values."""
+"""Where the server runs and where engines are built. Pure values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from optimizer.configuration.hardware import Gpu
 
 @dataclass(frozen=True)
 class EmbeddedHost:
-    """The tritonserver of the nvidia-pytriton package, on this machine's CPU."""
+    """The tritonserver of the nvidia-pytriton package, on the CPU of this machine."""
 
 
 @dataclass(frozen=True)
 class ContainerHost:
-    """A container on this machine, started through its Docker engine.
+    """A container on this machine, started by its Docker engine.
 
     Attributes:
-        image: that holds tritonserver, with its tag.
-        shared_memory_bytes: size of the container's /dev/shm, through which Python models talk.
+        image: name of an image that holds tritonserver, with its tag.
+        shared_memory_bytes: size of the container's /dev/shm, which Python models use.
     """
 
     image: str
@@ -29,7 +29,7 @@ class ContainerHost:
 
 @dataclass(frozen=True)
 class RemoteHost:
-    """A server that runs already, in explicit model-control mode; addresses are host:port.
+    """A running server in explicit model-control mode; addresses are host:port.
 
     Attributes:
         repository: folder on this machine that is the server's model repository.
@@ -44,8 +44,8 @@ class RemoteHost:
 Host = EmbeddedHost | ContainerHost | RemoteHost
 
 BuildPlace = Literal["local", "container", "trtexec"]
-"""The tensorrt package of this Python; NVIDIA's tensorrt container of the server's tag; or trtexec
-inside the server's own container."""
+"""The tensorrt package of this Python, NVIDIA's tensorrt container of the server's release, or
+trtexec in the server's container."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class EngineSettings:
     """How TensorRT engines are built.
 
     Attributes:
-        image: of the container that builds; empty where `place` is "local".
-        gpu: on which they are built, and for whose exact model.
-        workspace_mib: scratch memory that a kernel may use; None leaves all of the GPU's.
-        optimization_level: the builder's, 0 to 5; higher builds longer and tries more kernels.
+        image: image of the container that builds; empty if built locally.
+        gpu: GPU on which, and for whose exact model, engines are built.
+        workspace_mib: scratch memory of a kernel; None allows all of the GPU's memory.
+        optimization_level: level of TensorRT's builder, 0 to 5; a higher one builds longer and
+            tries more kernels.
         timeout_seconds: longest time of one build.
     """
 

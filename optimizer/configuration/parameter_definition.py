@@ -186,8 +186,8 @@ class ParameterDefinition:
         put: puts a value into a draft that holds the parameters before this one.
         read: the value of a served model, in the words of reports; None where it has no effect.
         idle: the value that all values come to where there is no effect; the default if None.
-        baseline: the value of the baseline, or how it follows from the listed values and the
-            model's share of the cores; None takes the first that is listed.
+        baseline: the baseline's value, given the listed values and the model's share of the cores,
+            if that is not the default.
         key: name in space files where that is not `name`, which is accepted there as the old name.
         fields: fields of config.pbtxt that hold it, as paths.
         triton_names: what Triton calls it, for messages about unknown keys.
@@ -205,7 +205,7 @@ class ParameterDefinition:
     read: Callable[[Served], object]
     effect: Effect = Effect(all_rows, lambda model: True)
     idle: Callable[[ModelScope], Value] | None = None
-    baseline: Value | Callable[[Sequence[Any], int], Value] | None = None
+    baseline: Callable[[Sequence[Any], int], Value] | None = None
     key: str = ""
     fields: tuple[str, ...] = ()
     triton_names: tuple[str, ...] = ()
@@ -221,6 +221,6 @@ class ParameterDefinition:
         """Return the value that all others come to where the parameter has no effect."""
         return self.default if self.idle is None else self.idle(scope)
 
-    def baseline_value(self, listed: Sequence[Value], cores: int) -> Value | None:
-        """Return the value that nobody has touched; None where any is as good."""
-        return self.baseline(listed, cores) if callable(self.baseline) else self.baseline
+    def baseline_value(self, listed: Sequence[Value], cores: int) -> Value:
+        """Return the value that nobody has touched."""
+        return self.default if self.baseline is None else self.baseline(listed, cores)

@@ -81,9 +81,7 @@ def config_field(
         text = dict(served.model.parameters).get(path)
         return default if text is None else json.loads(text)
 
-    return ParameterDefinition(
-        name, part, allowed, default, description, put, read, baseline=default, fields=(path,)
-    )
+    return ParameterDefinition(name, part, allowed, default, description, put, read, fields=(path,))
 
 
 def _store(attribute: str) -> Callable[[ServingDraft, Any], None]:
@@ -173,7 +171,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="what executes the model; tensorrt on GPUs alone",
         put=_store("runtime"),
         read=lambda served: served.model.artifact.runtime,
-        baseline="pytorch",
+        baseline=lambda listed, cores: "pytorch",
         fields=("backend", "parameters.runtime"),
         triton_names=("backend", "platform"),
     ),
@@ -199,7 +197,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         effect=Effect(
             lambda rows, scope: rows.max_batch_size > scope.request_size, lambda model: True
         ),
-        baseline=False,
         fields=("max_batch_size",),
         triton_names=("dynamic_batching",),
     ),
@@ -213,7 +210,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         read=lambda served: served.model.max_batch_size,
         effect=_WITH_BATCHING,
         idle=lambda scope: scope.request_size,
-        baseline=1,
+        baseline=lambda listed, cores: 1,
         fields=("max_batch_size",),
     ),
     ParameterDefinition(
@@ -227,6 +224,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
             _joined(served.model.batching.preferred_batch_sizes) if served.model.batching else None
         ),
         effect=_WITH_BATCHING,
+        baseline=lambda listed, cores: listed[0],
         key="preferred_batch_size",
         fields=("dynamic_batching.preferred_batch_size",),
         meaning=lambda value, size, scope: preferred_sizes(value, size) or "none",
@@ -242,7 +240,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
             served.model.batching.max_queue_delay_us if served.model.batching else None
         ),
         effect=_WITH_BATCHING,
-        baseline=0,
         key="max_queue_delay_microseconds",
         fields=("dynamic_batching.max_queue_delay_microseconds",),
     ),
@@ -254,7 +251,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="on the CPU, or on every GPU; a list has one number for each GPU",
         put=_put_instance_count,
         read=_read_instances,
-        baseline=1,
         fields=("instance_group.count",),
         triton_names=("count", "instance_group", "instance_groups"),
         meaning=lambda value, size, scope: scope.instance_counts(value),
@@ -283,6 +279,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="max, or lengths that requests are padded up to",
         put=lambda draft, value: setattr(draft, "padding", () if value == "max" else value),
         read=lambda served: _joined(served.model.padding) if served.model.padding else "max",
+        baseline=lambda listed, cores: listed[0],
     ),
     ParameterDefinition(
         "engine_profile",
@@ -293,7 +290,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         put=lambda draft, value: setattr(draft, "engine_per_batch_size", value == "per_batch_size"),
         read=_read_profile,
         effect=_WITH_ENGINES,
-        baseline="shared",
     ),
     ParameterDefinition(
         "cuda_graphs",
@@ -306,7 +302,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         ),
         read=lambda served: served.model.cuda_graphs if _runs_engine(served.model) else None,
         effect=_WITH_ENGINES,
-        baseline=False,
         fields=("optimization.cuda.graphs",),
     ),
     ParameterDefinition(
@@ -318,7 +313,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         put=_put_execution_policy,
         read=_read_execution_policy,
         effect=_WITH_ENGINES,
-        baseline="device_blocking",
     ),
     ParameterDefinition(
         "rate_limit",
@@ -333,7 +327,6 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
             served.server.executions_per_device if served.model.rate_limited else None
         ),
         effect=Effect(_limit_binds, lambda model: model.rate_limited),
-        baseline="off",
         fields=("instance_group.rate_limiter",),
     ),
 )
@@ -346,11 +339,6 @@ _BY_NAME: Mapping[str, ParameterDefinition] = {
 }
 PARAMETER_KEYS = tuple(each.file_key for each in PARAMETERS)
 """Names of all parameters in space files."""
-
-
-def definition(name: str) -> ParameterDefinition:
-    """Return the entry of a parameter by its name or its key. Raises KeyError."""
-    return _BY_NAME[name]
 
 
 def stored_name(name: str) -> str:
@@ -387,7 +375,7 @@ class Parameter:
     @property
     def definition(self) -> ParameterDefinition:
         """The parameter's entry in the table."""
-        return definition(self.name)
+        return _BY_NAME[self.name]
 
     @property
     def ordinal(self) -> bool:

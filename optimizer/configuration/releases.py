@@ -1,10 +1,10 @@
-"""NVIDIA's container releases, what each holds, and which engine which server can load. Pure.
+"""NVIDIA's container releases, their versions, and which server can load an engine. Pure.
 
-Triton's and TensorRT's versions by tag are those of the releases themselves (GitHub releases of
-triton-inference-server/server; trtexec's banner in each image). The least compute capability is
-that of Triton's own release notes ("GPU Requirements", 25.08 and later). The least driver is CUDA
-13's, on which these tags are taken to be built: a data-centre GPU may do with an older branch and
-the image's compatibility libraries, so it is advice here and never refused.
+The versions of Triton and TensorRT are those of the releases (GitHub releases of
+triton-inference-server/server; the banner of trtexec in each image). The least compute capability
+is that of Triton's release notes ("GPU Requirements", 25.08 and later). The least driver is that of
+CUDA 13. Data-centre GPUs may use an older driver branch with the image's compatibility libraries,
+so an older driver is reported and never refused.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from optimizer.configuration.hardware import Gpu
 from optimizer.errors import EngineMismatch
 
 DEFAULT_TAG = "26.05"
-"""The last release with TensorRT 10: 11.1 is reported to compute FP32 wrongly (TensorRT issue
-4813)."""
+"""The last release with TensorRT 10; TensorRT 11.1 computes FP32 wrongly (TensorRT issue 4813)."""
 
 LEAST_DRIVER = 580
-"""NVIDIA's driver branch that every tag below needs."""
+"""Branch of NVIDIA's driver that every tag below needs."""
 
 LEAST_COMPUTE_CAPABILITY = (7, 5)
-"""Turing, such as the T4."""
+"""That of Turing GPUs, such as the T4."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Release:
     """One tag of NVIDIA's images.
 
     Attributes:
-        triton: version that the server gives as its own.
-        tensorrt: version in the image, as far as it is known; None where it is not.
+        triton: version that the server reports.
+        tensorrt: version in the image, maybe without its last parts; None if unknown.
     """
 
     tag: str
@@ -51,52 +50,50 @@ RELEASES = (
 
 
 def triton_image(tag: str = DEFAULT_TAG) -> str:
-    """The image that holds the server, and trtexec."""
+    """Return the name of the image that holds the server and trtexec."""
     return f"nvcr.io/nvidia/tritonserver:{tag}-py3"
 
 
 def tensorrt_image(tag: str = DEFAULT_TAG) -> str:
-    """The image that holds TensorRT's Python package, in the server's own version."""
+    """Return the name of the image that holds TensorRT's Python package."""
     return f"nvcr.io/nvidia/tensorrt:{tag}-py3"
 
 
 def tag_of(server_image: str) -> str:
-    """The release that a server's image is, or is named after; the default where none is named."""
-    found = re.search(r":(\d\d\.\d\d)\b", server_image)
-    return found[1] if found is not None else DEFAULT_TAG
+    """Return the release in the name of a server's image, the default release without one."""
+    return _release_in(server_image) or DEFAULT_TAG
+
+
+def _release_in(image: str) -> str | None:
+    match = re.search(r":(\d\d\.\d\d)\b", image)
+    return match[1] if match is not None else None
 
 
 @dataclass(frozen=True)
 class ImageContent:
-    """What one of NVIDIA's images, or one that was built from it, holds; None is not known.
-
-    Attributes:
-        triton: version of the server, where the image has one.
-        tensorrt: version of TensorRT.
-    """
+    """Versions in one of NVIDIA's images, or in one that was built from it; None if unknown."""
 
     triton: str | None
     tensorrt: str | None
 
 
 def content_of(image: str, environment: Mapping[str, str]) -> ImageContent:
-    """The versions in an image by the variables that it sets, else by its release.
+    """Return the versions in an image by the variables that it sets, else by its release.
 
-    TRITON_SERVER_VERSION and TRT_VERSION hold versions; the variables of the same names that begin
-    with NVIDIA hold the release.
+    TRITON_SERVER_VERSION and TRT_VERSION hold versions. NVIDIA_TRITON_SERVER_VERSION and
+    NVIDIA_TENSORRT_VERSION hold the release.
 
     Args:
-        image: its name, with the tag.
+        image: name of the image, with its tag.
     """
-    named = re.search(r":(\d\d\.\d\d)\b", image)
     tags = [
         environment.get("NVIDIA_TRITON_SERVER_VERSION"),
         environment.get("NVIDIA_TENSORRT_VERSION"),
-        named[1] if named is not None else None,
+        _release_in(image),
     ]
     known = {release.tag: release for release in RELEASES}
     release = next((known[tag] for tag in tags if tag in known), Release("", "", None))
-    # "10.14.1.48+cuda13.0": the CUDA that it was built with is no part of the version.
+    # In "10.14.1.48+cuda13.0" the version of CUDA is no part of TensorRT's version.
     tensorrt = environment.get("TRT_VERSION", "").partition("+")[0]
     return ImageContent(
         triton=environment.get("TRITON_SERVER_VERSION") or release.triton or None,
@@ -110,8 +107,6 @@ class EngineFacts:
 
     Attributes:
         tensorrt: version, such as "10.16.1.11".
-        gpu_name: exact model.
-        compute_capability: (major, minor).
     """
 
     tensorrt: str
@@ -120,25 +115,25 @@ class EngineFacts:
 
 
 def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] = ()) -> None:
-    """Hold an engine against the server that is to load it.
+    """Refuse an engine that does not fit the server that is to load it.
 
-    TensorRT loads a plan of its own version and GPU architecture alone; and on another model of the
-    same architecture its kernels are not those that would have been chosen. What is not known of a
-    server refuses nothing: that is left to the server.
+    TensorRT loads only plans of its own version and GPU architecture. On another GPU of the same
+    architecture a plan runs with kernels that TensorRT would not have chosen there. A server of
+    unknown version refuses the engine itself.
 
     Args:
-        triton_version: that the server gives as its own.
-        gpus: those that the server may use.
+        triton_version: version that the server reports.
+        gpus: GPUs that the server may use.
 
     Raises:
-        EngineMismatch: it does not fit; the message names what it was built with and what is
-            there.
+        EngineMismatch: names the versions and GPUs of the engine and of the server.
     """
-    known = {release.triton: release for release in RELEASES}.get(triton_version)
-    if known is not None and known.tensorrt and not same_version(plan.tensorrt, known.tensorrt):
+    release = {release.triton: release for release in RELEASES}.get(triton_version)
+    expected = release.tensorrt if release is not None else None
+    if release is not None and expected and not same_version(plan.tensorrt, expected):
         raise EngineMismatch(
             f"the engine was built with TensorRT {plan.tensorrt}, but Triton {triton_version} has"
-            f" TensorRT {known.tensorrt}: build in {tensorrt_image(known.tag)}"
+            f" TensorRT {expected}: build in {tensorrt_image(release.tag)}"
         )
     own = plan.gpu_name, plan.compute_capability
     for gpu in gpus:
@@ -150,7 +145,7 @@ def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] 
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two versions are equal as far as both are known."""
+    """Return whether two versions are equal in the parts that both have."""
     return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
 
 

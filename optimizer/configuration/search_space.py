@@ -1,9 +1,8 @@
 """The finite set of serving configurations that a study may propose. Pure.
 
-Every valid point is one row of `SearchSpace.points` (positions into the parameters' value lists),
-and no two rows stand for the same `ServingConfig`: settings without effect (a queue delay where
-batching is off) are fixed at one value. With several models a point is one of each, where they go
-together.
+Every valid point is one row of `SearchSpace.points` (positions in the parameters' lists of values).
+No two rows stand for the same `ServingConfig`: a parameter without effect, such as a queue delay
+without batching, has one value. With several models, a point consists of one point of each model.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from optimizer.configuration.serving_config import (
 )
 
 _Rows = list[NDArray[np.int64]]
-"""For each model, which of its rows; equally long."""
+"""For each model, the rows of its own points; of equal length."""
 
 _JointRule = Callable[[_Rows], NDArray[np.bool_]]
 
@@ -49,8 +48,8 @@ class SearchSpace:
     """The valid points of the parameters of one or more models on given hardware.
 
     Attributes:
-        parameters: model by model, each in the fixed order; ordinal values ascend.
-        limits: of every model.
+        parameters: model by model, each in the order of the table; ordinal values ascend.
+        limits: limits of every model.
     """
 
     parameters: tuple[Parameter, ...]
@@ -78,7 +77,7 @@ class SearchSpace:
         return np.hstack([model.points[own] for model, own in together])
 
     def _joined(self) -> _Rows:
-        """Every combination of the models' points that can be served together."""
+        """Return every combination of the models' points that can be served together."""
         size = math.prod(len(model.points) for model in self.models)
         if size > MAX_POINTS:
             raise EmptySpaceError(
@@ -86,8 +85,8 @@ class SearchSpace:
             )
         grid = np.indices([len(model.points) for model in self.models], dtype=np.int64)
         rows = [axis.ravel() for axis in grid]
-        for rule, kept in self._joint_rules():
-            mask = kept(rows)
+        for rule, allowed in self._joint_rules():
+            mask = allowed(rows)
             rows = [own[mask] for own in rows]
             if not len(rows[0]):
                 raise EmptySpaceError(f"no combination of the models is left by the rule: {rule}")
@@ -118,7 +117,7 @@ class SearchSpace:
         return agree
 
     def check_conditions(self) -> Iterator[ConditionError]:
-        """What is wrong with the conditions themselves, each on its own."""
+        """Yield what is wrong with each condition by itself."""
         return self.models[0].check_conditions()
 
     @cached_property
@@ -126,7 +125,7 @@ class SearchSpace:
         return {}
 
     def config(self, position: Position) -> ServingConfig:
-        """The configuration that a valid point stands for."""
+        """Return the configuration that a valid point stands for."""
         if position not in self._configs:
             own = [(model, position[columns]) for model, columns in self.columns()]
             options = [model.options(at) for model, at in own]
@@ -140,12 +139,13 @@ class SearchSpace:
     def nearest(
         self, position: Sequence[int], excluding: Collection[Position] = ()
     ) -> Position | None:
-        """The valid point closest to any combination of positions; itself where it is valid.
+        """Return the valid point nearest to any combination of positions.
 
-        Ordinal parameters count by steps along their list, others by difference.
+        The distance is in steps along the list of an ordinal parameter, and 1 between any two
+        values of another parameter.
 
         Args:
-            excluding: valid points that are out of the question.
+            excluding: valid points that must not be returned.
 
         Returns:
             None when every valid point is excluded.
@@ -155,38 +155,38 @@ class SearchSpace:
             steps = np.abs(self.points[:, column] - at)
             span = max(1, len(parameter.values) - 1)
             distances += steps / span if parameter.ordinal else steps > 0
-        # A stable sort, so that the first of equally near points is taken every time.
+        # A stable sort returns the first of equally near points every time.
         by_distance = (self.at(int(row)) for row in np.argsort(distances, kind="stable"))
         return next((point for point in by_distance if point not in excluding), None)
 
     def at(self, row: int) -> Position:
-        """The valid point in row `row` of `points`."""
+        """Return the valid point in a row of `points`."""
         return tuple(int(i) for i in self.points[row])
 
     @cached_property
     def row_of(self) -> Mapping[Position, int]:
-        """Where each valid point stands among `points`: what `at` turns around."""
+        """Row of each valid point in `points`; the inverse of `at`."""
         return {tuple(point): row for row, point in enumerate(self.points.tolist())}
 
     @cached_property
     def baseline(self) -> Position:
-        """What someone serves who changes nothing: Triton's defaults, the runtime's own threads.
+        """The point nearest to Triton's defaults, as someone serves who changes nothing.
 
-        FP32 (or the highest precision listed), the unoptimised runtime where listed, one
-        instance with all cores, no batching.
+        It has the highest precision listed, the unoptimised runtime (PyTorch) if listed, one
+        instance with all cores, and no batching.
         """
         nearest = self.baseline_with_effect(())
         assert nearest is not None, "nothing was excluded and a space is never empty"
         return nearest
 
     def baseline_with_effect(self, keys: Collection[str]) -> Position | None:
-        """The point nearest to the baseline in which some parameters have an effect.
+        """Return the point nearest to the baseline in which some parameters have an effect.
 
         Args:
-            keys: "model.parameter"; what each stands for is what its value says.
+            keys: parameters as "model.parameter".
 
         Returns:
-            None where they have one together in no point.
+            None if there is no point in which all of them have an effect.
         """
         cores = self.hardware.cores // len(self.models)
         wanted = [
@@ -201,7 +201,7 @@ class SearchSpace:
 
     @cached_property
     def artifacts(self) -> tuple[ArtifactSpec, ...]:
-        """Every artefact that some valid point needs, the baseline's first, then by label."""
+        """Every artefact that a valid point needs: the baseline's first, the others by label."""
         specs = {
             model.serving(tuple(own)).artifact
             for model, columns in self.columns()
@@ -222,14 +222,14 @@ class SearchSpace:
         return replace(self, parameters=tuple(itertools.chain.from_iterable(own)))
 
     def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
-        """Each model's own space, and which columns of `points` are its own."""
+        """Yield each model's own space, and the columns of `points` that belong to it."""
         start = 0
         for model in self.models:
             yield model, slice(start, start + len(model.parameters))
             start += len(model.parameters)
 
     def without(self, artifacts: Collection[ArtifactSpec]) -> SearchSpace:
-        """This space less the points that need one of `artifacts`."""
+        """Return the space less the points that need one of `artifacts`."""
         excluded = self.limits.excluded | frozenset(artifacts)
         return replace(self, limits=replace(self.limits, excluded=excluded))
 
@@ -237,7 +237,7 @@ class SearchSpace:
         """Return the space less the points whose max_batch_size reaches a failing batch.
 
         Args:
-            failing: by artefact, the smallest batch that it does not answer rightly.
+            failing: by artefact, the smallest batch with wrong answers.
         """
         known = {**dict(self.limits.failing_batches), **failing}
         return replace(self, limits=replace(self.limits, failing_batches=tuple(known.items())))
@@ -250,14 +250,14 @@ class SearchSpace:
     def within_memory(
         self, memory_mib: float, instance_mib: Mapping[ArtifactSpec, float]
     ) -> SearchSpace:
-        """This space less the points whose instances would not fit in each device's memory."""
+        """Return the space less the points whose instances do not fit in a device's memory."""
         limits = replace(
             self.limits, memory_mib=memory_mib, instance_mib=tuple(instance_mib.items())
         )
         return replace(self, limits=limits)
 
     def position_of(self, config: ServingConfig) -> Position | None:
-        """The point that stands for `config`, None where it is not in the space."""
+        """Return the point that stands for a configuration, None if there is none."""
         if [model.name for model in config.models] != [space.model for space in self.models]:
             return None
         position: Position = ()
@@ -273,7 +273,7 @@ class SearchSpace:
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:
-    """Position of the wanted value, else of the nearest number, else the first."""
+    """Return the position of the wanted value, else of the nearest number, else the first."""
     if wanted is not None and wanted in parameter.values:
         return parameter.values.index(wanted)
     if parameter.ordinal and isinstance(wanted, int):

@@ -1,7 +1,4 @@
-"""What Triton is asked to serve: one point of the search, as frozen values.
-
-Pure: no clock, no files, no processes.
-"""
+"""Serving configurations: what Triton is to serve, as frozen values. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from optimizer.runtimes import Runtime
 from optimizer.runtimes.spec import Kind, Precision
 
 PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
-"""Higher keeps more of the reference's accuracy; used to break ties of equal cost."""
+"""A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """Batch sizes that an engine takes, from 1 up; lengths are those of the model's requests.
+    """Batch sizes of a TensorRT engine, from 1 to `max_batch_size`.
 
     Attributes:
-        optimal_batch_size: for which kernels are chosen.
+        optimal_batch_size: batch size for which TensorRT chooses kernels.
     """
 
     optimal_batch_size: int
@@ -30,14 +27,14 @@ class EngineProfile:
 
 @dataclass(frozen=True)
 class ArtifactSpec:
-    """Which model file is needed.
+    """The model file that a configuration needs.
 
     Attributes:
-        model: name of the model, as in the space file.
+        model: name of the model in the space file.
         runtime: library that executes the graph.
-        backend: Triton backend that hosts it; "python" hosts a runtime in model.py.
+        backend: Triton backend that hosts the runtime; "python" hosts it in model.py.
         precision: number format of weights and arithmetic.
-        profile: optimisation profile of an ahead-of-time engine, None where the runtime needs none.
+        profile: batch sizes of a TensorRT engine; None for other runtimes.
         options: further build options as sorted (name, value) pairs.
     """
 
@@ -50,7 +47,7 @@ class ArtifactSpec:
 
     @property
     def label(self) -> str:
-        """Short name for people: "bert/openvino/int8", "bert/tensorrt/fp16/batch 8..32"."""
+        """Short name, such as "bert/openvino/int8" or "bert/tensorrt/fp16/batch 8..32"."""
         name = f"{self.model}/{self.runtime}/{self.precision}"
         if self.profile is None:
             return name
@@ -59,7 +56,7 @@ class ArtifactSpec:
 
 @dataclass(frozen=True)
 class Batching:
-    """Triton's dynamic batcher. Empty `preferred_batch_sizes` means [max_batch_size] to Triton."""
+    """Triton's dynamic batcher, which reads no preferred batch sizes as [max_batch_size]."""
 
     preferred_batch_sizes: tuple[int, ...] = ()
     max_queue_delay_us: int = 0
@@ -67,11 +64,11 @@ class Batching:
 
 @dataclass(frozen=True)
 class InstanceGroup:
-    """`count` copies of the model, on a GPU on each of `logical_gpus`.
-
-    These are positions in the slot, never physical devices.
+    """An instance group of Triton.
 
     Attributes:
+        count: instances on the CPU, or on each of the GPUs.
+        logical_gpus: positions of GPUs in the slot, never physical devices.
         threads: intra-op threads of each instance.
     """
 
@@ -86,13 +83,15 @@ class ModelServing:
     """How one model is served.
 
     Attributes:
-        max_batch_size: largest batch the server may execute; 1 where `batching` is None.
-        batching: None runs every request alone.
-        padding: lengths (tokens) a request is padded up to, ascending; the shortest that holds it
-            is taken. Empty means the longest length of the workload.
-        warmup_batch_sizes: batches executed once per instance while the model loads.
-        cuda_graphs: launch an engine's kernels as one recorded graph; TensorRT only.
-        rate_limited: every execution takes one of `ServerOptions.executions_per_device`.
+        max_batch_size: largest batch that the server may execute; that of one request without
+            batching.
+        batching: dynamic batcher; None executes every request alone.
+        padding: lengths in tokens to which requests are padded, ascending: each to the shortest
+            that holds it. Empty pads all to the longest length of the workload.
+        cache: whether the server's response cache answers.
+        warmup_batch_sizes: batches that each instance executes while the model loads.
+        cuda_graphs: whether a TensorRT engine's kernels are launched as one recorded graph.
+        rate_limited: whether executions count for `ServerOptions.executions_per_device`.
         parameters: further fields of config.pbtxt as sorted pairs of path and JSON value, such as
             ("optimization.input_pinned_memory.enable", "false").
     """
@@ -111,12 +110,12 @@ class ModelServing:
 
     @property
     def most_instances(self) -> int:
-        """Instances on the device that has the most of them."""
+        """Largest number of instances on a device."""
         return max(group.count for group in self.groups)
 
     @property
     def instance_count(self) -> int:
-        """Instances over all groups."""
+        """Number of instances on all devices."""
         return sum(group.count * max(1, len(group.logical_gpus)) for group in self.groups)
 
 
@@ -125,8 +124,8 @@ class ArtifactUse:
     """How the configurations of a space serve one artefact.
 
     Attributes:
-        max_batch_sizes: the largest batches that the server may execute, ascending.
-        paddings: see `ModelServing.padding`.
+        max_batch_sizes: values of `ModelServing.max_batch_size`, ascending.
+        paddings: values of `ModelServing.padding`.
     """
 
     max_batch_sizes: tuple[int, ...]
@@ -139,8 +138,8 @@ class ServerOptions:
 
     Attributes:
         backend_config: (backend, setting, value) triples for --backend-config.
-        executions_per_device: how many instances of all rate-limited models may execute at once
-            on a device; None leaves Triton's rate limiter off.
+        executions_per_device: simultaneous executions of all rate-limited models on a device;
+            None leaves Triton's rate limiter off.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
@@ -149,7 +148,7 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """One point of the search: the models, how they are joined, and the server's options."""
+    """One point of the search: the models, the graph that joins them, and the server's options."""
 
     models: tuple[ModelServing, ...]
     graph: str | None = None
@@ -157,13 +156,16 @@ class ServingConfig:
 
     @property
     def digest(self) -> str:
-        """Name of the measurements of this configuration: 16 hex digits of its content."""
+        """Name of the configuration's measurements: 16 hex digits of its content."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe(config: ServingConfig) -> str:
-    """One line for people, such as "openvino int8, batch <= 16, delay 100 us, 2 x 1 threads"."""
+    """Describe a configuration in one line.
+
+    Such as "openvino int8, max_batch_size 16, queue delay 100 us, 2 x 1 thread".
+    """
     several = len(config.models) > 1
     parts = [
         f"{model.name}: {describe_model(model)}" if several else describe_model(model)
@@ -178,16 +180,16 @@ def describe(config: ServingConfig) -> str:
 
 
 def describe_model(model: ModelServing) -> str:
-    """How one model is served, for people."""
+    """Describe how one model is served."""
     parts = [f"{model.artifact.runtime} {model.artifact.precision}"]
     if model.batching is None:
         parts.append("no batching")
     else:
         preferred = model.batching.preferred_batch_sizes
-        parts.append(f"batch <= {model.max_batch_size}")
+        parts.append(f"max_batch_size {model.max_batch_size}")
         if preferred:
             parts.append("preferred " + "/".join(map(str, preferred)))
-        parts.append(f"delay {model.batching.max_queue_delay_us} us")
+        parts.append(f"queue delay {model.batching.max_queue_delay_us} us")
     parts += map(_describe_group, model.groups)
     if model.cuda_graphs:
         parts.append("CUDA graphs")

@@ -19,6 +19,7 @@ from typing import Literal
 
 from optimizer.errors import LoadTestFailure
 from optimizer.triton.connections import environment_without_proxies
+from optimizer.workload.arrivals import ArrivalName
 from optimizer.workload.streams import Tensors
 
 NAME = "perf_analyzer"
@@ -26,6 +27,9 @@ INSTALL_HINT = (
     "it is part of the tritonclient wheels 2.48 to 2.51 (data/bin), and since 2.60 of the "
     "perf-analyzer wheels"
 )
+DISTRIBUTIONS = ("poisson", "constant")
+"""Values of its --request-distribution."""
+
 _MARGIN_SECONDS = 60.0
 _WINDOWS = 3
 """Measurement windows; its report covers all of them together."""
@@ -72,7 +76,7 @@ class PerfAnalyzerJob:
     requests: Sequence[Tensors]
     rate_per_second: float | None
     seconds: float
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: ArrivalName = "poisson"
     concurrency: int = 1
     batch_size: int = 1
     cores: Sequence[int] | None = None

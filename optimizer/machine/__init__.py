@@ -1,1 +1,1 @@
-"""The machine that trials run on: what it is, how it is divided, what it does meanwhile."""
+"""The machine that trials run on: fingerprint, cores, GPUs, utilisation and Docker engine."""

@@ -1,7 +1,7 @@
-"""What the kernel's control groups leave to this process: CPU time and memory.
+"""CPU and memory limits of this process by its control groups, version 1 and 2.
 
-Both versions are read, and of the groups that a process is in, every parent, since any of them may
-set the limit. A container sees its own group as the root of what is mounted.
+All parents of the process's group are read, since any of them may set the limit. In a container the
+process's own group is the root of the mounted hierarchy.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ _VERSION_2 = "cgroup2"
 
 @dataclass(frozen=True)
 class Throttling:
-    """What CPU quotas have withheld so far.
+    """CPU throttling so far.
 
     Attributes:
-        periods: in which the quota was used up before their end.
-        seconds: for which cores were withheld, summed over cores.
+        periods: number of periods in which the quota was used up.
+        seconds: time for which cores were throttled, summed over cores.
     """
 
     periods: int
     seconds: float
 
     def since(self, before: Throttling) -> Throttling:
-        """Return what was withheld after `before` was read."""
+        """Return the throttling after `before` was read."""
         return Throttling(self.periods - before.periods, self.seconds - before.seconds)
 
 
 def cpu_quota(proc: Path = _PROC) -> float | None:
-    """Return how many cores' time the control groups allow, such as 0.5; None without a quota."""
+    """Return the CPU quota in cores, such as 0.5; None without a quota."""
     quotas = [quota for group in _groups("cpu", proc) if (quota := _quota(group)) is not None]
     return min(quotas, default=None)
 
 
 def memory_limit_bytes(proc: Path = _PROC) -> int | None:
-    """Return how much memory the control groups allow; None without a limit."""
+    """Return the memory limit; None without a limit."""
     limits = [limit for limit, _ in _memory(proc)]
     return min(limits, default=None)
 
 
 def free_memory_bytes(proc: Path = _PROC) -> int | None:
-    """Return how much the control groups allow beyond what is used; None without a limit."""
+    """Return the unused part of the memory limit; None without a limit."""
     return min((limit - used for limit, used in _memory(proc)), default=None)
 
 
 def throttling(proc: Path = _PROC) -> Throttling | None:
-    """Return what the quota that withholds most has withheld so far; None without a quota."""
-    seen = [_throttling(group) for group in _groups("cpu", proc) if _quota(group) is not None]
-    return max(seen, key=lambda each: each.seconds, default=None)
+    """Return the throttling by the strictest quota so far; None without a quota."""
+    quotas = [_throttling(group) for group in _groups("cpu", proc) if _quota(group) is not None]
+    return max(quotas, key=lambda each: each.seconds, default=None)
 
 
 def _quota(group: Path) -> float | None:
@@ -63,7 +63,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory(proc: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use of every group that has a limit, in bytes."""
+    """Yield limit and use of every group with a limit, in bytes."""
     names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
     for group in _groups("memory", proc):
         for limit_file, used_file in names:
@@ -102,7 +102,7 @@ _FILES = {
 
 
 def _within(group: PurePosixPath, root: PurePosixPath, mounted: Path) -> Path:
-    """Return the folder of a group, of which everything below `root` is mounted."""
+    """Return the folder of a group in a mount of everything below `root`."""
     return mounted / group.relative_to(root) if group.is_relative_to(root) else mounted
 
 

@@ -1,7 +1,7 @@
-"""How much of this machine this process may use: everything that counts cores or memory asks here.
+"""Cores and memory that this process may use, within affinity and control groups.
 
-A container's CPU quota takes cores away that its affinity still shows: it may have half a core of
-64, and threads for the other ones would only wait for each other.
+A container's CPU quota does not show in its affinity: it may have half a core of 64, and threads
+for the other cores would only wait for each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optimizer.machine.cgroups import cpu_quota, free_memory_bytes, memory_limit
 
 
 def usable_cores() -> tuple[int, ...]:
-    """Return the ids of the cores to be used: as many as the quota pays for, and at least one."""
+    """Return the ids of the cores to use: as many as the quota allows, and at least one."""
     allowed = tuple(sorted(os.sched_getaffinity(0)))
     quota = binding_quota()
     return allowed if quota is None else allowed[: max(1, math.floor(quota))]
@@ -34,12 +34,12 @@ def cores_text(count: int, quota: float | None) -> str:
 
 
 def total_memory_bytes() -> int:
-    """Return the memory of this machine, or what the control group allows of it."""
+    """Return the memory of this machine within the limit of the control groups."""
     whole = int(psutil.virtual_memory().total)
     return min(whole, memory_limit_bytes() or whole)
 
 
 def unused_memory_bytes() -> int:
-    """Return the memory that is free, within what the control group allows."""
+    """Return the available memory within the limit of the control groups."""
     available, within_limit = int(psutil.virtual_memory().available), free_memory_bytes()
     return available if within_limit is None else max(0, min(available, within_limit))

@@ -1,4 +1,8 @@
-"""Docker's engine, its images, and containers that carry the process which owns them."""
+"""The local Docker engine, its images, and the containers that this program starts.
+
+Containers are never privileged and never restarted by the engine. Labels name the process that owns
+a container, so that the next run removes those of a run that was killed.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
-from optimizer.machine.docker_errors import engine_errors, not_installed, unreachable
+from optimizer.machine.docker_errors import (
+    engine_errors,
+    not_installed,
+    refuses_limits,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-_ANSWER_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 _KILLED = 137
 
 _LABEL = "triton-cost-optimizer"
@@ -27,12 +36,12 @@ _OWNER_USER = f"{_LABEL}.owner-user"
 _OWNER_MACHINE = f"{_LABEL}.owner-machine"
 
 _STACK_BYTES = 64 * 2**20
-"""With locked memory unbounded, what NVIDIA's Triton images ask for at their start."""
+"""Stack limit that NVIDIA's Triton images recommend, together with unlimited locked memory."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that the engine has.
+    """A local image.
 
     Attributes:
         id: "sha256:..." of its content.
@@ -42,19 +51,14 @@ class Image:
     id: str
     environment: Mapping[str, str]
 
-    @property
-    def tensorrt_version(self) -> str | None:
-        """Release of TensorRT in one of NVIDIA's images, such as "10.8.0.43"; None elsewhere."""
-        return self.environment.get("TRT_VERSION", "").partition("+")[0] or None
-
 
 @dataclass(frozen=True)
 class EngineContent:
-    """What an engine says of itself.
+    """Version, container runtimes and images of an engine.
 
     Attributes:
-        runtimes: names of those that may run its containers; NVIDIA's is "nvidia".
-        images: names of those that it has, with their tags.
+        runtimes: names; NVIDIA's is "nvidia".
+        images: names with their tags.
     """
 
     version: str
@@ -64,7 +68,7 @@ class EngineContent:
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of this machine inside a container."""
+    """A bind mount of a local file or folder."""
 
     source: Path
     target: str
@@ -76,10 +80,10 @@ class ContainerTask:
     """What a container is to run.
 
     Attributes:
-        entrypoint: in place of the image's own; None keeps that.
+        entrypoint: replaces the image's own; None keeps that.
         working_directory: in the container; None keeps the image's own.
-        gpu_uuids: the GPUs that it sees; empty for none.
-        cores: CPU cores that it keeps to; empty for all.
+        gpu_uuids: visible GPUs.
+        cores: CPU cores that it may use; empty for all.
         shared_memory_bytes: size of its /dev/shm; None leaves the engine's default.
     """
 
@@ -96,17 +100,17 @@ class ContainerTask:
 
 
 class ContainerEngine:
-    """A Docker engine on this machine, see `connect`."""
+    """A Docker engine on this machine; `connect` returns it."""
 
     def __init__(self, client: DockerClient) -> None:
         self._client = client
 
     @classmethod
     def connect(cls) -> ContainerEngine:
-        """The engine that DOCKER_HOST or Docker's current context names, else this machine's own.
+        """Connect to the engine of DOCKER_HOST or of Docker's current context, else the local one.
 
         Raises:
-            RequirementError: the SDK is not installed, no engine answers, or it may not be used.
+            RequirementError: the SDK is missing, no engine answers, or permission is denied.
         """
         try:
             import docker
@@ -114,21 +118,21 @@ class ContainerEngine:
         except ImportError as error:
             raise not_installed() from error
         try:
-            return cls(docker.from_env(timeout=_ANSWER_SECONDS))
+            return cls(docker.from_env(timeout=_TIMEOUT_SECONDS))
         except DockerException as error:
-            raise unreachable(str(error)) from error
+            raise unreachable(error) from error
 
     def content(self) -> EngineContent:
-        """What it is and has.
+        """Return version, runtimes and images.
 
         Raises:
             ContainerFailure: the engine does not answer.
         """
-        with engine_errors("ask the engine what it has"):
+        with engine_errors("list the engine's images"):
             about = self._client.info()
-            # Only the names: the SDK's own list asks for every image on its own.
-            held = self._client.api.images()
-        names = (name for image in held for name in image["RepoTags"] or ())
+            # The SDK's own list would query every image by itself.
+            images = self._client.api.images()
+        names = (name for image in images for name in image["RepoTags"] or ())
         return EngineContent(
             version=str(about["ServerVersion"]),
             runtimes=tuple(sorted(about["Runtimes"])),
@@ -136,22 +140,22 @@ class ContainerEngine:
         )
 
     def image(self, name: str) -> Image:
-        """An image that is there; none is fetched.
+        """Return a local image; none is pulled.
 
         Raises:
-            RequirementError: it is not there; the message names it and the command that fetches it.
+            RequirementError: there is none; the message has the command that pulls it.
             ContainerFailure: the engine does not answer.
         """
         with engine_errors(f"look for the image {name}", name):
-            found = self._client.images.get(name)
-        pairs = (entry.partition("=") for entry in found.attrs["Config"]["Env"] or ())
-        return Image(str(found.id), {key: value for key, _, value in pairs})
+            image = self._client.images.get(name)
+        pairs = (entry.partition("=") for entry in image.attrs["Config"]["Env"] or ())
+        return Image(str(image.id), {key: value for key, _, value in pairs})
 
     def start(self, task: ContainerTask) -> RunningContainer:
-        """Start a container, which is this process's own until it is stopped.
+        """Start a container that this process owns until it is stopped.
 
         Raises:
-            RequirementError: the image is not there, or the engine cannot hand out GPUs.
+            RequirementError: the image is missing, or the engine cannot provide GPUs.
             ContainerFailure: the engine refuses, or does not answer.
         """
         from docker.errors import APIError
@@ -161,7 +165,7 @@ class ContainerEngine:
                 return RunningContainer(self._start(task, locked_memory=True))
             except APIError as error:
                 # An engine without root, or in a sandbox, may not raise its own limit.
-                if "setting rlimit" not in str(error):
+                if not refuses_limits(error):
                     raise
                 return RunningContainer(self._start(task, locked_memory=False))
 
@@ -181,7 +185,7 @@ class ContainerEngine:
         return container
 
     def reap(self) -> tuple[str, ...]:
-        """Remove what this user's dead processes have left here; returns the containers' names.
+        """Remove containers of this user's processes that have ended; return their names.
 
         Raises:
             ContainerFailure: the engine does not answer.
@@ -200,18 +204,18 @@ class ContainerEngine:
 
 
 class RunningContainer:
-    """A container that was started."""
+    """A started container."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
 
     @property
     def name(self) -> str:
-        """What the engine calls it."""
+        """Name in the engine."""
         return str(self._container.name)
 
     def exit_code(self) -> int | None:
-        """Its exit code (128 + N after signal N), None while it runs; 137 where it was removed.
+        """Return its exit code (128 + N after signal N; 137 if it was removed), None while it runs.
 
         Raises:
             ContainerFailure: the engine does not answer.
@@ -222,34 +226,34 @@ class RunningContainer:
         return None if state["Status"] in ("created", "running") else int(state["ExitCode"])
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel has ended something in it because memory ran out."""
+        """Return whether the kernel killed a process in it because memory ran out."""
         state = self._state()
         return state is not None and bool(state["OOMKilled"])
 
     def pid(self) -> int | None:
-        """This machine's number of its first process, None where it has ended."""
+        """Return this machine's id of its first process, None where it has ended."""
         state = self._state()
         return int(state["Pid"]) or None if state is not None else None
 
     def lines(self) -> Iterator[str]:
-        """Its output line by line, until it has ended or the engine is gone."""
+        """Yield its output line by line, until it has ended or the engine is gone."""
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
-        seen, rest = 0, b""
+        received, rest = 0, b""
         with suppress(DockerException, RequestException, OSError):
             for chunk in self._container.logs(stream=True, follow=True):
                 *whole, rest = (rest + chunk).split(b"\n")
-                seen += len(chunk)
+                received += len(chunk)
                 yield from map(_text, whole)
-            # Older engines leave the stream before its last words.
-            *whole, rest = (rest + self._container.logs()[seen:]).split(b"\n")
+            # Older engines close the stream before its end.
+            *whole, rest = (rest + self._container.logs()[received:]).split(b"\n")
             yield from map(_text, whole)
         if rest:
             yield _text(rest)
 
     def wait(self, timeout_seconds: float) -> int | None:
-        """Its exit code once it has ended, None when it still runs after `timeout_seconds`.
+        """Return its exit code once it has ended, None where it runs after `timeout_seconds`.
 
         Raises:
             ContainerFailure: the engine does not answer.
@@ -262,13 +266,11 @@ class RunningContainer:
             try:
                 return int(self._container.wait(timeout=timeout_seconds)["StatusCode"])
             except (NotFound, ReadTimeout, NoConnection):
-                # Which of the two an answer that is late is depends on the connection.
+                # A timeout is one or the other, depending on the connection.
                 return self.exit_code()
 
     def stop(self, grace_seconds: float) -> None:
-        """Have it end by SIGTERM, by SIGKILL after `grace_seconds`, and remove it.
-
-        No error where it is gone.
+        """Send SIGTERM, after `grace_seconds` SIGKILL, and remove it; no error where it is gone.
 
         Raises:
             ContainerFailure: the engine does not answer.
@@ -281,9 +283,9 @@ class RunningContainer:
             _remove(self._container)
 
     def memory_bytes(self) -> int | None:
-        """Memory that it holds, None where it has ended; older engines take 2 s to tell.
+        """Return its memory with /dev/shm and without the page cache, None where it has ended.
 
-        File pages that the kernel may drop do not count; /dev/shm does.
+        Older engines take 2 s.
 
         Raises:
             ContainerFailure: the engine does not answer.
@@ -295,13 +297,13 @@ class RunningContainer:
                 answer = self._container.stats(stream=False, one_shot=True)
             except NotFound:
                 return None
-        return _held(cast(Mapping[str, Any], answer)["memory_stats"])
+        return _memory_in_use(cast(Mapping[str, Any], answer)["memory_stats"])
 
     def _state(self) -> Mapping[str, Any] | None:
-        """What the engine says of it, None where it has been removed."""
+        """Return the engine's state of it, None where it has been removed."""
         from docker.errors import NotFound
 
-        with engine_errors(f"ask for the container {self.name}"):
+        with engine_errors(f"inspect the container {self.name}"):
             try:
                 self._container.reload()
             except NotFound:
@@ -310,12 +312,12 @@ class RunningContainer:
 
 
 def _settings(task: ContainerTask, *, locked_memory: bool) -> dict[str, Any]:
-    """The task in the words of the SDK."""
+    """Return the SDK's arguments for a task."""
     from docker import types
 
-    # Where NVIDIA's runtime is the engine's default, an image of theirs sees every GPU unless told.
+    # With NVIDIA's runtime as the default, their images see every GPU unless this is set.
     hidden = {} if task.gpu_uuids else {"NVIDIA_VISIBLE_DEVICES": "void"}
-    # CUDA would put the fastest first; the task's order is the driver's.
+    # CUDA would order GPUs by speed; the task's order is the driver's.
     ordered = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if task.gpu_uuids else {}
     gpus = types.DeviceRequest(device_ids=list(task.gpu_uuids), capabilities=[["gpu"]])
     limits = {"stack": _STACK_BYTES, **({"memlock": -1} if locked_memory else {})}
@@ -340,11 +342,11 @@ def _text(line: bytes) -> str:
     return line.decode(errors="replace").removesuffix("\r")
 
 
-def _held(memory: Mapping[str, Any]) -> int | None:
-    """The engine's statistics of a control group's memory, less its file pages."""
+def _memory_in_use(memory: Mapping[str, Any]) -> int | None:
+    """Return a control group's memory without its page cache, from the engine's statistics."""
     if not memory.get("usage"):
         return None
-    # The first version of control groups tells each figure without and with its children.
+    # Version 1 of control groups has each figure without and with its children.
     pages = memory["stats"]
     prefix = "total_" if "total_inactive_file" in pages else ""
     files = sum(pages[f"{prefix}{kind}"] for kind in ("active_file", "inactive_file"))
@@ -352,7 +354,7 @@ def _held(memory: Mapping[str, Any]) -> int | None:
 
 
 def _owner() -> dict[str, str]:
-    """This process, as labels: its number may be another's later, not so with when it started."""
+    """Return labels of this process; its id may be reused, but not with the same start time."""
     pid = str(os.getpid())
     return {
         _OWNER_PID: pid,
@@ -363,7 +365,7 @@ def _owner() -> dict[str, str]:
 
 
 def _started(pid: str) -> str | None:
-    """When a process was started, in clock ticks since this machine was; None where it is gone."""
+    """Return a process's start time in clock ticks since boot; None where it is gone."""
     try:
         _, _, after_name = Path("/proc", pid, "stat").read_text().rpartition(")")
     except OSError:
@@ -373,7 +375,7 @@ def _started(pid: str) -> str | None:
 
 
 def _remove(container: Container) -> None:
-    """Remove a container, running or not; one that is gone, or being removed, is no error."""
+    """Remove a container, running or not; no error where it is gone or being removed."""
     from docker.errors import APIError
 
     try:

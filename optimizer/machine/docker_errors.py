@@ -1,4 +1,7 @@
-"""What Docker's engine and SDK refuse, in our errors, with what to do about it."""
+"""Convert errors of Docker's engine and SDK into this package's, with what to do about them.
+
+The engine reports most refusals as text alone, which is matched here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ _ENGINE = "unix:///var/run/docker.sock"
 
 
 def not_installed() -> RequirementError:
-    """Without the SDK there are no containers."""
+    """Return the error of a missing SDK."""
     return RequirementError("containers need Docker's Python SDK", _INSTALL)
 
 
 @contextmanager
 def engine_errors(doing: str, image: str = "") -> Iterator[None]:
-    """Turn the SDK's errors into ours.
+    """Convert the SDK's errors.
 
     Args:
-        doing: what is tried, as "cannot ..." goes on.
-        image: that is asked for.
+        doing: what is attempted; follows "cannot" in messages.
+        image: name of the image that is used.
 
     Raises:
-        RequirementError: the image is not there, or the engine cannot hand out GPUs.
+        RequirementError: the image is missing, or the engine cannot provide GPUs.
         ContainerFailure: the engine refuses, or does not answer.
     """
     from docker.errors import APIError, DockerException, ImageNotFound
@@ -43,27 +46,42 @@ def engine_errors(doing: str, image: str = "") -> Iterator[None]:
             f"the Docker engine has no image {image}", f"docker pull {image}"
         ) from error
     except APIError as error:
-        said = str(error.explanation or error)
-        if "could not select device driver" in said:
+        explanation = str(error.explanation or error)
+        if "could not select device driver" in explanation:
             raise RequirementError(
                 "the Docker engine cannot hand out GPUs", HOW_TO_HAND_OUT_GPUS
             ) from error
-        raise ContainerFailure(f"cannot {doing}: {said}") from error
+        raise ContainerFailure(f"cannot {doing}: {explanation}") from error
     except (DockerException, RequestException) as error:
         raise ContainerFailure(f"cannot {doing}: no answer from the engine: {error}") from error
 
 
-def unreachable(said: str) -> RequirementError:
-    """What to do about an engine that could not be reached, by what the SDK says of it."""
+def refuses_limits(error: Exception) -> bool:
+    """Return whether the engine could not set a container's resource limits."""
+    return "setting rlimit" in str(error)
+
+
+def unreachable(error: BaseException) -> RequirementError:
+    """Return what to do about an engine that could not be reached, by the cause of the error."""
     where = os.environ.get("DOCKER_HOST", _ENGINE)
-    if "PermissionError" in said:
+    causes = list(_causes(error))
+    if any(isinstance(cause, PermissionError) for cause in causes):
         return RequirementError(
             f"this user may not use the Docker engine at {where}",
             "usermod --append --groups docker USER (as root), then log in anew",
         )
-    if any(sign in said for sign in ("FileNotFoundError", "Connection refused")):
+    if any(isinstance(cause, FileNotFoundError | ConnectionRefusedError) for cause in causes):
         return RequirementError(
             f"no Docker engine runs at {where}",
             "install one, or start it (systemctl start docker)",
         )
-    return RequirementError(f"the Docker engine at {where} cannot be used: {said}")
+    return RequirementError(f"the Docker engine at {where} cannot be used: {error}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, the errors that it wraps as arguments, and those it was raised from."""
+    yield error
+    wrapped = [each for each in error.args if isinstance(each, BaseException)]
+    for cause in (*wrapped, error.__cause__ or error.__context__):
+        if cause is not None:
+            yield from _causes(cause)

@@ -1,4 +1,4 @@
-"""The machine that trials run on: what measurements depend on."""
+"""The fingerprint of the machine that trials run on."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _PACKAGES = ("nvidia-pytriton", *RUNTIME_PACKAGE.values(), "tritonclient", "nump
 
 @dataclass(frozen=True)
 class Machine:
-    """What measurements depend on. Two machines that differ here are never mixed in a study.
+    """What measurements depend on. Machines that differ here are never mixed in a study.
 
     Attributes:
-        server: what serves: "embedded", an image with its digest, or a running server's version.
-        gpus: models of those that are used, in the order of their logical indices.
-        driver: NVIDIA's, None without a GPU.
-        cpu_quota: cores' time that the control groups allow, None where it is that of all cores.
+        server: "embedded", an image with its digest, or a running server's version.
+        gpus: models of the GPUs in use, in the order of their logical indices.
+        driver: version of NVIDIA's driver, None without a GPU.
+        cpu_quota: in cores, None where it does not limit the cores.
     """
 
     cpu: str
@@ -54,19 +54,19 @@ class Machine:
 
     @cached_property
     def digest(self) -> str:
-        """12 hex digits that name the machine in records."""
+        """12 hex digits that identify the machine in records."""
         text = json.dumps(self._content(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def hardware(self) -> str:
-        """What most of a measurement depends on, in few words: "AMD EPYC 7R13, 4 cores"."""
+        """Processor, cores and GPUs, such as "AMD EPYC 7R13, 4 cores"."""
         cards = [counted_gpus(self.gpus)] if self.gpus else []
         return ", ".join([self.cpu, self.cores_text, *cards])
 
     @property
     def cores_text(self) -> str:
-        """Return the cores in words, with the CPU quota where there is one."""
+        """The cores in words, with the CPU quota where there is one."""
         return cores_text(self.cores, self.cpu_quota)
 
     @property
@@ -79,12 +79,12 @@ class Machine:
         return ", ".join([machine, *cards, *driver])
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         lists = {"cpu_features": list(self.cpu_features), "gpus": list(self.gpus)}
         return {**self._content(), **lists, "packages": dict(self.packages)}
 
     def _content(self) -> dict[str, Any]:
-        """Return all fields; without a quota as earlier versions wrote them."""
+        """Return all fields, without a missing quota, which earlier versions did not write."""
         content = asdict(self)
         if self.cpu_quota is None:
             del content["cpu_quota"]
@@ -92,13 +92,13 @@ class Machine:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Machine:
-        """What `to_json` wrote. Raises TypeError for anything else."""
+        """Return the machine that `to_json` wrote. Raises TypeError for other values."""
         lists = {key: tuple(data[key]) for key in ("cpu_features", "gpus")}
         return cls(**{**data, **lists, "packages": tuple(data["packages"].items())})
 
 
 def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
-    """Fingerprint of the machine this process runs on, with what serves and the GPUs used."""
+    """Return the fingerprint of this machine with a server and the GPUs in use."""
     cpu, flags = _cpu()
     return Machine(
         cpu=cpu,
@@ -116,12 +116,12 @@ def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
 
 
 def cpu_flags() -> Set[str] | None:
-    """Return what an x86 processor can do, in the kernel's words; None on other processors."""
+    """Return the kernel's feature flags of an x86 processor; None on other processors."""
     return _cpu()[1] if platform.machine() == "x86_64" else None
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """Model name and feature flags, from /proc/cpuinfo where there is one."""
+    """Return model name and feature flags, from /proc/cpuinfo if it exists."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

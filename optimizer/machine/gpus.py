@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of the slot's GPUs. Nothing here changes a setting."""
+"""Read NVIDIA's management library (NVML). Nothing here changes a setting of a GPU."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _THROTTLE_REASONS = {
     "HwThermalSlowdown": 0x40,
     "HwPowerBrakeSlowdown": 0x80,
 }
-"""NVML's nvmlClocksThrottleReason bits that hold a clock down, less those that are asked for."""
+"""NVML's nvmlClocksThrottleReason bits that reduce a clock, without those of user settings."""
 
 
 @dataclass
-class _Seen:
+class _GpuSamples:
     """Samples of one GPU."""
 
     handle: Any
@@ -56,17 +56,10 @@ class _Seen:
             value = _or_none(read)
             if value is not None:
                 samples.append(float(value))
-        reasons = _or_none(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-        self.throttle |= reasons or 0
+        self.throttle |= _or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
 
     def use(self) -> GpuUse:
-        mig = _or_none(lambda: pynvml.nvmlDeviceGetMigMode(self.handle)[0])
-        mps = _or_none(lambda: pynvml.nvmlDeviceGetMPSComputeRunningProcesses(self.handle))
-        ecc = _or_none(
-            lambda: pynvml.nvmlDeviceGetTotalEccErrors(
-                self.handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            )
-        )
+        mps = _or_none(pynvml.nvmlDeviceGetMPSComputeRunningProcesses, self.handle)
         return GpuUse(
             uuid=self.uuid,
             name=self.name,
@@ -76,36 +69,42 @@ class _Seen:
             sm_clock_mhz=_mean(self.clock),
             temperature_celsius_max=max(self.temperature, default=None),
             throttled=tuple(n for n, bit in _THROTTLE_REASONS.items() if self.throttle & bit),
-            ecc_uncorrected=ecc,
-            mig=None if mig is None else bool(mig),
+            ecc_uncorrected=_or_none(
+                pynvml.nvmlDeviceGetTotalEccErrors,
+                self.handle,
+                pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                pynvml.NVML_VOLATILE_ECC,
+            ),
+            mig=_mig(self.handle),
             mps=None if mps is None else bool(mps),
         )
 
 
 class GpuSampler:
-    """Samples GPUs several times a second, on a thread, from its making to `end`."""
+    """Samples GPUs several times a second, on a thread, from its creation to `stop`."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
-        self._seen, self._none = _seen(uuids)
-        self._over = threading.Event()
+        self._gpus, self._no_gpu_reason = _open(uuids)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        if self._seen:
+        if self._gpus:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(_SAMPLE_SECONDS):
-            for gpu in self._seen:
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            for gpu in self._gpus:
                 gpu.sample()
 
-    def end(self) -> tuple[tuple[GpuUse, ...], str | None]:
-        """What was seen, and why there is nothing to see, None where there is."""
-        self._over.set()
-        if self._seen:
+    def stop(self) -> tuple[tuple[GpuUse, ...], str | None]:
+        """Return the use of each GPU, and why there are none, None where there are."""
+        self._stopped.set()
+        if self._gpus:
             self._thread.join()
-        return tuple(gpu.use() for gpu in self._seen), self._none
+        return tuple(gpu.use() for gpu in self._gpus), self._no_gpu_reason
 
 
-def _seen(uuids: Sequence[str]) -> tuple[list[_Seen], str | None]:
+def _open(uuids: Sequence[str]) -> tuple[list[_GpuSamples], str | None]:
+    """Return the GPUs, and the reason where there are none."""
     if not uuids:
         return [], "the trial runs on no GPU"
     try:
@@ -114,26 +113,30 @@ def _seen(uuids: Sequence[str]) -> tuple[list[_Seen], str | None]:
         names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
     except pynvml.NVMLError as error:
         return [], f"NVML: {error}"
-    return [_Seen(*gpu) for gpu in zip(handles, uuids, names, strict=True)], None
+    return [_GpuSamples(*gpu) for gpu in zip(handles, uuids, names, strict=True)], None
+
+
+def _handles() -> list[Any]:
+    """Return the handles of the machine's GPUs in the driver's order. Raises NVMLError."""
+    pynvml.nvmlInit()
+    return [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
 
 
 def present_gpus() -> tuple[Gpu, ...]:
-    """The machine's GPUs in the driver's order; none where no driver answers."""
+    """Return the machine's GPUs in the driver's order; none without a driver."""
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(map(_gpu, handles))
+        return tuple(map(_gpu, _handles()))
     except pynvml.NVMLError:
         return ()
 
 
 @dataclass(frozen=True)
-class Card:
-    """A GPU, and what may keep trials from it.
+class GpuState:
+    """A GPU, and what may keep trials from using it.
 
     Attributes:
-        mig: whether it is divided into instances; None where it does not tell.
-        pids: of the processes that compute on it.
+        mig: whether it is divided into MIG instances; None where it does not tell.
+        pids: processes that compute on it.
     """
 
     gpu: Gpu
@@ -141,28 +144,19 @@ class Card:
     pids: tuple[int, ...]
 
 
-def present_cards() -> tuple[Card, ...]:
-    """The machine's cards in the driver's order. Raises RequirementError where none answers."""
+def gpu_states() -> tuple[GpuState, ...]:
+    """Return the machine's GPUs in the driver's order. Raises RequirementError without a driver."""
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(map(_card, handles))
+        return tuple(
+            GpuState(_gpu(handle), _mig(handle), tuple(sorted(_compute_pids(handle))))
+            for handle in _handles()
+        )
     except pynvml.NVMLError as error:
         raise RequirementError(f"no NVIDIA driver answers ({error})") from error
 
 
-def _card(handle: Any) -> Card:
-    mig = _or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
-    running = _or_none(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    return Card(
-        gpu=_gpu(handle),
-        mig=None if mig is None else bool(mig),
-        pids=tuple(sorted(process.pid for process in running or ())),
-    )
-
-
 def driver_version() -> str | None:
-    """NVIDIA's driver, such as "580.82.07"; None where none answers."""
+    """Return the version of NVIDIA's driver, such as "580.82.07"; None without a driver."""
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
@@ -181,22 +175,15 @@ def _gpu(handle: Any) -> Gpu:
 
 
 def memory_in_use_mib(uuids: Sequence[str]) -> float | None:
-    """Memory in use on the GPU that has most in use; None where no driver answers."""
-    used = [
-        _or_none(lambda gpu=gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu.handle).used / _MIB)  # type: ignore[misc]
-        for gpu in _seen(uuids)[0]
-    ]
-    return max((mib for mib in used if mib is not None), default=None)
+    """Return the memory in use on the fullest of the GPUs; None without a driver."""
+    infos = [_or_none(pynvml.nvmlDeviceGetMemoryInfo, gpu.handle) for gpu in _open(uuids)[0]]
+    return max((info.used / _MIB for info in infos if info is not None), default=None)
 
 
 def refuse_foreign_processes(uuids: Sequence[str], own_pids: Sequence[int] = ()) -> None:
     """Raise RequirementError where a process other than `own_pids` computes on one of the GPUs."""
-    seen, _ = _seen(uuids)
-    for gpu in seen:
-        running = _or_none(
-            lambda gpu=gpu: pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)  # type: ignore[misc]
-        )
-        foreign = sorted(p.pid for p in running or () if p.pid not in own_pids)
+    for gpu in _open(uuids)[0]:
+        foreign = sorted(pid for pid in _compute_pids(gpu.handle) if pid not in own_pids)
         if foreign:
             pids = ", ".join(map(str, foreign))
             raise RequirementError(
@@ -205,24 +192,32 @@ def refuse_foreign_processes(uuids: Sequence[str], own_pids: Sequence[int] = ())
 
 
 def clock_advice(uuids: Sequence[str]) -> list[str]:
-    """The commands that would lock each GPU's clock at its highest, for a person to run."""
+    """Return the commands that lock each GPU's clock at its maximum, for a person to run."""
     advice = []
-    for gpu in _seen(uuids)[0]:
-        highest = _or_none(
-            lambda gpu=gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu.handle, pynvml.NVML_CLOCK_SM)  # type: ignore[misc]
-        )
+    for gpu in _open(uuids)[0]:
+        highest = _or_none(pynvml.nvmlDeviceGetMaxClockInfo, gpu.handle, pynvml.NVML_CLOCK_SM)
         if highest is not None:
             advice.append(f"nvidia-smi -i {gpu.uuid} --lock-gpu-clocks={highest}")
     return advice
+
+
+def _compute_pids(handle: Any) -> list[int]:
+    processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    return [process.pid for process in processes or ()]
+
+
+def _mig(handle: Any) -> bool | None:
+    modes = _or_none(pynvml.nvmlDeviceGetMigMode, handle)
+    return None if modes is None else bool(modes[0])
 
 
 def _mean(samples: list[float]) -> float | None:
     return sum(samples) / len(samples) if samples else None
 
 
-def _or_none(read: Callable[[], Any]) -> Any:
-    """What a card does not tell is None: every figure of NVML is missing on some card."""
+def _or_none(read: Callable[..., Any], *arguments: object) -> Any:
+    """Return what NVML tells; every figure is missing on some GPU, which gives None."""
     try:
-        return read()
+        return read(*arguments)
     except pynvml.NVMLError:
         return None

@@ -1,4 +1,4 @@
-"""Where trials run: how the machine's cores and GPUs are divided."""
+"""Slots: the cores and GPUs that a trial runs on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from optimizer.machine.cores import total_memory_bytes, usable_cores
 from optimizer.machine.gpus import present_gpus
 
 _MIN_CORES_TO_SEPARATE = 4
-"""With fewer cores a core of its own for the client would cost the server too much."""
+"""With fewer cores, a separate core for the load client would cost the server too much."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a trial runs. GPU indices in a ServingConfig are positions in `gpu_uuids`.
+    """Cores and GPUs of a trial. GPU indices in a ServingConfig are positions in `gpu_uuids`.
 
     Attributes:
         cores: CPU cores of the server.
@@ -27,12 +27,12 @@ class Slot:
 
     @property
     def separated(self) -> bool:
-        """Whether server and client keep to their own cores."""
+        """Whether server and client have separate cores."""
         return not set(self.cores) & set(self.client_cores)
 
 
 def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
-    """The whole machine as one slot, less the client's cores where there are enough."""
+    """Return the whole machine as one slot, with separate client cores if there are enough."""
     cores = usable_cores()
     if len(cores) < _MIN_CORES_TO_SEPARATE:
         return Slot(cores, cores, gpu_uuids)
@@ -41,6 +41,6 @@ def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
 
 
 def local_hardware() -> Hardware:
-    """What trials may use of this machine."""
+    """Return what trials may use of this machine."""
     memory_mib = total_memory_bytes() // 2**20
     return Hardware(len(local_slot().cores), memory_mib, present_gpus())

@@ -66,10 +66,10 @@ def cheapest_lines(rows: Sequence[BenchmarkRow], limit_ms: float) -> Iterator[Li
 def claims_table(claims: Sequence[PublishedClaim]) -> Table:
     """Return what was claimed of each feature, and how often the rows confirm it."""
     columns: Mapping[str, Callable[[PublishedClaim], str]] = {
-        "claim": lambda claim: claim.said,
+        "claim": lambda claim: claim.text,
         "ratios": lambda claim: form.interval(claim.ratios[0], claim.ratios[-1], form.ratio),
         "median": lambda claim: form.ratio(claim.median),
-        "confirmed by": lambda claim: f"{claim.borne_out} of {len(claim.pairs)} pairs",
+        "confirmed by": lambda claim: f"{claim.supporting_pairs} of {len(claim.pairs)} pairs",
     }
     note = (
         "Ratios of rows that differ in one feature, after over before: below 1 is a gain in "

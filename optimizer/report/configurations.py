@@ -15,7 +15,7 @@ from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.event_text import outcome_word, trial_text
+from optimizer.study.event_text import outcome_name, trial_text
 
 _SURE = 0.999
 
@@ -82,7 +82,7 @@ def confidence_text(claim: CapacityClaim) -> str:
 _TRIAL: Mapping[str, Callable[[TrialRecord], str]] = {
     "trial": lambda record: str(record.number),
     "configuration": lambda record: describe(record.config),
-    "outcome": lambda record: outcome_word(record.outcome),
+    "outcome": lambda record: outcome_name(record.outcome),
 }
 
 

@@ -23,7 +23,7 @@ from optimizer.report.configurations import (
 from optimizer.report.table import Line, Part, Table
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity, Decision, claims_of
-from optimizer.study.event_text import outcome_word
+from optimizer.study.event_text import outcome_name
 
 _NOTABLE_DRIFT = 0.05
 
@@ -149,7 +149,7 @@ class StudyOutcome:
             measured = sum(record.seconds.measuring for record in trials)
             return f"{len(trials)} trials, {form.seconds(measured)} of load tests."
         counts = ", ".join(
-            f"{number} {outcome_word(outcome)}" for outcome, number in summary.trials.items()
+            f"{number} {outcome_name(outcome)}" for outcome, number in summary.trials.items()
         )
         elapsed = f"{form.seconds(summary.wall_seconds)} elapsed in the last run, "
         return (

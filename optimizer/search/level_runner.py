@@ -1,4 +1,4 @@
-"""Load levels on a configuration that is being served: the requests, the load, what was seen."""
+"""Load levels on a configuration that is being served, with statistics of server and machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.machine.slots import Slot
-from optimizer.machine.use import MachineWatch, contention, withheld_time
+from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
 from optimizer.measurement.level import LoadLevel, MachineUse
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.control import server_split
@@ -31,14 +31,14 @@ _PAYLOAD_SEED = 7
 _LEAST_OUTSTANDING = 8
 
 _SOAK_SECONDS = 60.0
-"""Load that warms a GPU before the first level: a cold card's clock flatters it."""
+"""Load that warms a GPU up before the first level, because a cold GPU clocks higher."""
 
 
 class LevelRunner:
-    """Runs load levels against whatever is served.
+    """Runs load levels against the server.
 
     Args:
-        rng: gives every load level its arrival times.
+        rng: draws the arrival times of every load level.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class LevelRunner:
 
     @contextmanager
     def on(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[RunLevel]:
-        """Runs a level on this server, with what the server and the machine say of it.
+        """Yield a function that runs a level on this server.
 
         Raises:
-            LoadTestFailure: also where the server ended, or its GPU slowed down from heat.
-            ServerFailure: when the server does not tell its statistics, or a model died or hangs.
+            LoadTestFailure: also where the server ended, or its GPU was throttled by heat.
+            ServerFailure: when the server does not report its statistics, or a model died or
+                hangs.
         """
         with ExitStack() as stack:
             target = self._target(served, config, stack)
@@ -76,7 +77,6 @@ class LevelRunner:
             yield lambda plan: self._run(plan, target, served, config, liveness)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
-        """Return a request for every model that the streams are sent to."""
         streams = self._workload.streams
         return {stream.target: self.requests(stream, config)[0] for stream in streams}
 
@@ -97,7 +97,7 @@ class LevelRunner:
         except LoadTestFailure:
             liveness.check()
             raise
-        use = machine.end(
+        use = machine.stop(
             level.client.cpu_seconds,
             served.server.memory_with_models_bytes(),
             gauges(served.server.endpoint.metrics),
@@ -105,7 +105,7 @@ class LevelRunner:
         liveness.check_processes(level)
         _refuse_overheated(use)
         after = [served.control.statistics(name) for name in names]
-        liveness.check_answers()
+        liveness.check_replies()
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
@@ -134,7 +134,7 @@ class LevelRunner:
         return Target(transport.protocol, address, tuple(streams))
 
     def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
-        """The stream's requests, drawn once for every way of padding."""
+        """Return the stream's requests, drawn once for every padding."""
         model = _model(config, stream)
         key = (stream.name, model.padding)
         if key not in self._drawn:
@@ -153,7 +153,7 @@ def _refuse_overheated(use: MachineUse) -> None:
 
 
 def concurrency(config: ServingConfig) -> int:
-    """Requests kept outstanding to saturate: every instance's largest batch, twice over."""
+    """Return the outstanding requests that saturate: twice the largest batch of every instance."""
     wanted = sum(2 * model.max_batch_size * model.instance_count for model in config.models)
     return max(_LEAST_OUTSTANDING, wanted)
 

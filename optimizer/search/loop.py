@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
@@ -33,6 +32,7 @@ from optimizer.study.search_status import (
     Advisor,
     ExpectedCost,
     Explain,
+    SearchEnd,
     no_expectation,
     no_search_status,
 )
@@ -40,22 +40,6 @@ from optimizer.study.trial_records import proposed_record
 
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
-
-
-@dataclass(frozen=True)
-class SearchEnd:
-    """Why a search ended.
-
-    Attributes:
-        exhausted: whether every valid configuration was measured.
-        converged: whether the sampler expected no further improvement.
-        regret_bound: as in `SearchStatus`.
-    """
-
-    reason: str
-    exhausted: bool = False
-    converged: bool = False
-    regret_bound: float | None = None
 
 
 class SearchLoop:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ModelServing
-from optimizer.simulator.batcher_kernel import run
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import Stream, padded_length
@@ -192,11 +191,6 @@ class Simulation:
         """Time from arrival to execution, shape [requests]; NaN where it was refused."""
         return self.begin_ms - self.arrive_ms
 
-    @property
-    def batches(self) -> dict[int, int]:
-        """Number of executions by batch size in inferences, ascending."""
-        return histogram(self.execution_size)
-
 
 def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:
     """Count executions by batch size, ascending."""
@@ -234,6 +228,9 @@ def closed_loop(
 def _simulate(
     scheduler: Scheduler, curve: ServiceCurve, rows: NDArray[np.void], arrivals: int
 ) -> Simulation:
+    # numba takes a second to import: only what simulates pays for it.
+    from optimizer.simulator.batcher_kernel import run
+
     executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, arrivals)
     requests, executed = rows[:-2], rows[:executions]
     return Simulation(

@@ -25,8 +25,8 @@ from optimizer.simulator.batcher import (
     open_loop,
 )
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.arrivals import arrivals_of
-from optimizer.workload.streams import ArrivalPattern, LatencyLimit
+from optimizer.workload.arrivals import ArrivalPattern, arrivals_of
+from optimizer.workload.streams import LatencyLimit
 
 _WARMUP_SHARE = 0.1
 """Share of a simulation's requests that are warm-up and do not count."""

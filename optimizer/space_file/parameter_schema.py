@@ -1,4 +1,4 @@
-"""The parameters of a space file, by the table of parameters: what may be tried."""
+"""The schema of a space file's parameters, made from the table of parameters."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ else:
 
 
 class ParametersSection(_Parameters):
-    """What may be tried. A single value fixes a parameter."""
+    """The search space: a list of values is searched, a single value is fixed."""
 
     @model_validator(mode="before")
     @classmethod

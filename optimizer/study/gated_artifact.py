@@ -213,5 +213,5 @@ def reject_wrong_answers(
         if reason is not None and record.outcome == "ok":
             records[number] = wrong_answers_record(record, reason)
             store.write(records[number])
-            watch(Note(f"Trial {number} is infeasible: {records[number].reason}", True))
+            watch(Note(f"trial {number} is infeasible: {records[number].reason}", True))
     return records

@@ -1,7 +1,7 @@
-"""Every client of a server of ours is made here, and none of them goes through a proxy.
+"""Clients of the Triton servers, all of which ignore the proxies of the environment.
 
-Proxies of the environment (http_proxy and its like) lead out of the machine or the site: a server
-that this program has started, or that a space file names by host and port, is not behind them.
+A server that this program started, or that a space file names by host and port, is not behind
+http_proxy and the like.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOAD_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 100),
-    # A connection of its own for every level: none inherits the last one's backoff.
+    # Every level has its own connection and does not inherit the backoff of the last one.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
@@ -43,7 +43,7 @@ def load_channel(address: str) -> grpc.Channel:
 
 
 def http_session() -> aiohttp.ClientSession:
-    """Return an HTTP session with as many connections as requests are outstanding."""
+    """Return an HTTP session without a limit on connections and time."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -52,7 +52,7 @@ def http_session() -> aiohttp.ClientSession:
 
 
 def fetch(url: str, timeout_seconds: float) -> bytes:
-    """Return what a GET of an http URL answers. Raises OSError."""
+    """Return the body of an HTTP GET. Raises OSError."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=timeout_seconds) as answer:
         content: bytes = answer.read()
@@ -60,5 +60,5 @@ def fetch(url: str, timeout_seconds: float) -> bytes:
 
 
 def environment_without_proxies() -> dict[str, str]:
-    """Return this process's environment for a client that is a program of its own."""
+    """Return this process's environment without proxies, for a client in its own process."""
     return {k: v for k, v in os.environ.items() if k.lower() not in _PROXY_VARIABLES}

@@ -1,7 +1,6 @@
-"""The one client that controls a running server: load, unload, configuration, statistics, answers.
+"""Control a running server: load and unload models, read configuration and statistics, infer.
 
-A launcher only starts and stops; everything that is asked of a running server is asked here, the
-same way for every launcher. Errors of the client library end here.
+Launchers only start and stop servers. Errors of the client library are converted here.
 """
 
 from __future__ import annotations
@@ -34,11 +33,16 @@ _NO_MODEL = "no model is called so"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens, as host:port."""
+    """Addresses of a server, as host:port."""
 
     grpc: str
     http: str
     metrics: str
+
+    @property
+    def ports(self) -> set[int]:
+        """The three ports."""
+        return {int(each.rpartition(":")[2]) for each in (self.grpc, self.http, self.metrics)}
 
 
 class ServerControl:
@@ -47,8 +51,8 @@ class ServerControl:
     def __init__(self, endpoint: Endpoint) -> None:
         self._client = triton_client(endpoint.grpc)
         self._loaded: dict[str, None] = {}
-        self._no_answer = ""
-        self._seen: set[str] = set()
+        self._last_error = ""
+        self._ever_loaded: set[str] = set()
 
     def __enter__(self) -> ServerControl:
         return self
@@ -61,30 +65,30 @@ class ServerControl:
         self._client.close()
 
     def ready(self) -> bool:
-        """Whether the server answers and is ready."""
+        """Return whether the server answers and is ready."""
         return self._answers(self._client.is_server_ready)
 
     def alive(self) -> bool:
-        """Whether the server answers, whatever its models do."""
+        """Return whether the server answers, whatever the state of its models."""
         return self._answers(self._client.is_server_live)
 
     def _answers(self, ask: Callable[..., object]) -> bool:
         try:
             return bool(ask(client_timeout=1.0))
         except InferenceServerException as error:
-            self._no_answer = _message(error)
+            self._last_error = _message(error)
             return False
 
     @property
     def last_error_text(self) -> str:
-        """The end of a message that the server is not reached: the last error, if there was one."""
-        return f"; the last error: {self._no_answer}" if self._no_answer else ""
+        """End of a message about an unreachable server: the last error, if any."""
+        return f"; the last error: {self._last_error}" if self._last_error else ""
 
     def in_explicit_mode(self) -> bool:
-        """Whether the server is in explicit model-control mode."""
+        """Return whether the server is in explicit model-control mode."""
         try:
-            # It says nothing of its mode, and in this one alone may a model be unloaded, even one
-            # that it does not know.
+            # The API does not tell the mode, but only explicit mode accepts to unload a model, and
+            # it does so for an unknown one.
             self._client.unload_model(_NO_MODEL, client_timeout=_CALL_SECONDS)
         except InferenceServerException:
             return False
@@ -92,51 +96,51 @@ class ServerControl:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Models that were asked for here and not yet unloaded, those that failed among them."""
+        """Models that `load` was called for and that are not yet unloaded, failed ones included."""
         return tuple(self._loaded)
 
     def load(
-        self, model: str, asked: model_config_pb2.ModelConfig, timeout_seconds: float
+        self, model: str, requested: model_config_pb2.ModelConfig, timeout_seconds: float
     ) -> model_config_pb2.ModelConfig:
-        """Load a model, or load it anew, and hold what runs against what was asked.
+        """Load or reload a model, and compare the server's configuration with the requested one.
 
-        The configuration goes with the request: a server reads files of its own when it likes, and
-        over a network it may see old ones. That of the repository's config.pbtxt gives the same.
+        The configuration is sent with the request, since a server on a network file system may
+        read an old config.pbtxt.
 
         Returns:
             The configuration that the server runs.
 
         Raises:
-            ModelLoadFailure: refused, failed, or not done in time (a Python model whose process
-                cannot start is never reported by Triton).
-            ConfigMismatch: the server runs something else.
+            ModelLoadFailure: the server refused or failed, or took longer than the timeout (it
+                never reports a Python model whose process cannot start).
+            ConfigMismatch: the server runs another configuration.
             ServerFailure: the server is gone.
         """
         self._loaded[model] = None
-        self._seen.add(model)
-        config = json_format.MessageToJson(asked, preserving_proto_field_name=True)
+        self._ever_loaded.add(model)
+        config = json_format.MessageToJson(requested, preserving_proto_field_name=True)
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
         running = self.config(model)
-        wrong = differences(asked, running)
+        wrong = differences(requested, running)
         if wrong:
             raise ConfigMismatch(f"{model}: " + "; ".join(wrong))
         return running
 
     def unload(self, model: str, wait_seconds: float = 0.0) -> None:
-        """Unload a model; with `wait_seconds`, return when it is gone or the time is up."""
+        """Unload a model, and wait up to `wait_seconds` until it is gone."""
         with _server_errors(f"unload {model}"):
             self._client.unload_model(model, client_timeout=_CALL_SECONDS)
         self._loaded.pop(model, None)
         self._wait_until_gone({model}, wait_seconds)
 
     def unload_all(self, wait_seconds: float) -> None:
-        """Unload what is `loaded`, and wait for it and for what was unloaded before."""
+        """Unload all models, and wait up to `wait_seconds` until every model is gone."""
         for model in self.loaded:
             self.unload(model)
-        self._wait_until_gone(self._seen, wait_seconds)
+        self._wait_until_gone(self._ever_loaded, wait_seconds)
 
     def _wait_until_gone(self, models: set[str], wait_seconds: float) -> None:
         end = time.monotonic() + wait_seconds
@@ -144,45 +148,43 @@ class ServerControl:
             time.sleep(0.02)
 
     def models_present(self) -> tuple[str, ...]:
-        """Models that are loaded, loading or not yet gone."""
+        """Return the models that are loaded, loading or unloading."""
         with _server_errors("list models"):
             index = self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
         return tuple(m.name for m in index.models if m.state in ("READY", "LOADING", "UNLOADING"))
 
     def version(self) -> str:
-        """Triton's version, as the server gives it. Raises ServerFailure."""
+        """Return Triton's version. Raises ServerFailure."""
         with _server_errors("read the server's version"):
             answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
         return str(answer.version)
 
     def config(self, model: str) -> model_config_pb2.ModelConfig:
-        """The configuration that the server runs."""
+        """Return the configuration that the server runs. Raises ServerFailure."""
         with _server_errors(f"read the configuration of {model}"):
             answer = self._client.get_model_config(model, client_timeout=_CALL_SECONDS)
         return answer.config
 
     def statistics(self, model: str) -> service_pb2.ModelStatistics:
-        """The server's counters of a model, summed since it was loaded."""
+        """Return the server's counters of a model since it was loaded. Raises ServerFailure."""
         with _server_errors(f"read the statistics of {model}"):
             answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
         return answer.model_stats[0]
 
     def error_of_one_request(self, model: str, tensors: Tensors, seconds: float) -> str | None:
-        """Send a model one request and wait for its reply.
+        """Send one request and return the error of its reply, None where it succeeds.
 
-        A model that has other requests to execute first is waited for while it does, but not for
-        longer than a minute.
+        While the model executes other requests first, the reply is awaited for up to a minute.
 
-        Returns:
-            The error that it replied, None where it replied none.
+        Args:
+            seconds: longest time without any execution.
 
         Raises:
-            ServerFailure: the server is gone, or the model is not ready or executed nothing for so
-                many seconds.
+            ServerFailure: the server is gone, or the model is not ready or executes nothing.
         """
-        with _server_errors(f"see whether {model} is ready"):
+        with _server_errors(f"check whether {model} is ready"):
             if not self._client.is_model_ready(model, client_timeout=_CALL_SECONDS):
-                raise ServerFailure(f"the server says that {model} is not ready")
+                raise ServerFailure(f"the server reports that {model} is not ready")
         replies = SimpleQueue[InferenceServerException | None]()
         executed, end = self._executed(model), time.monotonic() + _LONGEST_QUEUE_SECONDS
         self._client.async_infer(
@@ -203,15 +205,15 @@ class ServerControl:
         return None
 
     def _executed(self, model: str) -> int:
-        """Return how many executions and failures the server has counted."""
-        counted = self.statistics(model)
-        return int(counted.execution_count + counted.inference_stats.fail.count)
+        """Return the number of executions and failures so far."""
+        counters = self.statistics(model)
+        return int(counters.execution_count + counters.inference_stats.fail.count)
 
     def executed_since(self, before: service_pb2.ModelStatistics, inferences: int) -> ServerSplit:
-        """Return what a model executed since a reading, once so many inferences are counted.
+        """Return what a model executed since a reading of its statistics.
 
-        The server counts an execution a moment after it has answered; a count that does not come
-        is not waited for.
+        The server counts an execution shortly after its reply, so up to two seconds are allowed
+        until `inferences` are counted.
         """
         end = time.monotonic() + _COUNTED_SECONDS
         while True:
@@ -221,70 +223,70 @@ class ServerControl:
             time.sleep(0.005)
 
     def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
-        """Make a system shared-memory region known to the server. Raises ServerFailure."""
+        """Register a system shared-memory region with the server. Raises ServerFailure."""
         with _server_errors(f"register the shared memory {key}"):
             self._client.register_system_shared_memory(
                 name, key, size_bytes, client_timeout=_CALL_SECONDS
             )
 
     def unregister_shared_memory(self, name: str) -> None:
-        """Have the server forget a region; a server that is gone has."""
+        """Unregister a region; errors of a server that is gone are ignored."""
         with suppress(InferenceServerException):
             self._client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
 
     def infer(
         self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
     ) -> NDArray[np.float64]:
-        """Answers to requests that are sent together, so that the server may batch them.
+        """Send requests together, so that the server may batch them, and return their outputs.
 
         Returns:
-            Shape [inferences, ...]: the output of each, in their order.
+            Shape [inferences, ...], in the order of the requests.
 
         Raises:
-            LoadTestFailure: when a request is not answered.
-            ConfigMismatch: when answers do not have one row for each inference of their request.
+            LoadTestFailure: when a request fails or gets no reply in time.
+            ConfigMismatch: when an output does not have one row per inference of its request.
         """
-        answers: list[object] = [None] * len(requests)
+        replies: list[object] = [None] * len(requests)
 
-        def keep(at: int, result: object, error: object) -> None:
-            answers[at] = error if error is not None else result
+        def keep(index: int, result: object, error: object) -> None:
+            replies[index] = error if error is not None else result
 
-        for at, tensors in enumerate(requests):
+        for index, tensors in enumerate(requests):
             self._client.async_infer(
                 model,
                 _inputs(tensors),
-                callback=partial(keep, at),
+                callback=partial(keep, index),
                 client_timeout=timeout_seconds,
             )
         end = time.monotonic() + timeout_seconds + 1.0
-        while any(answer is None for answer in answers) and time.monotonic() < end:
+        while any(reply is None for reply in replies) and time.monotonic() < end:
             time.sleep(0.002)
-        results = [answer for answer in answers if isinstance(answer, triton_grpc.InferResult)]
-        if len(results) < len(answers):
-            errors = [_reason(answer) for answer in answers if isinstance(answer, Exception)]
+        results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
+        if len(results) < len(replies):
+            errors = [_reason(reply) for reply in replies if isinstance(reply, Exception)]
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
         return _joined(results, requests, output)
 
 
 def _reason(error: Exception) -> str:
-    """Return what a request failed with: what the model says of it, less its traceback."""
+    """Return the model's own message in a request's error, without its traceback."""
     text = _message(error) if isinstance(error, InferenceServerException) else str(error)
-    _, _, own = text.partition(", message: ")
-    return (own or text).partition(" At: ")[0]
+    _, _, message = text.partition(", message: ")
+    return (message or text).partition(" At: ")[0]
 
 
 def _joined(
     results: Sequence[triton_grpc.InferResult], requests: Sequence[Tensors], output: str
 ) -> NDArray[np.float64]:
-    answers = [np.asarray(result.as_numpy(output)) for result in results]
-    for answer, request in zip(answers, requests, strict=True):
+    arrays = [np.asarray(result.as_numpy(output)) for result in results]
+    for array, request in zip(arrays, requests, strict=True):
         batch = len(next(iter(request.values())))
-        if answer.shape[:1] != (batch,) or answer.shape[1:] != answers[0].shape[1:]:
+        if array.shape[:1] != (batch,) or array.shape[1:] != arrays[0].shape[1:]:
             raise ConfigMismatch(
                 f"output {output!r} has no row per request: "
-                f"a batch of {batch} gives the shape {list(answer.shape)}"
+                f"a batch of {batch} gives the shape {list(array.shape)}"
             )
-    joined: NDArray[np.float64] = np.concatenate(answers)
+    joined: NDArray[np.float64] = np.concatenate(arrays)
     return joined.astype(np.float64)
 
 
@@ -300,7 +302,7 @@ def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
 def server_split(
     before: service_pb2.ModelStatistics, after: service_pb2.ModelStatistics
 ) -> ServerSplit:
-    """What the server's counters say of the requests between two readings."""
+    """Return the server's counters between two readings, per request and per batch size."""
     requests = after.inference_stats.success.count - before.inference_stats.success.count
 
     def mean_ms(part: str) -> float:
@@ -312,11 +314,11 @@ def server_split(
     earlier = {b.batch_size: b.compute_infer for b in before.batch_stats}
     points = []
     for batch in after.batch_stats:
-        known = earlier.get(batch.batch_size)
-        count = batch.compute_infer.count - (known.count if known is not None else 0)
-        spent = batch.compute_infer.ns - (known.ns if known is not None else 0)
+        previous = earlier.get(batch.batch_size)
+        count = batch.compute_infer.count - (previous.count if previous is not None else 0)
+        ns = batch.compute_infer.ns - (previous.ns if previous is not None else 0)
         if count > 0:
-            points.append(BatchPoint(int(batch.batch_size), int(count), spent / 1e6 / count))
+            points.append(BatchPoint(int(batch.batch_size), int(count), ns / 1e6 / count))
     return ServerSplit(
         model=after.name,
         requests=int(requests),

@@ -1,7 +1,7 @@
-"""Triton in a container of this machine's Docker engine, on this machine's own network.
+"""Triton in a container of the local Docker engine, on the host network.
 
-With a network of its own every request would pass Docker's address translation or its proxy, and
-that would be measured; so it listens on 127.0.0.1 of the machine, as an embedded server does.
+In a network of its own every request would pass Docker's address translation or proxy, which would
+be measured too. The server therefore listens on the machine's 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -35,22 +35,21 @@ from optimizer.triton.launcher import (
 
 _LOG_SECONDS = 2.0
 _FIRST_SIGNAL = 128
-_NOBODY = 2**31 - 1
-"""Number of no process: a container that had ended before it was asked for its own."""
+_NO_PROCESS = 2**31 - 1
+"""Process id in place of that of a container that has ended already."""
 
 
 class DockerLauncher:
     """Starts tritonserver in containers.
 
-    A container of an optimizer that was killed runs on until the next one starts a server: that is
-    when it is removed.
+    The containers of optimizers that were killed are removed at every start.
 
     Args:
-        repository: served in explicit mode; made where it is missing. The container sees it, for
-            reading alone, where it is.
-        read: further folders that it sees so, such as those that links in the repository lead to.
-        log: appended to.
-        pick_ports: gives the three ports to try; called again when one is taken meanwhile.
+        repository: served in explicit mode; created when needed, and mounted read-only under the
+            same path.
+        read: other folders to mount, such as the targets of links in the repository.
+        log: file that the server's log is appended to.
+        pick_ports: returns three ports to try; called again when one is in use.
     """
 
     def __init__(
@@ -70,14 +69,15 @@ class DockerLauncher:
         self._pick_ports = pick_ports
 
     def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
-        """See `ServerLauncher`. Takes other ports when one of those picked is taken.
+        """Start a container, on other ports when one of those picked is in use.
 
         Raises:
-            RequirementError: the image is gone, or the engine cannot hand out GPUs.
+            RequirementError: the image is gone, or the engine cannot provide GPUs.
+            ServerFailure: the server does not come up; the message holds the end of its log.
         """
         try:
             self._engine.reap()
-            return on_free_ports(lambda at: self._start(options, slot, at), self._pick_ports)
+            return on_free_ports(partial(self._start, options, slot), self._pick_ports)
         except ContainerFailure as error:
             raise ServerFailure(str(error)) from error
 
@@ -91,8 +91,8 @@ class DockerLauncher:
         return server
 
     def _task(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> ContainerTask:
-        # The name alone: Triton starts the processes of Python models by a line of shell in which
-        # the path is not quoted, and a folder above may be called anything.
+        # A relative path: Triton starts the processes of Python models by an unquoted shell
+        # command, and the names of parent folders may need quotes.
         command = arguments(options, slot, endpoint, self._repository.name)
         return ContainerTask(
             self._host.image,
@@ -107,7 +107,7 @@ class DockerLauncher:
 
 
 class _Log:
-    """The server's log file, to which a container's output is copied while that runs."""
+    """The server's log file, to which a container's output is copied on a thread."""
 
     def __init__(self, path: Path) -> None:
         with storage_errors(path):
@@ -124,7 +124,7 @@ class _Log:
     def _copy(self, container: RunningContainer) -> None:
         with self._file:
             for line in container.lines():
-                # A server whose log finds no room goes on all the same.
+                # A full disk does not stop the server.
                 with suppress(OSError):
                     self._file.write(f"{line}\n".encode())
                     self._file.flush()
@@ -135,7 +135,7 @@ class _Log:
             return log.read().decode(errors="replace")
 
     def wait(self) -> None:
-        """Wait for the last words of a container that has ended."""
+        """Wait until the output of a container that has ended is copied."""
         if self._copying is not None:
             self._copying.join(_LOG_SECONDS)
 
@@ -146,7 +146,7 @@ class _ContainerServer:
         self._control = ServerControl(endpoint)
         self._endpoint = endpoint
         self._log = log
-        self._first = container.pid() or _NOBODY
+        self._first = container.pid() or _NO_PROCESS
         log.copy(container)
 
     @property
@@ -158,15 +158,15 @@ class _ContainerServer:
         return self._endpoint
 
     def listens(self) -> bool:
-        """Whether it holds all of its ports."""
-        wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
+        """Return whether the server listens on all of its ports."""
+        ports = self._endpoint.ports
         try:
-            return wanted <= processes.listening_below(self._first)
+            return ports <= processes.listening_below(self._first)
         except psutil.AccessDenied:
-            # Of another user's processes only that somebody listens is seen. It tries its metrics
-            # last: who has that, where it is not this one, shows at the first load.
-            said = f'Metrics Service at {self._endpoint.metrics}"' in self.log_since_start()
-            return said and wanted <= processes.listening_anywhere()
+            # The ports of another user's process are not attributed to it. Triton starts its
+            # metrics service last, so its log tells that it has tried all ports.
+            started = f'Metrics Service at {self._endpoint.metrics}"' in self.log_since_start()
+            return started and ports <= processes.listening_anywhere()
 
     def exit_reason(self) -> str | None:
         try:
@@ -177,23 +177,24 @@ class _ContainerServer:
             memory = " for want of memory" if self._container.out_of_memory() else ""
         except ContainerFailure as error:
             return str(error)
-        return f"the server ended with {_how(code)}{memory}; {last_errors(self.log_since_start())}"
+        errors = last_errors(self.log_since_start())
+        return f"the server ended with {_exit_text(code)}{memory}; {errors}"
 
     def log_since_start(self) -> str:
         return self._log.since_start()
 
     def memory_bytes(self) -> int | None:
-        # The container's first process starts the server, and gathers what the models leave.
+        # The container's first process is an init that starts the server.
         with suppress(psutil.Error):
             for child in psutil.Process(self._first).children():
                 return processes.resident_bytes(child.pid)
         return None
 
     def memory_with_models_bytes(self) -> int | None:
-        """See `RunningServer`; by the engine where this user may not look into root's processes."""
-        seen = processes.memory_bytes(self._first)
-        if seen is not None:
-            return seen
+        """Return the memory; by the Docker engine where root's processes cannot be inspected."""
+        in_use = processes.memory_bytes(self._first)
+        if in_use is not None:
+            return in_use
         try:
             return self._container.memory_bytes()
         except ContainerFailure:
@@ -207,14 +208,14 @@ class _ContainerServer:
 
     def stop(self) -> None:
         self._control.close()
-        # What an engine that is gone has left is removed at the next start.
+        # Containers of an engine that is gone are removed at the next start.
         with suppress(ContainerFailure):
             self._container.stop(STOP_SECONDS)
         self._log.wait()
 
 
-def _how(code: int) -> str:
-    """By Docker's own convention for a process that a signal has ended."""
+def _exit_text(code: int) -> str:
+    """Describe an exit code; Docker adds 128 to the number of a signal."""
     with suppress(ValueError):
         return f"signal {signal.Signals(code - _FIRST_SIGNAL).name}"
     return f"exit code {code}"

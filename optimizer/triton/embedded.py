@@ -1,6 +1,6 @@
-"""The tritonserver inside the nvidia-pytriton package: no container, no root, CPU only.
+"""The tritonserver of the nvidia-pytriton package: no container, no root, CPU only.
 
-What pip cannot install is found out before anything starts, and named with the command for it.
+System libraries that pip cannot install are checked before the server starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from optimizer.errors import RequirementError, storage_errors
 
 SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
-"""What holds the server, as pip is asked for it; its layout is relied upon."""
+"""Requirement of the package with the server, whose file layout this module relies on."""
 
 _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 _STUB = "triton_python_backend_stub"
@@ -29,7 +29,6 @@ class EmbeddedRuntime:
     """A tritonserver that this machine can start.
 
     Attributes:
-        binary: the server.
         backend_files: library, stub and Python module of the Python backend.
         environment: variables that the server's Python models need.
     """
@@ -39,10 +38,10 @@ class EmbeddedRuntime:
     environment: tuple[tuple[str, str], ...]
 
     def lay_out(self, directory: Path) -> Path:
-        """Make a directory for --backend-directory and return it.
+        """Create a directory for --backend-directory and return it.
 
-        Triton looks for the stub beside the backend's library; the package keeps the two apart,
-        so links join them without touching the installed package. Raises StorageError.
+        Triton expects the stub beside the backend's library, and the package keeps them in two
+        folders, so the directory holds links to both. Raises StorageError.
         """
         backend = directory / "python"
         with storage_errors(backend):
@@ -54,7 +53,7 @@ class EmbeddedRuntime:
 
 
 def find_embedded_runtime() -> EmbeddedRuntime:
-    """Find the server and see that the processes of its Python models can start.
+    """Find the server and check that the processes of its Python models can start.
 
     Raises:
         RequirementError: when the package, its stub for this Python, or libpython is missing.
@@ -63,10 +62,10 @@ def find_embedded_runtime() -> EmbeddedRuntime:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = package / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
-        have = ", ".join(sorted(p.name for p in stub.parent.parent.iterdir()))
+        available = ", ".join(sorted(p.name for p in stub.parent.parent.iterdir()))
         raise RequirementError(
             f"the embedded Triton has no Python backend for Python {version}",
-            f"run with one of {have}",
+            f"run with one of {available}",
         )
     environment = _environment()
     _check_stub(stub, version, environment)
@@ -93,19 +92,22 @@ def _environment() -> dict[str, str]:
     """Return the variables by which the stub finds site-packages (PATH) and libpython.
 
     The interpreter's own libpython comes before the one that `scripts/find-libpython` may have put
-    into the virtual environment, beside whose `bin` it lies.
+    into the lib folder of the virtual environment.
     """
-    programs = Path(sys.executable).parent
-    own = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{programs.parent}/lib"]
-    libraries = dict.fromkeys([*own, os.environ.get("LD_LIBRARY_PATH")])
+    bin_folder = Path(sys.executable).parent
+    folders = [
+        *(sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"),
+        *(f"{bin_folder.parent}/lib", os.environ.get("LD_LIBRARY_PATH")),
+    ]
+    libraries = dict.fromkeys(folders)
     return {
-        "PATH": f"{programs}:{os.environ.get('PATH', '')}",
+        "PATH": f"{bin_folder}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
     }
 
 
 def _check_stub(stub: Path, version: str, environment: dict[str, str]) -> None:
-    """Run the stub without arguments: it says how it is used, unless the loader lacks a library."""
+    """Run the stub without arguments: it prints its usage, unless a shared library is missing."""
     done = subprocess.run(
         [stub],
         env={**os.environ, **environment},
@@ -121,6 +123,6 @@ def _check_stub(stub: Path, version: str, environment: dict[str, str]) -> None:
     remedy = (
         f"apt-get install libpython{version} (as root), or use an interpreter that has its own"
         if library.startswith("libpython")
-        else f"install the package that has {library}"
+        else f"install the package that contains {library}"
     )
     raise RequirementError(f"Triton's Python backend needs {library}", remedy)

@@ -1,4 +1,4 @@
-"""The embedded server as a process of this machine, which ends with the optimizer."""
+"""The embedded server as a local process, which ends with the optimizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -43,15 +43,15 @@ _KILL_SECONDS = 2.0
 class EmbeddedLauncher:
     """Starts the embedded tritonserver, on 127.0.0.1 only.
 
-    The server ends with this process, however this ends (see `optimizer.machine.child_shim`);
-    it is started from the main thread, since the kernel takes the death of the starting thread for
-    the death of the parent.
+    The server ends with this process, even if this is killed (see `optimizer.machine.child_shim`).
+    `start` must be called on the main thread, since the kernel takes the end of the starting thread
+    for that of the parent.
 
     Args:
-        backends: what `EmbeddedRuntime.lay_out` made.
-        repository: served in explicit mode; made where it is missing.
-        log: appended to.
-        pick_ports: gives the three ports to try; called again when one is taken meanwhile.
+        backends: directory that `EmbeddedRuntime.lay_out` created.
+        repository: served in explicit mode; created when needed.
+        log: file that the server's log is appended to.
+        pick_ports: returns three ports to try; called again when one is in use.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class EmbeddedLauncher:
         self._started = 0
 
     def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
-        """See `ServerLauncher`. Takes other ports when one of those picked is taken."""
+        """Start a server, on other ports when one of those picked is in use."""
         remove_regions_of_the_dead()
-        return on_free_ports(lambda at: self._start(options, slot, at), self._pick_ports)
+        return on_free_ports(partial(self._start, options, slot), self._pick_ports)
 
     def _start(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> RunningServer:
         self._started += 1
@@ -148,16 +148,15 @@ class _EmbeddedServer:
         return self._process.pid
 
     def listens(self) -> bool:
-        """Whether it holds all of its ports."""
-        wanted = {int(address.rpartition(":")[2]) for address in astuple(self._endpoint)}
-        return wanted <= processes.listening_below(self._process.pid)
+        """Return whether the server listens on all of its ports."""
+        return self._endpoint.ports <= processes.listening_below(self._process.pid)
 
     def exit_reason(self) -> str | None:
         code = self._process.poll()
         if code is None:
             return None
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"the server ended with {how}; {last_errors(self.log_since_start())}"
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the server ended with {end}; {last_errors(self.log_since_start())}"
 
     def log_since_start(self) -> str:
         with self._log.open("rb") as log:
@@ -182,7 +181,7 @@ class _EmbeddedServer:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
-        # The processes of Python models are in the server's session; a killed server leaves them.
+        # A killed server leaves the processes of its Python models in its session.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -190,15 +189,15 @@ class _EmbeddedServer:
         remove_regions(self._region)
 
     def _wait_for_group(self) -> None:
-        """Wait until nothing in the server's session runs any more."""
+        """Wait until no process of the server's session runs."""
         end = time.monotonic() + _KILL_SECONDS
-        while any(map(self._runs_here, psutil.pids())) and time.monotonic() < end:
+        while any(map(self._in_session, psutil.pids())) and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _runs_here(self, pid: int) -> bool:
-        # One that has ended and that init has not taken note of yet does not count.
+    def _in_session(self, pid: int) -> bool:
+        # A zombie has ended, and init will reap it.
         try:
-            here = os.getpgid(pid) == self._process.pid
-            return here and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            in_group = os.getpgid(pid) == self._process.pid
+            return in_group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False

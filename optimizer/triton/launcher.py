@@ -1,7 +1,4 @@
-"""Starting and stopping a server: what every launcher promises, and what they share.
-
-A launcher does no more than that; what is asked of a running server is in `ServerControl`.
-"""
+"""Start and stop servers: the interface of launchers, and what they share."""
 
 from __future__ import annotations
 
@@ -21,14 +18,15 @@ from optimizer.triton.server_options import option_flags
 
 START_SECONDS = 60.0
 STOP_SECONDS = 8.0
-"""A server that is told to stop gives its models less than half of this, see `arguments`."""
+"""Longer than the time that `arguments` gives the server to unload its models at exit."""
 
 _EXIT_TIMEOUT_SECONDS = 3
 _PORT_ATTEMPTS = 3
 _PORT_IN_USE = "in use"
 """What Triton's log says of a port that another process holds."""
 
-_SAID_WITHOUT_A_GPU = "CudaDriverHelper has not been initialized"
+_HARMLESS_ERROR = "CudaDriverHelper has not been initialized"
+"""Error in the log of every server without a GPU."""
 
 
 class PortInUse(ServerFailure):
@@ -39,7 +37,7 @@ PickPorts = Callable[[int], Sequence[int]]
 
 
 class RunningServer(Protocol):
-    """A server that was started, or that was found running."""
+    """A server that was started, or that was running already."""
 
     @property
     def control(self) -> ServerControl:
@@ -47,34 +45,33 @@ class RunningServer(Protocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it listens."""
+        """Addresses that it listens on."""
 
     def exit_reason(self) -> str | None:
-        """Why it is no longer running, None while it is."""
+        """Return why it no longer runs, None while it does."""
 
     def log_since_start(self) -> str:
-        """What it has written to its log; empty where that is unseen."""
+        """Return its log so far; empty where the log is not available."""
 
     def memory_bytes(self) -> int | None:
-        """Resident memory of the server without its models' own processes; None where unseen."""
+        """Return the resident memory of the server process; None where it is not available."""
 
     def memory_with_models_bytes(self) -> int | None:
-        """Memory of the server and its models; what processes share is divided among them.
+        """Return the memory of the server and its model processes; None where not available.
 
-        None where unseen.
+        Memory that processes share is divided among them.
         """
 
     def model_processes(self) -> Mapping[int, str] | None:
-        """Return the status of every Python model's process by its id; None where unseen."""
+        """Return psutil's status of every Python model's process by its id; None where unknown."""
 
     def cpu_seconds(self) -> float | None:
-        """Process-CPU time spent so far by the server and its models; None where unseen."""
+        """Return the CPU time of the server and its models so far; None where not available."""
 
     def stop(self) -> None:
         """Stop it and wait until nothing of it is left; no error when it has ended already.
 
-        A server that somebody else has started loses the models that were loaded through `control`,
-        and runs on.
+        A server that was not started here only unloads what `control` loaded, and runs on.
         """
 
 
@@ -90,7 +87,7 @@ class ServerLauncher(Protocol):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that were free a moment ago; the caller must allow for a race."""
+    """Return ports on 127.0.0.1 that are free now; another process may take them meanwhile."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -101,7 +98,7 @@ def free_ports(count: int) -> list[int]:
 def on_free_ports(
     start: Callable[[Endpoint], RunningServer], pick_ports: PickPorts
 ) -> RunningServer:
-    """Start a server on 127.0.0.1, on other ports when one of those picked is taken meanwhile."""
+    """Start a server on 127.0.0.1, on other ports when one of those picked is in use."""
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
             return start(Endpoint(*(f"127.0.0.1:{port}" for port in pick_ports(3))))
@@ -114,22 +111,22 @@ def on_free_ports(
 def arguments(
     options: ServerOptions, slot: Slot, endpoint: Endpoint, repository: str, *own: str
 ) -> list[str]:
-    """The command line of tritonserver, less the program.
+    """Return the arguments of tritonserver.
 
     Args:
-        repository: as the server sees it.
-        own: arguments that one launcher adds, such as where backends are.
+        repository: path as the server sees it.
+        own: arguments of one launcher, such as the backend directory.
     """
     listening = [
-        f"--{what}-{part}={value}"
-        for what, address in zip(("grpc", "http", "metrics"), astuple(endpoint), strict=True)
+        f"--{service}-{part}={value}"
+        for service, address in zip(("grpc", "http", "metrics"), astuple(endpoint), strict=True)
         for part, value in zip(("address", "port"), address.rsplit(":", 1), strict=True)
     ]
     return [
         f"--model-repository={repository}",
         *own,
         "--model-control-mode=explicit",
-        # Auto-complete would switch batching on where a trial has it off.
+        # Auto-complete would enable batching where a trial disables it.
         "--disable-auto-complete-config",
         *listening,
         *(["--allow-gpu-metrics=false"] if not slot.gpu_uuids else []),
@@ -139,12 +136,11 @@ def arguments(
 
 
 def wait_ready(server: RunningServer, listens: Callable[[], bool]) -> None:
-    """Wait until a server answers; where it does not come up, stop it.
+    """Wait until a server is ready; stop it where it does not come up.
 
     Args:
-        listens: whether it holds all of its ports. It answers on the first before it tries the
-            last, and ends when that is taken; and whoever has taken it may be a server that answers
-            in this one's place.
+        listens: returns whether it listens on all of its ports. It is ready on the first before it
+            opens the last, and exits when that is in use, perhaps by another server that is ready.
 
     Raises:
         PortInUse: when another process holds one of its ports.
@@ -167,10 +163,10 @@ def wait_ready(server: RunningServer, listens: Callable[[], bool]) -> None:
 
 
 def last_errors(log: str, lines: int = 3) -> str:
-    """The last error lines of a Triton log, in one line; its last line where it has none."""
-    found = re.findall(r"^E\d{4} \S+ \d+ \S+\] (.*)$", log, re.MULTILINE)
-    wrong = [text for text in found if _SAID_WITHOUT_A_GPU not in text]
-    if not wrong:
-        rest = log.strip().splitlines()
-        return f"its last words: {rest[-1].strip()}" if rest else "its log is empty"
-    return "its log says: " + " / ".join(text.strip().strip('"') for text in wrong[-lines:])
+    """Return the last error lines of a Triton log in one line, or its last line without errors."""
+    errors = re.findall(r"^E\d{4} \S+ \d+ \S+\] (.*)$", log, re.MULTILINE)
+    errors = [text for text in errors if _HARMLESS_ERROR not in text]
+    if not errors:
+        log_lines = log.strip().splitlines()
+        return f"its log ends: {log_lines[-1].strip()}" if log_lines else "its log is empty"
+    return "its log says: " + " / ".join(text.strip().strip('"') for text in errors[-lines:])

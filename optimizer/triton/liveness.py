@@ -1,8 +1,8 @@
-"""Whether what serves a configuration is alive: its processes, its readiness, and an answer.
+"""Check that the processes of a served configuration run and that its models reply.
 
-Triton goes on calling a model ready when the model's process is dead or stopped, and starts a dead
-one anew in silence. So the processes that the model was loaded into are looked at, and the model is
-sent a request.
+Triton reports a model as ready although its process is dead or stopped, and silently restarts a
+dead one. The check therefore looks at the processes that the model was loaded into, and sends a
+request.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from optimizer.measurement.level import LoadLevel
 from optimizer.triton.session import ServedConfiguration
 from optimizer.workload.streams import Tensors
 
-_ANSWER_SECONDS = 30.0
-"""Longest wait for an answer while the model executes nothing."""
+_REPLY_SECONDS = 30.0
+"""Longest wait for a reply while the model executes nothing."""
 
 _DEAD_PROCESS = re.compile(r"stub process .*(not healthy|unhealthy|terminated)", re.IGNORECASE)
-"""Triton's reply to a request that was with a Python model's process when that died."""
+"""Triton's reply to a request whose Python model process died."""
 
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Liveness:
-    """Checks, between load levels, that the models that were loaded are the ones that answer.
+    """Checks between load levels that the loaded models serve.
 
     Args:
-        requests: one request for every model that the load is sent to.
+        requests: one request for every model under load.
     """
 
     def __init__(self, served: ServedConfiguration, requests: Mapping[str, Tensors]) -> None:
@@ -39,24 +39,21 @@ class Liveness:
         self._requests = requests
 
     def check(self) -> None:
-        """Check everything.
+        """Check processes and replies.
 
         Raises:
             LoadTestFailure: the server has ended.
             ServerFailure: a model's process has died or is stopped, or a model is not ready or does
-                not answer.
+                not reply.
         """
         self.check_processes()
-        self.check_answers()
+        self.check_replies()
 
     def check_processes(self, level: LoadLevel | None = None) -> None:
-        """Check the server and its models' processes.
+        """Check the server and its models' processes; raises what `check` raises.
 
         Args:
-            level: that has just been run, whose errors may tell of a death.
-
-        Raises:
-            As `check`.
+            level: the last load level, whose errors may show that a process died.
         """
         if (reason := self._served.server.exit_reason()) is not None:
             raise LoadTestFailure(reason)
@@ -64,11 +61,11 @@ class Liveness:
         for stream in level.streams if level is not None else ():
             _refuse_death(stream.first_error)
 
-    def check_answers(self) -> None:
-        """Send every model one request. Raises ServerFailure where one does not answer."""
+    def check_replies(self) -> None:
+        """Send every model one request. Raises ServerFailure where one does not reply."""
         for model, tensors in self._requests.items():
             control = self._served.control
-            _refuse_death(control.error_of_one_request(model, tensors, _ANSWER_SECONDS))
+            _refuse_death(control.error_of_one_request(model, tensors, _REPLY_SECONDS))
 
     def _check_processes(self) -> None:
         now = self._served.server.model_processes()
@@ -83,6 +80,6 @@ class Liveness:
 
 
 def _refuse_death(error: str | None) -> None:
-    """Raise ServerFailure for an error that tells of a dead process; others are the model's own."""
+    """Raise ServerFailure for an error of a dead process; other errors are the model's own."""
     if error is not None and _DEAD_PROCESS.search(error):
         raise ServerFailure(f"a model's process has died: {error}")

@@ -1,4 +1,4 @@
-"""The gauges of the server's own metrics endpoint (Prometheus text format)."""
+"""Gauges of the server's metrics endpoint (Prometheus text format)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _GAUGES = {
     "nv_gpu_utilization",
     "nv_pinned_memory_pool_used_bytes",
 }
-_ANSWER_SECONDS = 2.0
+_TIMEOUT_SECONDS = 2.0
 
 
 def gauges(address: str) -> tuple[tuple[str, float], ...]:
-    """Machine gauges by name, summed over devices; empty where the server offers none.
+    """Return machine gauges by name, summed over devices; empty without a metrics endpoint.
 
     Args:
-        address: host:port of the metrics endpoint.
+        address: host:port of the endpoint.
     """
     try:
-        text = fetch(f"http://{address}/metrics", _ANSWER_SECONDS).decode()
+        text = fetch(f"http://{address}/metrics", _TIMEOUT_SECONDS).decode()
     except OSError:
         return ()
-    found: defaultdict[str, float] = defaultdict(float)
+    values: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name in _GAUGES:
-                found[sample.name] += sample.value
-    return tuple(sorted(found.items()))
+                values[sample.name] += sample.value
+    return tuple(sorted(values.items()))

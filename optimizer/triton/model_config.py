@@ -1,4 +1,4 @@
-"""config.pbtxt: from a `ModelServing` to Triton's ModelConfig message, and back for comparison."""
+"""Triton's ModelConfig message of a `ModelServing`, and its comparison with a running one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from optimizer.workload.streams import DataType, OutputTensor, Payloads, padded_
 def model_config(
     model: ModelServing, payloads: Payloads, output: OutputTensor, template: Path
 ) -> model_config_pb2.ModelConfig:
-    """The message that has Triton serve `model` as asked.
+    """Return the configuration of `model`.
 
     Args:
-        template: config.pbtxt that holds what is the same for every model of the backend.
+        template: config.pbtxt with the fields that all models of the backend share.
 
     Raises:
-        ValueError: when the template is no ModelConfig; names the file and the place in it.
+        ValueError: when the template is no ModelConfig; the message names the file and the line.
     """
     config = model_config_pb2.ModelConfig()
     try:
@@ -60,7 +60,7 @@ def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
 
 
 def _settings(model: ModelServing) -> dict[str, str]:
-    """What model.py reads; a backend of Triton's own knows nothing of it."""
+    """Return the parameters that model.py reads; Triton's own backends have none."""
     if model.artifact.backend != "python":
         return {}
     return {
@@ -101,9 +101,9 @@ def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> 
 def _add_cuda_graphs(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Record graphs for the batch sizes that Triton chooses itself, at every length that is sent.
+    """Capture CUDA graphs for Triton's default batch sizes, at every length that is sent.
 
-    Unless it is told, Triton records them at the engine's optimal length, which is the longest.
+    By default Triton captures them at the engine's optimal length, which is the longest.
     """
     cuda, lengths = config.optimization.cuda, payloads.lengths
     cuda.graphs = True
@@ -122,7 +122,7 @@ def _add_cuda_graphs(
 def _add_warmup(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Execute zeros of the longest length, so that the first request is not the slowest."""
+    """Execute zeros of the longest length, so that the first requests are not slower."""
     length = padded_length(payloads.lengths.longest, model.padding, payloads.lengths)
     for size in model.warmup_batch_sizes:
         warmup = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
@@ -138,38 +138,38 @@ def _type(name: DataType) -> model_config_pb2.DataType:
 
 
 def output_of_config(config: model_config_pb2.ModelConfig) -> OutputTensor:
-    """The tensor that the model of a configuration written here answers with."""
+    """Return the output of a configuration that was written here."""
     [output] = config.output
-    known = get_args(DataType)
+    data_types = get_args(DataType)
     name = model_config_pb2.DataType.Name(output.data_type).removeprefix("TYPE_")
-    data_type: DataType = known[known.index(name)]
+    data_type: DataType = data_types[data_types.index(name)]
     return OutputTensor(output.name, data_type, tuple(output.dims))
 
 
 def to_text(config: model_config_pb2.ModelConfig) -> str:
-    """The message as config.pbtxt."""
+    """Return the text of a config.pbtxt."""
     return str(text_format.MessageToString(config))
 
 
 def differences(
-    asked: model_config_pb2.ModelConfig, running: model_config_pb2.ModelConfig
+    requested: model_config_pb2.ModelConfig, running: model_config_pb2.ModelConfig
 ) -> list[str]:
-    """Lines "field: asked A, the server runs B" for everything asked for that is not so.
+    """Return a line "field: requested A, the server runs B" for each requested field that differs.
 
-    The server fills in defaults of its own; these count only where something was asked. A batcher
-    that nobody asked for is a difference.
+    Defaults that the server fills in elsewhere are ignored, except for a dynamic batcher.
     """
-    wanted = json_format.MessageToDict(asked, preserving_proto_field_name=True)
-    found = json_format.MessageToDict(running, preserving_proto_field_name=True)
-    for message in (wanted, found):
+    wanted = json_format.MessageToDict(requested, preserving_proto_field_name=True)
+    actual = json_format.MessageToDict(running, preserving_proto_field_name=True)
+    for message in (wanted, actual):
         _fill_in_zeros(message)
     batcher = wanted.get("dynamic_batching")
     if batcher is not None and "preferred_batch_size" not in batcher:
         # Triton reads "no preference" as a preference for the largest batch.
-        batcher["preferred_batch_size"] = [asked.max_batch_size]
-    lines = list(_missing(wanted, found, ""))
-    if batcher is None and "dynamic_batching" in found:
-        lines.append(f"dynamic_batching: asked none, the server runs {found['dynamic_batching']}")
+        batcher["preferred_batch_size"] = [requested.max_batch_size]
+    lines = _differing_fields(wanted, actual, "")
+    if batcher is None and "dynamic_batching" in actual:
+        value = actual["dynamic_batching"]
+        lines.append(f"dynamic_batching: requested none, the server runs {value}")
     return lines
 
 
@@ -199,7 +199,7 @@ _ZEROS = {
 
 
 def _fill_in_zeros(message: dict[str, Any]) -> None:
-    """Add parameters that are 0 or false, which a message leaves out though they were asked for."""
+    """Add requested parameters that are 0 or false, which a message omits."""
     for path, zero in _ZEROS.items():
         *sections, field = path.split(".")
         part: dict[str, Any] | None = message
@@ -209,11 +209,13 @@ def _fill_in_zeros(message: dict[str, Any]) -> None:
             part.setdefault(field, zero)
 
 
-def _missing(asked: Any, found: Any, path: str) -> list[str]:
-    if isinstance(asked, dict) and isinstance(found, dict):
-        parts = [(f"{path}.{k}" if path else k, v, found.get(k)) for k, v in asked.items()]
-        return [line for key, a, f in parts for line in _missing(a, f, key)]
-    if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
-        pairs = zip(asked, found, strict=True)
-        return [line for n, (a, f) in enumerate(pairs) for line in _missing(a, f, f"{path}[{n}]")]
-    return [] if asked == found else [f"{path}: asked {asked}, the server runs {found}"]
+def _differing_fields(wanted: Any, actual: Any, path: str) -> list[str]:
+    if isinstance(wanted, dict) and isinstance(actual, dict):
+        parts = [(f"{path}.{k}" if path else k, v, actual.get(k)) for k, v in wanted.items()]
+    elif isinstance(wanted, list) and isinstance(actual, list) and len(wanted) == len(actual):
+        pairs = zip(wanted, actual, strict=True)
+        parts = [(f"{path}[{n}]", w, a) for n, (w, a) in enumerate(pairs)]
+    else:
+        same = wanted == actual
+        return [] if same else [f"{path}: requested {wanted}, the server runs {actual}"]
+    return [line for key, w, a in parts for line in _differing_fields(w, a, key)]

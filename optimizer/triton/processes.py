@@ -1,4 +1,4 @@
-"""What a server and its models' own processes use, by the kernel's own accounts."""
+"""Memory, CPU time and ports of a server and its model processes, from the kernel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import psutil
 
 _MODEL_PROCESS = "triton_python_b"
-"""Begins the name of what Triton runs Python models in; the kernel keeps 15 characters."""
+"""Name of the processes of Python models, of which the kernel keeps 15 characters."""
 
 _Number = TypeVar("_Number", int, float)
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Resident memory of one process; None where it is gone."""
+    """Return the resident memory of one process; None where it is gone."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
@@ -23,40 +23,37 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def memory_bytes(pid: int) -> int | None:
-    """Memory of a process and all below it; what they share is divided among them.
+    """Return the memory of a process and its descendants; shared memory is divided among them.
 
-    None where it is gone, or another user's.
+    None where the process is gone, or belongs to another user.
     """
     return _sum(pid, lambda process: int(process.memory_full_info().pss))
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Process-CPU time spent so far by a process and all below it; None where it is gone."""
+    """Return the CPU time of a process and its descendants so far; None where it is gone."""
     return _sum(pid, _cpu_seconds)
 
 
 def model_statuses(pid: int) -> dict[int, str] | None:
-    """Return psutil's status of the processes of Python models below a server, by process id.
-
-    None where the server is gone.
-    """
+    """Return psutil's status of a server's Python model processes by id; None where it is gone."""
     try:
-        below = psutil.Process(pid).children(recursive=True)
+        descendants = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return None
-    found: dict[int, str] = {}
-    for process in below:
+    statuses: dict[int, str] = {}
+    for process in descendants:
         with suppress(psutil.Error):
             if process.name().startswith(_MODEL_PROCESS):
-                found[process.pid] = process.status()
-    return found
+                statuses[process.pid] = process.status()
+    return statuses
 
 
 def listening_below(pid: int) -> set[int]:
-    """TCP ports that a process or one below it listens on; none where it is gone.
+    """Return the TCP ports that a process or a descendant listens on; none where it is gone.
 
     Raises:
-        psutil.AccessDenied: it is another user's.
+        psutil.AccessDenied: it belongs to another user.
     """
     ports = set()
     with suppress(psutil.NoSuchProcess):
@@ -67,7 +64,7 @@ def listening_below(pid: int) -> set[int]:
 
 
 def listening_anywhere() -> set[int]:
-    """TCP ports that somebody on this machine listens on."""
+    """Return the TCP ports that any process of this machine listens on."""
     return _listening(psutil.net_connections("tcp"))
 
 
@@ -76,19 +73,19 @@ def _listening(connections: Iterable[Any]) -> set[int]:
 
 
 def _sum(pid: int, of: Callable[[psutil.Process], _Number]) -> _Number | None:
-    """Of a process and all below it, less those that end meanwhile."""
+    """Sum over a process and its descendants, without those that end meanwhile."""
     total = None
     with suppress(psutil.Error):
         first = psutil.Process(pid)
         total = of(first)
-        for below in first.children(recursive=True):
+        for process in first.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                total += of(below)
+                total += of(process)
     return total
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
-    # Those of children that have ended count on: a model's process goes when it is unloaded.
-    ended = times.children_user + times.children_system
-    return float(times.user + times.system + ended)
+    # Includes model processes that have ended, as they do when a model is unloaded.
+    children = times.children_user + times.children_system
+    return float(times.user + times.system + children)

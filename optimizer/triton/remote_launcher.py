@@ -1,4 +1,4 @@
-"""A server that somebody else has started: it is waited for, used, and left running."""
+"""A server that runs already: it is awaited, used, and left running."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from optimizer.triton.launcher import START_SECONDS, RunningServer
 _START_IT = "start it with --model-control-mode=explicit --disable-auto-complete-config"
 _UNLOAD_SECONDS = 10.0
 _TRIES = 3
-"""One answer may come late from a server that is busy."""
+"""A busy server may miss one reply."""
 
 
 class RemoteLauncher:
-    """Finds the server of a `RemoteHost`; its options are those that it was started with.
+    """Connects to the server of a `RemoteHost`, whose options cannot be changed.
 
     Args:
-        start_seconds: how long it is waited for.
+        start_seconds: how long to wait for the server.
     """
 
     def __init__(self, host: RemoteHost, start_seconds: float = START_SECONDS) -> None:
@@ -30,10 +30,10 @@ class RemoteLauncher:
         self._start_seconds = start_seconds
 
     def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
-        """Wait until it answers; see `ServerLauncher`.
+        """Wait until the server answers.
 
         Raises:
-            ServerFailure: it does not answer, has the wrong mode, or would have to be started anew.
+            ServerFailure: it does not answer, has the wrong mode, or would have to be restarted.
         """
         if options != ServerOptions():
             raise ServerFailure(
@@ -75,7 +75,8 @@ class _RemoteServer:
             time.sleep(0.1)
         if not self._control.in_explicit_mode():
             raise ServerFailure(
-                f"the server at {self._endpoint.grpc} loads no model when asked: {_START_IT}",
+                f"the server at {self._endpoint.grpc} is not in explicit model-control mode:"
+                f" {_START_IT}",
                 transient=False,
             )
 
@@ -102,7 +103,7 @@ class _RemoteServer:
         return None
 
     def stop(self) -> None:
-        """Unload what was loaded here. One that is gone has unloaded it."""
+        """Unload what was loaded here; a server that is gone needs no unloading."""
         if self._stopped:
             return
         self._stopped = True

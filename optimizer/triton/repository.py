@@ -1,4 +1,4 @@
-"""Model repositories on disk: NAME/config.pbtxt and NAME/1/ with the model file and model.py."""
+"""Write model repositories: NAME/config.pbtxt, and NAME/1/ with model file and model.py."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from optimizer.triton.model_config import model_config, to_text
 from optimizer.workload.streams import OutputTensor, Payloads
 
 MODEL_CODE = ("model.py", "session.py")
-"""What of a version's files belongs to a Python-hosted runtime, and not to the model."""
+"""Files of a version that belong to the Python backend and not to the model."""
 
-Place = Callable[[Path, Path], object]
-"""Puts a file at a second path: by symbolic link for a trial, by copy for what is handed out."""
+PlaceFile = Callable[[Path, Path], object]
+"""Creates a file from another: a symbolic link for a trial, a copy for an export."""
 
 
 def link(source: Path, target: Path) -> None:
-    """Place a file by a symbolic link: gigabytes of weights are not copied for a trial."""
+    """Create a symbolic link, so that gigabytes of weights are not copied for a trial."""
     target.symlink_to(source.resolve())
 
 
-class WritesModels(Protocol):
-    """Puts models where a server looks for them."""
+class ModelWriter(Protocol):
+    """Writes models to where a server loads them from."""
 
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """Put one model there, replacing it as a whole where it is there already.
+        """Write one model; an existing one is replaced as a whole.
 
         Args:
-            artifact: directory of the files that version 1 holds.
+            artifact: directory of the files of version 1.
 
         Returns:
             The configuration that was written.
@@ -52,12 +52,12 @@ class ModelRepository:
     """A directory that tritonserver serves, written from templates.
 
     Args:
-        root: the repository; made where it is missing.
+        root: the repository; created when needed.
         templates: folder with one folder per backend.
-        place: how model files get there.
+        place: creates the model files.
     """
 
-    def __init__(self, root: Path, templates: Path, place: Place = link) -> None:
+    def __init__(self, root: Path, templates: Path, place: PlaceFile = link) -> None:
         self.root = root
         self._templates = templates
         self.place = place
@@ -65,15 +65,15 @@ class ModelRepository:
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """See `WritesModels`."""
+        """Write one model under a temporary name and rename it."""
         template = self._templates / model.artifact.backend
         config = model_config(model, payloads, output, template / "config.pbtxt")
-        final, fresh = self.root / model.name, self.root / f".{model.name}.new"
+        final, temporary = self.root / model.name, self.root / f".{model.name}.new"
         with storage_errors(final):
-            shutil.rmtree(fresh, ignore_errors=True)
-            version = fresh / "1"
+            shutil.rmtree(temporary, ignore_errors=True)
+            version = temporary / "1"
             version.mkdir(parents=True)
-            (fresh / "config.pbtxt").write_text(to_text(config))
+            (temporary / "config.pbtxt").write_text(to_text(config))
             if model.artifact.backend == "python":
                 sources = template / "model.py", session_file(model.artifact.runtime)
                 for source, name in zip(sources, MODEL_CODE, strict=True):
@@ -81,7 +81,7 @@ class ModelRepository:
             for file in sorted(artifact.iterdir()):
                 self.place(file, version / file.name)
             shutil.rmtree(final, ignore_errors=True)
-            fresh.rename(final)
+            temporary.rename(final)
         return config
 
 
@@ -89,8 +89,8 @@ def read_config(path: Path) -> model_config_pb2.ModelConfig:
     """Read a config.pbtxt.
 
     Raises:
-        UnreadableError: where it is no file of text.
-        google.protobuf.text_format.ParseError: where it says something else.
+        UnreadableError: when it is no text file.
+        google.protobuf.text_format.ParseError: when it is no ModelConfig.
     """
     try:
         return text_format.Parse(read_text(path), model_config_pb2.ModelConfig())

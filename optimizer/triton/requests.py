@@ -1,6 +1,7 @@
-"""Requests as the bytes that go over the wire, serialised once for many sendings.
+"""Serialise requests once, for many transmissions.
 
-See the KServe v2 inference protocol and Triton's binary-tensor and shared-memory extensions.
+The formats are the KServe v2 inference protocol and Triton's binary-tensor and shared-memory
+extensions.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from optimizer.workload.streams import SerialisedRequest, Tensors, Transport
 def serialised(
     control: ServerControl, model: str, requests: Sequence[Tensors], transport: Transport
 ) -> Iterator[tuple[SerialisedRequest, ...]]:
-    """The requests, good for as long as the context lasts.
+    """Yield the requests, which are valid within the context.
 
-    With shared memory their tensors lie in a region that the server knows until then.
+    With shared memory their tensors lie in a region that is registered with the server until then.
 
     Raises:
         ServerFailure: when the server refuses the region.
-        StorageError: when shared memory has no room for it.
+        StorageError: when there is not enough shared memory.
     """
     if not transport.shared_memory:
         yield tuple(_serialise(model, tensors, transport, None) for tensors in requests)
@@ -40,12 +41,12 @@ def serialised(
     region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
     try:
         reserve(name, size)
-        placed = _place(region, name, requests)
+        placements = _place(region, name, requests)
         control.register_shared_memory(name, f"/{name}", size)
         try:
             yield tuple(
-                _serialise(model, tensors, transport, where)
-                for tensors, where in zip(requests, placed, strict=True)
+                _serialise(model, tensors, transport, placement)
+                for tensors, placement in zip(requests, placements, strict=True)
             )
         finally:
             control.unregister_shared_memory(name)
@@ -54,46 +55,46 @@ def serialised(
 
 
 Placement = dict[str, dict[str, Any]]
-"""Parameters of a request's inputs that say where in a region each lies, by input."""
+"""Shared-memory parameters of a request's inputs, by input."""
 
 
 def _place(region: object, name: str, requests: Sequence[Tensors]) -> list[Placement]:
     """Copy every tensor into the region, one after the other."""
-    offset, placed = 0, []
+    offset, placements = 0, []
     for tensors in requests:
-        where: Placement = {}
+        placement: Placement = {}
         for tensor, array in tensors.items():
             shared_memory.set_shared_memory_region(
                 region, [np.ascontiguousarray(array)], offset=offset
             )
-            where[tensor] = {
+            placement[tensor] = {
                 "shared_memory_region": name,
                 "shared_memory_byte_size": array.nbytes,
                 "shared_memory_offset": offset,
             }
             offset += array.nbytes
-        placed.append(where)
-    return placed
+        placements.append(placement)
+    return placements
 
 
 def _serialise(
-    model: str, tensors: Tensors, transport: Transport, where: Placement | None
+    model: str, tensors: Tensors, transport: Transport, placement: Placement | None
 ) -> SerialisedRequest:
     if transport.protocol == "grpc":
-        return _over_grpc(model, tensors, where)
-    return _over_http(model, tensors, transport, where)
+        return _over_grpc(model, tensors, placement)
+    return _over_http(model, tensors, transport, placement)
 
 
-def _over_grpc(model: str, tensors: Tensors, where: Placement | None) -> SerialisedRequest:
+def _over_grpc(model: str, tensors: Tensors, placement: Placement | None) -> SerialisedRequest:
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in tensors.items():
         item = request.inputs.add(
             name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape
         )
-        if where is None:
+        if placement is None:
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
             continue
-        for key, value in where[name].items():
+        for key, value in placement[name].items():
             if isinstance(value, str):
                 item.parameters[key].string_param = value
             else:
@@ -102,7 +103,7 @@ def _over_grpc(model: str, tensors: Tensors, where: Placement | None) -> Seriali
 
 
 def _over_http(
-    model: str, tensors: Tensors, transport: Transport, where: Placement | None
+    model: str, tensors: Tensors, transport: Transport, placement: Placement | None
 ) -> SerialisedRequest:
     inputs: list[dict[str, Any]] = []
     tail = b""
@@ -112,8 +113,8 @@ def _over_http(
             "datatype": np_to_triton_dtype(array.dtype),
             "shape": list(array.shape),
         }
-        if where is not None:
-            item["parameters"] = where[name]
+        if placement is not None:
+            item["parameters"] = placement[name]
         elif transport.encoding == "json":
             item["data"] = array.ravel().tolist()
         else:

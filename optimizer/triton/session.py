@@ -1,4 +1,4 @@
-"""One server kept running over many configurations, restarted only when it must be."""
+"""Serve many configurations with one server, which is restarted only when necessary."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from optimizer.machine.slots import Slot
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import model_config, to_text
-from optimizer.triton.repository import WritesModels
+from optimizer.triton.repository import ModelWriter
 from optimizer.workload.streams import OutputTensor, Payloads
 
 _LOAD_SECONDS = 120.0
 _UNLOAD_SECONDS = 10.0
 _DYING_SECONDS = 0.5
-"""A server that is killed drops its connections before its end can be seen."""
+"""A killed server drops its connections before its exit can be observed."""
 
-_GIVING_BACK_SECONDS = 2.0
+_MEMORY_RELEASE_SECONDS = 2.0
 _MEMORY_GROWTH_BYTES = 512 * 2**20
-"""A server that holds this much more than when it was new does not give memory back."""
+"""Growth since its start from which a server is taken to leak memory."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a model needs beside its configuration: its files, its inputs, its output.
+    """What a model needs besides its configuration.
 
     Attributes:
-        engine: what a TensorRT engine was built with and for; None for other files.
+        artifact: directory of its files.
+        engine: TensorRT and GPU that an engine was built with and for; None for other files.
     """
 
     artifact: Path
@@ -46,14 +47,14 @@ class ModelFiles:
 def files_of(
     config: ServingConfig, built: Mapping[ArtifactSpec, ModelFiles]
 ) -> dict[str, ModelFiles]:
-    """What serving a configuration needs, by model, out of everything that was built."""
+    """Return the files of each model of a configuration, by its name."""
     return {model.name: built[model.artifact] for model in config.models}
 
 
 def config_texts(
     config: ServingConfig, files: Mapping[str, ModelFiles], templates: Path
 ) -> dict[str, str]:
-    """The config.pbtxt of each model by a file name, of which several models share no two.
+    """Return the config.pbtxt of each model by file name; with several, the name has the model's.
 
     Args:
         files: by model.
@@ -73,7 +74,7 @@ class ServedConfiguration:
     """A server that serves one configuration now.
 
     Attributes:
-        processes: ids of those that the configuration's models run in, beside the server's own.
+        processes: ids of the configuration's model processes.
     """
 
     server: RunningServer
@@ -84,17 +85,17 @@ class ServedConfiguration:
 class ServingSession:
     """Serves configurations one after the other; a context manager that stops the server.
 
-    The server is restarted when its options change, after a failure, or when it keeps memory of
-    models that are gone; otherwise models are unloaded and loaded.
+    The server is restarted when its options change, after a failure, or when it does not release
+    the memory of unloaded models; otherwise models are only unloaded and loaded.
 
     Args:
-        gpus: that the server may use, as far as they are known: no other's engines are loaded.
+        gpus: the server's GPUs, if known: engines of other GPUs are refused.
     """
 
     def __init__(
         self,
         launcher: ServerLauncher,
-        repository: WritesModels,
+        repository: ModelWriter,
         slot: Slot,
         gpus: tuple[Gpu, ...] = (),
     ) -> None:
@@ -114,33 +115,31 @@ class ServingSession:
         self.stop()
 
     def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> ServedConfiguration:
-        """Have exactly the models of `config` served, each as asked.
+        """Load the models of `config`.
 
         Args:
-            files: what each model needs beside its configuration, by name.
+            files: of each model, by name.
 
         Raises:
-            TrialFailure: the server is stopped then, since after a failed load it may keep memory.
+            TrialFailure: the server is stopped, since it may keep memory after a failed load.
         """
         try:
             served = self._server(config.server)
-            # The processes of models that were served before end when they like.
+            # Processes of unloaded models may still run.
             before = frozenset(served.server.model_processes() or ())
             for model in config.models:
-                needed = files[model.name]
-                if needed.engine is not None:
-                    refuse_mismatch(needed.engine, served.control.version(), self._gpus)
-                asked = self._repository.write(
-                    model, needed.artifact, needed.payloads, needed.output
-                )
-                served.control.load(model.name, asked, _LOAD_SECONDS)
+                own = files[model.name]
+                if own.engine is not None:
+                    refuse_mismatch(own.engine, served.control.version(), self._gpus)
+                requested = self._repository.write(model, own.artifact, own.payloads, own.output)
+                served.control.load(model.name, requested, _LOAD_SECONDS)
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
         except TrialFailure as error:
             raise self.failure(error) from error
 
     def retire(self, *, wait: bool = False) -> None:
-        """Unload what is served; with `wait` until it is gone, else the next `serve` waits."""
+        """Unload the models; with `wait`, return when they are gone."""
         if self._running is None:
             return
         try:
@@ -150,7 +149,7 @@ class ServingSession:
             self.stop()
 
     def memory_of_models_mib(self) -> float | None:
-        """What the loaded models take, on the GPU that has most of it or else of the machine."""
+        """Return the memory of the loaded models, on the fullest GPU or else of the machine."""
         now = self._memory_mib()
         return now - self._empty_mib if now is not None and self._empty_mib is not None else None
 
@@ -163,9 +162,9 @@ class ServingSession:
     def failure(self, error: TrialFailure) -> TrialFailure:
         """Stop the server after `error` and return the failure that explains it best.
 
-        When the server has died, its end is the reason and not the broken connection.
+        When the server has died, its exit is the reason and not the broken connection.
         """
-        reason = self._end_behind(error)
+        reason = self._exit_reason(error)
         log = self._running.server.log_since_start() if self._running is not None else ""
         self.stop()
         if reason is not None and not isinstance(error, ServerFailure | ModelLoadFailure):
@@ -177,19 +176,19 @@ class ServingSession:
             return ModelLoadFailure(text, transient=error.transient)
         return error
 
-    def _end_behind(self, error: TrialFailure) -> str | None:
-        """Why the server ended, None where it still runs."""
-        patience = _DYING_SECONDS if isinstance(error, ServerFailure | LoadTestFailure) else 0.0
-        until = time.monotonic() + patience
+    def _exit_reason(self, error: TrialFailure) -> str | None:
+        """Return why the server exited, None where it still runs."""
+        grace = _DYING_SECONDS if isinstance(error, ServerFailure | LoadTestFailure) else 0.0
+        deadline = time.monotonic() + grace
         while self._running is not None:
             reason = self._running.server.exit_reason()
-            if reason is not None or time.monotonic() >= until:
+            if reason is not None or time.monotonic() >= deadline:
                 return reason
             time.sleep(0.01)
         return None
 
     def stop(self) -> None:
-        """Stop the server; nothing of it is left."""
+        """Stop the server."""
         running, self._running = self._running, None
         if running is not None:
             running.server.stop()
@@ -214,8 +213,8 @@ class ServingSession:
         return bool(self._slot.gpu_uuids) and self._gpu_memory_is_kept(running)
 
     def _gpu_memory_is_kept(self, running: ServedConfiguration) -> bool:
-        """Whether a GPU is not as empty as with a new server, though nothing is loaded."""
-        end = time.monotonic() + _GIVING_BACK_SECONDS
+        """Return whether a GPU holds more than with a new server, although no model is loaded."""
+        end = time.monotonic() + _MEMORY_RELEASE_SECONDS
         while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:
             if kept * 2**20 <= _MEMORY_GROWTH_BYTES:
                 return False
@@ -226,5 +225,5 @@ class ServingSession:
 
 
 def _reason_is_in_the_log(error: ModelLoadFailure) -> bool:
-    """Triton does not reply why a model never came up, nor what is wrong with a config.pbtxt."""
+    """Return whether only the log says why a model did not come up or a config.pbtxt is wrong."""
     return error.transient or "failed to poll" in str(error)

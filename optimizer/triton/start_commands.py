@@ -1,4 +1,4 @@
-"""The shell commands that start a server over a model repository as this program does."""
+"""Shell commands that start the same server over a model repository as this program does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.triton.launcher import arguments
 
 _EXPLICIT = "--model-control-mode=explicit"
-"""Left out: a server that is started by hand loads all models of its repository."""
+"""Omitted from the commands, so that the server loads all models of its repository."""
 
 
 def embedded_start_commands(
@@ -22,12 +22,12 @@ def embedded_start_commands(
 ) -> str:
     """Return the commands that start the embedded server.
 
-    The Python backend needs a folder in which its stub lies beside its library. Triton starts its
-    processes by a line of shell without quotes, so the repository is named from within.
+    The Python backend needs a folder that holds its stub beside its library. The repository is
+    given as a relative path, because Triton starts model processes by an unquoted shell command.
     """
     files = shlex.join(map(str, runtime.backend_files))
     environment = " ".join(_assignment(*pair) for pair in runtime.environment)
-    pinned = f"taskset --cpu-list {_listed(slot.cores)} " if slot.separated else ""
+    pinned = f"taskset --cpu-list {_joined(slot.cores)} " if slot.separated else ""
     server = shlex.join([str(runtime.binary), *_arguments(options, slot, endpoint, ".")])
     return "\n".join(
         [
@@ -43,10 +43,10 @@ def container_start_command(
     host: ContainerHost, root: Path, options: ServerOptions, slot: Slot, endpoint: Endpoint
 ) -> str:
     """Return the command that starts a container of the image."""
-    gpus = [f'--gpus="device={_listed(slot.gpu_uuids)}"'] if slot.gpu_uuids else []
+    gpus = [f'--gpus="device={_joined(slot.gpu_uuids)}"'] if slot.gpu_uuids else []
     command = [
         *("docker", "run", "--rm", "--network=host"),
-        *(f"--cpuset-cpus={_listed(slot.cores)}", f"--shm-size={host.shared_memory_bytes}"),
+        *(f"--cpuset-cpus={_joined(slot.cores)}", f"--shm-size={host.shared_memory_bytes}"),
         *(*gpus, "--entrypoint=tritonserver", f"--volume={root}:/models:ro", host.image),
         *_arguments(options, slot, endpoint, "/models"),
     ]
@@ -56,16 +56,17 @@ def container_start_command(
 def _arguments(
     options: ServerOptions, slot: Slot, endpoint: Endpoint, repository: str
 ) -> list[str]:
-    return [x for x in arguments(options, slot, endpoint, repository) if x != _EXPLICIT]
+    flags = arguments(options, slot, endpoint, repository)
+    return [flag for flag in flags if flag != _EXPLICIT]
 
 
 def _assignment(name: str, value: str) -> str:
-    """What a variable is set to, with what it holds already as such."""
-    before = os.environ.get(name)
-    if not before:
+    """Return a shell assignment in which the variable's present value stays a reference."""
+    present = os.environ.get(name)
+    if not present:
         return f"{name}={shlex.quote(value)}"
-    return f'{name}={shlex.quote(value.removesuffix(f":{before}"))}:"${name}"'
+    return f'{name}={shlex.quote(value.removesuffix(f":{present}"))}:"${name}"'
 
 
-def _listed(each: tuple[object, ...]) -> str:
-    return ",".join(map(str, each))
+def _joined(items: tuple[object, ...]) -> str:
+    return ",".join(map(str, items))

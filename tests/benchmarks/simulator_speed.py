@@ -28,11 +28,13 @@ REPEATS = 7
 CURVE = ServiceCurve((1, 64), (1.0, 8.0), spread=0.1, busy_factors=(0.8, 1.0))
 SCHEDULERS = {
     "no batching": Scheduler(1, dynamic=False, instances=2),
-    "batch <= 64": Scheduler(64, instances=2),
-    "batch <= 64, fixed dimensions": Scheduler(64, instances=2, free_dimensions=False),
-    "batch <= 64, preferred 4/8/16, delay 500 us": Scheduler(64, (4, 8, 16), 500, instances=2),
+    "max_batch_size 64": Scheduler(64, instances=2),
+    "max_batch_size 64, fixed dimensions": Scheduler(64, instances=2, free_dimensions=False),
+    "max_batch_size 64, preferred 4/8/16, queue delay 500 us": Scheduler(
+        64, (4, 8, 16), 500, instances=2
+    ),
     "the same, no prefetching": Scheduler(64, (4, 8, 16), 500, instances=2, prefetch=False),
-    "batch <= 8, delay 2000 us": Scheduler(8, (), 2000, instances=2),
+    "max_batch_size 8, queue delay 2000 us": Scheduler(8, (), 2000, instances=2),
 }
 
 

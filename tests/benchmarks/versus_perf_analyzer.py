@@ -21,16 +21,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from ruamel.yaml import YAML
 
-from optimizer.commands.parts import RunPlace, default_cache, open_space
+from optimizer.commands.run_context import (
+    RunContext,
+    cache_folder,
+    open_space,
+    require_machine,
+)
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
 from optimizer.load.capacity import RunLevel
-from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.load.perf_analyzer import (
     NAME,
@@ -43,6 +46,7 @@ from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event
 from optimizer.triton.session import ServedConfiguration, files_of
 
 PAYLOAD_LENGTH = 512
@@ -109,16 +113,18 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     """Serve the only point of a space on the first core, with the client on the last."""
     cores = local_slot().cores
     slot = Slot(cores[:1], cores[-1:])
-    place = RunPlace(StudyDirectory(folder / space.study), default_cache(), slot, space.host)
-    with place.session(space) as session:
-        prepared = place.prepare(session, space, lambda _: None)
+    _, machine = require_machine(space)
+    directory = StudyDirectory(folder / space.study)
+    context = RunContext(space, directory, cache_folder(None), slot, machine)
+
+    def ignore(_: Event) -> None:
+        pass
+
+    with context.session(ignore) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
-        with LoadClient(slot.client_cores) as client:
-            rng = np.random.default_rng(0)
-            levels = LevelRunner(client, space.workload, slot, rng, lambda _: None)
-            with levels.on(served, config) as run:
-                yield Bench(space, config, served, levels, run, binary, slot, seconds)
+        with context.levels(ignore) as levels, levels.on(served, config) as run:
+            yield Bench(space, config, served, levels, run, binary, slot, seconds)
 
 
 def in_turn(pairs: int, one: Callable[[], Any], other: Callable[[], Any]) -> list[tuple[Any, Any]]:

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.workload.arrivals import Arrivals, arrivals_of
-from optimizer.workload.streams import ArrivalPattern, ArrivalTrace
+from optimizer.workload.arrivals import ArrivalPattern, Arrivals, ArrivalTrace, arrivals_of
 
 rates = st.floats(0.1, 2_000)
 durations = st.floats(0.01, 20)
@@ -17,6 +16,7 @@ PATTERNS: dict[str, ArrivalPattern] = {
     "poisson": "poisson",
     "constant": "constant",
     "trace": ArrivalTrace("digest", (0.0, 0.1, 0.1, 0.15, 2.0), 3.0),
+    "trace of one arrival": ArrivalTrace("digest", (0.0,), 0.5),
 }
 
 
@@ -37,10 +37,16 @@ def test_times_ascend_within_the_duration(
 
 
 @given(rate=rates, seed=seeds)
-def test_the_mean_rate_is_the_one_asked_for(arrivals: Arrivals, rate: float, seed: int) -> None:
+def test_the_mean_rate_is_the_given_one(arrivals: Arrivals, rate: float, seed: int) -> None:
     expected = 10_000
     due = arrivals.due_seconds(rate, expected / rate, np.random.default_rng(seed))
     assert abs(len(due) - expected) <= 6 * np.sqrt(expected)
+
+
+def test_short_levels_have_their_share_of_requests_on_average(arrivals: Arrivals) -> None:
+    rng, draws = np.random.default_rng(3), 4_000
+    counts = [len(arrivals.due_seconds(50, 0.25 / 50, rng)) for _ in range(draws)]
+    assert abs(np.mean(counts) - 0.25) <= 4 * np.std(counts) / np.sqrt(draws)
 
 
 @given(rate=rates, duration=durations, seed=seeds)
@@ -51,3 +57,8 @@ def test_the_seed_decides_the_times(
         arrivals.due_seconds(rate, duration, np.random.default_rng(seed)) for _ in range(2)
     )
     assert np.array_equal(first, second)
+
+
+def test_another_seed_draws_other_times(arrivals: Arrivals) -> None:
+    first, second = (arrivals.due_seconds(50, 2, np.random.default_rng(seed)) for seed in (1, 2))
+    assert not np.array_equal(first, second)

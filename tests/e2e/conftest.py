@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.runtimes import Runtime
 from optimizer.runtimes.spec import Precision

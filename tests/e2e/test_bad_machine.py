@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from optimizer import cli
-from optimizer.commands.run import RunRequest, run_study
+from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import RequirementError, StorageError
 from optimizer.export.bundle.repository import Provenance, write_model_repository
@@ -270,7 +270,9 @@ def test_a_missing_libpython_is_named_with_the_command_that_installs_it(
     # It finds everything else beside itself, and has been moved.
     monkeypatch.setenv("LD_LIBRARY_PATH", str(real.parents[1] / "nvidia_pytriton.libs"))
     with pytest.raises(RequirementError) as caught:
-        run_study(RunRequest(space, tmp_path / "results", built.cache), lambda _: None)
+        run_study(
+            RunOptions(space, results=tmp_path / "results", cache=built.cache), lambda _: None
+        )
     assert caught.value.exit_code == 3
     assert f"apt-get install libpython{version}" in str(caught.value)
     assert not (tmp_path / "results").exists()
@@ -281,7 +283,9 @@ def test_a_missing_server_is_named_with_its_remedy(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(RequirementError, match="embedded Triton is not installed: pip install"):
-        run_study(RunRequest(space, tmp_path / "results", built.cache), lambda _: None)
+        run_study(
+            RunOptions(space, results=tmp_path / "results", cache=built.cache), lambda _: None
+        )
     assert not (tmp_path / "results").exists()
 
 

@@ -107,7 +107,7 @@ def test_what_a_container_has_served_is_exported_and_verified_in_one(
     (tmp_path / "bundle/bert/1/model.py").write_text("another")
     changed = start("bundle", command="verify")
     assert changed.wait() == 1
-    assert "bert/1/model.py has other content" in changed.output
+    assert "bert/1/model.py differs" in changed.output
     composed = start("tiny", "--to", "image", "--format", "compose", command="export")
     assert composed.wait() == 0, composed.errors
     assert f"FROM {image}\n" in (tmp_path / "image/Dockerfile").read_text()

@@ -136,7 +136,7 @@ def test_a_changed_byte_fails_before_anything_is_started(bundle: Path, verify: V
     model.write_bytes(content)
     verified = verify(bundle)
     assert verified.code == 1
-    assert verified.check("files")["text"] == "bert/1/model.onnx has other content"
+    assert verified.check("files")["text"] == "bert/1/model.onnx differs"
     assert verified.check("limit")["outcome"] == "not checked"
 
 
@@ -146,7 +146,7 @@ def test_a_changed_delay_fails_by_its_name(bundle: Path, verify: Verify) -> None
     field = "bert: dynamic_batching.max_queue_delay_microseconds"
     verified = verify(bundle)
     assert verified.code == 1
-    assert "bert/config.pbtxt has other content" in verified.check("files")["text"]
+    assert "bert/config.pbtxt differs" in verified.check("files")["text"]
     assert f"{field}: measured 500, the file says 900" in verified.check("files")["text"]
     verified = verify(signed(bundle))
     assert verified.code == 1

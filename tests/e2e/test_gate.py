@@ -12,7 +12,7 @@ import pytest
 from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.atomic import write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
 from optimizer.search.prepare import PreparePhase

@@ -1,4 +1,4 @@
-"""Killed, interrupted, hung up: nothing is left running, and the same command goes on."""
+"""Killed, interrupted, hung up: nothing is left running, and rerunning the command resumes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_signals_end_it_with_130_and_it_goes_on_from_there(
         in_a_level_of_trial(optimizer, 1, of=1)
         optimizer.process.send_signal(number)
         assert optimizer.wait() == INTERRUPTED, optimizer.errors
-        said = f"interrupted ({number.name}); the same command goes on from here\n"
+        said = f"interrupted ({number.name}); rerun the command to resume\n"
         assert optimizer.errors == said
         assert records_of(study) == []
     # Each of them began with the trial that the one before had lost; how it ends, see above.
@@ -247,7 +247,7 @@ def test_a_search_goes_on_when_nobody_reads_its_output_any_more(
     assert optimizer.wait() == 0, optimizer.errors
     assert optimizer.errors == ""
     assert study.read_json(study.summary)["best"] is not None
-    assert "-- the run is done" in study.run_log.read_text()
+    assert "-- run done" in study.run_log.read_text()
 
 
 @pytest.mark.slow

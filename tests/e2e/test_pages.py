@@ -10,12 +10,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from optimizer.commands.pareto import ParetoRequest, latency_costs
-from optimizer.commands.plan import PlanRequest, plan_for
+from optimizer.commands.pareto import ParetoOptions, latency_costs
+from optimizer.commands.plan import PlanOptions, plan_for
 from optimizer.commands.published_benchmark import replay_published_benchmark
 from optimizer.commands.report import report_study
 from optimizer.fleet.planning.demand_curve import daily_demand
-from optimizer.fleet.price_rules import PriceChoice
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
@@ -46,12 +45,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     results = tmp_path_factory.mktemp("results")
     studied(results / "small", 20)
     demand = daily_demand(3_000.0, 500.0)
-    request = PlanRequest(
-        ("small",), results, demand, None, "nothing", 3, 240.0, {}, PriceChoice(), ()
-    )
     return {
-        "plan": plan_for(request).page,
-        "pareto": latency_costs(ParetoRequest("small", results))[1],
+        "plan": plan_for(PlanOptions(("small",), daily=demand, results=results)).page,
+        "pareto": latency_costs(ParetoOptions("small", results=results))[1],
         "published": replay_published_benchmark(results).page,
     }
 

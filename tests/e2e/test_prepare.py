@@ -16,7 +16,7 @@ from optimizer.artifacts.build_messages import Job
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
@@ -160,7 +160,7 @@ def test_the_memory_of_one_instance_tells_how_many_fit(
     config = found.space.config(found.space.at(0))
     assert len(found.space) == 1
     assert config.models[0].instance_count == 1
-    assert any(note.startswith("1 of 2 configurations are left out") for note in notes)
+    assert any(note.startswith("1 of 2 configurations are excluded") for note in notes)
     hardware = replace(hardware, memory_mib=10)
     none = replace(space, search_space=replace(space.search_space, hardware=hardware))
     with pytest.raises(EverythingFailedError, match="the instances fit in 9 MiB of memory"):

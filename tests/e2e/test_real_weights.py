@@ -21,7 +21,7 @@ from optimizer.artifacts.build_results import PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
-from optimizer.commands.parts import open_space
+from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import processor_lacks
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags

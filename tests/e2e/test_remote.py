@@ -143,7 +143,9 @@ def test_a_server_that_loads_no_model_when_asked_is_refused(
     tmp_path: Path, serve: Serve, start: StartOptimizer, mode: str
 ) -> None:
     run = start(space(tmp_path, serve(mode)))
-    assert_refused(run, "loads no model when asked: start it with --model-control-mode=explicit")
+    assert_refused(
+        run, "is not in explicit model-control mode: start it with --model-control-mode=explicit"
+    )
 
 
 def test_a_model_of_somebody_else_is_not_replaced(
@@ -152,7 +154,7 @@ def test_a_model_of_somebody_else_is_not_replaced(
     (repository / "bert").mkdir()
     (repository / "bert" / "config.pbtxt").write_text("theirs")
     run = start(space(tmp_path, serve()))
-    assert_refused(run, f"{repository / 'bert'} is there already and would be replaced")
+    assert_refused(run, f"{repository / 'bert'} exists already and would be replaced")
     assert (repository / "bert" / "config.pbtxt").read_text() == "theirs"
 
 

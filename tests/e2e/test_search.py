@@ -171,7 +171,7 @@ def test_the_log_has_every_step_with_its_time(finished: Finished) -> None:
     lines = finished.study.run_log.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d ", line) for line in lines)
     said = [line[26:] for line in lines]
-    assert (said[0], said[-1]) == ("-- the run begins", "-- the run is done")
+    assert (said[0], said[-1]) == ("-- run started", "-- run done")
     assert "      loading the model" in said
     assert sum(line.startswith("      saturating for ") for line in said) >= TRIALS
     assert {line for line in finished.output.splitlines() if line.startswith("    ok: ")} <= {*said}
@@ -369,11 +369,11 @@ def test_warm_start_is_refused_where_nothing_holds_and_leaves_nothing(
     space = changed(tmp_path, limit={"latency_ms": 1500})
     run = start(space, "--study", "other", "--warm-start", "tiny")
     assert run.wait() == 2
-    assert "nothing measured in tiny holds here" in run.errors
+    assert "no measurement of study tiny is valid here" in run.errors
     assert "limit.latency_ms: was 2000.0, is 1500.0" in run.errors
     missing = start(copied, "--study", "other", "--warm-start", "unknown")
     assert missing.wait() == 2
-    assert "there is no study unknown" in missing.errors
+    assert "study 'unknown' not found" in missing.errors
     assert not (tmp_path / "results" / "other").exists()
 
 
@@ -387,7 +387,7 @@ def test_warm_start_takes_over_what_still_holds(
     assert run.wait() == 0, run.errors
     old = StudyDirectory(tmp_path / "results" / "tiny").trials.read_all().values()
     held = [record for record in old if record.outcome == "ok"]
-    assert f"{len(held)} trials taken over from tiny" in run.output
+    assert f"{len(held)} trials of study tiny are reused" in run.output
     new = StudyDirectory(tmp_path / "results" / "wider").trials.read_all().values()
     *carried, measured = new
     assert [record.origin for record in carried] == ["tiny"] * len(held)

@@ -43,7 +43,7 @@ UNSEEN = replace(RANKER, name="on", queue_ms=None, batch_size=None)
 
 ON_CPU = Deployment(
     name="quickstart",
-    description="openvino int8, batch <= 16, delay 0 us, 2 x 1 thread",
+    description="openvino int8, max_batch_size 16, queue delay 0 us, 2 x 1 thread",
     image=embedded_image(["numpy==1.26.4", "openvino==2026.4.1"], SERVER_PACKAGE, "3.11"),
     flags=("--disable-auto-complete-config",),
     models=(BERT,),
@@ -57,7 +57,7 @@ ON_CPU = Deployment(
 ON_GPU = replace(
     ON_CPU,
     name="bert-large",
-    description="tensorrt fp16, batch <= 64, delay 500 us, 2 on GPU 0",
+    description="tensorrt fp16, max_batch_size 64, queue delay 500 us, 2 on GPU 0",
     image=container_image("nvcr.io/nvidia/tritonserver:26.05-py3", [], 2**28),
     flags=(
         "--disable-auto-complete-config",

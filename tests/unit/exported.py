@@ -9,7 +9,7 @@ from typing import Any
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
-from optimizer.commands.export import ExportRequest, export_study
+from optimizer.commands.export import ExportOptions, export_study
 from optimizer.export.bundle.manifest import MANIFEST, Bundle, digests, read_bundle
 from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.atomic import write_json
@@ -72,19 +72,18 @@ class Exportable:
 
         return self.cache.get_or_build({"kind": "openvino", "precision": precision}, build)
 
-    def request(self, target: Path, **options: Any) -> ExportRequest:
-        return ExportRequest(
+    def request(self, target: Path, **options: Any) -> ExportOptions:
+        return ExportOptions(
             study="one",
             results=self.directory.root.parent,
             cache=self.cache.root,
             target=target,
-            made_by=MADE_BY,
             examples=False,
             **options,
         )
 
     def export(self, target: Path, **options: Any) -> Bundle:
-        export_study(self.request(target, **options), lambda _: None)
+        export_study(self.request(target, **options), lambda _: None, MADE_BY)
         return read_bundle(target)
 
 

@@ -36,8 +36,8 @@ PACKAGES = {
     "torch": "2.13.0",
     "transformers": "5.23.0",
 }
-NOT_RUNNING = "('Connection aborted.', FileNotFoundError(2, 'No such file or directory'))"
-NO_PERMISSION = "('Connection aborted.', PermissionError(13, 'Permission denied'))"
+NOT_RUNNING = FileNotFoundError(2, "No such file or directory")
+NO_PERMISSION = PermissionError(13, "Permission denied")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class FakeMachine:
     Attributes:
         cards: by UUID; None where no driver answers.
         on_bus: NVIDIA's cards on the PCI bus.
-        engine: Docker's, or what its SDK says where there is none.
+        engine: Docker's, or why its SDK reaches none.
         embedded: why the embedded server cannot run, None where it can.
         programs: on PATH.
         writable: whether its folders may be written.
@@ -57,7 +57,7 @@ class FakeMachine:
     cards: dict[str, fake_nvml.Card] | None = None
     driver: str = "580.82.07"
     on_bus: int = 0
-    engine: FakeDocker | str = NOT_RUNNING
+    engine: FakeDocker | OSError = NOT_RUNNING
     packages: Mapping[str, str] = field(default_factory=lambda: PACKAGES)
     embedded: RequirementError | None = None
     programs: tuple[str, ...] = ()
@@ -103,8 +103,11 @@ class FakeMachine:
         return folder
 
     def _docker(self, **_: object) -> FakeDocker:
-        if isinstance(self.engine, str):
-            raise DockerException(f"Error while fetching server API version: {self.engine}")
+        if isinstance(self.engine, OSError):
+            aborted = ConnectionError("Connection aborted.", self.engine)
+            raise DockerException(
+                f"Error while fetching server API version: {aborted}"
+            ) from aborted
         return self.engine
 
     def _embedded(self) -> EmbeddedRuntime:

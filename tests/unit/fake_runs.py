@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.commands import parts
 from optimizer.commands import run as wiring
-from optimizer.commands.run import RunRequest, RunResult, run_study
+from optimizer.commands import run_context
+from optimizer.commands.run import RunOptions, RunResult, run_study
 from optimizer.search.prepare import Prepared
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
@@ -38,13 +38,10 @@ class FakeRuns:
         self._artifact.mkdir()
         (self._artifact / "model.xml").write_text("a graph")
         self._cache = root / "cache"
-        monkeypatch.setattr(wiring, "require_host", lambda *_: "embedded")
-        monkeypatch.setattr(wiring, "require_packages", lambda *_: None)
-        monkeypatch.setattr(wiring, "this_machine", lambda *_: MACHINE)
-        monkeypatch.setattr(wiring, "slot_of", lambda _: SETTING.slot)
-        monkeypatch.setattr(parts.RunPlace, "session", _no_session)
-        monkeypatch.setattr(parts.RunPlace, "prepare", lambda _, *given: self._prepared())
-        monkeypatch.setattr(parts.RunPlace, "evaluator", self._evaluates)
+        monkeypatch.setattr(run_context, "require_machine", lambda _: (SETTING.slot, MACHINE))
+        for module in (run_context, wiring):
+            monkeypatch.setattr(module, "require_packages", lambda *_: None)
+        monkeypatch.setattr(run_context.RunContext, "evaluator", self._evaluates)
 
     @property
     def directory(self) -> Path:
@@ -53,7 +50,7 @@ class FakeRuns:
 
     def run(self, watch: Watcher = lambda _: None, **options: Any) -> RunResult:
         """Run the study, or go on with it; in the order of the grid."""
-        request = RunRequest(self.space, self.results, self._cache, sampler="grid")
+        request = RunOptions(self.space, sampler="grid", results=self.results, cache=self._cache)
         return run_study(replace(request, **options), watch)
 
     def _prepared(self) -> Prepared:
@@ -67,10 +64,5 @@ class FakeRuns:
         return Prepared(space, dict.fromkeys(space.artifacts, files), gated, 1.0)
 
     @contextmanager
-    def _evaluates(self, *_: object) -> Iterator[FakeEvaluator]:
-        yield self.evaluator
-
-
-@contextmanager
-def _no_session(*_: object) -> Iterator[None]:
-    yield None
+    def _evaluates(self, *_: object) -> Iterator[tuple[FakeEvaluator, Prepared]]:
+        yield self.evaluator, self._prepared()

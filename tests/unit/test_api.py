@@ -13,8 +13,8 @@ import optimizer
 from optimizer import api
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import StudySummary
-from optimizer.commands.measure import MeasureRequest
-from optimizer.commands.run import RunRequest, RunResult
+from optimizer.commands.measure import MeasureOptions
+from optimizer.commands.run import RunOptions, RunResult
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.study.directory import StudyDirectory
@@ -142,11 +142,11 @@ def test_a_study_that_has_found_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_what_if_takes_values_as_python_has_them(calibrated: Path) -> None:
-    settings: dict[str, api.Setting] = {
+    settings: dict[str, api.ParameterValue] = {
         "runtime": "openvino", "precision": "int8", "batching": True, "bert.max_batch_size": 8,
     }  # fmt: skip
     found = optimizer.simulate("calibrated", settings, results=calibrated)
-    assert found.configuration.startswith("openvino int8, batch <= 8, delay 0 us")
+    assert found.configuration.startswith("openvino int8, max_batch_size 8, queue delay 0 us")
     [capacity] = found.capacities().to_dict("records")
     assert capacity["stream"] == "bert"
     assert capacity["capacity_per_second"] <= 0.95 * capacity["saturation_per_second"] + 1e-6
@@ -161,11 +161,11 @@ def test_what_if_takes_values_as_python_has_them(calibrated: Path) -> None:
 
 
 def test_run_hands_on_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[RunRequest] = []
+    asked: list[RunOptions] = []
     heard: list[Event] = []
     space = of_file(tmp_path / "file")
 
-    def run_study(request: RunRequest, watch: Watcher) -> RunResult:
+    def run_study(request: RunOptions, watch: Watcher) -> RunResult:
         asked.append(request)
         watch(Note("it goes on"))
         return RunResult(
@@ -184,28 +184,34 @@ def test_run_hands_on_what_it_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     first, second = asked
     assert first.space is space
     assert (first.trials, first.sampler, first.study) == (3, "gp", None)
-    assert first.cache == tmp_path / "cache"
+    assert first.cache is None
     assert (second.space, second.results) == (Path("space.yaml"), Path("results"))
     assert second.cache == tmp_path / "mine"
 
 
 def test_measure_hands_on_settings_as_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[MeasureRequest] = []
+    asked: list[MeasureOptions] = []
     found: Any = object()
 
-    def measure_configuration(request: MeasureRequest, _: Watcher) -> Any:
+    def measure_configuration(request: MeasureOptions, _: Watcher) -> Any:
         asked.append(request)
         return found
 
     monkeypatch.setattr(api, "measure_configuration", measure_configuration)
     space = of_file(tmp_path)
-    settings: dict[str, api.Setting] = {"batching": True, "instance_count": 2, "precision": "int8"}
-    assert optimizer.measure(space, settings, curve=True).found is found
+    settings: dict[str, api.ParameterValue] = {
+        "batching": True,
+        "instance_count": 2,
+        "precision": "int8",
+    }
+    assert optimizer.measure(space, settings, curve=True).result is found
     assert asked[0].settings == {
         "batching": "true", "instance_count": "2", "precision": '"int8"',
     }  # fmt: skip
     assert asked[0].curve
-    with pytest.raises(UsageError, match="give curve or rate_per_second, not both"):
+    with pytest.raises(
+        UsageError, match="give one of --curve, --rate, --users, not --curve and --rate"
+    ):
         optimizer.measure(space, curve=True, rate_per_second=5.0)
 
 

@@ -3,8 +3,12 @@
 import numpy as np
 from scipy import stats
 
-from optimizer.workload.arrivals import ConstantArrivals, PoissonArrivals, TraceArrivals
-from optimizer.workload.streams import ArrivalTrace
+from optimizer.workload.arrivals import (
+    ArrivalTrace,
+    ConstantArrivals,
+    PoissonArrivals,
+    TraceArrivals,
+)
 
 
 def test_gaps_are_exponential() -> None:

@@ -69,11 +69,11 @@ def test_the_notes_say_how_to_start_it_and_what_it_needs(tmp_path: Path, files: 
     assert (best / "requirements.txt").read_text() == "".join(f"{p}\n" for p in packages)
     readme = (best / "README.md").read_text()
     assert readme.startswith(
-        "# bert: openvino int8, batch <= 16, preferred 8/16, delay 500 us, 2 x 1 thread, "
-        "padded to 32/64\n"
+        "# bert: openvino int8, max_batch_size 16, preferred 8/16, queue delay 500 us, "
+        '2 x 1 thread, padded to 32/64, parameters.num_streams.string_value "1"\n'
     )
     assert 'tritonserver --model-repository="$PWD" --disable-auto-complete-config' in readme
-    assert f"(requirements.txt): {' '.join(packages)}\n" in readme
+    assert f"(requirements.txt):\n{' '.join(packages)}\n" in readme
 
 
 def test_a_version_that_only_one_index_has_is_not_asked_for(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.machine import cores, slots, use
+from optimizer.machine import cores, slots
+from optimizer.machine import utilisation as use
 from optimizer.machine.cgroups import (
     Throttling,
     cpu_quota,

@@ -28,7 +28,7 @@ from optimizer.analysis.summary import MachineDrift, StudySummary, entry
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
-from optimizer.commands.run import RunRequest, RunResult
+from optimizer.commands.run import RunOptions, RunResult
 from optimizer.errors import (
     EverythingFailedError,
     OptimizerError,
@@ -178,14 +178,16 @@ def test_help_is_exit_code_0(optimizer: Commands, arguments: list[str]) -> None:
 def test_every_command_is_listed_on_one_line_and_is_in_the_module_of_its_name(
     optimizer: Commands,
 ) -> None:
-    _, _, listed = optimizer("--help").out.partition("Commands:\n")
-    said = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    _, _, listed = optimizer("--help").out.partition("Start:\n")
+    lines = [line.strip() for line in listed.splitlines()]
+    assert [line for line in lines if line.endswith(":")] == ["Analyse:", "Deploy:", "Advanced:"]
+    said = dict(line.split(maxsplit=1) for line in lines if line.endswith("."))
     assert all(text.endswith(".") and not text.endswith("...") for text in said.values())
     names = [module.name for module in pkgutil.iter_modules(optimizer_cli.__path__)]
     modules = {name: importlib.import_module(f"optimizer.cli.{name}") for name in names}
     found = {name: getattr(module, name, None) for name, module in modules.items()}
     own = {name: value for name, value in found.items() if isinstance(value, click.Command)}
-    assert sorted(own) == list(said)
+    assert sorted(own) == sorted(said)
     context = click.Context(optimizer_cli.commands)
     assert all(optimizer_cli.commands.get_command(context, n) is own[n] for n in own)
 
@@ -221,7 +223,7 @@ def test_without_a_command_there_is_help(optimizer: Commands) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (SpaceChangedError("study quick was begun with something else"), 2),
+        (SpaceChangedError("study quick was started with another space or machine"), 2),
         (StudyBusyError("study quick is being run by process 7"), 2),
         (RequirementError("this space needs torch"), 3),
         (StorageError("cannot write x: No space left on device"), 4),
@@ -264,7 +266,7 @@ def test_a_signal_is_exit_code_130_and_resumable(
     monkeypatch.setattr(run_module, "run_study", interrupted)
     said = optimizer("run")
     assert said.code == 130
-    assert said.err == f"interrupted ({number.name}); the same command goes on from here\n"
+    assert said.err == f"interrupted ({number.name}); rerun the command to resume\n"
     assert cleared == ["the server"]
     assert signal.getsignal(number) == signal.SIG_DFL, "a second one would end it at once"
 
@@ -272,15 +274,13 @@ def test_a_signal_is_exit_code_130_and_resumable(
 def test_options_become_the_request(
     optimizer: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    requests: list[RunRequest] = []
+    requests: list[RunOptions] = []
 
-    def take(request: RunRequest, _: object) -> RunResult:
+    def take(request: RunOptions, _: object) -> RunResult:
         requests.append(request)
         raise StorageError("enough")
 
     monkeypatch.setattr(run_module, "run_study", take)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    monkeypatch.delenv("OPTIMIZER_CACHE", raising=False)
     optimizer("run")
     optimizer(
         "run", "my.yaml", "--study", "night-1", "--trials", "40", "--timeout", "90m",
@@ -292,12 +292,12 @@ def test_options_become_the_request(
     monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
     optimizer("run")
     quickstart = shipped("search_spaces") / "quickstart.yaml"
-    default = RunRequest(quickstart, Path("results"), Path("/xdg/triton-cost-optimizer"))
+    default = RunOptions(quickstart)
     assert requests == [
         default,
-        RunRequest(
-            Path("my.yaml"), Path("out"), tmp_path / "kept", "night-1", 40, 5400.0, 7, "tpe",
-            "postgresql://here/db", "night-0",
+        RunOptions(
+            Path("my.yaml"), "night-1", 40, 5400.0, 7, "tpe", "postgresql://here/db", "night-0",
+            results=Path("out"), cache=Path("kept"),
         ),
         replace(default, also_limits_ms=(300.0, 100.0)),
         replace(default, also_limits_ms=(300.0,), sampler="guided"),
@@ -362,16 +362,16 @@ LINES: list[tuple[Event, str]] = [
     (ArtifactReady("bert/openvino/int8", "cosine 0.9990", False),
      "  bert/openvino/int8: cosine 0.9990\n"),
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
-     f"  bert/openvino/int8: left out, {HOSTILE}\n"),
+     f"  bert/openvino/int8: excluded: {HOSTILE}\n"),
     (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
     (DriftRunStarted(A),
-     "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
+     "  baseline rerun: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
     (LevelFinished(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
     (LevelFinished(level(0.3, 45.67, kind="saturation")),
      "      saturation: 150/s served, p95 45.7 ms\n"),
     (TrialFinished(OK, BEST), "    ok: 130/s, $0.7692 per million\n"),
-    (TrialFinished(replace(OK, score=None), None), "    ok: confirmed: 130/s\n"),
+    (TrialFinished(replace(OK, score=None), None), "    ok: confirmed at 130/s\n"),
     (TrialFinished(record_of(2, C, infeasible(80)), BEST),
      "    infeasible: over the limit at the floor\n"),
     (TrialFinished(record_of(2, C, bounded(80)), BEST), "    pruned: saturates below the bound\n"),
@@ -397,7 +397,7 @@ DETAILS: list[tuple[Event, str]] = [
      "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
      "limits, in 20 s\n"),
     (SearchStatusChanged(SearchStatus(regret_bound=0.2)),
-     "  remaining potential: up to 20% (95% bound)\n"),
+     "  remaining potential: up to 20% cheaper (95% bound)\n"),
     (SearchStatusChanged(SearchStatus()), ""),
 ]  # fmt: skip
 
@@ -413,7 +413,7 @@ def test_every_step_is_a_line_to_who_wants_to_know(event: Event, line: str) -> N
 WARNINGS: list[tuple[Event, str]] = [
     (Note("the price is old", warning=True), "warning: the price is old\n"),
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
-     f"warning: bert/openvino/int8 is left out: {HOSTILE}\n"),
+     f"warning: bert/openvino/int8 is excluded: {HOSTILE}\n"),
     (LevelFinished(replace(level(0.3), warnings=("others took part",))),
      "warning: others took part\n"),
     (TrialFinished(FAILED, BEST),

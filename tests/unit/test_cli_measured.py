@@ -12,7 +12,7 @@ from rich.console import Console
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cli.measured import show_measured
-from optimizer.commands.measure import MeasuredBest, MeasureResult
+from optimizer.commands.measure import LoadTestResult, MeasureResult
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.estimates import Percentile
@@ -67,7 +67,7 @@ LEVELS = (SATURATION, served(0.475, 120.0), served(0.4, 90.0))
 OPINION = PerfAnalyzerResult(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer", "-m", "bert"), 1.0)
 
 
-def shown(found: MeasuredBest, *timings: HostTiming) -> str:
+def shown(found: LoadTestResult, *timings: HostTiming) -> str:
     gated = GatedArtifact(
         CONFIG.models[0].artifact, "ab", 0.0, Accuracy(1, 1, 1, 0, 64), None, None, timings=timings
     )
@@ -79,12 +79,12 @@ def shown(found: MeasuredBest, *timings: HostTiming) -> str:
 
 def test_a_capacity_and_where_the_time_goes() -> None:
     measurement = Measurement(LEVELS, 0.42, 0.4, None, 500.0, "its load time is spent")
-    found = MeasuredBest(LEVELS, LEVELS[-1], measurement, compared=LEVELS[-1], opinion=OPINION)
+    found = LoadTestResult(LEVELS, LEVELS[-1], measurement, compared=LEVELS[-1], opinion=OPINION)
     assert shown(found) == (GOLDEN / "measured.txt").read_text()
 
 
 def test_the_models_own_part_of_the_compute_time_is_told_where_it_was_timed() -> None:
-    text = shown(MeasuredBest(LEVELS, LEVELS[-1]), HostTiming(1, 1.0, 0.25))
+    text = shown(LoadTestResult(LEVELS, LEVELS[-1]), HostTiming(1, 1.0, 0.25))
     assert re.search(r"bert: compute in the Python backend +. +12\.500", text)
     assert re.search(r"bert: of which the model +. +3\.125", text)
     assert "compute infer" not in text
@@ -94,7 +94,7 @@ def test_users_are_shown_minute_by_minute() -> None:
     load = UserLoad((Phase(2, 60.0, 2.0),), 0.0)
     slices = (Slice(30, 40.0), Slice(0, None))
     at = replace(level(0.1), kind="user_load", slices=slices, seconds=2.0, ended="its time was up")
-    text = shown(MeasuredBest((at,), at, users=load))
+    text = shown(LoadTestResult((at,), at, users=load))
     assert "User load: its time was up" in text
     lines = [line.replace("│", " ").split() for line in text.splitlines()]
     assert ["0.00", "to", "0.02", "2", "1800", "40.0"] in lines
@@ -121,16 +121,16 @@ def test_users_are_shown_minute_by_minute() -> None:
 )  # fmt: skip
 def test_a_gpu_is_said_as_far_as_it_tells(gpu: GpuUse, line: str) -> None:
     at = replace(served(0.4, 90.0), machine=replace(MACHINE, gpus=(gpu,), no_gpu=None))
-    assert line in shown(MeasuredBest((at,), at)).splitlines()
+    assert line in shown(LoadTestResult((at,), at)).splitlines()
 
 
 def test_a_limit_that_was_missed_is_said_once() -> None:
     late = "p95 of bert 120.0 ms, over the limit of 100 ms"
-    alone = shown(MeasuredBest(LEVELS[1:2], LEVELS[1], missed=late))
+    alone = shown(LoadTestResult(LEVELS[1:2], LEVELS[1], missed=late))
     assert alone.count(f"the limit was not met: {late}") == 1
     some = Measurement(LEVELS, 0.4, 0.4, None, 500.0, "its load time is spent")
-    assert "the limit was not met" in shown(MeasuredBest(LEVELS, LEVELS[2], some, missed=late))
+    assert "the limit was not met" in shown(LoadTestResult(LEVELS, LEVELS[2], some, missed=late))
     none = Measurement(LEVELS, 0.0, 0.0, 0.4, 500.0, f"even at 237.5/s: {late}")
     assert "the limit was not met" not in shown(
-        MeasuredBest(LEVELS, LEVELS[2], none, missed=none.ended)
+        LoadTestResult(LEVELS, LEVELS[2], none, missed=none.ended)
     )

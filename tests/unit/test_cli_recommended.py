@@ -17,7 +17,7 @@ from optimizer.fleet.recommendation import Recommendation, StudyObservations, re
 from optimizer.measurement.cost import Demand
 from optimizer.report.recommendation_tables import recommendation_parts
 from tests.unit.hosts import A10G, LISTED, T4, host, price_of
-from tests.unit.test_offer import observation
+from tests.unit.test_instance_estimate import observation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEMAND = Demand(500.0, headroom=0.1)
@@ -91,6 +91,6 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert "empty: nothing within the limits: it has measured nothing yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2
-    assert "--trials and --timeout are those of a --search" in capsys.readouterr().err
+    assert "--trials and --timeout are options of a --search" in capsys.readouterr().err
     assert run("nowhere", *results) == 2
     assert "there is no study nowhere" in capsys.readouterr().err

@@ -266,7 +266,7 @@ def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> 
     assert confirming.evaluator.confirmed[8:] == [D, D]
     notes = [event.text for event in confirming.events if isinstance(event, Note)]
     assert len(notes) == 1
-    assert notes[0].startswith("The winner's confirmed cost rose; confirming pytorch fp32, ")
+    assert notes[0].startswith("the winner's confirmed cost rose; confirming pytorch fp32, ")
 
 
 def test_when_nothing_holds_nothing_is_best(confirming: Confirming) -> None:

@@ -63,7 +63,7 @@ def test_a_model_that_answers_is_alive_even_by_an_error() -> None:
 
 
 def test_a_model_that_is_not_ready_is_none() -> None:
-    with pytest.raises(ServerFailure, match="the server says that bert is not ready"):
+    with pytest.raises(ServerFailure, match="the server reports that bert is not ready"):
         asked(Client(ready=False))
 
 

@@ -51,7 +51,7 @@ def test_what_differs_is_told_by_parameter_and_in_cost(
     assert capacity.before == pytest.approx(100.0)
     assert capacity.after == pytest.approx(280.0)
     assert figures["replicas"].after == 2
-    assert found.caveats == ("the capacity of the first is unconfirmed, of one trial",)
+    assert found.caveats == ("the capacity of the first is not confirmed: one trial",)
 
 
 def with_limit(manifest: Manifest) -> Manifest:
@@ -84,7 +84,7 @@ def with_arguments(manifest: Manifest) -> Manifest:
         (
             with_limit,
             [Change("limits", "bert", "p95 within 100 ms", "p95 within 50 ms")],
-            ["their capacities are within different limits"],
+            ["their capacities are for different limits"],
         ),
         (
             with_machine,
@@ -92,7 +92,7 @@ def with_arguments(manifest: Manifest) -> Manifest:
                 Change("versions", "triton", "unknown", "2.70.0"),
                 Change("versions", "cpu", "Some CPU", "Other CPU"),
             ],
-            ["they were measured on different machines"],
+            ["the bundles were measured on different machines"],
         ),
         (
             with_price,
@@ -152,7 +152,7 @@ def test_a_bundle_whose_files_are_others_is_told(
     shutil.copytree(best.root, damaged)
     (damaged / "bert/1/model.bin").write_bytes(b"other weights")
     said = optimizer("diff", str(best.root), str(damaged))
-    assert f"{damaged} is not what its manifest says: bert/1/model.bin has other" in said.out
+    assert f"{damaged} is not what its manifest says: bert/1/model.bin differs" in said.out
     assert f"{best.root} is not" not in said.out
 
 
@@ -160,9 +160,7 @@ def test_capacities_that_cannot_be_told_apart_are_told(best: Bundle) -> None:
     high = replace(best.manifest.measured, capacity_high_per_second=None)
     near = replace(best.manifest.measured, capacity_low_per_second=270.0)
     found = difference(replace(best.manifest, measured=high), replace(best.manifest, measured=near))
-    assert found.caveats == (
-        "the intervals of their capacities overlap: they cannot be told apart",
-    )
+    assert found.caveats == ("their capacities show no statistically significant difference",)
 
 
 def test_the_command(study: Exportable, best: Bundle, tmp_path: Path, optimizer: Commands) -> None:

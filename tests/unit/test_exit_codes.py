@@ -15,7 +15,7 @@ from optimizer.cli import baseline, measure, record, replay, simulate
 from optimizer.commands import baseline as baselines
 from optimizer.commands import measure as measuring
 from optimizer.commands.baseline import Baselines
-from optimizer.commands.measure import MeasuredBest, MeasureRequest, MeasureResult
+from optimizer.commands.measure import LoadTestResult, MeasureOptions, MeasureResult
 from optimizer.commands.record import Recorded
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
@@ -45,8 +45,8 @@ WORK = workload(100)
 RATE = 100.0
 
 
-def request(**asked: Any) -> MeasureRequest:
-    return MeasureRequest(Path("space.yaml"), {}, Path("results"), Path("cache"), **asked)
+def request(**asked: Any) -> MeasureOptions:
+    return MeasureOptions(Path("space.yaml"), {}, **asked)
 
 
 def bench(run: RunLevel) -> Any:
@@ -80,8 +80,8 @@ FAST = SimulatedServer(WORK)
 SLOW = SimulatedServer(WORK, instances=1, batch_seconds=0.2)
 
 
-def measured_at_one_rate(run: RunLevel) -> MeasuredBest:
-    found: MeasuredBest = bench(run).measure(request(rate_per_second=RATE), None)
+def measured_at_one_rate(run: RunLevel) -> LoadTestResult:
+    found: LoadTestResult = bench(run).measure(request(rate_per_second=RATE), None)
     return found
 
 
@@ -161,13 +161,13 @@ def test_a_job_whose_requests_fail_finds_no_capacity() -> None:
 
 def test_a_second_opinion_is_held_to_the_limit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     opinion = PerfAnalyzerResult(199.0, 40.0, 95.0, 110.0, 4.5, ("perf_analyzer",), 1.0)
-    monkeypatch.setattr(perf_analyzer, "ask", lambda *_: opinion)
+    monkeypatch.setattr(perf_analyzer, "run_perf_analyzer", lambda *_: opinion)
     notes: list[Event] = []
     slot = SimpleNamespace(client_cores=(0,))
 
-    def compared(run: RunLevel, **asked: Any) -> MeasuredBest:
+    def compared(run: RunLevel, **asked: Any) -> LoadTestResult:
         found = bench(run).measure(request(**asked), None)
-        whole: MeasuredBest = bench(run).compared(
+        whole: LoadTestResult = bench(run).compared(
             found, request(**asked), Path("p"), slot, notes.append
         )
         return whole
@@ -199,7 +199,7 @@ def test_measure_ends_with(
     def measured(*_: object) -> MeasureResult:
         if isinstance(outcome, Exception):
             raise outcome
-        found = MeasuredBest((level(0.1),), level(0.1), missed=outcome)
+        found = LoadTestResult((level(0.1),), level(0.1), missed=outcome)
         return MeasureResult(Path("measured.json"), CONFIG, (), found)
 
     monkeypatch.setattr(measure, "measure_configuration", measured)
@@ -236,7 +236,7 @@ def test_baseline_ends_with(
     named = [(NamedConfiguration(f"number {r.number}", r.config), r) for r in found]
 
     def measure_baselines(*_: object) -> Baselines:
-        return baselines._shown(STUDY_SPACE, named, {}, tmp_path, ramp=False)
+        return baselines._written(STUDY_SPACE, named, {}, tmp_path, ramp=False)
 
     monkeypatch.setattr(baseline, "measure_baselines", measure_baselines)
     said = optimizer("baseline", "space.yaml")

@@ -130,7 +130,7 @@ def test_a_study_that_found_nothing_or_has_not_ended_says_so(tmp_path: Path) -> 
         nothing.export(tmp_path / "to")
     unended = Exportable(tmp_path / "b")
     without_baseline(unended.directory)
-    with pytest.raises(UsageError, match="has not come to its end yet"):
+    with pytest.raises(UsageError, match="has not finished"):
         unended.export(tmp_path / "to")
 
 
@@ -186,7 +186,7 @@ def test_damaged_cards_are_named(study: Exportable) -> None:
 
 def test_a_damaged_study_is_named(study: Exportable, tmp_path: Path) -> None:
     write_json(study.directory.prepared, {"artifacts": []})
-    with pytest.raises(StorageError, match="it knows no bert/openvino/int8"):
+    with pytest.raises(StorageError, match="it does not list bert/openvino/int8"):
         study.export(tmp_path / "to")
 
 
@@ -223,7 +223,9 @@ def test_every_field_says_where_its_value_comes_from() -> None:
 
 def test_without_batching_the_comment_says_so() -> None:
     alone = replace(MODEL, batching=None, max_batch_size=1)
-    assert "# no batching: only what one request asks for\n" in commented(built(alone), alone, {})
+    assert "# no batching: at most the batch size of one request\n" in commented(
+        built(alone), alone, {}
+    )
 
 
 # manifest.json
@@ -249,7 +251,9 @@ def test_a_damaged_description_is_named_by_file_and_place(
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no exported bundle: manifest\.json must be readable"):
+    with pytest.raises(
+        UsageError, match=r"is not an exported bundle: manifest\.json must be readable"
+    ):
         read_bundle(tmp_path)
 
 
@@ -258,7 +262,7 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
     manifest = json.loads((bundle.root / MANIFEST).read_text())
     manifest["config"]["models"][0]["name"] = "../../bert"
     (bundle.root / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="must be that of a folder, got"):
+    with pytest.raises(UsageError, match="must be the name of a folder, got"):
         read_bundle(bundle.root)
 
 
@@ -266,7 +270,7 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
 
 
 def test_what_is_deployed_says_what_it_was_measured_on(study: Exportable, tmp_path: Path) -> None:
-    export_study(study.request(tmp_path / "to", format="compose"), lambda _: None)
+    export_study(study.request(tmp_path / "to", format="compose"), lambda _: None, MADE_BY)
     said = (tmp_path / "to/compose.yaml").read_text()
     assert "280 requests/s per instance, measured on Some CPU, 2 cores; 2 x test.large" in said
 

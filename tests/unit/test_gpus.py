@@ -13,7 +13,7 @@ from optimizer.machine import gpus
 from optimizer.machine.gpus import (
     GpuSampler,
     clock_advice,
-    present_cards,
+    gpu_states,
     present_gpus,
     refuse_foreign_processes,
 )
@@ -33,7 +33,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 def sampled(seconds: float = 0.1) -> GpuUse:
     sampler = GpuSampler([UUID])
     time.sleep(seconds)
-    [use], nothing = sampler.end()
+    [use], nothing = sampler.stop()
     assert nothing is None
     return use
 
@@ -69,7 +69,7 @@ def test_means_are_over_the_level_and_the_temperature_is_the_highest(card: Card)
     time.sleep(0.05)
     card.temperature = 70
     time.sleep(0.05)
-    [use], _ = sampler.end()
+    [use], _ = sampler.stop()
     assert use.sm_clock_mhz is not None
     assert 600 < use.sm_clock_mhz < 1350
     assert use.temperature_celsius_max == 85
@@ -99,20 +99,20 @@ def test_a_reason_that_has_passed_is_not_forgotten(card: Card) -> None:
     time.sleep(0.05)
     card.reasons = 0
     time.sleep(0.05)
-    [use], _ = sampler.end()
+    [use], _ = sampler.stop()
     assert use.overheated
 
 
 def test_without_gpus_or_without_nvml_the_figures_say_why(card: Card) -> None:
-    assert GpuSampler([]).end() == ((), "the trial runs on no GPU")
-    assert GpuSampler(["GPU-2"]).end() == ((), "NVML: Not Found")
+    assert GpuSampler([]).stop() == ((), "the trial runs on no GPU")
+    assert GpuSampler(["GPU-2"]).stop() == ((), "NVML: Not Found")
 
 
 def test_every_card_is_told_with_what_may_keep_trials_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(monkeypatch, {"GPU-1": Card(mig=1, pids=(9, 3)), "GPU-2": Card(mig=None, pids=None)})
-    divided, plain = present_cards()
+    divided, plain = gpu_states()
     assert (divided.mig, divided.pids) == (True, (3, 9))
     assert (plain.mig, plain.pids) == (None, ())
     assert (divided.gpu, plain.gpu) == present_gpus()
@@ -122,7 +122,7 @@ def test_every_card_is_told_with_what_may_keep_trials_from_it(
 def test_cards_without_a_driver_are_a_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
     install_none(monkeypatch)
     with pytest.raises(RequirementError, match=r"no NVIDIA driver answers \(NVML Shared Library"):
-        present_cards()
+        gpu_states()
 
 
 def test_a_process_of_someone_else_is_refused_by_its_number(card: Card) -> None:
@@ -161,7 +161,7 @@ def test_a_real_card_tells_its_figures() -> None:
     assert cards[0].compute_capability >= (5, 0)
     sampler = GpuSampler([uuid])
     time.sleep(1.0)
-    [use], nothing = sampler.end()
+    [use], nothing = sampler.stop()
     assert nothing is None
     assert use.uuid == uuid
     assert use.memory_mib is not None

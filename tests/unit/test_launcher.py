@@ -74,5 +74,5 @@ def test_the_last_errors_of_a_log_are_told_without_their_prefix() -> None:
         'E1123 10:00:02.000000 7 server.cc:3] "second"\n'
     )
     assert launcher.last_errors(log, lines=1) == "its log says: second"
-    assert launcher.last_errors("one\ntwo\n") == "its last words: two"
+    assert launcher.last_errors("one\ntwo\n") == "its log ends: two"
     assert launcher.last_errors("") == "its log is empty"

@@ -203,37 +203,37 @@ def no_warmup(config: model_config_pb2.ModelConfig) -> None:
 CHANGES = [
     (
         set_delay,
-        "dynamic_batching.max_queue_delay_microseconds: asked 500, the server runs 0",
+        "dynamic_batching.max_queue_delay_microseconds: requested 500, the server runs 0",
     ),
     (
         fewer_preferred,
-        "dynamic_batching.preferred_batch_size: asked [8, 16], the server runs None",
+        "dynamic_batching.preferred_batch_size: requested [8, 16], the server runs None",
     ),
     (
         other_preferred,
-        "dynamic_batching.preferred_batch_size[0]: asked 8, the server runs 4",
+        "dynamic_batching.preferred_batch_size[0]: requested 8, the server runs 4",
     ),
     (
         no_batcher,
-        "dynamic_batching: asked {'preferred_batch_size': [8, 16], "
+        "dynamic_batching: requested {'preferred_batch_size': [8, 16], "
         "'max_queue_delay_microseconds': '500'}, the server runs None",
     ),
-    (smaller_batch, "max_batch_size: asked 16, the server runs 8"),
-    (one_instance, "instance_group[0].count: asked 2, the server runs 1"),
-    (on_gpu, "instance_group[0].kind: asked KIND_CPU, the server runs KIND_GPU"),
+    (smaller_batch, "max_batch_size: requested 16, the server runs 8"),
+    (one_instance, "instance_group[0].count: requested 2, the server runs 1"),
+    (on_gpu, "instance_group[0].kind: requested KIND_CPU, the server runs KIND_GPU"),
     (
         two_groups,
-        "instance_group: asked [{'count': 2, 'kind': 'KIND_CPU'}], the server runs "
+        "instance_group: requested [{'count': 2, 'kind': 'KIND_CPU'}], the server runs "
         "[{'count': 2, 'kind': 'KIND_CPU'}, {'name': 'second', 'count': 1}]",
     ),
-    (other_threads, "parameters.intra_op_threads.string_value: asked 1, the server runs 2"),
+    (other_threads, "parameters.intra_op_threads.string_value: requested 1, the server runs 2"),
     (
         no_threads,
-        "parameters.intra_op_threads: asked {'string_value': '1'}, the server runs None",
+        "parameters.intra_op_threads: requested {'string_value': '1'}, the server runs None",
     ),
-    (other_type, "input[0].data_type: asked TYPE_INT64, the server runs TYPE_INT32"),
-    (other_shape, "output[0].dims[0]: asked 2, the server runs 3"),
-    (with_cache, "response_cache.enable: asked False, the server runs True"),
+    (other_type, "input[0].data_type: requested TYPE_INT64, the server runs TYPE_INT32"),
+    (other_shape, "output[0].dims[0]: requested 2, the server runs 3"),
+    (with_cache, "response_cache.enable: requested False, the server runs True"),
 ]
 
 
@@ -274,8 +274,11 @@ EMPTY = ModelServing(MODEL.name, MODEL.artifact, 16, Batching((), 0))
     ("preferred", "lines"),
     [
         ([16], []),
-        ([8], ["dynamic_batching.preferred_batch_size[0]: asked 16, the server runs 8"]),
-        ([8, 16], ["dynamic_batching.preferred_batch_size: asked [16], the server runs [8, 16]"]),
+        ([8], ["dynamic_batching.preferred_batch_size[0]: requested 16, the server runs 8"]),
+        (
+            [8, 16],
+            ["dynamic_batching.preferred_batch_size: requested [16], the server runs [8, 16]"],
+        ),
     ],
 )
 def test_no_preference_is_run_as_a_preference_for_the_largest_batch(
@@ -291,7 +294,7 @@ def test_a_delay_that_nobody_asked_for_is_a_difference() -> None:
     running.dynamic_batching.preferred_batch_size.append(16)
     running.dynamic_batching.max_queue_delay_microseconds = 100
     assert differences(built(EMPTY), running) == [
-        "dynamic_batching.max_queue_delay_microseconds: asked 0, the server runs 100"
+        "dynamic_batching.max_queue_delay_microseconds: requested 0, the server runs 100"
     ]
 
 
@@ -300,6 +303,6 @@ def test_a_batcher_that_nobody_asked_for_is_a_difference() -> None:
     running = copy_of(asked)
     running.dynamic_batching.preferred_batch_size.append(4)
     assert differences(asked, running) == [
-        "dynamic_batching: asked none, the server runs "
+        "dynamic_batching: requested none, the server runs "
         "{'preferred_batch_size': [4], 'max_queue_delay_microseconds': '0'}"
     ]

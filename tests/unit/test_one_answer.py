@@ -22,10 +22,10 @@ from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.study_status import study_status
 from optimizer.commands import export as exporting
 from optimizer.commands import run as wiring
-from optimizer.commands.compare import CompareRequest, compare_studies
-from optimizer.commands.dashboard import DashboardRequest, open_dashboard
-from optimizer.commands.pareto import ParetoRequest, latency_costs
-from optimizer.commands.recommend import RecommendRequest, recommend_instances
+from optimizer.commands.compare import CompareOptions, compare_studies
+from optimizer.commands.dashboard import DashboardOptions, open_dashboard
+from optimizer.commands.pareto import ParetoOptions, latency_costs
+from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.commands.report import report_study
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
@@ -129,8 +129,12 @@ def answers(story: Story) -> dict[str, Answer]:
     status = study_status(results, name)
     study = read_study(results, name)
     api = optimizer.Study(name, results).best
-    compared = compare_studies(CompareRequest((name, other_of(story)), results)).studies[0].best
-    offers = recommend_instances(RecommendRequest((name,), results), lambda _: None).offers
+    compared = (
+        compare_studies(CompareOptions((name, other_of(story)), results=results)).studies[0].best
+    )
+    offers = recommend_instances(
+        RecommendOptions((name,), results=results), lambda _: None
+    ).estimates
     return {
         "status": None
         if status.best is None
@@ -183,14 +187,14 @@ def _offered(offer: object) -> Answer:
 
 
 def _within_own_limit(results: Path, name: str) -> Answer:
-    costs, _ = latency_costs(ParetoRequest(name, results, (100.0,)))
+    costs, _ = latency_costs(ParetoOptions(name, (100.0,), results=results))
     [own] = [within for within in costs.curve if within.limit_ms == 100.0]
     cheapest = own.cheapest
     return None if cheapest is None else (describe(cheapest.config), _word(not costs.unconfirmed))
 
 
 def _noted(directory: StudyDirectory) -> Answer:
-    with open_dashboard(DashboardRequest(directory.name, directory.root.parent, port=0), print):
+    with open_dashboard(DashboardOptions(directory.name, 0, results=directory.root.parent), print):
         pass
     storage = open_storage(directory.journal, None)
     note = dashboard.get_note(optuna.load_study(study_name=directory.name, storage=storage))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optimizer.cli import commands
-from optimizer.commands.pareto import ParetoRequest, latency_costs
+from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
@@ -84,7 +84,7 @@ def pareto(results: Path, *arguments: str) -> Result:
 
 def test_each_limit_has_its_cheapest_configuration(tmp_path: Path) -> None:
     study(tmp_path)
-    costs, page = latency_costs(ParetoRequest("made-up", tmp_path, (20.0, 80.0)))
+    costs, page = latency_costs(ParetoOptions("made-up", (20.0, 80.0), results=tmp_path))
     assert [within.limit_ms for within in costs.curve] == [20.0, 80.0, 100.0]
     cheapest = [within.cheapest for within in costs.curve]
     assert [offer.config for offer in cheapest if offer] == [SLOW, FAST, FAST]
@@ -118,7 +118,7 @@ def test_the_command_says_what_each_limit_costs_and_draws_it(tmp_path: Path) -> 
 
 def test_without_limits_some_are_spread_around_the_studys_own(tmp_path: Path) -> None:
     study(tmp_path)
-    costs, _ = latency_costs(ParetoRequest("made-up", tmp_path))
+    costs, _ = latency_costs(ParetoOptions("made-up", results=tmp_path))
     limits = [within.limit_ms for within in costs.curve]
     assert len(limits) == 8
     assert (limits[0], limits[-1]) == (10.0, 200.0)
@@ -129,7 +129,7 @@ def test_what_was_not_measured_and_is_predicted_to_be_much_cheaper_is_said(tmp_p
     rate = capacity_of(SLOW)
     as_recorded = found(1.05 * rate, rate, (0.5 * rate, 30.0), (rate, 95.0))
     calibrate(study(tmp_path, [(SLOW, as_recorded)]))
-    costs, _ = latency_costs(ParetoRequest("made-up", tmp_path, (100.0,)))
+    costs, _ = latency_costs(ParetoOptions("made-up", (100.0,), results=tmp_path))
     [within] = costs.curve
     assert within.cheapest is not None
     predicted = within.predicted
@@ -148,7 +148,7 @@ def test_what_was_not_measured_and_is_predicted_to_be_much_cheaper_is_said(tmp_p
 def test_what_is_measured_already_is_not_predicted(tmp_path: Path) -> None:
     best = [(SPACE.config(SPACE.at(row)), HIGH) for row in range(len(SPACE))]
     calibrate(study(tmp_path, best))
-    costs, _ = latency_costs(ParetoRequest("made-up", tmp_path, (1.0, 100.0)))
+    costs, _ = latency_costs(ParetoOptions("made-up", (1.0, 100.0), results=tmp_path))
     assert [within.predicted for within in costs.curve] == [None, None]
 
 

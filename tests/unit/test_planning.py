@@ -110,7 +110,7 @@ def test_without_a_demand_it_is_the_studys_own(results: Path) -> None:
 def test_too_few_instances_are_no_plan(results: Path) -> None:
     ran = plan(results, "one", "--demand", "90000", "--most", "test.large=2")
     assert ran.exit_code == 1
-    assert "No fleet for constant, 90000/s: what can be had does not suffice." in ran.output
+    assert "No fleet for constant, 90000/s: the available instances do not suffice." in ran.output
 
 
 def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path) -> None:
@@ -186,7 +186,7 @@ def test_studies_of_one_instance_type_are_counted_apart(tmp_path: Path) -> None:
     # So many can be had of the type, whichever study's configuration they serve.
     few = plan(tmp_path, "fast", "slow", "--demand", "4000", "--most", f"test.large={count - 1}")
     assert few.exit_code == 1
-    assert "what can be had does not suffice" in few.output
+    assert "the available instances do not suffice" in few.output
 
 
 def test_a_study_in_which_nothing_met_the_limits_has_no_fleet(tmp_path: Path) -> None:

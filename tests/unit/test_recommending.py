@@ -12,8 +12,8 @@ import pytest
 
 from optimizer.commands import recommend as recommending
 from optimizer.commands.load_test_job import job_content
-from optimizer.commands.recommend import RecommendRequest, recommend_instances
-from optimizer.commands.run import RunRequest
+from optimizer.commands.recommend import RecommendOptions, recommend_instances
+from optimizer.commands.run import RunOptions
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
@@ -50,17 +50,17 @@ def results(tmp_path: Path) -> Path:
 
 
 def ask(results: Path, *studies: str, **settings: Any) -> Recommendation:
-    request = RecommendRequest(studies or ("small", "large"), results, **settings)
+    request = RecommendOptions(studies or ("small", "large"), results=results, **settings)
     return recommend_instances(request, lambda _: None)
 
 
 def test_hosts_are_ranked_by_their_fleets(results: Path) -> None:
     found = ask(results)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("small", 4),
         ("large", 4),
     ]
-    small, large = found.offers
+    small, large = found.estimates
     assert small.fleet_usd_per_hour == pytest.approx(4 * 1.408)
     space = space_on(A10G)
     assert small.candidate.config == space.config(space.at(1)), "the best of its two"
@@ -84,13 +84,13 @@ def test_a_copied_folder_is_named_by_its_path_where_names_are_alike(tmp_path: Pa
         host(tmp_path / name / "bert", price, machine, [100.0])
     paths = [str(tmp_path / name / "bert") for name in ("one", "two")]
     found = ask(tmp_path / "nothing here", *paths, paths[0])
-    assert [offer.study for offer in found.offers] == paths
+    assert [offer.study for offer in found.estimates] == paths
 
 
 def test_another_demand_is_counted_anew(results: Path) -> None:
     found = ask(results, demand_per_second=5000.0, headroom=0.3)
     assert found.demand == Demand(5000.0, 0.3)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("small", 50),
         ("large", 47),
     ]
@@ -103,7 +103,7 @@ def test_demands_that_differ_are_refused_unless_one_is_given(results: Path) -> N
     assert str(caught.value) == (
         "the studies were not run for the same demand (small 500, more 900): give --demand"
     )
-    assert len(ask(results, "small", "more", demand_per_second=700.0).offers) == 2
+    assert len(ask(results, "small", "more", demand_per_second=700.0).estimates) == 2
 
 
 def test_studies_that_asked_different_things_are_refused_with_every_difference(
@@ -132,7 +132,7 @@ def test_a_price_of_another_machine_is_refused_unless_accepted(results: Path) ->
     ):
         ask(results, "wrong")
     found = ask(results, "wrong", accepted=frozenset({"contradictions"}))
-    [offer] = found.offers
+    [offer] = found.estimates
     assert offer.price.instance_type == "ml.g4dn.xlarge"
     assert found.accepted == ("ml.g4dn.xlarge has NVIDIA T4, the machine NVIDIA A10G",)
     host(results / "another", price_of("ml.g4dn.xlarge"), A10G, [100.0])
@@ -152,7 +152,7 @@ def test_prices_that_cannot_be_compared_are_refused_unless_accepted(results: Pat
     with pytest.raises(UsageError, match=r"more than one basis.*--accept mixed-prices"):
         ask(results, "small", "t4")
     both = ask(results, "small", "t4", accepted=frozenset({"mixed-prices"}))
-    assert len(both.offers) == 2
+    assert len(both.estimates) == 2
     assert [text.partition(":")[0] for text in both.accepted] == ["prices of more than one basis"]
     assert ask(results, accepted=frozenset({"mixed-prices"})).accepted == ()
 
@@ -170,10 +170,10 @@ def test_types_that_nobody_measured_are_extrapolated_and_marked(results: Path) -
     with pytest.raises(UsageError, match=r"more than one region.*ml\.g5\.12xlarge us-west-2"):
         ask(results, instance_types=types)
     found = ask(results, instance_types=types, accepted=accepted)
-    assert sorted(offer.price.instance_type for offer in found.offers) == [
+    assert sorted(offer.price.instance_type for offer in found.estimates) == [
         "ml.g5.12xlarge", "ml.g5.2xlarge", "ml.g5.xlarge",
     ]  # fmt: skip
-    [twelve] = [o for o in found.offers if o.extrapolated is not None]
+    [twelve] = [o for o in found.estimates if o.extrapolated is not None]
     assert twelve.study == "large", "8 cores for a GPU come nearest to 12"
     capacity = twelve.candidate.measurement.capacity_per_second
     assert capacity == pytest.approx(4 * 140), "of what was confirmed"
@@ -193,10 +193,10 @@ def test_what_met_no_limit_says_why(results: Path) -> None:
         directory.trials.write(record)
     found = ask(results, "small", "slow")
     [(study, reason)] = found.nothing
-    assert (study, len(found.offers)) == ("slow", 1)
+    assert (study, len(found.estimates)) == ("slow", 1)
     assert reason.startswith("none of 2 trials met the limits; the nearest was tensorrt fp32")
     assert reason.endswith("over the limit at the floor")
-    assert ask(results, "slow").offers == ()
+    assert ask(results, "slow").estimates == ()
     host(results / "empty", G5, A10G, [])
     assert ask(results, "empty").nothing == (("empty", "it has measured nothing yet"),)
 
@@ -211,12 +211,12 @@ def test_the_recommendation_is_written_for_programs(results: Path, tmp_path: Pat
     ("settings", "said"),
     [
         ({}, "give studies, or --search SPACE.yaml"),
-        ({"job": Path("job.json")}, "--job is run on this machine"),
+        ({"job": Path("job.json")}, "--job runs on this machine"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        recommend_instances(RecommendRequest((), tmp_path, **settings), lambda _: None)
+        recommend_instances(RecommendOptions(results=tmp_path, **settings), lambda _: None)
 
 
 LOAD = UserLoad((Phase(2, 60.0, 100.0),))
@@ -229,7 +229,7 @@ def keep_tests(
     """An advanced job whose first test served so many requests, with that p95, in each part."""
     space = space_on(A10G)
     folder = StudyDirectory(directory.root / "advanced")
-    write_json(folder.space, {"space": {"job": job_content(job)}, "machine": {}})
+    write_json(folder.space, {"space": {"job": job_content(job)}, "machine": MACHINE.to_json()})
     evaluation = on_machine(ok(max(n for n, _ in parts) / (100 / len(parts))), use_of(A10G, 1.0))
     assert evaluation.measurement is not None
     level = replace(
@@ -249,18 +249,18 @@ def test_advanced_jobs_of_all_hosts_are_ranked_by_what_they_measured(results: Pa
     keep_tests(StudyDirectory(results / "small"), [(2000, 20.0), (8000, 90.0)])
     keep_tests(StudyDirectory(results / "large"), [(2000, 20.0), (12_500, 80.0)])
     found = ask(results, advanced=True)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("large", 2),
         ("small", 4),
     ]
-    best = found.offers[0]
+    best = found.estimates[0]
     latency, invocations = best.metrics["ModelLatency"], best.metrics["MaxInvocations"]
     assert latency is not None
     assert (latency.value, latency.basis) == (80.0, "measured")
     assert invocations is not None
     assert invocations.value == pytest.approx(15_000)
     assert best.warnings == (
-        "MaxInvocations is that of the best 50 s: a longer load tells more surely",
+        "MaxInvocations is that of the best 50 s: a longer load is more certain",
     )
 
 
@@ -277,7 +277,7 @@ def test_a_host_without_a_job_or_with_another_one_is_refused(results: Path) -> N
 def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     directory = StudyDirectory(results / "small")
     folder = StudyDirectory(directory.root / "advanced")
-    write_json(folder.space, {"space": {"job": job_content(JOB)}, "machine": {}})
+    write_json(folder.space, {"space": {"job": job_content(JOB)}, "machine": MACHINE.to_json()})
     assert ask(results, "small", advanced=True).nothing == (
         ("small", "its advanced job has tested nothing yet"),
     )
@@ -285,7 +285,7 @@ def test_a_job_whose_tests_all_missed_says_why(results: Path) -> None:
     folder.trials.write(record)
     [(_, reason)] = ask(results, "small", advanced=True).nothing
     assert reason.endswith(": over the limit at the floor")
-    write_json(folder.space, {"space": {}, "machine": {}})
+    write_json(folder.space, {"space": {}, "machine": MACHINE.to_json()})
     with pytest.raises(StorageError, match="job is missing"):
         ask(results, "small", advanced=True)
 
@@ -295,17 +295,16 @@ class Searching(Exception):
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
+def here(monkeypatch: pytest.MonkeyPatch) -> list[RunOptions]:
     """This machine is an ml.c5.xlarge; what it is asked to search is kept."""
-    asked: list[RunRequest] = []
+    asked: list[RunOptions] = []
 
-    def run_study(request: RunRequest, _: object) -> None:
+    def run_study(request: RunOptions, _: object) -> None:
         asked.append(request)
         raise Searching
 
     machine = replace(MACHINE, cores=4, memory_gib=8)
-    monkeypatch.setattr(recommending, "require_host", lambda *_: "embedded")
-    monkeypatch.setattr(recommending, "this_machine", lambda *_: machine)
+    monkeypatch.setattr(recommending, "require_machine", lambda _: (SETTING.slot, machine))
     monkeypatch.setattr(recommending, "run_study", run_study)
     return asked
 
@@ -314,8 +313,10 @@ QUICKSTART = shipped("search_spaces") / "quickstart.yaml"
 
 
 def ask_here(folder: Path, *studies: str, seconds: float | None = None, **settings: Any) -> None:
-    search = RunRequest(QUICKSTART, folder, folder, trials=10, timeout_seconds=seconds)
-    recommend_instances(RecommendRequest(studies, folder, search, **settings), lambda _: None)
+    options = RecommendOptions(
+        studies, QUICKSTART, timeout_seconds=seconds, results=folder, cache=folder, **settings
+    )
+    recommend_instances(options, lambda _: None)
 
 
 def job_file(folder: Path, **more: Any) -> Path:
@@ -327,7 +328,7 @@ def job_file(folder: Path, **more: Any) -> Path:
 
 
 def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
-    tmp_path: Path, here: list[RunRequest]
+    tmp_path: Path, here: list[RunOptions]
 ) -> None:
     for seconds in (None, 100.0, 10_000.0):
         with pytest.raises(Searching):
@@ -338,7 +339,7 @@ def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
 
 
 def test_what_does_not_fit_is_refused_before_a_search(
-    results: Path, here: list[RunRequest]
+    results: Path, here: list[RunOptions]
 ) -> None:
     with pytest.raises(UsageError, match="did not ask the same"):
         ask_here(results, "small")
@@ -347,17 +348,17 @@ def test_what_does_not_fit_is_refused_before_a_search(
     with pytest.raises(UsageError, match="it has NVIDIA A10G"):
         ask_here(results, instance_types=("ml.g5.xlarge",))
     with pytest.raises(UsageError, match="no spot price is listed"):
-        ask_here(results, prices=PriceChoice("spot"))
+        ask_here(results, rate="spot")
     assert here == []
 
 
 def test_a_price_of_another_machine_is_refused_before_a_search(
-    tmp_path: Path, here: list[RunRequest], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: list[RunOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommending, "this_machine", lambda *_: MACHINE)
+    monkeypatch.setattr(recommending, "require_machine", lambda _: (SETTING.slot, MACHINE))
     listed = QUICKSTART.read_text().replace(", usd_per_hour: 0.204, source: example", "")
     (tmp_path / "space.yaml").write_text(listed)
-    search = RunRequest(tmp_path / "space.yaml", tmp_path, tmp_path, trials=10)
+    options = RecommendOptions(space=tmp_path / "space.yaml", results=tmp_path, cache=tmp_path)
     with pytest.raises(UsageError, match=r"ml\.c5\.xlarge has 4 vCPUs, the machine 2 cores"):
-        recommend_instances(RecommendRequest((), tmp_path, search), lambda _: None)
+        recommend_instances(options, lambda _: None)
     assert here == []

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
-from optimizer.machine import use
+from optimizer.machine import utilisation as use
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner, concurrency

@@ -15,7 +15,7 @@ import pytest
 from optimizer.analysis.study_reading import read_study
 from optimizer.commands import serve as serving
 from optimizer.commands.bundle_serving import BundleHost
-from optimizer.commands.serve import ServeRequest, find_servable
+from optimizer.commands.serve import ServeOptions, find_servable
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions, describe
 from optimizer.errors import UsageError
@@ -56,9 +56,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given
 
 
-def request(tmp_path: Path, subject: str = "one", **options: Any) -> ServeRequest:
+def request(tmp_path: Path, subject: str = "one", **options: Any) -> ServeOptions:
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, **options}
-    return ServeRequest(subject, tmp_path, **ports)
+    return ServeOptions(subject, results=tmp_path, **ports)
 
 
 def write_repositories(tmp_path: Path, **which: int) -> None:
@@ -103,7 +103,7 @@ def test_what_does_not_hold_the_best_is_not_served(
     written: dict[str, int], tmp_path: Path, host: dict[str, Any]
 ) -> None:
     write_repositories(tmp_path, **written)
-    rule = r"best does not hold openvino int8.*: it is written when the study comes to its end"
+    rule = r"best does not hold openvino int8.*: it is written when the study ends"
     with pytest.raises(UsageError, match=rule):
         find_servable(request(tmp_path))
 
@@ -122,7 +122,7 @@ def test_a_server_that_runs_already_is_left_to_whoever_runs_it(
 ) -> None:
     write_repositories(tmp_path, best=2)
     host["host"] = RemoteHost("gpu:8001", "gpu:8000", "gpu:8002", tmp_path)
-    with pytest.raises(UsageError, match="on a server that runs already, at gpu:8001: copy"):
+    with pytest.raises(UsageError, match="on the remote server at gpu:8001: copy"):
         find_servable(request(tmp_path))
 
 
@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path, host: dict[str, Any]) -
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UsageError, match=f"--grpc-port: {port} is taken on 127.0.0.1"):
+        with pytest.raises(UsageError, match=f"--grpc-port: {port} is in use on 127.0.0.1"):
             find_servable(request(tmp_path, grpc_port=port))
     assert find_servable(request(tmp_path, grpc_port=port)).endpoint.grpc == f"127.0.0.1:{port}"
 

@@ -98,7 +98,7 @@ def test_every_runtime_serves_the_reference_precision() -> None:
     [
         (
             MODEL,
-            "openvino int8, batch <= 16, preferred 8/16, delay 100 us, 2 x 1 thread,"
+            "openvino int8, max_batch_size 16, preferred 8/16, queue delay 100 us, 2 x 1 thread,"
             " padded to 32/64",
         ),
         (
@@ -107,7 +107,7 @@ def test_every_runtime_serves_the_reference_precision() -> None:
         ),
         (
             ModelServing("bert", SPEC, max_batch_size=4, batching=Batching()),
-            "openvino int8, batch <= 4, delay 0 us, 1 x 1 thread",
+            "openvino int8, max_batch_size 4, queue delay 0 us, 1 x 1 thread",
         ),
     ],
 )

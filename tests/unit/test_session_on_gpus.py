@@ -23,7 +23,7 @@ Open = Callable[[FakeGpuServer], ServingSession]
 
 @pytest.fixture
 def open_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    monkeypatch.setattr(session_module, "_GIVING_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(session_module, "_MEMORY_RELEASE_SECONDS", 0.1)
 
     def opened(server: FakeGpuServer) -> ServingSession:
         monkeypatch.setattr(session_module, "memory_in_use_mib", server.memory_in_use_mib)

@@ -18,8 +18,8 @@ from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import LoadRuns, ParetoEntry
 from optimizer.cli import commands
 from optimizer.cli.terminal import print_table
-from optimizer.commands.parts import require_same_space
-from optimizer.commands.run import RunRequest, run_study
+from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run_context import require_same_space
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped
@@ -292,7 +292,7 @@ def test_what_does_not_go_with_several_limits_is_refused(
     tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
     quickstart = shipped("search_spaces") / "quickstart.yaml"
-    request = RunRequest(quickstart, tmp_path, tmp_path / "cache", also_limits_ms=(300.0,))
+    request = RunOptions(quickstart, also_limits_ms=(300.0,), results=tmp_path)
     with pytest.raises(UsageError) as refused:
         run_study(replace(request, **settings), lambda _: None)  # type: ignore[arg-type]
     assert message in str(refused.value)
@@ -300,7 +300,7 @@ def test_what_does_not_go_with_several_limits_is_refused(
 
 
 def test_the_sampler_follows_from_the_limits_where_none_is_chosen() -> None:
-    request = RunRequest(Path("space.yaml"), Path("results"), Path("cache"))
+    request = RunOptions(Path("space.yaml"))
     assert request.chosen_sampler == "guided"
     several = replace(request, also_limits_ms=(300.0, 100.0, 300.0))
     assert (several.chosen_sampler, several.extra_limits_ms) == ("tpe", (100.0, 300.0))
@@ -309,8 +309,8 @@ def test_the_sampler_follows_from_the_limits_where_none_is_chosen() -> None:
 
 def test_a_study_goes_on_with_the_limits_that_it_was_begun_with(tmp_path: Path) -> None:
     begun = StudyDirectory(tmp_path / "several")
-    for extra_limits_ms in ((50.0, 300.0), (50.0, 300.0), None):
-        require_same_space(begun, QUICKSTART, MACHINE, "begin another", extra_limits_ms)
+    for limits_ms in ((50.0, 300.0), (50.0, 300.0), None):
+        require_same_space(begun, QUICKSTART, MACHINE, "begin another", limits_ms)
     with pytest.raises(SpaceChangedError, match=r"also_limit_ms: was \[50.0, 300.0\], is \[50.0\]"):
         require_same_space(begun, QUICKSTART, MACHINE, "begin another", (50.0,))
     with pytest.raises(SpaceChangedError, match=r"also_limit_ms: was \[50.0, 300.0\], is None"):

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.commands.simulate import SHARES, SimulateRequest, WhatIf, simulate_configuration
+from optimizer.commands.simulate import SHARES, SimulateOptions, WhatIf, simulate_configuration
 from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
@@ -42,7 +42,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def predicted(results: Path, **settings: str) -> WhatIf:
-    return simulate_configuration(SimulateRequest("calibrated", results, settings))
+    return simulate_configuration(SimulateOptions("calibrated", settings, results=results))
 
 
 def test_what_is_searched_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_what_is_not_set_is_the_baselines(results: Path) -> None:
 
 def test_mistakes_name_the_study_or_the_setting(results: Path) -> None:
     with pytest.raises(UsageError, match="no study other in"):
-        simulate_configuration(SimulateRequest("other", results, {}))
+        simulate_configuration(SimulateOptions("other", {}, results=results))
     with pytest.raises(UsageError, match="precision"):
         predicted(results, precision="int9")
     directory = StudyDirectory(results / "fresh")
     begin_study(directory, SEARCHED)
     with pytest.raises(UsageError, match="study fresh has saturated nothing yet"):
-        simulate_configuration(SimulateRequest("fresh", results, {}))
+        simulate_configuration(SimulateOptions("fresh", {}, results=results))
 
 
 def test_the_command_prints_levels_the_limit_and_the_batches(results: Path) -> None:

@@ -13,7 +13,8 @@ from optimizer.simulator.prediction import (
     predict_saturation,
 )
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.streams import ArrivalTrace, LatencyLimit
+from optimizer.workload.arrivals import ArrivalTrace
+from optimizer.workload.streams import LatencyLimit
 from tests.unit.test_simulator_queues import waiting_probability
 
 ALONE = Scheduler(1, dynamic=False)

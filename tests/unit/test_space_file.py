@@ -359,7 +359,7 @@ ONE_MISTAKE = [
         "      class: BertForSequenceClassification\n",
         "",
         "line 4: models.bert.source.class: "
-        "goes with config or checkpoint, not with onnx, got None",
+        "is needed with config or checkpoint, and not with onnx, got None",
     ),
     (
         "class: BertForSequenceClassification",
@@ -386,7 +386,7 @@ ONE_MISTAKE = [
         PRICE,
         "{instance_type: nowhere}",
         "line 10: price.instance_type: "
-        "must be listed (listed.large) where usd_per_hour is not given, got 'nowhere'",
+        "must be listed (listed.large) if usd_per_hour is not given, got 'nowhere'",
     ),
     (
         PRICE,
@@ -651,7 +651,7 @@ def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
         ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
         (
             "{tensors: {input_ids: [[7]]}, file: space.yaml}",
-            "line 10: models.bert.evaluation.tensors: goes without file, got 'space.yaml'",
+            "models.bert.evaluation.tensors: must not be given beside file, got 'space.yaml'",
         ),
     ],
 )
@@ -789,8 +789,14 @@ def test_the_json_schema_describes_every_section_and_defines_what_it_refers_to()
 @pytest.mark.parametrize(
     ("settings", "described"),
     [
-        ({"max_batch_size": "7"}, "pytorch fp32, batch <= 7, delay 0 us, 1 x 2 threads"),
-        ({"max_queue_delay_us": "123"}, "pytorch fp32, batch <= 4, delay 123 us, 1 x 2 threads"),
+        (
+            {"max_batch_size": "7"},
+            "pytorch fp32, max_batch_size 7, queue delay 0 us, 1 x 2 threads",
+        ),
+        (
+            {"max_queue_delay_us": "123"},
+            "pytorch fp32, max_batch_size 4, queue delay 123 us, 1 x 2 threads",
+        ),
         ({"bert.precision": "int8"}, "openvino int8, no batching, 1 x 2 threads"),
         ({}, "pytorch fp32, no batching, 1 x 2 threads"),
     ],

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from optimizer.analysis.study_status import all_statuses, study_status
 from optimizer.analysis.summary import StudySummary, write_summary
-from optimizer.cli.interruption import Interrupted
 from optimizer.cli.status import Detail
-from optimizer.commands.with_progress import with_progress
+from optimizer.cli.termination import Interrupted
+from optimizer.commands.run_context import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
@@ -129,7 +129,7 @@ def test_a_run_is_seen_from_elsewhere_while_it_goes_on(directory: StudyDirectory
     assert "expected the largest saving: $0.5000 per million" in said
     assert "rate █▆ 150/s" in said
     assert "p95 █▆ 30.0 ms" in said
-    assert "left remaining potential: up to 25% (95% bound)" in said
+    assert "potential up to 25% cheaper (95% bound)" in said
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
@@ -161,7 +161,7 @@ def test_a_run_that_was_killed_is_cut_off(directory: StudyDirectory) -> None:
         left = directory.progress.read_bytes()  # What a killed run leaves.
     directory.progress.write_bytes(left)
     assert study_status(directory.root.parent, "mine").state == "cut off"
-    assert "cut off in phase search; the same command goes on" in drawn(directory)
+    assert "cut off in phase search; rerun the command to resume" in drawn(directory)
 
 
 def test_a_study_of_an_earlier_version_is_told_by_its_records(directory: StudyDirectory) -> None:

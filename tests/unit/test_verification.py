@@ -91,7 +91,7 @@ def test_a_bundle_whose_models_lead_out_of_it_is_refused(bundle: Bundle, name: s
     manifest = json.loads(path.read_text())
     manifest["config"]["models"][0]["name"] = name
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="a model's name must be that of a folder"):
+    with pytest.raises(UsageError, match="a model's name must be the name of a folder"):
         read_bundle(bundle.root)
 
 
@@ -108,8 +108,7 @@ def test_every_kind_of_damage_is_named(bundle: Bundle) -> None:
     check = check_files(bundle)
     assert check.outcome == "fail"
     assert check.text == (
-        "bert/1/model.bin has other content; requirements.txt is missing; "
-        "bert/2/model.py was not exported"
+        "bert/1/model.bin differs; requirements.txt is missing; bert/2/model.py was not exported"
     )
 
 
@@ -120,7 +119,8 @@ def test_what_python_has_compiled_and_would_run_in_place_of_a_file_is_damage(
     compiled.mkdir()
     (compiled / "session.cpython-311.pyc").touch()
     assert check_files(bundle).text == (
-        "bert/1/__pycache__/session.cpython-311.pyc was not exported, and Python runs it: delete it"
+        "bert/1/__pycache__/session.cpython-311.pyc was not exported, and Python would run it:"
+        " delete it"
     )
 
 
@@ -133,22 +133,24 @@ def test_links_and_empty_folders_are_damage(bundle: Bundle, tmp_path: Path) -> N
     (tmp_path / "another" / "1" / "model.py").touch()
     (bundle.root / "another").symlink_to(tmp_path / "another")
     assert check_files(bundle).text == (
-        "bert/1/model.bin is a link to what lies elsewhere; another was not exported;"
-        " bert/2/ was not exported"
+        "bert/1/model.bin is a link; another was not exported; bert/2/ was not exported"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(models=[]), "models must be those of config, bert"),
+        (lambda m: m.update(models=[]), "models must be the models of config, bert"),
         (
             lambda m: m["models"][0].update(examples="../../elsewhere.npz"),
             "models.bert.examples: must be bert/examples.npz or none",
         ),
-        (lambda m: m["config"]["models"][0].update(name=".."), "that of a folder, got '..'"),
-        (lambda m: m["config"]["models"][0].update(name=""), "that of a folder, got ''"),
-        (lambda m: m["config"]["models"][0].update(name="/etc"), "that of a folder, got '/etc'"),
+        (lambda m: m["config"]["models"][0].update(name=".."), "the name of a folder, got '..'"),
+        (lambda m: m["config"]["models"][0].update(name=""), "the name of a folder, got ''"),
+        (
+            lambda m: m["config"]["models"][0].update(name="/etc"),
+            "the name of a folder, got '/etc'",
+        ),
     ],
 )
 def test_a_manifest_that_contradicts_itself_or_leads_elsewhere_is_refused(
@@ -171,7 +173,7 @@ def test_a_configuration_that_was_edited_says_what_that_changes(bundle: Bundle) 
     path = bundle.root / "bert" / "config.pbtxt"
     path.write_text(path.read_text().replace("max_batch_size: 1\n", "max_batch_size: 9\n"))
     assert check_files(bundle).text == (
-        "bert/config.pbtxt has other content; bert: max_batch_size: measured 1, the file says 9"
+        "bert/config.pbtxt differs; bert: max_batch_size: measured 1, the file says 9"
     )
     path.write_text("no configuration")
     assert "bert/config.pbtxt cannot be read" in check_files(bundle).text
@@ -186,7 +188,7 @@ def test_what_runs_is_held_against_what_was_measured(bundle: Bundle) -> None:
     running.instance_group[0].count = 5
     check = check_configuration(bundle.manifest, {"bert": running})
     assert (check.outcome, check.text) == (
-        "fail", "bert: instance_group[0].count: asked 1, the server runs 5",
+        "fail", "bert: instance_group[0].count: requested 1, the server runs 5",
     )  # fmt: skip
 
 
@@ -264,7 +266,7 @@ def test_outputs_are_held_to_the_accuracy_limits(bundle: Bundle, tmp_path: Path)
 def test_without_recorded_examples_nothing_is_claimed(bundle: Bundle) -> None:
     check = check_outputs(bundle.manifest, {}, {})
     assert check.outcome == "not checked"
-    assert check.text == "bert: the bundle holds no recorded examples"
+    assert check.text == "bert: the bundle has no recorded examples"
 
 
 # Limit, capacity
@@ -298,7 +300,7 @@ def test_drift_needs_every_measurement_to_say_so(bundle: Bundle) -> None:
     assert check_capacity(bundle.manifest, [slow, as_ever], 0.1).outcome == "pass"
     check = check_capacity(bundle.manifest, [slow, slow], 0.1)
     assert check.outcome == "drift"
-    assert check.text == "100/s, 280/s when it was measured: -64%, in 2 measurements"
+    assert check.text == "100/s, recorded 280/s: -64%, in 2 measurements"
 
 
 # The command, on a server that is made up
@@ -421,7 +423,7 @@ def test_a_machine_that_falters_once_is_forgiven(verify: Any) -> None:
 def test_another_capacity_is_drift(verify: Any) -> None:
     code, lines = verify(capacities=(100.0, 110.0))
     assert (code, lines[-1]) == (5, "drift")
-    assert any(line.startswith("capacity: drift, 110/s, 280/s") for line in lines)
+    assert any(line.startswith("capacity: drift, 110/s, recorded 280/s") for line in lines)
 
 
 def test_a_server_that_dies_under_load_fails_no_bundle(verify: Any) -> None:
@@ -460,14 +462,14 @@ def test_a_damaged_file_starts_nothing(
     (bundle.root / "bert/1/model.py").write_text("import os\n")
     said = optimizer("verify", str(bundle.root))
     assert said.code == 1
-    assert "files: fail, bert/1/model.py has other content" in said.out
-    assert said.out.count("not checked, what was exported is not what is here") == 4
+    assert "files: fail, bert/1/model.py differs" in said.out
+    assert said.out.count("not checked, the files are not those that were exported") == 4
 
 
 def test_no_bundle_is_a_mistake_in_what_was_given(optimizer: Commands, tmp_path: Path) -> None:
     said = optimizer("verify", str(tmp_path))
     assert said.code == 2
-    assert "is no exported bundle" in said.err
+    assert "is not an exported bundle" in said.err
 
 
 def with_engine(bundle: Bundle, **facts: Any) -> Bundle:
@@ -483,8 +485,8 @@ def with_engine(bundle: Bundle, **facts: Any) -> Bundle:
 @pytest.mark.parametrize(
     ("graph", "remedy"),
     [
-        ("bert/graph", "`python3 rebuild_engines.py` in the bundle builds it for this GPU"),
-        (None, "does not hold the graph that it was built from: export it anew"),
+        ("bert/graph", "`python3 rebuild_engines.py` in the bundle rebuilds it"),
+        (None, "does not hold the graph that the engine was built from: export it again"),
     ],
 )
 def test_an_engine_of_another_gpu_says_how_it_is_built_anew(
@@ -502,11 +504,11 @@ def test_an_engine_that_was_built_anew_is_told(bundle: Bundle, verify: Any) -> N
     assert how_to_rebuild(bundle.manifest) is None
     manifest = with_engine(bundle, rebuilt=True).manifest
     assert rebuilt_engines(manifest) == [
-        "bert: its engine was built anew, with TensorRT 10.16.1.11 for NVIDIA A10G"
+        "bert: its engine was rebuilt with TensorRT 10.16.1.11 for NVIDIA A10G"
     ]
     code, lines = verify()
     assert code == 0
-    assert "note: bert: its engine was built anew, with TensorRT 10.16.1.11" in "\n".join(lines)
+    assert "note: bert: its engine was rebuilt with TensorRT 10.16.1.11" in "\n".join(lines)
 
 
 def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
@@ -532,5 +534,7 @@ def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
     assert where.gpus == cards[:2]
     assert where.slot.gpu_uuids == ("GPU-0", "GPU-1")
     there = cards[:1]
-    with pytest.raises(RequirementError, match="on 2 GPUs, and an NVIDIA driver tells of 1"):
+    with pytest.raises(
+        RequirementError, match="needs 2 GPUs, and the NVIDIA driver of this machine lists"
+    ):
         bundle_host(settings, on_gpus)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optimizer.commands.parts import protocols
+from optimizer.commands.protocols import protocols
 from optimizer.files.shipped import shipped
 from optimizer.fleet.price_list import shipped_prices
 from optimizer.machine.slots import Slot

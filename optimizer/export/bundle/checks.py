@@ -1,8 +1,8 @@
-"""Whether a bundle is what was measured, and does what was measured: the checks, one by one.
+"""The checks that verify a bundle against its recorded measurements.
 
-Each check passes, fails with its reason, or could not be made; one under load may turn out to be
-impossible here, because the server died or the load generator fell behind. A capacity that is
-another than the measured one, while the limit is held, is drift.
+A check passes, fails with its reason, or cannot be made. One under load may be impossible on this
+machine because the server died or the load generator fell behind. A capacity that differs from the
+measured one while the limit is met is drift.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from optimizer.triton.repository import read_config
 Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]
 
-_FROM_THE_WORST: tuple[Literal["fail", "not measured", "drift"], ...] = (
+_WORST_FIRST: tuple[Literal["fail", "not measured", "drift"], ...] = (
     "fail",
     "not measured",
     "drift",
 )
 
-_NAMED = 5
-"""Files that a message names; the rest it counts."""
+_MAX_NAMED_FILES = 5
+"""Files that a message names; it counts the others."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found; `text` is the reason, or the figures."""
+    """The result of one check; `text` is the reason, or the figures."""
 
     name: CheckName
     outcome: Outcome
@@ -49,12 +49,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What all checks found.
+    """The results of all checks.
 
     Attributes:
-        notes: what is not as it was when the bundle was measured, and fails nothing by itself.
-        level: at the recommended load of one replica, None where it did not come to that.
-        capacity: as it was found here, None where it did not come to that.
+        notes: differences from the measurement that fail nothing by themselves.
+        level: at the recommended load of one replica; None if it was not measured.
+        capacity: measured here; None if it was not.
     """
 
     checks: tuple[Check, ...]
@@ -64,80 +64,80 @@ class Verification:
 
     @property
     def outcome(self) -> Literal["pass", "drift", "fail", "not measured"]:
-        """The worst of the checks."""
-        found = {check.outcome for check in self.checks}
-        for worst in _FROM_THE_WORST:
-            if worst in found:
+        """The worst outcome of the checks."""
+        outcomes = {check.outcome for check in self.checks}
+        for worst in _WORST_FIRST:
+            if worst in outcomes:
                 return worst
         return "pass"
 
 
 def check_files(bundle: Bundle) -> Check:
-    """Every file is the one that was exported, and there is no other.
+    """Check that the files are the exported ones, all of them and no others.
 
-    Of a changed config.pbtxt, what it changes is said too: nothing of a bundle whose files are
-    others is executed.
+    The message also names the changed fields of a config.pbtxt: a bundle that fails this check is
+    not started, so no other check can show them.
     """
-    named, found = bundle.manifest.files, digests(bundle.root)
-    wrong = list(_wrong_files(named, found))
-    wrong += [f"{path}/ was not exported" for path in _further_folders(bundle.root, named)]
+    exported, present = bundle.manifest.files, digests(bundle.root)
+    wrong = list(_wrong_files(exported, present))
+    wrong += [f"{path}/ was not exported" for path in _unexported_folders(bundle.root, exported)]
     if not wrong:
-        return Check("files", "pass", f"{len(found)} files are those that were exported")
-    if len(wrong) > _NAMED:
-        wrong = [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more"]
+        return Check("files", "pass", f"{len(present)} files are those that were exported")
+    if len(wrong) > _MAX_NAMED_FILES:
+        wrong = [*wrong[:_MAX_NAMED_FILES], f"and {len(wrong) - _MAX_NAMED_FILES} more"]
     return Check("files", "fail", "; ".join([*wrong, *_changed_configurations(bundle)]))
 
 
-def _wrong_files(named: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
-    for path, digest in named.items():
-        if path not in found:
+def _wrong_files(exported: Mapping[str, str], present: Mapping[str, str]) -> Iterator[str]:
+    for path, digest in exported.items():
+        if path not in present:
             yield f"{path} is missing"
-        elif found[path] == LINK:
-            yield f"{path} is a link to what lies elsewhere"
-        elif found[path] == NO_FILE:
+        elif present[path] == LINK:
+            yield f"{path} is a link"
+        elif present[path] == NO_FILE:
             yield f"{path} is a pipe or a device"
-        elif found[path] != digest:
-            yield f"{path} has other content"
-    for path in found:
-        if path not in named:
-            compiled = ", and Python runs it: delete it" if path.endswith(".pyc") else ""
+        elif present[path] != digest:
+            yield f"{path} differs"
+    for path in present:
+        if path not in exported:
+            compiled = ", and Python would run it: delete it" if path.endswith(".pyc") else ""
             yield f"{path} was not exported{compiled}"
 
 
-def _further_folders(root: Path, named: Mapping[str, str]) -> list[str]:
-    """Folders without any file: Triton takes them for models or versions, and waits for them."""
-    known = {parent.as_posix() for path in named for parent in PurePosixPath(path).parents}
+def _unexported_folders(root: Path, exported: Mapping[str, str]) -> list[str]:
+    """Return added empty folders: Triton takes them for models or versions, and waits for them."""
+    parents = {parent.as_posix() for path in exported for parent in PurePosixPath(path).parents}
     return [
         path.relative_to(root).as_posix()
         for path in sorted(root.rglob("*"))
         if path.is_dir()
         and not any(path.iterdir())
-        and path.relative_to(root).as_posix() not in known
+        and path.relative_to(root).as_posix() not in parents
     ]
 
 
 def _changed_configurations(bundle: Bundle) -> list[str]:
-    found = []
+    changes = []
     for model in bundle.manifest.models:
         try:
-            there = read_config(bundle.root / model.name / "config.pbtxt")
+            config = read_config(bundle.root / model.name / "config.pbtxt")
         except (UnreadableError, text_format.ParseError) as error:
-            found.append(f"{model.name}/config.pbtxt cannot be read: {error}")
+            changes.append(f"{model.name}/config.pbtxt cannot be read: {error}")
             continue
-        found += [
+        changes += [
             f"{model.name}: {each.field}: measured {each.before}, the file says {each.after}"
-            for each in field_changes(measured_config(model), there)
+            for each in field_changes(measured_config(model), config)
         ]
-    return found
+    return changes
 
 
 def check_configuration(
     manifest: Manifest, running: Mapping[str, model_config_pb2.ModelConfig]
 ) -> Check:
-    """What the server runs is what was measured.
+    """Check that the server runs the measured configuration.
 
     Args:
-        running: by model, as the server tells it.
+        running: configurations that the server reports, by model.
     """
     wrong = [
         f"{model.name}: {text}"
@@ -146,11 +146,11 @@ def check_configuration(
     ]
     if wrong:
         return Check("configuration", "fail", "; ".join(wrong))
-    return Check("configuration", "pass", "the server runs what was measured")
+    return Check("configuration", "pass", "the server runs the measured configuration")
 
 
 def examples_of(bundle: Bundle) -> dict[str, Examples]:
-    """The recorded examples, by model. Raises UsageError where they cannot be read."""
+    """Return the recorded examples, by model. Raises UsageError for unreadable ones."""
     return {
         model.name: read_examples(bundle.root / model.examples)
         for model in bundle.manifest.models
@@ -161,7 +161,7 @@ def examples_of(bundle: Bundle) -> dict[str, Examples]:
 def check_outputs(
     manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, NDArray[Any]]
 ) -> Check:
-    """What the server answers is what the measured one did, within the accuracy gate's limits."""
+    """Check that outputs match the recorded ones, within the limits of the accuracy gate."""
     without = [model.name for model in manifest.models if model.name not in examples]
     wrong = [
         f"{model.name}: {text}"
@@ -172,79 +172,79 @@ def check_outputs(
     if wrong:
         return Check("outputs", "fail", "; ".join(wrong))
     if without:
-        reason = f"{', '.join(without)}: the bundle holds no recorded examples"
+        reason = f"{', '.join(without)}: the bundle has no recorded examples"
         return Check("outputs", "not checked", reason)
     count = sum(len(each.answers) for each in examples.values())
-    return Check("outputs", "pass", f"{count} recorded examples are answered as they were")
+    return Check("outputs", "pass", f"the outputs of {count} recorded examples match")
 
 
 def check_limit(manifest: Manifest, level: LoadLevel) -> Check:
-    """Every limit is met at the recommended load of one replica."""
-    shown = ", ".join(
+    """Check that every limit is met at the recommended load of one replica."""
+    latencies = ", ".join(
         f"p{each.limit_percentile:g} of {each.name} {each.latency_ms(each.limit_percentile):.1f} ms"
         f" (limit {each.limit_ms:g} ms)"
         for each in level.streams
     )
     missed = why_missed(level)
     share = f"the share of one replica is {manifest.recommended.per_replica_per_second:,.0f}/s"
-    text = f"at {level.offered_per_second:,.0f}/s ({share}): {shown}"
+    text = f"at {level.offered_per_second:,.0f}/s ({share}): {latencies}"
     if missed is None:
         return Check("limit", "pass", text)
     return Check("limit", "fail", f"{text}: {missed}")
 
 
-def capacity_departure(manifest: Manifest, found: Measurement, within: float) -> float | None:
-    """How far a capacity lies outside the interval that was measured, relative to its nearer end.
+def capacity_departure(manifest: Manifest, measurement: Measurement, within: float) -> float | None:
+    """Return how far a capacity lies outside the recorded interval, relative to its nearer end.
 
     Args:
-        within: share of that end which is no difference.
+        within: share of that end which is tolerated.
 
     Returns:
-        None where it does not.
+        None for a capacity inside the interval or the tolerance.
     """
-    measured = manifest.measured
-    high = measured.capacity_high_per_second or measured.capacity_per_second
-    if found.capacity_per_second < (1 - within) * measured.capacity_low_per_second:
-        return found.capacity_per_second / measured.capacity_low_per_second - 1
-    if found.capacity_per_second > (1 + within) * high:
-        return found.capacity_per_second / high - 1
+    recorded, capacity = manifest.measured, measurement.capacity_per_second
+    high = recorded.capacity_high_per_second or recorded.capacity_per_second
+    if capacity < (1 - within) * recorded.capacity_low_per_second:
+        return capacity / recorded.capacity_low_per_second - 1
+    if capacity > (1 + within) * high:
+        return capacity / high - 1
     return None
 
 
-def check_capacity(manifest: Manifest, found: Sequence[Measurement], within: float) -> Check:
-    """The capacity is the measured one; it is another where all measurements say so.
+def check_capacity(manifest: Manifest, measurements: Sequence[Measurement], within: float) -> Check:
+    """Check that the capacity matches the recorded one; it drifts if all measurements differ.
 
     Args:
-        found: one or more, of which none is off where the last is not.
+        measurements: one or more; all but the last differ.
     """
-    last = found[-1]
-    off = capacity_departure(manifest, last, within)
-    shown = f"{last.capacity_per_second:,.0f}/s, {manifest.measured.capacity_per_second:,.0f}/s"
-    shown += " when it was measured"
-    if off is None:
-        return Check("capacity", "pass", shown)
-    return Check("capacity", "drift", f"{shown}: {off:+.0%}, in {len(found)} measurements")
+    capacity, recorded = measurements[-1].capacity_per_second, manifest.measured.capacity_per_second
+    departure = capacity_departure(manifest, measurements[-1], within)
+    text = f"{capacity:,.0f}/s, recorded {recorded:,.0f}/s"
+    if departure is None:
+        return Check("capacity", "pass", text)
+    text += f": {departure:+.0%}, in {len(measurements)} measurements"
+    return Check("capacity", "drift", text)
 
 
 def unchecked(reason: str, *names: CheckName) -> list[Check]:
-    """Checks that could not be made."""
+    """Return checks that cannot be made, with the reason."""
     return [Check(name, "not checked", reason) for name in names]
 
 
 def how_to_rebuild(manifest: Manifest) -> str | None:
-    """How the bundle's engines are built anew; None where it has none."""
+    """Return how to rebuild the bundle's engines; None where it has none."""
     engines = [model for model in manifest.models if model.engine is not None]
     if not engines:
         return None
     if all(model.graph is None for model in engines):
-        return "this bundle does not hold the graph that it was built from: export it anew"
-    return f"an engine does not travel: `python3 {REBUILD}` in the bundle builds it for this GPU"
+        return "this bundle does not hold the graph that the engine was built from: export it again"
+    return f"an engine runs on one GPU model only: `python3 {REBUILD}` in the bundle rebuilds it"
 
 
 def rebuilt_engines(manifest: Manifest) -> list[str]:
-    """Which engines are not those that were measured."""
+    """Return which engines are not the measured ones."""
     return [
-        f"{model.name}: its engine was built anew, with TensorRT {model.engine.tensorrt} for "
+        f"{model.name}: its engine was rebuilt with TensorRT {model.engine.tensorrt} for "
         f"{model.engine.gpu_name}"
         for model in manifest.models
         if model.rebuilt and model.engine is not None

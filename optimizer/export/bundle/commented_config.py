@@ -1,6 +1,6 @@
-"""config.pbtxt for people: every field with a comment that says where its value comes from. Pure.
+"""config.pbtxt with a comment above every field, which says where its value comes from.
 
-Triton reads it as it reads any other: comments are part of protobuf's text format.
+Triton ignores the comments: they are part of protobuf's text format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.model_config import to_text
 
 Origins = Mapping[str, Mapping[str, str]]
-"""By model and parameter: how its value was chosen, such as "searched among 4, 8"."""
+"""How values were chosen, such as "searched among 4, 8", by model and parameter."""
 
 
 def origins_in(space: SearchSpace) -> Origins:
@@ -30,18 +30,19 @@ def origins_in(space: SearchSpace) -> Origins:
 
 
 def commented(config: model_config_pb2.ModelConfig, model: ModelServing, origins: Origins) -> str:
-    """Return the configuration as config.pbtxt, with a comment before each field."""
+    """Return the configuration as config.pbtxt, with a comment above each field."""
     own = origins.get(model.name, {})
-    parts = ["# Triton's configuration of one model. Values named parameters are those that were\n"
-             "# measured; a changed one is another configuration, of another cost.\n"]  # fmt: skip
+    parts = ["# Triton's configuration of one model. The parameters named below have the measured\n"
+             "# values; with other values, capacity and cost differ.\n"]  # fmt: skip
     for field, _ in config.ListFields():
         only = model_config_pb2.ModelConfig()
-        # A copy of the one field, whatever its type.
+        # Copy one field, whatever its type.
         only.MergeFrom(config)
         for other, _value in config.ListFields():
             if other.name != field.name:
                 only.ClearField(other.name)
-        parts.append(_comment(_comment_of(field.name, model, own)) + to_text(only))
+        comment = _comment_of(field.name, model, own)
+        parts.append("".join(f"# {line}\n" for line in comment.splitlines()) + to_text(only))
     return "\n".join(parts)
 
 
@@ -49,12 +50,14 @@ def _comment_of(field: str, model: ModelServing, own: Mapping[str, str]) -> str:
     text = {
         "name": "the model's name in the space file",
         "backend": f"hosts {model.artifact.runtime}",
-        "max_batch_size": "" if model.batching else "no batching: only what one request asks for",
-        "input": "inputs of the space file, without the batch; -1 is a request's own length",
-        "output": "the model's own output, without the batch; labels are the source's",
-        "response_cache": "off unless it was measured: answers would not be computed",
-        "model_warmup": "zeros of the longest length, so that no first request is slow",
-        "parameters": "what model.py reads: runtime, precision and threads",
+        "max_batch_size": ""
+        if model.batching
+        else "no batching: at most the batch size of one request",
+        "input": "inputs of the space file, without the batch; -1 is the length of a request",
+        "output": "output of the model, without the batch; labels come from its source",
+        "response_cache": "off unless it was measured: cached replies are not computed",
+        "model_warmup": "zeros of the longest length, so that the first request is not slow",
+        "parameters": "read by model.py: runtime, precision and threads",
     }.get(field, "")
     parameters = [
         f"parameter {each.file_key}: {own.get(each.name, 'as measured')}"
@@ -62,8 +65,4 @@ def _comment_of(field: str, model: ModelServing, own: Mapping[str, str]) -> str:
         if field in (path.split(".")[0] for path in each.fields) and each.effect.model(model)
     ]
     lines = [text, *parameters] if text else parameters
-    return "\n".join(lines) or f"by the template of the {model.artifact.backend} backend"
-
-
-def _comment(text: str) -> str:
-    return "".join(f"# {line}\n" for line in text.splitlines())
+    return "\n".join(lines) or f"from the template of the {model.artifact.backend} backend"

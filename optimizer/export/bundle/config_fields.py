@@ -1,4 +1,4 @@
-"""Triton's configurations field by field, to say in words what changes between two. Pure."""
+"""Triton's model configurations field by field, to describe what changes between two."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FieldChange:
 
 
 def measured_config(model: ExportedModel) -> model_config_pb2.ModelConfig:
-    """The configuration that was measured. Raises UsageError where the manifest holds none."""
+    """Return the measured configuration. Raises UsageError where the manifest has none."""
     try:
         return json_format.ParseDict(dict(model.config), model_config_pb2.ModelConfig())
     except json_format.ParseError as error:
@@ -35,10 +35,13 @@ def measured_config(model: ExportedModel) -> model_config_pb2.ModelConfig:
 def field_changes(
     before: model_config_pb2.ModelConfig, after: model_config_pb2.ModelConfig
 ) -> list[FieldChange]:
-    """Fields that differ between two configurations as they are written."""
-    one, other = _fields(before), _fields(after)
-    pairs = [(f, one.get(f, ABSENT), other.get(f, ABSENT)) for f in dict.fromkeys((*one, *other))]
-    return [FieldChange(*pair) for pair in pairs if pair[1] != pair[2]]
+    """Return the fields that differ between two configurations."""
+    old, new = _fields(before), _fields(after)
+    changes = [
+        FieldChange(field, old.get(field, ABSENT), new.get(field, ABSENT))
+        for field in dict.fromkeys((*old, *new))
+    ]
+    return [change for change in changes if change.before != change.after]
 
 
 def _fields(config: model_config_pb2.ModelConfig) -> dict[str, str]:
@@ -49,17 +52,17 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if path:
             yield path, PRESENT
-        for key, below in value.items():
-            yield from _flat(below, f"{path}.{key}" if path else str(key))
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        for at, below in enumerate(value):
-            yield from _flat(below, f"{path}[{at}]")
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{path}[{index}]")
     else:
         yield path, in_words(value)
 
 
 def in_words(value: Any) -> str:
-    """A value, or a list of them; "none" where there is nothing."""
+    """Return a value or a list as text; "none" for nothing."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or ABSENT
     return ABSENT if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What changes between two bundles: in words, and in cost. Pure."""
+"""What changes between two bundles: configuration, versions, limits, demand, price and cost."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from optimizer.export.bundle.manifest import (
 Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
 
 _DESCRIBED = ("README.md", "requirements.txt", "config.pbtxt", LOAD, EXAMPLES)
-"""Files whose content is told in words, or follows from the rest."""
+"""Files whose differences appear as changes, or follow from them."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs.
+    """One difference.
 
     Attributes:
         what: such as "bert: dynamic_batching.max_queue_delay_microseconds".
@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class FigureChange:
-    """One figure of both bundles; it may be the same."""
+    """A figure of both bundles; the two may be equal."""
 
     what: str
     before: float
@@ -47,7 +47,7 @@ class FigureChange:
 
     @property
     def ratio(self) -> float | None:
-        """After relative to before; None where that was nothing."""
+        """After relative to before; None where before is zero."""
         return self.after / self.before if self.before else None
 
 
@@ -56,8 +56,8 @@ class BundleDifference:
     """Two bundles side by side.
 
     Attributes:
-        files: paths whose content differs, or that one bundle alone has, less what describes it.
-        caveats: why the figures may not be held against each other as they stand.
+        files: paths of files that differ or that only one bundle has, without descriptions.
+        caveats: reasons why the figures are not comparable as they are.
     """
 
     changes: tuple[Change, ...]
@@ -67,15 +67,19 @@ class BundleDifference:
 
     @property
     def same(self) -> bool:
-        """Whether both serve the same in the same way."""
+        """Whether both serve the same models with the same configuration."""
         return not self.changes and not self.files
 
 
 def difference(before: Manifest, after: Manifest) -> BundleDifference:
-    """What changes from one bundle to the other."""
+    """Return what changes from one bundle to the other."""
     changes = (
         *_models(before, after),
-        *_mapping("configuration", "server", _server(before), _server(after)),
+        *_mapping(
+            "configuration",
+            "server",
+            *({"arguments": in_words(each.server_arguments)} for each in (before, after)),
+        ),
         *_mapping("versions", "", _versions(before), _versions(after)),
         *_mapping("limits", "", _limits(before), _limits(after)),
         *_mapping("demand", "", _demand(before), _demand(after)),
@@ -87,15 +91,15 @@ def difference(before: Manifest, after: Manifest) -> BundleDifference:
 
 
 def _models(before: Manifest, after: Manifest) -> Iterator[Change]:
-    one, other = ({m.name: m for m in each.models} for each in (before, after))
-    for name in dict.fromkeys((*one, *other)):
-        if name not in one or name not in other:
-            here = ("served" if name in each else ABSENT for each in (one, other))
-            yield Change("configuration", name, *here)
+    old, new = ({m.name: m for m in each.models} for each in (before, after))
+    for name in dict.fromkeys((*old, *new)):
+        if name not in old or name not in new:
+            presence = ("served" if name in each else ABSENT for each in (old, new))
+            yield Change("configuration", name, *presence)
             continue
-        for each in field_changes(measured_config(one[name]), measured_config(other[name])):
+        for each in field_changes(measured_config(old[name]), measured_config(new[name])):
             yield Change("configuration", f"{name}: {each.field}", each.before, each.after)
-        artefacts = [_artifact(m, each[name]) for m, each in ((before, one), (after, other))]
+        artefacts = (_artifact(before, old[name]), _artifact(after, new[name]))
         yield from _mapping("artefact", name, *artefacts)
 
 
@@ -114,16 +118,12 @@ def _artifact(manifest: Manifest, model: ExportedModel) -> dict[str, str]:
     }
 
 
-def _server(manifest: Manifest) -> dict[str, str]:
-    return {"arguments": in_words(manifest.server_arguments)}
-
-
 def _versions(manifest: Manifest) -> dict[str, str]:
     versions = manifest.versions
     named = {
         name: in_words(value) for name, value in asdict(versions).items() if name != "packages"
     }
-    # None of the one says nothing of the other: it is that no server was asked.
+    # Triton's version is None if no server recorded examples: that is no difference.
     return {**named, "triton": versions.triton or UNKNOWN, **versions.packages}
 
 
@@ -149,16 +149,18 @@ def _price(manifest: Manifest) -> dict[str, str]:
 
 
 def _mapping(
-    kind: Kind, of: str, before: Mapping[str, str], after: Mapping[str, str]
+    kind: Kind, subject: str, before: Mapping[str, str], after: Mapping[str, str]
 ) -> Iterator[Change]:
     for key in dict.fromkeys((*before, *after)):
-        one, other = before.get(key, ABSENT), after.get(key, ABSENT)
-        if one != other:
-            yield Change(kind, f"{of}: {key}" if of else key, one, other)
+        old, new = before.get(key, ABSENT), after.get(key, ABSENT)
+        if old != new:
+            yield Change(kind, f"{subject}: {key}" if subject else key, old, new)
 
 
 def _figures(before: Manifest, after: Manifest) -> tuple[FigureChange, ...]:
-    return tuple(FigureChange(name, of(before), of(after)) for name, of in _FIGURES.items())
+    return tuple(
+        FigureChange(name, figure(before), figure(after)) for name, figure in _FIGURES.items()
+    )
 
 
 _FIGURES: Mapping[str, Callable[[Manifest], float]] = {
@@ -181,22 +183,22 @@ def _files(before: Manifest, after: Manifest) -> tuple[str, ...]:
 
 
 def _caveats(before: Manifest, after: Manifest) -> tuple[str, ...]:
-    found = []
+    caveats = []
     machines = [(m.versions.cpu, m.versions.cores, m.versions.gpus) for m in (before, after)]
     if machines[0] != machines[1]:
-        found.append("they were measured on different machines")
+        caveats.append("the bundles were measured on different machines")
     if _limits(before) != _limits(after):
-        found.append("their capacities are within different limits")
-    found += [
-        f"the capacity of {which} is unconfirmed, of one trial"
+        caveats.append("their capacities are for different limits")
+    caveats += [
+        f"the capacity of {which} is not confirmed: one trial"
         for which, manifest in (("the first", before), ("the second", after))
         if not manifest.measured.confirmed
     ]
     intervals = [_interval(before.measured), _interval(after.measured)]
     differ = before.measured != after.measured
     if differ and max(low for low, _ in intervals) <= min(high for _, high in intervals):
-        found.append("the intervals of their capacities overlap: they cannot be told apart")
-    return tuple(found)
+        caveats.append("their capacities show no statistically significant difference")
+    return tuple(caveats)
 
 
 def _interval(measured: MeasuredFigures) -> tuple[float, float]:

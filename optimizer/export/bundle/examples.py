@@ -1,7 +1,7 @@
-"""Recorded examples: a few inputs of the model, and what the server that was measured answered.
+"""Recorded examples: a few inputs of a model, and the outputs of the measured server.
 
-Inputs are drawn as those of load tests are, never taken from a person's evaluation data. They are
-of the longest length: so they are all of one shape, and nothing in them is padding.
+Inputs are drawn like those of load tests, never taken from evaluation data. They have the longest
+length, so all have one shape and none is padded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, st
 COUNT = 16
 _SEED = 11
 _INPUT, _OUTPUT = "input:", "output:"
-_MOST_BYTES = 512 * 2**20
+_MAX_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,14 @@ class Examples:
 
     @property
     def requests(self) -> list[Tensors]:
-        """The inputs as requests of batch 1."""
+        """The inputs as requests of batch size 1."""
         return [
-            {name: values[at : at + 1] for name, values in self.inputs.items()}
-            for at in range(len(self.answers))
+            {name: values[row : row + 1] for name, values in self.inputs.items()}
+            for row in range(len(self.answers))
         ]
 
     def misses(self, answers: NDArray[Any], tolerance: AccuracyLimits) -> list[str]:
-        """In what `answers` to `requests` are not those recorded; empty where they are."""
+        """Return how `answers` to `requests` differ from the recorded ones; empty if they match."""
         try:
             return misses(compare(self.answers, answers), tolerance)
         except ConfigMismatch as error:
@@ -51,7 +51,7 @@ class Examples:
 
 
 def draw_requests(payloads: Payloads) -> list[Tensors]:
-    """`COUNT` requests of batch 1, always the same ones."""
+    """Return `COUNT` requests of batch size 1, always the same ones."""
     longest = LengthDistribution((payloads.lengths.longest,), (1.0,))
     return replace(payloads, lengths=longest).sample(COUNT, np.random.default_rng(_SEED))
 
@@ -59,7 +59,7 @@ def draw_requests(payloads: Payloads) -> list[Tensors]:
 def write_examples(
     path: Path, requests: list[Tensors], output: str, answers: NDArray[np.float64]
 ) -> None:
-    """Keep requests and their answers as an npz file. Raises StorageError."""
+    """Write requests and their answers as an npz file. Raises StorageError."""
     arrays: dict[str, NDArray[Any]] = {
         f"{_INPUT}{name}": values for name, values in stack(requests).items()
     }
@@ -71,23 +71,23 @@ def write_examples(
 
 
 def read_examples(path: Path) -> Examples:
-    """Read what `write_examples` wrote; arrays alone, nothing that would be executed.
+    """Read what `write_examples` wrote; only arrays, never code.
 
     Raises:
-        UsageError: for anything else; names the file.
+        UsageError: for anything else, naming the file.
     """
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
             unpacked = sum(each.file_size for each in stored.zip.infolist())
-            if unpacked > _MOST_BYTES:
-                raise ValueError(f"arrays must take at most {_MOST_BYTES / 2**20:g} MiB")
+            if unpacked > _MAX_BYTES:
+                raise ValueError(f"arrays must take at most {_MAX_BYTES / 2**20:g} MiB")
             arrays = {name: stored[name] for name in stored.files}
         inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
         [(name, answers)] = [(n, a) for n, a in arrays.items() if n.startswith(_OUTPUT)]
         counts = {len(array) for array in arrays.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"arrays must have one number of rows, at least 1, got {counts}")
-    # A lone array, which is no archive, is a TypeError or an AttributeError here.
+    # A single array, which is not an archive, is a TypeError or an AttributeError here.
     except (*UNREADABLE_NPZ, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no recorded examples: {error}") from error
     return Examples(inputs, name.removeprefix(_OUTPUT), answers)

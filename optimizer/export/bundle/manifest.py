@@ -1,17 +1,18 @@
-"""What a bundle says of itself: manifest.json, and load.json that tells how it is loaded.
+"""Layout of a bundle, and its manifest.json and load.json.
 
-A bundle is a directory that `optimizer serve` starts, or a tritonserver of one's own:
+A bundle is a directory that `optimizer serve` or any suitable tritonserver starts:
 
-    README.md, requirements.txt     for people; for the interpreter of Python-hosted models
-    manifest.json, load.json        this module
-    MODEL/config.pbtxt              commented with where each value comes from
-    MODEL/1/...                     the model file, and model.py of a Python-hosted one
-    MODEL/labels.txt                where the source names its classes
-    MODEL/examples.npz              a few inputs, and what the measured server answered
-    MODEL/graph/..., recipe.json    of a TensorRT engine: what `rebuild_engines.py` builds it from
+    README.md, requirements.txt     for people, and for the interpreter of Python-hosted models
+    manifest.json                   what was exported, and its measurements
+    load.json                       the load of the measurement
+    MODEL/config.pbtxt              with comments that say where each value comes from
+    MODEL/1/...                     the model file, and model.py of a Python-hosted model
+    MODEL/labels.txt                class names, if the model's source has them
+    MODEL/examples.npz              a few inputs, and the outputs of the measured server
+    MODEL/graph/..., recipe.json    what `rebuild_engines.py` builds a TensorRT engine from
     rebuild_engines.py, build_engine.py
 
-Nothing in it names the machine that it was made on; all paths are relative to the bundle.
+Nothing in it identifies the machine that made it; all paths are relative to the bundle.
 """
 
 from __future__ import annotations
@@ -57,16 +58,18 @@ ServerKind = Literal["embedded", "docker", "remote"]
 
 @dataclass(frozen=True)
 class Versions:
-    """What the figures were measured with; a version that is not known is None.
+    """Software and hardware of the measurement; an unknown version is None.
 
     Attributes:
-        server: which kind of host served.
-        image: of a container, with its tag.
-        triton: that the server gave as its own when the examples were recorded; None where none
-            was asked. TensorRT's is that of each engine, see `ExportedModel`.
-        driver, gpus: NVIDIA's driver, and the models of the GPUs by logical index.
-        python: of the program that measured.
-        packages: installed there, by name: those that a Python-hosted model needs, and its client.
+        server: kind of the host.
+        image: of the container, with its tag.
+        triton: version that the server reported when the examples were recorded; None without
+            examples. `ExportedModel.engine` has the version of TensorRT.
+        driver: of NVIDIA.
+        gpus: models, by logical index.
+        python: version of the program that measured.
+        packages: installed versions, by package: the client's and those that Python-hosted models
+            need.
     """
 
     server: ServerKind
@@ -87,17 +90,17 @@ class ExportedModel:
     """One model of the bundle.
 
     Attributes:
-        config: Triton's ModelConfig as it was measured, as JSON has it (protobuf names); what a
-            server runs is held against it.
-        output: name of the tensor that it answers with.
-        artifact_sha256: digest of the model file, as the artefact cache counts it.
-        licence: as the model's source states it, else "unknown".
-        tolerance: how close outputs must come to the recorded ones: the limits of the accuracy
-            gate, less the task's metric, whose function and data stay where they are.
-        examples: file of the recorded examples, None where there are none.
-        engine: what a TensorRT engine was built with and for, None for other files.
-        rebuilt: whether the engine was built anew since it was measured.
-        graph: folder that the engine can be built anew from, None where there is none.
+        config: Triton's ModelConfig in the measurement, as JSON with protobuf's names; `verify`
+            compares it with what the server runs.
+        output: name of the output tensor.
+        artifact_sha256: digest of the model file, as in the artefact cache.
+        licence: as stated by the model's source, else "unknown".
+        tolerance: how much outputs may differ from the recorded ones: the limits of the accuracy
+            gate without the task's own metric, whose function and data are not exported.
+        examples: path of the recorded examples, None without any.
+        engine: TensorRT version and GPU of an engine, None for other files.
+        rebuilt: whether the engine was rebuilt after the measurement.
+        graph: folder that the engine can be rebuilt from, None without one.
         packages: requirements of a Python-hosted model, such as "numpy==1.26.4".
     """
 
@@ -116,11 +119,11 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class Limit:
-    """The latency limit of one stream of requests, and the load that it was asked for.
+    """The latency limit and the demand of one stream of requests.
 
     Attributes:
-        model: that the stream asks.
-        demand_per_second: of the whole fleet.
+        model: target of the stream.
+        demand_per_second: on the whole fleet.
     """
 
     stream: str
@@ -135,12 +138,11 @@ class MeasuredFigures:
     """What one replica serves, over all streams.
 
     Attributes:
-        confirmed: whether the figures are of the confirm phase.
-        capacity_low_per_second, capacity_high_per_second: interval at `estimates.CONFIDENCE`; no
-            upper bound where no load was too much.
-        at_capacity, at_demand: the levels nearest to the capacity and to the load of one replica,
-            each None where there is none; they hold percentiles with intervals, the server's own
-            times and the batch sizes that were executed.
+        confirmed: whether the figures come from the confirm phase.
+        capacity_low_per_second, capacity_high_per_second: interval at `estimates.CONFIDENCE`;
+            without an upper bound where every load met the limits.
+        at_capacity, at_demand: the load levels nearest to the capacity and to the load of one
+            replica, if any, with percentiles, server times and batch sizes.
     """
 
     confirmed: bool
@@ -156,9 +158,9 @@ class Recommended:
     """How many replicas serve the demand, and what that costs.
 
     Attributes:
-        demand_per_second: requests of the whole fleet.
-        headroom: share kept free above the demand.
-        per_replica_per_second: load of one of `score.replicas`, the headroom included.
+        demand_per_second: requests/s on the whole fleet.
+        headroom: spare capacity as a share of the demand.
+        per_replica_per_second: load on one of `score.replicas`, headroom included.
     """
 
     demand_per_second: float
@@ -170,16 +172,16 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a bundle says of itself.
+    """Content of manifest.json.
 
     Attributes:
         description: the configuration for people.
-        trial: number of the study's trial.
+        trial: number in the study.
         made_by: this program and its version.
-        server_arguments: of tritonserver beside --model-repository.
-        files: sha256 of every file of the bundle but this one, by path.
-        limits: one for each stream.
-        missing: what the bundle should hold and does not, with the reason.
+        server_arguments: of tritonserver, without --model-repository.
+        files: sha256 of every other file of the bundle, by path.
+        limits: one per stream.
+        missing: what the bundle lacks, with the reason.
     """
 
     study: str
@@ -200,10 +202,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class LoadDescription:
-    """How the bundle is loaded when it is measured again.
+    """Content of load.json: the load under which the bundle is measured again.
 
     Attributes:
-        measurement: seconds that levels last.
+        measurement: durations of load levels.
     """
 
     workload: Workload
@@ -212,7 +214,7 @@ class LoadDescription:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on the disk."""
+    """A bundle on disk."""
 
     root: Path
     manifest: Manifest
@@ -229,14 +231,14 @@ _LOAD = TypeAdapter(LoadDescription)
 
 
 LINK = "a link"
-"""Stands for the digest of what lies elsewhere: an exported bundle holds no links."""
+"""In place of the digest of a link: an exported bundle has none."""
 
 NO_FILE = "a pipe or a device"
-"""Stands for the digest of what has no content of its own, which is never opened."""
+"""In place of the digest of what is neither file nor folder, and is never opened."""
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Sha256 of every file of a bundle but its manifest, by path relative to `root`."""
+    """Return the sha256 of every file of a bundle but its manifest, by path relative to `root`."""
     return {
         path.relative_to(root).as_posix(): _digest(path)
         for path in sorted(root.rglob("*"))
@@ -254,7 +256,7 @@ def _digest(path: Path) -> str:
 
 
 def write_manifest(root: Path, manifest: Manifest, load: LoadDescription) -> Bundle:
-    """Write both files last, when everything else of the bundle is there.
+    """Write both files, after everything else of the bundle.
 
     Returns:
         The bundle, with the digests of all its files.
@@ -274,17 +276,17 @@ def _text(data: object) -> str:
 
 
 def read_bundle(root: Path) -> Bundle:
-    """Read a bundle; whether its files are those of the manifest is not looked at.
+    """Read a bundle, without comparing its files with the manifest.
 
     Raises:
-        UsageError: when `root` holds no bundle, or one of another version; names file and place.
+        UsageError: when `root` holds no bundle, or one of another version, naming file and key.
     """
     content = _read(root / MANIFEST)
     version = _validated(_VERSIONED, content, root / MANIFEST).schema_version
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{root / MANIFEST}: schema_version must be {SCHEMA_VERSION}, got {version}; "
-            "use the version of the program that made_by names"
+            "use the version of the program that is named by made_by"
         )
     manifest = _validated(_MANIFEST, content, root / MANIFEST)
     load = _validated(_LOAD, _read(root / LOAD), root / LOAD)
@@ -298,13 +300,13 @@ def read_bundle(root: Path) -> Bundle:
 
 
 def _mistakes(manifest: Manifest) -> Iterator[str]:
-    """Where it contradicts itself, or leads out of the bundle."""
+    """Yield contradictions, and paths that lead out of the bundle."""
     served = [model.name for model in manifest.config.models]
     for name in served:
         if not is_safe_name(name):
-            yield f"a model's name must be that of a folder, got {name[:80]!r}"
+            yield f"a model's name must be the name of a folder, got {name[:80]!r}"
     if [model.name for model in manifest.models] != served:
-        yield f"models must be those of config, {', '.join(served)}"
+        yield f"models must be the models of config, {', '.join(served)}"
     for model in manifest.models:
         if model.examples not in (None, f"{model.name}/{EXAMPLES}"):
             yield f"models.{model.name}.examples: must be {model.name}/{EXAMPLES} or none"
@@ -314,14 +316,14 @@ def _read(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path))
     except UnreadableError as error:
-        raise UsageError(f"{path.parent} is no exported bundle: {path.name} {error}") from error
+        raise UsageError(f"{path.parent} is not an exported bundle: {path.name} {error}") from error
 
 
 _Part = TypeVar("_Part")
 
 
 def _validated(adapter: TypeAdapter[_Part], content: object, path: Path) -> _Part:
-    """What a file holds. Raises UsageError with the first mistake, by its place in the file."""
+    """Return the content of a file. Raises UsageError with the first mistake and its key."""
     try:
         part = adapter.validate_python(content)
         check_ranges(part)

@@ -1,4 +1,4 @@
-"""The models of a bundle, put before a server as they are: nothing is written anew."""
+"""Models of a bundle, served as they are."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from optimizer.workload.streams import OutputTensor, Payloads
 
 
 class BundleRepository:
-    """A server's repository, into which models come from a bundle.
+    """Copies models of a bundle into the repository of a server.
 
     Args:
         bundle: folder of the bundle.
-        repository: that the server reads.
+        repository: of the server.
     """
 
     def __init__(self, bundle: Path, repository: ModelRepository) -> None:
@@ -34,12 +34,12 @@ class BundleRepository:
     def write(
         self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
     ) -> model_config_pb2.ModelConfig:
-        """Put a model of the bundle there, in place of one of its name; see `WritesModels`.
+        """Copy a model of the bundle, replacing one of the same name.
 
         Raises:
-            ModelLoadFailure: where its config.pbtxt is none.
+            ModelLoadFailure: where its config.pbtxt is invalid.
         """
-        del artifact, payloads, output  # it lies ready
+        del artifact, payloads, output  # the bundle has the whole model
         source, target = self._bundle / model.name, self._repository.root / model.name
         with storage_errors(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -47,23 +47,23 @@ class BundleRepository:
                 source,
                 target,
                 ignore=shutil.ignore_patterns(GRAPH),
-                copy_function=lambda file, at: self._repository.place(Path(file), Path(at)),
+                copy_function=lambda old, new: self._repository.place(Path(old), Path(new)),
             )
         return _config(self._bundle, model.name)
 
 
 def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
-    """What serving a model of a bundle needs beside its configuration.
+    """Return the files and tensors of a model of a bundle.
 
     Raises:
-        ModelLoadFailure: where its config.pbtxt is none, or no longer answers with one tensor.
+        ModelLoadFailure: where its config.pbtxt is invalid, or has several outputs.
     """
     version = bundle / model / "1"
     try:
         output = output_of_config(_config(bundle, model))
     except ValueError as error:
         raise ModelLoadFailure(
-            f"{model}/config.pbtxt must have one known output: {error}"
+            f"{model}/config.pbtxt must have exactly one output: {error}"
         ) from error
     return ModelFiles(version, payloads, output, read_facts(version))
 
@@ -73,5 +73,5 @@ def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:
         return read_config(bundle / model / "config.pbtxt")
     except (UnreadableError, text_format.ParseError) as error:
         raise ModelLoadFailure(
-            f"{model}/config.pbtxt is no Triton model configuration: {error}"
+            f"{model}/config.pbtxt is not a Triton model configuration: {error}"
         ) from error

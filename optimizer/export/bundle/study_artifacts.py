@@ -1,4 +1,4 @@
-"""The model files of a study's configurations: in its own folder, or in the artefact cache."""
+"""Model files of a study's configurations, in its own folder or in the artefact cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optimizer.workload.streams import OutputTensor
 
 @dataclass(frozen=True)
 class EngineSource:
-    """What a TensorRT engine is built from: its graph's folder, and its recipe as JSON has it."""
+    """What a TensorRT engine is built from: the folder of its graph, and its recipe as JSON."""
 
     graph: Path
     recipe: Mapping[str, Any]
@@ -33,8 +33,8 @@ class StoredArtifact:
     """The files of one artefact.
 
     Attributes:
-        sha256: digest of their content, which the study was begun with.
-        source: of an engine, where the artefact cache still has it.
+        sha256: digest of their content in the study.
+        source: of an engine, if the artefact cache still has it.
     """
 
     files: ModelFiles
@@ -43,11 +43,11 @@ class StoredArtifact:
 
 
 class StudyArtifacts:
-    """Finds what the configurations of a study are served from.
+    """Finds the model files of a study's configurations.
 
     Args:
-        cache: may be another than the one that the study was run with.
-        staging: an empty folder for links to files that lie among others.
+        cache: may differ from the cache of the study's run.
+        staging: an empty folder for links to model files.
     """
 
     def __init__(self, study: StudyReading, cache: ArtifactCache, staging: Path) -> None:
@@ -56,15 +56,15 @@ class StudyArtifacts:
         self._staging = staging
 
     def find(self, spec: ArtifactSpec) -> StoredArtifact:
-        """The files of an artefact, by their content.
+        """Return the files of an artefact, found by their content.
 
         Raises:
-            UsageError: where they are gone, or the study has not come to its end.
+            UsageError: where they are gone, or the study has not finished.
             StorageError: when the study's files are damaged.
         """
         sha256 = self._sha256(spec)
         cached = self._cache.find(sha256)
-        path = next(self._handed_out(spec, sha256), None)
+        path = next(self._exported(spec, sha256), None)
         if path is None and cached is not None:
             path = cached[0].path
         if path is None:
@@ -87,15 +87,15 @@ class StudyArtifacts:
             return str({row["artifact"]: row["sha256"] for row in rows}[spec.label])
         except (KeyError, TypeError) as error:
             raise StorageError(
-                f"cannot read {directory.prepared}: it knows no {spec.label}"
+                f"cannot read {directory.prepared}: it does not list {spec.label}"
             ) from error
 
-    def _handed_out(self, spec: ArtifactSpec, sha256: str) -> Iterator[Path]:
-        """A folder of links to the artefact's files in best/ or baseline/, where they lie there."""
+    def _exported(self, spec: ArtifactSpec, sha256: str) -> Iterator[Path]:
+        """Yield a folder of links to an artefact's files in best/ or baseline/, if present."""
         directory = self._study.directory
         for root in (directory.best, directory.baseline):
             version = root / spec.model / "1"
-            # A server that was started by hand leaves a folder of compiled Python there.
+            # A server that was started by hand leaves compiled Python in a folder there.
             files = [path for path in version.glob("*") if path.is_file()]
             own = [path for path in files if path.name not in MODEL_CODE]
             if not own or content_digest(version, own) != sha256:
@@ -109,16 +109,16 @@ class StudyArtifacts:
             yield folder
 
     def _output(self, model: str) -> OutputTensor:
-        """The model's output, which is the same in every configuration."""
+        """Return the model's output, which is the same in every configuration."""
         path = self._study.directory.baseline / model / "config.pbtxt"
         if not path.exists():
             raise UsageError(
-                f"study {self._study.name} has not come to its end yet (there is no {path}): "
-                "`run` goes on with it"
+                f"study {self._study.name} has not finished (there is no {path}): "
+                "`python -m optimizer run` resumes it"
             )
         return output_of_config(read_config(path))
 
     def _source(self, key: Mapping[str, Any]) -> EngineSource | None:
-        """What the cache's key of an engine tells of its making."""
+        """Return what an engine was built from, according to its key in the cache."""
         graph = self._cache.named(key["graph"])
         return EngineSource(graph, key["recipe"]) if graph is not None else None

@@ -1,8 +1,9 @@
-"""A configuration of a study as a bundle: what is served, and what it says of itself."""
+"""Write a configuration of a study as a bundle."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +11,17 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from optimizer.analysis.study_reading import StudyReading
+from optimizer.artifacts.engines import build_script
 from optimizer.artifacts.source_card import SourceCard
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
+from optimizer.export.bundle import rebuild_script
 from optimizer.export.bundle.commented_config import origins_in
-from optimizer.export.bundle.engine_sources import ship_engine_sources
 from optimizer.export.bundle.manifest import (
     GRAPH,
     REBUILD,
+    RECIPE,
     UNKNOWN,
     ExportedModel,
     Limit,
@@ -35,7 +38,8 @@ from optimizer.export.bundle.repository import (
     write_model_repository,
 )
 from optimizer.export.bundle.study_artifacts import StoredArtifact
-from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.export.rendering import render
+from optimizer.measurement.level import LoadLevel
 from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.triton.repository import read_config
 from optimizer.workload.model_spec import AccuracyLimits
@@ -46,10 +50,11 @@ class ExportSource:
     """A configuration of a study, with everything that it is exported from.
 
     Attributes:
-        artifacts, tolerances: by model; how close outputs must come to those that are recorded.
-        versions: what the study measured with.
-        cards: what the sources say, by model.
-        made_by: the program that exports it, with its version.
+        artifacts: by model.
+        tolerances: by model; how much outputs may differ from the recorded ones.
+        versions: of the software and hardware that measured it.
+        cards: licences and class names from the models' sources, by model.
+        made_by: name and version of this program.
     """
 
     study: StudyReading
@@ -60,14 +65,9 @@ class ExportSource:
     cards: Mapping[str, SourceCard]
     made_by: str
 
-    @property
-    def models(self) -> tuple[ModelServing, ...]:
-        """Of the configuration."""
-        return self.finding.candidate.config.models
 
-
-def write_study_bundle(root: Path, templates: Path, winner: ExportSource) -> Manifest:
-    """Write all of a bundle but its examples, its notes, its load and its manifest.
+def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Manifest:
+    """Write a bundle without its examples, the measurements in its README, and its JSON files.
 
     Returns:
         The manifest of what was written, without the digests of the files.
@@ -75,60 +75,83 @@ def write_study_bundle(root: Path, templates: Path, winner: ExportSource) -> Man
     Raises:
         StorageError: when it cannot be written.
     """
-    config = winner.finding.candidate.config
-    files = {name: found.files for name, found in winner.artifacts.items()}
-    packages = winner.versions.packages
-    origins = origins_in(winner.study.searched.search_space)
-    provenance = Provenance(origins, packages, labels_in(winner.cards))
+    config = source.finding.candidate.config
+    origins = origins_in(source.study.searched.search_space)
+    provenance = Provenance(origins, source.versions.packages, labels_in(source.cards))
+    files = {name: artifact.files for name, artifact in source.artifacts.items()}
     write_model_repository(root, templates, config, files, provenance)
-    sources = {name: found.source for name, found in winner.artifacts.items()}
     with storage_errors(root):
-        shipped = ship_engine_sources(root, {n: s for n, s in sources.items() if s is not None})
-    models = tuple(_model(root, winner, model) for model in winner.models)
+        _ship_engine_sources(root, source.artifacts)
+    models = tuple(_model(root, source, model) for model in config.models)
     return Manifest(
-        study=winner.study.name,
-        trial=winner.finding.trial.number,
+        study=source.study.name,
+        trial=source.finding.trial.number,
         description=describe(config),
-        made_by=winner.made_by,
+        made_by=source.made_by,
         config=config,
         server_arguments=server_arguments(config),
         models=models,
-        versions=winner.versions,
-        limits=_limits(winner.study),
-        measured=_measured(winner),
-        recommended=_recommended(winner),
+        versions=source.versions,
+        limits=_limits(source.study),
+        measured=_measured(source),
+        recommended=_recommended(source),
         files={},
         missing=tuple(
-            f"{model.name}/{GRAPH}: the graph that the engine was built from is in no artefact "
-            "cache that was looked into, so it cannot be built anew from this bundle"
+            f"{model.name}/{GRAPH}: the artefact cache no longer holds the graph that the engine "
+            "was built from, so the engine cannot be rebuilt from this bundle"
             for model in models
-            if model.engine is not None and model.name not in shipped
+            if model.engine is not None and model.graph is None
         ),
     )
 
 
 def append_readme(root: Path, manifest: Manifest) -> None:
-    """Add to the README what was measured, and how it is checked. Raises StorageError."""
+    """Add the measurements and how to verify them to the README. Raises StorageError."""
+    limits = (
+        f"p{each.percentile:g} of {each.stream} within {each.latency_ms:g} ms"
+        for each in manifest.limits
+    )
+    measured = manifest.measured
+    high = measured.capacity_high_per_second
+    values = {
+        "manifest": manifest,
+        "machine": _machine(manifest.versions),
+        "limits": "; ".join(limits),
+        "interval": f"{measured.capacity_low_per_second:,.0f} "
+        + (f"to {high:,.0f}" if high is not None else "or more"),
+        "rebuild": REBUILD,
+    }
     with storage_errors(root), (root / "README.md").open("a") as readme:
-        readme.write(_notes(manifest))
+        readme.write(render("bundle/measurements.md.jinja", values))
 
 
-def _model(root: Path, winner: ExportSource, model: ModelServing) -> ExportedModel:
-    found = winner.artifacts[model.name]
-    asked = read_config(root / model.name / "config.pbtxt")
+def _ship_engine_sources(root: Path, artifacts: Mapping[str, StoredArtifact]) -> None:
+    """Write the graphs, recipes and scripts that TensorRT engines are rebuilt from."""
+    sources = {name: each.source for name, each in artifacts.items() if each.source is not None}
+    for model, source in sources.items():
+        shutil.copytree(source.graph, root / model / GRAPH)
+        (root / model / RECIPE).write_text(json.dumps(source.recipe, indent=2) + "\n")
+    if sources:
+        for script, name in ((rebuild_script, REBUILD), (build_script, rebuild_script.BUILDER)):
+            shutil.copyfile(str(script.__file__), root / name)
+
+
+def _model(root: Path, source: ExportSource, model: ModelServing) -> ExportedModel:
+    artifact = source.artifacts[model.name]
+    written = read_config(root / model.name / "config.pbtxt")
     return ExportedModel(
         name=model.name,
-        # Protobuf's maps come in another order in every process.
+        # The order of protobuf's maps differs between processes.
         config=json.loads(
-            json_format.MessageToJson(asked, preserving_proto_field_name=True, sort_keys=True)
+            json_format.MessageToJson(written, preserving_proto_field_name=True, sort_keys=True)
         ),
-        output=found.files.output.name,
-        artifact_sha256=found.sha256,
-        licence=winner.cards.get(model.name, SourceCard()).licence or UNKNOWN,
-        tolerance=winner.tolerances[model.name],
-        engine=found.files.engine,
-        graph=f"{model.name}/{GRAPH}" if found.source is not None else None,
-        packages=required_packages([model], winner.versions.packages),
+        output=artifact.files.output.name,
+        artifact_sha256=artifact.sha256,
+        licence=source.cards.get(model.name, SourceCard()).licence or UNKNOWN,
+        tolerance=source.tolerances[model.name],
+        engine=artifact.files.engine,
+        graph=f"{model.name}/{GRAPH}" if artifact.source is not None else None,
+        packages=required_packages([model], source.versions.packages),
     )
 
 
@@ -145,111 +168,48 @@ def _limits(study: StudyReading) -> tuple[Limit, ...]:
     )
 
 
-def _measured(winner: ExportSource) -> MeasuredFigures:
-    finding = winner.finding
-    measurement = finding.candidate.measurement
+def _measured(source: ExportSource) -> MeasuredFigures:
+    measurement = source.finding.candidate.measurement
+    # The level at the load of one replica that came nearest to its limits.
+    levels = levels_near(measurement, _replica_load_factor(source))
+    at_demand = max(levels, key=lambda level: level.limit_overshoot, default=None)
     return MeasuredFigures(
-        confirmed=finding.confirmed,
+        confirmed=source.finding.confirmed,
         capacity_per_second=measurement.capacity_per_second,
         capacity_low_per_second=measurement.capacity_low_per_second,
         capacity_high_per_second=measurement.capacity_high_per_second,
-        at_capacity=_shown(measurement.level_at_capacity),
-        at_demand=_shown(_worst_near(measurement, _per_replica(winner))),
+        at_capacity=_without_machine(measurement.level_at_capacity),
+        at_demand=_without_machine(at_demand),
     )
 
 
-def _worst_near(measurement: Measurement, load_factor: float) -> LoadLevel | None:
-    """Of the levels at this load, the one that came nearest to its limits; None without one."""
-    return max(
-        levels_near(measurement, load_factor), key=lambda level: level.limit_overshoot, default=None
-    )
-
-
-def _shown(level: LoadLevel | None) -> LoadLevel | None:
-    """A level without what only its machine knows: the identities of its GPUs, and its errors."""
+def _without_machine(level: LoadLevel | None) -> LoadLevel | None:
+    """Remove what identifies the machine: its GPUs' identities, and its errors."""
     if level is None:
         return None
     streams = tuple(replace(stream, first_error=None) for stream in level.streams)
     return replace(level, machine=None, streams=streams)
 
 
-def _per_replica(winner: ExportSource) -> float:
-    """Load factor of one of the recommended replicas, at most what it serves."""
-    candidate = winner.finding.candidate
-    share = (1 + winner.study.searched.demand.headroom) / candidate.score.replicas
+def _replica_load_factor(source: ExportSource) -> float:
+    """Return the load factor of one recommended replica, at most its capacity."""
+    candidate = source.finding.candidate
+    share = (1 + source.study.searched.demand.headroom) / candidate.score.replicas
     return min(candidate.measurement.load_factor, share)
 
 
-def _recommended(winner: ExportSource) -> Recommended:
-    searched = winner.study.searched
-    demand = searched.demand
+def _recommended(source: ExportSource) -> Recommended:
+    demand = source.study.searched.demand
     return Recommended(
         demand_per_second=demand.requests_per_second,
         headroom=demand.headroom,
-        per_replica_per_second=_per_replica(winner) * demand.requests_per_second,
-        price=searched.price,
-        score=winner.finding.candidate.score,
+        per_replica_per_second=_replica_load_factor(source) * demand.requests_per_second,
+        price=source.study.searched.price,
+        score=source.finding.candidate.score,
     )
-
-
-_REBUILDING = f"""
-## On another GPU, or with another TensorRT
-
-    python3 {REBUILD}
-
-builds the engines anew from the graphs that are here, inside NVIDIA's tensorrt image of the
-server's release and on the GPU that will serve. manifest.json then names the new engines; verify
-them before they serve.
-"""
 
 
 def _machine(versions: Versions) -> str:
     gpus = f"{counted_gpus(versions.gpus)}, " if versions.gpus else ""
     triton = f", Triton {versions.triton}" if versions.triton is not None else ""
     return f"{gpus}{versions.cpu}, {versions.cores} cores{triton}, Python {versions.python}"
-
-
-def _notes(manifest: Manifest) -> str:
-    """What the README says beside how it is started."""
-    measured, recommended = manifest.measured, manifest.recommended
-    score = recommended.score
-    limits = "; ".join(
-        f"p{each.percentile:g} of {each.stream} within {each.latency_ms:g} ms"
-        for each in manifest.limits
-    )
-    high = measured.capacity_high_per_second
-    interval = f"{measured.capacity_low_per_second:,.0f} " + (
-        f"to {high:,.0f}" if high is not None else "or more"
-    )
-    how = "confirmed by measuring again" if measured.confirmed else "unconfirmed, of one trial"
-    engines = _REBUILDING if any(model.graph is not None for model in manifest.models) else ""
-    licences = "".join(f"\n- {model.name}: {model.licence}" for model in manifest.models)
-    return f"""
-## What was measured
-
-Trial {manifest.trial} of study {manifest.study}: one replica serves
-{measured.capacity_per_second:,.0f} requests/s (95 % interval {interval}; {how}) with {limits}.
-That was on {_machine(manifest.versions)}: on another, verify it.
-The demand of {recommended.demand_per_second:,.6g} requests/s (headroom {recommended.headroom:.0%})
-needs {score.replicas} of them at {recommended.per_replica_per_second:,.6g} requests/s each:
-${score.fleet_usd_per_hour:.3f} an hour, each at the price of {recommended.price.instance_type}.
-All of it, with versions and the hash of every file, is in manifest.json; how it is loaded, in
-load.json.
-
-## Check it
-
-    python -m optimizer verify .
-
-starts it in a clean server and compares files, configuration and outputs with what was measured,
-then loads it. Exit code 0: it is what was measured, and holds the limit at its share of the demand;
-1: it is not, or does not; 5: it does, but its capacity is another. Where a server has run on this
-very folder, delete what Python left in it (`__pycache__`): that would be run, and was not exported.
-{engines}
-## Roll back
-
-Keep the directory that was served before, and serve that: a bundle needs nothing outside itself.
-`python -m optimizer diff BEFORE .` says what changes between the two, and what that costs.
-
-## Licences of the models, as their sources state them
-{licences}
-"""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from optimizer.measurement.cost import Price
 from optimizer.simulator.prediction import Serving, predict_capacity
-from optimizer.workload.streams import ArrivalPattern, LatencyLimit
+from optimizer.workload.arrivals import ArrivalPattern
+from optimizer.workload.streams import LatencyLimit
 
 _REQUESTS = 40_000
 """Of each load that is simulated to find a capacity."""

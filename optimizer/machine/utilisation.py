@@ -1,4 +1,4 @@
-"""What the machine does while a level runs, by the kernel's own accounts."""
+"""CPU and GPU utilisation of the machine during a load level."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from optimizer.machine.gpus import GpuSampler
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import MachineUse
 
-CONTENDED_SHARE = 0.1
-"""Share of the slot's cores taken by others from which a reader must know of it."""
+_CONTENDED_SHARE = 0.1
+"""Share of the slot's cores used by other processes from which a level has a warning."""
 
 _THROTTLED_SHARE = 0.01
-"""Share of a level's time from which a reader must know that a quota withheld cores."""
+"""Share of a level's time with CPU throttling from which a level has a warning."""
 
 _MIB = 2**20
 
 
 class MachineWatch:
-    """Watches the slot from its making to `end`.
+    """Watches the slot from its creation to `stop`.
 
     Args:
-        server_cpu_seconds: process-CPU time of the server so far, None where it is not seen.
+        server_cpu_seconds: returns the CPU time of the server so far, None where unknown.
     """
 
     def __init__(self, slot: Slot, server_cpu_seconds: Callable[[], float | None]) -> None:
@@ -39,22 +39,22 @@ class MachineWatch:
         self._server_before = server_cpu_seconds()
         self._throttling_before = throttling()
 
-    def end(
+    def stop(
         self,
         client_cpu_seconds: float,
         server_memory_bytes: int | None,
         triton: tuple[tuple[str, float], ...],
     ) -> MachineUse:
-        """What was seen since the beginning, `triton` being the gauges of the server itself."""
+        """Return the use since the creation; `triton` holds the gauges of the server itself."""
         seconds = time.monotonic() - self._began
         now = self._server_cpu_seconds()
         server = now - self._server_before if now and self._server_before is not None else None
-        gpus, no_gpu = self._gpus.end()
+        gpus, no_gpu = self._gpus.stop()
         throttled = throttling()
         if throttled is not None and self._throttling_before is not None:
             throttled = throttled.since(self._throttling_before)
-        known = client_cpu_seconds + (server or 0.0) + _own_seconds() - self._own_before
-        foreign = (self._busy_seconds() - self._busy_before - known) / seconds
+        own = client_cpu_seconds + (server or 0.0) + _own_seconds() - self._own_before
+        foreign = (self._busy_seconds() - self._busy_before - own) / seconds
         return MachineUse(
             seconds=seconds,
             cores=len(self._cores),
@@ -68,10 +68,10 @@ class MachineWatch:
         )
 
     def _busy_seconds(self) -> float:
-        """Time that the slot's cores were not free, summed; that of the hypervisor included."""
-        every = psutil.cpu_times(percpu=True)
-        mine = [every[core] for core in self._cores if core < len(every)]
-        return sum(sum(times[:8]) - times.idle - times.iowait for times in mine)
+        """Return the busy time of the slot's cores, summed, including steal time."""
+        all_cores = psutil.cpu_times(percpu=True)
+        slot_cores = [all_cores[core] for core in self._cores if core < len(all_cores)]
+        return sum(sum(times[:8]) - times.idle - times.iowait for times in slot_cores)
 
 
 def _own_seconds() -> float:
@@ -80,7 +80,7 @@ def _own_seconds() -> float:
 
 
 def withheld_time(use: MachineUse) -> str | None:
-    """Return a warning where a CPU quota withheld time in a level, None where it did not."""
+    """Return a warning where a CPU quota throttled a level, else None."""
     throttled = use.throttled_seconds
     if throttled is None or throttled < _THROTTLED_SHARE * use.seconds:
         return None
@@ -91,8 +91,8 @@ def withheld_time(use: MachineUse) -> str | None:
 
 
 def contention(use: MachineUse) -> str | None:
-    """A warning where others took part in a level, None where they did not."""
-    if use.foreign_cores is None or use.foreign_cores < CONTENDED_SHARE * use.cores:
+    """Return a warning where other processes used the slot's cores in a level, else None."""
+    if use.foreign_cores is None or use.foreign_cores < _CONTENDED_SHARE * use.cores:
         return None
     return (
         f"other processes took {use.foreign_cores:.1f} of {use.cores} cores: "

@@ -1,0 +1,32 @@
+"""Python packages that a space needs on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection
+
+from optimizer.errors import RequirementError
+from optimizer.runtimes import RUNTIME_PACKAGE
+from optimizer.space_file.reader import Space
+from optimizer.workload.model_spec import TransformersSource
+
+GRAPH_PACKAGES = {"onnx", "onnxruntime"}
+"""Needed to make the files of any model."""
+
+EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
+"""Needed to export a model of transformers; an ONNX file needs none of them."""
+
+
+def require_packages(space: Space, more: Collection[str] = ()) -> None:
+    """Check that all packages are installed before anything is built. Raises RequirementError."""
+    needed = {*GRAPH_PACKAGES, *more}
+    runtimes = {spec.runtime for spec in space.search_space.artifacts}
+    # `require_host` checks what builds engines.
+    needed |= {RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in RUNTIME_PACKAGE}
+    if any(isinstance(model.source, TransformersSource) for model in space.models):
+        needed |= EXPORT_PACKAGES
+    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
+    if missing:
+        raise RequirementError(
+            f"this space needs {', '.join(missing)}: pip install 'triton-cost-optimizer[embedded]'"
+        )

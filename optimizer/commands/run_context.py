@@ -1,0 +1,284 @@
+"""The context of a run: a checked machine, a locked study directory, and what serves there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.artifacts.build_process import BuildProcess
+from optimizer.commands.hosts import launch_with, require_host
+from optimizer.commands.packages import require_packages
+from optimizer.commands.protocols import protocols
+from optimizer.configuration.hosting import RemoteHost
+from optimizer.errors import SpaceChangedError
+from optimizer.files.atomic import write_json
+from optimizer.fleet.price_list import price_list, price_warning, usual_prices
+from optimizer.load.client import LoadClient
+from optimizer.machine.fingerprint import Machine, this_machine
+from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
+from optimizer.machine.slots import Slot, local_hardware, local_slot
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.level_runner import LevelRunner
+from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.space_file.parameter_schema import with_defaults
+from optimizer.space_file.reader import Space, load_space
+from optimizer.study.context import StudyContext, limit_names
+from optimizer.study.decision import stored_decision
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Note, Watcher, to_all
+from optimizer.study.files import read_start
+from optimizer.study.progress_file import progress_file
+from optimizer.study.run_log import run_log
+from optimizer.study.run_state import RunState
+from optimizer.study.warm_start import differences
+from optimizer.triton.session import ServingSession
+
+
+def cache_folder(folder: Path | None) -> Path:
+    """Return the folder of the artefact cache, absolute.
+
+    None is this user's: OPTIMIZER_CACHE, or by the XDG base-directory specification.
+    """
+    if folder is None and (variable := os.environ.get("OPTIMIZER_CACHE")):
+        folder = Path(variable)
+    if folder is None:
+        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        folder = Path(root) / "triton-cost-optimizer"
+    return folder.absolute()
+
+
+def open_space(space: Path | Space) -> Space:
+    """Read a space file for this machine; return a space that was read already as it is.
+
+    Raises:
+        SpaceFileError: with every mistake in the file.
+        UsageError: for a price list that cannot be used.
+    """
+    if isinstance(space, Space):
+        return space
+    return load_space(space, usual_prices(price_list()), local_hardware())
+
+
+def slot_of(space: Space) -> Slot:
+    """Return where the space's configurations run: this machine, and the GPUs of the file."""
+    return local_slot(tuple(gpu.uuid for gpu in space.search_space.hardware.gpus))
+
+
+def require_machine(space: Space) -> tuple[Slot, Machine]:
+    """Check that the space's host can serve it; return the slot and the fingerprint of the machine.
+
+    Raises:
+        RequirementError: the machine, the image or the server lacks something.
+    """
+    slot = slot_of(space)
+    server = require_host(space, slot)
+    return slot, this_machine(server, space.search_space.hardware.gpus)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What serves and measures the configurations of a space, and where its files are kept.
+
+    Attributes:
+        cache: folder of the artefact cache.
+        seed: of the arrivals.
+        extra_limits_ms: latency limits within which a capacity is measured too, ascending.
+    """
+
+    space: Space
+    directory: StudyDirectory
+    cache: Path
+    slot: Slot
+    machine: Machine
+    seed: int = 0
+    extra_limits_ms: tuple[float, ...] = ()
+
+    @property
+    def study_context(self) -> StudyContext:
+        """What all measurements of this run have in common."""
+        return StudyContext(
+            price=self.space.price,
+            demand=self.space.demand,
+            limit_names=limit_names(self.space.workload),
+            slot=self.slot,
+            machine=self.machine.digest,
+            confirm_requests=self.space.measurement.confirm_requests,
+            extra_limits_ms=self.extra_limits_ms,
+        )
+
+    @property
+    def machine_json(self) -> dict[str, Any]:
+        """The machine as plain JSON values, with the cores of server and load client."""
+        return {
+            **self.machine.to_json(),
+            "cores_separated": self.slot.separated,
+            "server_cores": list(self.slot.cores),
+            "client_cores": list(self.slot.client_cores),
+        }
+
+    def announce(self, watch: Watcher) -> None:
+        """Tell the machine and the folders.
+
+        Raises:
+            RequirementError: where another process uses the slot's GPUs.
+        """
+        watch(Note(f"machine: {self.machine.summary}"))
+        watch(Note(self._cores_text()))
+        for command in clock_advice(self.slot.gpu_uuids):
+            watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
+        watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
+
+    def _cores_text(self) -> str:
+        if isinstance(self.space.host, RemoteHost):
+            address = self.space.host.grpc
+            return f"the server at {address} runs already: its use of its machine is not measured"
+        refuse_foreign_processes(self.slot.gpu_uuids)
+        if self.slot.separated:
+            return "server and load generator have their own cores"
+        return "server and load generator share cores (fewer than four available)"
+
+    @contextmanager
+    def watched(self, watch: Watcher) -> Iterator[Watcher]:
+        """Log the run, keep its progress, and announce it; yield the watcher that does so."""
+        with with_progress(self.directory, watch) as watch_all:
+            self.announce(watch_all)
+            yield watch_all
+
+    @contextmanager
+    def session(self, watch: Watcher) -> Iterator[tuple[ServingSession, Prepared]]:
+        """Build and gate the artefacts of the space; yield the session that serves them."""
+        space, directory = self.space, self.directory
+        launcher, repository = launch_with(space.host, directory, self.cache)
+        gpus = space.search_space.hardware.gpus
+        with ServingSession(launcher, repository, self.slot, gpus) as session:
+            with BuildProcess(
+                self.cache, directory.build_log, len(self.slot.cores), engines=space.engines
+            ) as builder:
+                phase = PreparePhase(directory, builder, session, watch)
+                prepared = phase.run(space.models, space.search_space)
+            yield session, prepared
+
+    @contextmanager
+    def evaluator(self, watch: Watcher) -> Iterator[tuple[LiveEvaluator, Prepared]]:
+        """Prepare the space; yield what measures its configurations."""
+        workload, extra_limits_ms = self.space.workload, self.extra_limits_ms
+        with self.session(watch) as (session, prepared), self.levels(watch) as levels:
+            timing = protocols(self.space, self.slot, extra_limits_ms)
+            yield (
+                LiveEvaluator(
+                    session, levels, workload, prepared.files, timing, watch, extra_limits_ms
+                ),
+                prepared,
+            )
+
+    @contextmanager
+    def levels(self, watch: Watcher) -> Iterator[LevelRunner]:
+        """Start a load client; yield what runs load levels with it."""
+        with LoadClient(self.slot.client_cores) as client:
+            rng = np.random.default_rng(self.seed)
+            yield LevelRunner(client, self.space.workload, self.slot, rng, watch)
+
+
+@contextmanager
+def open_run(
+    space: Space,
+    directory: StudyDirectory,
+    cache: Path | None,
+    remedy: str,
+    *,
+    seed: int = 0,
+    extra_limits_ms: tuple[float, ...] | None = None,
+    check: Callable[[Machine], None] = lambda _: None,
+) -> Iterator[RunContext]:
+    """Check the machine, lock the directory, and check that its space and machine are the same.
+
+    Args:
+        cache: folder of the artefact cache, see `cache_folder`.
+        remedy: what to do about another space, the end of the message.
+        extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
+        check: further checks, before anything is written.
+
+    Raises:
+        RequirementError: the machine, the image or the server lacks something.
+        SpaceChangedError: the directory is of another space or machine.
+        StudyBusyError: another process holds the directory.
+    """
+    slot, machine = require_machine(space)
+    require_packages(space)
+    check(machine)
+    with directory.locked():
+        require_same_space(directory, space, machine, remedy, extra_limits_ms)
+        yield RunContext(
+            space, directory, cache_folder(cache), slot, machine, seed, extra_limits_ms or ()
+        )
+
+
+def require_same_space(
+    directory: StudyDirectory,
+    space: Space,
+    machine: Machine,
+    remedy: str,
+    extra_limits_ms: tuple[float, ...] | None = None,
+) -> None:
+    """Check that a study is resumed with its own space on its own machine; write down a new one's.
+
+    Args:
+        extra_limits_ms: latency limits that it searches for beside the space's; None where that
+            does not matter.
+
+    Raises:
+        SpaceChangedError: with every difference, and the remedy.
+    """
+    current: dict[str, Any] = {"space": space.content, "machine": machine.to_json()}
+    if extra_limits_ms:
+        current["also_limit_ms"] = list(extra_limits_ms)
+    if not directory.space.exists():
+        write_json(directory.space, current)
+        return
+    started = dict(read_start(directory).data)
+    started["space"] = with_defaults(started["space"])
+    if extra_limits_ms is None:
+        started.pop("also_limit_ms", None)
+    changes = [text for _, text in differences(started, current)]
+    if changes:
+        lines = "\n".join(f"  {text}" for text in changes)
+        raise SpaceChangedError(
+            f"study {directory.name} was started with another space or machine:\n{lines}\n{remedy}"
+        )
+
+
+def warn_of_space_file(space: Space, watch: Watcher) -> None:
+    """Warn of an old price and of old names in the space file."""
+    old_price = price_warning(space.price, datetime.now(UTC).date())
+    for warning in (*space.deprecations, *([old_price] if old_price is not None else [])):
+        watch(Note(warning, True))
+
+
+@contextmanager
+def with_log(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+    """Yield a watcher that tells `watch` every event and keeps it in the log of `directory`."""
+    with run_log(directory.run_log, lambda: datetime.now(UTC).astimezone()) as log:
+        yield to_all(log, watch)
+
+
+@contextmanager
+def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+    """Yield a watcher as `with_log` does, which also keeps progress.json; hold the lock meanwhile.
+
+    Raises:
+        StorageError: when a record is damaged.
+    """
+    state = RunState(time.time, directory.trials.read_all(), stored_decision(directory).best)
+    with (
+        with_log(directory, watch) as log,
+        progress_file(directory, state, time.time) as progress,
+    ):
+        yield to_all(progress, log)
