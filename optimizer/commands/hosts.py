@@ -123,8 +123,8 @@ def _own_repository(_: Host, directory: StudyDirectory) -> ModelRepository:
     return _repository(directory.repository, link)
 
 
-def _repository(root: Path, place: PlaceFile) -> ModelRepository:
-    return ModelRepository(root, shipped("model_repository_templates"), place)
+def _repository(root: Path, place_file: PlaceFile) -> ModelRepository:
+    return ModelRepository(root, shipped("model_repository_templates"), place_file)
 
 
 # Embedded
