@@ -14,9 +14,9 @@ from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.load.capacity import (
     CapacityProtocol,
+    CapacitySearch,
     RunLevel,
     find_capacity,
-    find_saturation,
 )
 from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_service
@@ -128,7 +128,8 @@ class LiveEvaluator:
         """Measure the saturation rate, see `Evaluator.saturate`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
         return self.serve_and_measure(
-            config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
+            config,
+            lambda run: CapacitySearch(run, self._workload, protocol).find_saturation(outstanding),
         )
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:

@@ -191,11 +191,6 @@ class Simulation:
         """Time from arrival to execution, shape [requests]; NaN where it was refused."""
         return self.begin_ms - self.arrive_ms
 
-    @property
-    def batches(self) -> dict[int, int]:
-        """Number of executions by batch size in inferences, ascending."""
-        return histogram(self.execution_size)
-
 
 def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:
     """Count executions by batch size, ascending."""

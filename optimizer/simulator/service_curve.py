@@ -24,10 +24,6 @@ class ServiceVariation:
     spread: float = SPREAD
     wake_ms: tuple[tuple[str, float], ...] = ()
 
-    def wake_of(self, runtime: str) -> float:
-        """Return `wake_ms` of one runtime."""
-        return dict(self.wake_ms).get(runtime, 0.0)
-
 
 DEFAULT_VARIATION = ServiceVariation()
 """Assumed before any light load was measured."""

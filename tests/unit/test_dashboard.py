@@ -357,7 +357,7 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
 def test_a_study_in_a_database_needs_its_address(results: Path) -> None:
     (results / "test" / "study.journal").unlink()
     with (
-        pytest.raises(UsageError, match="keeps no journal: give the --storage"),
+        pytest.raises(UsageError, match="has no journal file: give the --storage"),
         open_dashboard(DashboardOptions("test", results=results), print),
     ):
         pass

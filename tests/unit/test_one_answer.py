@@ -132,7 +132,9 @@ def answers(story: Story) -> dict[str, Answer]:
     compared = (
         compare_studies(CompareOptions((name, other_of(story)), results=results)).studies[0].best
     )
-    offers = recommend_instances(RecommendOptions((name,), results=results), lambda _: None).offers
+    offers = recommend_instances(
+        RecommendOptions((name,), results=results), lambda _: None
+    ).estimates
     return {
         "status": None
         if status.best is None

@@ -77,20 +77,6 @@ def test_what_saturates_below_the_bound_costs_that_level_alone() -> None:
     assert (below.outcome, below.seconds.measuring) == ("ok", 8.0)
 
 
-def test_a_failure_is_answered_as_one() -> None:
-    rows = [
-        replace(row, outcome="failed", reason="broke", saturation=None, light=None)
-        for row in TABLE.rows
-    ]
-    for found in (
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).evaluate(CONFIG, SETTING.slot),
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).saturate(CONFIG, SETTING.slot),
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).calibrate(CONFIG, SETTING.slot),
-    ):
-        assert (found.outcome, found.reason) == ("failed", "broke")
-        assert found.failure is not None
-
-
 def drawn(table: RecordedTable, seed: int) -> float | None:
     return evaluator(table, seed).evaluate(CONFIG, SETTING.slot).saturation_per_second
 
