@@ -76,4 +76,4 @@ def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     with watching(console, verbosity) as watch:
         recommendation = recommend_instances(chosen, watch)
     show_recommendation(console, recommendation, by_users=chosen.by_users)
-    return 0 if recommendation.offers else 1
+    return 0 if recommendation.estimates else 1

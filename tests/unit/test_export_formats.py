@@ -299,7 +299,7 @@ def test_what_was_not_seen_stays_unknown() -> None:
 
 def test_nothing_is_deployed_that_served_nothing() -> None:
     none = replace(candidate(), measurement=replace(candidate().measurement, load_factor_low=0.0))
-    with pytest.raises(ValueError, match="nothing was served within the limits"):
+    with pytest.raises(ValueError, match="the limits were met at no load"):
         deployment_of("s", none, workload(Transport()), DEMAND, PRICE, IMAGE)
 
 

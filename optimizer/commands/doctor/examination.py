@@ -1,4 +1,4 @@
-"""What an examination of the machine found. Pure values."""
+"""The results of an examination of the machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ State = Literal["ok", "missing", "unknown"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One part of the machine.
+    """The result of checking one part of the machine.
 
     Attributes:
-        state: ok as it is; missing, or not as it must be; or unknown.
-        found: what there is, or why it is not known.
-        remedy: what to do about it, None where nothing is to be done.
+        state: ok; missing, which includes what is not as it must be; or unknown.
+        detail: the part itself, or why it is missing or unknown.
+        remedy: what to do about it, None where there is nothing to do.
     """
 
     part: str
     state: State
-    found: str
+    detail: str
     remedy: str | None = None
 
 
@@ -29,16 +29,16 @@ class Area:
     """Parts that belong together."""
 
     name: str
-    findings: tuple[CheckResult, ...]
+    results: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True)
 class Ability:
-    """One kind of server, and whether it can run here.
+    """Whether one kind of server can run here.
 
     Attributes:
-        state: ok, it can; missing, it cannot; or unknown.
-        how: with what it runs, or what it needs first.
+        state: ok where it can run, missing where it cannot; or unknown.
+        how: what it runs with, or what it needs first.
     """
 
     server: str
@@ -48,7 +48,7 @@ class Ability:
 
 @dataclass(frozen=True)
 class Examination:
-    """All that was found, and what follows from it."""
+    """The results of all parts, and the servers that can run."""
 
     areas: tuple[Area, ...]
     abilities: tuple[Ability, ...]
@@ -60,9 +60,10 @@ class Examination:
 
     @property
     def remedies(self) -> dict[str, tuple[str, ...]]:
-        """What to do, in the order of the parts, each once and with the parts that it is for."""
-        found = [f for area in self.areas for f in area.findings if f.remedy is not None]
-        return {
-            remedy: tuple(finding.part for finding in found if finding.remedy == remedy)
-            for remedy in dict.fromkeys(f.remedy for f in found if f.remedy is not None)
-        }
+        """Each remedy with the parts that it is for, in the order of the parts."""
+        parts: dict[str, tuple[str, ...]] = {}
+        for area in self.areas:
+            for result in area.results:
+                if result.remedy is not None:
+                    parts[result.remedy] = (*parts.get(result.remedy, ()), result.part)
+        return parts
