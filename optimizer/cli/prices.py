@@ -26,7 +26,7 @@ def prices(context: click.Context) -> None:
             console.print(
                 f"{old} of {len(listed)} are more than a year old or undated", style="yellow"
             )
-        _say_where(console, own_price_list())
+        _print_path(console, own_price_list())
 
 
 @prices.command()
@@ -49,12 +49,12 @@ def update(source: str, region: str | None, types: tuple[str, ...]) -> int:
     if updated.missing:
         missing = ", ".join(updated.missing)
         console.print(f"no price in {updated.region}: {missing}", style="yellow")
-    _say_where(console, updated.path)
+    _print_path(console, updated.path)
     return 0 if updated.prices else 1
 
 
-def _say_where(console: OutputConsole, path: Path) -> None:
-    console.print(f"your own list: {path}", markup=False, highlight=False, soft_wrap=True)
+def _print_path(console: OutputConsole, path: Path) -> None:
+    console.print_line(f"your own list: {path}")
 
 
 def _table(listed: tuple[ListedPrice, ...]) -> Table:

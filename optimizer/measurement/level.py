@@ -1,4 +1,4 @@
-"""Measured load levels and capacities. Pure values.
+"""Measured load levels and capacities.
 
 A `LoadLevel` is one measured load; a `Measurement` is all levels of a configuration and the largest
 load that met every limit.

@@ -1,4 +1,4 @@
-"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed interface. Pure.
+"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed interface.
 
 The server's threads are assumed to be infinitely fast: events at one instant happen in the order in
 which each causes the next. Batch sizes are counted in requests here, times in ms.

@@ -18,6 +18,7 @@ from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.machine.fingerprint import Machine
+from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
@@ -69,7 +70,7 @@ class StudyStart:
     """The space file and machine that a study was started with.
 
     Attributes:
-        content: of the space file, see `Space.content`.
+        content: `Space.content`, with the defaults of parameters that were added since.
         data: everything in space.json.
     """
 
@@ -92,7 +93,7 @@ def read_start(directory: StudyDirectory) -> StudyStart:
         raise DamagedStudyError(path, first_mistake(error)) from error
     except (ValueError, AttributeError) as error:
         raise DamagedStudyError(path, error) from error
-    return StudyStart(data["space"], machine, data)
+    return StudyStart(with_defaults(data["space"]), machine, data)
 
 
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:

@@ -94,11 +94,11 @@ class GatedArtifact:
     """
 
     spec: ArtifactSpec
-    sha256: str | None
-    build_seconds: float
-    accuracy: Accuracy | None
-    instance_mib: float | None
-    dropped: str | None
+    sha256: str | None = None
+    build_seconds: float = 0.0
+    accuracy: Accuracy | None = None
+    instance_mib: float | None = None
+    dropped: str | None = None
     shapes: GatedShapes | None = None
     failing: FailingBatch | None = None
     timings: tuple[HostTiming, ...] = ()

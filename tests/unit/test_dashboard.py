@@ -24,7 +24,7 @@ from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, tail
 from optimizer.study.decision import decide
 from optimizer.study.events import Event, Note, PhaseStarted
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.searched_space import read_searched
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (
@@ -357,7 +357,7 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
 def test_a_study_in_a_database_needs_its_address(results: Path) -> None:
     (results / "test" / "study.journal").unlink()
     with (
-        pytest.raises(UsageError, match="keeps no journal: give the --storage"),
+        pytest.raises(UsageError, match="has no journal file: give the --storage"),
         open_dashboard(DashboardOptions("test", results=results), print),
     ):
         pass

@@ -260,7 +260,7 @@ def test_advanced_jobs_of_all_hosts_are_ranked_by_what_they_measured(results: Pa
     assert invocations is not None
     assert invocations.value == pytest.approx(15_000)
     assert best.warnings == (
-        "MaxInvocations is that of the best 50 s: a longer load tells more surely",
+        "MaxInvocations is that of the best 50 s: a longer load is more certain",
     )
 
 

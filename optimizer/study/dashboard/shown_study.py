@@ -11,7 +11,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from optimizer.errors import UsageError, storage_errors
-from optimizer.study.optuna_study import close_storage, open_storage, storage_failures
+from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 
 def can_note() -> bool:
