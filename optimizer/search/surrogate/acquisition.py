@@ -337,10 +337,10 @@ class AcquisitionPolicy:
 
     def _regret_bound(self, assessment: Assessment, log_best: float) -> float:
         """Return the quantile of the saving by the cheapest available point, from joint draws."""
-        kept = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
+        likeliest = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
         rng = np.random.default_rng((self.seed, len(self._history.records)))
-        costs = assessment.posterior.log_cost_draws(assessment.rows[kept], _DRAWS, rng)
-        costs[rng.random(costs.shape) >= assessment.feasible[kept]] = np.inf
+        costs = assessment.posterior.log_cost_draws(assessment.rows[likeliest], _DRAWS, rng)
+        costs[rng.random(costs.shape) >= assessment.feasible[likeliest]] = np.inf
         saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
         return float(np.quantile(saved, _REGRET_QUANTILE))
 
