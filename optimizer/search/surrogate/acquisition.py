@@ -283,11 +283,9 @@ class AcquisitionPolicy:
         rows = self._candidates(expected)
         available = [row for row in rows.tolist() if row not in excluded]
         if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
-            available = [row for row in available if self._undecided(row)]
+            configs = ((row, self.space.config(self.space.at(row))) for row in available)
+            available = [row for row, config in configs if self._history.decided(config) is None]
         return np.array(available, dtype=np.int64)
-
-    def _undecided(self, row: int) -> bool:
-        return self._history.decided(self.space.config(self.space.at(row))) is None
 
     def _candidates(self, expected: LogForecast) -> Rows:
         count = len(self.space)
