@@ -85,7 +85,7 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
     path = written(tmp_path, "seconds,requests_per_second", "0,10", "300,40")
     curve = read_demand(path, peak=100_000.0)
     assert curve.per_second == pytest.approx((25_000.0, 100_000.0))
-    assert curve.name == "recorded, demand.csv, scaled to 100000/s at most"
+    assert curve.name == "recorded, demand.csv, scaled to a peak of 100000/s"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
         (["seconds,requests_per_second", "0,1", "1,x"], "line 3: requests_per_second must be"),
         (["seconds,requests_per_second", "0,1", "1,-2"], "line 3: .* from 0 to 1e.07, got '-2'"),
         (["seconds,requests_per_second", "5,1", "5,2"], "line 3: times must ascend"),
-        (["seconds,requests_per_second", "0,0", "1,0"], "must be above 0 somewhere"),
+        (["seconds,requests_per_second", "0,0", "1,0"], "must be above 0 in at least one row"),
         (
             ["seconds,requests_per_second", "soon,1", "1,2"],
             "line 2: seconds must be a finite number",
