@@ -58,11 +58,13 @@ class AutoscaledFleet:
     Attributes:
         per_second: request rate of the demand.
         charged: instances that serve or start.
+        serving: instances that serve.
         late_share: share of the requests over their limits.
     """
 
     per_second: NDArray[np.float64]
     charged: NDArray[np.int64]
+    serving: NDArray[np.int64]
     late_share: NDArray[np.float64]
 
 
@@ -85,10 +87,10 @@ def autoscale(
         fleet.admit_ready(tick)
         each = rate / fleet.serving
         late = backlog.late_share(each)
-        rows.append((fleet.charged, late))
+        rows.append((fleet.charged, fleet.serving, late))
         fleet.scale(tick, backlog.metric(policy.metric, each))
-    charged, late_share = np.array(rows[ticks:]).T
-    return AutoscaledFleet(rates, charged.astype(np.int64), late_share)
+    charged, serving, late_share = np.array(rows[ticks:]).T
+    return AutoscaledFleet(rates, charged.astype(int), serving.astype(int), late_share)
 
 
 class _Fleet:
