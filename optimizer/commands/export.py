@@ -98,9 +98,6 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
 
     Returns:
         The manifest of the bundle.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
     """
     _refuse_occupied(options.target)
     study = read_study(options.results, options.study)

@@ -1,4 +1,4 @@
-"""The workload: request streams, their tensors and their lengths. Pure."""
+"""The workload: request streams, their tensors and their lengths."""
 
 from __future__ import annotations
 

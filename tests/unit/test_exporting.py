@@ -143,7 +143,7 @@ def test_only_a_new_or_an_empty_folder_is_written(study: Exportable, tmp_path: P
         study.export(target)
     assert digests(target) == before
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         study.export(tmp_path / "file")
 
 
