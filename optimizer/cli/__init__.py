@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
+    something; 4 the run could not continue; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
         # nohup has the hang-up signal ignored.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from optimizer.cli.options import results_option
+from optimizer.cli.options import json_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts
 from optimizer.commands.compare import CompareOptions, compare_studies
@@ -16,10 +15,7 @@ from optimizer.report.comparison_tables import comparison_parts
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY STUDY...")
-@click.option(
-    "--json", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the comparison as JSON.",
-)  # fmt: skip
+@json_option("the comparison")
 @results_option
 def compare(**options: Any) -> int:
     """Compare studies with the first one.

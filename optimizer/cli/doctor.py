@@ -12,7 +12,7 @@ from rich.text import Text
 from optimizer.cli.options import cache_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.commands.doctor import examine
-from optimizer.commands.doctor.examination import Examination, State
+from optimizer.commands.doctor.checks import Examination, State
 from optimizer.commands.run_context import cache_folder
 from optimizer.errors import RequirementError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from optimizer.cli.options import SEED, LatencyLimitMs, results_option
+from optimizer.cli.options import LatencyLimitMs, results_option, seed_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts
 from optimizer.commands.pareto import ParetoOptions, latency_costs
@@ -19,9 +19,7 @@ from optimizer.report.latency_cost_tables import latency_cost_parts
     "--limit", "limits_ms", type=LatencyLimitMs(), multiple=True,
     help="A latency limit such as 300ms. Repeatable. Default: eight limits around the study's own.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def pareto(**options: Any) -> int:
     """Compare the cost of latency limits, by what STUDY (a name, or a folder) has measured."""

@@ -10,15 +10,14 @@ import click
 
 from optimizer.cli.options import (
     COUNT,
-    SEED,
     Duration,
     Rate,
     Share,
     Verbosity,
-    cache_option,
+    json_option,
     pricing_options,
-    results_option,
-    verbosity_options,
+    run_options,
+    seed_option,
 )
 from optimizer.cli.output import OutputConsole, ResilientConsole
 from optimizer.cli.terminal import print_parts
@@ -38,10 +37,7 @@ from optimizer.report.recommendation_tables import recommendation_parts
     "--timeout", "timeout_seconds", type=Duration(),
     help="End the search of --search after this time, such as 30m.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True,
-    help="Random seed of sampler and arrivals.",
-)  # fmt: skip
+@seed_option("sampler and arrivals")
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
     help="Then run an advanced job (JSON) on its best configurations.",
@@ -60,13 +56,8 @@ from optimizer.report.recommendation_tables import recommendation_parts
     "--instance-type", "instance_types", multiple=True, metavar="TYPE",
     help="Also rank this type, extrapolated from measurements on the same GPU.",
 )  # fmt: skip
-@click.option(
-    "--json", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the recommendation as JSON.",
-)  # fmt: skip
-@verbosity_options
-@results_option
-@cache_option
+@json_option("the recommendation")
+@run_options
 def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     """Rank instance types by what a fleet of each costs.
 

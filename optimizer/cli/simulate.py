@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from optimizer.cli.options import SEED, results_option, settings_option
+from optimizer.cli.options import results_option, seed_option, settings_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_table
 from optimizer.commands.simulate import (
@@ -34,9 +34,7 @@ _SIGMAS = 1.96
 @click.command()
 @click.argument("study")
 @settings_option
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def simulate(**options: Any) -> int:
     """Predict a configuration from what STUDY (a name, or a folder) has measured of others."""

@@ -36,11 +36,7 @@ class DashboardOptions:
 
 @contextmanager
 def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGIServer]:
-    """Open the server of the dashboard; the caller has it serve.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Open the server of the dashboard; the caller has it serve."""
     directory = StudyDirectory(options.results.absolute() / options.study)
     if not directory.space.exists():
         raise UsageError(f"study {options.study!r} not found in {options.results}")

@@ -110,13 +110,7 @@ class RunResult:
 
 
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
-    """Start or resume a study, and run it to its end.
-
-    Mistakes and missing requirements are reported before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Start or resume a study, and run it to its end."""
     started = time.monotonic()
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:

@@ -1,4 +1,4 @@
-"""Summary of all requests of a level as a `LoadLevel`. Pure."""
+"""Summary of all requests of a level as a `LoadLevel`."""
 
 from __future__ import annotations
 

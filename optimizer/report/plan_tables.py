@@ -29,10 +29,10 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 
 def headline(plan: Plan) -> str:
     """What to do, in one sentence."""
-    constant = plan.ways[0]
+    constant = plan.policies[0]
     best = min(_ways(plan), key=lambda way: (way.missed_steps(plan.allowed) > 0, way.usd_per_month))
     text = (
-        f"{fleet_text(plan.fleet)} for {form.rate(plan.question.curve.peak)} requests/s: "
+        f"{fleet_text(plan.fleet)} for {form.rate(plan.inputs.curve.peak)} requests/s: "
         f"{form.usd(plan.fleet.usd_per_hour)} an hour, {form.usd(constant.usd_per_month)} a month"
     )
     if best.usd_per_month < constant.usd_per_month:
@@ -106,8 +106,8 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
 
 
 def _over_time(plan: Plan) -> Table:
-    constant = plan.ways[0].usd_per_month
-    steps = len(plan.question.curve.per_second)
+    constant = plan.policies[0].usd_per_month
+    steps = len(plan.inputs.curve.per_second)
     rows = [
         (
             way.name,
@@ -121,14 +121,14 @@ def _over_time(plan: Plan) -> Table:
         )
         for way in _ways(plan)
     ]
-    delay = plan.question.launch_seconds
+    delay = plan.inputs.launch_seconds
     return Table(
-        f"The fleet over time ({plan.question.curve.name})",
+        f"The fleet over time ({plan.inputs.curve.name})",
         ("policy", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
         (
             f"An instance serves {delay:g} s after it is ordered, and its setup; it is charged "
-            f"from the order. Over: steps of {plan.question.curve.step_seconds:g} s in which more "
+            f"from the order. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
             f"than {plan.allowed:.1%} of the requests are late; worst: late in the worst step.",
             "Scheduled: as if the demand were known beforehand. Scaled on a metric: read every "
             "minute, fewer only after five; at the highest target that keeps the limit in every "
@@ -139,15 +139,15 @@ def _over_time(plan: Plan) -> Table:
 
 
 def _peak(plan: Plan) -> Table:
-    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.found)]
-    if plan.one_type is not None:
-        kind, one = _kind(plan.one_type.member, plan.fleet), plan.one_type
+    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.at_peak)]
+    if plan.single_type is not None:
+        kind, one = _kind(plan.single_type.member, plan.fleet), plan.single_type
         rows.append(_one_row("smallest", kind, one.at_minimum))
         if one.below_minimum is not None:
             rows.append(_one_row("one less", kind, one.below_minimum))
     rows += [_loss_row(loss) for loss in plan.losses]
     return Table(
-        f"The peak of {form.rate(plan.question.curve.peak)} requests/s, every instance simulated",
+        f"The peak of {form.rate(plan.inputs.curve.peak)} requests/s, every instance simulated",
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
         (
@@ -179,8 +179,8 @@ def _one_row(name: str, kind: str, found: SimulatedFleet) -> tuple[str, ...]:
 
 def _loss_row(loss: CapacityLoss) -> tuple[str, ...]:
     name, fleet = f"{loss.lost} lost", fleet_text(loss.left)
-    if loss.found:
-        return _peak_row(name, fleet, loss.found)
+    if loss.at_peak:
+        return _peak_row(name, fleet, loss.at_peak)
     if math.isinf(loss.waiting_seconds):
         return (name, fleet, "-", "-", "100%", "nothing left")
     return (name, fleet, "-", "-", "-", f"waits {form.seconds(loss.waiting_seconds)}")
@@ -197,7 +197,7 @@ def _surviving(plan: Plan) -> Table:
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
         rows.append((what, fleet_text(mix), form.usd(mix.usd_per_hour), form.change(more)))
     return Table(
-        f"What it costs to survive a loss at the peak, spread over {plan.question.zones} zones",
+        f"What it costs to survive a loss at the peak, spread over {plan.inputs.zones} zones",
         ("loss of", "cheapest fleet", "$/hour", "more"),
         tuple(rows),
     )
@@ -205,7 +205,7 @@ def _surviving(plan: Plan) -> Table:
 
 def hours(plan: Plan) -> Table | None:
     """Demand and instances by the hour; None where the demand does not change."""
-    curve = plan.question.curve
+    curve = plan.inputs.curve
     if min(curve.per_second) == curve.peak:
         return None
     shown = min(_HOURS_SHOWN, len(curve.per_second))
@@ -244,7 +244,7 @@ def _clock(seconds: float) -> str:
 
 
 def _ways(plan: Plan) -> tuple[ScalingPolicy, ...]:
-    return (*plan.ways, *(plan.one_type.autoscaled if plan.one_type else ()))
+    return plan.all_policies
 
 
 def _span(charged: NDArray[np.int64]) -> str:

@@ -148,7 +148,7 @@ def _refuse_overheated(use: MachineUse) -> None:
         if gpu.overheated:
             reasons = ", ".join(gpu.throttled)
             raise VoidLevelFailure(
-                f"could not be measured: {gpu.name} ({gpu.uuid}) held its clock down ({reasons})"
+                f"could not be measured: {gpu.name} ({gpu.uuid}) was throttled ({reasons})"
             )
 
 

@@ -60,12 +60,6 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Earlier:
-    building_seconds: float
-    artifacts: Mapping[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class _Source:
     """A model's references, and its ONNX graph where one is needed.
 
@@ -106,23 +100,26 @@ class PreparePhase:
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
         sources = {model.name: self._source(model, space) for model in models}
         earlier = self._earlier()
-        gate = AccuracyGate(
-            self._session, space.models[0].scope.kind, space.hardware.cores, self._watch
-        )
+        rows = {row["artifact"]: row for row in earlier["artifacts"]}
+        kind, cores = space.models[0].scope.kind, space.hardware.cores
+        gate = AccuracyGate(self._session, kind, cores, self._watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:
             source = sources[spec.model]
-            artifact, result = self._gated(spec, source, space, gate, earlier)
+            artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
                 payloads, output = source.model.payloads, source.prepared.output
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
             self._announce(result)
-        built = sum(source.seconds for source in sources.values())
-        building = earlier.building_seconds + built + sum(r.build_seconds for r in gated)
-        rows = [to_json(result) for result in gated]
-        write_json(self._directory.prepared, {"building_seconds": building, "artifacts": rows})
+        built = [
+            *(source.seconds for source in sources.values()),
+            *(r.build_seconds for r in gated),
+        ]
+        building = earlier["building_seconds"] + sum(built)
+        prepared = {"building_seconds": building, "artifacts": [to_json(r) for r in gated]}
+        write_json(self._directory.prepared, prepared)
         _require_one_artifact_each(models, gated)
         left = space.without([result.spec for result in gated if result.dropped is not None])
         failing = {r.spec: r.failing.size for r in gated if r.failing is not None}
@@ -134,9 +131,9 @@ class PreparePhase:
         self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
         lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
-        progress = self._telling(f"reading {model.name}")
+        tell = self._progress_of(f"reading {model.name}")
         try:
-            prepared = self._builder.prepare_model(model, progress, sorted(lengths))
+            prepared = self._builder.prepare_model(model, tell, sorted(lengths))
             self._builder.require_room(own, model, prepared.weight_bytes)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
@@ -159,17 +156,15 @@ class PreparePhase:
             )
             self._watch(Note(text, warning=True))
 
-    def _telling(self, step: str) -> Callable[[str], None]:
+    def _progress_of(self, step: str) -> Callable[[str], None]:
         """Return a function that reports the progress of a step."""
         return lambda progress: self._watch(StepStarted(f"{step}: {progress}"))
 
-    def _earlier(self) -> _Earlier:
-        if not self._directory.prepared.exists():
-            return _Earlier(0.0, {})
-        data = read_prepared(self._directory)
-        return _Earlier(
-            data["building_seconds"], {row["artifact"]: row for row in data["artifacts"]}
-        )
+    def _earlier(self) -> Mapping[str, Any]:
+        """Return prepared.json as the study's earlier runs left it."""
+        if self._directory.prepared.exists():
+            return read_prepared(self._directory)
+        return {"building_seconds": 0.0, "artifacts": []}
 
     def _gated(
         self,
@@ -177,23 +172,22 @@ class PreparePhase:
         source: _Source,
         space: SearchSpace,
         gate: AccuracyGate,
-        earlier: _Earlier,
+        row: Mapping[str, Any] | None,
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         reason = refusal(spec, source.model, space.hardware)
         if reason is None and source.no_graph is not None and _made_from_graph(spec):
             reason = f"build failed: {source.no_graph}"
         if reason is not None:
-            return None, GatedArtifact(spec, None, 0.0, None, None, reason)
+            return None, GatedArtifact(spec, dropped=reason)
         self._watch(StepStarted(f"building {spec.label}"))
-        progress = self._telling(f"building {spec.label}")
+        tell = self._progress_of(f"building {spec.label}")
         try:
-            artifact = self._builder.build(spec, source.model, progress)
+            artifact = self._builder.build(spec, source.model, tell)
         except TrialFailure as error:
-            return None, GatedArtifact(spec, None, 0.0, None, None, f"build failed: {error}")
+            return None, GatedArtifact(spec, dropped=f"build failed: {error}")
         self._warn_of_low_int8_share(artifact)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
         plan = _plan(spec, source.model, space)
-        row = earlier.artifacts.get(spec.label)
         if row is not None and row["sha256"] is not None:
             self._refuse_changed_file(artifact, row["sha256"])
             judged = from_json(row, spec)
@@ -210,8 +204,7 @@ class PreparePhase:
         try:
             served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
-            reason = f"could not be served: {error}"
-            return GatedArtifact(spec, sha256, 0.0, None, None, reason)
+            return GatedArtifact(spec, sha256, dropped=f"could not be served: {error}")
         dropped, failing = served.dropped, served.failing
         if dropped is None and failing is not None and failing.size <= plan.max_batch_sizes[0]:
             dropped = failing.reason
@@ -220,14 +213,13 @@ class PreparePhase:
         return GatedArtifact(
             spec,
             sha256,
-            0.0,
-            served.accuracy,
-            served.instance_mib,
-            dropped,
-            served.shapes,
-            failing,
-            timings,
-            artifact.int8_share,
+            accuracy=served.accuracy,
+            instance_mib=served.instance_mib,
+            dropped=dropped,
+            shapes=served.shapes,
+            failing=failing,
+            timings=timings,
+            int8_share=artifact.int8_share,
         )
 
     def _timings(
@@ -274,13 +266,11 @@ class PreparePhase:
             raise EverythingFailedError(str(error)) from error
         if left:
             largest = max(instance_mib.values())
-            self._watch(
-                Note(
-                    f"{left} of {len(space)} configurations are excluded: their instances (up to "
-                    f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory",
-                    warning=True,
-                )
+            text = (
+                f"{left} of {len(space)} configurations are excluded: their instances (up to "
+                f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
             )
+            self._watch(Note(text, warning=True))
         return fitting
 
 

@@ -1,4 +1,4 @@
-"""Simulation of Triton's dynamic batcher from arrivals and service times. Pure.
+"""Simulation of Triton's dynamic batcher from arrivals and service times.
 
 `open_loop` takes arrivals that do not depend on replies, `closed_loop` takes clients that wait for
 replies. Both are deterministic; all randomness is in the `Draws`.

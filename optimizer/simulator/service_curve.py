@@ -1,4 +1,4 @@
-"""How long an instance takes for a batch. Pure."""
+"""How long an instance takes for a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prior distribution of service times, before any is measured. Pure.
+"""Prior distribution of service times, before any is measured.
 
 An execution of a batch of b takes fixed + item x b, but for a smooth rest:
 

@@ -1,4 +1,4 @@
-"""Service times of every execution layout, from those that were measured. Pure.
+"""Service times of every execution layout, from those that were measured.
 
 A Bayesian regression (a Gaussian process) on the logarithm of the time that an execution occupies
 an instance, described in `service_effects`. Memory is no part of it: the accuracy gate measures the

@@ -205,7 +205,7 @@ def merged(rounds: Sequence[Measurement]) -> Measurement:
         levels=tuple(level for m in rounds for level in m.levels),
         load_factor_low=min(m.load_factor_low for m in rounds),
         load_factor_high=least.load_factor_high,
-        ended=f"held in {len(rounds)} rounds",
+        ended=f"certified in {len(rounds)} rounds",
     )
 
 

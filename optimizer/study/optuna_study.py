@@ -1,28 +1,30 @@
-"""The Optuna study: storage, sampler, ask and tell."""
+"""The Optuna study: sampler, ask and tell."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.errors import StorageError, UsageError, storage_errors
-from optimizer.files.untrusted import UnreadableError, parse_json
+from optimizer.errors import storage_errors
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.optuna_space import OptunaSpace
+from optimizer.study.optuna_storage import (
+    close_storage,
+    journal_errors,
+    open_storage,
+    repair_journal,
+    storage_failures,
+)
 from optimizer.study.trial_records import COST
 
 SamplerFactory = Callable[[int], BaseSampler]
@@ -80,8 +82,8 @@ class OptunaStudy:
         with storage_failures(self._where):
             if storage is None:
                 with storage_errors(journal):
-                    _repair(journal)
-            with _journal_errors(self._journal):
+                    repair_journal(journal)
+            with journal_errors(self._journal):
                 self._storage = open_storage(journal, storage)
                 self._study = optuna.create_study(
                     study_name=name,
@@ -90,6 +92,7 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
+                # Parameters that are not the space's mean a damaged journal.
                 for trial in self._study.get_trials(deepcopy=False):
                     if trial.params:
                         self._optuna_space.position(trial.params)
@@ -136,12 +139,12 @@ class OptunaStudy:
             number: of the trial that it is told for, where that is not the record's own: a
                 repeated proposal is told the result of the first.
         """
-        told = record.number if number is None else number
+        trial_number = record.number if number is None else number
         with storage_failures(self._where):
-            if told not in self._open_trials:
-                trial_id = self._trials()[told]._trial_id
-                self._open_trials[told] = Trial(self._study, trial_id)
-            trial = self._open_trials.pop(told)
+            if trial_number not in self._open_trials:
+                trial_id = self._trials()[trial_number]._trial_id
+                self._open_trials[trial_number] = Trial(self._study, trial_id)
+            trial = self._open_trials.pop(trial_number)
             trial.set_user_attr("outcome", record.outcome)
             trial.set_user_attr("reason", record.reason)
             if number is not None:
@@ -149,9 +152,9 @@ class OptunaStudy:
             if record.told_value is None:
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
-            known = trial.constraints  # set already where a run was killed here
+            constraints = trial.constraints  # already set where a run was killed here
             for key, value in record.constraints:
-                if key not in known:
+                if key not in constraints:
                     trial.set_constraint(key, value)
             self._study.tell(trial, [record.told_value, *record.told_further])
 
@@ -161,7 +164,7 @@ class OptunaStudy:
         Recorded results that were not told are told; a trial that was running is failed and its
         point enqueued again; trials that the storage lacks are added from their records.
         """
-        with _journal_errors(self._journal):
+        with journal_errors(self._journal):
             self._reconcile(records)
 
     def _reconcile(self, records: Mapping[int, TrialRecord]) -> None:
@@ -208,99 +211,3 @@ class OptunaStudy:
 
 def _derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
-
-
-def open_storage(journal: Path, url: str | None, *, create: bool = True) -> BaseStorage:
-    """Return the storage of a study: a database, or its journal without a URL.
-
-    Args:
-        create: make the tables of a database that has none.
-    """
-    if url is not None:
-        return RDBStorage(url, skip_table_creation=not create)
-    return JournalStorage(JournalFileBackend(str(journal)))
-
-
-def close_storage(storage: BaseStorage) -> None:
-    """Close the connections to a database."""
-    if isinstance(storage, RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def _repair(journal: Path) -> None:
-    """Remove what a killed writer may leave: its lock, and an incomplete last line.
-
-    The caller holds the study's lock, so no other process writes.
-    """
-    for leftover in journal.parent.glob(f"{journal.name}.lock*"):
-        leftover.unlink()
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            parse_json(line)
-        except UnreadableError as error:
-            raise _damaged(f"{journal}, line {number}") from error
-
-
-@contextlib.contextmanager
-def _journal_errors(journal: Path | None) -> Iterator[None]:
-    """Raise `StorageError` for whatever Optuna raises when it reads a damaged journal."""
-    try:
-        yield
-    except (StorageError, OSError):
-        raise
-    except _database_errors():
-        raise
-    except Exception as error:
-        if journal is None:
-            raise
-        raise _damaged(str(journal)) from error
-
-
-def _damaged(where: str) -> StorageError:
-    return StorageError(
-        f"{where} is damaged; move the file away and rerun the command: "
-        "the study is rebuilt from its records"
-    )
-
-
-@contextlib.contextmanager
-def storage_failures(where: str) -> Iterator[None]:
-    """Raise errors of Optuna's storages as `StorageError` or `UsageError`; hide its warnings."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    except _address_errors() as error:
-        raise UsageError(f"--storage: {_first_line(error)}") from error
-    except _database_errors() as error:
-        raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
-    except OSError as error:
-        text = f"cannot write {error.filename or where}: {error.strerror or error}"
-        raise StorageError(text) from error
-
-
-def _database_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a database; SQLAlchemy is imported only once there is an error."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError, optuna.exceptions.StorageInternalError
-
-
-def _address_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a database's address, a driver that is not installed among them."""
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    return ArgumentError, NoSuchModuleError, ImportError
-
-
-def _first_line(error: BaseException) -> str:
-    """Return a database's message without the driver's explanations."""
-    return str(error).partition("\n")[0]

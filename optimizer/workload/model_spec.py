@@ -1,4 +1,4 @@
-"""A model to serve: its source, its requests, and how its accuracy is judged. Pure values."""
+"""A model to serve: its source, its requests, and how its accuracy is judged."""
 
 from __future__ import annotations
 

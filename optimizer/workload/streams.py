@@ -1,4 +1,4 @@
-"""The workload: request streams, their tensors and their lengths. Pure."""
+"""The workload: request streams, their tensors and their lengths."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ class Stream:
     """Requests of one kind to one model.
 
     Attributes:
-        target: name of the model that is asked.
-        demand_per_second: requests a second that the whole fleet must serve.
-        batch_size: inferences that one request asks for.
+        target: name of the model.
+        demand_per_second: requests per second to the whole fleet.
+        batch_size: inferences per request.
     """
 
     name: str

@@ -23,7 +23,7 @@ from optimizer.analysis.study_status import study_status
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.configuration.serving_config import describe
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports

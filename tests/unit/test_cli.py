@@ -308,7 +308,7 @@ def test_options_become_the_request(
 def test_init_writes_the_commented_file_and_says_what_is_next(optimizer: Commands) -> None:
     said = optimizer("init")
     assert said == Said(
-        0, "wrote space.yaml\nedit it, then: python -m optimizer run space.yaml\n", ""
+        0, "wrote space.yaml\nedit it, then run: python -m optimizer run space.yaml\n", ""
     )
     assert Path("space.yaml").read_text() == shipped("space_template.yaml").read_text()
     assert load_space(Path("space.yaml"), {}, HARDWARE).study == "my-model"

@@ -158,7 +158,7 @@ def test_the_capacity_is_what_every_round_held(
     (best,) = confirming.run(history_of((A, ok(130)))).best
     assert best.measurement.capacity_per_second == pytest.approx(80)
     assert best.score.replicas == 7
-    assert best.measurement.ended == "held in 2 rounds"
+    assert best.measurement.ended == "certified in 2 rounds"
 
 
 def test_a_winner_that_holds_less_is_no_winner(confirming: Confirming) -> None:

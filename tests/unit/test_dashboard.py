@@ -24,7 +24,7 @@ from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, tail
 from optimizer.study.decision import decide
 from optimizer.study.events import Event, Note, PhaseStarted
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.searched_space import read_searched
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (

@@ -21,8 +21,14 @@ from optimizer.commands import doctor
 from optimizer.commands.doctor import checks as looking
 from optimizer.commands.doctor import docker, examine, machine, software
 from optimizer.commands.doctor import gpus as graphics
-from optimizer.commands.doctor.checks import NotChecked, start_check
-from optimizer.commands.doctor.examination import Ability, Area, CheckResult, Examination
+from optimizer.commands.doctor.checks import (
+    Ability,
+    Area,
+    CheckResult,
+    Examination,
+    NotChecked,
+    start_check,
+)
 from optimizer.configuration.releases import tensorrt_image, triton_image
 from optimizer.errors import RequirementError
 from tests.unit.fake_docker import FakeDocker

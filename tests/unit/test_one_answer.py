@@ -34,7 +34,7 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.record_store import RecordStore
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (

@@ -10,8 +10,7 @@ from pathlib import Path
 from optimizer.commands.doctor import docker, machine, software
 from optimizer.commands.doctor import gpus as graphics
 from optimizer.commands.doctor.abilities import MachineFindings, abilities
-from optimizer.commands.doctor.checks import NotChecked, start_check
-from optimizer.commands.doctor.examination import Area, CheckResult, Examination
+from optimizer.commands.doctor.checks import Area, CheckResult, Examination, NotChecked, start_check
 from optimizer.triton.embedded import find_embedded_runtime
 
 __all__ = ["examine"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.commands.doctor.checks import NotChecked
+from optimizer.commands.doctor.checks import Ability, NotChecked, State
 from optimizer.commands.doctor.docker import Docker
-from optimizer.commands.doctor.examination import Ability, State
 from optimizer.commands.doctor.gpus import Graphics
 from optimizer.commands.doctor.software import Packages, servers_with
 from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from optimizer.commands.doctor.checks import NotChecked
-from optimizer.commands.doctor.examination import CheckResult
+from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.configuration.releases import ImageContent, content_of, tensorrt_image, triton_image
 from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.docker_errors import HOW_TO_HAND_OUT_GPUS

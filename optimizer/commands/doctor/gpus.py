@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.commands.doctor.checks import NotChecked
-from optimizer.commands.doctor.examination import CheckResult
+from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.machine.gpus import GpuState, driver_version, gpu_states

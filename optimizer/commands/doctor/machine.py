@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from optimizer.commands.doctor.examination import CheckResult
+from optimizer.commands.doctor.checks import CheckResult
 from optimizer.configuration.hardware import HARDWARE_BF16, overflows_in_int8, processor_lacks
 from optimizer.machine.cores import total_memory_bytes, unused_memory_bytes
 from optimizer.machine.fingerprint import cpu_flags, this_machine

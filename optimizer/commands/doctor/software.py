@@ -6,9 +6,8 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from optimizer.commands.doctor.checks import NotChecked
+from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.commands.doctor.docker import Docker
-from optimizer.commands.doctor.examination import CheckResult
 from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.load import perf_analyzer

@@ -16,7 +16,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optimizer.errors import RequirementError, UsageError
 from optimizer.study.dashboard.read_only_storage import ReadOnlyStorage
 from optimizer.study.dashboard.shown_study import can_note
-from optimizer.study.optuna_study import close_storage, open_storage, storage_failures
+from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 HOST = "127.0.0.1"
 
