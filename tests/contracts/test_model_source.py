@@ -25,7 +25,10 @@ from optimizer.workload.model_spec import ModelSpec, OnnxSource, TransformersSou
 from optimizer.workload.streams import Tensors
 from tests.unit.tiny_bert import CONFIG, LONGEST, MODEL, request
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, its exporter and transformers
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of torch, its exporter and transformers
+    pytest.mark.timeout(300),
+]
 
 SHAPES = [(1, 7), (1, LONGEST), (5, 7), (5, LONGEST)]
 BERT = TransformersSource("BertForSequenceClassification", config=json.dumps(CONFIG))
@@ -57,12 +60,8 @@ def exported_architecture() -> onnx.ModelProto:
 def onnx_file(folder: Path, seed: int, *, external: bool = False) -> ModelSpec:
     graph = onnx.ModelProto()
     graph.CopyFrom(exported_architecture())
-    [bias] = [
-        tensor
-        for tensor in graph.graph.initializer
-        if list(tensor.dims) == [3] and tensor.data_type == onnx.TensorProto.FLOAT
-    ]
-    bias.CopyFrom(numpy_helper.from_array(np.full(3, seed, np.float32), bias.name))
+    [bias] = [t for t in graph.graph.initializer if t.name.endswith("embeddings.LayerNorm.bias")]
+    bias.CopyFrom(numpy_helper.from_array(np.full(32, seed, np.float32), bias.name))
     path = folder / "bert.onnx"
     onnx.save(graph, path, save_as_external_data=external, location="weights.bin")
     return replace(MODEL, source=OnnxSource(path))
