@@ -1,12 +1,12 @@
-"""Searches for the cheapest way to serve a model on NVIDIA Triton within a latency limit.
+"""Find the cheapest way to serve a model on NVIDIA Triton within a latency limit.
 
     import optimizer
 
     study = optimizer.run("search_spaces/quickstart.yaml")
     study.trials()
 
-See `optimizer.api`. It is imported when one of these names is first used: `import optimizer` alone
-takes no time, whatever the environment holds.
+`optimizer.api` has the functions. It is imported when one of these names is first used, so that
+`import optimizer` itself imports nothing else.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def simulate(
         results: folder of the studies.
 
     Raises:
-        UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
+        UsageError: where there is no such study, no saturated level in it, or a wrong value.
         StorageError: when its files are damaged.
     """
     name = str(study.folder if isinstance(study, Study) else study)

@@ -6,7 +6,7 @@
     │   ├── SpaceChangedError          the study was started with another space or machine
     │   └── StudyBusyError             another process is running this study
     ├── RequirementError           3   the machine lacks something; the message says what to install
-    ├── RunError                   4   the run could not go on
+    ├── RunError                   4   the run could not continue
     │   ├── StorageError               results or study storage cannot be written (disk full, lost)
     │   │   └── DamagedStudyError          a study's own file cannot be used, and which
     │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
@@ -16,12 +16,11 @@
         ├── ServerFailure              the server did not start, or died
         ├── ModelLoadFailure           the server refused or could not load the model
         │   └── EngineMismatch             a TensorRT engine of another GPU or TensorRT
-        ├── ConfigMismatch             the server runs something else than it was asked to
-        └── LoadTestFailure            requests failed, or the load client did
-            └── VoidLevelFailure           a load level that says nothing of the server
+        ├── ConfigMismatch             the server runs another configuration than it was given
+        └── LoadTestFailure            requests failed, or the load generator did
+            └── VoidLevelFailure           a load level that says nothing about the server
 
-Foreign exceptions are turned into these where they enter: in the room of the library that raises
-them.
+Exceptions of a library are turned into these by the package that uses the library.
 """
 
 from __future__ import annotations
@@ -37,34 +36,34 @@ _OUT_OF_MEMORY = re.compile(
     r"|insufficient (?:gpu |device )?memory|requested amount of gpu memory",
     re.IGNORECASE,
 )
-"""How CUDA, TensorRT, PyTorch, C++, Python and the kernel say that memory ran out."""
+"""Messages of CUDA, TensorRT, PyTorch, C++, Python and the kernel about memory that ran out."""
 
 
 _SHOWN = 50
-"""Mistakes of a file that a message lists; the rest it counts."""
+"""Mistakes of a file that a message lists; the others are counted."""
 
 _TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def innermost(error: BaseException) -> BaseException:
-    """Return the cause of an error's cause and so on, the error itself where it names none."""
+    """Return the last of an error's causes, or the error itself where it has none."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def cause_text(error: BaseException) -> str:
-    """Return the innermost cause of an error for people: its type and its first line.
+    """Return the type and the first line of the innermost cause of an error.
 
-    Libraries wrap what went wrong in errors of their own, which say at which step it happened.
+    Libraries wrap the cause in errors of their own, which only name the step that failed.
     """
     cause = innermost(error)
     lines = _TERMINAL_COLOURS.sub("", str(cause)).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
-def tells_of_memory(text: str) -> bool:
-    """Whether a message says that memory ran out."""
+def is_out_of_memory(text: str) -> bool:
+    """Return whether a message says that memory ran out."""
     return _OUT_OF_MEMORY.search(text) is not None
 
 
@@ -82,7 +81,7 @@ class UsageError(OptimizerError):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a space file: where it is, which rule it breaks, and the value found."""
+    """One mistake in a space file: its key and line, the rule, and the value."""
 
     key: str
     rule: str
@@ -90,13 +89,13 @@ class Mistake:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line is not None else ""
-        got = f", got {self.value}" if self.value is not None else ""
-        return f"{place}{self.key}: {self.rule}{got}"
+        line = f"line {self.line}: " if self.line is not None else ""
+        value = f", got {self.value}" if self.value is not None else ""
+        return f"{line}{self.key}: {self.rule}{value}"
 
 
 class SpaceFileError(UsageError):
-    """A space file that cannot be used; carries every mistake found."""
+    """A space file cannot be used; the error has every mistake."""
 
     def __init__(self, path: Path | str, mistakes: Sequence[Mistake]) -> None:
         self.path = path
@@ -119,8 +118,8 @@ class RequirementError(OptimizerError):
     """The machine lacks something that must be installed first.
 
     Attributes:
-        lacks: what is not there, or not as it must be.
-        remedy: what to do about it, the end of the message; None where `lacks` says all there is.
+        lacks: what is missing, or not as it must be.
+        remedy: what to do about it, the end of the message; None where `lacks` includes it.
     """
 
     exit_code = 3
@@ -132,7 +131,7 @@ class RequirementError(OptimizerError):
 
 
 class RunError(OptimizerError):
-    """The run could not go on."""
+    """The run could not continue."""
 
 
 class StorageError(RunError):
@@ -140,26 +139,26 @@ class StorageError(RunError):
 
 
 class DamagedStudyError(StorageError):
-    """A file that a study keeps of itself cannot be used."""
+    """A file of a study cannot be used."""
 
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(
-            f"cannot read {path}: {reason}; put back a copy of the file, or begin another study "
+            f"cannot read {path}: {reason}; restore the file from a copy, or start another study "
             "with --study NEW"
         )
 
 
 class EverythingFailedError(RunError):
-    """Too many failures in a row, the baseline among them; or most could not be measured."""
+    """Too many trials in a row failed, the baseline among them, or most could not be measured."""
 
 
 class TrialFailure(OptimizerError):
     """One configuration could not be measured.
 
     Attributes:
-        transient: whether the same configuration may succeed when tried again.
-        out_of_memory: whether memory ran out, which bans every larger configuration too, and this
-            one at once; told by the message where it is not given.
+        transient: whether the same configuration may succeed when it is tried again.
+        out_of_memory: whether memory ran out, which excludes this and every larger configuration;
+            by default the message decides.
     """
 
     transient = False
@@ -168,7 +167,7 @@ class TrialFailure(OptimizerError):
         self, message: str, *, transient: bool | None = None, out_of_memory: bool | None = None
     ):
         super().__init__(message)
-        self.out_of_memory = tells_of_memory(message) if out_of_memory is None else out_of_memory
+        self.out_of_memory = is_out_of_memory(message) if out_of_memory is None else out_of_memory
         if transient is not None:
             self.transient = transient
         elif self.out_of_memory:
@@ -196,21 +195,21 @@ class ModelLoadFailure(TrialFailure):
 
 
 class EngineMismatch(ModelLoadFailure):
-    """A TensorRT engine was built for another GPU, or with another TensorRT, than is there."""
+    """A TensorRT engine was built for another GPU, or with another TensorRT version."""
 
 
 class ConfigMismatch(TrialFailure):
-    """The server runs something else than it was asked to."""
+    """The server runs another configuration than it was given."""
 
 
 class LoadTestFailure(TrialFailure):
-    """The load test could not give a figure."""
+    """The load test gave no result."""
 
     transient = True
 
 
 class VoidLevelFailure(LoadTestFailure):
-    """The configuration could not be measured: its load levels say nothing of the server."""
+    """The configuration could not be measured: its load levels say nothing about the server."""
 
 
 @contextmanager
@@ -219,6 +218,6 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Of a copy or a rename, the second file is the one that is written.
-        where = error.filename2 or error.filename or path
-        raise StorageError(f"cannot write {where}: {error.strerror or error}") from error
+        # A copy or a rename writes its second file.
+        file = error.filename2 or error.filename or path
+        raise StorageError(f"cannot write {file}: {error.strerror or error}") from error

@@ -10,12 +10,17 @@ import click
 from markdown_table import table
 
 from optimizer import errors
-from optimizer.cli import commands
+from optimizer.cli import GROUPS, commands
 
 
 def command_line() -> str:
-    """Return a section for every command, with its usage, help and options."""
-    parts: list[str] = []
+    """Return a table of the commands, and a section for each with its usage, help and options."""
+    rows = [
+        (title, f"[`{name}`](#{name})", text)
+        for title, group in GROUPS.items()
+        for name, text in group.items()
+    ]
+    parts = [table(("group", "command", "purpose"), rows)]
     for path, command in _every_command(commands, ()):
         parts += _command(path, command)
     return "\n\n".join(parts)

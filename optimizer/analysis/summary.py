@@ -24,7 +24,6 @@ from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.search.confirm import Confirmed
 from optimizer.search.drift import saturation_rates
-from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space
 from optimizer.space_file.section import first_mistake
@@ -33,6 +32,7 @@ from optimizer.study.decision import Decision, levels_near
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import FailingBatch, GatedArtifact, accuracy_to_json
 from optimizer.study.history import History
+from optimizer.study.search_status import SearchEnd
 
 SCHEMA_VERSION = 1
 
@@ -320,7 +320,7 @@ def _claim(claim: CapacityClaim) -> SummaryClaim:
 def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
     reference = prepared.space.config(prepared.space.baseline)
     measured = saturation_rates(records, reference)
-    changes = [change for pace in measured if (change := pace.change_from(measured[0])) is not None]
+    changes = [change for pace in measured if (change := pace.drift_from(measured[0])) is not None]
     return MachineDrift(
         describe(reference),
         tuple(pace.per_second for pace in measured),

@@ -66,7 +66,7 @@ class Unmeasured:
             forecast: of every point, for the same limit.
         """
         expected = LogForecast.of(forecast, self._setting)
-        belief = Posterior.after(list(self._seen(within)), expected, self._likeness)
+        belief = Posterior.fitted(list(self._seen(within)), expected, self._likeness)
         rows = np.arange(len(self._space))
         log_costs, sds = belief.log_cost(rows)
         surely = log_costs + NORMAL_QUANTILE * sds

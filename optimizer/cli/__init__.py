@@ -30,7 +30,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-_GROUPS: Mapping[str, Mapping[str, str]] = {
+GROUPS: Mapping[str, Mapping[str, str]] = {
     "Start": {
         "init": "Write a commented space file.",
         "doctor": "Check what this machine can run and what to install.",
@@ -61,9 +61,9 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "cache": "List or prune the artefact cache.",
     },
 }
-"""Summaries of the commands, each of which is in the module of its name."""
+"""Summaries of the commands by group; each command is in the module of its name."""
 
-_SUMMARIES = {name: text for group in _GROUPS.values() for name, text in group.items()}
+_SUMMARIES = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries of the commands by group."""
         width = max(map(len, _SUMMARIES))
-        for title, group in _GROUPS.items():
+        for title, group in GROUPS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), text) for name, text in group.items()])
 
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not go on; 5 `verify` found drift; 130 interrupted, resumable.
+    something; 4 the run could not continue; 5 `verify` found drift; 130 interrupted, resumable.
     """
     for number in _SIGNALS:
         # nohup has the hang-up signal ignored.

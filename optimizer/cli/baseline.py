@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from optimizer.cli.benchmark import show_benchmark
-from optimizer.cli.options import (
-    SEED,
-    Verbosity,
-    cache_option,
-    results_option,
-    verbosity_options,
-)
+from optimizer.cli.options import Verbosity, run_options, seed_option, space_argument
 from optimizer.cli.output import ResilientConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.baseline import BaselineOptions, measure_baselines
@@ -22,17 +15,13 @@ from optimizer.errors import EverythingFailedError
 
 
 @click.command()
-@click.argument("space", type=click.Path(path_type=Path))
+@space_argument
 @click.option(
     "--ramp", is_flag=True,
     help="Measure by the published ramp of users, up to 25 minutes each.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the arrivals."
-)
-@verbosity_options
-@results_option
-@cache_option
+@seed_option("the arrivals")
+@run_options
 def baseline(verbosity: Verbosity | None, **options: Any) -> int:
     """Measure {unoptimised, compiled} x {batching off, on} x {one instance, two} of SPACE.
 

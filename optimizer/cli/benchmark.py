@@ -63,10 +63,10 @@ def show_claims(console: Console, claims: Sequence[PublishedClaim], notes: Seque
     table = plain_table("What was said, and the table", "said", "ratios", "median", "borne out in")
     for claim in claims:
         table.add_row(
-            claim.said,
+            claim.text,
             f"{claim.ratios[0]:.2f} to {claim.ratios[-1]:.2f}",
             f"{claim.median:.2f}",
-            f"{claim.borne_out} of {len(claim.pairs)} pairs",
+            f"{claim.supporting_pairs} of {len(claim.pairs)} pairs",
         )
     console.print(table)
     for note in notes:

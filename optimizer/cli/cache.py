@@ -1,4 +1,4 @@
-"""`cache`: what is stored for the next run, and the removal of what no run asks for any more."""
+"""`cache`: list or prune the artefact cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MIB = 2**20
 @click.command()
 @click.option(
     "--prune", "unused_seconds", type=Duration(),
-    help="Remove what no run has asked for in, say, 720h. Not while a run is on.",
+    help="Remove what no run has used for this time, such as 720h. No run may be active.",
 )  # fmt: skip
 @cache_option
 def cache(cache: Path | None, unused_seconds: float | None) -> None:
-    """List the artefact cache: built graphs, engines and references."""
+    """List the artefact cache: built graphs, engines and reference outputs."""
     stored = ArtifactCache(cache_folder(cache))
     entries = stored.entries()
     if unused_seconds is not None:

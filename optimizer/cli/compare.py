@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +18,7 @@ from optimizer.analysis.comparison import (
     Shared,
     SpaceDifference,
 )
-from optimizer.cli.options import results_option
+from optimizer.cli.options import json_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.compare import CompareOptions, compare_studies
@@ -44,10 +43,7 @@ _VERDICTS: Mapping[str, str] = {
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY STUDY...")
-@click.option(
-    "--json", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the comparison as JSON.",
-)  # fmt: skip
+@json_option("the comparison")
 @results_option
 def compare(**options: Any) -> int:
     """Compare studies with the first one.

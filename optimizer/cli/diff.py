@@ -1,4 +1,4 @@
-"""`diff`: what changes between two exported bundles."""
+"""`diff`: show the differences between two exported bundles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from optimizer.export.bundle.manifest import read_bundle
 @click.argument("before", type=click.Path(path_type=Path), metavar="DIR_A")
 @click.argument("after", type=click.Path(path_type=Path), metavar="DIR_B")
 def diff(before: Path, after: Path) -> int:
-    """Say what changes from the exported bundle DIR_A to DIR_B, and what that costs."""
+    """Show the changes from the exported bundle DIR_A to DIR_B, and their cost."""
     console = OutputConsole()
     bundles = [read_bundle(before), read_bundle(after)]
     show_difference(console, difference(*(bundle.manifest for bundle in bundles)))

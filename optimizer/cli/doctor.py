@@ -1,4 +1,4 @@
-"""`doctor`: what this machine can run, and what to install for the rest."""
+"""`doctor`: check what this machine can run and what to install."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.text import Text
 from optimizer.cli.options import cache_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.commands.doctor import examine
-from optimizer.commands.doctor.examination import Examination, State
+from optimizer.commands.doctor.checks import Examination, State
 from optimizer.commands.run_context import cache_folder
 from optimizer.errors import RequirementError
 
 _COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "unknown": "yellow"}
-_STATE_COLUMN, _FOUND_COLUMN, _SHORTEST = 26, 35, 20
+_STATE_COLUMN, _DETAIL_COLUMN, _SHORTEST = 26, 35, 20
 _CAN_RUN: dict[State, str] = {"ok": "yes", "missing": "no", "unknown": "unknown"}
 
 
@@ -25,29 +25,29 @@ _CAN_RUN: dict[State, str] = {"ok": "yes", "missing": "no", "unknown": "unknown"
 @results_option
 @cache_option
 def doctor(results: Path, cache: Path | None) -> int:
-    """Say what this machine can run, and what to install for the rest.
+    """Check what this machine can run and what to install.
 
-    Nothing is changed, fetched or started.
+    Nothing is changed, downloaded or started.
     """
-    found = examine(cache_folder(cache), results.absolute())
-    show_examination(OutputConsole(), found)
-    return 0 if found.can_serve else RequirementError.exit_code
+    examination = examine(cache_folder(cache), results.absolute())
+    show_examination(OutputConsole(), examination)
+    return 0 if examination.can_serve else RequirementError.exit_code
 
 
-def show_examination(console: Console, found: Examination) -> None:
-    """Print what was found, what can run and, on whole lines to be copied, what to do."""
-    for area in found.areas:
+def show_examination(console: Console, examination: Examination) -> None:
+    """Print the results, what can run and, on whole lines to be copied, what to do."""
+    for area in examination.areas:
         _title(console, area.name)
-        for part in area.findings:
-            _row(console, part.part, part.state, part.state, part.found)
+        for part in area.results:
+            _row(console, part.part, part.state, part.state, part.detail)
         console.print()
     _title(console, "What can run")
-    for ability in found.abilities:
+    for ability in examination.abilities:
         _row(console, ability.server, _CAN_RUN[ability.state], ability.state, ability.how)
-    if found.remedies:
+    if examination.remedies:
         console.print()
-        _title(console, "For the rest")
-    for remedy, parts in found.remedies.items():
+        _title(console, "Remedies")
+    for remedy, parts in examination.remedies.items():
         _line(console, Text(f"  {', '.join(parts)}:"))
         _line(console, Text(f"    {remedy}"))
 
@@ -56,18 +56,18 @@ def _title(console: Console, title: str) -> None:
     _line(console, Text(title, style="bold"))
 
 
-def _row(console: Console, part: str, word: str, state: State, found: str) -> None:
-    """One part; what was found of it goes on below itself where it is longer than the line."""
-    width = max(_SHORTEST, console.width - _FOUND_COLUMN)
-    first, *more = wrap(found, width, break_long_words=False, break_on_hyphens=False) or [""]
+def _row(console: Console, part: str, word: str, state: State, detail: str) -> None:
+    """Print one part; a detail that is longer than the line continues below itself."""
+    width = max(_SHORTEST, console.width - _DETAIL_COLUMN)
+    first, *more = wrap(detail, width, break_long_words=False, break_on_hyphens=False) or [""]
     line = Text(f"  {part}".ljust(_STATE_COLUMN - 1) + " ")
     line.append(word, _COLOURS[state])
-    line.append(" " * max(1, _FOUND_COLUMN - line.cell_len) + first)
+    line.append(" " * max(1, _DETAIL_COLUMN - line.cell_len) + first)
     _line(console, line)
     for rest in more:
-        _line(console, Text(" " * _FOUND_COLUMN + rest))
+        _line(console, Text(" " * _DETAIL_COLUMN + rest))
 
 
 def _line(console: Console, line: Text) -> None:
-    # Neither a path nor a command is ever broken: both are to be copied.
+    # Paths and commands are never broken, so that they can be copied.
     console.print(line, soft_wrap=True)

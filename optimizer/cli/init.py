@@ -1,4 +1,4 @@
-"""`init`: write a commented space file, or the JSON schema of one."""
+"""`init`: write a commented space file, or the JSON schema of space files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optimizer.space_file.schema import json_schema
 @click.argument("path", type=click.Path(path_type=Path), default=Path("space.yaml"))
 @click.option("--schema", is_flag=True, help="Write the JSON schema of space files, for editors.")
 def init(path: Path, schema: bool) -> None:
-    """Write a commented space file to PATH (space.yaml) and say what to do next."""
+    """Write a commented space file to PATH (default: space.yaml)."""
     if schema:
         text = json.dumps(json_schema(), indent=2) + "\n"
     else:
@@ -30,4 +30,4 @@ def init(path: Path, schema: bool) -> None:
         raise UsageError(f"{path}: must be writable ({error.strerror})") from error
     click.echo(f"wrote {path}")
     if not schema:
-        click.echo(f"edit it, then: python -m optimizer run {path}")
+        click.echo(f"edit it, then run: python -m optimizer run {path}")

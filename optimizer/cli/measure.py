@@ -9,13 +9,12 @@ import click
 
 from optimizer.cli.measured import show_measured
 from optimizer.cli.options import (
-    SEED,
     Rate,
     Verbosity,
-    cache_option,
-    results_option,
+    run_options,
+    seed_option,
     settings_option,
-    verbosity_options,
+    space_argument,
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
@@ -23,7 +22,7 @@ from optimizer.commands.measure import MeasureOptions, measure_configuration
 
 
 @click.command()
-@click.argument("space", type=click.Path(path_type=Path))
+@space_argument
 @settings_option
 @click.option("--curve", is_flag=True, help="Measure the load-latency curve too.")
 @click.option(
@@ -38,12 +37,8 @@ from optimizer.commands.measure import MeasureOptions, measure_configuration
     "--with", "second_opinion", type=click.Choice(["perf_analyzer"]),
     help="Measure the same load level with another tool.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the arrivals."
-)
-@verbosity_options
-@results_option
-@cache_option
+@seed_option("the arrivals")
+@run_options
 def measure(verbosity: Verbosity | None, **options: Any) -> int:
     """Measure one configuration of SPACE (a YAML file): its capacity within the latency limit.
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -52,7 +52,6 @@ class Percent(_Finite):
         super().__init__(min=0, min_open=True, max=1e6)
 
 
-SEED = click.IntRange(0, 2**63 - 1)
 COUNT = click.IntRange(min=1)
 
 
@@ -100,6 +99,40 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
+Verbosity = Literal["quiet", "verbose"]
+"""How much is printed, where it is not the default."""
+
+_Command = Callable[..., object]
+_Option = Callable[[_Command], _Command]
+
+
+def _in_order(*options: _Option) -> _Option:
+    """Join several options to one decorator; help lists them in this order."""
+
+    def with_options(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return with_options
+
+
+def seed_option(user: str) -> _Option:
+    """Return the option --seed, for what uses the random numbers."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+        help=f"Random seed of {user}.",
+    )  # fmt: skip
+
+
+def json_option(content: str) -> _Option:
+    """Return the option --json, a file for some content."""
+    return click.option(
+        "--json", type=click.Path(path_type=Path), metavar="FILE", help=f"Write {content} as JSON."
+    )
+
+
+space_argument = click.argument("space", type=click.Path(path_type=Path))
 settings_option = click.option(
     "--set", "settings", multiple=True, callback=_settings, metavar="PARAMETER=VALUE",
     help="Set a parameter, such as precision=int8. Default: the baseline's values. Repeatable.",
@@ -113,25 +146,7 @@ cache_option = click.option(
     help="Folder of the artefact cache. Also set by OPTIMIZER_CACHE.",
 )  # fmt: skip
 
-
-Verbosity = Literal["quiet", "verbose"]
-"""How much is printed, where it is not the default."""
-
-_Command = TypeVar("_Command", bound=Callable[..., object])
-
-
-def _in_order(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Join several options to one decorator; help lists them in this order."""
-
-    def with_options(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return with_options
-
-
-verbosity_options = _in_order(
+run_options = _in_order(
     click.option(
         "--quiet", "verbosity", flag_value="quiet", help="Print only warnings and the result.",
     ),
@@ -139,11 +154,13 @@ verbosity_options = _in_order(
         "--verbose", "verbosity", flag_value="verbose",
         help="Print every step and load level as lines. logs/run.log always has them.",
     ),
+    results_option,
+    cache_option,
 )  # fmt: skip
-"""--quiet and --verbose, of which the last one counts: one argument, `verbosity`."""
+"""--quiet and --verbose, of which the last one counts (`verbosity`), --results and --cache."""
 
 
-def server_options(command: Callable[..., object]) -> Callable[..., object]:
+def server_options(command: _Command) -> _Command:
     """Add --launcher and its options, which become one argument `server` of those given."""
 
     @functools.wraps(command)
@@ -152,7 +169,7 @@ def server_options(command: Callable[..., object]) -> Callable[..., object]:
         server = {name: value for name, value in server.items() if value is not None}
         return command(**options, server=server)
 
-    decorated: Callable[..., object] = with_server
+    decorated: _Command = with_server
     for name, help_text in reversed(list(_SERVER.items())):
         kind = click.Choice(["embedded", "docker", "remote"]) if name == "launcher" else None
         decorated = click.option(f"--{name}", name, type=kind, help=help_text)(decorated)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.analysis.latency_curve import LatencyCosts, PricedConfiguration, WithinLimit
-from optimizer.cli.options import SEED, LatencyLimitMs, results_option
+from optimizer.cli.options import LatencyLimitMs, results_option, seed_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.pareto import ParetoOptions, latency_costs
@@ -23,9 +23,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
     "--limit", "limits_ms", type=LatencyLimitMs(), multiple=True,
     help="A latency limit such as 300ms. Repeatable. Default: eight limits around the study's own.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def pareto(**options: Any) -> int:
     """Compare the cost of latency limits, by what STUDY (a name, or a folder) has measured."""

@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 
 from optimizer.cli.options import (
-    SEED,
     Duration,
     Rate,
     Share,
     pricing_options,
     results_option,
+    seed_option,
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
@@ -108,9 +108,7 @@ class _Most(click.ParamType[tuple[str, int]]):
     help="Number of available instances of a type. Repeatable.",
 )  # fmt: skip
 @pricing_options
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def plan(**options: Any) -> int:
     """Plan a fleet of the best configurations of STUDY (a name, or a folder) for a demand.

@@ -1,4 +1,4 @@
-"""`prices`: what instances cost, and today's prices by the AWS price list."""
+"""`prices`: lists prices of instance types, and fetches current ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.table import Table
 
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
-from optimizer.commands.prices import update_prices
+from optimizer.commands.prices import PRICE_SOURCES, update_prices
 from optimizer.fleet.price_list import ListedPrice, own_price_list, price_list, price_warning
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def prices(context: click.Context) -> None:
-    """List what instances cost by the hour; your own list goes before the one that ships."""
+    """List prices per hour of instance types; your own list overrides the shipped one."""
     if context.invoked_subcommand is None:
         console, listed = OutputConsole(), price_list()
         console.print(_table(listed))
@@ -26,27 +26,35 @@ def prices(context: click.Context) -> None:
             console.print(
                 f"{old} of {len(listed)} are more than a year old or undated", style="yellow"
             )
-        _say_where(console, own_price_list())
+        _print_path(console, own_price_list())
 
 
 @prices.command()
-@click.option("--region", default="us-east-1", show_default=True)
+@click.option(
+    "--source",
+    type=click.Choice(list(PRICE_SOURCES)),
+    default=next(iter(PRICE_SOURCES)),
+    show_default=True,
+    help="Cloud whose prices are fetched.",
+)
+@click.option("--region", metavar="REGION", help="Default: the cloud's own, us-east-1 of AWS.")
 @click.option(
     "--type", "types", multiple=True, metavar="INSTANCE_TYPE",
-    help="Such as ml.g5.xlarge or g5.xlarge; those that are listed, without any.",
+    help="Instance type, such as ml.g5.xlarge or g5.xlarge. Default: all listed types.",
 )  # fmt: skip
-def update(region: str, types: tuple[str, ...]) -> int:
-    """Ask the AWS price list for today's prices and keep them in your own list."""
-    console, updated = OutputConsole(), update_prices(region, types)
-    console.print(_table(updated.found))
+def update(source: str, region: str | None, types: tuple[str, ...]) -> int:
+    """Fetch current prices of a cloud and keep them in your own list."""
+    console, updated = OutputConsole(), update_prices(source, region, types)
+    console.print(_table(updated.prices))
     if updated.missing:
-        console.print(f"no price in {region}: {', '.join(updated.missing)}", style="yellow")
-    _say_where(console, updated.path)
-    return 0 if updated.found else 1
+        missing = ", ".join(updated.missing)
+        console.print(f"no price in {updated.region}: {missing}", style="yellow")
+    _print_path(console, updated.path)
+    return 0 if updated.prices else 1
 
 
-def _say_where(console: OutputConsole, path: Path) -> None:
-    console.print(f"your own list: {path}", markup=False, highlight=False, soft_wrap=True)
+def _print_path(console: OutputConsole, path: Path) -> None:
+    console.print_line(f"your own list: {path}")
 
 
 def _table(listed: tuple[ListedPrice, ...]) -> Table:

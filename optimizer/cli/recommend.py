@@ -9,15 +9,14 @@ import click
 
 from optimizer.cli.options import (
     COUNT,
-    SEED,
     Duration,
     Rate,
     Share,
     Verbosity,
-    cache_option,
+    json_option,
     pricing_options,
-    results_option,
-    verbosity_options,
+    run_options,
+    seed_option,
 )
 from optimizer.cli.output import OutputConsole, ResilientConsole
 from optimizer.cli.recommended import show_recommendation
@@ -36,10 +35,7 @@ from optimizer.commands.recommend import RecommendOptions, recommend_instances
     "--timeout", "timeout_seconds", type=Duration(),
     help="End the search of --search after this time, such as 30m.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True,
-    help="Random seed of sampler and arrivals.",
-)  # fmt: skip
+@seed_option("sampler and arrivals")
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
     help="Then run an advanced job (JSON) on its best configurations.",
@@ -58,13 +54,8 @@ from optimizer.commands.recommend import RecommendOptions, recommend_instances
     "--instance-type", "instance_types", multiple=True, metavar="TYPE",
     help="Also rank this type, extrapolated from measurements on the same GPU.",
 )  # fmt: skip
-@click.option(
-    "--json", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the recommendation as JSON.",
-)  # fmt: skip
-@verbosity_options
-@results_option
-@cache_option
+@json_option("the recommendation")
+@run_options
 def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     """Rank instance types by what a fleet of each costs.
 
@@ -76,4 +67,4 @@ def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     with watching(console, verbosity) as watch:
         recommendation = recommend_instances(chosen, watch)
     show_recommendation(console, recommendation, by_users=chosen.by_users)
-    return 0 if recommendation.offers else 1
+    return 0 if recommendation.estimates else 1

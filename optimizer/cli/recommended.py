@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.configuration.serving_config import describe
-from optimizer.fleet.figures import Basis, SourcedFigure
-from optimizer.fleet.instance_estimate import METRICS, InstanceEstimate
+from optimizer.fleet.instance_estimate import METRICS, Basis, InstanceEstimate, SourcedFigure
 from optimizer.fleet.price_list import price_warning
 from optimizer.fleet.recommendation import Recommendation
 from optimizer.measurement.cost import Price
 
 _COLUMNS = 4
-"""Offers beside each other."""
+"""Instance types beside each other."""
 
 _MARKS: Mapping[Basis, str] = {
     "price": "p",
@@ -54,25 +53,25 @@ def show_recommendation(console: Console, found: Recommendation, *, by_users: bo
         by_users: whether advanced jobs have measured it.
     """
     say = _Speaker(console)
-    for first in range(0, len(found.offers), _COLUMNS):
-        console.print(_table(found, found.offers[first : first + _COLUMNS]))
-    if found.offers:
+    for first in range(0, len(found.estimates), _COLUMNS):
+        console.print(_table(found, found.estimates[first : first + _COLUMNS]))
+    if found.estimates:
         say(_LEGEND + (f"; {_USERS}" if by_users else ""), "dim")
         _say_best(say, found)
-    for offer in found.offers:
-        if offer.extrapolated is not None:
-            say(f"{offer.price.instance_type} is extrapolated: {offer.extrapolated}")
+    for estimate in found.estimates:
+        if estimate.extrapolated is not None:
+            say(f"{estimate.price.instance_type} is extrapolated: {estimate.extrapolated}")
     for line in dict.fromkeys(
-        f"{offer.price.instance_type} ({offer.study}): {warning}"
-        for offer in found.offers
-        for warning in offer.warnings
+        f"{estimate.price.instance_type} ({estimate.study}): {warning}"
+        for estimate in found.estimates
+        for warning in estimate.warnings
     ):
         say(line, "yellow")
     for text in found.accepted:
         say(f"accepted: {text}", "yellow")
     for study, reason in found.nothing:
         say(f"{study}: nothing within the limits: {reason}", "yellow")
-    for price in dict.fromkeys(offer.price for offer in found.offers):
+    for price in dict.fromkeys(estimate.price for estimate in found.estimates):
         _say_price(say, price)
 
 
@@ -86,7 +85,7 @@ class _Speaker:
         self._console.print(text, style=style, markup=False, highlight=False)
 
 
-def _table(found: Recommendation, offers: Sequence[InstanceEstimate]) -> Table:
+def _table(found: Recommendation, estimates: Sequence[InstanceEstimate]) -> Table:
     demand = found.demand
     headroom = f", {demand.headroom:.0%} kept free" if demand.headroom else ""
     table = Table(
@@ -94,27 +93,27 @@ def _table(found: Recommendation, offers: Sequence[InstanceEstimate]) -> Table:
         title_justify="left",
     )
     table.add_column("")
-    for offer in offers:
-        table.add_column(offer.price.instance_type, overflow="fold")
+    for estimate in estimates:
+        table.add_column(estimate.price.instance_type, overflow="fold")
     rows: dict[str, Callable[[InstanceEstimate], str]] = {
-        "study": lambda offer: offer.study,
-        "configuration": lambda offer: describe(offer.candidate.config),
+        "study": lambda estimate: estimate.study,
+        "configuration": lambda estimate: describe(estimate.candidate.config),
     }
     for name, of in rows.items():
-        table.add_row(name, *(of(offer) for offer in offers))
+        table.add_row(name, *(of(estimate) for estimate in estimates))
     table.add_section()
     for name, unit in METRICS.items():
-        if any(offer.metrics[name] is not None for offer in offers):
+        if any(estimate.metrics[name] is not None for estimate in estimates):
             label = f"{name}, {unit}" if unit else name
-            table.add_row(label, *(_cell(name, offer) for offer in offers))
+            table.add_row(label, *(_cell(name, estimate) for estimate in estimates))
     return table
 
 
-def _cell(name: str, offer: InstanceEstimate) -> str:
-    figure = offer.metrics[name]
+def _cell(name: str, estimate: InstanceEstimate) -> str:
+    figure = estimate.metrics[name]
     if figure is None:
         return "-"
-    percentile = f"p{offer.latency_percentile:g} " if name == "ModelLatency" else ""
+    percentile = f"p{estimate.latency_percentile:g} " if name == "ModelLatency" else ""
     return f"{percentile}{format(figure.value, _FORMATS[name])} {_mark(figure)}"
 
 
@@ -123,7 +122,7 @@ def _mark(figure: SourcedFigure) -> str:
 
 
 def _say_best(say: _Speaker, found: Recommendation) -> None:
-    best, *others = found.offers
+    best, *others = found.estimates
     say(f"recommended: {_whole(best)}", "green")
     if best.extrapolated is not None:
         measured = found.best_measured
@@ -135,13 +134,14 @@ def _say_best(say: _Speaker, found: Recommendation) -> None:
         say(f"the next best costs {costs}: {_whole(other)}")
 
 
-def _whole(offer: InstanceEstimate) -> str:
-    cost, latency = offer.candidate.score, offer.metrics["ModelLatency"]
-    assert latency is not None, "what is offered was measured"
+def _whole(estimate: InstanceEstimate) -> str:
+    cost, latency = estimate.candidate.score, estimate.metrics["ModelLatency"]
+    assert latency is not None, "an estimate has a latency"
     return (
-        f"{cost.replicas} x {offer.price.instance_type} with {describe(offer.candidate.config)}; "
+        f"{cost.replicas} x {estimate.price.instance_type} with "
+        f"{describe(estimate.candidate.config)}; "
         f"${cost.fleet_usd_per_hour:.3f} an hour, ${cost.usd_per_million_at_demand:.4g} per "
-        f"million, p{offer.latency_percentile:g} {latency.value:.1f} ms at capacity"
+        f"million, p{estimate.latency_percentile:g} {latency.value:.1f} ms at capacity"
     )
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from optimizer.cli.options import (
-    SEED,
-    Verbosity,
-    cache_option,
-    results_option,
-    verbosity_options,
-)
+from optimizer.cli.options import Verbosity, run_options, seed_option, space_argument
 from optimizer.cli.output import ResilientConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.record import RecordOptions, record_space
@@ -21,14 +14,9 @@ from optimizer.errors import EverythingFailedError
 
 
 @click.command()
-@click.argument("space", type=click.Path(path_type=Path))
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True,
-    help="Random seed of the order of measuring and of arrivals.",
-)  # fmt: skip
-@verbosity_options
-@results_option
-@cache_option
+@space_argument
+@seed_option("the order of measuring and of arrivals")
+@run_options
 def record(verbosity: Verbosity | None, **options: Any) -> int:
     """Measure every configuration of SPACE (a YAML file) into a CSV table.
 

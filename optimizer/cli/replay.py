@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from optimizer.cli.benchmark import show_benchmark, show_claims
-from optimizer.cli.options import COUNT, SEED, results_option
+from optimizer.cli.options import COUNT, results_option, seed_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
@@ -27,9 +27,7 @@ _TOLERANCE = 0.05
     help="Sampler that proposes configurations.",
 )  # fmt: skip
 @click.option("--trials", type=COUNT, help="Configurations to measure. Default: all.")
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of sampler and noise."
-)
+@seed_option("sampler and noise")
 @results_option
 def replay(table: str, sampler: str, trials: int | None, seed: int, results: Path) -> int:
     """Search TABLE without a server: a file that `record` wrote, or the name of a shipped table.

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.options import SEED, results_option
+from optimizer.cli.options import results_option, seed_option
 from optimizer.cli.output import OutputConsole
 from optimizer.commands.report import report_study
 
 
 @click.command()
 @click.argument("study")
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def report(study: str, seed: int, results: Path) -> int:
     """Write the results of STUDY (a name, or a folder) as a page and as Markdown."""

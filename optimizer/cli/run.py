@@ -10,13 +10,11 @@ import click
 
 from optimizer.cli.options import (
     COUNT,
-    SEED,
     Duration,
     LatencyLimitMs,
     Verbosity,
-    cache_option,
-    results_option,
-    verbosity_options,
+    run_options,
+    seed_option,
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
@@ -49,10 +47,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     "--timeout", "timeout_seconds", type=Duration(),
     help="End the search after this time, such as 8h. Default: as in the space file.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True,
-    help="Random seed of sampler and arrivals.",
-)  # fmt: skip
+@seed_option("sampler and arrivals")
 @click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)),
     help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit.",
@@ -72,9 +67,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     "--also-limit", "also_limits_ms", type=LatencyLimitMs(), multiple=True,
     help="Also minimise the cost within this latency limit, such as 300ms. Repeatable.",
 )  # fmt: skip
-@verbosity_options
-@results_option
-@cache_option
+@run_options
 def run(verbosity: Verbosity | None, **options: Any) -> int:
     """Search SPACE (a YAML file) for the cheapest configuration. Rerun the command to resume.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.options import SEED, results_option, settings_option
+from optimizer.cli.options import results_option, seed_option, settings_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.plain_table import plain_table
 from optimizer.commands.simulate import (
@@ -33,9 +33,7 @@ _SIGMAS = 1.96
 @click.command()
 @click.argument("study")
 @settings_option
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the simulation."
-)
+@seed_option("the simulation")
 @results_option
 def simulate(**options: Any) -> int:
     """Predict a configuration from what STUDY (a name, or a folder) has measured of others."""

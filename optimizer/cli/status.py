@@ -179,7 +179,7 @@ def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
     else:
         yield from _current(progress.now, progress.doing, now, bars)
     if progress.gap is not None:
-        yield "to find", regret_text(progress.gap), ""
+        yield "potential", regret_text(progress.gap), ""
 
 
 def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:

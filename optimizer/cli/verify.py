@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from optimizer.cli.options import SEED, Percent, server_options
+from optimizer.cli.options import Percent, json_option, seed_option, server_options
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.watchers import watching
 from optimizer.commands.verify import VerifyOptions, verify_bundle
@@ -35,12 +35,8 @@ _STYLES: Mapping[Outcome, str] = {
     callback=lambda _, __, percent: percent / 100,
     help="Tolerance of the capacity; a larger difference is drift.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Random seed of the arrivals."
-)
-@click.option(
-    "--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JSON."
-)
+@seed_option("the arrivals")
+@json_option("the outcome")
 def verify(**options: Any) -> int:
     """Verify the exported bundle DIR against its recorded measurements in a clean server.
 

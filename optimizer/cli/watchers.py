@@ -120,7 +120,7 @@ class LiveView:
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
 
     def _rows(self, bars: str) -> Iterator[Row]:
-        """What is done now, what is best, and what is left to find."""
+        """What is done now, what is best, and the remaining potential."""
         state = self._state
         doing = f"; {state.doing}" if state.configuration else state.doing
         yield "now", state.configuration + doing, ""
@@ -133,7 +133,7 @@ class LiveView:
         if len(state.capacities) > 1:
             yield trials_row(state.capacities, bars)
         if state.regret_bound is not None:
-            yield "to find", regret_text(state.regret_bound), ""
+            yield "potential", regret_text(state.regret_bound), ""
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

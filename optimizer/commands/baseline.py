@@ -79,13 +79,7 @@ class Baselines:
 
 
 def measure_baselines(options: BaselineOptions, watch: Watcher) -> Baselines:
-    """Measure those of the eight configurations that are not yet measured.
-
-    Mistakes and missing requirements are reported before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Measure those of the eight configurations that are not yet measured."""
     whole = open_space(options.space)
     configurations = published_configurations(whole.search_space)
     space = replace(whole, search_space=published_space(whole.search_space))

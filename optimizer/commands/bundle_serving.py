@@ -1,4 +1,4 @@
-"""A bundle in a clean server: for recording its examples, and for verifying it."""
+"""Serve a bundle in a clean server, to record its examples or to verify it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from optimizer.workload.streams import Tensors, Workload
 _ANSWER_SECONDS = 120.0
 
 ServerSettings = Mapping[str, object]
-"""Keys of a space file's section `server`, as far as they were given."""
+"""Keys of a space file's section `server`."""
 
 
 @dataclass(frozen=True)
 class BundleHost:
-    """Where a bundle is served: by which host, on what of this machine.
+    """The host, the cores and the GPUs that serve a bundle.
 
     Attributes:
-        gpus: that the configuration's logical ones stand for.
+        gpus: by the configuration's logical indices.
     """
 
     host: Host
@@ -47,10 +47,11 @@ class BundleHost:
 
 
 def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
-    """The host for a configuration; nothing is started that does not end at once.
+    """Check that this machine can serve a configuration; return the host. Nothing is left running.
 
     Args:
-        settings: a launcher, and what goes with it.
+        settings: a launcher and its settings.
+        config: the configuration.
 
     Raises:
         UsageError: for settings that do not go together.
@@ -67,18 +68,18 @@ def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
     missing = [name for name in needs.packages if importlib.util.find_spec(name) is None]
     if isinstance(host, EmbeddedHost) and missing:
         raise RequirementError(
-            f"what is served in Triton's Python backend needs {', '.join(missing)}",
+            f"models in Triton's Python backend need {', '.join(missing)}",
             "pip install -r requirements.txt of the bundle",
         )
     return BundleHost(host, slot, gpus)
 
 
 def measured_on(manifest: Manifest) -> ServerSettings:
-    """The kind of server that measured it. Raises UsageError where that was somebody's own."""
+    """Return the server of a bundle's measurements. Raises UsageError for a remote server."""
     versions = manifest.versions
     if versions.server == "remote":
         raise UsageError(
-            "it was measured on a server that ran already, and a bundle names no machine: give "
+            "the bundle was measured on a remote server, whose address it does not have: give "
             "--launcher remote with --grpc, --http, --metrics and --repository, or another launcher"
         )
     image = {"image": versions.image} if versions.image is not None else {}
@@ -86,14 +87,14 @@ def measured_on(manifest: Manifest) -> ServerSettings:
 
 
 def _gpus(config: ServingConfig) -> tuple[Gpu, ...]:
-    """The first GPUs of this machine, as many as the configuration uses."""
+    """Return the first GPUs of this machine, as many as the configuration uses."""
     used = [gpu for m in config.models for group in m.groups for gpu in group.logical_gpus]
     needed = max(used, default=-1) + 1
     present = present_gpus() if needed else ()
     if len(present) < needed:
         raise RequirementError(
-            f"the configuration is served on {needed} GPU{'s' if needed > 1 else ''}, and an NVIDIA"
-            f" driver tells of {len(present)} on this machine"
+            f"the configuration needs {needed} GPU{'s' if needed > 1 else ''}, and the NVIDIA "
+            f"driver of this machine lists {len(present)}"
         )
     return present[:needed]
 
@@ -106,7 +107,7 @@ class ServedBundle:
     served: ServedConfiguration
 
     def answers(self, model: str, requests: Sequence[Tensors], output: str) -> NDArray[np.float64]:
-        """What the server answers. Raises TrialFailure with what explains it best."""
+        """Return the outputs of a model. Raises TrialFailure with the most likely cause."""
         try:
             return self.served.control.infer(model, requests, output, _ANSWER_SECONDS)
         except TrialFailure as error:
@@ -121,17 +122,21 @@ def served_bundle(
     where: BundleHost,
     pick_ports: PickPorts = free_ports,
 ) -> Iterator[ServedBundle]:
-    """Serve what lies in a bundle, as it lies there; nothing of it is left in the end.
+    """Serve the files of a bundle as they are; nothing is left running.
 
     Args:
-        pick_ports: gives the ports of the server.
+        root: folder of the bundle.
+        config: the configuration.
+        workload: the streams, whose payloads the models are loaded with.
+        where: see `bundle_host`.
+        pick_ports: returns the ports of the server.
 
     Raises:
         TrialFailure: where it cannot be served.
     """
     payloads = {stream.target: stream.payloads for stream in workload.streams}
     with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
-        # A container sees what lies below the two folders alone.
+        # Only these two folders are visible in a container.
         directory = StudyDirectory(Path(folder))
         launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
         models = BundleRepository(root.resolve(), repository)

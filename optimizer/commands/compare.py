@@ -1,4 +1,4 @@
-"""Two or more studies side by side, read from results/ or from folders of other hosts."""
+"""Compare studies of results/ or of folders from other hosts."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class CompareOptions:
 
 
 def compare_studies(options: CompareOptions) -> Comparison:
-    """Compare studies, all with the first.
+    """Compare studies with the first one.
 
     Raises:
-        UsageError: where there is no such study, or what they asked is not the same.
+        UsageError: where there is no such study, or workloads differ.
         StorageError: when files are damaged, or cannot be written.
     """
     if len(options.studies) < 2:
@@ -61,24 +61,27 @@ def compare_studies(options: CompareOptions) -> Comparison:
 
 
 def _refuse_incomparable(readings: Mapping[str, StudyReading]) -> None:
-    """What asked something else is refused: its capacities mean something else."""
-    pairs = readings.items()
+    """Refuse studies of different workloads, whose capacities have different meanings."""
+    workloads = {name: reading.searched.workload for name, reading in readings.items()}
     try:
         refuse_incomparable(
-            [(name, workload_identity(r.content, r.searched.workload)) for name, r in pairs]
+            [
+                (name, workload_identity(readings[name].content, workloads[name]))
+                for name in readings
+            ]
         )
     except UsageError as error:
-        limits = [{s.name: s.limit for s in r.searched.workload.streams} for _, r in pairs]
+        limits = [{s.name: s.limit for s in each.streams} for each in workloads.values()]
         if all(limit == limits[0] for limit in limits):
             raise
         raise UsageError(
-            f"{error}\nwhat a study serves within another limit is told by its own levels: "
+            f"{error}\nfor the capacity of a study within another limit: "
             "python -m optimizer pareto STUDY"
         ) from error
 
 
 def _to_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain JSON values; ratios are to the first study, and null there."""
+    """Return plain JSON values; ratios are to the first study, and null there."""
     return {
         "schema_version": SCHEMA_VERSION,
         "studies": [_study(study) for study in comparison.studies],

@@ -1,4 +1,4 @@
-"""The dashboard of one study, and what it lacks to be shown."""
+"""Open the dashboard of a study, with the notes that it lacks."""
 
 from __future__ import annotations
 
@@ -36,17 +36,13 @@ class DashboardOptions:
 
 @contextmanager
 def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGIServer]:
-    """A server of the dashboard, which serves once it is told to.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Open the server of the dashboard; the caller has it serve."""
     directory = StudyDirectory(options.results.absolute() / options.study)
     if not directory.space.exists():
         raise UsageError(f"study {options.study!r} not found in {options.results}")
     if options.storage is None and not directory.journal.exists():
         raise UsageError(
-            f"study {directory.name} keeps no journal: give the --storage that it is run with"
+            f"study {directory.name} has no journal file: give the --storage that it is run with"
         )
     require_dashboard()
     with dashboard_server(
@@ -57,7 +53,7 @@ def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGISe
 
 
 def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: Watcher) -> None:
-    """Bring the notes up to the records; a run that goes on writes its own."""
+    """Write the notes of records that have none; a study that is running writes its own."""
     if not directory.searched.exists():
         return
     with (

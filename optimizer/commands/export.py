@@ -1,4 +1,4 @@
-"""From a study to a directory that a production repository takes, in one of several formats."""
+"""Export a study's configuration as a directory for production, in one of several formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optimizer.commands.platforms import refuse_unfit, write_platform
 from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import describe
-from optimizer.errors import StorageError, UsageError, storage_errors
+from optimizer.errors import DamagedStudyError, StorageError, UsageError, storage_errors
 from optimizer.export.bundle.examples import draw_requests, write_examples
 from optimizer.export.bundle.manifest import (
     EXAMPLES,
@@ -45,9 +45,9 @@ from optimizer.study.files import read_source_cards
 from optimizer.workload.model_spec import AccuracyLimits
 
 Format = Callable[[Bundle, ExportSource, Path], None]
-"""Writes a format of a bundle into an empty folder, which gets its name when it is whole.
+"""Writes a format of a bundle into an empty folder, which is renamed when it is complete.
 
-The bundle lies beside it and is gone afterwards: what is needed of it is moved or copied.
+The bundle is in another folder, which is removed afterwards: the format moves or copies its files.
 """
 
 
@@ -59,7 +59,7 @@ FORMATS: Mapping[str, Format] = {
     "repository": _as_repository,
     **{name: partial(write_platform, name) for name in PLATFORMS},
 }
-"""What a bundle can be exported as."""
+"""Formats by name."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
 
     Returns:
         The manifest of the bundle.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
     """
     _refuse_occupied(options.target)
     study = read_study(options.results, options.study)
@@ -145,21 +142,21 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
 
 def _refuse_occupied(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UsageError(f"--to: {target} is there already, and is no folder")
+        raise UsageError(f"--to: {target} exists already, and is not a folder")
     if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"--to: {target} is there already: give a new folder, or an empty one")
+        raise UsageError(f"--to: {target} exists already: give a new folder, or an empty one")
 
 
-_NOTHING = {
-    "bounded": "was ended before its capacity was known",
+_NOT_EXPORTED = {
+    "bounded": "was pruned before its capacity was measured",
     "infeasible": "did not meet the limits",
     "failed": "failed",
 }
-"""Why a trial of some outcome has nothing to export."""
+"""Why a trial cannot be exported, by its outcome."""
 
 
 def _finding(study: StudyReading, trial: int | None) -> ConfirmedCapacity:
-    """The best, or what a trial found."""
+    """Return the best configuration, or that of a trial."""
     decision = study.own_decision
     if trial is None:
         if decision.best is None:
@@ -169,44 +166,44 @@ def _finding(study: StudyReading, trial: int | None) -> ConfirmedCapacity:
     if record is None:
         numbers = ", ".join(str(each.number) for each in study.trials) or "none yet"
         raise UsageError(f"--trial: {study.name} has trials {numbers}; got {trial}")
-    found = next((each for each in decision.contenders if each.config == record.config), None)
-    if found is None:
-        raise UsageError(f"--trial: {trial} {_why_not(study, record)}")
-    return found
+    for contender in decision.contenders:
+        if contender.config == record.config:
+            return contender
+    raise UsageError(f"--trial: {trial} {_why_not(study, record)}")
 
 
 def _why_not(study: StudyReading, record: TrialRecord) -> str:
-    """Why a trial of a study is not exported."""
+    """Return why a trial of a study is not exported."""
     if record.outcome != "ok":
-        return f"{_NOTHING[record.outcome]}: {record.reason}"
-    again = contradicted_by(study.confirmations).get(record.config)
-    if again is not None:
-        return f"did not meet the limits when it was measured again: {again.reason}"
-    return "is outside of the space by now: its model file was left out when the study went on"
+        return f"{_NOT_EXPORTED[record.outcome]}: {record.reason}"
+    confirmation = contradicted_by(study.confirmations).get(record.config)
+    if confirmation is not None:
+        return f"did not meet the limits when it was measured again: {confirmation.reason}"
+    return "is no longer in the space: its model file was dropped when the study was resumed"
 
 
 class _Content:
-    """What a study's own space file says beside what it searched."""
+    """Settings of a study's space file that are not part of what it searched."""
 
     def __init__(self, study: StudyReading) -> None:
         self._study = study
 
     @property
     def server(self) -> ServerSettings:
-        """Its section `server`."""
+        """The section `server`."""
         settings: ServerSettings = self._at("server")
         return settings
 
     @property
     def measurement(self) -> MeasurementSettings:
-        """How long its levels lasted."""
+        """The section `measurement`."""
         try:
             return MeasurementSettings(**self._at("measurement"))
         except TypeError as error:
             raise self._damaged("measurement") from error
 
     def tolerance(self, model: str) -> AccuracyLimits:
-        """The accuracy limits of a model, less the task's metric."""
+        """Return the accuracy limits of a model, without the task's metric."""
         limits = self._at("models", model, "accuracy")
         try:
             return AccuracyLimits(
@@ -216,7 +213,7 @@ class _Content:
             raise self._damaged(f"models.{model}.accuracy") from error
 
     def versions(self) -> Versions:
-        """What it measured with; Triton's own version is asked of a server later."""
+        """Return the versions that it was measured with; that of Triton comes from a server."""
         machine = self._study.machine
         host = read_host(self.server, Path())
         return Versions(
@@ -234,16 +231,16 @@ class _Content:
         )
 
     def _at(self, *keys: str) -> Any:
-        found: Any = self._study.content
+        value: Any = self._study.content
         try:
             for key in keys:
-                found = found[key]
+                value = value[key]
         except (KeyError, TypeError) as error:
             raise self._damaged(".".join(keys)) from error
-        return found
+        return value
 
     def _damaged(self, key: str) -> StorageError:
-        return StorageError(f"cannot read {self._study.directory.space}: no {key}")
+        return DamagedStudyError(self._study.directory.space, f"no {key}")
 
 
 def _with_examples(
@@ -253,11 +250,11 @@ def _with_examples(
     where: BundleHost | None,
     watch: Watcher,
 ) -> Manifest:
-    """Record what the server answers to a few inputs, or say that nothing was recorded."""
+    """Record the outputs of a few inputs, or note that none were recorded."""
     if where is None:
-        reason = f"{EXAMPLES}: no examples were recorded, so that outputs cannot be verified"
+        reason = f"{EXAMPLES}: no examples were recorded, so outputs cannot be verified"
         return replace(manifest, missing=(*manifest.missing, reason))
-    watch(StepStarted("serving it for the recorded examples"))
+    watch(StepStarted("serving it to record examples"))
     payloads = {stream.target: stream.payloads for stream in load.workload.streams}
     models = []
     with served_bundle(root, manifest.config, load.workload, where) as bundle:

@@ -1,4 +1,4 @@
-"""Whether a study has anything left to do, its own folder included."""
+"""Whether a study is finished within a budget."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def finished_summary(
     if summary is None or not directory.searched.exists():
         return None
     study = read_study(directory.root.parent, directory.name)
-    here = History({record.number: record for record in study.trials}).trials_spent
-    settled = summary.settled and sampler in CALIBRATED
-    done = here >= budget.trials or summary.space_exhausted or settled
-    return study.summary if done and _is_handed_out(study) else None
+    spent = History({record.number: record for record in study.trials}).trials_spent
+    converged = summary.settled and sampler in CALIBRATED
+    done = spent >= budget.trials or summary.space_exhausted or converged
+    return study.summary if done and _is_exported(study) else None
 
 
-def _is_handed_out(study: StudyReading) -> bool:
-    """Whether best/ holds what the records recommend; nothing is handed out unconfirmed."""
+def _is_exported(study: StudyReading) -> bool:
+    """Return whether best/ holds the recommended configuration, which must be confirmed."""
     best, folder = study.own_decision.best, study.directory.best
     if best is None:
         return not folder.exists()

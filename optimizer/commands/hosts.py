@@ -1,4 +1,4 @@
-"""Which launcher and repository each kind of host has, and what must be there before they start."""
+"""The launcher and the model repository of each kind of host, and the checks before they start."""
 
 from __future__ import annotations
 
@@ -37,51 +37,51 @@ if shutil.which("tritonserver") is None:
     print("{_MISSING}tritonserver")
 """
 _IMPORT_SECONDS = 300.0
-_FOUND_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 
 _CLAIM = ".triton-cost-optimizer"
-"""File in a shared repository that lists the models that are this program's to replace."""
+"""File in a shared repository that lists the models that this program may replace."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What is to be served: names of the models, and the runtimes that Python hosts for them."""
+    """The models to serve, and the runtimes that are hosted in Triton's Python backend."""
 
     models: tuple[str, ...]
     runtimes: tuple[Runtime, ...]
 
     @property
     def packages(self) -> list[str]:
-        """Python packages of the server's interpreter."""
-        own = {RUNTIME_PACKAGE[runtime] for runtime in self.runtimes}
-        return sorted({"numpy", *own} if own else ())
+        """Python packages that the server's interpreter needs."""
+        packages = {RUNTIME_PACKAGE[runtime] for runtime in self.runtimes}
+        return sorted({"numpy", *packages} if packages else ())
 
 
 def require_host(space: Space, slot: Slot) -> str:
-    """See that the space's host can serve it; nothing is left running.
+    """Check that the space's host can serve it; nothing is left running.
 
     Returns:
-        What serves, as measurements depend on it.
+        The server, as far as measurements depend on it.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
     """
-    _require_what_builds_engines(space)
+    _require_engine_builder(space)
     hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
     needs = Needs(tuple(model.name for model in space.models), tuple(hosted))
     return require_server(space.host, needs, slot)
 
 
 def require_server(host: Host, needs: Needs, slot: Slot) -> str:
-    """As `require_host`, for anything that is to be served."""
+    """Check as `require_host` does that a host can serve some models."""
     return _kind(host).require(host, needs, slot)
 
 
-def _require_what_builds_engines(space: Space) -> None:
+def _require_engine_builder(space: Space) -> None:
     engines = space.engines
     if engines is None or not any(s.runtime == "tensorrt" for s in space.search_space.artifacts):
         return
-    if engines.place != "local":
+    if engines.build_in != "local":
         ContainerEngine.connect().image(engines.image)
     elif importlib.util.find_spec("tensorrt") is None:
         raise RequirementError(
@@ -93,11 +93,13 @@ def _require_what_builds_engines(space: Space) -> None:
 def launch_with(
     host: Host, directory: StudyDirectory, cache: Path, pick_ports: PickPorts = free_ports
 ) -> tuple[ServerLauncher, ModelRepository]:
-    """What starts servers for a study, and where their models are put.
+    """Return the launcher of a study's servers, and the repository of their models.
 
     Args:
+        host: the space file's.
+        directory: the study's.
         cache: folder of the artefact cache.
-        pick_ports: gives the ports of a server that is started.
+        pick_ports: returns the ports of a server that is started.
 
     Raises:
         RequirementError: see `require_host`.
@@ -121,8 +123,8 @@ def _own_repository(_: Host, directory: StudyDirectory) -> ModelRepository:
     return _repository(directory.repository, link)
 
 
-def _repository(root: Path, place: PlaceFile) -> ModelRepository:
-    return ModelRepository(root, shipped("model_repository_templates"), place)
+def _repository(root: Path, place_file: PlaceFile) -> ModelRepository:
+    return ModelRepository(root, shipped("model_repository_templates"), place_file)
 
 
 # Embedded
@@ -160,7 +162,7 @@ def _require_container(host: ContainerHost, needs: Needs, slot: Slot) -> str:
 def _missing_in(
     engine: ContainerEngine, image: str, packages: Iterable[str], slot: Slot
 ) -> list[str]:
-    """What of a server and these Python packages an image does not have."""
+    """Return which of a server and these Python packages an image lacks."""
     container = engine.start(
         ContainerTask(
             image, ("-c", _IMPORTS, *packages), entrypoint=("python3",), gpu_uuids=slot.gpu_uuids
@@ -168,13 +170,13 @@ def _missing_in(
     )
     try:
         code = container.wait(_IMPORT_SECONDS)
-        said = list(container.lines())
+        lines = list(container.lines())
     finally:
         container.stop(0)
     if code != 0:
-        last = said[-1] if said else f"exit code {code}"
+        last = lines[-1] if lines else f"exit code {code}"
         raise RequirementError(f"the image {image} cannot run python3: {last}")
-    return [line.removeprefix(_MISSING) for line in said if line.startswith(_MISSING)]
+    return [line.removeprefix(_MISSING) for line in lines if line.startswith(_MISSING)]
 
 
 def _docker(
@@ -191,7 +193,7 @@ def _docker(
 
 def _require_remote(host: RemoteHost, needs: Needs, slot: Slot) -> str:
     try:
-        server = RemoteLauncher(host, _FOUND_SECONDS).start(ServerOptions(), slot)
+        server = RemoteLauncher(host, _CONNECT_SECONDS).start(ServerOptions(), slot)
         version = server.control.version()
         server.stop()
     except ServerFailure as error:
@@ -201,19 +203,19 @@ def _require_remote(host: RemoteHost, needs: Needs, slot: Slot) -> str:
 
 
 def _claim(repository: Path, models: Sequence[str]) -> None:
-    """Keep a model that somebody else has put there from being replaced."""
+    """Refuse to replace models of others; claim the names of these."""
     if not repository.is_dir():
-        raise RequirementError(f"server.repository: {repository} is no folder of this machine")
+        raise RequirementError(f"server.repository: {repository} is no folder on this machine")
     claim = repository / _CLAIM
-    ours = set(claim.read_text().split()) if claim.exists() else set()
+    claimed = set(claim.read_text().split()) if claim.exists() else set()
     for model in models:
-        if (repository / model).exists() and model not in ours:
+        if (repository / model).exists() and model not in claimed:
             raise RequirementError(
-                f"{repository / model} is there already and would be replaced: give the server a "
+                f"{repository / model} exists already and would be replaced: give the server a "
                 "repository of its own, or the model another name"
             )
     with storage_errors(claim):
-        claim.write_text("".join(f"{name}\n" for name in sorted(ours | set(models))))
+        claim.write_text("".join(f"{name}\n" for name in sorted(claimed | set(models))))
 
 
 def _remote(host: RemoteHost, _: StudyDirectory, __: Path, ___: PickPorts) -> ServerLauncher:
@@ -221,7 +223,7 @@ def _remote(host: RemoteHost, _: StudyDirectory, __: Path, ___: PickPorts) -> Se
 
 
 def _shared_repository(host: RemoteHost, _: StudyDirectory) -> ModelRepository:
-    # Its server may not see where a link leads to.
+    # The target of a link may not be visible to its server.
     return _repository(host.repository, shutil.copyfile)
 
 

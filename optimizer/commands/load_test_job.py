@@ -77,11 +77,7 @@ class JobRun:
     ends_at: float | None
 
     def run(self, study: StudyReading, configs: Sequence[ServingConfig], watch: Watcher) -> None:
-        """Test the configurations that are not yet tested; keep the records beside the study.
-
-        Raises:
-            OptimizerError: one of its branches, see `optimizer.errors`.
-        """
+        """Test the configurations that are not yet tested; keep the records beside the study."""
         directory = StudyDirectory(study.directory.root / _FOLDER)
         space = replace(self.space, content={**self.space.content, _JOB: job_content(self.job)})
         remedy = f"restore it, or move {directory.root} away"

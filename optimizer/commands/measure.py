@@ -120,13 +120,7 @@ class MeasureResult:
 
 
 def measure_configuration(options: MeasureOptions, watch: Watcher) -> MeasureResult:
-    """Serve one configuration and measure it.
-
-    Mistakes and missing requirements are reported before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Serve one configuration and measure it."""
     space = fixed_at(open_space(options.space), options.settings)
     binary = _perf_analyzer(space) if options.second_opinion is not None else None
     users = read_user_load(options.users) if options.users is not None else None

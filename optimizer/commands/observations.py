@@ -1,4 +1,4 @@
-"""From what lies in a study to what its machine can be recommended for."""
+"""The measurements of a study as observations that instance types are ranked by."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.study.history import scored
 from optimizer.study.warm_start import at_demand
 
-_SURE_PART_SECONDS = 60.0
+_WHOLE_PART_SECONDS = 60.0
 
 
 def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> StudyObservations:
-    """What a search has found, confirmed or not."""
-    seen = [_observed(name, study, each) for each in study.decision(price, demand).ranking]
-    nothing = None if seen else study.nothing_found
-    return StudyObservations(name, price, study.machine, tuple(seen), nothing)
+    """Return the configurations that a search has ranked, confirmed or not."""
+    ranking = study.decision(price, demand).ranking
+    observations = tuple(_observation(name, study, capacity) for capacity in ranking)
+    nothing = None if observations else study.nothing_found
+    return StudyObservations(name, price, study.machine, observations, nothing)
 
 
-def _observed(name: str, study: StudyReading, finding: ConfirmedCapacity) -> Observation:
-    level = _level_at_capacity(finding.candidate.measurement)
+def _observation(name: str, study: StudyReading, capacity: ConfirmedCapacity) -> Observation:
+    level = _level_at_capacity(capacity.candidate.measurement)
     worst = level.worst
     return Observation(
         study=name,
         machine=study.machine,
-        candidate=finding.candidate,
-        confirmed=finding.confirmed,
+        candidate=capacity.candidate,
+        confirmed=capacity.confirmed,
         latency_percentile=worst.limit_percentile,
         latency_ms=worst.latency_ms(worst.limit_percentile),
         use=level.machine,
         gpu_memory_mib=_gpu_memory_mib(study),
-        setup_seconds=finding.trial.seconds.serving,
-        warnings=(*level.warnings, *_basis(finding.candidate.measurement)),
+        setup_seconds=capacity.trial.seconds.serving,
+        warnings=(*level.warnings, *_basis(capacity.candidate.measurement)),
     )
 
 
@@ -53,9 +54,9 @@ def _basis(measurement: Measurement) -> Iterator[str]:
 
 
 def _level_at_capacity(measurement: Measurement) -> LoadLevel:
-    """The worst of the levels there; the nearest one where none was measured right there."""
+    """Return the worst of the levels at the capacity, or the nearest level."""
     level = measurement.nearest_level
-    assert level is not None, "what meets limits does so at some load"
+    assert level is not None, "a ranked configuration met the limits at some load"
     return max(levels_near(measurement, level.load_factor), key=lambda each: each.limit_overshoot)
 
 
@@ -66,18 +67,18 @@ def _gpu_memory_mib(study: StudyReading) -> float:
 def by_tests(
     name: str, study: StudyReading, tests: Tests, price: Price, demand: Demand
 ) -> StudyObservations:
-    """What an advanced job has found."""
-    seen = []
-    for record in tests.records:
-        candidate = _candidate(record, tests.limit_ms, price, demand)
-        if candidate is not None:
-            seen.append(_tested(name, study, record, candidate))
-    nothing = _nothing_tested(study, tests, price, demand) if not seen else None
-    return StudyObservations(name, price, study.machine, tuple(seen), nothing)
+    """Return the configurations that met the thresholds of an advanced job."""
+    observations = tuple(
+        _tested(name, study, record, candidate)
+        for record in tests.records
+        if (candidate := _candidate(record, tests.limit_ms, price, demand)) is not None
+    )
+    nothing = None if observations else _nothing_tested(study, tests, price, demand)
+    return StudyObservations(name, price, study.machine, observations, nothing)
 
 
 def _nothing_tested(study: StudyReading, tests: Tests, price: Price, demand: Demand) -> str:
-    """Why no test met the thresholds."""
+    """Return why no test met the thresholds."""
     if tests.records:
         return "; ".join(f"{describe(each.config)}: {each.reason}" for each in tests.records)
     if study.decision(price, demand).ranking:
@@ -88,7 +89,7 @@ def _nothing_tested(study: StudyReading, tests: Tests, price: Price, demand: Dem
 def _candidate(
     record: TrialRecord, limit_ms: float, price: Price, demand: Demand
 ) -> Candidate | None:
-    """A test with its cost; None where it met the thresholds at no load."""
+    """Return a test with its cost, or None where it met the thresholds at no load."""
     if record.measurement is None:
         return None
     measurement = at_demand(demand.requests_per_second, record.measurement)
@@ -103,7 +104,7 @@ def _candidate(
 def _tested(
     name: str, study: StudyReading, record: TrialRecord, candidate: Candidate
 ) -> Observation:
-    """What the machine did is that of the whole load."""
+    """Return the observation of a test; the use of the machine is that of the whole load."""
     [level] = candidate.measurement.levels
     return Observation(
         study=name,
@@ -120,7 +121,7 @@ def _tested(
 
 
 def _short_parts(level: LoadLevel) -> Iterator[str]:
-    """The best of several short parts of a load is lucky; the recommender counts whole minutes."""
+    """Yield a warning where parts are short: the best of them is lucky, and minutes count."""
     seconds = level.seconds / len(level.slices)
-    if seconds < _SURE_PART_SECONDS:
-        yield f"MaxInvocations is that of the best {seconds:.0f} s: a longer load tells more surely"
+    if seconds < _WHOLE_PART_SECONDS:
+        yield f"MaxInvocations is that of the best {seconds:.0f} s: a longer load is more certain"

@@ -1,4 +1,4 @@
-"""What other latency limits would cost: the curve of a study, as measured and as predicted."""
+"""The cost of other latency limits: the curve of a study, as measured and as predicted."""
 
 from __future__ import annotations
 
@@ -48,52 +48,52 @@ class ParetoOptions:
 
 
 def latency_costs(options: ParetoOptions) -> tuple[LatencyCosts, Path]:
-    """Work out what each limit costs; returns it and the page that it is drawn on.
+    """Compute the cost of each limit; return it and the page that shows it.
 
     Raises:
-        UsageError: where there is no such study, or nothing measured in it, or its streams have
-            limits of their own and one is asked for.
+        UsageError: where there is no such study, or nothing measured in it, or limits are given
+            and its streams have limits of their own.
         StorageError: when its files are damaged, or the page cannot be written.
     """
     study = read_study(options.results, options.study)
     if options.limits_ms:
         require_one_limit(study.searched.workload, "--limit")
-    known = _known(study)
-    if not known:
+    measured = _measured(study)
+    if not measured:
         raise UsageError(f"study {options.study} has measured no capacity yet: run it first")
-    costs = _costs(study, known, options.limits_ms)
+    costs = _costs(study, measured, options.limits_ms)
     if study.saturated:
-        costs = _with_predictions(study, known, costs, options.seed)
+        costs = _with_predictions(study, measured, costs, options.seed)
     page = study.directory.root / "pareto.html"
     write_text(page, pareto_page(costs))
     return costs, page
 
 
 def measured_costs(study: StudyReading) -> LatencyCosts | None:
-    """What limits around the study's own cost, as measured alone; None where nothing was."""
-    known = _known(study)
-    return _costs(study, known) if known else None
+    """Return the measured cost of limits around the study's own; None without a measurement."""
+    measured = _measured(study)
+    return _costs(study, measured) if measured else None
 
 
-def _known(study: StudyReading) -> list[MeasuredConfigurationLevels]:
-    """What the study has measured, less what has left its space since."""
+def _measured(study: StudyReading) -> list[MeasuredConfigurationLevels]:
+    """Return the measured configurations that are still in the study's space."""
     space = study.searched.search_space
-    known = measured_configurations(study.trials, study.runs)
-    return [each for each in known if space.position_of(each.config) is not None]
+    measured = measured_configurations(study.trials, study.runs)
+    return [each for each in measured if space.position_of(each.config) is not None]
 
 
 def _costs(
     study: StudyReading,
-    known: Sequence[MeasuredConfigurationLevels],
+    measured: Sequence[MeasuredConfigurationLevels],
     limits_ms: tuple[float, ...] = (),
 ) -> LatencyCosts:
-    """What each limit costs; of limits around the study's own where none are given."""
+    """Return the cost of each limit, by default of limits around the study's own."""
     searched, workload = study.searched, study.searched.workload
     own_ms = workload.shortest_limit_ms
-    # The study's own limit is what the others are compared with.
-    searched_ms = sorted({limit for each in known for limit in each.searched_ms} | {own_ms})
-    asked = limits_ms or usual_limits(known, *searched_ms)
-    curve = latency_curve(known, sorted({*asked, own_ms}), searched.price, searched.demand)
+    # The other limits are compared with the study's own.
+    searched_ms = sorted({limit for each in measured for limit in each.searched_ms} | {own_ms})
+    curve_ms = {*(limits_ms or usual_limits(measured, *searched_ms)), own_ms}
+    curve = latency_curve(measured, sorted(curve_ms), searched.price, searched.demand)
     best = study.own_decision.best
     return LatencyCosts(
         study.name,
@@ -108,13 +108,13 @@ def _costs(
 
 def _with_predictions(
     study: StudyReading,
-    known: Sequence[MeasuredConfigurationLevels],
+    measured: Sequence[MeasuredConfigurationLevels],
     costs: LatencyCosts,
     seed: int,
 ) -> LatencyCosts:
     searched = study.searched
     unmeasured = Unmeasured(
-        searched.search_space, study.trials, known, latency_cost_context(searched)
+        searched.search_space, study.trials, measured, latency_cost_context(searched)
     )
     curve = [
         replace(within, predicted=unmeasured.cheaper(within, forecast))
@@ -127,16 +127,15 @@ def _with_predictions(
 def forecast_within(
     searched: SearchedSpace, service: ServiceModel, limit_ms: float, seed: int
 ) -> Forecast:
-    """What service times let expect of every configuration within a latency limit."""
+    """Predict every configuration within a latency limit by service times."""
     workload = searched.workload.within(limit_ms)
     simulate = partial(simulated_estimate, seed=seed)
     return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
 
 
 def latency_cost_context(searched: SearchedSpace) -> StudyContext:
-    """Of costs alone: nothing is measured in it."""
-    names = limit_names(searched.workload)
-    nowhere = Slot((), ())
+    """Return a context for costs only, in which nothing is measured."""
+    names, no_slot = limit_names(searched.workload), Slot((), ())
     return StudyContext(
-        searched.price, searched.demand, names, nowhere, machine="", confirm_requests=0
+        searched.price, searched.demand, names, no_slot, machine="", confirm_requests=0
     )

@@ -211,7 +211,7 @@ def _source(
         copies=copies,
     )
     try:
-        return Source(instance.agreed(seed), described)
+        return Source(instance.calibrated(seed), described)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -233,14 +233,14 @@ def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
 
 
 def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
-    one = plan.one_type
-    question = plan.question
+    one = plan.single_type
+    inputs = plan.inputs
     return {
-        "demand": asdict(question.curve),
-        "headroom": question.headroom,
-        "survives": question.survival,
-        "zones": question.zones,
-        "launch_seconds": question.launch_seconds,
+        "demand": asdict(inputs.curve),
+        "headroom": inputs.headroom,
+        "survives": inputs.survival,
+        "zones": inputs.zones,
+        "launch_seconds": inputs.launch_seconds,
         "instances": [
             {
                 "study": member.instance.name,
@@ -254,9 +254,12 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
             for member in plan.fleet.members
         ],
         "fleet": _mix(plan.fleet),
-        "at_the_peak": [asdict(each) for each in plan.found],
+        "at_the_peak": [asdict(each) for each in plan.at_peak],
         "late_share_allowed": plan.allowed,
-        "ways": [_way(way, plan.allowed) for way in (*plan.ways, *(one.autoscaled if one else ()))],
+        "ways": [
+            _scaling(policy, plan.allowed)
+            for policy in (*plan.policies, *(one.autoscaled if one else ()))
+        ],
         "smallest_fleet_of_one_type": _simulated(one.at_minimum if one else None),
         "one_instance_less": _simulated(one.below_minimum if one else None),
         "surviving": {
@@ -266,7 +269,7 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
             {
                 "lost": loss.lost,
                 "left": _mix(loss.left),
-                "at_the_peak": [asdict(each) for each in loss.found],
+                "at_the_peak": [asdict(each) for each in loss.at_peak],
                 "waiting_seconds": loss.waiting_seconds if loss.left.instances else None,
             }
             for loss in plan.losses
@@ -274,8 +277,8 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _simulated(found: SimulatedFleet | None) -> dict[str, Any] | None:
-    return asdict(found) if found is not None else None
+def _simulated(fleet: SimulatedFleet | None) -> dict[str, Any] | None:
+    return asdict(fleet) if fleet is not None else None
 
 
 def _mix(mix: FleetMix) -> dict[str, Any]:
@@ -286,13 +289,13 @@ def _mix(mix: FleetMix) -> dict[str, Any]:
     }
 
 
-def _way(way: ScalingPolicy, allowed: float) -> dict[str, Any]:
+def _scaling(policy: ScalingPolicy, allowed: float) -> dict[str, Any]:
     return {
-        "name": way.name,
-        "usd_per_hour": way.usd_per_hour,
-        "usd_per_month": way.usd_per_month,
-        "instances": way.charged.tolist(),
-        "late_share": way.late_share.tolist(),
-        "steps_over_the_limit": way.missed_steps(allowed),
-        "policy": asdict(way.policy) if way.policy is not None else None,
+        "name": policy.name,
+        "usd_per_hour": policy.usd_per_hour,
+        "usd_per_month": policy.usd_per_month,
+        "instances": policy.charged.tolist(),
+        "late_share": policy.late_share.tolist(),
+        "steps_over_the_limit": policy.missed_steps(allowed),
+        "policy": asdict(policy.policy) if policy.policy is not None else None,
     }

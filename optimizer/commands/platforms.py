@@ -1,4 +1,4 @@
-"""A study's configuration as a platform has it: what is deployed, and in which image."""
+"""The deployment of a study's configuration on a platform, and its server image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from optimizer.triton.embedded import SERVER_PACKAGE
 
 
 def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
-    """Before anything is written, or served. Raises UsageError."""
+    """Check that a platform can host a configuration. Raises UsageError."""
     if platform in PLATFORMS:
         targets = {stream.target for stream in study.searched.workload.streams}
         names = [m.name for m in finding.candidate.config.models if m.name in targets]
@@ -34,7 +34,7 @@ def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity)
 
 
 def write_platform(platform: str, bundle: Bundle, winner: ExportSource, target: Path) -> None:
-    """Write the format of a platform into an empty folder; the bundle is moved there.
+    """Write the format of a platform into an empty folder, and move the bundle there.
 
     Raises:
         UsageError: where the platform cannot host it.
@@ -46,7 +46,7 @@ def write_platform(platform: str, bundle: Bundle, winner: ExportSource, target: 
 def _deployment(bundle: Bundle, winner: ExportSource) -> Deployment:
     searched, finding = winner.study.searched, winner.finding
     host = read_host(winner.study.content["server"], Path())
-    found = deployment_of(
+    deployment = deployment_of(
         winner.study.name,
         finding.candidate,
         searched.workload,
@@ -55,16 +55,16 @@ def _deployment(bundle: Bundle, winner: ExportSource) -> Deployment:
         _image(bundle, host),
         load_seconds=finding.trial.seconds.serving or None,
     )
-    return replace(found, measured_on=served_by(host, winner.study.machine))
+    return replace(deployment, measured_on=served_by(host, winner.study.machine))
 
 
 def served_by(host: Host, machine: Machine) -> str | None:
-    """Hardware of the server; None for a remote one, of which a study knows its client's alone."""
+    """Return the hardware of the server; None for a remote server, whose hardware is unknown."""
     return None if isinstance(host, RemoteHost) else machine.hardware
 
 
 def _image(bundle: Bundle, host: Host) -> ServerImage:
-    """What the study was measured on, or a release of NVIDIA's with the same Triton."""
+    """Return the image of the study, or that of an NVIDIA release with the same Triton."""
     versions = bundle.manifest.versions
     needed = [package for model in bundle.manifest.models for package in model.packages]
     packages = list(dict.fromkeys(needed))
@@ -77,6 +77,6 @@ def _image(bundle: Bundle, host: Host) -> ServerImage:
     if not same:
         raise UsageError(
             f"the study was measured on a remote server, Triton {versions.triton or 'unknown'}, and"
-            " no image with it is known: export it as repository, and put that into an image"
+            " no image with that version is known: export the format repository into an image"
         )
     return container_image(triton_image(same[0].tag), packages)

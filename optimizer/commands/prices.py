@@ -1,16 +1,17 @@
-"""Today's prices, asked of the AWS price list and kept in the user's own list."""
+"""Current prices, fetched from a cloud and kept in the user's own list."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.files.atomic import write_text
-from optimizer.fleet.aws_prices import aws_client, todays_prices
+from optimizer.fleet.aws_prices import AwsPrices
 from optimizer.fleet.price_list import (
     ListedPrice,
+    PriceSource,
     merge_prices,
     own_price_list,
     price_list,
@@ -18,34 +19,47 @@ from optimizer.fleet.price_list import (
     write_prices,
 )
 
+PRICE_SOURCES: Mapping[str, Callable[[], PriceSource]] = {
+    "aws": AwsPrices,
+}
+"""Clouds whose prices can be fetched, by name."""
+
 
 @dataclass(frozen=True)
 class UpdatedPrices:
-    """What was found.
+    """Prices that were fetched.
 
     Attributes:
-        missing: instance types that have no price in the region.
-        path: the user's own list, which has what was found now.
+        missing: instance types without a price in the region.
+        path: the user's own list, which now has the prices.
     """
 
-    found: tuple[ListedPrice, ...]
+    prices: tuple[ListedPrice, ...]
+    region: str
     missing: tuple[str, ...]
     path: Path
 
 
-def update_prices(region: str, instance_types: Sequence[str]) -> UpdatedPrices:
-    """Ask for these instance types, for all that are listed where there are none.
+def update_prices(
+    source_name: str, region: str | None, instance_types: Sequence[str]
+) -> UpdatedPrices:
+    """Fetch the prices of instance types, or of all listed types if none are given.
+
+    Args:
+        source_name: one of `PRICE_SOURCES`.
+        region: None for the source's own default.
 
     Raises:
-        RequirementError: without boto3, credentials or network.
+        RequirementError: without what the source needs, such as boto3, credentials or network.
         UsageError: when the user's list cannot be read.
         StorageError: when it cannot be written.
     """
-    path = own_price_list()
+    source, path = PRICE_SOURCES[source_name](), own_price_list()
+    region = region or source.default_region
     wanted = tuple(dict.fromkeys(instance_types or (e.price.instance_type for e in price_list())))
-    found = tuple(todays_prices(aws_client(), wanted, region))
+    prices = tuple(source.current_prices(wanted, region))
     text = io.StringIO()
-    write_prices(text, merge_prices(read_prices(path) if path.exists() else (), found))
+    write_prices(text, merge_prices(read_prices(path) if path.exists() else (), prices))
     write_text(path, text.getvalue())
-    there = {entry.price.instance_type for entry in found}
-    return UpdatedPrices(found, tuple(name for name in wanted if name not in there), path)
+    priced = {entry.price.instance_type for entry in prices}
+    return UpdatedPrices(prices, region, tuple(n for n in wanted if n not in priced), path)

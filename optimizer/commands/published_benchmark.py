@@ -1,4 +1,4 @@
-"""The published benchmark, worked out anew with the prices that ship."""
+"""Recalculate the published benchmark with the shipped prices."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from optimizer.fleet.published_claims import (
 from optimizer.measurement.cost import Price
 from optimizer.report.benchmark_page import benchmark_page
 
-_TITLE = "The published benchmark, worked out anew"
+_TITLE = "The published benchmark, recalculated"
 
 
 @dataclass(frozen=True)
 class PublishedBenchmark:
-    """What follows from the 24 rows.
+    """The recalculated benchmark.
 
     Attributes:
         prices: of one instance, by instance type.
-        claims, notes: what was said of the features, and where the table says something else.
-        page: file that shows all of it.
+        claims, notes: the published claims, and where the table contradicts the article.
+        page: file that shows them.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -42,13 +42,13 @@ class PublishedBenchmark:
 
 
 def replay_published_benchmark(results: Path) -> PublishedBenchmark:
-    """Work everything out and write the page into `results`. Raises StorageError."""
+    """Recalculate the benchmark and write the page into `results`. Raises StorageError."""
     prices, demand = shipped_prices(), PUBLISHED_DEMAND
     rows = tuple(row.priced(prices[row.instance_type], demand) for row in published_rows())
     page = results.absolute() / f"{PUBLISHED}.html"
-    found = PublishedBenchmark(rows, prices, claims(rows), tuple(notes(rows)), page)
+    benchmark = PublishedBenchmark(rows, prices, claims(rows), tuple(notes(rows)), page)
     html = benchmark_page(
-        _TITLE, rows, prices, demand, PUBLISHED_LIMIT_MS, found.claims, found.notes
+        _TITLE, rows, prices, demand, PUBLISHED_LIMIT_MS, benchmark.claims, benchmark.notes
     )
     write_text(page, html)
-    return found
+    return benchmark

@@ -142,9 +142,6 @@ def recommend_instances(options: RecommendOptions, watch: Watcher) -> Recommenda
     """Rank the instance types of studies, after a search on this machine if one is wanted.
 
     Studies, prices and demands that cannot be compared are refused before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
     """
     search = _Search.of(options)
     studies = _studies(options, search)

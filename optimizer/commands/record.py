@@ -50,13 +50,7 @@ class Recorded:
 
 
 def record_space(options: RecordOptions, watch: Watcher) -> Recorded:
-    """Measure every point of a space, or resume a recording that was interrupted.
-
-    Mistakes and missing requirements are reported before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Measure every point of a space, or resume a recording that was interrupted."""
     space = open_space(options.space)
     directory = RecordingDirectory(options.results.absolute() / space.study / "recorded")
     protocol = search_protocol(space)

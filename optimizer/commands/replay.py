@@ -16,7 +16,7 @@ from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
@@ -26,7 +26,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.search_status import SearchStatus
+from optimizer.study.search_status import SearchEnd, SearchStatus
 
 
 @dataclass(frozen=True)

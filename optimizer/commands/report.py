@@ -1,4 +1,4 @@
-"""A study's report: what its records say, put together and written."""
+"""Write the report of a study from its records."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from optimizer.simulator.forecast import Forecast
 from optimizer.study.decision import claims_of
 
 _LIKELY = 0.5
-"""Probability of meeting the limits, above which a configuration's cost counts."""
+"""Probability of meeting the limits above which a configuration's cost counts."""
 
 
 @dataclass(frozen=True)
 class Reported:
-    """The files that were written."""
+    """A report and its files."""
 
     page: Path
     markdown: Path
@@ -57,10 +57,10 @@ def report_study(results: Path, study: str, seed: int = 0) -> Reported:
     reading = read_study(results, study)
     report = _report(reading, seed)
     folder = reading.directory.root
-    found = Reported(folder / "report.html", folder / "report.md", report)
-    write_text(found.page, study_page(report))
-    write_text(found.markdown, study_markdown(report))
-    return found
+    reported = Reported(folder / "report.html", folder / "report.md", report)
+    write_text(reported.page, study_page(report))
+    write_text(reported.markdown, study_markdown(report))
+    return reported
 
 
 def _report(study: StudyReading, seed: int) -> StudyReport:
@@ -85,7 +85,7 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
 
 
 def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
-    """What was expected of every configuration before the search; None without a calibration."""
+    """Return the forecast of every configuration before the search, if it was calibrated."""
     service = calibrated(study.calibration, study.searched.workload)
     if not service.observations:
         return None
@@ -95,30 +95,32 @@ def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
 def _curves(
     study: StudyReading, configs: Sequence[ServingConfig], seed: int
 ) -> dict[tuple[str, str], PredictedCurve]:
-    """Latency at shares of saturation, of each stream."""
-    found: dict[tuple[str, str], PredictedCurve] = {}
+    """Return the predicted latency over load, by configuration and stream."""
+    curves: dict[tuple[str, str], PredictedCurve] = {}
     for config in configs:
         for stream in study.searched.workload.streams:
             own = predicted_stream(stream, config, study.service, seed)
             percentile = stream.limit.percentile
-            found[describe(config), stream.name] = [
+            curves[describe(config), stream.name] = [
                 (level.offered_per_second, level.latency_ms(percentile)) for level in own.levels
             ]
-    return found
+    return curves
 
 
 def _effects(study: StudyReading, forecast: Forecast) -> Effects:
-    """By what the forecast and the trials together say of each configuration."""
-    space, setting = study.searched.search_space, latency_cost_context(study.searched)
-    seen = [
+    """Return the effects of the parameters, by the forecast and the trials together."""
+    space, context = study.searched.search_space, latency_cost_context(study.searched)
+    records = [
         (space.row_of[position], record)
         for record in study.trials
         if (position := space.position_of(record.config)) is not None
     ]
-    belief = Posterior.after(seen, LogForecast.of(forecast, setting), PointFeatures.of(space))
+    posterior = Posterior.fitted(
+        records, LogForecast.of(forecast, context), PointFeatures.of(space)
+    )
     rows = np.arange(len(space))
-    log_cost, _ = belief.log_cost(rows)
-    likely = belief.feasible(rows) > _LIKELY
+    log_cost, _ = posterior.log_cost(rows)
+    likely = posterior.feasible(rows) > _LIKELY
     one_model = len(space.models) == 1
     parameters = [
         (each.name if one_model else each.key, [str(label(value)) for value in each.values])
@@ -128,19 +130,19 @@ def _effects(study: StudyReading, forecast: Forecast) -> Effects:
 
 
 def _predicted(study: StudyReading, forecast: Forecast) -> Sequence[Predicted]:
-    """Of the trials whose configuration the calibration had not saturated."""
+    """Return predicted and measured capacities of trials that the calibration did not measure."""
     space = study.searched.search_space
-    whole = study.searched.demand.requests_per_second
-    saturated = {record.config for record in study.calibration}
-    found = []
+    demand_per_second = study.searched.demand.requests_per_second
+    calibrated_with = {record.config for record in study.calibration}
+    predictions = []
     for record in study.trials:
         measurement, position = record.measurement, space.position_of(record.config)
-        new = record.config not in saturated and record.outcome == "ok"
+        new = record.config not in calibrated_with and record.outcome == "ok"
         if measurement is None or position is None or not new:
             continue
-        predicted = float(forecast.capacity[space.row_of[position]]) * whole
+        predicted = float(forecast.capacity[space.row_of[position]]) * demand_per_second
         if predicted > 0 and math.isfinite(predicted):
-            found.append(
+            predictions.append(
                 Predicted(
                     describe(record.config),
                     predicted,
@@ -149,4 +151,4 @@ def _predicted(study: StudyReading, forecast: Forecast) -> Sequence[Predicted]:
                     measurement.capacity_high_per_second,
                 )
             )
-    return found
+    return predictions

@@ -31,7 +31,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.loop import SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
@@ -45,6 +45,7 @@ from optimizer.study.files import read_source_cards, read_start, write_source_ca
 from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
 from optimizer.study.warm_start import blocking_differences, carried_over, differences
@@ -109,13 +110,7 @@ class RunResult:
 
 
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
-    """Start or resume a study, and run it to its end.
-
-    Mistakes and missing requirements are reported before anything starts.
-
-    Raises:
-        OptimizerError: one of its branches, see `optimizer.errors`.
-    """
+    """Start or resume a study, and run it to its end."""
     started = time.monotonic()
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:

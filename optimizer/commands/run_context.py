@@ -28,7 +28,6 @@ from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.decision import stored_decision
@@ -243,8 +242,8 @@ def require_same_space(
     if not directory.space.exists():
         write_json(directory.space, current)
         return
-    started = dict(read_start(directory).data)
-    started["space"] = with_defaults(started["space"])
+    start = read_start(directory)
+    started = {**start.data, "space": start.content}
     if extra_limits_ms is None:
         started.pop("also_limit_ms", None)
     changes = [text for _, text in differences(started, current)]

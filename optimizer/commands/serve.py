@@ -1,4 +1,4 @@
-"""A study's best configuration, or an exported bundle, served on this machine until it is ended."""
+"""Serve a study's best configuration, or an exported bundle, on this machine."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Servable:
-    """A model repository that can be served here, and how.
+    """A model repository that can be served here.
 
     Attributes:
-        root: the repository.
-        endpoint: where the server will listen.
+        root: folder of the repository.
+        endpoint: addresses that the server listens on.
     """
 
     root: Path
@@ -73,7 +73,7 @@ class Servable:
         return describe(self.config)
 
     def by_hand(self) -> str:
-        """The shell commands that start the same server without this program."""
+        """Return the shell commands that start the same server without this program."""
         host, slot, options = self.where.host, self.where.slot, self.config.server
         if isinstance(host, ContainerHost):
             return container_start_command(host, self.root, options, slot, self.endpoint)
@@ -81,7 +81,7 @@ class Servable:
         return embedded_start_commands(runtime, self.root, options, slot, self.endpoint)
 
     def example_request(self) -> str:
-        """A line of shell that asks the first model for one inference."""
+        """Return a shell command that sends one inference request to the first model."""
         stream = self.workload.streams[0]
         inputs = ", ".join(map(_input_text, longest_inputs(stream.payloads)))
         url = f"http://{self.endpoint.http}/v2/models/{stream.target}/infer"
@@ -89,9 +89,9 @@ class Servable:
 
 
 def _input_text(each: Input) -> str:
-    """An input in JSON between single quotes; the shell writes its values, which would fill pages.
+    """Return an input as JSON in single quotes, whose values the shell writes.
 
-    Every element has the smallest value that it may have.
+    Every element has the smallest value that is allowed.
     """
     about = {"name": each.name, "shape": each.shape, "datatype": each.data_type}
     values = f"$(yes {each.value:g} | head -n {math.prod(each.shape)} | paste -sd,)"
@@ -99,7 +99,7 @@ def _input_text(each: Input) -> str:
 
 
 def find_servable(options: ServeOptions) -> Servable:
-    """Find what is to be served, and see that this machine can serve it; nothing is started.
+    """Find the repository to serve, and check that this machine can serve it.
 
     Raises:
         UsageError: where there is nothing to serve, or a port is taken.
@@ -115,19 +115,19 @@ def find_servable(options: ServeOptions) -> Servable:
         settings = measured_on(bundle.manifest)
     else:
         study = read_study(options.results, options.subject)
-        root, config = _handed_out(study, baseline=options.baseline)
+        root, config = _written_repository(study, baseline=options.baseline)
         workload, settings = study.searched.workload, _server_of(study)
     where = bundle_host(settings, config)
     if isinstance(where.host, RemoteHost):
         raise UsageError(
-            f"it was measured on a server that runs already, at {where.host.grpc}: copy the models "
-            f"of {root} into its repository"
+            f"it was measured on the remote server at {where.host.grpc}: copy the models of {root} "
+            "into its repository"
         )
     return Servable(root, config, workload, where, _endpoint(options))
 
 
-def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingConfig]:
-    """The repository that a study has written, and its configuration."""
+def _written_repository(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingConfig]:
+    """Return the repository that a study has written, and its configuration."""
     if baseline:
         root, config = study.directory.baseline, study.baseline
     else:
@@ -137,8 +137,8 @@ def _handed_out(study: StudyReading, *, baseline: bool) -> tuple[Path, ServingCo
         root, config = study.directory.best, best.config
     if not holds_configuration(root, config):
         raise UsageError(
-            f"{root} does not hold {describe(config)}: it is written when the study comes to its "
-            "end, and `run` goes on with it"
+            f"{root} does not hold {describe(config)}: it is written when the study ends; rerun "
+            "`run` to resume it"
         )
     return root, config
 
@@ -149,17 +149,17 @@ def _server_of(study: StudyReading) -> ServerSettings:
 
 
 def _endpoint(options: ServeOptions) -> Endpoint:
-    """Where to listen. Raises UsageError where a port is taken."""
-    asked = {
+    """Return the addresses to listen on. Raises UsageError where a port is in use."""
+    wanted = {
         "--grpc-port": options.grpc_port,
         "--http-port": options.http_port,
         "--metrics-port": options.metrics_port,
     }
-    spare = iter(free_ports(len(asked)))
+    spare = iter(free_ports(len(wanted)))
     ports = []
-    for option, port in asked.items():
+    for option, port in wanted.items():
         if port and not _is_free(port):
-            raise UsageError(f"{option}: {port} is taken on {_HOST}: give another, or 0 for any")
+            raise UsageError(f"{option}: {port} is in use on {_HOST}: give another, or 0 for any")
         ports.append(port or next(spare))
     return Endpoint(*(f"{_HOST}:{port}" for port in ports))
 
@@ -176,7 +176,7 @@ def _is_free(port: int) -> bool:
 
 @contextmanager
 def serving(servable: Servable) -> Iterator[RunningServer]:
-    """Serve it; nothing is left running in the end.
+    """Serve a repository; nothing is left running in the end.
 
     Raises:
         TrialFailure: where it cannot be served.

@@ -84,7 +84,7 @@ def simulate_configuration(options: SimulateOptions) -> WhatIf:
     """Predict one configuration from what a study has measured of others.
 
     Raises:
-        UsageError: where there is no such study, or nothing saturated in it, or a setting is wrong.
+        UsageError: where there is no such study, no saturated level in it, or a wrong value.
         StorageError: when its files are damaged.
     """
     study = read_study(options.results, options.study)

@@ -1,4 +1,4 @@
-"""A bundle verified: its files, then in a clean server its configuration, outputs and speed."""
+"""Verify a bundle: its files, then in a clean server its configuration, outputs and capacity."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import Note, StepStarted, Watcher
 
 _REQUESTS = 500
-"""Seen at the recommended load, at least."""
+"""Measured at the recommended load, at least."""
 
 _TRIES = 2
-"""Measurements where the limit or the capacity seems to be missed: a shared machine falters."""
+"""Measurements where limit or capacity seem to be missed: a shared machine varies."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Serving:
         outputs = self._outputs(served)
         checks = (files, configuration, outputs)
         if "fail" in {check.outcome for check in checks}:
-            rest = unchecked("what is served is not what was measured", "limit", "capacity")
+            rest = unchecked("it is not what was measured", "limit", "capacity")
             return Verification((*checks, *rest), notes)
         try:
             return self._loaded(checks, served, notes)
@@ -181,18 +181,18 @@ class _Serving:
                 limit = check_limit(manifest, level)
                 if limit.outcome == "fail":
                     notes = (*notes, *level.warnings)
-                    rest = unchecked("the limit is missed at less", "capacity")
+                    rest = unchecked("the limit is missed at a lower load", "capacity")
                     return Verification((*checks, limit, *rest), notes, level)
                 try:
-                    found = list(self._capacities(run))
+                    measurements = list(self._capacities(run))
                 except VoidLevelFailure as error:
                     void = Check("capacity", "not measured", str(error))
                     return Verification((*checks, limit, void), notes, level)
-        capacity = check_capacity(manifest, found, self.options.within)
-        seen = [level, *(each for measurement in found for each in measurement.levels)]
-        warnings = dict.fromkeys(text for each in seen for text in each.warnings)
-        notes = (*notes, *warnings, *_unsteady(level, found[-1]))
-        return Verification((*checks, limit, capacity), notes, level, found[-1])
+        capacity = check_capacity(manifest, measurements, self.options.within)
+        levels_run = [level, *(each for one in measurements for each in one.levels)]
+        warnings = dict.fromkeys(text for each in levels_run for text in each.warnings)
+        notes = (*notes, *warnings, *_unsteady(level, measurements[-1]))
+        return Verification((*checks, limit, capacity), notes, level, measurements[-1])
 
     def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
         workload = self.bundle.load.workload
@@ -205,23 +205,25 @@ class _Serving:
         return search.levels[-1]
 
     def _capacities(self, run: RunLevel) -> Iterator[Measurement]:
-        """Measurements until one is what it was, or there are enough of them."""
+        """Yield measurements until one is close to the recorded one, or there are enough."""
         workload, manifest = self.bundle.load.workload, self.bundle.manifest
         protocol = protocol_of(self.bundle.load.measurement, workload)
         for _ in range(_TRIES):
             result = find_capacity(run, workload, protocol, concurrency(manifest.config))
-            yield (found := result.valid_measurement)
-            if (off := capacity_departure(manifest, found, self.options.within)) is None:
+            yield (measurement := result.valid_measurement)
+            departure = capacity_departure(manifest, measurement, self.options.within)
+            if departure is None:
                 return
-            self.watch(Note(f"the capacity is off by {off:+.0%}"))
+            self.watch(Note(f"the capacity differs by {departure:+.0%}"))
 
 
-def _unsteady(level: LoadLevel, found: Measurement) -> Iterator[str]:
-    """What the two measurements of one server contradict each other in."""
-    if found.capacity_per_second < level.achieved_per_second:
+def _unsteady(level: LoadLevel, measurement: Measurement) -> Iterator[str]:
+    """Yield a note where the two measurements of one server contradict each other."""
+    if measurement.capacity_per_second < level.achieved_per_second:
         yield (
             f"{level.achieved_per_second:,.0f}/s were served within the limit, and then"
-            f" {found.capacity_per_second:,.0f}/s at most: the machine's pace changed, verify again"
+            f" {measurement.capacity_per_second:,.0f}/s at most: the machine's speed changed,"
+            " verify again"
         )
 
 
@@ -238,7 +240,7 @@ def _other_versions(manifest: Manifest, served: ServedBundle, where: BundleHost)
 
 
 def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
-    """Only the embedded server shares this program's packages."""
+    """Yield packages of other versions, where the embedded server uses this program's."""
     if not isinstance(where.host, EmbeddedHost):
         return
     for wanted in dict.fromkeys(each for model in manifest.models for each in model.packages):
@@ -251,12 +253,12 @@ def _other_packages(manifest: Manifest, where: BundleHost) -> Iterator[str]:
             yield f"{name} {here} is installed here, {pinned} when it was measured"
 
 
-def _to_json(found: Verification) -> Mapping[str, Any]:
-    capacity = found.capacity
+def _to_json(verification: Verification) -> Mapping[str, Any]:
+    capacity = verification.capacity
     return {
-        "outcome": found.outcome,
-        "checks": [asdict(check) for check in found.checks],
-        "notes": list(found.notes),
-        "level": asdict(found.level) if found.level is not None else None,
+        "outcome": verification.outcome,
+        "checks": [asdict(check) for check in verification.checks],
+        "notes": list(verification.notes),
+        "level": asdict(verification.level) if verification.level is not None else None,
         "capacity_per_second": capacity.capacity_per_second if capacity is not None else None,
     }

@@ -1,8 +1,7 @@
-"""Conditions that a person writes in a space file, such as "batching or cores > 1". Pure.
+"""Conditions of space files, such as "batching or cores > 1". Pure.
 
-A condition may come from a file that a stranger has written, so its text is never executed: it is
-parsed, and only what is listed here is evaluated, by the functions that are listed here. Bounds on
-length and depth keep the work small.
+A condition may come from an untrusted file, so its text is never executed. It is parsed, and only
+the operations listed here are evaluated. Bounds on length and depth limit the work.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _COLUMNS = {stored_name(name) for name in NAMES}
 MAX_LENGTH = 1000
 _MAX_DEPTH = 20
 _MAX_NUMBER = 1e15
-"""Largest number that a condition may hold or come to; floats are exact up to here."""
+"""Largest number in a condition or its results; floats represent whole numbers up to here."""
 _MAX_EXPONENT = 16
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -50,7 +49,7 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 
 class ConditionError(ValueError):
-    """A condition cannot be evaluated; args are the rule that it breaks and its text."""
+    """A condition cannot be evaluated; args are the broken rule and the condition."""
 
 
 def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
@@ -60,7 +59,7 @@ def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
     `or`, `not`, and + - * / // % **.
 
     Raises:
-        ConditionError: when the text is no comparison of known names.
+        ConditionError: the condition is no comparison of known names.
     """
     try:
         result = _Evaluation(rows).value(_parsed(condition), 0)
@@ -77,7 +76,7 @@ def _parsed(condition: str) -> ast.expr:
         raise ValueError(f"at most {MAX_LENGTH} characters, not {len(condition)}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's, about its own programs
+            warnings.simplefilter("ignore")  # Python warns about suspicious programs
             return ast.parse(_with_words(condition.strip()), mode="eval").body
     except (SyntaxError, tokenize.TokenError) as error:
         raise ValueError(error.args[0]) from error
@@ -93,7 +92,7 @@ def _with_words(condition: str) -> str:
 
 
 def _is_truth(value: object) -> bool:
-    """Whether a value, or every value of a column, is true or false."""
+    """Return whether a value, or every value of a column, is true or false."""
     if isinstance(value, pd.Series):
         return value.dtype == bool or all(isinstance(v, bool | np.bool_) for v in value)
     return isinstance(value, bool | np.bool_)
@@ -177,7 +176,7 @@ def _constant(value: object) -> object:
 
 
 def _number(value: Any) -> Any:
-    """Return a number, or a column of numbers, as floats, which cannot overflow in silence."""
+    """Return a number, or a column of numbers, as floats, which cannot overflow silently."""
     if isinstance(value, pd.Series):
         if not (
             pd.api.types.is_numeric_dtype(value)

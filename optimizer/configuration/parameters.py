@@ -1,8 +1,9 @@
 """The table of parameters: everything that can be searched of one model. Pure.
 
-`PARAMETERS` holds one entry for each parameter. The schema of space files, the columns of a search
-space, the baseline, Optuna's distributions, the way into a `ServingConfig` and back, the columns of
-reports, the comments of exported files and the features of the surrogate are derived from it.
+`PARAMETERS` holds one entry for each parameter. From it follow the schema of space files, the
+columns of a search space, the baseline, Optuna's distributions, the conversion to and from a
+`ServingConfig`, the columns of reports, the comments of exported files and the features of the
+surrogate.
 
 A further field of Triton's config.pbtxt is one entry, made by `config_field`:
 
@@ -351,9 +352,9 @@ def names_of(*parts: Part) -> tuple[str, ...]:
     return tuple(each.name for each in PARAMETERS if each.part in parts)
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that refuses a name: the known one that may be meant, if any."""
-    names = list(known)
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """Return the end of a message about an invalid name: the valid name that may be meant."""
+    names = list(valid)
     meant = next((each.file_key for each in PARAMETERS if name in each.triton_names), None)
     near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,7 +1,6 @@
-"""What is put into production, and what was measured of it. Pure values.
+"""A server in production: all values that the files of a platform contain.
 
-Everything that a platform's files say comes from here: none of it names the machine that measured
-by more than its hardware.
+They describe the hardware of the machine that measured, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -17,33 +16,33 @@ from optimizer.configuration.serving_config import ModelServing, ServingConfig, 
 from optimizer.measurement.cost import OWNED, Candidate, Demand, Price, replicas_for
 from optimizer.measurement.level import LoadLevel
 from optimizer.triton.server_options import option_flags
-from optimizer.workload.streams import DataType, LatencyLimit, Payloads, Stream, Workload
+from optimizer.workload.streams import DataType, LatencyLimit, Payloads, Workload
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own defaults."""
 
 GROWTH = 2
-"""Instances at most, relative to those for the demand; the least are those for the demand."""
+"""The most instances of autoscaling, relative to those for the demand, which are the fewest."""
 
 _CLOUD_TYPE = re.compile(
     r"(?:ml\.)?([a-z]+\d[a-z0-9-]*\.(?:nano|micro|small|medium|\d*x?large|metal(?:-\w+)?))"
 )
-"""EC2's names of instance types, which SageMaker's have behind `ml.`."""
+"""Names of EC2's instance types, and SageMaker's with the prefix `ml.`."""
 
-_LONGEST_NAME = 40
-"""Leaves room for what platforms and releases put behind it, up to 63."""
+_MAX_NAME_LENGTH = 40
+"""Platforms and releases append to it, up to 63 characters."""
 
 
 @dataclass(frozen=True)
 class ServerImage:
-    """What the image of the server is made from.
+    """How the image of the server is built.
 
     Attributes:
-        base: that holds tritonserver, or Python where `packages` do.
-        packages: requirements of pip, of the models' runtimes.
-        carries_server: whether `base` holds tritonserver.
-        python: "3.11": of the interpreter in `base`, where that matters.
-        shared_memory_mib: through which the server talks to models in Python.
+        base: image with tritonserver, or with Python where tritonserver is one of `packages`.
+        packages: pip requirements, among them the models' runtimes.
+        carries_server: whether `base` contains tritonserver.
+        python: version of the interpreter in `base`, such as "3.11"; empty if it does not matter.
+        shared_memory_mib: for the exchange between the server and models in Python.
     """
 
     base: str
@@ -54,11 +53,11 @@ class ServerImage:
 
 
 def embedded_image(packages: Sequence[str], server_package: str, python: str) -> ServerImage:
-    """The server of a Python package: in production on the same Python that it was measured on.
+    """Return an image for a tritonserver from a Python package, with the Python of the measurement.
 
     Args:
-        server_package: requirement of pip, of the package that holds tritonserver.
-        python: "3.11".
+        server_package: pip requirement of the package that contains tritonserver.
+        python: such as "3.11".
     """
     base = f"python:{python}-slim-bookworm"
     return ServerImage(base, (server_package, *packages), carries_server=False, python=python)
@@ -67,20 +66,20 @@ def embedded_image(packages: Sequence[str], server_package: str, python: str) ->
 def container_image(
     image: str, packages: Sequence[str], shared_memory_bytes: int | None = None
 ) -> ServerImage:
-    """The image that was measured, and what the models' runtimes need beside it."""
-    found = ServerImage(image, tuple(packages), carries_server=True, python="")
+    """Return the measured image with the packages that the models' runtimes need."""
+    extended = ServerImage(image, tuple(packages), carries_server=True, python="")
     if shared_memory_bytes is None:
-        return found
-    return replace(found, shared_memory_mib=math.ceil(shared_memory_bytes / 2**20))
+        return extended
+    return replace(extended, shared_memory_mib=math.ceil(shared_memory_bytes / 2**20))
 
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor of the longest request that was measured.
+    """An input tensor of the longest measured request.
 
     Attributes:
-        shape: with the batch, of one inference.
-        value: that its elements may have.
+        shape: of one inference, batch dimension included.
+        value: a valid value for its elements.
     """
 
     name: str
@@ -91,17 +90,17 @@ class Input:
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model and what one instance of the server makes of it at its capacity.
+    """A model, and its figures on one instance of the server at the capacity.
 
     Attributes:
-        requests_per_second: the model's share of the capacity's lower bound.
-        limit: the shortest of its streams'.
-        latency_ms: measured at the limit's percentile, by the client.
-        queue_ms: mean, by Triton's statistics; None where they were not seen.
-        batch_size: mean inferences of an execution; None where they were not seen.
-        largest_batch: inferences that an execution has at most.
-        queue_delay_ms: that a request waits at most for others to fill its batch.
-        inputs: what a request consists of.
+        requests_per_second: share of the lower bound of the capacity.
+        limit: the strictest of its streams.
+        latency_ms: at the limit's percentile, measured by the client.
+        queue_ms: mean, from Triton's statistics; None without them.
+        batch_size: mean inferences per execution; None without Triton's statistics.
+        largest_batch: most inferences of an execution.
+        queue_delay_ms: longest time that a request waits for its batch to fill.
+        inputs: tensors of a request.
     """
 
     name: str
@@ -117,11 +116,11 @@ class MeasuredModel:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one instance of the server used at its capacity.
+    """Resources that one instance of the server used at its capacity; None where unknown.
 
     Attributes:
-        cores: on average; None where unseen.
-        memory_mib: of the server and its models; None where unseen.
+        cores: mean.
+        memory_mib: of the server and its models.
     """
 
     cores: float | None
@@ -134,12 +133,12 @@ class Deployment:
     """A server in production.
 
     Attributes:
-        name: fit for resources of Kubernetes and of SageMaker.
-        flags: of tritonserver, as in the measurement, without ports and repository.
+        name: valid for resources of Kubernetes and of SageMaker.
+        flags: of tritonserver in the measurement, without ports and repository.
         capacity_per_second: lower bound for one instance, over all models.
-        protocol: that was measured.
-        load_seconds: that the models took to load; None where unseen.
-        measured_on: hardware of the machine that measured; None where it is not known.
+        protocol: of the measurement.
+        load_seconds: time that the models took to load; None where unknown.
+        measured_on: hardware of the measurement; None where unknown.
     """
 
     name: str
@@ -157,28 +156,28 @@ class Deployment:
 
     @property
     def replicas(self) -> int:
-        """Instances that serve the demand with its headroom."""
+        """Instances for the demand with its headroom."""
         return replicas_for(self.demand, self.capacity_per_second)
 
     @property
     def most_replicas(self) -> int:
-        """Instances that autoscaling may come to."""
+        """Upper bound of autoscaling."""
         return GROWTH * self.replicas
 
     @property
     def target_per_second(self) -> float:
-        """Requests a second of an instance that autoscaling aims at: capacity less headroom."""
+        """Target of autoscaling, in requests/s per instance: the capacity less the headroom."""
         return self.capacity_per_second / (1 + self.demand.headroom)
 
     @property
     def node_type(self) -> str | None:
-        """The price's type as nodes of EC2 are labelled; None for what no node may be called."""
-        found = _CLOUD_TYPE.fullmatch(self.price.instance_type)
-        return found[1] if found is not None and self.price.rate != OWNED else None
+        """The priced instance type as EC2 labels nodes; None for a type that is not EC2's."""
+        match = _CLOUD_TYPE.fullmatch(self.price.instance_type)
+        return match[1] if match is not None and self.price.rate != OWNED else None
 
     @property
     def summary(self) -> str:
-        """One line for the head of a file: the price names a type that need not have measured."""
+        """One line for the head of files; the priced instance type need not be the measured one."""
         measured = f", measured on {self.measured_on}" if self.measured_on is not None else ""
         return (
             f"{self.description}: {self.capacity_per_second:.4g} requests/s per instance{measured};"
@@ -196,18 +195,18 @@ def deployment_of(
     image: ServerImage,
     load_seconds: float | None = None,
 ) -> Deployment:
-    """A configuration that was measured, for production.
+    """Return the deployment of a measured configuration.
 
     Args:
-        candidate: whose load factors are relative to `workload`.
+        candidate: its load factors are relative to `workload`.
 
     Raises:
-        ValueError: where it served nothing within the limits.
+        ValueError: where it met the limits at no load.
     """
     config, measurement = candidate.config, candidate.measurement
     level = measurement.nearest_level
     if level is None or measurement.capacity_low_per_second <= 0:
-        raise ValueError("nothing was served within the limits")
+        raise ValueError("the limits were met at no load")
     models = [
         _measured(model, workload, measurement.load_factor_low, level) for model in config.models
     ]
@@ -229,15 +228,12 @@ def deployment_of(
 def _measured(
     model: ModelServing, workload: Workload, load_factor: float, level: LoadLevel
 ) -> MeasuredModel | None:
-    """None for a model that no request is for."""
+    """Return a model's figures; None for a model without requests."""
     own = [stream for stream in workload.streams if stream.target == model.name]
     if not own:
         return None
 
-    def limit_ms(stream: Stream) -> float:
-        return stream.limit.latency_ms
-
-    strictest = min(own, key=limit_ms)
+    strictest = min(own, key=lambda stream: stream.limit.latency_ms)
     measured = next(each for each in level.streams if each.name == strictest.name)
     split = next((each for each in level.server if each.model == model.name), None)
     return MeasuredModel(
@@ -254,7 +250,7 @@ def _measured(
 
 
 def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:
-    """Return the tensors of the longest request."""
+    """Return the input tensors of the longest request."""
     longest = payloads.lengths.longest
     return tuple(
         Input(
@@ -270,30 +266,30 @@ def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:
 def _resources(config: ServingConfig, level: LoadLevel) -> Resources:
     used = level.machine
     seconds = used.server_cpu_seconds if used is not None else None
-    positions = [n for m in config.models for group in m.groups for n in group.logical_gpus]
+    gpus = [gpu for model in config.models for group in model.groups for gpu in group.logical_gpus]
     return Resources(
         cores=seconds / used.seconds if used is not None and seconds is not None else None,
         memory_mib=used.server_memory_mib if used is not None else None,
-        gpus=max(positions, default=-1) + 1,
+        gpus=max(gpus, default=-1) + 1,
     )
 
 
 def resource_name(study: str) -> str:
-    """A name that Kubernetes and SageMaker take: letters, digits and hyphens, a letter first.
+    """Return a name of letters, digits and hyphens, as Kubernetes and SageMaker need.
 
-    A study whose name is another gets a digest of it, so that no two studies come to one name and
-    overwrite each other.
+    A changed name ends with a digest of the study's name, so that the deployments of two studies
+    never share a name.
     """
     name = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
     name = name if name[:1].isalpha() else f"triton-{name}".strip("-")
-    if name == study and len(name) <= _LONGEST_NAME:
+    if name == study and len(name) <= _MAX_NAME_LENGTH:
         return name
     digest = hashlib.sha256(study.encode()).hexdigest()[:6]
-    return f"{name[: _LONGEST_NAME - 7].strip('-')}-{digest}"
+    return f"{name[: _MAX_NAME_LENGTH - 7].strip('-')}-{digest}"
 
 
 def metrics_flags(deployment: Deployment) -> list[str]:
-    """Flags that have Triton show the percentiles that limits are for; it shows none by itself."""
+    """Return flags that make Triton report the percentiles of the limits."""
     shares = sorted({model.limit.percentile / 100 for model in deployment.models})
     quantiles = ",".join(f"{share:g}:{(1 - share) / 10:.2g}" for share in (0.5, *shares))
     return [
@@ -303,5 +299,5 @@ def metrics_flags(deployment: Deployment) -> list[str]:
 
 
 def startup_seconds(deployment: Deployment) -> int:
-    """How long a start may take: loading may be slower than it was by far, and never cut short."""
+    """Return the time limit of a start: several times the measured load time, at least a minute."""
     return max(60, math.ceil(5 * (deployment.load_seconds or 60)))

@@ -1,6 +1,6 @@
-"""Today's prices by the AWS price list: of SageMaker's hosting instances, and of EC2's.
+"""Current prices from the AWS price list, of SageMaker's hosting instances and of EC2's.
 
-The price list's own API, in us-east-1 for all regions; it costs nothing, but needs credentials.
+The API serves all regions from us-east-1. It is free, but needs credentials.
 """
 
 from __future__ import annotations
@@ -17,50 +17,56 @@ _API_REGION = "us-east-1"
 _BASIS = "AWS price list"
 
 _RESERVED = {"LeaseContractLength": "1yr", "PurchaseOption": "No Upfront"}
-"""Of EC2's reserved instances, the one that can be compared by the hour."""
+"""The only one of EC2's reserved terms that is paid by the hour alone."""
 
 
-def aws_client() -> Any:
-    """A client of the price list. Raises RequirementError without boto3."""
+class AwsPrices:
+    """On-demand prices; of EC2's instances also those reserved for one year.
+
+    Instance types are SageMaker's with the prefix "ml.", else EC2's.
+
+    Args:
+        client: of boto3, for "pricing"; made with the user's credentials where it is None.
+    """
+
+    default_region = "us-east-1"
+
+    def __init__(self, client: Any = None) -> None:
+        self._client = client
+
+    def current_prices(self, instance_types: Sequence[str], region: str) -> Iterator[ListedPrice]:
+        """Yield the prices of instance types, as `PriceSource` says."""
+        client = self._client or _default_client()
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            for name in instance_types:
+                for product in _products(client, name, region):
+                    yield from _prices(product, name, region)
+        except (BotoCoreError, ClientError) as error:
+            raise RequirementError(
+                f"the AWS price list did not answer ({error}): set up credentials that may call "
+                "pricing:GetProducts, or put prices into your own list by hand"
+            ) from error
+
+
+def _default_client() -> Any:
     try:
         import boto3
     except ImportError as error:
         raise RequirementError(
-            "prices are asked for with boto3: pip install 'triton-cost-optimizer[aws]'"
+            "the AWS price list needs boto3: pip install 'triton-cost-optimizer[aws]'"
         ) from error
     return boto3.client("pricing", region_name=_API_REGION)
 
 
-def todays_prices(client: Any, instance_types: Sequence[str], region: str) -> Iterator[ListedPrice]:
-    """On-demand prices of these types in a region; of EC2's also those reserved for a year.
-
-    Args:
-        client: see `aws_client`.
-        instance_types: "ml." in front for SageMaker's hosting, EC2's otherwise.
-
-    Raises:
-        RequirementError: without credentials or network.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        for name in instance_types:
-            for product in _products(client, name, region):
-                yield from _prices(product, name, region)
-    except (BotoCoreError, ClientError) as error:
-        raise RequirementError(
-            f"the AWS price list did not answer ({error}): set up credentials that may call "
-            "pricing:GetProducts, or put prices into your own list by hand"
-        ) from error
-
-
 def _products(client: Any, name: str, region: str) -> Iterator[Mapping[str, Any]]:
-    hosted = name.startswith("ml.")
-    wanted = {"regionCode": region}
-    if hosted:
-        wanted |= {"instanceName": name, "platoinstancetype": "Hosting"}
+    hosting = name.startswith("ml.")
+    filters = {"regionCode": region}
+    if hosting:
+        filters |= {"instanceName": name, "platoinstancetype": "Hosting"}
     else:
-        wanted |= {
+        filters |= {
             "instanceType": name,
             "operatingSystem": "Linux",
             "tenancy": "Shared",
@@ -68,10 +74,10 @@ def _products(client: Any, name: str, region: str) -> Iterator[Mapping[str, Any]
             "capacitystatus": "Used",
         }
     pages = client.get_paginator("get_products").paginate(
-        ServiceCode="AmazonSageMaker" if hosted else "AmazonEC2",
+        ServiceCode="AmazonSageMaker" if hosting else "AmazonEC2",
         Filters=[
             {"Type": "TERM_MATCH", "Field": field, "Value": value}
-            for field, value in wanted.items()
+            for field, value in filters.items()
         ],
     )
     for page in pages:
@@ -80,12 +86,11 @@ def _products(client: Any, name: str, region: str) -> Iterator[Mapping[str, Any]
 
 
 def _prices(product: Mapping[str, Any], name: str, region: str) -> Iterator[ListedPrice]:
-    """The hourly terms of a product."""
-    attributes = product["product"]["attributes"]
-    for rate, terms in (("on-demand", "OnDemand"), ("reserved", "Reserved")):
-        for term in product["terms"].get(terms, {}).values():
-            chosen = term.get("termAttributes", {})
-            if rate == "reserved" and any(chosen.get(k) != v for k, v in _RESERVED.items()):
+    vcpus = _vcpus(product["product"]["attributes"])
+    for rate, kind in (("on-demand", "OnDemand"), ("reserved", "Reserved")):
+        for term in product["terms"].get(kind, {}).values():
+            attributes = term.get("termAttributes", {})
+            if rate == "reserved" and any(attributes.get(k) != v for k, v in _RESERVED.items()):
                 continue
             for dimension in term["priceDimensions"].values():
                 usd = float(dimension["pricePerUnit"].get("USD", 0))
@@ -99,10 +104,10 @@ def _prices(product: Mapping[str, Any], name: str, region: str) -> Iterator[List
                     region=region,
                     rate=rate,
                 )
-                yield ListedPrice(price, _number(attributes, "vcpu"))
+                yield ListedPrice(price, vcpus)
 
 
-def _number(attributes: Mapping[str, str], name: str) -> int | None:
-    """Of an attribute, whose name is spelt in several ways."""
-    found = {key.lower(): value for key, value in attributes.items()}.get(name, "")
-    return int(found) if found.isdigit() else None
+def _vcpus(attributes: Mapping[str, str]) -> int | None:
+    """Return the vCPUs from an attribute whose capitalisation differs between services."""
+    text = {key.lower(): value for key, value in attributes.items()}.get("vcpu", "")
+    return int(text) if text.isdigit() else None

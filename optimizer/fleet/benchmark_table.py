@@ -1,4 +1,4 @@
-"""Rows of the published table's kind: configurations on instance types, and what they cost."""
+"""Tables like the published benchmark: configurations on instance types, and their cost."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class BenchmarkRow:
     """One configuration on one instance type.
 
     Attributes:
-        configuration: its name, such as "trt-db-ig".
-        instances: of the model on each GPU.
+        configuration: name, such as "trt-db-ig".
+        instances: of the model, per GPU.
         gpus: of the instance type.
-        replicas: instances that serve the demand.
-        invocations_per_minute: that one instance serves.
-        latency_ms: at that load.
+        replicas: instances for the demand.
+        invocations_per_minute: throughput of one instance.
+        latency_ms: at that throughput.
         usd_per_hour: of all replicas.
     """
 
@@ -39,18 +39,18 @@ class BenchmarkRow:
 
     @property
     def per_second(self) -> float:
-        """Requests a second that one instance serves."""
+        """Throughput of one instance in requests/s."""
         return self.invocations_per_minute / 60
 
     def usd_per_million(self, demand: Demand) -> float:
-        """The fleet's price spread over the demand."""
+        """Return the price of the fleet per million inferences of the demand."""
         each = demand.inferences_per_request
         return usd_per_million(self.usd_per_hour, demand.requests_per_second, each)
 
     def priced(self, price: Price, demand: Demand) -> BenchmarkRow:
-        """With replicas and cost worked out anew."""
-        found = score(self.per_second, self.per_second, price, demand)
-        return replace(self, replicas=found.replicas, usd_per_hour=found.fleet_usd_per_hour)
+        """Return the row with replicas and cost for another price and demand."""
+        cost = score(self.per_second, self.per_second, price, demand)
+        return replace(self, replicas=cost.replicas, usd_per_hour=cost.fleet_usd_per_hour)
 
 
 def write_rows(lines: TextIO, rows: Sequence[BenchmarkRow]) -> None:
@@ -62,7 +62,7 @@ def write_rows(lines: TextIO, rows: Sequence[BenchmarkRow]) -> None:
 
 
 def read_rows(lines: TextIO) -> tuple[BenchmarkRow, ...]:
-    """The rows of a CSV file whose columns are a row's attributes."""
+    """Read the rows of a CSV file whose columns are the attributes of a row."""
     return tuple(map(_row, csv.DictReader(lines)))
 
 
@@ -82,16 +82,13 @@ def _row(row: Mapping[str, str]) -> BenchmarkRow:
 
 
 def cheapest(rows: Sequence[BenchmarkRow], limit_ms: float = math.inf) -> BenchmarkRow | None:
-    """The row whose fleet costs least, of those within a limit; None where there is none.
-
-    Of equal costs the lowest latency.
-    """
+    """Return the row with the cheapest fleet within a limit, then the lowest latency, if any."""
     within = [row for row in rows if row.latency_ms <= limit_ms]
     return min(within, key=lambda row: (row.usd_per_hour, row.latency_ms), default=None)
 
 
 Feature = Callable[[BenchmarkRow], Any]
-"""One of `runtime`, `batching` and `instances`."""
+"""One of `runtime`, `batching` and `instances`: a value that orders rows."""
 
 
 @dataclass(frozen=True)
@@ -103,35 +100,35 @@ class ColumnChange:
 
     @property
     def throughput(self) -> float:
-        """Ratio of what one instance serves."""
+        """Ratio of the throughputs of one instance."""
         return self.after.invocations_per_minute / self.before.invocations_per_minute
 
     @property
     def latency(self) -> float:
-        """Ratio of the latencies; below 1 is a gain."""
+        """Ratio of the latencies; below 1 is an improvement."""
         return self.after.latency_ms / self.before.latency_ms
 
 
 def changes(rows: Sequence[BenchmarkRow], feature: Feature) -> Iterator[ColumnChange]:
-    """All pairs on one instance type in which only `feature` differs, the plainer one first."""
-    kept = [each for each in (runtime, batching, instances) if each is not feature]
+    """Yield all pairs on one instance type in which only `feature` differs, in its order."""
+    others = [each for each in (runtime, batching, instances) if each is not feature]
     for before, after in product(rows, rows):
         same = before.instance_type == after.instance_type
-        same = same and all(each(before) == each(after) for each in kept)
+        same = same and all(each(before) == each(after) for each in others)
         if same and feature(before) < feature(after):
             yield ColumnChange(before, after)
 
 
 def runtime(row: BenchmarkRow) -> tuple[bool, str]:
-    """PyTorch before what is compiled."""
+    """Order PyTorch before compiled runtimes."""
     return (row.runtime != "pytorch", row.runtime)
 
 
 def batching(row: BenchmarkRow) -> bool:
-    """Without dynamic batching before with it."""
+    """Order rows without dynamic batching first."""
     return row.batching
 
 
 def instances(row: BenchmarkRow) -> int:
-    """One model instance before two."""
+    """Order rows by the number of model instances."""
     return row.instances

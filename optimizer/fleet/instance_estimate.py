@@ -1,14 +1,14 @@
-"""What one configuration on one instance type costs and does, by the recommender's names. Pure.
+"""What a configuration costs and does on one instance type, measured or extrapolated.
 
-Names are those of SageMaker Inference Recommender where it has one; its own know no GPU.
+Metrics have the names of SageMaker Inference Recommender where it has one; it has none for GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from optimizer.fleet.figures import Basis, SourcedFigure, derived
 from optimizer.fleet.price_list import ListedPrice
 from optimizer.fleet.price_rules import same_gpu
 from optimizer.machine.fingerprint import Machine
@@ -37,7 +37,34 @@ METRICS: Mapping[str, str] = {
     "GpuPower": "W",
     "ModelSetupTime": "s",
 }
-"""Units by name. Those of one instance at its capacity, but for the first three."""
+"""Units of the metrics. All but the first three are of one instance at its capacity."""
+
+Basis = Literal["price", "confirmed", "measured", "extrapolated"]
+BASES: tuple[Basis, ...] = ("price", "confirmed", "measured", "extrapolated")
+"""What a figure rests on, from the most to the least certain.
+
+price: listed, or given in the space file. confirmed: measured again, interleaved with its rivals.
+measured: once. extrapolated: from a measurement on something else.
+"""
+
+
+@dataclass(frozen=True)
+class SourcedFigure:
+    """A value and what it rests on.
+
+    Attributes:
+        worked_out: whether it was computed from others; `basis` is then the weakest of theirs.
+    """
+
+    value: float
+    basis: Basis
+    worked_out: bool = False
+
+
+def derived(value: float, *inputs: SourcedFigure) -> SourcedFigure:
+    """Return a figure that was computed from others."""
+    basis = max((each.basis for each in inputs), key=BASES.index)
+    return SourcedFigure(value, basis, worked_out=True)
 
 
 @dataclass(frozen=True)
@@ -47,12 +74,11 @@ class Observation:
     Attributes:
         study: that measured it.
         candidate: with its capacity on the GPUs that were used.
-        confirmed: whether the figures are those of repeated measurements.
-        latency_percentile, latency_ms: at the capacity, of the stream that is nearest to its limit,
-            from when a request was due.
-        use: what the machine did at the capacity, None where nobody watched.
-        gpu_memory_mib: of the GPUs that were used, together.
-        setup_seconds: loading the model; starting the server too, where that had to be.
+        confirmed: whether the figures come from repeated measurements.
+        latency_percentile, latency_ms: at the capacity, of the stream nearest to its limit.
+        use: of the machine at the capacity; None where it was not recorded.
+        gpu_memory_mib: of all used GPUs together.
+        setup_seconds: time to load the model, and to start the server where that was necessary.
         warnings: of the load test at the capacity.
     """
 
@@ -69,7 +95,7 @@ class Observation:
 
     @property
     def busy_cores(self) -> float | None:
-        """Cores' worth of CPU time that the server took, None where it was not seen."""
+        """Mean number of cores that the server used; None where it was not recorded."""
         if self.use is None or self.use.server_cpu_seconds is None:
             return None
         return self.use.server_cpu_seconds / self.use.seconds
@@ -81,9 +107,9 @@ class InstanceEstimate:
 
     Attributes:
         candidate: with its capacity and cost on the whole instance.
-        extrapolated: from what, None where it was measured.
-        warnings: what a reader must know before trusting the figures.
-        metrics: by the names of `METRICS`; None where nobody has seen it.
+        extrapolated: from what; None for a measurement.
+        warnings: limitations of the figures.
+        metrics: by the names of `METRICS`; None for what was not recorded.
     """
 
     price: Price
@@ -96,69 +122,71 @@ class InstanceEstimate:
 
     @property
     def fleet_usd_per_hour(self) -> float:
-        """Of the instances that serve the demand."""
+        """Price of the instances for the demand."""
         return self.candidate.score.fleet_usd_per_hour
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """Ascending from the best; of equal costs what was measured, then by the rules for ties."""
-        cents = round(self.fleet_usd_per_hour, 9)
-        return (cents, self.extrapolated is not None, *tie_break_key(self.candidate))
+        """Sort key, best first: cost, then measured before extrapolated, then the tie-breaks."""
+        cost = round(self.fleet_usd_per_hour, 9)
+        return (cost, self.extrapolated is not None, *tie_break_key(self.candidate))
 
 
 def estimate_measured(
-    seen: Observation, price: Price, instance: ListedPrice | None, demand: Demand
+    observation: Observation, price: Price, instance: ListedPrice | None, demand: Demand
 ) -> InstanceEstimate:
-    """On the instance type that the study is charged for, whole.
+    """Estimate the instance type of the measurement, with all of its GPUs.
 
     Args:
-        instance: what that has, where it is listed. Of more GPUs than were used, each is taken to
-            serve as much, until all are loaded together.
+        instance: hardware of the type, where it is listed. GPUs that were not used are assumed to
+            serve as much as those that were.
     """
-    machine = seen.machine
-    used, every = len(machine.gpus), matching_gpus(machine, instance)
-    if every <= used:
-        return _offer(seen, price, demand, 1.0, None, machine.cores)
-    how = extrapolation_basis(used, every)
-    return _offer(seen, price, demand, every / used, how, machine.cores)
+    machine = observation.machine
+    used, total = len(machine.gpus), matching_gpus(machine, instance)
+    if total <= used:
+        return _estimate(observation, price, demand, 1.0, None, machine.cores)
+    basis = extrapolation_basis(used, total)
+    return _estimate(observation, price, demand, total / used, basis, machine.cores)
 
 
-def extrapolation_basis(used: int, every: int) -> str:
-    """What a capacity of a whole instance was extrapolated from."""
-    return f"{used} of {every} GPUs were used; certain once all are loaded together"
+def extrapolation_basis(used: int, total: int) -> str:
+    """Return what the capacity of a whole instance was extrapolated from."""
+    return f"{used} of {total} GPUs were used; certain only once all are loaded together"
 
 
 def matching_gpus(machine: Machine, instance: ListedPrice | None) -> int:
-    """GPUs that an instance type has of a machine's model; 0 where none is known."""
+    """Return the number of an instance type's GPUs if they are of the machine's model, else 0."""
     gpu = instance.gpu if instance is not None else None
     if instance is None or gpu is None or not machine.gpus:
         return 0
-    same = all(same_gpu(gpu, own) for own in machine.gpus)
-    return instance.gpus or 0 if same else 0
+    return (instance.gpus or 0) if all(same_gpu(gpu, own) for own in machine.gpus) else 0
 
 
 def estimate_extrapolated(
-    seen: Observation, instance: ListedPrice, demand: Demand
+    observation: Observation, instance: ListedPrice, demand: Demand
 ) -> InstanceEstimate:
-    """On an instance type that nobody measured, with GPUs of the same model."""
-    used, every = len(seen.machine.gpus), matching_gpus(seen.machine, instance)
-    assert every > 0, "refused before: only the same GPU can be counted"
-    how = f"{every} x {instance.gpu}, by what study {seen.study} measured on {used}"
-    return _offer(seen, instance.price, demand, every / used, how, instance.vcpus)
+    """Estimate an instance type that was not measured and has GPUs of the same model."""
+    used, total = len(observation.machine.gpus), matching_gpus(observation.machine, instance)
+    assert total > 0, "checked before: only the same GPU can be extrapolated"
+    basis = f"{total} x {instance.gpu}, measured on {used} in study {observation.study}"
+    factor = total / used
+    return _estimate(observation, instance.price, demand, factor, basis, instance.vcpus)
 
 
-def _offer(
-    seen: Observation,
+def _estimate(
+    observation: Observation,
     price: Price,
     demand: Demand,
-    times: float,
+    factor: float,
     extrapolated: str | None,
     vcpus: int | None,
 ) -> InstanceEstimate:
-    measurement = _scaled(seen.candidate.measurement, times)
+    measurement = _scaled(observation.candidate.measurement, factor)
     capacity = measurement.capacity_per_second
     cost = score(capacity, measurement.capacity_low_per_second, price, demand)
-    basis = _basis(seen, extrapolated is not None)
+    basis: Basis = "confirmed" if observation.confirmed else "measured"
+    if extrapolated is not None:
+        basis = "extrapolated"
     per_hour = SourcedFigure(price.usd_per_hour, "price")
     invocations = SourcedFigure(60 * capacity, basis)
     count = derived(cost.replicas, invocations)
@@ -171,60 +199,59 @@ def _offer(
         "CostPerHour": per_hour,
         "CostPerInference": derived(each, per_hour, invocations),
         "MaxInvocations": invocations,
-        "ModelLatency": SourcedFigure(seen.latency_ms, basis),
-        # What else a machine does is not extrapolated.
-        **({} if extrapolated is not None else _seen(seen, basis)),
+        "ModelLatency": SourcedFigure(observation.latency_ms, basis),
+        # The use of the machine is not extrapolated.
+        **({} if extrapolated is not None else _machine_metrics(observation, basis)),
     }
     return InstanceEstimate(
         price=price,
-        study=seen.study,
-        candidate=replace(seen.candidate, measurement=measurement, score=cost),
-        latency_percentile=seen.latency_percentile,
+        study=observation.study,
+        candidate=replace(observation.candidate, measurement=measurement, score=cost),
+        latency_percentile=observation.latency_percentile,
         extrapolated=extrapolated,
-        warnings=(*seen.warnings, *_too_few_cores(seen.busy_cores, times, vcpus)),
+        warnings=(
+            *observation.warnings,
+            *_cpu_warnings(observation.busy_cores, factor, vcpus),
+        ),
         metrics={name: metrics.get(name) for name in METRICS},
     )
 
 
-def _basis(seen: Observation, extrapolated: bool) -> Basis:
-    if extrapolated:
-        return "extrapolated"
-    return "confirmed" if seen.confirmed else "measured"
-
-
-def _scaled(measurement: Measurement, times: float) -> Measurement:
+def _scaled(measurement: Measurement, factor: float) -> Measurement:
     high = measurement.load_factor_high
     return replace(
         measurement,
-        load_factor=times * measurement.load_factor,
-        load_factor_low=times * measurement.load_factor_low,
-        load_factor_high=times * high if high is not None else None,
+        load_factor=factor * measurement.load_factor,
+        load_factor_low=factor * measurement.load_factor_low,
+        load_factor_high=factor * high if high is not None else None,
     )
 
 
-def _too_few_cores(busy: float | None, times: float, vcpus: int | None) -> Iterator[str]:
-    """More GPUs take more of the CPU."""
-    if times > 1 and busy is not None and vcpus is not None and busy * times > vcpus:
-        yield f"its {vcpus} cores would have to do the work of {busy * times:.1f}: expect less"
+def _cpu_warnings(busy_cores: float | None, factor: float, vcpus: int | None) -> Iterator[str]:
+    if factor > 1 and busy_cores is not None and vcpus is not None and busy_cores * factor > vcpus:
+        yield (
+            f"its {vcpus} cores would have to do the work of {busy_cores * factor:.1f}: "
+            "expect a lower capacity"
+        )
 
 
-def _seen(seen: Observation, basis: Basis) -> Mapping[str, SourcedFigure | None]:
-    """What the machine did, in percent of what it has."""
-    use, machine = seen.use, seen.machine
+def _machine_metrics(observation: Observation, basis: Basis) -> Mapping[str, SourcedFigure | None]:
+    """Return the use of the machine, in percent of its resources."""
+    use, machine = observation.use, observation.machine
     gpus = use.gpus if use is not None else ()
     memory = use.server_memory_mib if use is not None else None
     gpu_memory = _sum([gpu.memory_mib for gpu in gpus])
     utilization = _sum([gpu.utilization_percent for gpu in gpus])
     values = {
-        "CpuUtilization": _percent(seen.busy_cores, machine.cores),
+        "CpuUtilization": _percent(observation.busy_cores, machine.cores),
         "MemoryUtilization": _percent(memory, 1024 * machine.memory_gib),
         "GpuUtilization": utilization / len(gpus) if utilization is not None else None,
-        "GpuMemoryUtilization": _percent(gpu_memory, seen.gpu_memory_mib),
+        "GpuMemoryUtilization": _percent(gpu_memory, observation.gpu_memory_mib),
         "GpuPower": _sum([gpu.power_watts for gpu in gpus]),
     }
     figures = {k: SourcedFigure(v, basis) if v is not None else None for k, v in values.items()}
-    # Of the search's trial: confirming loads a model that may have been there.
-    return {**figures, "ModelSetupTime": SourcedFigure(seen.setup_seconds, "measured")}
+    # From the trial of the search: the confirm phase may find the model loaded.
+    return {**figures, "ModelSetupTime": SourcedFigure(observation.setup_seconds, "measured")}
 
 
 def _percent(part: float | None, whole: float) -> float | None:
@@ -232,6 +259,6 @@ def _percent(part: float | None, whole: float) -> float | None:
 
 
 def _sum(values: list[float | None]) -> float | None:
-    """None where one of them is not known, or where there is none."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
+    """Return the sum; None without values, or where one is unknown."""
+    present = [value for value in values if value is not None]
+    return sum(present) if present and len(present) == len(values) else None

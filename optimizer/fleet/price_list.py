@@ -1,7 +1,7 @@
-"""What instances cost by the hour: the prices that ship, and the user's own before them.
+"""Prices of instance types per hour: the shipped list, and the user's own, which overrides it.
 
 A price list is a CSV file with at least the columns instance_type, usd_per_hour, region, as_of and
-basis; `rate` (on-demand where it is left out) tells spot and reserved prices apart.
+basis; `rate` (default: on-demand) distinguishes spot and reserved prices.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
@@ -21,16 +21,16 @@ from optimizer.files.untrusted import UnreadableError, csv_rows, read_text
 from optimizer.measurement.cost import ON_DEMAND, Price
 
 _YEAR_DAYS = 365
-_LONGEST_TEXT = 200
-_MOST = 1e6
-"""Of every number of a list: dollars an hour, processors, gigabytes."""
-_NEEDED = ("instance_type", "usd_per_hour", "region", "as_of", "basis")
-_COLUMNS = (*_NEEDED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
+_MAX_TEXT_LENGTH = 200
+_MAX_NUMBER = 1e6
+"""For every number of a list: dollars per hour, processors, gigabytes."""
+_REQUIRED = ("instance_type", "usd_per_hour", "region", "as_of", "basis")
+_COLUMNS = (*_REQUIRED, "rate", "vcpus", "gpu", "gpus", "memory_gb")
 
 
 @dataclass(frozen=True)
 class ListedPrice:
-    """A price, and what the instance has; None where the list does not say."""
+    """A price and the hardware of its instance type; None where the list does not say."""
 
     price: Price
     vcpus: int | None = None
@@ -40,18 +40,41 @@ class ListedPrice:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What there is one price of: instance type, region, rate."""
+        """Instance type, region and rate, which identify a price."""
         return (self.price.instance_type, self.price.region, self.price.rate)
 
 
+class PriceSource(Protocol):
+    """Current prices of one cloud.
+
+    An implementation is one module and one line of `commands.prices.PRICE_SOURCES`:
+
+        class AzurePrices:
+            default_region = "westeurope"
+
+            def current_prices(self, instance_types, region): ...
+    """
+
+    @property
+    def default_region(self) -> str:
+        """Region whose prices are fetched unless the user names another."""
+
+    def current_prices(self, instance_types: Sequence[str], region: str) -> Iterator[ListedPrice]:
+        """Yield all prices of these instance types in a region; nothing for unknown types.
+
+        Raises:
+            RequirementError: without the credentials, package or network that it needs.
+        """
+
+
 def own_price_list() -> Path:
-    """The user's own list, by the XDG base-directory specification; it need not be there."""
+    """Return the path of the user's list, by the XDG specification; the file may not exist."""
     root = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(root) / "triton-cost-optimizer" / "prices.csv"
 
 
 def price_list() -> tuple[ListedPrice, ...]:
-    """The shipped prices, those of the user's own list in the place of theirs.
+    """Return the shipped prices, overridden by those of the user's own list.
 
     Raises:
         UsageError: when the user's list cannot be read.
@@ -65,31 +88,26 @@ def price_list() -> tuple[ListedPrice, ...]:
 def merge_prices(
     listed: Iterable[ListedPrice], newer: Iterable[ListedPrice]
 ) -> tuple[ListedPrice, ...]:
-    """All of both; of two with the same type, region and rate the newer one."""
-    found = {entry.key: entry for entry in listed}
-    found |= {entry.key: entry for entry in newer}
-    return tuple(found.values())
+    """Return all prices of both; `newer` wins for the same type, region and rate."""
+    return tuple({entry.key: entry for entry in (*listed, *newer)}.values())
 
 
 def usual_prices(listed: Iterable[ListedPrice]) -> Mapping[str, Price]:
-    """By instance type, what a space that names nothing else is charged.
-
-    The on-demand rate; in the region of the latest price where there are several.
-    """
+    """Return the default price of each instance type: the latest on-demand one, of any region."""
     on_demand = [entry.price for entry in listed if entry.price.rate == ON_DEMAND]
     return {price.instance_type: price for price in sorted(on_demand, key=lambda p: p.as_of)}
 
 
 def shipped_prices() -> Mapping[str, Price]:
-    """By instance type, from the list that ships alone."""
+    """Return the default prices of the shipped list alone, by instance type."""
     return usual_prices(read_prices(shipped("prices.csv")))
 
 
 def read_prices(path: Path) -> tuple[ListedPrice, ...]:
-    """The prices of a CSV file. Raises UsageError, naming file, line, column, rule and value."""
+    """Read a CSV file. Raises UsageError, naming file, line, column, rule and value."""
     try:
         table = csv_rows(read_text(path))
-        missing = [name for name in _NEEDED if name not in table.names]
+        missing = [name for name in _REQUIRED if name not in table.names]
         if missing:
             raise UnreadableError(f"must have the columns {', '.join(missing)}")
         return tuple(_listed(line, row) for line, row in table.rows)
@@ -100,21 +118,21 @@ def read_prices(path: Path) -> tuple[ListedPrice, ...]:
 def _listed(line: int, row: Mapping[str, str]) -> ListedPrice:
     def text(column: str) -> str:
         value = row.get(column, "").strip()
-        if len(value) > _LONGEST_TEXT or not value.isprintable():
-            rule = f"must be one line of at most {_LONGEST_TEXT} characters"
+        if len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
+            rule = f"must be one line of at most {_MAX_TEXT_LENGTH} characters"
             raise UnreadableError(f"line {line}: {column} {rule}")
         return value
 
     def number(column: str) -> float | None:
         value = text(column)
         try:
-            found = float(value) if value else None
+            parsed = float(value) if value else None
         except ValueError:
-            found = math.nan
-        if found is not None and not 0 <= found <= _MOST:
-            rule = f"must be a number from 0 to {_MOST:g}"
+            parsed = math.nan
+        if parsed is not None and not 0 <= parsed <= _MAX_NUMBER:
+            rule = f"must be a number from 0 to {_MAX_NUMBER:g}"
             raise UnreadableError(f"line {line}: {column} {rule}, got {value!r}")
-        return found
+        return parsed
 
     usd = number("usd_per_hour")
     if not usd:
@@ -141,31 +159,18 @@ def write_prices(lines: TextIO, listed: Iterable[ListedPrice]) -> None:
     """Write a CSV file that `read_prices` reads."""
     writer = csv.DictWriter(lines, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_written, listed))
-
-
-def _written(entry: ListedPrice) -> dict[str, object]:
-    price = entry.price
-    return {
-        "instance_type": price.instance_type,
-        "usd_per_hour": price.usd_per_hour,
-        "region": price.region,
-        "as_of": price.as_of,
-        "basis": price.basis,
-        "rate": price.rate,
-        "vcpus": entry.vcpus,
-        "gpu": entry.gpu,
-        "gpus": entry.gpus,
-        "memory_gb": entry.memory_gb,
-    }
+    for entry in listed:
+        price = {name: getattr(entry.price, name) for name in (*_REQUIRED, "rate")}
+        hardware = {name: getattr(entry, name) for name in ("vcpus", "gpu", "gpus", "memory_gb")}
+        writer.writerow(price | hardware)
 
 
 def price_warning(price: Price, today: date) -> str | None:
-    """That a price is an example, is older than a year, or has no date; None where it holds."""
+    """Return a warning for a price that is an example, older than a year or undated, else None."""
     if price.is_example:
         return (
-            f"the price of {price.instance_type}, ${price.usd_per_hour:g} an hour, is an example: "
-            "set what this machine costs in the space file (price), or no cost here is yours"
+            f"the price of {price.instance_type}, ${price.usd_per_hour:g} per hour, is an example: "
+            "set the price of this machine in the space file (price), or all costs are examples"
         )
     try:
         year, month, day, *more = map(int, [*price.as_of.split("-"), "1"])
@@ -173,10 +178,10 @@ def price_warning(price: Price, today: date) -> str | None:
         if len(more) > 1:
             raise ValueError(price.as_of)
     except (ValueError, OverflowError):
-        return f"the price of {price.instance_type} has no date: check that it still holds"
+        return f"the price of {price.instance_type} has no date: check that it is current"
     if (today - since).days <= _YEAR_DAYS:
         return None
     return (
-        f"the price of {price.instance_type} is of {price.as_of}, more than a year old: "
-        "`python -m optimizer prices update` asks AWS for today's, or give usd_per_hour"
+        f"the price of {price.instance_type} is of {price.as_of}, more than a year old: fetch the "
+        "current one with `python -m optimizer prices update`, or give usd_per_hour"
     )

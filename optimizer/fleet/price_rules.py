@@ -1,4 +1,4 @@
-"""Which prices may be compared, and which may be charged for a machine."""
+"""Which prices are comparable, and which may be charged for a machine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import ON_DEMAND, Price
 
 _MEMORY_TOLERANCE = 0.15
-"""What firmware, kernel and rounding keep of the memory that is listed."""
+"""Share of the listed memory that firmware, kernel and rounding may take."""
 
 
 @dataclass(frozen=True)
 class PriceChoice:
-    """Which of an instance type's listed prices are meant; None leaves what is usual."""
+    """The rate and region of listed prices to use; None for the default."""
 
     rate: str | None = None
     region: str | None = None
 
     @property
     def chosen(self) -> bool:
-        """Whether anything but the usual was asked for."""
+        """Whether rate or region differ from the default."""
         return self.rate is not None or self.region is not None
 
 
 Accepted = Literal["contradictions", "mixed-prices"]
-"""What is refused unless the user says that it is meant."""
+"""What is refused unless the user accepts it."""
 
 
 def prices_for(
@@ -38,102 +38,104 @@ def prices_for(
     listed: Sequence[ListedPrice],
     accepted: Collection[Accepted],
 ) -> tuple[Price, ...]:
-    """What each machine is charged, in their order.
+    """Return the price that each machine is charged, in their order.
 
     Args:
-        machines: each with the price that its study was run with.
+        machines: each with the price of its study.
 
     Raises:
-        UsageError: where a price is of another machine, or prices cannot be compared, and that was
-            not accepted.
+        UsageError: for a price of different hardware, or prices that are not comparable, unless
+            that was accepted.
     """
     charged = tuple(
         listed_price(listed, price.instance_type, choice).price if choice.chosen else price
         for price, _ in machines
     )
     for price, (_, machine) in zip(charged, machines, strict=True):
-        wrong = hardware_mismatch(price, machine, listed)
-        if wrong is not None and "contradictions" not in accepted:
+        mismatch = hardware_mismatch(price, machine, listed)
+        if mismatch is not None and "contradictions" not in accepted:
             raise UsageError(
-                f"price: {wrong}; name what the machine is, or accept it: --accept contradictions"
+                f"price: {mismatch}. The price is for different hardware: set price.instance_type, "
+                "or pass --accept contradictions"
             )
     refuse_mixed_prices(charged, accepted)
     return charged
 
 
 def hardware_mismatch(price: Price, machine: Machine, listed: Sequence[ListedPrice]) -> str | None:
-    """How a machine is not what its price is for; None where it is, or nobody can tell.
+    """Return how a machine differs from the hardware of its price; None if it does not.
 
-    Of a price that a person gave by hand nothing is known. One that was listed where its study was
-    run names a region, and need not be listed here.
+    The hardware of a price that was given by hand is unknown. A price with a region was listed on
+    the machine of its study, perhaps in another list.
     """
-    own = [entry for entry in listed if entry.price.instance_type == price.instance_type]
-    same = [entry for entry in own if entry.price == price]
-    known = [*same, *(own if price.region else ())]
-    return "; ".join(hardware_differences(known[0], machine)) or None if known else None
+    entries = [entry for entry in listed if entry.price.instance_type == price.instance_type]
+    same_price = [entry for entry in entries if entry.price == price]
+    candidates = [*same_price, *(entries if price.region else ())]
+    if not candidates:
+        return None
+    return "; ".join(hardware_differences(candidates[0], machine)) or None
 
 
 def refuse_mixed_prices(prices: Sequence[Price], accepted: Collection[Accepted]) -> None:
-    """Raises UsageError where prices cannot be compared, and that was not accepted."""
-    if "mixed-prices" not in accepted and (found := price_mismatch(prices)) is not None:
+    """Raise UsageError for prices that are not comparable, unless that was accepted."""
+    if "mixed-prices" not in accepted and (mismatch := price_mismatch(prices)) is not None:
         raise UsageError(
-            f"{found}; choose --rate and --region, or accept them: --accept mixed-prices"
+            f"{mismatch}; choose with --rate and --region, or pass --accept mixed-prices"
         )
 
 
 def listed_price(
     listed: Sequence[ListedPrice], instance_type: str, choice: PriceChoice
 ) -> ListedPrice:
-    """The latest price of an instance type that is meant; on-demand where no rate is named.
+    """Return the latest price of an instance type with the chosen rate and region.
 
     Raises:
-        UsageError: where there is none, with those that there are.
+        UsageError: where there is none, naming those that there are.
     """
-    own = [entry for entry in listed if entry.price.instance_type == instance_type]
+    entries = [entry for entry in listed if entry.price.instance_type == instance_type]
     rate = choice.rate or ON_DEMAND
-    meant = [
+    matching = [
         entry
-        for entry in own
+        for entry in entries
         if entry.price.rate == rate and choice.region in (None, entry.price.region)
     ]
-    if not meant:
+    if not matching:
         where = f" in {choice.region}" if choice.region is not None else ""
-        there = ", ".join(f"{e.price.rate} in {e.price.region}" for e in own) or "none of that type"
+        others = ", ".join(f"{e.price.rate} in {e.price.region}" for e in entries)
         raise UsageError(
-            f"{instance_type}: no {rate} price{where} is listed ({there}); "
-            "`python -m optimizer prices update` asks AWS, or put one into your own list"
+            f"{instance_type}: no {rate} price{where} is listed "
+            f"(listed: {others or 'none of that type'}); fetch one with "
+            "`python -m optimizer prices update`, or put one into your own list"
         )
-    return max(meant, key=lambda entry: entry.price.as_of)
+    return max(matching, key=lambda entry: entry.price.as_of)
 
 
 def listed_instance(listed: Sequence[ListedPrice], instance_type: str) -> ListedPrice | None:
-    """What an instance type has, by the latest entry that says its GPUs; None where none does."""
-    own = [e for e in listed if e.price.instance_type == instance_type and e.gpus is not None]
-    return max(own, key=lambda entry: entry.price.as_of, default=None)
+    """Return the latest entry of an instance type that lists its GPUs, if any."""
+    entries = [e for e in listed if e.price.instance_type == instance_type and e.gpus is not None]
+    return max(entries, key=lambda entry: entry.price.as_of, default=None)
 
 
 def price_mismatch(prices: Iterable[Price]) -> str | None:
-    """In what the prices differ that makes them unfit to be compared; None where in nothing."""
+    """Return the first difference that makes prices incomparable; None without one."""
     kinds: Sequence[tuple[str, Callable[[Price], str]]] = (
         ("region", lambda price: price.region),
         ("rate", lambda price: price.rate),
         ("basis", lambda price: price.basis),
     )
-    every = list(prices)
+    compared = list(prices)
     for name, kind in kinds:
-        found = sorted({(price.instance_type, kind(price)) for price in every})
-        if len({each for _, each in found}) > 1:
-            told = ", ".join(
-                f"{instance_type} {each or 'unknown'}" for instance_type, each in found
-            )
-            return f"prices of more than one {name}: {told}"
+        values = sorted({(price.instance_type, kind(price)) for price in compared})
+        if len({value for _, value in values}) > 1:
+            text = ", ".join(f"{instance} {value or 'unknown'}" for instance, value in values)
+            return f"prices of more than one {name}: {text}"
     return None
 
 
 def hardware_differences(entry: ListedPrice, machine: Machine) -> Iterator[str]:
-    """What a machine has that the listed instance type has not: it was measured on another one.
+    """Yield how a machine differs from a listed instance type.
 
-    A machine may have more GPUs than a study used, and fingerprints name those alone.
+    A fingerprint names only the GPUs that a study used, so fewer GPUs are no difference.
     """
     name = entry.price.instance_type
     if entry.vcpus is not None and entry.vcpus != machine.cores:
@@ -149,11 +151,11 @@ def hardware_differences(entry: ListedPrice, machine: Machine) -> Iterator[str]:
 
 
 def same_gpu(listed: str, driver: str) -> bool:
-    """Whether the price list and the driver name the same model: "NVIDIA T4" and "Tesla T4"."""
+    """Return whether list and driver name the same model, as "NVIDIA T4" and "Tesla T4" do."""
     makers = {"NVIDIA", "TESLA"}
-    wanted, found = (
+    listed_words, driver_words = (
         {word for word in name.upper().replace("-", " ").split() if word not in makers}
         for name in (listed, driver)
     )
-    # Drivers say the memory too: "NVIDIA H100 80GB HBM3", "A100-SXM4-40GB".
-    return bool(wanted) and wanted <= found
+    # Drivers name the memory too: "NVIDIA H100 80GB HBM3", "A100-SXM4-40GB".
+    return bool(listed_words) and listed_words <= driver_words

@@ -1,14 +1,16 @@
-"""The published benchmark, eight configurations tuned by hand, and what follows from it.
+"""The published benchmark of eight hand-tuned configurations, and the claims made about it.
 
 AWS Machine Learning Blog, 2022, on NVIDIA Triton and Amazon SageMaker: bert-large-uncased,
 sequences of 512 tokens, on three instance types with NVIDIA T4 GPUs. Each row is one load of a ramp
-of closed-loop users, not a capacity at the latency limit: rows compare loads of 8 to 47 users.
+of closed-loop users, not a capacity at the latency limit: the rows are at loads of 8 to 47 users.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import median
 
 from optimizer.files.shipped import shipped
@@ -24,7 +26,7 @@ from optimizer.fleet.benchmark_table import (
 from optimizer.measurement.cost import Demand
 
 PUBLISHED = "published_benchmark"
-"""Name of its table, among those that ship."""
+"""Name of the shipped table."""
 
 PUBLISHED_DEMAND = Demand(requests_per_second=500.0)
 PUBLISHED_LIMIT_MS = 500.0
@@ -33,23 +35,23 @@ _HEADLINE, _MIDDLE = "ml.g4dn.xlarge", "ml.g4dn.2xlarge"
 
 
 def published_rows() -> tuple[BenchmarkRow, ...]:
-    """The 24 rows as published, in their order."""
+    """Return the 24 published rows, in their order."""
     with shipped(f"{PUBLISHED}.csv").open(encoding="utf-8") as lines:
         return read_rows(lines)
 
 
 @dataclass(frozen=True)
 class PublishedClaim:
-    """What was said of a feature, and whether the table bears it out.
+    """A claim of the article about a feature, and the rows that test it.
 
     Attributes:
-        said: in our words.
-        pairs: all that it is about.
+        text: the claim, paraphrased.
+        pairs: all pairs of rows that it is about.
         measure: the ratio of a pair that it is about.
-        low, high: where the ratio must be for what was said, as rounded there.
+        low, high: bounds of the ratio, as rounded in the claim.
     """
 
-    said: str
+    text: str
     pairs: tuple[ColumnChange, ...]
     measure: Callable[[ColumnChange], float]
     low: float
@@ -57,45 +59,38 @@ class PublishedClaim:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Of all pairs, ascending."""
+        """Ratios of all pairs, ascending."""
         return tuple(sorted(map(self.measure, self.pairs)))
 
     @property
     def median(self) -> float:
-        """Of the ratios."""
+        """Median of the ratios."""
         return median(self.ratios)
 
     @property
-    def borne_out(self) -> int:
-        """In how many pairs the table shows it."""
+    def supporting_pairs(self) -> int:
+        """Number of pairs for which the claim holds."""
         return sum(self.low <= ratio <= self.high for ratio in self.ratios)
 
 
 def claims(rows: Sequence[BenchmarkRow]) -> tuple[PublishedClaim, ...]:
-    """What the article says of its features, held against its own table.
+    """Return the article's claims about its features, with the rows of its own table.
 
-    "About" allows a rounding of a quarter; a bound that was said is a bound.
+    "About" allows a rounding of a quarter; explicit bounds are exact.
     """
     of_runtime = tuple(changes(rows, runtime))
     one_gpu = tuple(c for c in of_runtime if c.after.gpus == 1)
     four_gpus = tuple(c for c in of_runtime if c.after.gpus > 1)
     batched = tuple(changes(rows, batching))
     doubled = tuple(changes(rows, instances))
-    endless = float("inf")
-
-    def throughput(change: ColumnChange) -> float:
-        return change.throughput
-
-    def latency(change: ColumnChange) -> float:
-        return change.latency
-
+    latency, throughput = attrgetter("latency"), attrgetter("throughput")
     return (
         PublishedClaim(
             "TensorRT: about half the latency on one GPU", one_gpu, latency, 0.375, 0.625
         ),
-        PublishedClaim("TensorRT: less than a third of it on four", four_gpus, latency, 0.0, 1 / 3),
+        PublishedClaim("TensorRT: less than a third of it on four", four_gpus, latency, 0, 1 / 3),
         PublishedClaim(
-            "TensorRT: at least 30 % more throughput", of_runtime, throughput, 1.3, endless
+            "TensorRT: at least 30 % more throughput", of_runtime, throughput, 1.3, math.inf
         ),
         *(
             PublishedClaim(
@@ -103,7 +98,7 @@ def claims(rows: Sequence[BenchmarkRow]) -> tuple[PublishedClaim, ...]:
                 tuple(c for c in batched if c.after.runtime == name),
                 throughput,
                 1.5,
-                endless,
+                math.inf,
             )
             for name in ("pytorch", "tensorrt")
         ),
@@ -122,26 +117,26 @@ def claims(rows: Sequence[BenchmarkRow]) -> tuple[PublishedClaim, ...]:
 
 
 def notes(rows: Sequence[BenchmarkRow]) -> list[str]:
-    """Where the table says less, or something else, than the article."""
-    of = {(row.configuration, row.instance_type): row for row in rows}
+    """Return where the table contradicts the article."""
+    by_name = {(row.configuration, row.instance_type): row for row in rows}
     batched = [
         change.throughput for change in changes(rows, batching) if change.after.runtime == "pytorch"
     ]
-    gain = 1 - ColumnChange(of["pt-base", _MIDDLE], of["trt-base", _MIDDLE]).latency
+    gain = 1 - ColumnChange(by_name["pt-base", _MIDDLE], by_name["trt-base", _MIDDLE]).latency
     rates = per_gpu(rows, "trt-db-ig")
     others = max(rate for name, rate in rates.items() if name != _HEADLINE)
     return [
         f"Dynamic batching changes PyTorch's throughput by {min(batched):.2f} to "
         f"{max(batched):.2f} times, not 2.",
         f"On {_MIDDLE}, TensorRT's latency is {gain:.1%} below PyTorch's (trt-base, pt-base).",
-        f"trt-db-ig on {_HEADLINE}, the cheapest row, serves {rates[_HEADLINE]:.1f} requests a "
-        f"second and GPU, {rates[_HEADLINE] / others:.1f} times what the same GPU serves on the "
-        f"other instance types ({others:.1f} at most).",
+        f"trt-db-ig on {_HEADLINE}, the cheapest row, serves {rates[_HEADLINE]:.1f} requests/s "
+        f"per GPU, {rates[_HEADLINE] / others:.1f} times as many as the same GPU on the other "
+        f"instance types ({others:.1f} at most).",
     ]
 
 
 def per_gpu(rows: Sequence[BenchmarkRow], configuration: str) -> Mapping[str, float]:
-    """Requests a second and GPU of one configuration, by instance type: the GPUs are equal."""
+    """Return requests/s per GPU of one configuration, by instance type: the GPUs are equal."""
     return {
         row.instance_type: row.per_second / row.gpus
         for row in rows

@@ -1,4 +1,4 @@
-"""Instance types ranked by what a fleet of each costs. Pure."""
+"""Instance types ranked by the cost of a fleet of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StudyObservations:
     """A machine and what was measured on it.
 
     Attributes:
-        study: by the name that it is shown under.
+        study: name that is shown.
         price: that is charged for the machine.
         observations: of configurations within the limits, in any order.
         nothing: why there is none.
@@ -43,118 +43,124 @@ class StudyObservations:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What serves a demand, best first.
+    """Instance types for a demand, best first.
 
     Attributes:
-        nothing: (study, reason) where nothing was within the limits.
-        accepted: what does not fit together, and the user wanted all the same.
+        nothing: (study, reason) where nothing met the limits.
+        accepted: mismatches that the user has accepted.
     """
 
     demand: Demand
-    offers: tuple[InstanceEstimate, ...]
+    estimates: tuple[InstanceEstimate, ...]
     nothing: tuple[tuple[str, str], ...]
     accepted: tuple[str, ...] = ()
 
     @property
     def best_measured(self) -> InstanceEstimate | None:
-        """The best that nothing was extrapolated for."""
-        return next((offer for offer in self.offers if offer.extrapolated is None), None)
+        """The best estimate that is not extrapolated."""
+        return next((each for each in self.estimates if each.extrapolated is None), None)
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: every figure with its unit and what it rests on."""
+        """Return it for programs: every figure with its unit and what it rests on."""
         return {
             "schema_version": SCHEMA_VERSION,
             "demand_per_second": self.demand.requests_per_second,
             "headroom": self.demand.headroom,
-            "offers": [_offer_to_json(offer) for offer in self.offers],
+            "offers": [_estimate_to_json(each) for each in self.estimates],
             "nothing_within_the_limits": dict(self.nothing),
             "accepted": list(self.accepted),
         }
 
 
-def _offer_to_json(offer: InstanceEstimate) -> dict[str, Any]:
-    config = offer.candidate.config
+def _estimate_to_json(estimate: InstanceEstimate) -> dict[str, Any]:
+    config = estimate.candidate.config
     return {
-        "instance_type": offer.price.instance_type,
-        "study": offer.study,
+        "instance_type": estimate.price.instance_type,
+        "study": estimate.study,
         "description": describe(config),
         "config": asdict(config),
-        "price": asdict(offer.price),
-        "extrapolated": offer.extrapolated,
-        "warnings": list(offer.warnings),
-        "latency_percentile": offer.latency_percentile,
+        "price": asdict(estimate.price),
+        "extrapolated": estimate.extrapolated,
+        "warnings": list(estimate.warnings),
+        "latency_percentile": estimate.latency_percentile,
         "metrics": {
             name: {**asdict(figure), "unit": METRICS[name]} if figure is not None else None
-            for name, figure in offer.metrics.items()
+            for name, figure in estimate.metrics.items()
         },
     }
 
 
 def recommend(
-    studied: Sequence[StudyObservations],
+    studies: Sequence[StudyObservations],
     others: Sequence[ListedPrice],
     listed: Sequence[ListedPrice],
     demand: Demand,
     *,
     every_configuration: bool = False,
 ) -> Recommendation:
-    """Rank what was measured, and other instance types with the same GPUs.
+    """Rank the measured instance types, and others with the same GPUs.
 
     Args:
-        others: instance types that nobody has measured.
-        listed: says what the measured ones have.
-        every_configuration: of a study, not its best alone.
+        others: instance types that were not measured.
+        listed: hardware of the measured ones.
+        every_configuration: rank all configurations of a study, not only its best.
 
     Raises:
         UsageError: where the GPU of one of the others was not measured.
     """
-    offers: list[InstanceEstimate] = []
-    for each in studied:
+    estimates: list[InstanceEstimate] = []
+    for each in studies:
         instance = listed_instance(listed, each.price.instance_type)
         own = [estimate_measured(o, each.price, instance, demand) for o in each.observations]
-        own.sort(key=lambda offer: offer.rank)
-        offers += own if every_configuration else own[:1]
-    nothing = [(each.study, each.nothing) for each in studied if each.nothing is not None]
+        own.sort(key=lambda estimate: estimate.rank)
+        estimates += own if every_configuration else own[:1]
+    nothing = [(each.study, each.nothing) for each in studies if each.nothing is not None]
     for entry in others:
-        seen = studies_with_gpu(entry, [(each.study, each.machine) for each in studied])
-        within = [each for each in studied if each.study in seen and each.observations]
-        if within:
-            base = min(within, key=lambda each: _unlikeness(entry, each.machine))
-            elsewhere = [estimate_extrapolated(o, entry, demand) for o in base.observations]
-            offers.append(min(elsewhere, key=lambda offer: offer.rank))
+        names = studies_with_gpu(entry, [(each.study, each.machine) for each in studies])
+        candidates = [each for each in studies if each.study in names and each.observations]
+        if candidates:
+            nearest = min(
+                candidates, key=lambda each: _cores_per_gpu_difference(entry, each.machine)
+            )
+            extrapolated = [estimate_extrapolated(o, entry, demand) for o in nearest.observations]
+            estimates.append(min(extrapolated, key=lambda estimate: estimate.rank))
         else:
             reason = f"no study on {entry.gpu} has anything within the limits"
             nothing.append((entry.price.instance_type, reason))
-    return Recommendation(demand, tuple(sorted(offers, key=lambda o: o.rank)), tuple(nothing))
+    estimates.sort(key=lambda estimate: estimate.rank)
+    return Recommendation(demand, tuple(estimates), tuple(nothing))
 
 
 def studies_with_gpu(entry: ListedPrice, machines: Sequence[tuple[str, Machine]]) -> list[str]:
-    """Names of the studies whose GPUs are of an instance type's model.
+    """Return the names of the studies whose GPUs are of an instance type's model.
+
+    Args:
+        machines: with the names of their studies.
 
     Raises:
-        UsageError: where there is none, with what was measured.
+        UsageError: where there is none, naming the measured GPUs.
     """
     gpu = entry.gpu if entry.gpus else None
-    found = [
+    names = [
         name
         for name, machine in machines
         if gpu is not None and machine.gpus and all(same_gpu(gpu, own) for own in machine.gpus)
     ]
-    if not found:
+    if not names:
         measured = ", ".join(f"{name} {_gpus(machine)}" for name, machine in machines)
         raise UsageError(
-            f"--instance-type {entry.price.instance_type}: it has {gpu or 'no GPU'}, and only what "
-            f"was measured on the same GPU can be extrapolated (measured: {measured})"
+            f"--instance-type {entry.price.instance_type}: it has {gpu or 'no GPU'}, and only "
+            f"measurements on the same GPU can be extrapolated (measured: {measured})"
         )
-    return found
+    return names
 
 
 def _gpus(machine: Machine) -> str:
     return " and ".join(dict.fromkeys(machine.gpus)) or "no GPU"
 
 
-def _unlikeness(entry: ListedPrice, machine: Machine) -> float:
-    """How far apart the cores are that each GPU has: some of the work is theirs."""
+def _cores_per_gpu_difference(entry: ListedPrice, machine: Machine) -> float:
+    """Return how much cores per GPU differ, as some of the work is the CPU's."""
     if entry.vcpus is None or not entry.gpus:
         return 0.0
     return abs(entry.vcpus / entry.gpus - machine.cores / len(machine.gpus))

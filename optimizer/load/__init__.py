@@ -1,1 +1,1 @@
-"""Load tests: when requests are due, who sends them, and how much a configuration can serve."""
+"""Load tests: arrival schedules, load generator, stopping rules and capacity search."""

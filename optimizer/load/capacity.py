@@ -101,17 +101,6 @@ def find_capacity(
     return search.find(concurrency, prune_below, expected_share)
 
 
-def find_saturation(
-    run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
-) -> Evaluation:
-    """Measure saturation alone, which shows in seconds whether the machine's speed has drifted.
-
-    Raises:
-        LoadTestFailure: when every request failed.
-    """
-    return CapacitySearch(run, workload, protocol).find_saturation(concurrency)
-
-
 class CapacitySearch:
     """A capacity search: the levels so far, what they tell, and which comes next."""
 
@@ -164,7 +153,11 @@ class CapacitySearch:
         return self._located() or self._approach(self._next_load())
 
     def find_saturation(self, concurrency: int) -> Evaluation:
-        """Measure saturation alone."""
+        """Measure saturation alone, which shows in seconds whether the machine has drifted.
+
+        Raises:
+            LoadTestFailure: when every request failed.
+        """
         self.saturate(concurrency)
         return self._bounded("only saturation was measured")
 

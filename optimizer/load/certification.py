@@ -1,4 +1,4 @@
-"""Measures again whether a configuration serves the load that was certified for it."""
+"""Certification of a capacity by whole levels, at it and at the demand of one replica."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class _Level:
             return self._done[index], index not in self._errors
 
     def report_if_due(self, next_at: float) -> None:
-        """Report if it is time to and nothing is due right now."""
+        """Send a report if one is due and no request is due right now."""
         now = self.now()
         late = now - self._report_at
         if late < 0 or (

@@ -30,10 +30,7 @@ _LATENCIES_LENGTH = 4
 def find_curve(
     run: RunLevel, workload: Workload, protocol: CapacityProtocol, concurrency: int
 ) -> Evaluation:
-    """Find the capacity, then measure levels from a tenth of saturation to all of it.
-
-    Returns:
-        The result of `find_capacity`, with the levels of the curve after those of the search.
+    """Find the capacity, then add levels from a tenth of saturation to all of it.
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
@@ -49,8 +46,7 @@ def find_service(
 ) -> Evaluation:
     """Saturate, then run a light load: the levels that service times are learnt from.
 
-    Returns:
-        An outcome of "bounded", with these two levels; without the second where it is void.
+    The outcome is "bounded"; the light level is left out where it is void.
 
     Raises:
         LoadTestFailure: when every request failed under saturation.
@@ -67,10 +63,7 @@ def find_capacity_and_service(
     concurrency: int,
     expected_share: float | None = None,
 ) -> Evaluation:
-    """Find the capacity, then measure the light level of `find_service`.
-
-    Returns:
-        The result of `find_capacity`, with this level after those of the search.
+    """Find the capacity, then add the light level of `find_service`.
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.
@@ -90,10 +83,7 @@ def find_latencies(
     concurrency: int,
     expected_share: float | None = None,
 ) -> Evaluation:
-    """Find the capacity, then measure levels at `SHARES_OF_CAPACITY`.
-
-    Returns:
-        The result of `find_capacity`; if "ok", with these levels after those of the search.
+    """Find the capacity, then add levels at `SHARES_OF_CAPACITY` of it.
 
     Raises:
         LoadTestFailure: when every request failed, under saturation or at the floor load.

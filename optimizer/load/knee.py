@@ -1,4 +1,4 @@
-"""Where latency crosses its limit: estimated from levels near it, or from service times. Pure.
+"""Where latency crosses its limit: estimated from levels near it, or from service times.
 
 A queue's latency grows as 1 / (1 - utilisation): its logarithm is close to a line over
 -log(1 - utilisation), for single servers and for batches alike. The line through the measured

@@ -1,4 +1,4 @@
-"""Whether a measured level meets its limits or is void, and why not. Pure."""
+"""Whether a measured level meets its limits or is void, and why not."""
 
 from __future__ import annotations
 

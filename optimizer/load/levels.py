@@ -1,4 +1,4 @@
-"""Summary of all requests of a level as a `LoadLevel`. Pure."""
+"""Summary of all requests of a level as a `LoadLevel`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.statistics import variance_inflation, warmup_ended, warmup_length
+from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
 from optimizer.workload.streams import Stream
@@ -19,6 +20,12 @@ SLICES = 10
 """Equal parts of the measured window in which good replies are counted."""
 
 _PERCENTILES = (50.0, 95.0, 99.0)
+
+_KINDS: dict[type, LevelKind] = {
+    ClosedLoop: "saturation",
+    OpenLoop: "open_loop",
+    UserLoad: "user_load",
+}
 
 
 def load_level(
@@ -54,7 +61,7 @@ def load_level(
         window = (plan.warmup_seconds, end)
         measured = _stream_levels(plan, streams, replies, window)
     return LoadLevel(
-        kind=_kind(plan),
+        kind=_KINDS[type(plan.load)],
         load_factor=_load_factor(plan, streams, measured),
         seconds=window[1] - window[0],
         streams=measured,
@@ -86,12 +93,6 @@ def _not_warmed_up(window: tuple[float, float]) -> str:
         f"warm-up had not ended within {seconds:.1f} s, so the interval is too narrow: "
         "make measurement.check_seconds longer"
     )
-
-
-def _kind(plan: LevelPlan) -> LevelKind:
-    if isinstance(plan.load, ClosedLoop):
-        return "saturation"
-    return "open_loop" if isinstance(plan.load, OpenLoop) else "user_load"
 
 
 def _inside(seconds: NDArray[np.float64], window: tuple[float, float]) -> NDArray[np.bool_]:

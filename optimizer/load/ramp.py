@@ -1,4 +1,4 @@
-"""Load tests with a growing number of users. Pure.
+"""Load tests with a growing number of users.
 
 The published benchmark is an "advanced" job of SageMaker Inference Recommender: 2 users, 2 more per
 minute, for 25 minutes at most; it ends when the demand is served or a latency threshold is passed.

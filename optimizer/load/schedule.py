@@ -1,4 +1,4 @@
-"""The orders of client processes for a level: which request is due when. Pure."""
+"""The orders of client processes for a level: which request is due when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of one load level: end of warm-up, effective samples, sequential test. Pure.
+"""Statistics of one load level: end of warm-up, effective samples, sequential test.
 
 Latencies of a queue are not independent: a long wait is followed by long waits. Everything here
 counts effective samples: n divided by the variance inflation, which is estimated by batch means.

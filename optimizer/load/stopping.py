@@ -1,4 +1,4 @@
-"""Rules that end a load level early; each checks the running level. Pure."""
+"""Rules that end a load level early; each checks the running level."""
 
 from __future__ import annotations
 

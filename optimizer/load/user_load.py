@@ -1,4 +1,4 @@
-"""User load: a closed loop of users with a think time between reply and next request. Pure.
+"""User load: a closed loop of users with a think time between reply and next request.
 
 Names are those of SageMaker Inference Recommender's TrafficPattern, so that load tests written for
 it can be run here.

@@ -205,14 +205,12 @@ def _read(path: Path, kind: type[_Read], name: str) -> _Read:
         raise UsageError(f"{path} {error}") from error
     except ValidationError as error:
         mistakes = error.errors()
-        lines = [f"  {_key(e['loc'])}: {_rule(e['msg'])}" for e in mistakes[:_SHOWN]]
+        lines = [_mistake(e["loc"], e["msg"]) for e in mistakes[:_SHOWN]]
         more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
         raise UsageError("\n".join([f"{path} is not a valid {name}:", *lines, *more])) from error
 
 
-def _key(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location)) or "file"
-
-
-def _rule(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should", "must")
+def _mistake(location: tuple[int | str, ...], message: str) -> str:
+    key = ".".join(map(str, location)) or "file"
+    rule = message.removeprefix("Value error, ").replace("Input should", "must")
+    return f"  {key}: {rule}"

@@ -1,1 +1,1 @@
-"""Measured load levels, capacities, costs and trial records. Pure."""
+"""Measured load levels, capacities, costs and trial records."""

@@ -1,4 +1,4 @@
-"""Cost of a capacity. Pure.
+"""Cost of a capacity.
 
 The search minimises the continuous cost at capacity; the recommendation counts whole replicas.
 """

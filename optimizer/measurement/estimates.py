@@ -1,4 +1,4 @@
-"""Percentiles and rates with confidence intervals. Pure."""
+"""Percentiles and rates with confidence intervals."""
 
 from __future__ import annotations
 

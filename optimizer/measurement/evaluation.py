@@ -1,4 +1,4 @@
-"""The result of measuring one configuration. Pure."""
+"""The result of measuring one configuration."""
 
 from __future__ import annotations
 

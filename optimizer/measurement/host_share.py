@@ -1,4 +1,4 @@
-"""Division of compute time between a model and Triton's Python backend, which hosts it. Pure.
+"""Division of compute time between a model and Triton's Python backend, which hosts it.
 
 The server counts as "compute infer" both the Python backend's own work on requests and the model in
 its runtime. Both were timed when the artefact was prepared, with the same threads on an idle

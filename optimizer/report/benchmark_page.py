@@ -88,11 +88,11 @@ def _cells(row: BenchmarkRow, demand: Demand, limit_ms: float) -> dict[str, Any]
 def _claim(claim: PublishedClaim) -> dict[str, Any]:
     pairs = len(claim.pairs)
     return {
-        "said": claim.said,
+        "said": claim.text,
         "ratios": f"{claim.ratios[0]:.2f} to {claim.ratios[-1]:.2f}",
         "median": f"{claim.median:.2f}",
-        "borne_out": f"{claim.borne_out} of {pairs}",
-        "missed": claim.borne_out < pairs,
+        "borne_out": f"{claim.supporting_pairs} of {pairs}",
+        "missed": claim.supporting_pairs < pairs,
     }
 
 

@@ -28,10 +28,10 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 
 def headline(plan: Plan) -> str:
     """What to do, in one sentence."""
-    constant = plan.ways[0]
+    constant = plan.policies[0]
     best = min(_ways(plan), key=lambda way: (way.missed_steps(plan.allowed) > 0, way.usd_per_month))
     text = (
-        f"{fleet_text(plan.fleet)} for {plan.question.curve.peak:,.0f} requests/s: "
+        f"{fleet_text(plan.fleet)} for {plan.inputs.curve.peak:,.0f} requests/s: "
         f"${plan.fleet.usd_per_hour:,.2f} an hour, ${constant.usd_per_month:,.0f} a month"
     )
     if best.usd_per_month < constant.usd_per_month:
@@ -94,8 +94,8 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> TextTable:
 
 
 def _over_time(plan: Plan) -> TextTable:
-    constant = plan.ways[0].usd_per_month
-    steps = len(plan.question.curve.per_second)
+    constant = plan.policies[0].usd_per_month
+    steps = len(plan.inputs.curve.per_second)
     rows = [
         (
             way.name,
@@ -109,14 +109,14 @@ def _over_time(plan: Plan) -> TextTable:
         )
         for way in _ways(plan)
     ]
-    delay = plan.question.launch_seconds
+    delay = plan.inputs.launch_seconds
     return TextTable(
-        f"The fleet over time ({plan.question.curve.name})",
+        f"The fleet over time ({plan.inputs.curve.name})",
         ("way", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
         (
             f"An instance serves {delay:g} s after it is ordered, and its setup; it is charged "
-            f"from the order. Over: steps of {plan.question.curve.step_seconds:g} s in which more "
+            f"from the order. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
             f"than {plan.allowed:.1%} of the requests are late; worst: late in the worst step.",
             "Scheduled: as if the demand were known beforehand. Scaled on a metric: read every "
             "minute, fewer only after five; at the highest target that keeps the limit in every "
@@ -127,15 +127,15 @@ def _over_time(plan: Plan) -> TextTable:
 
 
 def _peak(plan: Plan) -> TextTable:
-    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.found)]
-    if plan.one_type is not None:
-        kind, one = _kind(plan.one_type.member, plan.fleet), plan.one_type
+    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.at_peak)]
+    if plan.single_type is not None:
+        kind, one = _kind(plan.single_type.member, plan.fleet), plan.single_type
         rows.append(_one_row("smallest", kind, one.at_minimum))
         if one.below_minimum is not None:
             rows.append(_one_row("one less", kind, one.below_minimum))
     rows += [_loss_row(loss) for loss in plan.losses]
     return TextTable(
-        f"The peak of {plan.question.curve.peak:,.0f} requests/s, every instance simulated",
+        f"The peak of {plan.inputs.curve.peak:,.0f} requests/s, every instance simulated",
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
         (
@@ -167,8 +167,8 @@ def _one_row(name: str, kind: str, found: SimulatedFleet) -> tuple[str, ...]:
 
 def _loss_row(loss: CapacityLoss) -> tuple[str, ...]:
     name, fleet = f"{loss.lost} lost", fleet_text(loss.left)
-    if loss.found:
-        return _peak_row(name, fleet, loss.found)
+    if loss.at_peak:
+        return _peak_row(name, fleet, loss.at_peak)
     if math.isinf(loss.waiting_seconds):
         return (name, fleet, "-", "-", "100%", "nothing left")
     return (name, fleet, "-", "-", "-", f"waits {loss.waiting_seconds:,.0f} s")
@@ -185,7 +185,7 @@ def _surviving(plan: Plan) -> TextTable:
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
         rows.append((what, fleet_text(mix), f"{mix.usd_per_hour:,.2f}", f"{more:+.0%}"))
     return TextTable(
-        f"What it costs to survive a loss at the peak, spread over {plan.question.zones} zones",
+        f"What it costs to survive a loss at the peak, spread over {plan.inputs.zones} zones",
         ("loss of", "cheapest fleet", "$/hour", "more"),
         tuple(rows),
     )
@@ -193,7 +193,7 @@ def _surviving(plan: Plan) -> TextTable:
 
 def hours(plan: Plan) -> TextTable | None:
     """Demand and instances by the hour; None where the demand does not change."""
-    curve = plan.question.curve
+    curve = plan.inputs.curve
     if min(curve.per_second) == curve.peak:
         return None
     shown = min(_HOURS_SHOWN, len(curve.per_second))
@@ -232,7 +232,7 @@ def _clock(seconds: float) -> str:
 
 
 def _ways(plan: Plan) -> tuple[ScalingPolicy, ...]:
-    return (*plan.ways, *(plan.one_type.autoscaled if plan.one_type else ()))
+    return plan.all_policies
 
 
 def _span(charged: NDArray[np.int64]) -> str:

@@ -1,9 +1,9 @@
-"""The accuracy gate: one artefact served, and its answers judged at every shape that it may get.
+"""The accuracy gate: an artefact is served, and its outputs judged at every shape it may get.
 
-Held-out requests are asked one by one, and compared with the FP32 reference. Then they are asked in
-the batches that the space allows, and compared with the answers that they got alone. The server's
-own counters prove that the batches were executed. What the loaded instance takes of memory, and how
-long batches take in the server, is read on the way.
+Held-out requests are sent one by one, and their outputs compared with the FP32 reference. Then they
+are sent in the batches that the space allows, and compared with the outputs that they got alone.
+The server's statistics prove that the batches were executed. The gate also reads the memory of the
+loaded instance and the compute time of batches.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors, stack
 
 _MEMORY_BATCH = 8
-"""Memory is read after a batch of this size: that of the largest would overstate most others."""
+"""Memory is read after a batch of this size; after the largest it would overstate most others."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What one instance showed.
+    """The accuracy of one instance, and its resource use.
 
     Attributes:
-        accuracy: at the longest length, in the largest batches that are right.
-        instance_mib: memory that it takes, None where that was not seen.
-        shapes: at which its answers are right.
-        dropped: why it is too inaccurate to be used at all; None where it passed.
-        failing: the smallest batch found wrong; None where all are right.
-        served_ms: mean time of one execution in the server, by batch size.
+        accuracy: at the longest length, in the largest correct batches.
+        instance_mib: memory of the instance, None where it could not be measured.
+        shapes: at which the outputs are correct.
+        dropped: why the artefact is too inaccurate to be used at all; None where it passed.
+        failing: the smallest wrong batch; None where all are correct.
+        served_ms: mean compute time of one execution in the server, by batch size.
     """
 
     accuracy: Accuracy | None
@@ -51,32 +51,31 @@ class GateResult:
     served_ms: Mapping[int, float]
 
 
+@dataclass(frozen=True)
 class AccuracyGate:
-    """Serves artefacts one after the other and judges their answers.
+    """Serves artefacts one after the other and judges their outputs.
 
     Args:
-        kind: where instances run; one runs at a time, on the slot's first GPU or on all cores.
+        kind: of the instance; one runs at a time, on the slot's first GPU or on all cores.
         cores: that the instance may use.
     """
 
-    def __init__(self, session: ServingSession, kind: Kind, cores: int, watch: Watcher) -> None:
-        self._session = session
-        self.kind = kind
-        self._cores = cores
-        self._watch = watch
+    session: ServingSession
+    kind: Kind
+    cores: int
+    watch: Watcher
 
     def judge(
         self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
     ) -> GateResult:
-        """Serve an artefact and judge it at every planned shape; what may pass is tried again.
+        """Serve an artefact and judge it at every planned shape; retry transient failures once.
 
         Raises:
             TrialFailure: when it cannot be served.
             UsageError: when the task's metric cannot be calculated.
         """
-        server = GateServer(
-            self._session, artifact, model, prepared.output, (self.kind, self._cores), self._watch
-        )
+        placement = (self.kind, self.cores)
+        server = GateServer(self.session, artifact, model, prepared.output, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()
         finally:
@@ -84,8 +83,6 @@ class AccuracyGate:
 
 
 class _Judge:
-    """Judges one artefact."""
-
     def __init__(
         self, server: GateServer, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
     ) -> None:
@@ -118,63 +115,63 @@ class _Judge:
         )
 
     def _instance_mib(self) -> float | None:
-        """Return what the instance takes once it has executed a batch of a middling size."""
+        """Return the instance's memory after it executed a batch of medium size."""
         alone, size = self._server.instance_mib, self._plan.request_size
         batch = min(self._plan.largest, _MEMORY_BATCH) // size * size
         if batch <= size:
             return alone
         try:
-            self._server.together([self._batch(self._longest, batch)])
-        except TrialFailure:  # which batches fail is found out below
+            self._server.infer_concurrently([self._batch(self._longest, batch)])
+        except TrialFailure:  # the failing batch is determined below
             return alone
         return self._server.instance_mib
 
     def _batch(self, reference: Reference, size: int) -> Tensors:
-        """Return a request of `size` inferences, the held-out rows over and over."""
+        """Return a request of `size` inferences, which repeats the held-out rows."""
         rows = reference.requests
         return stack([rows[n % len(rows)] for n in range(size)])
 
     def _requests_alone(self) -> str | None:
-        """Ask every request by itself, at each length; return the limits that are missed.
+        """Send every request by itself, at each length; return the limits that are missed.
 
         Raises:
-            TrialFailure: when one is not answered.
+            TrialFailure: when a request fails.
         """
         for reference in self._references:
             at = self._at(reference)
             try:
-                answers = self._answers_alone(reference)
+                outputs = self._outputs_alone(reference)
             except TrialFailure as error:
                 if not at:
                     raise
                 raise TrialFailure(f"requests{at}: {error}") from error
-            accuracy = self._judged(reference, answers)
+            accuracy = self._judged(reference, outputs)
             if reference is self._longest:
                 self._accuracy = accuracy
             if missed := self._missed(reference, accuracy):
                 return f"accuracy{at}: {missed}"
-            self._alone[reference.length] = answers
+            self._alone[reference.length] = outputs
         return None
 
-    def _answers_alone(self, reference: Reference) -> NDArray[np.float64]:
+    def _outputs_alone(self, reference: Reference) -> NDArray[np.float64]:
         requests = self._requests(reference)
-        # The first execution of a shape is not timed: it allocates, and compiles with some.
-        self._server.alone(requests[:1])
-        answers = self._server.alone(requests)
+        # The first execution of a shape is not timed: some backends compile.
+        self._server.infer_separately(requests[:1])
+        outputs = self._server.infer_separately(requests)
         if reference is self._longest:
             self._served_ms |= self._server.last_ms
-        return answers[: len(reference.requests)]
+        return outputs[: len(reference.requests)]
 
     def _batches(self) -> tuple[int | None, FailingBatch | None]:
-        """Return the largest max_batch_size whose batches are right, and the least wrong batch."""
+        """Return the largest max_batch_size with correct batches, and the smallest wrong batch."""
         failing: FailingBatch | None = None
         sizes = self._plan.below(self._plan.largest + 1)
         while sizes:
             self._server.serve(sizes[-1])
-            found = self._failing_batch(sizes[-1])
-            if found is None:
+            failing_batch = self._failing_batch(sizes[-1])
+            if failing_batch is None:
                 return sizes[-1], failing
-            failing, sizes = found, self._plan.below(found.size)
+            failing, sizes = failing_batch, self._plan.below(failing_batch.size)
         return None, failing
 
     def _failing_batch(self, largest: int) -> FailingBatch | None:
@@ -188,28 +185,28 @@ class _Judge:
         return FailingBatch(batches[0], reason) if reason is not None else None
 
     def _wrong_in_a_batch(self, reference: Reference, size: int) -> str | None:
-        """Ask one request of `size` inferences, which the server executes as it is."""
+        """Send one request of `size` inferences, which the server executes as one batch."""
         try:
-            answers = self._server.together([self._batch(reference, size)], size)
+            outputs = self._server.infer_concurrently([self._batch(reference, size)], size)
         except TrialFailure as error:
             return f"batch of {size}{self._at(reference)}: {error}"
         alone = self._alone[reference.length]
-        wrong = batch_mismatch(reference.outputs, alone, answers, reference.judged)
+        wrong = batch_mismatch(reference.outputs, alone, outputs, reference.judged)
         if wrong is None or len(self._references) == 1:
             return wrong
         return f"at {reference.length} tokens, {wrong}"
 
     def _wrong_when_merged(self, largest: int) -> str | None:
-        """Ask all requests at once, for the server to merge as it does under load."""
+        """Send all requests at once; the server merges them as it does under load."""
         reference = self._longest
         try:
-            merged = self._server.together(self._requests(reference))
+            merged = self._server.infer_concurrently(self._requests(reference))
         except TrialFailure as error:
             return f"requests merged into batches of up to {largest}: {error}"
-        answers = merged[: len(reference.requests)]
-        accuracy = self._judged(reference, answers)
+        outputs = merged[: len(reference.requests)]
+        accuracy = self._judged(reference, outputs)
         wrong = self._missed(reference, accuracy) or batch_mismatch(
-            reference.outputs, self._alone[reference.length], answers, reference.judged
+            reference.outputs, self._alone[reference.length], outputs, reference.judged
         )
         if wrong is not None:
             return f"requests merged into batches of up to {largest}: {wrong}"
@@ -218,22 +215,22 @@ class _Judge:
         return None
 
     def _requests(self, reference: Reference) -> list[Tensors]:
-        """Return the held-out rows as requests of the traffic's size; the last one is filled up."""
+        """Return the held-out rows as requests of the workload's size; the last is filled up."""
         rows, size = reference.requests, self._plan.request_size
         return [
             stack([rows[n % len(rows)] for n in range(start, start + size)])
             for start in range(0, len(rows), size)
         ]
 
-    def _judged(self, reference: Reference, answers: NDArray[np.float64]) -> Accuracy:
-        accuracy = compare(reference.outputs, answers, reference.judged)
+    def _judged(self, reference: Reference, outputs: NDArray[np.float64]) -> Accuracy:
+        accuracy = compare(reference.outputs, outputs, reference.judged)
         metric = self._model.accuracy.metric
         if metric is None or reference is not self._longest:
             return accuracy
-        return replace(accuracy, metric=evaluate_metric(metric, reference.requests, answers))
+        return replace(accuracy, metric=evaluate_metric(metric, reference.requests, outputs))
 
     def _missed(self, reference: Reference, accuracy: Accuracy) -> str | None:
-        """Say which limits are missed; the task's metric knows whole requests only."""
+        """Return the missed limits; the task's metric is defined for the longest length only."""
         limits = self._model.accuracy
         if reference is not self._longest:
             limits = replace(limits, metric=None)

@@ -1,7 +1,6 @@
-"""The calibrate phase: short saturated runs that tell how long batches take; a light load in some.
+"""The calibrate phase: short saturated runs, some with a light load, that calibrate the simulator.
 
-They are what the simulator predicts every other configuration from. Together they take about as
-long as two trials.
+Together they take about as long as two trials.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from optimizer.study.events import Watcher
 
 
 class CalibratePhase:
-    """Calibrates with configurations, each once in the life of a study."""
+    """Measures each calibration configuration once in the life of a study."""
 
     def __init__(
         self,
@@ -34,11 +33,10 @@ class CalibratePhase:
         self._runs = ResumableRuns(directory.calibration, context, watch)
 
     def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
-        """Measure what was not yet; returns the records of all of the study's runs.
+        """Measure the missing configurations; return the records of all of the study's runs.
 
-        The first `LIGHT_RUNS` have a light load too.
-
-        One that fails is a record like the others, from which nothing is learnt.
+        The first `LIGHT_RUNS` get a light load too. A configuration that fails has a record like
+        the others, which the calibration ignores.
 
         Raises:
             StorageError: when a record cannot be written.

@@ -119,7 +119,7 @@ class ConfirmPhase:
         self._raise_if_most_were_unmeasured(finalists)
         while (rival := self._cheaper_claim(queue, history)) is not None:
             queue.remove(rival)
-            text = f"The winner's confirmed cost rose; confirming {describe(rival.config)} next"
+            text = f"the winner's confirmed cost rose; confirming {describe(rival.config)} next"
             self._watch(Note(text, True))
             for _ in range(ROUNDS):
                 self._measure(rival, requests, history)

@@ -1,8 +1,7 @@
-"""Whether the machine keeps its pace: the baseline's saturation, run again every few trials.
+"""Drift of the machine: the baseline's saturation rate, measured again every few trials.
 
-A trial's figures hold for the machine as it was. Where that slows down in the night, because it is
-shared or grows hot, later trials look worse than earlier ones, and only a configuration that is
-known already can show it.
+A machine that is shared or overheats slows down, and later trials then look worse than earlier
+ones. Only a configuration that was measured before can show it.
 """
 
 from __future__ import annotations
@@ -20,59 +19,56 @@ from optimizer.study.events import DriftRunStarted, Note, Watcher
 from optimizer.study.history import History
 
 TRIALS_BETWEEN = 10
-_NOTABLE = 0.05
-"""A change of pace that is worth a word: the stake of most comparisons of two trials."""
+_NOTABLE_DRIFT = 0.05
 
 
 @dataclass(frozen=True)
 class SaturationRate:
-    """What the reference saturated at in one run, requests/s, with its interval at CONFIDENCE."""
+    """Saturation rate of one run in requests/s, with its interval at `CONFIDENCE`."""
 
     per_second: float
     low: float
     high: float
 
-    def change_from(self, first: SaturationRate) -> float | None:
-        """Relative change, None where it is within the noise or not worth a word."""
-        change = self.per_second / first.per_second - 1
-        apart = self.low > first.high or self.high < first.low
-        return change if apart and abs(change) > _NOTABLE else None
+    def drift_from(self, first: SaturationRate) -> float | None:
+        """Return the relative change, None where it is within the noise or below 5 %."""
+        drift = self.per_second / first.per_second - 1
+        significant = self.low > first.high or self.high < first.low
+        return drift if significant and abs(drift) > _NOTABLE_DRIFT else None
 
 
-def saturation_rates(
-    records: Sequence[TrialRecord], reference: ServingConfig
-) -> list[SaturationRate]:
-    """Every saturation of the reference among these records, in their order."""
+def saturation_rates(records: Sequence[TrialRecord], config: ServingConfig) -> list[SaturationRate]:
+    """Return the saturation rates of one configuration in these records, in their order."""
     return [
         SaturationRate(*level.rate)
         for record in records
-        if record.config == reference and record.measurement is not None
+        if record.config == config and record.measurement is not None
         for level in record.measurement.levels
         if level.kind == "saturation"
     ]
 
 
 class DriftRuns:
-    """Runs the reference between trials when it is due, and says when the pace has changed."""
+    """Reruns the baseline between trials when it is due, and warns of drift."""
 
     def __init__(
         self,
-        reference: ServingConfig,
+        baseline: ServingConfig,
         evaluator: Evaluator,
         directory: StudyDirectory,
         context: StudyContext,
         watch: Watcher,
     ) -> None:
-        self._reference = reference
+        self._baseline = baseline
         self._evaluator = evaluator
         self._slot = context.slot
         self._runs = ResumableRuns(directory.drift_runs, context, watch)
         self._watch = watch
+        # In trials of the budget. A resumed study may run on another machine: it is due at once.
         self._due_at = 0
-        """Trials measured here: a study that goes on finds another machine, and it is due."""
 
     def before_trial(self, history: History) -> None:
-        """Run the reference if it is due and has had its own trial.
+        """Rerun the baseline if it is due and has had its own trial.
 
         Raises:
             StorageError: when the record cannot be written.
@@ -80,21 +76,20 @@ class DriftRuns:
         if history.trials_spent < self._due_at:
             return
         self._due_at = history.trials_spent + TRIALS_BETWEEN
-        first = saturation_rates(history.records, self._reference)
-        if not first:
+        rates = saturation_rates(history.records, self._baseline)
+        if not rates:
             return
-        self._watch(DriftRunStarted(self._reference))
-        evaluation = self._evaluator.saturate(self._reference, self._slot)
-        record = self._runs.keep(self._reference, evaluation)
-        for now in saturation_rates([record], self._reference):
-            change = now.change_from(first[0])
-            if change is not None:
-                self._watch(
-                    Note(
-                        f"the machine's pace changed by {change:+.0%} since the baseline's trial: "
-                        f"it saturates at {now.per_second:.0f}/s now, at "
-                        f"{first[0].per_second:.0f}/s then; trials of different times differ by "
-                        "as much (keep other work off this machine)",
-                        warning=True,
-                    )
+        first = rates[0]
+        self._watch(DriftRunStarted(self._baseline))
+        evaluation = self._evaluator.saturate(self._baseline, self._slot)
+        record = self._runs.record(self._baseline, evaluation)
+        for now in saturation_rates([record], self._baseline):
+            drift = now.drift_from(first)
+            if drift is not None:
+                text = (
+                    f"machine performance changed by {drift:+.0%} since the baseline's trial: it "
+                    f"saturates at {now.per_second:.0f} requests/s now, "
+                    f"{first.per_second:.0f} requests/s then; trials measured at different "
+                    "times differ by as much; keep other work off this machine"
                 )
+                self._watch(Note(text, warning=True))

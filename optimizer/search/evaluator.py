@@ -1,7 +1,6 @@
-"""Measuring one configuration: two seams, and their implementation on a real server.
+"""The evaluation of one configuration: two protocols and their implementation on a real server.
 
-What goes wrong with one configuration becomes its outcome, with the reason. Only `TrialFailure` is
-turned into one: anything else is a defect or ends the run.
+A `TrialFailure` becomes the outcome "failed" with its reason; any other error ends the run.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.load.capacity import (
     CapacityProtocol,
+    CapacitySearch,
     RunLevel,
     find_capacity,
-    find_saturation,
 )
 from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_service
@@ -44,31 +43,32 @@ class Evaluator(Protocol):
         """Find the capacity.
 
         Args:
-            prune_below: load factor under which the configuration is not wanted; one that is
-                provably below it ends as `bounded`.
-            expected_share: what share of its saturation it is likely to serve within the limits.
+            prune_below: load factor that the configuration must reach to be of use; one that is
+                provably below it ends as "bounded".
+            expected_share: share of its saturation rate that it is likely to serve within the
+                limits.
         """
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """The rate at saturation alone; `bounded` unless it failed."""
+        """Measure the saturation rate alone; the outcome is "bounded" unless it failed."""
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """Saturation, then a light load: what service times are learnt from.
+        """Measure saturation and then a light load, from which service times are learnt.
 
-        `bounded` unless it failed.
+        The outcome is "bounded" unless it failed.
         """
 
 
 class Confirmer(Protocol):
-    """Measures what a search has found once more, to be sure of it."""
+    """Measures the finalists of a search again."""
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
-        """Measure anew at a load factor and at the demand per replica, see `certify_load`."""
+        """Measure at a load factor and at the demand per replica, see `certify_load`."""
 
 
 @dataclass(frozen=True)
 class Protocols:
-    """How long levels take in the search, and when confirming."""
+    """Durations of load levels in the search and in the confirm phase."""
 
     search: CapacityProtocol
     confirm: CapacityProtocol
@@ -78,8 +78,8 @@ class LiveEvaluator:
     """Serves configurations on a real server and load-tests them.
 
     Args:
-        files: what serving needs, by artefact.
-        extra_limits_ms: latency limits within which the capacity is found as well.
+        files: model files by artefact.
+        extra_limits_ms: latency limits for which a capacity is found too.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class LiveEvaluator:
         prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
-        """See `Evaluator`."""
+        """Find the capacity on a real server, see `Evaluator.evaluate`."""
         workload, protocol = self._workload, self._protocols.search
         outstanding, extra_limits_ms = concurrency(config), self._extra_limits_ms
         if extra_limits_ms:
@@ -125,21 +125,22 @@ class LiveEvaluator:
         )
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """See `Evaluator`."""
+        """Measure the saturation rate, see `Evaluator.saturate`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
         return self.serve_and_measure(
-            config, lambda run: find_saturation(run, self._workload, protocol, outstanding)
+            config,
+            lambda run: CapacitySearch(run, self._workload, protocol).find_saturation(outstanding),
         )
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """See `Evaluator`."""
+        """Measure saturation and a light load, see `Evaluator.calibrate`."""
         protocol, outstanding = self._protocols.search, concurrency(config)
         return self.serve_and_measure(
             config, lambda run: find_service(run, self._workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
-        """See `Confirmer`."""
+        """Measure a finalist again, see `Confirmer.confirm`."""
         protocol, outstanding = self._protocols.confirm, concurrency(config)
         return self.serve_and_measure(
             config, lambda run: certify_load(run, self._workload, protocol, outstanding, task)
@@ -148,7 +149,7 @@ class LiveEvaluator:
     def serve_and_measure(
         self, config: ServingConfig, measure: Callable[[RunLevel], Evaluation]
     ) -> Evaluation:
-        """Serve a configuration and have `measure` run levels on it."""
+        """Serve a configuration and return what `measure` finds by running load levels on it."""
         started = time.monotonic()
         self._watch(StepStarted("loading the model"))
         serving = measuring = 0.0

@@ -1,4 +1,4 @@
-"""One artefact on the session's server, asked request by request, and what the server executed."""
+"""A server with one instance of an artefact, for the accuracy gate's requests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
-"""Longest time of the requests that are sent together, and what every inference adds to it."""
 
 
 class GateServer:
-    """Serves one instance of an artefact; it is served anew after a failure.
+    """Serves one instance of an artefact, again after a failure.
 
     Args:
-        place: where the instance runs, and how many cores it may use.
+        placement: the instance kind, and the number of cores that it may use.
     """
 
     def __init__(
@@ -40,21 +39,21 @@ class GateServer:
         artifact: ModelArtifact,
         model: ModelSpec,
         output: OutputTensor,
-        place: tuple[Kind, int],
+        placement: tuple[Kind, int],
         watch: Watcher,
     ) -> None:
         self._session = session
         self._artifact = artifact
         self._model = model
         self._output = output
-        self._place = place
+        self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
         self._max_batch_size = 0
         self._executed: ServerSplit | None = None
 
     def serve(self, max_batch_size: int) -> None:
-        """Have the artefact served with a max_batch_size; one failure that may pass is forgiven.
+        """Serve the artefact with a max_batch_size; retry a transient failure once.
 
         Raises:
             TrialFailure: when it cannot be served.
@@ -66,43 +65,44 @@ class GateServer:
         try:
             self._start()
         except TrialFailure as error:
-            self._try_again(error)
+            self._restart(error)
 
-    def alone(self, requests: Sequence[Tensors]) -> NDArray[np.float64]:
-        """Return the answers to requests that are sent one after the other, each a batch.
+    def infer_separately(self, requests: Sequence[Tensors]) -> NDArray[np.float64]:
+        """Return the outputs of requests that are sent one after the other, each a batch.
 
         Raises:
-            TrialFailure: when one is not answered, twice where the failure may pass.
+            TrialFailure: when a request fails, twice where the failure is transient.
         """
-        return self._answers([[request] for request in requests], _rows(requests[0]))
+        return self._infer_with_retry([[request] for request in requests], _rows(requests[0]))
 
-    def together(
+    def infer_concurrently(
         self, requests: Sequence[Tensors], batch: int | None = None
     ) -> NDArray[np.float64]:
-        """Return the answers to requests that are sent at once, shape [inferences, ...].
+        """Return the outputs of requests that are sent at once, shape [inferences, ...].
 
         Args:
-            batch: that the server must have executed; None where it may merge as it likes.
+            batch: size that the server must have executed; None where it may merge requests
+                freely.
 
         Raises:
-            TrialFailure: when one is not answered, twice where the failure may pass.
+            TrialFailure: when a request fails, twice where the failure is transient.
         """
-        return self._answers([requests], batch)
+        return self._infer_with_retry([requests], batch)
 
     @property
     def instance_mib(self) -> float | None:
-        """Memory that the instance takes; None where that is not seen."""
+        """Memory that the instance takes, None where it cannot be measured."""
         return self._session.memory_of_models_mib() if self._served is not None else None
 
     @property
     def last_ms(self) -> dict[int, float]:
         """Mean compute time of the batch size that most inferences of the last call were in."""
-        assert self._executed is not None, "something was asked first"
+        assert self._executed is not None, "nothing was inferred yet"
         usual = max(self._executed.batches, key=lambda point: point.inferences)
         return {usual.batch_size: usual.compute_ms}
 
     def close(self) -> None:
-        """Unload the artefact; the next one's memory is told from that of an empty server."""
+        """Unload the artefact and wait: memory is measured relative to an empty server."""
         if self._served is not None:
             self._served = None
             self._session.retire(wait=True)
@@ -114,53 +114,53 @@ class GateServer:
         )
         self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
 
-    def _try_again(self, error: TrialFailure) -> None:
-        """Serve anew after a failure that may pass; raise it where it may not."""
+    def _restart(self, error: TrialFailure) -> None:
+        """Serve again after a transient failure; raise any other."""
         if not error.transient:
             raise error
-        self._watch(Note(f"{self._artifact.spec.label}: {error}; trying once more", True))
+        self._watch(Note(f"{self._artifact.spec.label}: {error}; retrying once", True))
         self._start()
 
     def _failure(self, error: TrialFailure) -> TrialFailure:
         self._served = None
         return self._session.failure(error)
 
-    def _answers(
+    def _infer_with_retry(
         self, calls: Sequence[Sequence[Tensors]], batch: int | None
     ) -> NDArray[np.float64]:
         if self._served is None:
             self._start()
         try:
-            return self._asked(calls, batch)
+            return self._infer(calls, batch)
         except TrialFailure as error:
-            self._try_again(self._failure(error))
+            self._restart(self._failure(error))
         try:
-            return self._asked(calls, batch)
+            return self._infer(calls, batch)
         except TrialFailure as error:
             raise self._failure(error) from error
 
-    def _asked(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> NDArray[np.float64]:
-        assert self._served is not None, "it is served first"
+    def _infer(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> NDArray[np.float64]:
+        assert self._served is not None, "the artefact is not served"
         control, name = self._served.control, self._model.name
         before = control.statistics(name)
-        answers = [
+        outputs = [
             control.infer(name, call, self._output.name, _CALL_SECONDS + _ROW_SECONDS * rows)
             for call in calls
             for rows in [sum(map(_rows, call))]
         ]
-        joined: NDArray[np.float64] = np.concatenate(answers)
+        joined: NDArray[np.float64] = np.concatenate(outputs)
         self._executed = control.executed_since(before, len(joined))
         executed = [point.batch_size for point in self._executed.batches]
         if batch is not None and batch not in executed:
             sizes = ", ".join(map(str, executed)) or "none"
             raise ConfigMismatch(
-                f"the server was to execute a batch of {batch}; it executed batches of {sizes}"
+                f"the server was sent a batch of {batch} but executed batches of {sizes}"
             )
         return joined
 
     def _serving(self) -> ModelServing:
-        """One instance, which batches where more than one request fits in a batch."""
-        kind, cores = self._place
+        """Return one instance, with dynamic batching where a batch holds more than one request."""
+        kind, cores = self._placement
         on_cpu = InstanceGroup("KIND_CPU", 1, (), cores)
         largest = self._max_batch_size
         return ModelServing(

@@ -1,4 +1,4 @@
-"""Load levels on a configuration that is being served: the requests, the load, what was seen."""
+"""Load levels on a configuration that is being served, with statistics of server and machine."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _PAYLOAD_SEED = 7
 _LEAST_OUTSTANDING = 8
 
 _SOAK_SECONDS = 60.0
-"""Load that warms a GPU before the first level: a cold card's clock flatters it."""
+"""Load that warms a GPU up before the first level, because a cold GPU clocks higher."""
 
 
 class LevelRunner:
-    """Runs load levels against whatever is served.
+    """Runs load levels against the server.
 
     Args:
-        rng: gives every load level its arrival times.
+        rng: draws the arrival times of every load level.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class LevelRunner:
 
     @contextmanager
     def on(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[RunLevel]:
-        """Runs a level on this server, with what the server and the machine say of it.
+        """Yield a function that runs a level on this server.
 
         Raises:
-            LoadTestFailure: also where the server ended, or its GPU slowed down from heat.
-            ServerFailure: when the server does not tell its statistics, or a model died or hangs.
+            LoadTestFailure: also where the server ended, or its GPU was throttled by heat.
+            ServerFailure: when the server does not report its statistics, or a model died or
+                hangs.
         """
         with ExitStack() as stack:
             target = self._target(served, config, stack)
@@ -76,7 +77,6 @@ class LevelRunner:
             yield lambda plan: self._run(plan, target, served, config, liveness)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
-        """Return a request for every model that the streams are sent to."""
         streams = self._workload.streams
         return {stream.target: self.requests(stream, config)[0] for stream in streams}
 
@@ -134,7 +134,7 @@ class LevelRunner:
         return Target(transport.protocol, address, tuple(streams))
 
     def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
-        """The stream's requests, drawn once for every way of padding."""
+        """Return the stream's requests, drawn once for every padding."""
         model = _model(config, stream)
         key = (stream.name, model.padding)
         if key not in self._drawn:
@@ -148,12 +148,12 @@ def _refuse_overheated(use: MachineUse) -> None:
         if gpu.overheated:
             reasons = ", ".join(gpu.throttled)
             raise VoidLevelFailure(
-                f"could not be measured: {gpu.name} ({gpu.uuid}) held its clock down ({reasons})"
+                f"could not be measured: {gpu.name} ({gpu.uuid}) was throttled ({reasons})"
             )
 
 
 def concurrency(config: ServingConfig) -> int:
-    """Requests kept outstanding to saturate: every instance's largest batch, twice over."""
+    """Return the outstanding requests that saturate: twice the largest batch of every instance."""
     wanted = sum(2 * model.max_batch_size * model.instance_count for model in config.models)
     return max(_LEAST_OUTSTANDING, wanted)
 

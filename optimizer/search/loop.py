@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
@@ -33,29 +32,13 @@ from optimizer.study.search_status import (
     Advisor,
     ExpectedCost,
     Explain,
-    no_expectation,
-    no_search_status,
+    SearchEnd,
+    SearchStatus,
 )
 from optimizer.study.trial_records import proposed_record
 
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
-
-
-@dataclass(frozen=True)
-class SearchEnd:
-    """Why a search ended.
-
-    Attributes:
-        exhausted: whether every valid configuration was measured.
-        converged: whether the sampler expected no further improvement.
-        regret_bound: as in `SearchStatus`.
-    """
-
-    reason: str
-    exhausted: bool = False
-    converged: bool = False
-    regret_bound: float | None = None
 
 
 class SearchLoop:
@@ -85,10 +68,10 @@ class SearchLoop:
     def run(
         self,
         budget: Budget,
-        advise: Advisor = no_search_status,
+        advise: Advisor = SearchStatus,
         spent_seconds: float = 0.0,
         first: Sequence[Position] = (),
-        explain: Explain = no_expectation,
+        explain: Explain = lambda _: None,
     ) -> SearchEnd:
         """Search until the budget ends, every valid point is measured or the sampler converges.
 

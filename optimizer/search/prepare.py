@@ -1,6 +1,6 @@
-"""The prepare phase: every artefact of the space is built, loaded and gated for accuracy.
+"""The prepare phase: every artefact of the space is built, served and gated for accuracy.
 
-What fails leaves the space with its reason, before anything is timed.
+Artefacts that fail leave the space with their reason before anything is timed.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import stack
 
-_LITTLE_INT8 = 0.5
-"""Share of the arithmetic in INT8 below which a user is warned."""
+_LOW_INT8_SHARE = 0.5
+"""Share of the multiply-accumulates in INT8 below which a warning is given."""
 
 _LONGEST_TIMED_MS = 100.0
-"""Longer executions are not timed bare: there the Python backend's own part is small."""
+"""Longer executions are not timed without the server: its overhead is small in comparison."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the prepare phase leaves.
+    """The result of the prepare phase.
 
     Attributes:
-        space: the space less the artefacts that were dropped.
-        files: what serving needs, by artefact.
+        space: the space without the dropped artefacts.
+        files: model files by artefact.
         gated: every artefact of the space in its order.
         building_seconds: spent on building in all runs of the study; 0 when all was cached.
     """
@@ -60,20 +60,12 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What earlier runs of this study wrote: their building time, and a row by artefact label."""
-
-    building_seconds: float
-    artifacts: Mapping[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class _Source:
-    """A model as its artefacts need it.
+    """A model's references, and its ONNX graph where one is needed.
 
     Attributes:
-        seconds: that its references and its graph took to build in this run.
-        no_graph: why it has no ONNX graph, where one was needed and the export failed.
+        seconds: build time of references and graph in this run.
+        no_graph: why the export of a needed ONNX graph failed.
     """
 
     model: ModelSpec
@@ -88,58 +80,61 @@ class PreparePhase:
     def __init__(
         self,
         directory: StudyDirectory,
-        workshop: BuildProcess,
+        builder: BuildProcess,
         session: ServingSession,
         watch: Watcher,
     ) -> None:
         self._directory = directory
-        self._workshop = workshop
+        self._builder = builder
         self._session = session
         self._watch = watch
 
     def run(self, models: Sequence[ModelSpec], space: SearchSpace) -> Prepared:
-        """Build and gate everything that the space needs.
+        """Build and gate every artefact of the space.
 
         Raises:
             EverythingFailedError: when no artefact of a model is left, with every reason.
-            SpaceChangedError: when a model's files are no longer those the study was begun with.
+            SpaceChangedError: when a model's files have changed since the study was started.
             StorageError: when the study's directory cannot be written.
         """
         self._watch(PhaseStarted("prepare", len(space.artifacts)))
         sources = {model.name: self._source(model, space) for model in models}
-        known = self._known()
-        gate = AccuracyGate(
-            self._session, space.models[0].scope.kind, space.hardware.cores, self._watch
-        )
+        earlier = self._earlier()
+        rows = {row["artifact"]: row for row in earlier["artifacts"]}
+        kind, cores = space.models[0].scope.kind, space.hardware.cores
+        gate = AccuracyGate(self._session, kind, cores, self._watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:
             source = sources[spec.model]
-            artifact, result = self._gated(spec, source, space, gate, known)
+            artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
                 payloads, output = source.model.payloads, source.prepared.output
                 files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
             self._announce(result)
-        built = sum(source.seconds for source in sources.values())
-        building = known.building_seconds + built + sum(r.build_seconds for r in gated)
-        rows = [to_json(result) for result in gated]
-        write_json(self._directory.prepared, {"building_seconds": building, "artifacts": rows})
-        _refuse_if_nothing_is_left(models, gated)
+        built = [
+            *(source.seconds for source in sources.values()),
+            *(r.build_seconds for r in gated),
+        ]
+        building = earlier["building_seconds"] + sum(built)
+        prepared = {"building_seconds": building, "artifacts": [to_json(r) for r in gated]}
+        write_json(self._directory.prepared, prepared)
+        _require_one_artifact_each(models, gated)
         left = space.without([result.spec for result in gated if result.dropped is not None])
         failing = {r.spec: r.failing.size for r in gated if r.failing is not None}
         fitting = self._within_memory(left.without_batches(failing), gated)
         return Prepared(fitting, files, tuple(gated), building)
 
     def _source(self, model: ModelSpec, space: SearchSpace) -> _Source:
-        """Have a model's own answers calculated, and its graph exported where one is needed."""
+        """Compute a model's reference outputs, and export its graph where one is needed."""
         self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
         lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
-        tell = self._telling(f"reading {model.name}")
+        tell = self._progress_of(f"reading {model.name}")
         try:
-            prepared = self._workshop.prepare_model(model, tell, sorted(lengths))
-            self._workshop.require_room(own, model, prepared.weight_bytes)
+            prepared = self._builder.prepare_model(model, tell, sorted(lengths))
+            self._builder.require_room(own, model, prepared.weight_bytes)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
         seconds = prepared.seconds if prepared.built else 0.0
@@ -147,30 +142,29 @@ class PreparePhase:
             return _Source(model, prepared, seconds)
         self._watch(StepStarted(f"exporting {model.name} to ONNX"))
         try:
-            graph = self._workshop.export_graph(model)
+            graph = self._builder.export_graph(model)
         except TrialFailure as error:
             return _Source(model, prepared, seconds, no_graph=str(error))
         return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
 
     def _announce(self, result: GatedArtifact) -> None:
-        """Tell the watcher what was found of an artefact."""
         self._watch(ready_event(result))
         if result.dropped is None and result.failing is not None:
             text = (
                 f"{result.spec.label}: configurations with a max_batch_size of "
-                f"{result.failing.size} or more are left out: {result.failing.reason}"
+                f"{result.failing.size} or more are excluded: {result.failing.reason}"
             )
             self._watch(Note(text, warning=True))
 
-    def _telling(self, step: str) -> Callable[[str], None]:
-        """Tells the watcher how far a step is."""
+    def _progress_of(self, step: str) -> Callable[[str], None]:
+        """Return a function that reports the progress of a step."""
         return lambda progress: self._watch(StepStarted(f"{step}: {progress}"))
 
-    def _known(self) -> _Known:
-        if not self._directory.prepared.exists():
-            return _Known(0.0, {})
-        data = read_prepared(self._directory)
-        return _Known(data["building_seconds"], {row["artifact"]: row for row in data["artifacts"]})
+    def _earlier(self) -> Mapping[str, Any]:
+        """Return prepared.json as the study's earlier runs left it."""
+        if self._directory.prepared.exists():
+            return read_prepared(self._directory)
+        return {"building_seconds": 0.0, "artifacts": []}
 
     def _gated(
         self,
@@ -178,28 +172,27 @@ class PreparePhase:
         source: _Source,
         space: SearchSpace,
         gate: AccuracyGate,
-        known: _Known,
+        row: Mapping[str, Any] | None,
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         reason = refusal(spec, source.model, space.hardware)
         if reason is None and source.no_graph is not None and _made_from_graph(spec):
             reason = f"build failed: {source.no_graph}"
         if reason is not None:
-            return None, GatedArtifact(spec, None, 0.0, None, None, reason)
+            return None, GatedArtifact(spec, dropped=reason)
         self._watch(StepStarted(f"building {spec.label}"))
-        tell = self._telling(f"building {spec.label}")
+        tell = self._progress_of(f"building {spec.label}")
         try:
-            artifact = self._workshop.build(spec, source.model, tell)
+            artifact = self._builder.build(spec, source.model, tell)
         except TrialFailure as error:
-            return None, GatedArtifact(spec, None, 0.0, None, None, f"build failed: {error}")
-        self._warn_of_little_int8(artifact)
+            return None, GatedArtifact(spec, dropped=f"build failed: {error}")
+        self._warn_of_low_int8_share(artifact)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
         plan = _plan(spec, source.model, space)
-        before = known.artifacts.get(spec.label)
-        if before is not None and before["sha256"] is not None:
-            self._hold_to_what_was_begun(artifact, before["sha256"])
-            kept = from_json(before, spec)
-            if kept is not None and kept.covers(plan):
-                return artifact, replace(kept, build_seconds=seconds)
+        if row is not None and row["sha256"] is not None:
+            self._refuse_changed_file(artifact, row["sha256"])
+            judged = from_json(row, spec)
+            if judged is not None and judged.covers(plan):
+                return artifact, replace(judged, build_seconds=seconds)
         return artifact, replace(self._served(artifact, source, plan, gate), build_seconds=seconds)
 
     def _served(
@@ -211,8 +204,7 @@ class PreparePhase:
         try:
             served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
-            reason = f"could not be served: {error}"
-            return GatedArtifact(spec, sha256, 0.0, None, None, reason)
+            return GatedArtifact(spec, sha256, dropped=f"could not be served: {error}")
         dropped, failing = served.dropped, served.failing
         if dropped is None and failing is not None and failing.size <= plan.max_batch_sizes[0]:
             dropped = failing.reason
@@ -221,72 +213,69 @@ class PreparePhase:
         return GatedArtifact(
             spec,
             sha256,
-            0.0,
-            served.accuracy,
-            served.instance_mib,
-            dropped,
-            served.shapes,
-            failing,
-            timings,
-            artifact.int8_share,
+            accuracy=served.accuracy,
+            instance_mib=served.instance_mib,
+            dropped=dropped,
+            shapes=served.shapes,
+            failing=failing,
+            timings=timings,
+            int8_share=artifact.int8_share,
         )
 
     def _timings(
         self, artifact: ModelArtifact, source: _Source, served: GateResult
     ) -> tuple[HostTiming, ...]:
-        """Time what Triton's Python backend hosts on a CPU by itself, too."""
+        """Time an artefact of Triton's Python backend on a CPU without the server."""
         sizes = [n for n, ms in sorted(served.served_ms.items()) if ms <= _LONGEST_TIMED_MS]
         if artifact.spec.backend != "python" or not sizes:
             return ()
         rows = source.prepared.evaluation
         batches = [stack([rows[n % len(rows)] for n in range(size)]) for size in sizes]
         try:
-            bare = self._workshop.time_bare(artifact, source.prepared.output.name, batches)
-        except TrialFailure:  # it was served, which is what counts
+            bare = self._builder.time_bare(artifact, source.prepared.output.name, batches)
+        except TrialFailure:  # timing is optional: the artefact passed the gate
             return ()
         pairs = zip(sizes, bare, strict=True)
         return tuple(HostTiming(size, served.served_ms[size], ms) for size, ms in pairs)
 
-    def _warn_of_little_int8(self, artifact: ModelArtifact) -> None:
+    def _warn_of_low_int8_share(self, artifact: ModelArtifact) -> None:
         share = artifact.int8_share
-        if share is not None and share < _LITTLE_INT8:
+        if share is not None and share < _LOW_INT8_SHARE:
             text = (
                 f"{artifact.spec.label}: INT8 covers {share:.0%} of the multiply-accumulates; the "
-                "rest is computed in floating point, so little speed is to be gained"
+                "rest is computed in floating point, so expect little speedup"
             )
             self._watch(Note(text, warning=True))
 
-    def _hold_to_what_was_begun(self, artifact: ModelArtifact, sha256: str) -> None:
+    def _refuse_changed_file(self, artifact: ModelArtifact, sha256: str) -> None:
         if sha256 != artifact.sha256:
             raise SpaceChangedError(
-                f"{artifact.spec.label} is no longer the file that study {self._directory.name} "
-                f"was begun with (sha256 {sha256[:12]}, now {artifact.sha256[:12]}); "
-                "start another study with --study NEW"
+                f"{artifact.spec.label} has changed since study {self._directory.name} was started "
+                f"(sha256 {sha256[:12]}, now {artifact.sha256[:12]}); start a new study with "
+                "--study NEW"
             )
 
     def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
-        """The space less what would not fit, judged by what one instance of each took."""
-        known = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
+        """Return the space without configurations whose instances do not fit in memory."""
+        instance_mib = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
         available = space.hardware.memory_for_instances_mib
         try:
-            fitting = space.within_memory(available, known)
+            fitting = space.within_memory(available, instance_mib)
             left = len(space) - len(fitting)
         except EmptySpaceError as error:
             raise EverythingFailedError(str(error)) from error
         if left:
-            largest = max(known.values())
-            self._watch(
-                Note(
-                    f"{left} of {len(space)} configurations are left out: their instances (up to "
-                    f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory",
-                    warning=True,
-                )
+            largest = max(instance_mib.values())
+            text = (
+                f"{left} of {len(space)} configurations are excluded: their instances (up to "
+                f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
             )
+            self._watch(Note(text, warning=True))
         return fitting
 
 
 def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | None:
-    """Why an artefact is not even built; None where it may be."""
+    """Return why an artefact is not built at all; None where it is."""
     if spec.precision == "int8" and model.int8_is_a_guess:
         return (
             "INT8 of trained weights is recommended on real inputs only: give calibration and "
@@ -298,7 +287,7 @@ def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | N
     return lacking
 
 
-def _refuse_if_nothing_is_left(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:
+def _require_one_artifact_each(models: Sequence[ModelSpec], gated: Sequence[GatedArtifact]) -> None:
     for model in models:
         own = [result for result in gated if result.spec.model == model.name]
         if all(result.dropped is not None for result in own):
@@ -311,5 +300,4 @@ def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
 
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:
-    """Say whether an artefact is made from the ONNX graph; PyTorch's are from the model itself."""
     return bool(RUNTIMES[spec.runtime].graphs)

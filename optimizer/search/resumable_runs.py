@@ -1,4 +1,4 @@
-"""Measurements made one after the other, each kept before the next begins and made only once."""
+"""A series of measurements that is written one by one, so that a resumed run continues it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Measure = Callable[[ServingConfig], Evaluation]
 
 
 class ResumableRuns:
-    """The measurements of one store: those of earlier runs, and those made now.
+    """The measurements of one record store, by earlier runs and by this one.
 
     Raises:
         StorageError: when a record of an earlier run is damaged.
@@ -30,8 +30,8 @@ class ResumableRuns:
         self._watch = watch
         self.history = History(store.read_all())
 
-    def keep(self, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:
-        """Write down what was found. Raises StorageError."""
+    def record(self, config: ServingConfig, evaluation: Evaluation) -> TrialRecord:
+        """Write and return the record of an evaluation. Raises StorageError."""
         number = max((record.number for record in self.history.records), default=-1) + 1
         attempt = self.history.attempts(config) + 1
         record = measured_record(number, config, evaluation, self._context, attempt)
@@ -41,7 +41,7 @@ class ResumableRuns:
 
     @property
     def best(self) -> ConfirmedCapacity | None:
-        """The best of these runs alone, which nothing has confirmed."""
+        """The best of these measurements, unconfirmed."""
         context = self._context
         return decide(self.history.records, (), context.price, context.demand).best
 
@@ -52,12 +52,12 @@ class ResumableRuns:
         measure: Measure,
         go_on: Callable[[], bool] = lambda: True,
     ) -> Mapping[ServingConfig, TrialRecord]:
-        """Measure what was not yet; a failure that may pass is tried once more.
+        """Measure the configurations that have no record; retry a transient failure once.
 
-        Saturation alone ("bounded") is told by its level, and by nothing else.
+        A "bounded" result, of saturation alone, is reported by its load level only.
 
         Args:
-            go_on: asked before each measurement; what is left when it says no is left out.
+            go_on: called before each measurement; the rest is left out once it returns False.
 
         Returns:
             By configuration, the record that decides it: its own, or that of a smaller one which
@@ -67,14 +67,14 @@ class ResumableRuns:
             StorageError: when a record cannot be written.
         """
         self._watch(PhaseStarted(phase, len(configs)))
-        decided: dict[ServingConfig, TrialRecord] = {}
+        records: dict[ServingConfig, TrialRecord] = {}
         for step, config in enumerate(configs, 1):
-            while (known := self.history.decided(config)) is None and go_on():
+            while (decided := self.history.decided(config)) is None and go_on():
                 number = len(self.history.records)
                 self._watch(TrialStarted(number, step, len(configs), config))
-                record = self.keep(config, measure(config))
+                record = self.record(config, measure(config))
                 if record.outcome != "bounded":
                     self._watch(TrialFinished(record, self.best))
-            if known is not None:
-                decided[config] = known
-        return decided
+            if decided is not None:
+                records[config] = decided
+        return records

@@ -1,1 +1,1 @@
-"""A model of Triton: what a configuration would serve, without serving it. Pure."""
+"""A simulator of Triton: predicts what a configuration would serve, without serving it."""

@@ -1,4 +1,4 @@
-"""Simulation of Triton's dynamic batcher from arrivals and service times. Pure.
+"""Simulation of Triton's dynamic batcher from arrivals and service times.
 
 `open_loop` takes arrivals that do not depend on replies, `closed_loop` takes clients that wait for
 replies. Both are deterministic; all randomness is in the `Draws`.
@@ -190,11 +190,6 @@ class Simulation:
     def queue_ms(self) -> NDArray[np.float64]:
         """Time from arrival to execution, shape [requests]; NaN where it was refused."""
         return self.begin_ms - self.arrive_ms
-
-    @property
-    def batches(self) -> dict[int, int]:
-        """Number of executions by batch size in inferences, ascending."""
-        return histogram(self.execution_size)
 
 
 def histogram(execution_size: NDArray[np.int64]) -> dict[int, int]:

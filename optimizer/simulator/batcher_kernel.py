@@ -1,4 +1,4 @@
-"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed interface. Pure.
+"""Triton's dynamic batcher, event by event, compiled. `batcher` is its typed interface.
 
 The server's threads are assumed to be infinitely fast: events at one instant happen in the order in
 which each causes the next. Batch sizes are counted in requests here, times in ms.
@@ -219,7 +219,7 @@ def _fitting(r, s, b, held):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _choose(r, s, m, b):  # type: ignore[no-untyped-def]
-    """Steps 4 and 5: return how many requests join the open payload now; -1 to sleep.
+    """Return how many requests join the open payload now, by steps 4 and 5; -1 to sleep.
 
     Triton scans the queue one by one. All requests have one size, so one computation does.
     """

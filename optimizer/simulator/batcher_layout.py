@@ -1,4 +1,4 @@
-"""Array layouts of the compiled batcher: sizes in requests, times in ms. Pure.
+"""Array layouts of the compiled batcher: sizes in requests, times in ms.
 
 Few arrays of records, since passing an array to a compiled function costs time.
 """

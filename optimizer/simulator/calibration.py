@@ -1,4 +1,4 @@
-"""Choice of the configurations that calibrate the service times of a whole space. Pure."""
+"""Choice of the configurations that calibrate the service times of a whole space."""
 
 from __future__ import annotations
 

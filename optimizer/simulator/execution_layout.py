@@ -1,4 +1,4 @@
-"""What decides how long an execution takes: artefact, instances and threads. Pure."""
+"""What decides how long an execution takes: artefact, instances and threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expected capacities of every point of a space, simulated from service times. Pure.
+"""Expected capacities of every point of a space, simulated from service times.
 
 The first forecast of a space takes seconds; later ones simulate only what new measurements changed.
 In a space of many points all are ranked by a closed form, and only the best are simulated.
@@ -43,8 +43,8 @@ class Forecast:
         capacity: largest load factor within the limits; 0 where even the floor load misses them.
         floor_log_excess: logarithm of the latency at the limit's percentile over the limit at the
             floor load (largest over the streams); <= 0 is feasible.
-        log_sd: standard deviation of the logarithm of saturation and capacity, by what is not
-            known of the service times.
+        log_sd: standard deviation of the logarithm of saturation and capacity, from the
+            uncertainty of the service times.
     """
 
     saturation: NDArray[np.float64]
@@ -79,7 +79,7 @@ class _Target:
 
 
 class Forecaster:
-    """Forecasts a space again and again, as more of its service times becomes known.
+    """Forecasts a space repeatedly, as more of its service times is measured.
 
     Args:
         concurrency: requests outstanding while a configuration is saturated.

@@ -1,4 +1,4 @@
-"""Predict saturation, load levels and capacity of one model that serves one stream. Pure.
+"""Prediction of saturation, load levels and capacity of one model that serves one stream.
 
 The same seed gives the same prediction. All loads of one capacity have the same arrivals, faster or
 slower, and the same noise, so that they differ by the load alone.
@@ -124,13 +124,13 @@ def predict_saturation(serving: Serving, concurrency: int, seed: int) -> Predict
     simulation = closed_loop(scheduler, serving.curve, concurrency, draws)
     if simulation.refused.all():
         return PredictedSaturation(0.0, {})
-    # Whole executions, from the end of one to the end of another: afterwards clients become fewer.
+    # Count whole executions, from the end of one to the end of another, while all clients send.
     done = np.sort(simulation.done_ms[~simulation.refused])
     begin_ms = done[len(done) // 5]
     end_ms = done[np.searchsorted(done, simulation.arrive_ms[-1] - simulation.outside_ms)]
     completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
     counted = (simulation.execution_begin_ms >= begin_ms) & (simulation.execution_begin_ms < end_ms)
-    # Few executions: their noise is not 1 on average, and busy instances go slower by just that.
+    # The noise of few executions is not 1 on average: correct the rate by its mean.
     took_ms, noise = simulation.execution_ms[counted], draws.noise[: len(counted)][counted]
     slower = took_ms.sum() / (took_ms / noise).sum()
     return PredictedSaturation(
@@ -233,7 +233,7 @@ class Loads:
         self._requests = len(due)
         self._serving = serving
         draws = draw(len(self._due), serving.curve.spread, serving.shapes, rng)
-        # So are the service times: in heavy traffic a per cent of them is many of the latency.
+        # So is the mean noise: near saturation 1 % of service time is several % of latency.
         self._draws = replace(draws, noise=draws.noise / draws.noise.mean())
 
     def latency_ms(self, rate_per_second: float, percentile: float) -> float:

@@ -1,4 +1,4 @@
-"""How long an instance takes for a batch. Pure."""
+"""How long an instance takes for a batch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,6 @@ class ServiceVariation:
 
     spread: float = SPREAD
     wake_ms: tuple[tuple[str, float], ...] = ()
-
-    def wake_of(self, runtime: str) -> float:
-        """Return `wake_ms` of one runtime."""
-        return dict(self.wake_ms).get(runtime, 0.0)
 
 
 DEFAULT_VARIATION = ServiceVariation()

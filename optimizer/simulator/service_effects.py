@@ -1,4 +1,4 @@
-"""Prior distribution of service times, before any is measured. Pure.
+"""Prior distribution of service times, before any is measured.
 
 An execution of a batch of b takes fixed + item x b, but for a smooth rest:
 
@@ -57,52 +57,30 @@ def _doublings_of_threads(layout: ExecutionLayout) -> float:
     return math.log2(layout.groups[0].threads)
 
 
-def _doublings_of_devices(layout: ExecutionLayout) -> float:
-    return math.log2(layout.devices)
-
-
-def _sharing(layout: ExecutionLayout) -> float:
-    # Instances slow each other down: a little on cores of their own, much on one GPU.
-    return 0.5 if layout.groups[0].kind == "KIND_GPU" else 0.15
-
-
 def _all(layout: ExecutionLayout) -> Hashable:
     return None
-
-
-def _runtime(layout: ExecutionLayout) -> Hashable:
-    return layout.artifact.runtime
-
-
-def _precision(layout: ExecutionLayout) -> Hashable:
-    return layout.artifact.precision
 
 
 def _arithmetic(layout: ExecutionLayout) -> Hashable:
     return (layout.artifact.runtime, layout.artifact.backend, layout.artifact.precision)
 
 
-def _layout(layout: ExecutionLayout) -> Hashable:
-    return (layout.groups, layout.executions_per_device)
-
-
 EFFECTS = (
     ServiceEffect(_all, common=2.0, fixed=0.8),
-    ServiceEffect(_runtime, common=0.4, fixed=0.5, item=0.3),
-    ServiceEffect(_precision, common=0.1, fixed=0.1, item=0.5),
+    ServiceEffect(lambda x: x.artifact.runtime, common=0.4, fixed=0.5, item=0.3),
+    ServiceEffect(lambda x: x.artifact.precision, common=0.1, fixed=0.1, item=0.5),
     ServiceEffect(_arithmetic, common=0.1, fixed=0.2, item=0.3),
     ServiceEffect(lambda x: x.artifact, common=0.05, fixed=0.1, item=0.1),
     ServiceEffect(lambda x: x.variant, common=0.2, fixed=0.3, item=0.2),
-    ServiceEffect(
-        lambda layout: (layout.artifact, layout.variant), common=0.05, fixed=0.1, item=0.05
-    ),
+    ServiceEffect(lambda x: (x.artifact, x.variant), common=0.05, fixed=0.1, item=0.05),
     ServiceEffect(
         lambda x: x.groups[0].kind,
         common=0.2,
         fixed=0.1,
         item=0.1,
         covariate=_doublings_of_instances,
-        mean=_sharing,
+        # Instances slow each other down: a little on cores of their own, much on one GPU.
+        mean=lambda x: 0.5 if x.groups[0].kind == "KIND_GPU" else 0.15,
     ),
     ServiceEffect(
         _all,
@@ -112,19 +90,16 @@ EFFECTS = (
         covariate=_doublings_of_threads,
         mean=lambda _: -0.45,
     ),
-    ServiceEffect(_all, common=0.1, covariate=_doublings_of_devices),
+    ServiceEffect(_all, common=0.1, covariate=lambda x: math.log2(x.devices)),
     ServiceEffect(
         _arithmetic, common=0.08, fixed=0.05, item=0.05, covariate=_doublings_of_instances
     ),
     ServiceEffect(_arithmetic, common=0.08, fixed=0.1, item=0.05, covariate=_doublings_of_threads),
-    ServiceEffect(_layout, common=0.05, fixed=0.05, item=0.03),
     ServiceEffect(
-        lambda layout: (
-            layout.artifact,
-            layout.variant,
-            layout.groups,
-            layout.executions_per_device,
-        ),
+        lambda x: (x.groups, x.executions_per_device), common=0.05, fixed=0.05, item=0.03
+    ),
+    ServiceEffect(
+        lambda x: (x.artifact, x.variant, x.groups, x.executions_per_device),
         common=0.05,
         fixed=0.05,
         item=0.03,

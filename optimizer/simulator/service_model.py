@@ -1,4 +1,4 @@
-"""Service times of every execution layout, from those that were measured. Pure.
+"""Service times of every execution layout, from those that were measured.
 
 A Bayesian regression (a Gaussian process) on the logarithm of the time that an execution occupies
 an instance, described in `service_effects`. Memory is no part of it: the accuracy gate measures the
@@ -49,6 +49,7 @@ class ServiceModel:
         grid = [(layout, size) for layout, largest in levels for size in _sizes(largest)]
         grid += [(layout.one_instance, largest) for layout, largest in levels]
         log_ms, sd = self._predict(grid)
+        wake_ms = dict(self.variation.wake_ms)
         curves, start, alone = [], 0, len(grid) - len(levels)
         for index, (layout, largest) in enumerate(levels):
             sizes = _sizes(largest)
@@ -62,7 +63,7 @@ class ServiceModel:
                         layout.executing, math.exp(log_ms[alone + index] - log_ms[end - 1])
                     ),
                     outside_ms=self.outside_ms,
-                    wake_ms=self.variation.wake_of(layout.artifact.runtime),
+                    wake_ms=wake_ms.get(layout.artifact.runtime, 0.0),
                     # Of the largest batch, which is what saturation executes.
                     log_sd=float(sd[end - 1]),
                 )

@@ -1,4 +1,4 @@
-"""Service times observed in a saturated level. Pure."""
+"""Service times observed in a saturated level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BatchTime:
         executions: number of executions behind the mean.
         occupancy_ms: mean time from the start of an execution until the instance can begin the
             next one, while all instances are busy.
-        log_sd: standard deviation of its logarithm by what is unknown of the overhead.
+        log_sd: standard deviation of its logarithm, from the uncertainty of the overhead.
     """
 
     batch_size: int

@@ -1,4 +1,4 @@
-"""Bayesian regression of one model's service times on its execution layout. Pure."""
+"""Bayesian regression of one model's service times on its execution layout."""
 
 from __future__ import annotations
 

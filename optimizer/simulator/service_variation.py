@@ -1,4 +1,4 @@
-"""Variation of single executions around the mean times of a saturated server. Pure.
+"""Variation of single executions around the mean times of a saturated server.
 
 Triton counts sums, so a saturated level shows neither how much executions of one size differ, nor
 how much longer an instance takes that was idle: its threads sleep, its caches are cold. Both show

@@ -1,4 +1,4 @@
-"""What one model is expected to serve of one stream: in closed form, and by simulation. Pure."""
+"""What one model is expected to serve of one stream: in closed form, and by simulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded arrivals, read from a CSV file of the times at which requests came."""
+"""Recorded arrivals, read from a CSV file with the times of requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.workload.arrivals import ArrivalTrace
 
 
 def _instant(text: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time; one without a zone is taken as UTC."""
+    """Return the seconds since 1970 of an ISO 8601 time, by default in UTC."""
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
@@ -23,22 +23,20 @@ _COLUMNS: Mapping[str, tuple[Callable[[str], float], str]] = {
     "seconds": (float, "must be a finite number"),
     "timestamp": (_instant, "must be an ISO 8601 time"),
 }
-"""Columns that hold arrivals, how they are read, and the rule for each of their values."""
-
+"""Columns that may hold the times, their readers, and the rule for their values."""
 
 MAX_SECONDS = 1e11
-"""Of a time, in either direction: some 3,000 years."""
+"""Largest distance of a time from 1970, about 3,000 years."""
 
 
 def read_trace(path: Path) -> ArrivalTrace:
     """Read the column `seconds` (numbers) or `timestamp` (ISO 8601) of a CSV file with a header.
 
-    Rows need no order and times no origin. The recording lasts from the first arrival to one mean
-    gap after the last.
+    Rows may have any order and times any origin. The recording lasts from the first arrival to one
+    mean interval after the last.
 
     Raises:
-        ValueError: when the file cannot be read or does not hold a recording; names the rule, and
-            the line and value that break it.
+        ValueError: names the rule, and the line and value that break it.
     """
     text = read_text(path)
     table = csv_rows(text)
@@ -57,7 +55,7 @@ def read_trace(path: Path) -> ArrivalTrace:
 
 
 def time_column(names: Sequence[str]) -> str:
-    """Return the column that holds times. Raises ValueError where there is none."""
+    """Return the column that holds times. Raises ValueError without one."""
     column = next((name for name in _COLUMNS if name in names), None)
     if column is None:
         named = " or ".join(_COLUMNS)

@@ -1,4 +1,4 @@
-"""What pydantic says is wrong with a document, as mistakes with key, rule, value and line."""
+"""Errors of pydantic as mistakes with key, rule, value and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimizer.space_file.section import known_keys
 
 
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
-    """A pydantic error as a mistake with key, rule, value and line."""
+    """Return a pydantic error as a mistake with key, rule, value and line."""
     context = error.get("ctx") or {}
     below = [part for part in str(context.get("key", "")).split(".") if part]
     location = _existing(document, error["loc"], error["type"] == "missing")
@@ -31,39 +31,39 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
 
 
 def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:
-    """The location as keys of the document: pydantic adds parts for union members, dropped here.
+    """Return a location as keys of the document, without pydantic's parts for union members.
 
     Args:
-        absent_last: whether the last part is a key that is not there.
+        absent_last: whether the last part is a key that the document lacks.
     """
-    found: list[Any] = []
+    keys: list[Any] = []
     node = document
     for n, part in enumerate(location):
-        # Text where a key or an index was joined to others by dots, or is a number in YAML.
+        # A key that was joined to others by dots is text, though it may be a number or an index.
         at = int(part) if isinstance(part, str) and part.isdecimal() else part
         if isinstance(node, Mapping) and (part in node or at in node):
             at = part if part in node else at
         elif not (isinstance(node, list) and isinstance(at, int) and at < len(node)):
             if absent_last and n == len(location) - 1 and isinstance(node, Mapping):
-                found.append(part)
+                keys.append(part)
             continue
         node = node[at]
-        found.append(at)
-    return found
+        keys.append(at)
+    return keys
 
 
 def one_for_each_value(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Join what the members of a union say of the same value: any of them would do."""
+    """Join the mistakes at the same value, which is one for each member of a union."""
     joined: dict[tuple[str, str | None], Mistake] = {}
     for mistake in mistakes:
-        known = joined.get((mistake.key, mistake.value))
-        rule = f"{known.rule}, or {mistake.rule}" if known is not None else mistake.rule
+        other = joined.get((mistake.key, mistake.value))
+        rule = f"{other.rule}, or {mistake.rule}" if other is not None else mistake.rule
         joined[mistake.key, mistake.value] = replace(mistake, rule=rule)
     return list(joined.values())
 
 
 def line_of(document: Any, location: Sequence[Any]) -> int | None:
-    """1-based line of the deepest part of the location that stands in the file."""
+    """Return the 1-based line of the deepest part of a location that the file has."""
     line, node = None, document
     for part in location:
         try:
@@ -71,18 +71,18 @@ def line_of(document: Any, location: Sequence[Any]) -> int | None:
             position = node.lc.key(part) if is_map else node.lc.item(part)
             line, node = position[0] + 1, node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
-            break  # an empty map has no positions at all
+            break  # an empty map has no positions
     return line
 
 
 def short(value: object) -> str:
-    """Return a value as it was written, on one line of at most 80 characters."""
+    """Return a value on one line of at most 80 characters."""
     text = repr(value if isinstance(value, str | int | float | bool | None) else _plain(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _plain(value: object) -> object:
-    """Ruamel's containers as built-in ones, so that messages show what was written."""
+    """Return ruamel's containers as built-in ones, so that messages show what was written."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The shape of one model in a space file: its source, its requests, its accuracy.
+"""The schema of a model: its source, its requests and its accuracy.
 
-pydantic checks every key; what spans several is checked on the smallest section that holds them.
+A rule over several keys is checked in the smallest section that holds them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from optimizer.space_file.section import (
     Seed,
     Switch,
     folder_of,
+    missing_file,
     raise_all,
+    require_file,
     wrong,
 )
 from optimizer.workload.model_spec import (
@@ -50,11 +52,11 @@ Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 _Share = Annotated[Number, Field(ge=0, le=1)]
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
-"""Integer inputs of `transformers` models and the configuration value that they stay below."""
+"""Integer inputs of `transformers` models, and the configuration value that bounds each."""
 
 
 def _check_finite(values: object) -> None:
-    """Raise ValueError where a number is NaN or infinite: JSON has none of them."""
+    """Raise ValueError for NaN and infinity, which JSON lacks."""
     try:
         json.dumps(values, allow_nan=False)
     except ValueError as error:
@@ -62,17 +64,17 @@ def _check_finite(values: object) -> None:
 
 
 class SourceSection(Section):
-    """Where the model comes from: `checkpoint` or `config` of a transformers class, or `onnx`."""
+    """The model's source: `checkpoint` or `config` of a transformers class, or `onnx`."""
 
     class_name: str | None = Field(
         None, alias="class", description="class of the transformers package"
     )
     config: dict[str, JsonValue] | None = Field(
-        None, description="the architecture's configuration; random weights, nothing is downloaded"
+        None, description="configuration of the architecture, with random weights; no download"
     )
-    seed: Seed = Field(0, description="of the random weights")
+    seed: Seed = Field(0, description="random seed of the weights")
     checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
-    onnx: str | None = Field(None, description="ONNX file; external data beside it")
+    onnx: str | None = Field(None, description="ONNX file, with external data beside it")
 
     @field_validator("config")
     @classmethod
@@ -86,7 +88,9 @@ class SourceSection(Section):
         if len(given) != 1:
             raise wrong("", "must have exactly one of config, checkpoint, onnx", given)
         if (self.onnx is None) != (self.class_name is not None):
-            raise wrong("class", "goes with config or checkpoint, not with onnx", self.class_name)
+            raise wrong(
+                "class", "is needed with config or checkpoint, and not with onnx", self.class_name
+            )
         return self
 
     @field_validator("onnx", "checkpoint")
@@ -94,24 +98,21 @@ class SourceSection(Section):
     def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
         if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
             return given
-        path = folder_of(info) / given
-        if not is_there(path):
-            raise PydanticCustomError(
-                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
-            )
+        if not is_there(path := folder_of(info) / given):
+            raise missing_file(path)
         return given
 
     def known_limits(self, folder: Path) -> dict[str, int]:
-        """Whole numbers of the model's configuration, where it is known without loading it."""
-        known: object = self.config
+        """Return whole numbers of the model's configuration, if it needs no download."""
+        config: object = self.config
         if self.checkpoint is not None:
             file = folder / self.checkpoint / "config.json"
-            known = parse_json(read_bytes(file)) if is_there(file) else {}
-        items = known.items() if isinstance(known, dict) else ()
+            config = parse_json(read_bytes(file)) if is_there(file) else {}
+        items = config.items() if isinstance(config, dict) else ()
         return {key: value for key, value in items if isinstance(value, int)}
 
     def to_value(self, folder: Path) -> TransformersSource | OnnxSource:
-        """The source with paths resolved against the file's folder."""
+        """Return the source, with paths resolved against the file's folder."""
         if self.onnx is not None:
             return OnnxSource((folder / self.onnx).resolve())
         checkpoint = self.checkpoint
@@ -126,21 +127,20 @@ def _looks_local(checkpoint: str) -> bool:
 
 
 def _known_limits(info: ValidationInfo) -> dict[str, int]:
-    """What is known of a model whose source is right."""
     source: SourceSection | None = info.data.get("source")
     return source.known_limits(folder_of(info)) if source is not None else {}
 
 
 class InputSection(Section):
-    """One input tensor and the bounds of its values; `length` in the shape is the request's."""
+    """An input tensor and the bounds of its values; `length` stands for the request's length."""
 
-    data_type: DataType = Field("INT64", description="of its values")
+    data_type: DataType = Field("INT64", description="Triton's data type")
     shape: Annotated[list[Count | Literal["length"]], Field(max_length=8)] = Field(
-        ["length"], description="without the batch axis"
+        ["length"], description="shape without the batch axis"
     )
     minimum: Number = Field(description="smallest value, inclusive")
     maximum: Number = Field(description="largest value, inclusive")
-    pad: Number = Field(0, description="fills the positions beyond the request's own length")
+    pad: Number = Field(0, description="value of positions beyond the request's length")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -149,22 +149,22 @@ class InputSection(Section):
         return self
 
     def to_value(self, name: str) -> TensorSpec:
-        """The tensor of this name."""
+        """Return the tensor of this name."""
         shape = tuple(None if n == "length" else n for n in self.shape)
         return TensorSpec(name, self.data_type, shape, self.minimum, self.maximum, self.pad)
 
 
 class LengthSection(Section):
-    """How long requests are, in tokens: one of fixed, uniform, weights."""
+    """The length of requests in tokens: one of fixed, uniform and weights."""
 
-    fixed: Length | None = Field(None, description="every request is as long")
+    fixed: Length | None = Field(None, description="length of every request")
     uniform: tuple[Length, Length] | None = Field(None, description="[shortest, longest]")
     weights: dict[Length, Positive] | None = Field(None, description="weight by length")
 
     @field_validator("weights", mode="before")
     @classmethod
     def _whole_lengths(cls, weights: object) -> object:
-        # JSON has only text keys, so a stored space comes back with them.
+        # Keys in JSON are text, so those of a stored space are.
         if isinstance(weights, Mapping):
             return {int(k) if str(k).isdecimal() else k: v for k, v in weights.items()}
         return weights
@@ -179,7 +179,7 @@ class LengthSection(Section):
         return self
 
     def to_value(self) -> LengthDistribution:
-        """The distribution over whole lengths."""
+        """Return the distribution of lengths."""
         if self.fixed is not None:
             return LengthDistribution((self.fixed,), (1.0,))
         if self.uniform is not None:
@@ -190,18 +190,18 @@ class LengthSection(Section):
 
 
 class DataSection(Section):
-    """Inputs from a file or given here, or generated from the model's own inputs and lengths."""
+    """Inputs from a file, or given here, or generated from the model's inputs and lengths."""
 
     file: str | None = Field(
         None,
-        description=".npz with one array per input, [samples, ...], or .jsonl with one object of"
-        " the inputs' values a line; shorter rows are padded to the longest length",
+        description=".npz with an array of shape [samples, ...] for each input, or .jsonl with an"
+        " object of values by input on each line; shorter rows are padded to the longest length",
     )
     tensors: Annotated[dict[str, list[JsonValue]], Field(min_length=1)] | None = Field(
         None, description="rows by input; shorter rows are padded to the longest length"
     )
-    samples: Count = Field(64, description="how many are used; all of `tensors` by default")
-    seed: Seed = Field(0, description="of generated inputs")
+    samples: Count = Field(64, description="number of samples; by default all of `tensors`")
+    seed: Seed = Field(0, description="random seed of generated inputs")
 
     @model_validator(mode="before")
     @classmethod
@@ -216,10 +216,8 @@ class DataSection(Section):
     @field_validator("file")
     @classmethod
     def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
-        path = folder_of(info) / (file or "")
-        if file is not None and not (is_there(path) and path.is_file()):
-            at = str(path)
-            raise PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": at})
+        if file is not None:
+            require_file(folder_of(info) / file)
         return file
 
     @field_validator("tensors")
@@ -233,28 +231,28 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.file is not None and self.tensors is not None:
-            raise wrong("tensors", "goes without file", self.file)
+            raise wrong("tensors", "must not be given beside file", self.file)
         return self
 
     def to_value(self, folder: Path) -> DataSet:
-        """The data set with its path resolved."""
+        """Return the data set, with its path resolved."""
         file = (folder / self.file).resolve() if self.file is not None else None
         tensors = json.dumps(self.tensors) if self.tensors is not None else None
         return DataSet(file, self.samples, self.seed, tensors)
 
 
 class CalibrationSection(DataSection):
-    """Inputs that INT8 is calibrated with, and how activation ranges follow from them."""
+    """Inputs for the calibration of INT8, and how activation ranges follow from them."""
 
     percentile: Annotated[Number, Field(gt=50, le=100)] = Field(
         USUAL_PERCENTILE,
-        description="share of an activation's values that its INT8 range holds, in %;"
-        " 100 is from the smallest to the largest",
+        description="percentage of an activation's values in its INT8 range;"
+        " 100 ranges from the smallest to the largest",
     )
 
     @model_serializer(mode="wrap")
     def _without_the_usual_percentile(self, dump: SerializerFunctionWrapHandler) -> Any:
-        """Studies that were begun before there was this key have none, and go on."""
+        """Omit the default: studies that were begun before the key existed lack it."""
         content = dump(self)
         if self.percentile == USUAL_PERCENTILE:
             del content["percentile"]
@@ -262,12 +260,12 @@ class CalibrationSection(DataSection):
 
 
 class MetricSection(Section):
-    """A metric of the model's task, calculated by a Python function of the user's."""
+    """A metric of the model's task, calculated by your own Python function."""
 
     function: str = Field(
         description="FILE.py:NAME, called as NAME(inputs, outputs) with all evaluation samples"
     )
-    minimum: Number = Field(description="the least that it must return")
+    minimum: Number = Field(description="least value that it must return")
 
     @field_validator("function")
     @classmethod
@@ -275,40 +273,34 @@ class MetricSection(Section):
         file, _, name = function.rpartition(":")
         if not (file.endswith(".py") and name.isidentifier()):
             raise PydanticCustomError("space_rule", "must be FILE.py:NAME")
-        path = folder_of(info) / file
-        if not (is_there(path) and path.is_file()):
-            raise PydanticCustomError(
-                "space_rule", "file must exist, looked at {at}", {"at": str(path)}
-            )
+        require_file(folder_of(info) / file)
         return function
 
     def to_value(self, folder: Path) -> TaskMetric:
-        """The metric with its path resolved."""
+        """Return the metric, with its path resolved."""
         file, _, name = self.function.rpartition(":")
         return TaskMetric((folder / file).resolve(), name, self.minimum)
 
 
 class AccuracySection(Section):
-    """What an artefact must reach against the FP32 reference, through the running server."""
+    """The accuracy that each artefact must reach on the server, against the FP32 reference."""
 
     min_argmax_agreement: _Share = Field(
-        0.99, description="least share of samples whose largest output is the reference's"
+        0.99, description="least share of samples with the same largest output"
     )
     min_cosine: Annotated[Number, Field(ge=-1, le=1)] = Field(
-        0.99, description="least mean cosine of an answer and the reference's"
+        0.99, description="least mean cosine similarity of the outputs"
     )
     max_abs_error: Positive | None = Field(
-        None, description="largest difference of any value; not judged without"
+        None, description="largest allowed difference of any value; by default not judged"
     )
-    metric: MetricSection | None = Field(
-        None, description="of your own task, judged beside the others"
-    )
+    metric: MetricSection | None = Field(None, description="metric of your own task, in addition")
     int8_on_generated_data: Switch = Field(
-        False, description="trust INT8 of trained weights that saw no real inputs"
+        False, description="allow INT8 of trained weights that saw only generated inputs"
     )
 
     def to_value(self, folder: Path) -> AccuracyLimits:
-        """The limits."""
+        """Return the limits."""
         return AccuracyLimits(
             self.min_argmax_agreement,
             self.min_cosine,
@@ -319,52 +311,56 @@ class AccuracySection(Section):
 
 
 class LimitSection(Section):
-    """The latency that must be met."""
+    """The latency limit."""
 
     percentile: Annotated[Number, Field(ge=50, le=99.9)] = Field(
-        95, description="of the latencies, which must be within the limit"
+        95, description="percentile of the latency that must be within the limit"
     )
-    latency_ms: Positive = Field(500, description="from the moment that a request was due")
+    latency_ms: Positive = Field(
+        500, description="latency limit, from the scheduled time of a request"
+    )
 
 
 class ModelSection(Section):
-    """One model: its source, what requests to it carry, and how its accuracy is judged."""
+    """One model: its source, its requests, and how its accuracy is judged."""
 
-    source: SourceSection = Field(description="where the model comes from")
+    source: SourceSection = Field(description="the source of the model")
     inputs: Annotated[dict[Name, InputSection], Field(min_length=1, max_length=64)] = Field(
-        description="tensors that a request carries"
+        description="input tensors of a request"
     )
-    lengths: LengthSection = Field(description="how long requests are")
-    output: Name = Field("logits", description="tensor that the model answers with")
+    lengths: LengthSection = Field(description="the length of requests")
+    output: Name = Field("logits", description="name of the output tensor")
     calibration: CalibrationSection = Field(
-        CalibrationSection(seed=1), description="inputs that INT8 is calibrated with"
+        CalibrationSection(seed=1), description="inputs for the calibration of INT8"
     )
     evaluation: DataSection = Field(
-        DataSection(seed=2), description="other inputs, on which the accuracy is judged"
+        DataSection(seed=2), description="other inputs, on which accuracy is judged"
     )
     accuracy: AccuracySection = Field(
-        AccuracySection(), description="what is left out of the space when it is missed"
+        AccuracySection(), description="the accuracy without which an artefact is excluded"
     )
     demand_per_second: Positive | None = Field(
-        None, description="requests a second to this model, where there are several"
+        None, description="requests per second to this model, if there are several"
     )
-    limit: LimitSection | None = Field(None, description="of this model; the common one without")
+    limit: LimitSection | None = Field(
+        None, description="limit of this model, in place of the common one"
+    )
     parameters: ParametersSection | None = Field(
-        None, description="of this model, in place of the common ones"
+        None, description="parameters of this model, in place of the common ones"
     )
 
-    # On the fields, so that they are checked however wrong the rest of the section is.
+    # Validators of fields, which run even if other fields are wrong.
     @field_validator("inputs")
     @classmethod
     def _below_the_vocabulary(
         cls, inputs: dict[str, InputSection], info: ValidationInfo
     ) -> dict[str, InputSection]:
-        known = _known_limits(info)
+        limits = _known_limits(info)
         mistakes = []
         for name, key in CONFIG_LIMITS.items():
             tensor = inputs.get(name)
-            if tensor is not None and key in known and tensor.maximum >= known[key]:
-                rule = f"must be below the model's {key} ({known[key]})"
+            if tensor is not None and key in limits and tensor.maximum >= limits[key]:
+                rule = f"must be below the model's {key} ({limits[key]})"
                 mistakes.append(wrong(f"{name}.maximum", rule, tensor.maximum))
         raise_all(cls, mistakes)
         return inputs
@@ -380,7 +376,7 @@ class ModelSection(Section):
         return lengths
 
     def to_value(self, name: str, folder: Path) -> ModelSpec:
-        """The model of this name."""
+        """Return the model of this name."""
         tensors = tuple(section.to_value(key) for key, section in self.inputs.items())
         return ModelSpec(
             name=name,

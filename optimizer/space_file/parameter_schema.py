@@ -1,4 +1,4 @@
-"""The parameters of a space file, by the table of parameters: what may be tried."""
+"""The schema of a space file's parameters, made from the table of parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _type_of(allowed: Allowed) -> Any:
         kinds.append(Annotated[int, Field(ge=allowed.least, le=10**9, strict=True)])
     if allowed.lists is not None:
         kinds.append(_LISTS[allowed.lists])
-    several: Any = list[Union[tuple(kinds)]]  # type: ignore[misc] # noqa: UP007 - not known to mypy
+    several: Any = list[Union[tuple(kinds)]]  # type: ignore[misc] # noqa: UP007 - mypy sees no table
     return Annotated[several, Field(min_length=1, max_length=MAX_VALUES)]
 
 
@@ -61,7 +61,7 @@ else:
 
 
 class ParametersSection(_Parameters):
-    """What may be tried. A single value fixes a parameter."""
+    """The search space: a list of values is searched, a single value is fixed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -116,20 +116,24 @@ def _value(allowed: Allowed, listed: Any) -> Value:
 
 
 def with_defaults(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the content of a space file with parameters that came after it was written.
+    """Return the stored content of a space file with the parameters that were added since.
 
-    Each has its default, which leaves everything as it was before there was the parameter.
+    Each has its default, which leaves everything as it was before there was the parameter. Content
+    of another shape, as of a damaged study, is returned as it is.
     """
-    if "parameters" not in content:
-        return content
     defaults = ParametersSection.model_validate({}).model_dump(mode="json")
-    models = {
-        name: {**model, "parameters": {**defaults, **model["parameters"]}}
-        if model.get("parameters")
-        else model
-        for name, model in content.get("models", {}).items()
-    }
-    return {**content, "parameters": {**defaults, **content["parameters"]}, "models": models}
+
+    def completed(section: Any) -> Any:
+        own = section.get("parameters") if isinstance(section, Mapping) else None
+        if not isinstance(own, Mapping):
+            return section
+        return {**section, "parameters": {**defaults, **own}}
+
+    models = content.get("models")
+    if isinstance(models, Mapping):
+        content = {**content, "models": {name: completed(model) for name, model in models.items()}}
+    whole: Mapping[str, Any] = completed(content)
+    return whole
 
 
 def deprecations(document: Mapping[str, Any]) -> Iterator[str]:

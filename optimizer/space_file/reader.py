@@ -1,7 +1,4 @@
-"""The YAML file that a person writes, and the values that it stands for.
-
-Every mistake is reported at once, with its key and line.
-"""
+"""Reads space files into values, and reports every mistake at once, with its key and line."""
 
 from __future__ import annotations
 
@@ -34,10 +31,10 @@ from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 @dataclass(frozen=True)
 class MeasurementSettings:
-    """Seconds that load levels last: saturation, check, warm-up before each, confirmation.
+    """How long load levels last, and how many requests confirm a finalist.
 
     Attributes:
-        confirm_seconds: None leaves what is usual for the device.
+        confirm_seconds: None stands for the default of the device.
     """
 
     saturation_seconds: float
@@ -59,19 +56,19 @@ _COUNT: TypeAdapter[int] = TypeAdapter(Count)
 _CONDITIONS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(max_length=100)])
 
 _MOST_MISTAKES = 1_000
-"""That are looked up in a file; one with so many is no space file."""
+"""Number of mistakes that are reported; a file with more is no space file."""
 
 _WEAKEST_FIRST: tuple[AccuracyEvidence, ...] = ("synthetic", "dataset", "task")
 
 
 @dataclass(frozen=True)
 class Space:
-    """Everything that a space file says, as values.
+    """The content of a space file as values.
 
     Attributes:
-        engines: how TensorRT engines are built; None where no model is served on a GPU.
-        content: the file's settings with defaults filled in, less study name and budget: what a
-            study cannot be resumed without.
+        engines: how TensorRT engines are built; None without GPUs.
+        content: the file's keys with their defaults, less the study's name and budget; a study is
+            resumed only with the same.
         deprecations: notes about old names in the file.
     """
 
@@ -90,7 +87,7 @@ class Space:
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
-        """What the accuracy figures of every model rest on at least."""
+        """The weakest evidence of the models' accuracy figures."""
         return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
 
 
@@ -98,13 +95,13 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
     """Read a space file.
 
     Args:
-        path: the YAML file; paths in it are relative to its folder.
+        path: YAML file; paths in it are relative to its folder.
         prices: price list by instance type.
-        hardware: of this machine, of which the file may choose GPUs.
+        hardware: hardware of this machine, whose GPUs the file may select.
 
     Raises:
-        SpaceFileError: with every mistake found.
-        RequirementError: when the machine has no GPU, and the file asks for one.
+        SpaceFileError: with every mistake.
+        RequirementError: the file asks for GPUs that the machine lacks.
     """
     document = _read_yaml(path)
     try:
@@ -112,8 +109,8 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
             document, context={"folder": path.parent, "prices": prices}
         )
     except ValidationError as error:
-        found = error.errors()[:_MOST_MISTAKES]
-        mistakes = one_for_each_value(mistake(e, document) for e in found)
+        errors = error.errors()[:_MOST_MISTAKES]
+        mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
     space = _to_value(section, path, prices, hardware)
@@ -124,25 +121,25 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
-    """The space whose only point is that of `only_point`. Raises UsageError."""
+    """Return the space whose only point is that of `only_point`. Raises UsageError."""
     return replace(space, search_space=only_point(space.search_space, settings))
 
 
 def only_point(
     searched: SearchSpace, settings: Mapping[str, str], *, with_effect: bool = True
 ) -> SearchSpace:
-    """The space that holds only one point: some parameters as set, the rest the baseline's.
+    """Return a space of one point: some parameters as set, the others as in the baseline.
 
-    Where the baseline's values do not go with what is set, or leave it without effect, the nearest
-    that do.
+    If the baseline's values are impossible with the settings, or leave a setting without effect,
+    the nearest values are taken.
 
     Args:
-        settings: YAML text by parameter, as "precision" (of every model) or "model.precision".
-            Values need not be among those that the space lists, and its conditions do not apply.
-        with_effect: refuse a setting that changes nothing, such as a delay without batching.
+        settings: YAML text by parameter, as "precision" (for every model) or "model.precision".
+            Values need not be in the space's lists, and its conditions do not apply.
+        with_effect: refuse a setting without effect, such as a queue delay without batching.
 
     Raises:
-        UsageError: with every setting that is wrong.
+        UsageError: with every wrong setting.
     """
     parameters: list[Parameter] = []
     wrong = list(_unknown_models(searched, settings))
@@ -150,8 +147,8 @@ def only_point(
         try:
             parameters += _with_settings(model, settings)
         except ValidationError as error:
-            found = [mistake(each, settings) for each in error.errors()]
-            wrong += [replace(each, key=each.key.split(".")[0]) for each in found]
+            mistakes = [mistake(each, settings) for each in error.errors()]
+            wrong += [replace(each, key=each.key.split(".")[0]) for each in mistakes]
     if wrong:
         raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
     limits = Limits(request_size=searched.limits.request_size)
@@ -164,9 +161,9 @@ def only_point(
         raise UsageError(f"--set: {error}; with {given}") from error
     if chosen is None:
         raise UsageError(
-            f"--set: a value has no effect with {given}: batch sizes and delays need batching=true "
-            "and a max_batch_size above traffic.batch_size, settings of engines runtime=tensorrt, "
-            "rate_limit more instances than it allows"
+            f"--set: a value has no effect with {given}: batch sizes and queue delays need "
+            "batching=true and a max_batch_size above traffic.batch_size, parameters of engines "
+            "need runtime=tensorrt, and a rate_limit needs more instances than it allows"
         )
     fixed = tuple(
         replace(parameter, values=(parameter.values[at],))
@@ -176,14 +173,14 @@ def only_point(
 
 
 def read_host(settings: Mapping[str, object], folder: Path) -> Host:
-    """The host of a server section that was not read as part of a space file.
+    """Return the host of a server section that is not part of a space file.
 
     Args:
-        settings: as the section has them; GPUs are chosen elsewhere.
-        folder: that paths are relative to.
+        settings: keys of the section; `gpus` is ignored.
+        folder: folder to which paths are relative.
 
     Raises:
-        UsageError: with every setting that is wrong.
+        UsageError: with every wrong setting.
     """
     given = {name: value for name, value in settings.items() if name != "gpus"}
     try:
@@ -194,7 +191,7 @@ def read_host(settings: Mapping[str, object], folder: Path) -> Host:
 
 
 def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Parameter, ...]:
-    """The model's parameters, some of them set; raises pydantic's ValidationError."""
+    """Return the model's parameters, some of them set. Raises pydantic's ValidationError."""
     values: dict[str, Any] = {
         parameter.name: [list(v) if isinstance(v, tuple) else v for v in parameter.values]
         for parameter in model.parameters
@@ -245,7 +242,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mistake]:
-    """Those of the points, where the sections that they come from are right."""
+    """Yield the mistakes of the points, if the sections that define them have none."""
     conditions, traffic = document.get("conditions", []), document.get("traffic", {})
     try:
         size = _COUNT.validate_python(traffic.get("batch_size", 1))
@@ -261,7 +258,7 @@ def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mista
 
 
 def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
-    """What is wrong with the points of a space whose every section is right."""
+    """Yield the mistakes of the points of a space whose sections have none."""
     try:
         wrong = list(space.check_conditions())
         if not wrong:
@@ -323,12 +320,12 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
 
 
 def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
-    """The GPUs that the file asks for, in the driver's order: in that a server numbers them."""
+    """Return the GPUs that the file selects, in the order in which a server numbers them."""
     if server.gpus == "none":
         return ()
     if not hardware.gpus:
         raise RequirementError(
-            f"server.gpus asks for {server.gpus}, and no NVIDIA driver answers on this machine: "
+            f"server.gpus is {server.gpus}, but this machine has no working NVIDIA driver: "
             "install one, or search on the CPU with gpus: none"
         )
     if server.gpus == "all":
@@ -345,7 +342,7 @@ def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
 
 
 def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:
-    """See `Space.content`; a file's content belongs to it, not only its name."""
+    """Return `Space.content`; for a recorded trace it holds the digest of the file."""
     content = section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"})
     if isinstance(stream.arrivals, ArrivalTrace):
         content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256

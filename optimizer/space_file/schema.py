@@ -1,8 +1,4 @@
-"""The shape of a space file: its sections, their keys and the rules that they must meet.
-
-`optimizer.space_file.reader` reads files with it; `optimizer.space_file.model_schema` describes
-the models.
-"""
+"""The schema of a space file: its sections, their keys and their rules."""
 
 from __future__ import annotations
 
@@ -47,7 +43,7 @@ _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 def _day(value: object) -> object:
-    """YAML reads 2026-01-01 as a date."""
+    """Return the text of a day, which YAML reads as a date."""
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
@@ -68,12 +64,12 @@ class TraceSection(Section):
         return trace
 
     def to_value(self, folder: Path) -> ArrivalTrace:
-        """The recording."""
+        """Return the recorded arrivals."""
         return read_trace(folder / self.trace)
 
 
 def _kind_of_arrivals(value: object) -> str:
-    """Which member of the union a value is meant to be, so that only that one complains."""
+    """Return the member of the union that is meant, so that errors are about it alone."""
     return "trace" if isinstance(value, Mapping | TraceSection) else "name"
 
 
@@ -84,14 +80,14 @@ _Arrivals = Annotated[
 
 
 class TransportSection(Section):
-    """How requests travel to the server."""
+    """How requests are sent to the server."""
 
-    protocol: Literal["grpc", "http"] = Field("grpc", description="of the requests")
+    protocol: Literal["grpc", "http"] = Field("grpc", description="protocol of the requests")
     encoding: Literal["binary", "json"] = Field(
-        "binary", description="of tensors; json is for comparison"
+        "binary", description="encoding of tensors; json is for comparison"
     )
     shared_memory: Switch = Field(
-        False, description="inputs lie in system shared memory; client and server share a machine"
+        False, description="send inputs through system shared memory, on one machine"
     )
 
     @model_validator(mode="after")
@@ -101,56 +97,59 @@ class TransportSection(Section):
         return self
 
     def to_value(self) -> Transport:
-        """The transport."""
+        """Return the transport."""
         return Transport(self.protocol, self.encoding, self.shared_memory)
 
 
 class TrafficSection(Section):
-    """What the fleet must serve."""
+    """The traffic that the fleet must serve."""
 
     arrivals: _Arrivals = Field(
-        "poisson", description="poisson, constant, or a recorded trace; never waiting for replies"
+        "poisson",
+        description="poisson, constant, or a recorded trace; requests never wait for replies",
     )
-    batch_size: Count = Field(1, description="inferences that one request asks for")
+    batch_size: Count = Field(1, description="inferences per request")
     transport: TransportSection = Field(
-        TransportSection(), description="how requests travel to the server"
+        TransportSection(), description="how requests are sent to the server"
     )
-    demand_per_second: Positive = Field(500, description="requests a second, whole fleet")
+    demand_per_second: Positive = Field(500, description="requests per second to the whole fleet")
     headroom: Annotated[Number, Field(ge=0, le=10)] = Field(
-        0, description="share of capacity kept free above the demand"
+        0, description="spare capacity above the demand, as a share of the demand"
     )
 
     def arrival_pattern(self, folder: Path) -> ArrivalPattern:
-        """The arrivals, a trace read from its file."""
+        """Return the arrivals; a trace is read from its file."""
         if isinstance(self.arrivals, TraceSection):
             return self.arrivals.to_value(folder)
         return self.arrivals
 
 
 class PurchaseSection(Section):
-    """A machine that is owned: purchase price over its lifetime, and power."""
+    """A machine that you own: its purchase price over its lifetime, and its power."""
 
     usd: Positive = Field(description="purchase price")
-    lifetime_years: Positive = Field(4, description="over which it is written off")
-    watts: Positive = Field(description="that it draws while it serves, cooling included")
-    usd_per_kwh: Positive = Field(description="price of power")
+    lifetime_years: Positive = Field(4, description="years over which it is depreciated")
+    watts: Positive = Field(description="power while it serves, cooling included")
+    usd_per_kwh: Positive = Field(description="price of electricity")
 
     def to_value(self) -> Purchase:
-        """The purchase as a value."""
+        """Return the purchase."""
         return Purchase(self.usd, self.lifetime_years, self.watts, self.usd_per_kwh)
 
 
 class PriceSection(Section):
-    """What one instance costs; without `usd_per_hour` or `purchase` the price list is asked."""
+    """The price of one machine, from the price list if neither price nor purchase is given."""
 
-    instance_type: str = Field(description="its name; listed where no price is given here")
-    usd_per_hour: Positive | None = Field(None, description="of the whole instance")
+    instance_type: str = Field(
+        description="name of the instance type; in the price list if no price is given here"
+    )
+    usd_per_hour: Positive | None = Field(None, description="price of the whole machine")
     purchase: PurchaseSection | None = Field(
-        None, description="for a machine of your own, in place of usd_per_hour"
+        None, description="for a machine that you own, in place of usd_per_hour"
     )
     source: str | None = Field(
         None,
-        description="where the price is from, for the report; `example` says that it is made up",
+        description="source of the price, for the report; `example` marks an invented price",
     )
     as_of: Day | None = Field(None, description="date of the price")
 
@@ -161,12 +160,12 @@ class PriceSection(Section):
             raise wrong("purchase", "must not be given beside usd_per_hour", self.purchase.usd)
         given = self.usd_per_hour is not None or self.purchase is not None
         if not given and self.instance_type not in prices:
-            rule = f"must be listed ({', '.join(sorted(prices))}) where usd_per_hour is not given"
+            rule = f"must be listed ({', '.join(sorted(prices))}) if usd_per_hour is not given"
             raise wrong("instance_type", rule, self.instance_type)
         return self
 
     def to_value(self, prices: Mapping[str, Price]) -> Price:
-        """The price with its source."""
+        """Return the price with its source."""
         as_of = self.as_of or "undated"
         if self.purchase is not None:
             owned = self.purchase.to_value()
@@ -178,48 +177,52 @@ class PriceSection(Section):
 
 
 class MeasurementSection(Section):
-    """How long each load level lasts, and how many requests confirm a finalist at its capacity."""
+    """How long load levels last, and how many requests confirm a finalist."""
 
-    saturation_seconds: Duration = Field(8.0, description="of a saturated level")
+    saturation_seconds: Duration = Field(8.0, description="duration of a saturated level")
     check_seconds: Duration = Field(
-        10.0, description="of an open level, unless its verdict is proven sooner"
+        10.0, description="duration of an open-loop level, unless its verdict is certain sooner"
     )
-    warmup_seconds: Duration = Field(1.0, description="before each level, dropped")
+    warmup_seconds: Duration = Field(1.0, description="warm-up before each level, dropped")
     confirm_seconds: Duration | None = Field(
-        None, description="of each of two rounds; 20s without, 5m on a GPU, which must grow hot"
+        None,
+        description="duration of each of two confirmation rounds; by default 20s, or 5m on a GPU, "
+        "which must reach its operating temperature",
     )
     confirm_requests: Count = Field(
-        5000, description="answered by each finalist at its capacity, over both rounds"
+        5000, description="requests to each finalist at its capacity, over both rounds"
     )
 
 
 class BudgetSection(Section):
-    """When the search ends, whichever comes first."""
+    """When the search ends, by whichever is reached first."""
 
     trials: Count = Field(60, description="configurations to measure")
-    wall_clock: Duration = Field(8 * 3600.0, description="time of the search")
+    wall_clock: Duration = Field(8 * 3600.0, description="duration of the search")
 
 
 class SpaceSection(Section):
     """The whole file."""
 
-    study: _NAME = Field(description="its name; results are in results/NAME/")
-    server: ServerSection = Field(ServerSection(), description="which server serves")
+    study: _NAME = Field(description="name of the study; results are written to results/NAME/")
+    server: ServerSection = Field(ServerSection(), description="the Triton server")
     engines: EnginesSection = Field(EnginesSection(), description="how TensorRT engines are built")
     models: Annotated[dict[_NAME, ModelSection], Field(min_length=1, max_length=32)] = Field(
-        description="one, or several that share the server"
+        description="one model, or several that share the server"
     )
-    traffic: TrafficSection = Field(TrafficSection(), description="what the fleet must serve")
-    limit: LimitSection = Field(LimitSection(), description="the latency that must be met")
-    price: PriceSection = Field(description="what one instance costs")
-    parameters: ParametersSection = Field(description="what may be tried")
+    traffic: TrafficSection = Field(
+        TrafficSection(), description="the traffic that the fleet must serve"
+    )
+    limit: LimitSection = Field(LimitSection(), description="the latency limit")
+    price: PriceSection = Field(description="the price of one machine")
+    parameters: ParametersSection = Field(description="the search space")
     conditions: Annotated[list[str], Field(max_length=100)] = Field(
         [],
-        description="further rules over parameter names and `cores`, such as "
+        description="conditions over parameters and `cores`, such as "
         "`batching or max_queue_delay_microseconds == 0`",
     )
     measurement: MeasurementSection = Field(
-        MeasurementSection(), description="how long a level lasts"
+        MeasurementSection(), description="how long load levels last"
     )
     budget: BudgetSection = Field(BudgetSection(), description="when the search ends")
 
@@ -227,7 +230,7 @@ class SpaceSection(Section):
     @classmethod
     def _each_has_a_demand(cls, models: dict[str, ModelSection]) -> dict[str, ModelSection]:
         several = len(models) > 1
-        rule = "is needed where there are several models; of one model, traffic has it"
+        rule = "is needed with several models; for one model it belongs in traffic"
         raise_all(
             cls,
             [
@@ -243,7 +246,7 @@ class SpaceSection(Section):
     def _reaches_the_server(cls, traffic: TrafficSection, info: ValidationInfo) -> TrafficSection:
         server: ServerSection | None = info.data.get("server")
         if traffic.transport.shared_memory and server and server.launcher != "embedded":
-            rule = f"needs launcher embedded, a {server.launcher} server has memory of its own"
+            rule = f"needs launcher embedded; a {server.launcher} server has its own memory"
             raise wrong("transport.shared_memory", rule, value=True)
         return traffic
 
@@ -286,7 +289,7 @@ def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[Pyda
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of the file, for editors."""
+    """Return the JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
     parameters = schema["$defs"]["ParametersSection"]["properties"]
     for parameter in parameters.values():

@@ -1,4 +1,4 @@
-"""What every section of a space file is made of: its base, its numbers, and its mistakes."""
+"""What the sections of a space file share: their base, number types and mistakes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-# Strict: YAML has numbers of its own, so neither "4" nor true is one. Bounded, so that what is
-# calculated from them is a number too.
+from optimizer.files.untrusted import is_there
+
+# Strict, so that neither "4" nor true is a number. Bounded, so that results are finite too.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e38, le=1e38)]
 _LEAST = 1e-9
 
@@ -40,10 +41,10 @@ Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/]{1,200}$")]
-"""Of a tensor: one line, and short enough to be shown."""
+"""Name of a tensor: one line, short enough for tables."""
 
 MAX_VALUES = 10_000
-"""Values that a parameter may list."""
+"""Most values of a parameter."""
 
 _DURATION = r"(\d+(?:\.\d+)?)([smh])"
 _DURATION_RULE = "must be a number above 0 and s, m or h, such as 8h"
@@ -51,7 +52,7 @@ _LONGEST_SECONDS = 366 * 86_400.0
 
 
 def duration_seconds(text: str) -> float:
-    """Seconds of a duration such as "8h", "90m" or "30s". Raises ValueError for anything else."""
+    """Return the seconds of a duration such as "8h", "90m" or "30s". Raises ValueError."""
     match = re.fullmatch(_DURATION, text)
     if match is None or float(match[1]) == 0:
         raise ValueError(_DURATION_RULE)
@@ -62,7 +63,7 @@ def duration_seconds(text: str) -> float:
 
 
 def _seconds(value: object) -> object:
-    """A text as a duration; a number is seconds already."""
+    """Return the seconds of a text; a number is in seconds already."""
     return duration_seconds(value) if isinstance(value, str) else value
 
 
@@ -82,9 +83,20 @@ Duration = Annotated[
 
 
 def wrong(key: str, rule: str, value: object) -> PydanticCustomError:
-    """A mistake found below the section that is being checked."""
+    """Return a mistake at a key below the section that is being validated."""
     context = {"key": key, "rule": rule, "value": repr(value)}
     return PydanticCustomError("space_rule", "{rule}", context)
+
+
+def missing_file(path: Path) -> PydanticCustomError:
+    """Return the mistake of a file that does not exist."""
+    return PydanticCustomError("space_rule", "file must exist, looked at {at}", {"at": str(path)})
+
+
+def require_file(path: Path) -> None:
+    """Raise a mistake unless a file exists."""
+    if not (is_there(path) and path.is_file()):
+        raise missing_file(path)
 
 
 def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError]) -> None:
@@ -95,18 +107,15 @@ def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError])
 
 
 def first_mistake(error: ValidationError) -> str:
-    """Return the first mistake that pydantic has found, by its place, and how many more there are.
-
-    The message is one line, however many mistakes a damaged file holds.
-    """
+    """Return one line with the first mistake and its location, and the number of others."""
     first, *more = error.errors(include_url=False, include_context=False, include_input=False)
-    place = ".".join(map(str, first["loc"])) or "file"
+    location = ".".join(map(str, first["loc"])) or "file"
     rule = " ".join(first["msg"].removeprefix("Value error, ").split())
-    return f"{place}: {rule}" + (f" (and {len(more)} more)" if more else "")
+    return f"{location}: {rule}" + (f" (and {len(more)} more)" if more else "")
 
 
 class Section(BaseModel):
-    """A part of a space file: unknown keys are refused, values do not change."""
+    """A part of a space file; it refuses unknown keys and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -125,5 +134,5 @@ def known_keys() -> tuple[str, ...]:
 
 
 def folder_of(info: ValidationInfo) -> Path:
-    """Where the space file lies; paths in it are relative to there."""
+    """Return the folder of the space file, to which its paths are relative."""
     return Path((info.context or {}).get("folder", "."))

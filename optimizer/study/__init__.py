@@ -1,1 +1,1 @@
-"""One study on disk: its directory, records, history, events, status and dashboard."""
+"""One study on disk: its directory, records, history, events, run log and dashboard."""

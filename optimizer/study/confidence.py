@@ -1,8 +1,8 @@
-"""How far the winner is from its rivals, and with what confidence. Pure.
+"""The capacity of the winner relative to its rivals, with its confidence.
 
-Every round of the confirm phase measures each finalist once, in turn: what the machine did to a
-whole round cancels in a ratio. What is left is judged by the levels' own intervals and by how much
-the rounds disagree, together (a moderated t statistic, Smyth 2004).
+Every round of the confirm phase measures each finalist once, in turn, so that the machine's drift
+between rounds cancels in a ratio. The rest of the error follows from the levels' own intervals and
+the disagreement between rounds together (a moderated t statistic, Smyth 2004).
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
 from optimizer.measurement.level import HIGHEST_SHARE, Measurement
 
 PRIOR_ROUNDS = 4
-"""Degrees of freedom that the levels' own intervals count for, beside those of the rounds."""
+"""Degrees of freedom of the levels' own intervals, in addition to those of the rounds."""
 
 _LEAST_SD = 0.01
-"""Of a log capacity: a machine's pace changes by so much from one minute to the next."""
+"""Of a log capacity: so much a machine's performance changes from one minute to the next."""
 
 
 _CONTRADICTED_SD = 0.5
-"""Of a log capacity where the levels contradict each other, on a machine that falters: a line
-through them reaches the limit at no load, and all that is left is the load that was held."""
+"""Of a log capacity where the levels contradict each other: a line through them reaches the limit
+at no load, and only the certified load is known.
+"""
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A configuration and what every round of the confirm phase measured of it."""
+    """A configuration and its measurements, one for each round of the confirm phase."""
 
     config: ServingConfig
     rounds: tuple[Measurement, ...]
@@ -58,19 +59,19 @@ class CapacityClaim:
 
     @property
     def apart(self) -> bool:
-        """Whether the two can be told apart at `CONFIDENCE`."""
+        """Whether the difference is significant at `CONFIDENCE`."""
         return self.low > 1 or self.high < 1
 
 
 def claims(winner: Finalist, rivals: Sequence[Finalist]) -> tuple[CapacityClaim, ...]:
-    """What the rounds say of the winner beside each rival. Every finalist has as many rounds."""
+    """Return the winner's claim over each rival; every finalist has the same number of rounds."""
     estimates = [[log_capacity(m) for m in one.rounds] for one in (winner, *rivals)]
     logs = np.array([[log for log, _ in row] for row in estimates])
     own = np.array([[sd**2 for _, sd in row] for row in estimates]).mean(axis=1)
     residuals = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
-    spare = (logs.shape[0] - 1) * (logs.shape[1] - 1)
+    residual_freedom = (logs.shape[0] - 1) * (logs.shape[1] - 1)
     return tuple(
-        _claim(rival.config, logs[0] - logs[n], (own[0] + own[n]) / 2, residuals, spare)
+        _claim(rival.config, logs[0] - logs[n], (own[0] + own[n]) / 2, residuals, residual_freedom)
         for n, rival in enumerate(rivals, start=1)
     )
 
@@ -80,13 +81,13 @@ def _claim(
     differences: NDArray[np.float64],
     own_variance: float,
     residuals: NDArray[np.float64],
-    spare: int,
+    residual_freedom: int,
 ) -> CapacityClaim:
-    """One claim from the differences of the log capacities, shape [rounds]."""
-    freedom = PRIOR_ROUNDS + spare
-    shown = (PRIOR_ROUNDS * own_variance + float((residuals**2).sum())) / freedom
-    # Rounds that happen to agree do not make the levels any surer than they are.
-    error = math.sqrt(2 * max(own_variance, shown) / len(differences))
+    """Return one claim from the differences of the log capacities, shape [rounds]."""
+    freedom = PRIOR_ROUNDS + residual_freedom
+    pooled = (PRIOR_ROUNDS * own_variance + float((residuals**2).sum())) / freedom
+    # Rounds that agree by chance do not make the levels' own intervals narrower.
+    error = math.sqrt(2 * max(own_variance, pooled) / len(differences))
     difference = float(differences.mean())
     half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return CapacityClaim(
@@ -99,10 +100,10 @@ def _claim(
 
 
 def log_capacity(measurement: Measurement) -> tuple[float, float]:
-    """Log of the load factor that one round's levels show, and its standard error.
+    """Return the log of the load factor at one round's capacity, and its standard error.
 
     Args:
-        measurement: in which a load was held.
+        measurement: with a certified load.
     """
     [saturated] = [level for level in measurement.levels if level.kind == "saturation"]
     points = [knee_point(level, saturated.load_factor) for level in measurement.open_loop]

@@ -1,4 +1,4 @@
-"""What every measurement of a study has in common."""
+"""What all measurements of a study share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from optimizer.workload.streams import Workload
 
 @dataclass(frozen=True)
 class StudyContext:
-    """Prices, demand and place of a study.
+    """Price, demand and slot of a study.
 
     Attributes:
-        limit_names: of the constraints, one for each stream's latency limit.
+        limit_names: names of the constraints, one for each stream's latency limit.
         machine: digest of the machine's fingerprint.
-        confirm_requests: that the confirm phase sees of every finalist at its capacity, in all.
-        extra_limits_ms: latency limits beside the workload's own, each an objective of its own.
+        confirm_requests: requests at the capacity of a finalist, in all rounds together.
+        extra_limits_ms: latency limits beside the workload's own, each with its own objective.
     """
 
     price: Price
@@ -30,5 +30,5 @@ class StudyContext:
 
 
 def limit_names(workload: Workload) -> tuple[str, ...]:
-    """Names of the constraints that a workload's limits are told under, see `StudyContext`."""
+    """Return the constraint names of a workload's latency limits."""
     return tuple(f"latency.{stream.name}" for stream in workload.streams)

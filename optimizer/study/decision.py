@@ -1,6 +1,6 @@
-"""Which configuration a study recommends, by its records alone. Pure.
+"""The configuration that a study recommends, by its records alone.
 
-Every command that names a best configuration, and the run itself at its end, asks `decide`:
+Every command that names a best configuration calls `decide`, and so does the run at its end:
 
     best = decide(trials, confirmations, price, demand).best
 """
@@ -23,7 +23,7 @@ from optimizer.study.searched_space import read_searched
 from optimizer.study.warm_start import at_demand
 
 ROUNDS = 2
-"""How often the confirm phase measures a configuration."""
+"""Rounds of the confirm phase for each configuration."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class ConfirmedCapacity:
     """A configuration that met the limits.
 
     Attributes:
-        candidate: with its cost at the price and demand that were asked about.
-        trial: the record of the search that found it.
-        confirmed: whether the figures are of the confirm phase.
+        candidate: with its cost at the requested price and demand.
+        trial: the record of the search.
+        confirmed: whether the figures are those of the confirm phase.
     """
 
     candidate: Candidate
@@ -52,7 +52,7 @@ class ConfirmedCapacity:
 
     @property
     def figures(self) -> str:
-        """Its capacity, its cost and its status in one line."""
+        """Its capacity, cost and status in one line."""
         measurement, score = self.candidate.measurement, self.candidate.score
         return (
             f"{measurement.capacity_per_second:.0f}/s, "
@@ -60,7 +60,7 @@ class ConfirmedCapacity:
         )
 
     def latency_ms(self, percentile: float) -> float | None:
-        """At the capacity, the worst over streams and rounds; None where no level is near it."""
+        """Return the latency at the capacity, the worst over streams and rounds."""
         measurement = self.candidate.measurement
         levels = levels_near(measurement, measurement.load_factor)
         if not levels and (level := measurement.level_at_capacity) is not None:
@@ -70,11 +70,11 @@ class ConfirmedCapacity:
 
 @dataclass(frozen=True)
 class Decision:
-    """The configurations of a study that are within its limits, best first.
+    """The configurations of a study that met its limits, best first.
 
     Attributes:
-        confirmed: those that held a load in every round of the confirm phase.
-        unconfirmed: the others that met the limits in a trial, unless a round contradicted that.
+        confirmed: those with a certified load in every round of the confirm phase.
+        unconfirmed: the others that met the limits in a trial, unless a round contradicted it.
     """
 
     confirmed: tuple[ConfirmedCapacity, ...] = ()
@@ -82,29 +82,29 @@ class Decision:
 
     @property
     def ranking(self) -> tuple[ConfirmedCapacity, ...]:
-        """What is recommended from: unconfirmed figures count only where nothing is confirmed."""
+        """The confirmed configurations; the unconfirmed ones only where none is confirmed."""
         return self.confirmed or self.unconfirmed
 
     @property
     def contenders(self) -> tuple[ConfirmedCapacity, ...]:
-        """All of them: what was confirmed, and then the rest."""
+        """All configurations, the confirmed ones first."""
         return self.confirmed + self.unconfirmed
 
     @property
     def best(self) -> ConfirmedCapacity | None:
-        """What the study recommends; None where nothing is within the limits."""
+        """The recommendation; None where nothing met the limits."""
         return next(iter(self.ranking), None)
 
     @property
     def equal_cost(self) -> tuple[ConfirmedCapacity, ...]:
-        """The best, and what else serves the demand with as cheap a fleet."""
+        """The best, and all others that serve the demand with an equally cheap fleet."""
         fleets = [each.candidate.score.fleet_usd_per_hour for each in self.ranking]
         return tuple(
             each for each, fleet in zip(self.ranking, fleets, strict=True) if fleet <= fleets[0]
         )
 
     def entry_of(self, config: ServingConfig) -> ConfirmedCapacity | None:
-        """The finding of one configuration, such as the baseline; None where it is not one."""
+        """Return the entry of one configuration in the ranking; None where it has none."""
         return next((each for each in self.ranking if each.config == config), None)
 
 
@@ -115,13 +115,13 @@ def decide(
     demand: Demand,
     space: SearchSpace | None = None,
 ) -> Decision:
-    """Rank what a study found, by cost and the rules for ties.
+    """Rank the configurations of a study by cost and the rules for ties.
 
     Args:
         trials: records of the search.
-        confirmations: records of the confirm phase, by whichever run.
-        space: that a configuration must belong to: its artefact may have left the space since it
-            was measured. None accepts every configuration.
+        confirmations: records of the confirm phase, of any run.
+        space: to which a configuration must belong, because its artefact may have left the
+            space since it was measured. None accepts every configuration.
     """
     contradicted = contradicted_by(confirmations)
     # A configuration that was measured again counts by its last trial.
@@ -130,29 +130,29 @@ def decide(
     for config, trial in latest.items():
         if config in contradicted or (space is not None and space.position_of(config) is None):
             continue
-        held = certified_rounds(config, confirmations)
-        is_confirmed = len(held) >= ROUNDS
-        measurement = merged(held) if is_confirmed else _measured(trial)
+        rounds = certified_rounds(config, confirmations)
+        is_confirmed = len(rounds) >= ROUNDS
+        measurement = merged(rounds) if is_confirmed else _measured(trial)
         relative = at_demand(demand.requests_per_second, measurement)
         candidate = candidate_of(config, relative, price, demand)
         if candidate is not None:
-            found = confirmed if is_confirmed else unconfirmed
-            found.append(ConfirmedCapacity(candidate, trial, is_confirmed))
+            entry = ConfirmedCapacity(candidate, trial, is_confirmed)
+            (confirmed if is_confirmed else unconfirmed).append(entry)
     return Decision(tuple(sorted(confirmed, key=_rank)), tuple(sorted(unconfirmed, key=_rank)))
 
 
-def _rank(finding: ConfirmedCapacity) -> tuple[float, ...]:
-    candidate = finding.candidate
-    return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), finding.trial.number)
+def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:
+    candidate = entry.candidate
+    return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), entry.trial.number)
 
 
 def _measured(record: TrialRecord) -> Measurement:
-    assert record.measurement is not None, "a trial that met the limits was measured"
+    assert record.measurement is not None, "a trial that met the limits has a measurement"
     return record.measurement
 
 
 def rounds_of(config: ServingConfig, confirmations: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the rounds of one configuration; a transient failure is none of them."""
+    """Return the rounds of one configuration, without transient failures."""
     own = [record for record in confirmations if record.config == config]
     return [record for record in own if not record.unmeasured]
 
@@ -160,13 +160,13 @@ def rounds_of(config: ServingConfig, confirmations: Iterable[TrialRecord]) -> li
 def certified_rounds(
     config: ServingConfig, confirmations: Iterable[TrialRecord]
 ) -> list[Measurement]:
-    """Return what the rounds of one configuration measured, as far as they held a load."""
+    """Return the measurements of one configuration's rounds that certified a load."""
     rounds = rounds_of(config, confirmations)
     return [r.measurement for r in rounds if r.outcome == "ok" and r.measurement is not None]
 
 
 def contradicted_by(confirmations: Iterable[TrialRecord]) -> dict[ServingConfig, TrialRecord]:
-    """Return the configurations that failed to hold a load when measured again, and that round."""
+    """Return the configurations that missed the limits in a round, with the record of it."""
     return {
         record.config: record
         for record in confirmations
@@ -198,14 +198,14 @@ def candidate_of(
 
 
 def merged(rounds: Sequence[Measurement]) -> Measurement:
-    """Return the rounds of one configuration as one measurement, at the least that they held."""
+    """Return the rounds of one configuration as one measurement, at the smallest certified load."""
     least = min(rounds, key=lambda m: m.load_factor)
     return replace(
         least,
         levels=tuple(level for m in rounds for level in m.levels),
         load_factor_low=min(m.load_factor_low for m in rounds),
         load_factor_high=least.load_factor_high,
-        ended=f"held in {len(rounds)} rounds",
+        ended=f"certified in {len(rounds)} rounds",
     )
 
 
@@ -217,9 +217,9 @@ def levels_near(measurement: Measurement, load_factor: float) -> list[LoadLevel]
 
 
 def p95_at_lowest_load(measurement: Measurement) -> float:
-    """Return the worst 95th percentile at the lowest load: the demand per replica, in ms.
+    """Return the worst 95th percentile at the lowest load, the demand per replica, in ms.
 
-    It is infinite for the levels of a recorded table, which keeps no percentiles.
+    It is infinite for the levels of a recorded table, which has no percentiles.
     """
     levels = measurement.open_loop or measurement.levels
     lowest = min(level.load_factor for level in levels)

@@ -1,4 +1,4 @@
-"""Events as plain lines, for a terminal, a pipe and the log of a run. Pure."""
+"""Events as plain lines, for a terminal, a pipe and the log of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from optimizer.configuration.serving_config import describe
 from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.measurement.trial_record import TrialRecord
+from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.events import (
     ArtifactReady,
     DriftRunStarted,
@@ -25,7 +25,7 @@ from optimizer.study.search_status import ExpectedCost
 
 
 def level_text(level: LoadLevel) -> str:
-    """A measured level in one line."""
+    """Return a measured level in one line."""
     verdict = level_verdict(level)
     shown = f", {verdict}" if verdict is not None else ""
     served = f"{level.achieved_per_second:.0f}/s served, p95 {level.latency_ms(95):.1f} ms"
@@ -33,33 +33,32 @@ def level_text(level: LoadLevel) -> str:
 
 
 def load_text(level: LoadLevel) -> str:
-    """What a level offered, in a word."""
+    """Return the offered load of a level."""
     return "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.0f}/s"
 
 
-def level_lines(level: LoadLevel) -> list[str]:
-    """A measured level, and below it what a reader must know before trusting it."""
-    return [level_text(level), *(f"  warning: {text}" for text in level.warnings)]
+def outcome_name(outcome: Outcome) -> str:
+    """Return an outcome as people read it; records say "bounded" for a pruned trial."""
+    return "pruned" if outcome == "bounded" else outcome
 
 
 def trial_text(record: TrialRecord) -> str:
-    """What came of a trial, in one line without its configuration."""
+    """Return the result of a trial in one line, without its configuration."""
     if record.score is not None and record.measurement is not None:
         cost = f"${record.score.usd_per_million_at_capacity:.4f} per million"
-        return f"{capacity_text(record.measurement)}, {cost}{_further_text(record)}"
+        return f"{capacity_text(record.measurement)}, {cost}{_extra_limits_text(record)}"
     if record.outcome == "ok" and record.measurement is not None:
-        return f"holds {capacity_text(record.measurement)}"
-    return record.reason + _further_text(record)
+        return f"confirmed at {capacity_text(record.measurement)}"
+    return record.reason + _extra_limits_text(record)
 
 
 def capacity_text(measurement: Measurement) -> str:
-    """Return a capacity; one that was not measured itself with the level that it follows from."""
+    """Return a capacity, with the level that it is estimated from unless it was measured itself."""
     basis = capacity_basis(measurement)
     return f"{measurement.capacity_per_second:.0f}/s" + (f" ({basis})" if basis else "")
 
 
-def _further_text(record: TrialRecord) -> str:
-    """What is served within further limits."""
+def _extra_limits_text(record: TrialRecord) -> str:
     return "".join(
         f"; within {each.limit_ms:g} ms: {capacity_text(each.measurement)}"
         for each in record.further
@@ -67,7 +66,7 @@ def _further_text(record: TrialRecord) -> str:
 
 
 def expectation_text(expected: ExpectedCost) -> str:
-    """Why a configuration was proposed, and what is expected of it."""
+    """Return why a configuration was proposed, and its expected cost."""
     low, cost, high = expected.low, expected.usd_per_million, expected.high
     saving = f", saving {expected.saving:.1%}" if expected.saving is not None else ""
     return (
@@ -77,15 +76,21 @@ def expectation_text(expected: ExpectedCost) -> str:
 
 
 def regret_text(regret_bound: float) -> str:
-    """What the search may have missed so far."""
-    return f"an unmeasured configuration may be up to {regret_bound:.0%} cheaper (95%)"
+    """Return how much cheaper an unmeasured configuration may be."""
+    return f"up to {regret_bound:.0%} cheaper (95% bound)"
+
+
+def level_started_text(offered_per_second: float | None, seconds: float) -> str:
+    """Return the load and duration of a level that starts."""
+    load = "saturating" if offered_per_second is None else f"offering {offered_per_second:.0f}/s"
+    return f"{load} for {seconds:.0f} s"
 
 
 def event_lines(event: Event, *, verbose: bool = False) -> list[str]:
-    """An event as lines; none where it is not worth keeping.
+    """Return an event as lines; none for an event that is not worth a line.
 
     Args:
-        verbose: say every step, the beginning of every level, and what is expected of a proposal.
+        verbose: show every step, the start of every level, and the expected cost of a proposal.
     """
     text = _text(event)
     if text is None and verbose:
@@ -101,17 +106,18 @@ def _text(event: Event) -> str | None:
         case PhaseStarted(phase, steps):
             text = f"{phase}: up to {steps} steps"
         case ArtifactReady(name, detail, dropped):
-            text = f"  {name}: {'left out, ' if dropped else ''}{detail}"
-        case TrialStarted(_, measured, of, config):
-            text = f"  {measured}/{of} {describe(config)}"
+            text = f"  {name}: {'excluded: ' if dropped else ''}{detail}"
+        case TrialStarted(_, step, of, config):
+            text = f"  {step}/{of} {describe(config)}"
         case DriftRunStarted(config):
-            text = f"  the pace of the machine: {describe(config)}"
+            text = f"  baseline rerun: {describe(config)}"
         case LevelFinished(level):
-            text = "\n".join(f"      {line}" for line in level_lines(level))
+            warnings = (f"  warning: {warning}" for warning in level.warnings)
+            text = "\n".join(f"      {line}" for line in (level_text(level), *warnings))
         case TrialFinished(record, _):
-            text = f"    {record.outcome}: {trial_text(record)}"
-        case Note(said):
-            text = said
+            text = f"    {outcome_name(record.outcome)}: {trial_text(record)}"
+        case Note(note):
+            text = note
         case _:
             return None
     return text
@@ -119,29 +125,23 @@ def _text(event: Event) -> str | None:
 
 def _detail(event: Event) -> str | None:
     match event:
-        case StepStarted(doing):
-            return f"      {doing}"
+        case StepStarted(step):
+            return f"      {step}"
         case LevelStarted(offered, seconds):
             return f"      {level_started_text(offered, seconds)}"
         case SearchStatusChanged(status) if status.regret_bound is not None:
-            return f"  {regret_text(status.regret_bound)}"
+            return f"  remaining potential: {regret_text(status.regret_bound)}"
         case _:
             return None
 
 
-def level_started_text(offered_per_second: float | None, seconds: float) -> str:
-    """A level that begins, in a few words."""
-    load = "saturating" if offered_per_second is None else f"offering {offered_per_second:.0f}/s"
-    return f"{load} for {seconds:.0f} s"
-
-
 def warnings_of(event: Event) -> Iterator[str]:
-    """What a person must know even if they want to hear nothing else."""
+    """Yield what a person must read even in quiet mode."""
     match event:
         case Note(text, warning=True):
             yield text
         case ArtifactReady(label, detail, dropped=True):
-            yield f"{label} is left out: {detail}"
+            yield f"{label} is excluded: {detail}"
         case LevelFinished(level):
             yield from level.warnings
         case TrialFinished(record, _) if record.outcome == "failed":

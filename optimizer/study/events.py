@@ -1,4 +1,4 @@
-"""What a run tells whoever watches. The run never waits for, or learns from, a watcher."""
+"""The events of a run. Watchers receive them; the run does not depend on any watcher."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """A phase begins; `steps` is how many things it has to do, at most.
+    """A phase starts.
 
     Attributes:
-        seconds: that it may take; None where nothing bounds it.
+        steps: largest number of steps it can take.
+        seconds: its time limit; None where it has none.
     """
 
     phase: Phase
@@ -30,14 +31,14 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """Something begins that takes a while, such as "build bert/openvino/int8"."""
+    """A step starts that takes a while, such as "building bert/openvino/int8"."""
 
     doing: str
 
 
 @dataclass(frozen=True)
 class ArtifactReady:
-    """An artefact passed the accuracy gate, or left the space for `dropped`."""
+    """An artefact passed the accuracy gate, or was dropped from the space."""
 
     label: str
     detail: str
@@ -46,10 +47,11 @@ class ArtifactReady:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A configuration is about to be measured; `of` is the budget.
+    """A configuration is about to be measured.
 
     Attributes:
-        expected: what the sampler expects of it; None where it has no expectations.
+        measured: number of this trial within the budget `of`, from 1.
+        expected: by the sampler; None where it has no model of the cost.
     """
 
     number: int
@@ -61,21 +63,21 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class SearchStatusChanged:
-    """What the search may still find, after what was measured last."""
+    """The sampler's estimate of what is left to find has been updated."""
 
     status: SearchStatus
 
 
 @dataclass(frozen=True)
 class DriftRunStarted:
-    """The baseline is about to be saturated again, to see whether the machine keeps its pace."""
+    """The baseline is about to be measured again, to detect drift of the machine."""
 
     config: ServingConfig
 
 
 @dataclass(frozen=True)
 class LevelStarted:
-    """A load level begins; the offered rate is None at saturation."""
+    """A load level starts; the offered rate is None at saturation."""
 
     offered_per_second: float | None
     seconds: float
@@ -90,14 +92,14 @@ class LevelFinished:
 
 @dataclass(frozen=True)
 class TrialRecorded:
-    """A record was written and is about to be told."""
+    """A record was written and is about to be told to Optuna."""
 
     record: TrialRecord
 
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A record was written and told; `best` is what all records recommend by now."""
+    """A record was written and told; `best` is the recommendation by all records."""
 
     record: TrialRecord
     best: ConfirmedCapacity | None
@@ -105,10 +107,10 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a person should know and that changes nothing.
+    """Information for people.
 
     Attributes:
-        warning: whether it is to be said even to who wants to hear little.
+        warning: whether it is shown even in quiet mode.
     """
 
     text: str
@@ -132,7 +134,7 @@ Watcher = Callable[[Event], None]
 
 
 def to_all(*watchers: Watcher) -> Watcher:
-    """A watcher that tells each of several, in this order."""
+    """Return a watcher that passes events to each of several, in this order."""
 
     def tell(event: Event) -> None:
         for watch in watchers:

@@ -18,25 +18,12 @@ from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.machine.fingerprint import Machine
+from optimizer.measurement.host_share import HostTiming
+from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.gated_artifact import FailingBatch, GatedShapes
 from optimizer.workload.model_spec import ModelSpec
-
-
-class _Shapes(BaseModel):
-    batch_sizes: list[int]
-    lengths: list[int]
-
-
-class _FailingBatch(BaseModel):
-    size: int
-    reason: str
-
-
-class _Timing(BaseModel):
-    batch_size: int
-    served_ms: float
-    bare_ms: float
 
 
 class _Gated(BaseModel):
@@ -45,9 +32,9 @@ class _Gated(BaseModel):
     accuracy: dict[str, Any] | None = None
     dropped: str | None = None
     instance_mib: float | None = None
-    shapes: _Shapes | None = None
-    failing_batch: _FailingBatch | None = None
-    timings: list[_Timing] = []
+    shapes: GatedShapes | None = None
+    failing_batch: FailingBatch | None = None
+    timings: list[HostTiming] = []
     int8_share: float | None = None
 
 
@@ -69,7 +56,7 @@ class StudyStart:
     """The space file and machine that a study was started with.
 
     Attributes:
-        content: of the space file, see `Space.content`.
+        content: `Space.content`, with the defaults of parameters that were added since.
         data: everything in space.json.
     """
 
@@ -92,7 +79,7 @@ def read_start(directory: StudyDirectory) -> StudyStart:
         raise DamagedStudyError(path, first_mistake(error)) from error
     except (ValueError, AttributeError) as error:
         raise DamagedStudyError(path, error) from error
-    return StudyStart(data["space"], machine, data)
+    return StudyStart(with_defaults(data["space"]), machine, data)
 
 
 def read_prepared(directory: StudyDirectory) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The accuracy gate of one artefact: which shapes it must answer, what it found, prepared.json."""
+"""The accuracy gate of one artefact: the shapes it must pass, its result, and prepared.json."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class GatedArtifact:
     """
 
     spec: ArtifactSpec
-    sha256: str | None
-    build_seconds: float
-    accuracy: Accuracy | None
-    instance_mib: float | None
-    dropped: str | None
+    sha256: str | None = None
+    build_seconds: float = 0.0
+    accuracy: Accuracy | None = None
+    instance_mib: float | None = None
+    dropped: str | None = None
     shapes: GatedShapes | None = None
     failing: FailingBatch | None = None
     timings: tuple[HostTiming, ...] = ()
@@ -213,5 +213,5 @@ def reject_wrong_answers(
         if reason is not None and record.outcome == "ok":
             records[number] = wrong_answers_record(record, reason)
             store.write(records[number])
-            watch(Note(f"Trial {number} is infeasible: {records[number].reason}", True))
+            watch(Note(f"trial {number} is infeasible: {records[number].reason}", True))
     return records

@@ -1,4 +1,4 @@
-"""What a study has found so far, and what follows from it for the next trial. Pure."""
+"""The records of a study, and what follows from them for the next trial."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 
 MAX_ATTEMPTS = 2
-"""A transient failure is tried once more."""
+"""A transient failure is retried once."""
 
 _BOUND_MARGIN = 0.95
-"""What is less than 5 % below the bound is measured to the end: so much may be noise."""
+"""Trials less than 5 % below the pruning bound are completed: that may be noise."""
 
 
 class History:
-    """The records of a study by number, and the questions that the search asks of them.
+    """The records of a study by number.
 
     Args:
-        contradicted: configurations that did not hold their load when they were measured again;
-            their trials are no standard that others are held against.
+        contradicted: configurations that missed the limits when they were confirmed; their
+            trials do not become the incumbent.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class History:
         contradicted: Collection[ServingConfig] = (),
     ) -> None:
         self._records = dict(records)
-        self._earlier = frozenset(records)
+        self._earlier_numbers = frozenset(records)
         self._contradicted = frozenset(contradicted)
 
     def add(self, record: TrialRecord) -> None:
-        """Take in one more record."""
+        """Add a record."""
         self._records[record.number] = record
 
     @property
@@ -44,10 +44,9 @@ class History:
 
     @property
     def trials_spent(self) -> int:
-        """How many trials of the budget are spent.
+        """Number of trials of the budget that are spent.
 
-        What was carried over from another study costs none, and neither does a failure that may
-        pass: it says nothing of its configuration.
+        Trials carried over from another study do not count, and neither do transient failures.
         """
         return sum(r.origin is None and not r.unmeasured for r in self._records.values())
 
@@ -62,7 +61,7 @@ class History:
         return [record for record in self.records if record.outcome == "ok"]
 
     def counts(self) -> dict[Outcome, int]:
-        """How many records ended in each outcome."""
+        """Return the number of records by outcome."""
         counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
         for record in self.records:
             counts[record.outcome] += 1
@@ -70,9 +69,9 @@ class History:
 
     @property
     def incumbent(self) -> TrialRecord | None:
-        """The cheapest record at capacity, None while nothing met the limits.
+        """The record with the lowest cost at capacity, None while nothing met the limits.
 
-        It is what the search improves on; what a study recommends is `decision.decide`'s.
+        The search improves on it; `decision.decide` makes the recommendation.
         """
         priced = [
             (r.score.usd_per_million_at_capacity, r.number)
@@ -82,36 +81,36 @@ class History:
         return self._records[min(priced)[1]] if priced else None
 
     def attempts(self, config: ServingConfig) -> int:
-        """How often this configuration was tried."""
+        """Return how often this configuration was tried."""
         return sum(record.config == config for record in self.records)
 
     def decided(self, config: ServingConfig) -> TrialRecord | None:
-        """The record that makes measuring `config` needless, None where it must be measured.
+        """Return the record that makes measuring `config` unnecessary, None where there is none.
 
-        Its own, unless it failed in a way that may pass and is tried once more, in this run and in
-        every later one; or that of a smaller one of the same artefact which ran out of memory.
+        It is its own record, unless that is a transient failure that was not retried yet in this
+        run; or the record of a smaller configuration of the same artefact that ran out of memory.
         """
         own = [record for record in self.records if record.config == config]
-        attempts = sum(record.number not in self._earlier for record in own)
+        attempts = sum(record.number not in self._earlier_numbers for record in own)
         for record in reversed(own):
             if not record.unmeasured or attempts >= MAX_ATTEMPTS:
                 return record
         return next((record for record in self.records if _outgrows(config, record)), None)
 
     def expected_share(self, config: ServingConfig) -> float | None:
-        """What share of its saturation the latest similar configuration serves within the limits.
+        """Return the share of saturation that the latest similar configuration serves.
 
-        Similar are those of the same artefacts with as many instances and as large batches.
+        Similar configurations have the same artefacts, instance counts and largest batches.
         """
         for record in reversed(self.ok):
-            assert record.measurement is not None, "a record that met the limits was measured"
-            saturated = record.measurement.levels[0]
-            if saturated.kind == "saturation" and _similar(config, record.config):
-                return record.measurement.load_factor / saturated.load_factor
+            assert record.measurement is not None, "a record that met the limits has a measurement"
+            saturation = record.measurement.levels[0]
+            if saturation.kind == "saturation" and _similar(config, record.config):
+                return record.measurement.load_factor / saturation.load_factor
         return None
 
     def failures_in_a_row(self) -> int:
-        """How many of the last records failed, back to the last that did not."""
+        """Return the number of failures since the last record that did not fail."""
         count = 0
         for record in reversed(self.records):
             if record.outcome != "failed":
@@ -126,10 +125,10 @@ def _unmeasured(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def why_most_unmeasured(records: Sequence[TrialRecord]) -> str | None:
-    """Return why nothing can be said of the best; None where most configurations were measured.
+    """Return why nothing is recommended; None where most configurations were measured.
 
     Args:
-        records: in the order of time.
+        records: in chronological order.
     """
     unmeasured, tried = _unmeasured(records), len({record.config for record in records})
     if 2 * len(unmeasured) <= tried:
@@ -170,10 +169,10 @@ def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:
 
 
 def prune_load_factor(incumbent: TrialRecord | None, demand: Demand) -> float | None:
-    """The load below which a configuration is worse than the incumbent, whatever else it is.
+    """Return the load factor below which a configuration is worse than the incumbent.
 
-    That is where it would need one more replica than the incumbent: as long as the fleets cost the
-    same, the other rules of the recommendation may still prefer it.
+    Below it a configuration needs one more replica. With an equal number of replicas the other
+    rules of the recommendation may still prefer it.
     """
     if incumbent is None or incumbent.score is None:
         return None
@@ -181,7 +180,7 @@ def prune_load_factor(incumbent: TrialRecord | None, demand: Demand) -> float | 
 
 
 def scored(measurement: Measurement, price: Price, demand: Demand) -> Score | None:
-    """The cost of a measured capacity; None where no load met the limits."""
+    """Return the cost of a measured capacity; None where no load met the limits."""
     if measurement.load_factor <= 0:
         return None
     return score(

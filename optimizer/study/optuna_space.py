@@ -1,9 +1,9 @@
-"""The points of a space as Optuna sees them.
+"""The points of a space as Optuna parameters.
 
-One distribution per parameter that has a choice: numbers in even steps as they are, other numbers
-by their position in the list (name ends in ".position"), everything else as a category. What Optuna
-proposes is moved to the nearest valid point, so that what it models is the cost of the point that
-its proposal stands for.
+There is one distribution per parameter that has a choice: evenly spaced numbers as they are, other
+numbers by their position in the list (the name ends in ".position"), everything else as a category.
+A proposal is moved to the nearest valid point, so that Optuna models the cost of the point that was
+measured for it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class OptunaSpace:
         self.distributions = {_name(p): _distribution(p) for _, p in self._searched}
 
     def params(self, position: Position) -> dict[str, int | str]:
-        """A point as Optuna's parameters."""
+        """Return a point as Optuna's parameters."""
         return {_name(p): _to_optuna(p, position[n]) for n, p in self._searched}
 
     def position(self, params: Mapping[str, object]) -> Position:
-        """The valid point that Optuna's parameters stand for."""
+        """Return the valid point nearest to Optuna's parameters."""
         wanted = [0] * len(self._space.parameters)
         for n, parameter in self._searched:
             wanted[n] = _from_optuna(parameter, params[_name(parameter)])
@@ -42,7 +42,7 @@ class OptunaSpace:
 
 
 def _even_step(parameter: Parameter) -> int | None:
-    """The step between the values where it is the same everywhere, None otherwise."""
+    """Return the step between the values where it is constant, None otherwise."""
     if not parameter.ordinal:
         return None
     values = [int(v) for v in parameter.values if isinstance(v, int)]

@@ -1,28 +1,30 @@
-"""The Optuna study: storage, sampler, ask and tell."""
+"""The Optuna study: sampler, ask and tell."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.errors import StorageError, UsageError, storage_errors
-from optimizer.files.untrusted import UnreadableError, parse_json
+from optimizer.errors import storage_errors
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.optuna_space import OptunaSpace
+from optimizer.study.optuna_storage import (
+    close_storage,
+    journal_errors,
+    open_storage,
+    repair_journal,
+    storage_failures,
+)
 from optimizer.study.trial_records import COST
 
 SamplerFactory = Callable[[int], BaseSampler]
@@ -31,11 +33,11 @@ SamplerFactory = Callable[[int], BaseSampler]
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the study wants measured.
+    """A point that the study proposes.
 
     Attributes:
         number: Optuna's trial number.
-        params: as Optuna knows them.
+        params: Optuna's parameters.
         position: the valid point that they stand for.
     """
 
@@ -47,13 +49,13 @@ class Proposal:
 class OptunaStudy:
     """Asks for proposals and tells results; a context manager that closes the storage.
 
-    Proposals depend only on the seed, the trial number and what was told: every proposal is made
-    by a new sampler whose seed comes from the two.
+    Proposals depend only on the seed, the trial number and the told results: each is made by a new
+    sampler whose seed is derived from seed and number.
 
     Args:
-        storage: URL of a database; None keeps a journal file.
-        make_sampler: what makes the proposals.
-        objectives: names of what is minimised, in the order in which it is told.
+        storage: URL of a database; None for the journal file.
+        make_sampler: makes the sampler of a proposal.
+        objectives: names of the minimised values, in the order in which they are told.
 
     Raises:
         StorageError: when the storage cannot be opened.
@@ -73,15 +75,15 @@ class OptunaStudy:
         self._space = space
         self._seed = seed
         self._make_sampler = make_sampler
-        self._seen = OptunaSpace(space)
-        self._asked: dict[int, Trial] = {}
+        self._optuna_space = OptunaSpace(space)
+        self._open_trials: dict[int, Trial] = {}
         self._journal = journal if storage is None else None
         self._where = str(journal) if storage is None else "the study storage"
         with storage_failures(self._where):
             if storage is None:
                 with storage_errors(journal):
-                    _mend(journal)
-            with _journal_errors(self._journal):
+                    repair_journal(journal)
+            with journal_errors(self._journal):
                 self._storage = open_storage(journal, storage)
                 self._study = optuna.create_study(
                     study_name=name,
@@ -90,9 +92,10 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
+                # Parameters that are not the space's mean a damaged journal.
                 for trial in self._study.get_trials(deepcopy=False):
                     if trial.params:
-                        self._seen.position(trial.params)
+                        self._optuna_space.position(trial.params)
 
     def __enter__(self) -> OptunaStudy:
         return self
@@ -106,22 +109,22 @@ class OptunaStudy:
 
     @property
     def has_queue(self) -> bool:
-        """Whether a point waits to be proposed."""
+        """Whether an enqueued point waits to be proposed."""
         return any(trial.state == TrialState.WAITING for trial in self._trials())
 
     def enqueue(self, position: Position) -> None:
-        """Have this point proposed before the sampler's own."""
+        """Enqueue a point, which is proposed before the sampler's own."""
         with storage_failures(self._where):
-            self._study.enqueue_trial(self._seen.params(position))
+            self._study.enqueue_trial(self._optuna_space.params(position))
 
     def ask(self) -> Proposal:
-        """The next proposal. Raises StorageError."""
+        """Return the next proposal. Raises StorageError."""
         number = len(self._trials())
         with storage_failures(self._where):
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
-            trial = self._study.ask(self._seen.distributions)
-        self._asked[trial.number] = trial
-        position = self._seen.position(trial.params)
+            trial = self._study.ask(self._optuna_space.distributions)
+        self._open_trials[trial.number] = trial
+        position = self._optuna_space.position(trial.params)
         config = self._space.config(position)
         with storage_failures(self._where):
             trial.set_user_attr("config", config.digest)
@@ -133,15 +136,15 @@ class OptunaStudy:
         """Tell the result of a proposal.
 
         Args:
-            number: the trial that it is told for, where that is not the record's own: a repeat
-                is told what was measured before.
+            number: of the trial that it is told for, where that is not the record's own: a
+                repeated proposal is told the result of the first.
         """
-        told = record.number if number is None else number
+        trial_number = record.number if number is None else number
         with storage_failures(self._where):
-            if told not in self._asked:
-                trial_id = self._trials()[told]._trial_id
-                self._asked[told] = Trial(self._study, trial_id)
-            trial = self._asked.pop(told)
+            if trial_number not in self._open_trials:
+                trial_id = self._trials()[trial_number]._trial_id
+                self._open_trials[trial_number] = Trial(self._study, trial_id)
+            trial = self._open_trials.pop(trial_number)
             trial.set_user_attr("outcome", record.outcome)
             trial.set_user_attr("reason", record.reason)
             if number is not None:
@@ -149,27 +152,27 @@ class OptunaStudy:
             if record.told_value is None:
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
-            known = trial.constraints  # set already where a run was cut off just here
+            constraints = trial.constraints  # already set where a run was killed here
             for key, value in record.constraints:
-                if key not in known:
+                if key not in constraints:
                     trial.set_constraint(key, value)
             self._study.tell(trial, [record.told_value, *record.told_further])
 
     def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
-        """Bring the study up to the records, after a run that was cut off or a lost storage.
+        """Update the study from the records, after a killed run or the loss of its storage.
 
-        What was recorded and not told is told; a trial that was running is failed and its point
-        queued again; records of trials that the storage lacks are added.
+        Recorded results that were not told are told; a trial that was running is failed and its
+        point enqueued again; trials that the storage lacks are added from their records.
         """
-        with _journal_errors(self._journal):
+        with journal_errors(self._journal):
             self._reconcile(records)
 
     def _reconcile(self, records: Mapping[int, TrialRecord]) -> None:
-        known = self._trials()
-        for number in range(len(known), max(records, default=-1) + 1):
-            # A gap was a repeat, of which no record is kept; numbers must stay what they were.
+        trials = self._trials()
+        for number in range(len(trials), max(records, default=-1) + 1):
+            # A missing number was a repeat, which has no record; the other numbers must not change.
             self._add(records.get(number))
-        for trial in known:
+        for trial in trials:
             if trial.state != TrialState.RUNNING:
                 continue
             if trial.number in records:
@@ -178,7 +181,7 @@ class OptunaStudy:
             with storage_failures(self._where):
                 running = Trial(self._study, trial._trial_id)
                 running.set_user_attr("outcome", "failed")
-                running.set_user_attr("reason", "interrupted; its point is queued again")
+                running.set_user_attr("reason", "interrupted; its point is enqueued again")
                 self._study.tell(running, state=TrialState.FAIL)
                 self._study.enqueue_trial(trial.params)
 
@@ -186,7 +189,7 @@ class OptunaStudy:
         position = self._space.position_of(record.config) if record is not None else None
         with storage_failures(self._where):
             if record is None or record.told_value is None or position is None:
-                reason = record.reason if record is not None else "a repeat"
+                reason = record.reason if record is not None else "a repeated proposal"
                 self._study.add_trial(
                     create_trial(state=TrialState.FAIL, user_attrs={"reason": reason})
                 )
@@ -194,8 +197,8 @@ class OptunaStudy:
             self._study.add_trial(
                 create_trial(
                     values=[record.told_value, *record.told_further],
-                    params=dict(self._seen.params(position)),
-                    distributions=self._seen.distributions,
+                    params=dict(self._optuna_space.params(position)),
+                    distributions=self._optuna_space.distributions,
                     constraints=dict(record.constraints),
                     user_attrs={"outcome": record.outcome, "reason": record.reason},
                 )
@@ -208,99 +211,3 @@ class OptunaStudy:
 
 def _derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
-
-
-def open_storage(journal: Path, url: str | None, *, create: bool = True) -> BaseStorage:
-    """The storage of a study: a database, or its journal where there is no URL.
-
-    Args:
-        create: make the tables of a database that has none.
-    """
-    if url is not None:
-        return RDBStorage(url, skip_table_creation=not create)
-    return JournalStorage(JournalFileBackend(str(journal)))
-
-
-def close_storage(storage: BaseStorage) -> None:
-    """Close the connections to a database."""
-    if isinstance(storage, RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def _mend(journal: Path) -> None:
-    """Undo what a killed writer may leave: its lock, and a last line that is not whole.
-
-    The caller holds the study's lock, so nobody else writes.
-    """
-    for leftover in journal.parent.glob(f"{journal.name}.lock*"):
-        leftover.unlink()
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            parse_json(line)
-        except UnreadableError as error:
-            raise _damaged(f"{journal}, line {number}") from error
-
-
-@contextlib.contextmanager
-def _journal_errors(journal: Path | None) -> Iterator[None]:
-    """What Optuna raises where a journal says something else than it writes, as ours."""
-    try:
-        yield
-    except (StorageError, OSError):
-        raise
-    except _database_errors():
-        raise
-    except Exception as error:
-        if journal is None:
-            raise
-        raise _damaged(str(journal)) from error
-
-
-def _damaged(where: str) -> StorageError:
-    return StorageError(
-        f"{where} is damaged; move the file away and start again: "
-        "the study is rebuilt from its records"
-    )
-
-
-@contextlib.contextmanager
-def storage_failures(where: str) -> Iterator[None]:
-    """Errors of Optuna's storages as ours; its warnings of experimental parts stay inside."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    except _address_errors() as error:
-        raise UsageError(f"--storage: {_first_line(error)}") from error
-    except _database_errors() as error:
-        raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
-    except OSError as error:
-        text = f"cannot write {error.filename or where}: {error.strerror or error}"
-        raise StorageError(text) from error
-
-
-def _database_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a database; SQLAlchemy is imported only once there is an error."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError, optuna.exceptions.StorageInternalError
-
-
-def _address_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a database's address, a driver that is not installed among them."""
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    return ArgumentError, NoSuchModuleError, ImportError
-
-
-def _first_line(error: BaseException) -> str:
-    """What the database says, without the driver's explanations."""
-    return str(error).partition("\n")[0]

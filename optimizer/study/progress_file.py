@@ -1,7 +1,7 @@
-"""progress.json: where a run stands, for who looks on from elsewhere.
+"""progress.json: the state of a run, for viewers in other processes.
 
-The run writes it once a second at most, and only when something has changed. It is small, whole or
-not there, and nothing is ever built on it: the records are what counts.
+The run writes it at most once a second, when something has changed. It is written atomically, and
+no search depends on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
-from optimizer.study.run_log import outcome_text
+from optimizer.study.run_log import end_text
 from optimizer.study.run_state import RunState
 
 _EVENTS = 12
@@ -35,10 +35,10 @@ _SECONDS_BETWEEN = 1.0
 
 @dataclass(frozen=True)
 class CurrentTrial:
-    """What is being measured.
+    """The configuration that is being measured.
 
     Attributes:
-        number: of the trial, None of what is none.
+        number: of the trial; None for a measurement that is no trial.
         since: Unix time in seconds.
         rates, p95s_ms: of the levels so far.
         warnings: of the last level that had any.
@@ -56,10 +56,10 @@ class CurrentTrial:
 
 @dataclass(frozen=True)
 class BestSoFar:
-    """What the records of a study recommend by now.
+    """The recommendation by the records so far.
 
     Attributes:
-        number: of the trial that found it.
+        number: of its trial.
         found: its figures in one line.
     """
 
@@ -73,15 +73,15 @@ class BestSoFar:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; times are Unix seconds.
+    """The state of a run; times are Unix seconds.
 
     Attributes:
         trials: of the study, by outcome.
         seconds_left_by_steps, seconds_left_by_clock: see `TimeLeft`.
         gap: the status's regret bound, see `SearchStatus`.
-        capacities: of the latest trials, 0 where nothing was within the limits.
+        capacities: of the latest trials, 0 where no load met the limits.
         events: the latest, as lines.
-        ended: how; None while the run goes on, and where it was cut off.
+        ended: how; None while the run goes on, and where it was killed.
     """
 
     started: float
@@ -107,7 +107,7 @@ _JSON = TypeAdapter(Progress)
 
 
 def progress_from_json(data: Any) -> Progress:
-    """What was written, read back. Raises ValueError for anything else, with the first mistake."""
+    """Return the progress in JSON data. Raises ValueError with the first mistake."""
     try:
         progress = _JSON.validate_python(data)
     except ValidationError as error:
@@ -117,7 +117,7 @@ def progress_from_json(data: Any) -> Progress:
 
 
 class ProgressFile:
-    """Keeps the file up to what the events say, from a thread of its own."""
+    """Keeps the file up to date with the events, in a thread of its own."""
 
     def __init__(self, path: Path, state: RunState, clock: Callable[[], float]) -> None:
         self._path = path
@@ -129,12 +129,12 @@ class ProgressFile:
         self._thread = threading.Thread(target=self._keep, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._changed.set()
         self._thread.start()
 
     def watch(self, event: Event) -> None:
-        """Take in an event."""
+        """Update the state by an event."""
         with self._lock:
             self._state.watch(event)
             self._events += event_lines(event)
@@ -201,7 +201,7 @@ def _current(state: RunState) -> CurrentTrial | None:
 
 
 def best_so_far(best: ConfirmedCapacity | None) -> BestSoFar | None:
-    """Return what is said of the best by now."""
+    """Return the figures of the recommendation."""
     if best is None:
         return None
     candidate = best.candidate
@@ -219,17 +219,17 @@ def best_so_far(best: ConfirmedCapacity | None) -> BestSoFar | None:
 def progress_file(
     directory: StudyDirectory, state: RunState, clock: Callable[[], float]
 ) -> Iterator[Watcher]:
-    """Keeps progress.json for as long as a run lasts, and how it ended after that.
+    """Keep progress.json up to date for the duration of a run, then write how it ended.
 
     Args:
-        state: of the run, with what earlier runs of the study have left.
-        clock: Unix seconds.
+        state: of the run, with the results of the study's earlier runs.
+        clock: returns Unix seconds.
     """
     file = ProgressFile(directory.progress, state, clock)
     file.start()
     try:
         yield file.watch
     except BaseException as error:
-        file.end(outcome_text(error))
+        file.end(end_text(error))
         raise
     file.end("done")

@@ -1,4 +1,4 @@
-"""logs/run.log: every event of a run as lines with the time, whatever the terminal shows."""
+"""logs/run.log: all events of a run as lines with the time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from optimizer.study.events import Event, Watcher
 
 
 class RunLog:
-    """Appends events to a file. One that cannot be written is given up: no run ends for its log."""
+    """Appends events to a file. Write errors are ignored: no run ends because of its log."""
 
     def __init__(self, file: TextIO, now: Callable[[], datetime]) -> None:
         self._file: TextIO | None = file
         self._now = now
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
-        self.say(*event_lines(event, verbose=True))
+        """Append an event."""
+        self.write(*event_lines(event, verbose=True))
 
-    def say(self, *lines: str) -> None:
+    def write(self, *lines: str) -> None:
         """Append lines, each with the time."""
         if self._file is None:
             return
@@ -36,15 +36,15 @@ class RunLog:
 
 
 def no_log(_: Event) -> None:
-    """In the place of a log that cannot be opened."""
+    """Ignore an event: the log could not be opened."""
 
 
 @contextmanager
 def run_log(path: Path, now: Callable[[], datetime]) -> Iterator[Watcher]:
-    """A log for as long as a run lasts; it says when the run began and how it ended.
+    """Yield a log for the duration of a run; it says when the run started and how it ended.
 
     Args:
-        now: the time, with its zone.
+        now: returns the time, with its zone.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,24 +54,24 @@ def run_log(path: Path, now: Callable[[], datetime]) -> Iterator[Watcher]:
         return
     log = RunLog(file, now)
     try:
-        log.say("-- the run begins")
+        log.write("-- run started")
         try:
             yield log
         except BaseException as error:
-            log.say(*f"-- the run ended: {outcome_text(error)}".splitlines())
+            log.write(*f"-- run ended: {end_text(error)}".splitlines())
             raise
-        log.say("-- the run is done")
+        log.write("-- run done")
     finally:
         _close(file)
 
 
-def outcome_text(error: BaseException) -> str:
-    """What ended a run, for people; what asks a process to end carries the signal's name."""
+def end_text(error: BaseException) -> str:
+    """Return what ended a run; an exception that is no `Exception` carries a signal's name."""
     if isinstance(error, Exception):
         return str(error)
     return f"interrupted ({error})" if str(error) else "interrupted"
 
 
 def _close(file: TextIO) -> None:
-    with suppress(OSError):  # A full disk refuses what is still held back, once more.
+    with suppress(OSError):  # a full disk refuses the buffered rest again
         file.close()

@@ -1,6 +1,6 @@
-"""Where a run stands, as its events tell: what the live view and `status` show.
+"""The state of a run, by its events: what the live view and `status` show.
 
-Times are seconds of one clock that is handed in; nothing here looks at another.
+Times are seconds of the given clock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from optimizer.study.events import (
     Event,
     LevelFinished,
     LevelStarted,
-    Note,
     PhaseStarted,
     SearchStatusChanged,
     StepStarted,
@@ -34,19 +33,19 @@ from optimizer.study.events import (
 from optimizer.study.history import History
 
 _LATEST = 40
-"""Levels and trials that are remembered for their figures."""
+"""Number of trials whose capacities are kept."""
 
-_STEADY = 10
-"""Latest trials that tell how long one takes."""
+_RECENT = 10
+"""Number of latest trials whose durations predict the next one's."""
 
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """How long the phase still takes, in seconds; None where nothing tells.
+    """Remaining seconds of the phase; None where they are unknown.
 
     Attributes:
-        by_steps: if every step that is left takes as long as those before.
-        by_clock: until its time is up.
+        by_steps: if every remaining step takes as long as those before.
+        by_clock: until the phase's time limit.
     """
 
     by_steps: float | None
@@ -54,24 +53,24 @@ class TimeLeft:
 
     @property
     def at_most(self) -> float | None:
-        """Whichever comes first."""
-        known = [left for left in (self.by_steps, self.by_clock) if left is not None]
-        return min(known, default=None)
+        """The smaller of the two."""
+        remaining = [left for left in (self.by_steps, self.by_clock) if left is not None]
+        return min(remaining, default=None)
 
 
 class RunState:
-    """What the events of a run add up to.
+    """The state of a run.
 
     Args:
-        clock: seconds.
-        known: trials of the study that earlier runs have measured.
-        best: what the records of earlier runs recommend.
+        clock: returns seconds.
+        earlier: trials of the study that earlier runs measured.
+        best: recommendation by the records of earlier runs.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        known: Mapping[int, TrialRecord] | None = None,
+        earlier: Mapping[int, TrialRecord] | None = None,
         best: ConfirmedCapacity | None = None,
     ) -> None:
         self._clock = clock
@@ -89,26 +88,26 @@ class RunState:
         self.rates: list[float] = []
         self.p95s_ms: list[float] = []
         self.regret_bound: float | None = None
-        history = History(known or {})
+        history = History(earlier or {})
         self.best = best
         self.trials: dict[Outcome, int] = history.counts()
         self.capacities = deque((_capacity(r) for r in history.records), maxlen=_LATEST)
-        own = [r.seconds.total for r in history.records if r.origin is None and r.seconds.total > 0]
-        self._trial_seconds = deque(own, maxlen=_STEADY)
+        own = (r.seconds.total for r in history.records if r.origin is None)
+        self._trial_seconds = deque((s for s in own if s > 0), maxlen=_RECENT)
 
     def watch(self, event: Event) -> None:
-        """Take in an event."""
+        """Update the state by an event."""
         match event:
             case PhaseStarted(phase, steps, seconds):
                 self._begin_phase(phase, steps, seconds)
-            case StepStarted(doing):
-                self.doing = doing
+            case StepStarted(step):
+                self.doing = step
             case ArtifactReady():
                 self.done += 1
             case TrialStarted():
                 self._begin_trial(event)
             case DriftRunStarted(config):
-                self._begin(f"the pace of the machine: {describe(config)}")
+                self._begin(f"baseline rerun: {describe(config)}")
             case LevelStarted(offered, seconds):
                 self.doing = level_started_text(offered, seconds)
             case LevelFinished(level):
@@ -120,11 +119,11 @@ class RunState:
                 self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
                 self._end_trial(record, best)
-            case Note() | _:
+            case _:
                 pass
 
     def time_left(self) -> TimeLeft:
-        """Of the phase, unless it ends by itself before."""
+        """Return the remaining time of the phase, unless it ends early."""
         left, spent = self.steps - min(self.done, self.steps), self._clock() - self.phase_started
         by_clock = None if self.phase_seconds is None else max(0.0, self.phase_seconds - spent)
         each: float | None = None
@@ -156,7 +155,7 @@ class RunState:
 
     def _end_trial(self, record: TrialRecord, best: ConfirmedCapacity | None) -> None:
         self.done += 1
-        # A calibration that fails recommends nothing, and takes nothing back.
+        # A failed calibration run has no recommendation, and does not withdraw the earlier one.
         if best is not None or self.phase in ("search", "confirm"):
             self.best = best
         if self.phase == "search":
@@ -166,6 +165,7 @@ class RunState:
 
 
 def _capacity(record: TrialRecord) -> float:
-    """Requests a second within the limits; 0 where there are none."""
-    within = record.outcome == "ok" and record.measurement is not None
-    return record.measurement.capacity_per_second if within and record.measurement else 0.0
+    """Return the requests/s within the limits; 0 where no load met them."""
+    if record.outcome != "ok" or record.measurement is None:
+        return 0.0
+    return record.measurement.capacity_per_second

@@ -1,4 +1,4 @@
-"""What a search may still find: the seam by which it ends before its budget. Pure."""
+"""The status of a search: whether the sampler has converged, and what it expects."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from optimizer.configuration.model_space import Position
 
 @dataclass(frozen=True)
 class SearchStatus:
-    """What is left to find.
+    """The sampler's estimate of what is left to find.
 
     Attributes:
-        stop_reason: why the search is over, None while it goes on.
+        stop_reason: why the search is over, None while it continues.
         regret_bound: upper 95 % bound on the share of the incumbent's cost that an unmeasured
             configuration may still save; None where the sampler has no model of the cost.
     """
@@ -22,25 +22,36 @@ class SearchStatus:
     regret_bound: float | None = None
 
 
+@dataclass(frozen=True)
+class SearchEnd:
+    """Why a search ended.
+
+    Attributes:
+        exhausted: whether every valid configuration was measured.
+        converged: whether the sampler expected no further improvement.
+        regret_bound: as in `SearchStatus`.
+    """
+
+    reason: str
+    exhausted: bool = False
+    converged: bool = False
+    regret_bound: float | None = None
+
+
 Advisor = Callable[[], SearchStatus]
-"""Asked before every proposal, and in the end."""
-
-
-def no_search_status() -> SearchStatus:
-    """Of a search that has no expectations: it goes on, and nobody knows."""
-    return SearchStatus()
+"""Called before every proposal, and at the end of the search."""
 
 
 @dataclass(frozen=True)
 class ExpectedCost:
-    """What a sampler expects of the configuration that it has proposed, and why it did.
+    """The expected cost of a proposed configuration, and the reason for the proposal.
 
     Attributes:
         why: in a few words.
         usd_per_million: expected cost at the capacity; `low` and `high` its interval at 95 %.
         feasible: probability that the limits are met.
-        saving: expected share of the best one's cost that is saved; None while there is no best.
-        seconds: that measuring is expected to take.
+        saving: expected share of the incumbent's cost that is saved; None without an incumbent.
+        seconds: expected duration of the trial.
     """
 
     why: str
@@ -53,9 +64,4 @@ class ExpectedCost:
 
 
 Explain = Callable[[Position], ExpectedCost | None]
-"""Asked after a proposal what is expected of it."""
-
-
-def no_expectation(_: Position) -> ExpectedCost | None:
-    """Of a sampler that has none."""
-    return None
+"""Called after a proposal for its expected cost."""

@@ -1,4 +1,4 @@
-"""What a search is about, without its model files: enough to predict, and to search a table."""
+"""searched.json: the space, workload and price of a search, without its model files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from optimizer.workload.streams import Workload
 
 @dataclass(frozen=True)
 class SearchedSpace:
-    """What is searched, and by what it is judged.
+    """The search space, and what its configurations are judged by.
 
     Attributes:
-        search_space: less what the prepare phase dropped.
+        search_space: without the artefacts that the prepare phase dropped.
     """
 
     study: str
@@ -41,12 +41,12 @@ _JSON = TypeAdapter(SearchedSpace)
 
 
 def write_searched(directory: StudyDirectory, space: SearchedSpace) -> None:
-    """Keep what a study searches beside it. Raises StorageError."""
+    """Write searched.json. Raises StorageError."""
     write_json(directory.searched, _JSON.dump_python(space, mode="json"))
 
 
 def read_searched(directory: StudyDirectory) -> SearchedSpace:
-    """What a study searches. Raises DamagedStudyError."""
+    """Return the content of searched.json. Raises DamagedStudyError."""
     path = directory.searched
     try:
         searched = checked(_JSON.validate_python(directory.read_json(path)))
@@ -58,7 +58,7 @@ def read_searched(directory: StudyDirectory) -> SearchedSpace:
 
 
 def checked(searched: _Searched) -> _Searched:
-    """Check what was read from a file, which anybody may have written.
+    """Check a searched space that was read from a file of unknown origin.
 
     Returns:
         The same, with the defaults of parameters that came after the file was written.
@@ -88,7 +88,7 @@ def checked(searched: _Searched) -> _Searched:
 
 
 def check_workload(workload: Workload, models: Sequence[str]) -> None:
-    """Raise ValueError where the streams of a file could not be requests to these models."""
+    """Raise ValueError where the streams of a file cannot be requests to these models."""
     check_ranges(workload, "workload")
     for stream in workload.streams:
         if stream.target not in models:

@@ -1,1 +1,1 @@
-"""What a model is asked to serve: streams, tensors and arrival processes. Pure."""
+"""What a model is asked to serve: streams, tensors and arrival processes."""

@@ -1,4 +1,4 @@
-"""Which model is served, where it comes from and how its accuracy is judged. Pure values."""
+"""A model to serve: its source, its requests, and how its accuracy is judged."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 from optimizer.workload.streams import Payloads
 
 AccuracyEvidence = Literal["task", "dataset", "synthetic"]
-"""What an accuracy figure rests on: a task metric, a user's data, or generated inputs."""
+"""The basis of an accuracy figure: a task metric, a user's data, or generated inputs."""
 
 USUAL_PERCENTILE = 99.999
-"""Better than all values on trained MiniLM: one value in 100,000 does not stretch the range."""
+"""On trained MiniLM more accurate than 100: outliers (1 in 100,000) do not widen the range."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TransformersSource:
         class_name: class of the `transformers` package, such as "BertForSequenceClassification".
         checkpoint: directory or hub name; None for random weights.
         config: keyword arguments of the architecture's configuration, as JSON text.
-        seed: of the random weights.
+        seed: random seed of the weights.
     """
 
     class_name: str
@@ -34,7 +34,7 @@ class TransformersSource:
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """An ONNX file; external data lies beside it. Its first axis is the batch."""
+    """An ONNX file with its external data beside it; the first axis is the batch."""
 
     path: Path
 
@@ -46,10 +46,10 @@ class DataSet:
     Attributes:
         file: .npz with one array per input tensor, shape [samples, ...], or .jsonl with one JSON
             object of the inputs' values a row.
-        samples: how many are used.
-        seed: of the generated ones.
-        tensors: inputs themselves, as JSON text: a list of rows by input tensor. Without these
-            and a file, inputs are generated from the workload's own distribution.
+        samples: number of samples.
+        seed: random seed of generated inputs.
+        tensors: the inputs as JSON text, a list of rows by input tensor. Without a file and
+            tensors, inputs are generated from the workload's distribution.
     """
 
     file: Path | None
@@ -59,18 +59,18 @@ class DataSet:
 
     @property
     def generated(self) -> bool:
-        """Whether the inputs are drawn, and no person's data."""
+        """Whether the inputs are generated."""
         return self.file is None and self.tensors is None
 
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """A figure of the model's own task, such as accuracy or F1 on labelled samples.
+    """A metric of the model's task, such as accuracy or F1 on labelled samples.
 
     Attributes:
-        file, function: a Python function of (inputs by name, outputs), arrays over all evaluation
+        file, function: Python function of (inputs by name, outputs), arrays over all evaluation
             samples, that returns a number; higher is better.
-        minimum: the least that it must return.
+        minimum: least number that it must return.
     """
 
     file: Path
@@ -80,14 +80,13 @@ class TaskMetric:
 
 @dataclass(frozen=True)
 class AccuracyLimits:
-    """What a served artefact must reach against the FP32 reference on held-out inputs.
+    """The accuracy that a served artefact must reach against the FP32 reference.
 
     Attributes:
-        min_argmax_agreement: share of samples whose largest output is the same one, 0 to 1.
-        min_cosine: smallest mean cosine similarity of the outputs, -1 to 1.
+        min_argmax_agreement: share of samples with the same largest output, 0 to 1.
+        min_cosine: mean cosine similarity of the outputs, -1 to 1.
         max_abs_error: largest absolute difference of any output; None does not judge it.
-        metric: of the task, None without one.
-        int8_on_generated_data: whether INT8 of trained weights may be recommended though it was
+        int8_on_generated_data: whether INT8 of trained weights may be recommended if it was
             calibrated or judged on generated inputs.
     """
 
@@ -103,8 +102,8 @@ class ModelSpec:
     """One model of the space file.
 
     Attributes:
-        output: name of the tensor that it answers with.
-        calibration_percentile: share of an activation's values that its INT8 range holds, in %.
+        output: name of the output tensor.
+        calibration_percentile: percentage of an activation's values in its INT8 range.
     """
 
     name: str
@@ -118,19 +117,19 @@ class ModelSpec:
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
-        """What this model's accuracy figures rest on."""
+        """The basis of the model's accuracy figures."""
         if self.evaluation.generated:
             return "synthetic"
         return "task" if self.accuracy.metric is not None else "dataset"
 
     @property
     def trained(self) -> bool:
-        """Whether its weights mean something, as far as can be known."""
+        """Whether the weights are trained; an ONNX file is taken to be."""
         source = self.source
         return isinstance(source, OnnxSource) or source.checkpoint is not None
 
     @property
     def int8_is_a_guess(self) -> bool:
-        """Whether INT8 of trained weights would rest on generated inputs, and nobody allowed it."""
+        """Whether INT8 of trained weights rests on generated inputs, which was not allowed."""
         generated = self.calibration.generated or self.evaluation.generated
         return self.trained and generated and not self.accuracy.int8_on_generated_data

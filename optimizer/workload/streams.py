@@ -1,7 +1,4 @@
-"""What is asked of the server: request streams, their tensors and their lengths.
-
-Pure: arrays come from a generator that the caller seeds; nothing here reads a clock or a file.
-"""
+"""The workload: request streams, their tensors and their lengths."""
 
 from __future__ import annotations
 
@@ -26,13 +23,13 @@ NUMPY_TYPES: dict[DataType, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input of the model and the values that requests carry in it.
+    """One input of the model and its values in requests.
 
     Attributes:
-        data_type: Triton's name of the element type.
+        data_type: Triton's data type.
         shape: dimensions without the batch; None stands for the request's length.
-        minimum, maximum: inclusive bounds of the values drawn.
-        pad: value that fills the positions beyond the request's own length.
+        minimum, maximum: inclusive bounds of the values.
+        pad: value of positions beyond the request's length.
     """
 
     name: str
@@ -59,25 +56,25 @@ class OutputTensor:
 
 @dataclass(frozen=True)
 class LengthDistribution:
-    """How long requests are, in tokens: `lengths[i]` with probability `weights[i]`."""
+    """Lengths of requests in tokens: `lengths[i]` with probability proportional to `weights[i]`."""
 
     lengths: tuple[int, ...]
     weights: tuple[float, ...]
 
     @property
     def longest(self) -> int:
-        """Largest length that occurs, in tokens."""
+        """Largest length in tokens."""
         return max(self.lengths)
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw `count` lengths, shape [count]."""
+        """Draw lengths, shape [count]."""
         weights = np.asarray(self.weights, dtype=float)
         return rng.choice(np.asarray(self.lengths), size=count, p=weights / weights.sum())
 
 
 @dataclass(frozen=True)
 class Payloads:
-    """The population that a stream's requests are drawn from."""
+    """The distribution of a stream's requests."""
 
     tensors: tuple[TensorSpec, ...]
     lengths: LengthDistribution
@@ -89,9 +86,9 @@ class Payloads:
         padding: tuple[int, ...] = (),
         batch_size: int = 1,
     ) -> list[Tensors]:
-        """Draw `count` requests of `batch_size` inferences, padded as `ModelServing.padding` says.
+        """Draw `count` requests of `batch_size` inferences, padded by `ModelServing.padding`.
 
-        Inferences of one request are padded to the same length, that of the longest.
+        Inferences of one request are padded to the same length.
         """
         lengths = self.lengths.sample(count * batch_size, rng).reshape(count, batch_size)
         return [self._batch(own.tolist(), padding, rng) for own in lengths]
@@ -99,7 +96,7 @@ class Payloads:
     def sent_lengths(self, padding: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the lengths that requests are padded to, ascending.
 
-        Inputs without an axis for the length have one shape: the longest length stands for it.
+        Inputs without an axis for the length have one shape, which the longest length stands for.
         """
         if not any(None in spec.shape for spec in self.tensors):
             return (self.lengths.longest,)
@@ -131,10 +128,10 @@ def _draw(
 
 
 def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribution) -> int:
-    """Length that a request of `length` tokens is sent with.
+    """Return the length to which a request of `length` tokens is padded.
 
-    Triton merges only requests of equal shape, so fewer distinct lengths make larger batches and
-    more padding. Lengths above every bucket go to the workload's longest.
+    Triton batches only requests of equal shape, so fewer distinct lengths make larger batches and
+    more padding. A length above every bucket is padded to the workload's longest.
     """
     return next((bucket for bucket in sorted(padding) if bucket >= length), lengths.longest)
 
@@ -157,9 +154,9 @@ class Stream:
     """Requests of one kind to one model.
 
     Attributes:
-        target: name of the model that is asked.
-        demand_per_second: requests a second that the whole fleet must serve.
-        batch_size: inferences that one request asks for.
+        target: name of the model.
+        demand_per_second: requests per second to the whole fleet.
+        batch_size: inferences per request.
     """
 
     name: str
@@ -173,11 +170,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class Transport:
-    """How requests travel to the server.
+    """How requests are sent to the server.
 
     Attributes:
-        encoding: of tensors; "json" is for comparison and needs HTTP.
-        shared_memory: input tensors lie in a system shared-memory region, requests point to them.
+        encoding: encoding of tensors; "json" is for comparison and needs HTTP.
+        shared_memory: whether inputs are in system shared memory.
     """
 
     protocol: Literal["grpc", "http"] = "grpc"
@@ -187,12 +184,12 @@ class Transport:
 
 @dataclass(frozen=True)
 class SerialisedRequest:
-    """A request as the bytes that are sent, made once for many sendings.
+    """A request as bytes, which can be sent many times.
 
     Attributes:
         body: a ModelInferRequest, or the body of an HTTP request.
-        json_bytes: length of the JSON that binary tensors follow in the body of an HTTP request;
-            None where nothing follows.
+        json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
+            None without binary tensors.
     """
 
     model: str
@@ -202,23 +199,23 @@ class SerialisedRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything that is asked of the fleet; load factor 1.0 is all of it on one replica."""
+    """All request streams; load factor 1.0 is the whole demand on one replica."""
 
     streams: tuple[Stream, ...]
     transport: Transport = Transport()
 
     @property
     def demand_per_second(self) -> float:
-        """Requests a second over all streams."""
+        """Requests per second over all streams."""
         return sum(stream.demand_per_second for stream in self.streams)
 
     @property
     def shortest_limit_ms(self) -> float:
-        """Of the streams' latency limits."""
+        """Shortest latency limit of the streams."""
         return min(stream.limit.latency_ms for stream in self.streams)
 
     def within(self, limit_ms: float) -> Workload:
-        """The same requests within another limit, that of the stream whose limit is the shortest.
+        """Return the workload with another shortest limit.
 
         The limits of the other streams keep their proportion to it.
         """

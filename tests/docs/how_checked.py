@@ -31,7 +31,7 @@ PARSED_ONLY: Mapping[str, str] = {
         "needs perf_analyzer on PATH; tests/e2e/test_measure.py runs it where it is installed"
     ),
     "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge --type g5.xlarge": (
-        "needs AWS credentials; tests/unit/test_price_catalogue.py asks a stub of the price list"
+        "needs AWS credentials; tests/unit/test_price_list.py asks a stub of the price list"
     ),
     "python -m optimizer recommend t4 a10g --advanced": (
         "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks generated ones"

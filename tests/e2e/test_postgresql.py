@@ -110,7 +110,7 @@ def test_the_dashboard_shows_a_study_in_the_database(database: str, tmp_path: Pa
         shown.name_constraints(["latency.bert"])
         shown.attach(proposal.number, "config.pbtxt", 'name: "bert"')
         study.tell(record)
-        assert shown.unnoted([proposal.number]) == [proposal.number]
+        assert shown.trials_without_note([proposal.number]) == [proposal.number]
         shown.note_trial(proposal.number, trial_note(record))
         shown.note("a note of the study, longer than a column of the table: " + "x" * 5000)
     study.close()

@@ -160,7 +160,7 @@ def test_the_memory_of_one_instance_tells_how_many_fit(
     config = found.space.config(found.space.at(0))
     assert len(found.space) == 1
     assert config.models[0].instance_count == 1
-    assert any(note.startswith("1 of 2 configurations are left out") for note in notes)
+    assert any(note.startswith("1 of 2 configurations are excluded") for note in notes)
     hardware = replace(hardware, memory_mib=10)
     none = replace(space, search_space=replace(space.search_space, hardware=hardware))
     with pytest.raises(EverythingFailedError, match="the instances fit in 9 MiB of memory"):

@@ -154,7 +154,7 @@ def test_a_model_of_somebody_else_is_not_replaced(
     (repository / "bert").mkdir()
     (repository / "bert" / "config.pbtxt").write_text("theirs")
     run = start(space(tmp_path, serve()))
-    assert_refused(run, f"{repository / 'bert'} is there already and would be replaced")
+    assert_refused(run, f"{repository / 'bert'} exists already and would be replaced")
     assert (repository / "bert" / "config.pbtxt").read_text() == "theirs"
 
 

@@ -23,7 +23,7 @@ from optimizer.analysis.study_status import study_status
 from optimizer.artifacts.accuracy import compare, misses
 from optimizer.configuration.serving_config import describe
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
@@ -171,7 +171,7 @@ def test_the_log_has_every_step_with_its_time(finished: Finished) -> None:
     lines = finished.study.run_log.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d ", line) for line in lines)
     said = [line[26:] for line in lines]
-    assert (said[0], said[-1]) == ("-- the run begins", "-- the run is done")
+    assert (said[0], said[-1]) == ("-- run started", "-- run done")
     assert "      loading the model" in said
     assert sum(line.startswith("      saturating for ") for line in said) >= TRIALS
     assert {line for line in finished.output.splitlines() if line.startswith("    ok: ")} <= {*said}

@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_named(study: StudyDirectory, start: StartOptimi
     port = serving.output.partition("HTTP http://127.0.0.1:")[2].partition(",")[0]
     refused = start("tiny", *ANY_PORTS[2:], "--http-port", port, command="serve")
     assert refused.wait() == 2
-    said = f"error: --http-port: {port} is taken on 127.0.0.1: give another, or 0 for any\n"
+    said = f"error: --http-port: {port} is in use on 127.0.0.1: give another, or 0 for any\n"
     assert refused.errors == said
     [server] = serving.marked.servers()
     server.kill()

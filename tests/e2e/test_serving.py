@@ -59,6 +59,7 @@ from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
 from optimizer.workload.streams import LatencyLimit, Stream, Transport, Workload
+from tests.contracts.evaluator import EvaluatorCase, EvaluatorContract, evaluations
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
@@ -177,8 +178,11 @@ def test_a_changed_configuration_is_what_the_server_runs(serving: Serving) -> No
         batching=Batching((2, 4), 700),
         groups=(InstanceGroup(count=2, threads=2),),
         warmup_batch_sizes=(1, 8),
+        parameters=(("optimization.input_pinned_memory.enable", "false"),),
     )
     running = serving.serve(changed).control.config("bert")
+    assert running.optimization.HasField("input_pinned_memory")
+    assert not running.optimization.input_pinned_memory.enable
     assert running.max_batch_size == 8
     assert list(running.dynamic_batching.preferred_batch_size) == [2, 4]
     assert running.dynamic_batching.max_queue_delay_microseconds == 700
@@ -328,9 +332,12 @@ def test_requests_arrive_whole_over_every_transport(serving: Serving, transport:
 Evaluate = Callable[..., Evaluation]
 
 
+Live = Callable[[Callable[[Event], None]], LiveEvaluator]
+
+
 @pytest.fixture(scope="module")
-def evaluate(serving: Serving) -> Iterator[Evaluate]:
-    """Measure a configuration of the tiny model as the search does, with short levels."""
+def live(serving: Serving) -> Iterator[Live]:
+    """Evaluate configurations of the tiny model as the search does, with short levels."""
     limit = LatencyLimit(95, 2000)
     payloads = serving.files(serving.config())["bert"].payloads
     workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
@@ -344,25 +351,42 @@ def evaluate(serving: Serving) -> Iterator[Evaluate]:
         load_seconds=3,
     )
     with LoadClient() as client:
+        yield lambda watch: LiveEvaluator(
+            serving.session,
+            LevelRunner(client, workload, local_slot(), np.random.default_rng(1), watch),
+            workload,
+            serving.built.files,
+            Protocols(protocol, protocol),
+            watch,
+        )
 
-        def run(
-            config: ServingConfig,
-            watch: Callable[[Event], None],
-            task: CertificationTask | None = None,
-        ) -> Evaluation:
-            evaluator = LiveEvaluator(
-                serving.session,
-                LevelRunner(client, workload, local_slot(), np.random.default_rng(1), watch),
-                workload,
-                serving.built.files,
-                Protocols(protocol, protocol),
-                watch,
-            )
-            if task is not None:
-                return evaluator.confirm(config, local_slot(), task)
-            return evaluator.evaluate(config, local_slot(), None)
 
-        yield run
+@pytest.fixture(scope="module")
+def evaluate(live: Live) -> Evaluate:
+    def run(
+        config: ServingConfig,
+        watch: Callable[[Event], None],
+        task: CertificationTask | None = None,
+    ) -> Evaluation:
+        if task is not None:
+            return live(watch).confirm(config, local_slot(), task)
+        return live(watch).evaluate(config, local_slot(), None)
+
+    return run
+
+
+@pytest.mark.slow
+class TestLiveEvaluator(EvaluatorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def case(cls, serving: Serving, live: Live) -> EvaluatorCase:
+        evaluator, config, slot = live(lambda _: None), serving.config(), local_slot()
+
+        def failing() -> list[Evaluation]:
+            with serving.runtime_is(BREAKING_SESSION):
+                return evaluations(evaluator, config, slot)
+
+        return EvaluatorCase(evaluator, config, slot, failing)
 
 
 def test_a_measured_level_carries_the_servers_own_statistics(

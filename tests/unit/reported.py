@@ -16,7 +16,6 @@ from optimizer.measurement.level import BatchPoint, LoadLevel, Measurement, Serv
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.confirm import Confirmed
-from optimizer.search.loop import SearchEnd
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
@@ -24,6 +23,7 @@ from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ROUNDS, candidate_of, merged
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
+from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace
 from tests.unit.studies import (
     DEMAND,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.load.exchange import LevelProgress, Replies
@@ -75,7 +76,7 @@ class SimulatedServer:
             due, streams = due_requests(
                 self.work.streams, plan.load.load_factor, plan.sending_seconds, self.rng
             )
-            done = self.serve(due.tolist())[1]
+            done = self.serve(due)[1]
             planned = (due, streams)
         else:
             assert isinstance(plan.load, ClosedLoop)
@@ -88,13 +89,15 @@ class SimulatedServer:
         return replies, looks(plan, replies, *planned)
 
     def serve(
-        self, due: Sequence[float], closed_loop_seconds: float = 0.0
+        self, due: Sequence[float] | NDArray[np.float64], closed_loop_seconds: float = 0.0
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Due and done times; in a closed loop every reply is followed by a new request."""
+        if closed_loop_seconds == 0:
+            ordered = np.sort(np.asarray(due, dtype=float))
+            seconds = self.batch_seconds, self.request_seconds
+            return ordered, _done_seconds(ordered, self.instances, self.max_batch, *seconds)
         free, waiting = [0.0] * self.instances, sorted(due)
         begun, done = list[float](), list[float]()
-        if closed_loop_seconds == 0:
-            return self._serve_open(waiting)
         while waiting:
             start = max(heapq.heappop(free), waiting[0])
             batch = list[float]()
@@ -109,19 +112,6 @@ class SimulatedServer:
                     heapq.heappush(waiting, finish)
         return np.array(begun), np.array(done)
 
-    def _serve_open(self, due: list[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        free, done, at, count = [0.0] * self.instances, list[float](), 0, len(due)
-        while at < count:
-            start = max(heapq.heappop(free), due[at])
-            end = at + 1
-            while end < count and end - at < self.max_batch and due[end] <= start:
-                end += 1
-            finish = start + self.batch_seconds + self.request_seconds * (end - at)
-            heapq.heappush(free, finish)
-            done += [finish] * (end - at)
-            at = end
-        return np.array(due), np.array(done)
-
     def true_capacity_per_second(self, requests: int = 40_000) -> float:
         """Bisection over long runs of the same arrivals."""
         gaps = np.random.default_rng(0).exponential(size=requests)
@@ -129,10 +119,26 @@ class SimulatedServer:
         low, high = 0.0, self.saturation_per_second
         while high - low > 0.002 * self.saturation_per_second:
             rate = (low + high) / 2
-            due, done = self.serve((np.cumsum(gaps) / rate).tolist())
+            due, done = self.serve(np.cumsum(gaps) / rate)
             latency_ms = np.percentile(done - due, limit.percentile) * 1e3
             low, high = (rate, high) if latency_ms <= limit.latency_ms else (low, rate)
         return low
+
+
+@njit(cache=True)
+def _done_seconds(due, instances, max_batch, batch_seconds, request_seconds):  # type: ignore[no-untyped-def]
+    """When each request is answered, in an open loop; compiled, for long runs."""
+    free, done, first = np.zeros(instances), np.empty(len(due)), 0
+    while first < len(due):
+        instance = free.argmin()
+        start = max(free[instance], due[first])
+        end = first + 1
+        while end < len(due) and end - first < max_batch and due[end] <= start:
+            end += 1
+        free[instance] = start + batch_seconds + request_seconds * (end - first)
+        done[first:end] = free[instance]
+        first = end
+    return done
 
 
 def looks(

@@ -30,7 +30,7 @@ from optimizer.measurement.level import (
     StreamLevel,
 )
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
-from optimizer.search.loop import SearchEnd, SearchLoop
+from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
 from optimizer.simulator.forecast import Forecast
@@ -41,6 +41,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Watcher, to_all
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import measured_record, objective_names
 

@@ -142,7 +142,7 @@ def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> No
     assert served.failing.reason == "batch of 16 at 4 tokens: sums did not answer: no memory"
     assert len(session.failures) == 2
     tried = [event.text for event in events if isinstance(event, Note)]
-    assert tried == ["sums/onnxruntime/fp32: sums did not answer: no memory; trying once more"]
+    assert tried == ["sums/onnxruntime/fp32: sums did not answer: no memory; retrying once"]
 
 
 def test_a_batch_that_fails_costs_the_figure_of_the_memory_nothing() -> None:
@@ -174,7 +174,7 @@ def test_a_size_that_the_server_did_not_execute_proves_nothing() -> None:
     served, _, _ = judged(sums, executing=lambda batch: min(batch, 8))
     assert served.failing is not None
     assert served.failing.reason == (
-        "batch of 16 at 4 tokens: the server was to execute a batch of 16; it executed batches of 8"
+        "batch of 16 at 4 tokens: the server was sent a batch of 16 but executed batches of 8"
     )
 
 

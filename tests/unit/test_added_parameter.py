@@ -101,7 +101,7 @@ def test_it_is_exported_with_its_comment(shown: Mapping[str, Any]) -> None:
 
 
 def test_a_server_that_does_otherwise_is_noticed(shown: Mapping[str, Any]) -> None:
-    line = "optimization.input_pinned_memory.enable: asked False, the server runs True"
+    line = "optimization.input_pinned_memory.enable: requested False, the server runs True"
     assert line in shown["search"]["differences"]
 
 

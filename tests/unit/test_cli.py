@@ -312,7 +312,7 @@ def test_options_become_the_request(
 def test_init_writes_the_commented_file_and_says_what_is_next(optimizer: Commands) -> None:
     said = optimizer("init")
     assert said == Said(
-        0, "wrote space.yaml\nedit it, then: python -m optimizer run space.yaml\n", ""
+        0, "wrote space.yaml\nedit it, then run: python -m optimizer run space.yaml\n", ""
     )
     assert Path("space.yaml").read_text() == shipped("space_template.yaml").read_text()
     assert load_space(Path("space.yaml"), {}, HARDWARE).study == "my-model"
@@ -366,19 +366,19 @@ LINES: list[tuple[Event, str]] = [
     (ArtifactReady("bert/openvino/int8", "cosine 0.9990", False),
      "  bert/openvino/int8: cosine 0.9990\n"),
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
-     f"  bert/openvino/int8: left out, {HOSTILE}\n"),
+     f"  bert/openvino/int8: excluded: {HOSTILE}\n"),
     (TrialStarted(3, 2, 12, A), "  2/12 openvino fp32, no batching, 1 x 1 thread\n"),
     (DriftRunStarted(A),
-     "  the pace of the machine: openvino fp32, no batching, 1 x 1 thread\n"),
+     "  baseline rerun: openvino fp32, no batching, 1 x 1 thread\n"),
     (LevelStarted(250.0, 4.0), ""),
     (LevelFinished(level(0.3, 45.67)), "      150/s: 150/s served, p95 45.7 ms\n"),
     (LevelFinished(level(0.3, 45.67, kind="saturation")),
      "      saturation: 150/s served, p95 45.7 ms\n"),
     (TrialFinished(OK, BEST), "    ok: 130/s, $0.7692 per million\n"),
-    (TrialFinished(replace(OK, score=None), None), "    ok: holds 130/s\n"),
+    (TrialFinished(replace(OK, score=None), None), "    ok: confirmed at 130/s\n"),
     (TrialFinished(record_of(2, C, infeasible(80)), BEST),
      "    infeasible: over the limit at the floor\n"),
-    (TrialFinished(record_of(2, C, bounded(80)), BEST), "    bounded: saturates below the bound\n"),
+    (TrialFinished(record_of(2, C, bounded(80)), BEST), "    pruned: saturates below the bound\n"),
     (TrialFinished(FAILED, BEST), f"    failed: {HOSTILE}\n"),
     (SearchStatusChanged(SearchStatus(regret_bound=0.2)), ""),
     (TrialRecorded(OK), ""),
@@ -401,7 +401,7 @@ DETAILS: list[tuple[Event, str]] = [
      "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
      "limits, in 20 s\n"),
     (SearchStatusChanged(SearchStatus(regret_bound=0.2)),
-     "  an unmeasured configuration may be up to 20% cheaper (95%)\n"),
+     "  remaining potential: up to 20% cheaper (95% bound)\n"),
     (SearchStatusChanged(SearchStatus()), ""),
 ]  # fmt: skip
 
@@ -417,7 +417,7 @@ def test_every_step_is_a_line_to_who_wants_to_know(event: Event, line: str) -> N
 WARNINGS: list[tuple[Event, str]] = [
     (Note("the price is old", warning=True), "warning: the price is old\n"),
     (ArtifactReady("bert/openvino/int8", HOSTILE, True),
-     f"warning: bert/openvino/int8 is left out: {HOSTILE}\n"),
+     f"warning: bert/openvino/int8 is excluded: {HOSTILE}\n"),
     (LevelFinished(replace(level(0.3), warnings=("others took part",))),
      "warning: others took part\n"),
     (TrialFinished(FAILED, BEST),

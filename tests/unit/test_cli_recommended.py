@@ -15,7 +15,7 @@ from optimizer.fleet.price_rules import PriceChoice, listed_price
 from optimizer.fleet.recommendation import Recommendation, StudyObservations, recommend
 from optimizer.measurement.cost import Demand
 from tests.unit.hosts import A10G, LISTED, T4, host, price_of
-from tests.unit.test_offer import observation
+from tests.unit.test_instance_estimate import observation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEMAND = Demand(500.0, headroom=0.1)

@@ -158,7 +158,7 @@ def test_the_capacity_is_what_every_round_held(
     (best,) = confirming.run(history_of((A, ok(130)))).best
     assert best.measurement.capacity_per_second == pytest.approx(80)
     assert best.score.replicas == 7
-    assert best.measurement.ended == "held in 2 rounds"
+    assert best.measurement.ended == "certified in 2 rounds"
 
 
 def test_a_winner_that_holds_less_is_no_winner(confirming: Confirming) -> None:
@@ -266,7 +266,7 @@ def test_when_every_finalist_fails_the_next_is_tried(confirming: Confirming) -> 
     assert confirming.evaluator.confirmed[8:] == [D, D]
     notes = [event.text for event in confirming.events if isinstance(event, Note)]
     assert len(notes) == 1
-    assert notes[0].startswith("The winner's confirmed cost rose; confirming pytorch fp32, ")
+    assert notes[0].startswith("the winner's confirmed cost rose; confirming pytorch fp32, ")
 
 
 def test_when_nothing_holds_nothing_is_best(confirming: Confirming) -> None:

@@ -24,7 +24,7 @@ from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, tail
 from optimizer.study.decision import decide
 from optimizer.study.events import Event, Note, PhaseStarted
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.searched_space import read_searched
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (
@@ -110,7 +110,7 @@ def test_the_note_names_the_cheapest_within_the_limits() -> None:
     records = [record_of(0, A, ok(100)), record_of(1, B, infeasible(900)), record_of(2, C, ok(200))]
     note = note_of(*records, regret_bound=0.2)
     assert "# my\\_study" in note
-    assert "**phase search** · 3 trials: 2 ok, 1 infeasible, 0 bounded, 0 failed" in note
+    assert "**phase search** · 3 trials: 2 ok, 1 infeasible, 0 pruned, 0 failed" in note
     assert "| best, unconfirmed: trial 2 |" in note
     assert "| 200 | 50.0 | 0.5000 | 3 for 1.080 an hour |" in note
     assert "| baseline, unconfirmed: trial 0 |" in note
@@ -130,7 +130,7 @@ def test_the_note_of_the_end_has_the_confirmed_figures() -> None:
     assert "| best, confirmed: trial 1 |" in note
     assert "| 190 | 60.0 | 0.5263 | 3 for 1.080 an hour |" in note
     assert "baseline" not in note, "which was not confirmed"
-    assert "cheaper (95%)" not in note
+    assert "cheaper (95% bound)" not in note
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_note_of_the_end_has_the_confirmed_figures() -> None:
     [
         (ok(130), "Capacity 130 requests/s"),
         (infeasible(80), "outside the limits"),
-        (bounded(80), "its capacity is not known"),
+        (bounded(80), "its capacity was not measured"),
         (failed("no *room* | <b>"), r"**failed**: no \*room\* \| \<b\>"),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_trials_note_shows_its_levels_and_constraints() -> None:
 def test_a_run_keeps_notes_and_files_of_its_trials(results: Path) -> None:
     search = search_in(results)
     study = study_in(search)
-    assert "4 trials: 2 ok, 1 infeasible, 0 bounded, 1 failed" in dashboard.get_note(study)
+    assert "4 trials: 2 ok, 1 infeasible, 0 pruned, 1 failed" in dashboard.get_note(study)
     assert study.user_attrs["constraints"] == ["latency.bert"]
     folder = search.directory.artifacts
     for record in search.records:
@@ -192,7 +192,7 @@ def test_a_run_that_goes_on_notes_what_lacks_a_note(tmp_path: Path) -> None:
     numbers = [record.number for record in search.records]
     assert len(numbers) == 3
     with ShownStudy("test", search.directory.journal, None, tmp_path) as shown:
-        assert shown.unnoted(numbers) == []
+        assert shown.trials_without_note(numbers) == []
     assert "3 trials" in dashboard.get_note(study)
 
 
@@ -208,8 +208,8 @@ def test_what_cannot_be_written_is_said_once_and_ends_nothing(
         search.run(4)
     said = [event for event in search.events if isinstance(event, Note)]
     assert said == [
-        Note("no more notes for the dashboard: cannot write: No space left on device", True),
-        Note("no more files for the dashboard: cannot write: No space left on device", True),
+        Note("dashboard notes are no longer written: cannot write: No space left on device", True),
+        Note("dashboard files are no longer written: cannot write: No space left on device", True),
     ]
     assert len(search.records) == 4
 
@@ -293,7 +293,7 @@ def test_the_dashboard_changes_nothing(results: Path, method: str, path: str) ->
         with pytest.raises(urllib.error.HTTPError) as refused:
             fetched(address + path, method)
         assert refused.value.code == 403
-        assert "changes nothing" in json.load(refused.value)["reason"]
+        assert "read-only" in json.load(refused.value)["reason"]
         assert detail(address)["name"] == "test"
 
 
@@ -357,7 +357,7 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
 def test_a_study_in_a_database_needs_its_address(results: Path) -> None:
     (results / "test" / "study.journal").unlink()
     with (
-        pytest.raises(UsageError, match="keeps no journal: give the --storage"),
+        pytest.raises(UsageError, match="has no journal file: give the --storage"),
         open_dashboard(DashboardOptions("test", results=results), print),
     ):
         pass
@@ -367,7 +367,7 @@ def test_a_database_without_the_study(results: Path) -> None:
     storage = f"sqlite:///{results}/other.db"
     optuna.create_study(storage=storage, study_name="other")
     with (
-        pytest.raises(UsageError, match="there is no study test in the study storage"),
+        pytest.raises(UsageError, match="study 'test' not found in the study storage"),
         served(results, storage=storage),
     ):
         pass
@@ -399,7 +399,7 @@ def test_a_port_that_is_taken(results: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(UsageError, match=f"--port: must be free; port {port} is taken"),
+            pytest.raises(UsageError, match=f"--port: port {port} is in use"),
             open_dashboard(DashboardOptions("test", port, results=results), print),
         ):
             pass

@@ -21,8 +21,14 @@ from optimizer.commands import doctor
 from optimizer.commands.doctor import checks as looking
 from optimizer.commands.doctor import docker, examine, machine, software
 from optimizer.commands.doctor import gpus as graphics
-from optimizer.commands.doctor.checks import Unseen, look
-from optimizer.commands.doctor.examination import Ability, Area, CheckResult, Examination
+from optimizer.commands.doctor.checks import (
+    Ability,
+    Area,
+    CheckResult,
+    Examination,
+    NotChecked,
+    start_check,
+)
 from optimizer.configuration.releases import tensorrt_image, triton_image
 from optimizer.errors import RequirementError
 from tests.unit.fake_docker import FakeDocker
@@ -76,7 +82,7 @@ def gpu_machine(
 
 
 def found(examination: Examination, part: str) -> CheckResult:
-    [finding] = [f for area in examination.areas for f in area.findings if f.part == part]
+    [finding] = [f for area in examination.areas for f in area.results if f.part == part]
     return finding
 
 
@@ -162,7 +168,7 @@ def test_what_the_processor_lacks_is_said_with_what_follows(
     look_at: Look, flags: set[str] | None, limits: list[str]
 ) -> None:
     processor = found(look_at(FakeMachine(cpu_flags=flags)), "processor")
-    description, *said = processor.found.split("; ")
+    description, *said = processor.detail.split("; ")
     assert description == "AMD EPYC 7R32, 8 cores (avx2)"
     assert [text.split(":")[0] for text in said] == limits
 
@@ -188,7 +194,7 @@ def test_a_card_that_trials_cannot_use_says_why(
     examination = look_at(gpu_machine(card))
     gpu = found(examination, "GPU 0")
     assert (gpu.state, gpu.remedy) == ("missing", remedy)
-    assert gpu.found.endswith(says)
+    assert gpu.detail.endswith(says)
     assert can(examination, "docker, GPU").how == "needs a GPU that trials can use"
 
 
@@ -201,11 +207,11 @@ def test_one_card_that_can_be_used_is_enough(look_at: Look) -> None:
 
 
 def test_bf16_is_named_where_a_card_lacks_it(look_at: Look) -> None:
-    assert "no bf16 (from 8.0 on)" in found(look_at(gpu_machine(T4)), "GPU 0").found
+    assert "no bf16 (from 8.0 on)" in found(look_at(gpu_machine(T4)), "GPU 0").detail
 
 
 def test_bf16_is_not_named_where_a_card_has_it(look_at: Look) -> None:
-    assert found(look_at(gpu_machine(A10G)), "GPU 0").found == (
+    assert found(look_at(gpu_machine(A10G)), "GPU 0").detail == (
         "NVIDIA A10G, 23028 MiB, compute capability 8.6"
     )
 
@@ -222,7 +228,7 @@ def test_whether_an_older_driver_will_do_is_not_known(look_at: Look) -> None:
 def test_a_card_without_a_driver_is_told_from_no_card(look_at: Look) -> None:
     without_driver = look_at(FakeMachine(on_bus=2))
     driver = found(without_driver, "NVIDIA driver")
-    assert driver.found.startswith("2 NVIDIA cards on the PCI bus, but no NVIDIA driver answers")
+    assert driver.detail.startswith("2 NVIDIA cards on the PCI bus, but no NVIDIA driver answers")
     assert driver.remedy is not None
     # What only a GPU needs is asked for where there is one.
     assert f"docker pull {TENSORRT}" in without_driver.remedies
@@ -230,7 +236,7 @@ def test_a_card_without_a_driver_is_told_from_no_card(look_at: Look) -> None:
 
 def test_what_only_a_gpu_needs_is_not_asked_for_without_one(look_at: Look) -> None:
     examination = look_at(FakeMachine(engine=engine_with(nvidia=False)))
-    assert found(examination, "NVIDIA driver").found == "this machine has no NVIDIA GPU"
+    assert found(examination, "NVIDIA driver").detail == "this machine has no NVIDIA GPU"
     assert found(examination, "tensorrt").remedy is None
     assert next(iter(examination.remedies)) == f"docker pull {SERVER}"
     assert len(examination.remedies) == 2
@@ -265,7 +271,7 @@ def test_every_image_that_holds_a_server_is_told_and_no_other(look_at: Look) -> 
     )
     engine.environments["registry.here/tritonserver:26.07-py3"] = None
     [area] = [area for area in look_at(gpu_machine(engine=engine)).areas if area.name == "Docker"]
-    assert [(f.part, f.state, f.found) for f in area.findings] == [
+    assert [(f.part, f.state, f.detail) for f in area.results] == [
         ("Docker engine", "ok", "28.5.1"),
         ("NVIDIA runtime", "ok", "the engine knows it"),
         ("tritonserver:26.05-py3", "ok", "Triton 2.69.0, TensorRT 10.16.1.11"),
@@ -293,7 +299,7 @@ def test_an_engine_that_does_not_answer_leaves_its_servers_unknown(
     monkeypatch.setattr(fake.engine, "info", lambda: time.sleep(60))
     monkeypatch.setattr(looking, "_SECONDS", 0.5)
     examination = look_at(fake)
-    assert found(examination, "Docker engine").found == "no answer within 0.5 s"
+    assert found(examination, "Docker engine").detail == "no answer within 0.5 s"
     assert can(examination, "docker, GPU") == Ability(
         "docker, GPU",
         "unknown",
@@ -331,14 +337,14 @@ def test_another_tensorrt_than_the_servers_is_named_with_the_one_that_is_wanted(
     fake.packages = {**PACKAGES, "tensorrt": "11.1.0.106"}
     local = found(look_at(fake), "tensorrt")
     assert local.state == "missing"
-    assert "11.1.0.106, but the server's is 10.16.1.11" in local.found
+    assert "11.1.0.106, but the server's is 10.16.1.11" in local.detail
     assert local.remedy is not None
     assert local.remedy.endswith(" tensorrt==10.16.1.11")
 
 
 def test_without_an_image_tensorrt_is_held_against_the_default_release(look_at: Look) -> None:
     fake = gpu_machine(engine=engine_with())
-    assert found(look_at(fake), "tensorrt").found == "10.16.1.11, that of release 26.05"
+    assert found(look_at(fake), "tensorrt").detail == "10.16.1.11, that of release 26.05"
 
 
 def test_the_tensorrt_that_is_wanted_is_that_of_an_image_that_is_here(look_at: Look) -> None:
@@ -397,9 +403,9 @@ def test_too_little_room_is_said_with_its_remedy_and_keeps_nothing_from_running(
 def test_a_probe_that_hangs_is_unknown_and_waited_for_once() -> None:
     over = threading.Event()
     began = time.monotonic()
-    waits = [look(over.wait, 0.2), look(over.wait, 0.2), look(lambda: 7, 0.2)]
+    waits = [start_check(over.wait, 0.2), start_check(over.wait, 0.2), start_check(lambda: 7, 0.2)]
     seen = [wait() for wait in waits]
-    assert seen == [Unseen("unknown", "no answer within 0.2 s")] * 2 + [7]
+    assert seen == [NotChecked("unknown", "no answer within 0.2 s")] * 2 + [7]
     assert time.monotonic() - began < 5
     over.set()
 
@@ -408,10 +414,12 @@ def test_what_a_probe_raises_says_what_is_missing_or_why_it_is_not_known() -> No
     def fail(error: Exception) -> None:
         raise error
 
-    assert look(lambda: fail(NOT_INSTALLED))() == Unseen(
+    assert start_check(lambda: fail(NOT_INSTALLED))() == NotChecked(
         "missing", NOT_INSTALLED.lacks, NOT_INSTALLED.remedy
     )
-    assert look(lambda: fail(OSError("broken")))() == Unseen("unknown", "OSError: broken")
+    assert start_check(lambda: fail(OSError("broken")))() == NotChecked(
+        "unknown", "OSError: broken"
+    )
 
 
 PROBES: dict[str, tuple[object, str]] = {
@@ -440,8 +448,8 @@ def test_a_part_that_cannot_be_looked_at_hides_no_other(
     monkeypatch.setattr(place, name, fail)
     broken = examine(CACHE, RESULTS)
     finding = found(broken, part)
-    assert (finding.state, finding.found) == ("unknown", "ZeroDivisionError: a defect")
-    lost = {f.part for a in whole.areas for f in a.findings if f not in of(broken)}
+    assert (finding.state, finding.detail) == ("unknown", "ZeroDivisionError: a defect")
+    lost = {f.part for a in whole.areas for f in a.results if f not in of(broken)}
     depends = {"packages": set(PACKAGES) | {"tensorrt", "embedded server"},
                "cache": {"results"}, "NVIDIA driver": {"GPU 0", "NVIDIA runtime"},
                "Docker engine": {"NVIDIA runtime", "tritonserver:26.05-py3", "tensorrt:26.05-py3",
@@ -451,7 +459,7 @@ def test_a_part_that_cannot_be_looked_at_hides_no_other(
 
 
 def of(examination: Examination) -> list[CheckResult]:
-    return [finding for area in examination.areas for finding in area.findings]
+    return [finding for area in examination.areas for finding in area.results]
 
 
 # Printing
@@ -469,7 +477,7 @@ def test_remedies_are_whole_lines_each_once_however_narrow_it_is(
 ) -> None:
     abilities = (Ability("remote", "unknown", "where"),)
     lines = printed(Examination((Area("x", tuple(findings)),), abilities), width).split("\n")
-    rest = lines[lines.index("For the rest") + 1 :] if "For the rest" in lines else []
+    rest = lines[lines.index("Remedies") + 1 :] if "Remedies" in lines else []
     remedies = dict.fromkeys(f.remedy for f in findings if f.remedy is not None)
     assert [line.removeprefix("    ") for line in rest[1::2]] == list(remedies)
 
@@ -481,13 +489,13 @@ def test_every_part_is_printed_with_its_state_and_all_that_was_found(
     text = printed(Examination((Area("x", tuple(findings)),), ()))
     words = " ".join(text.split())
     for finding in findings:
-        assert f"{finding.part} {finding.state} {finding.found}" in words
+        assert f"{finding.part} {finding.state} {finding.detail}" in words
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_what_is_found_keeps_to_the_width(look_at: Look, width: int) -> None:
     text = printed(look_at(MACHINES["t4"]), width)
-    above = text.partition("For the rest")[0]
+    above = text.partition("Remedies")[0]
     assert max(len(line) for line in above.splitlines()) <= width
 
 

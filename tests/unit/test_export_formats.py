@@ -23,6 +23,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.errors import UsageError
+from optimizer.export import rendering
 from optimizer.export.deployment import (
     Deployment,
     Input,
@@ -94,6 +95,11 @@ def keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: keys(item) for key, item in value.items()}
     return [keys(item) for item in value] if isinstance(value, list) else None
+
+
+def test_every_folder_of_templates_is_a_format() -> None:
+    folders = {path.name for path in (Path(rendering.__file__).parent / "templates").iterdir()}
+    assert folders - {"bundle", "shared"} == set(PLATFORMS)
 
 
 def texts(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -299,7 +305,7 @@ def test_what_was_not_seen_stays_unknown() -> None:
 
 def test_nothing_is_deployed_that_served_nothing() -> None:
     none = replace(candidate(), measurement=replace(candidate().measurement, load_factor_low=0.0))
-    with pytest.raises(ValueError, match="nothing was served within the limits"):
+    with pytest.raises(ValueError, match="the limits were met at no load"):
         deployment_of("s", none, workload(Transport()), DEMAND, PRICE, IMAGE)
 
 

@@ -428,7 +428,7 @@ def test_an_update_that_went_back_is_no_success(tmp_path: Path) -> None:
     deploying.serves(BEFORE)
     deploying.puts_old_scaling_back()
     message = f"quickstart serves {BEFORE}, not {deploying.name}"
-    with pytest.raises(sagemaker_deploy.WentBack, match=message):
+    with pytest.raises(sagemaker_deploy.UpdateRolledBack, match=message):
         deploying()
 
 
@@ -457,7 +457,7 @@ def test_the_script_says_what_it_would_do_and_needs_neither_package_nor_account(
     assert done.returncode == 0, done.stderr
     assert f"upload model.tar.gz to {VALUES['ModelDataUrl']}" in done.stdout
     assert "${" not in done.stdout
-    assert done.stdout.endswith("nothing was done: --apply does it\n")
+    assert done.stdout.endswith("dry run: --apply makes these calls\n")
     said = done.stdout.partition("create-model\n")[2].partition("\ncreate-endpoint-config")[0]
     assert json.loads(said) == planned(ON_CPU, tmp_path)["create-model"]
 
@@ -470,7 +470,7 @@ def test_an_update_that_went_back_ends_with_the_reason_and_1(
     monkeypatch.setattr(sagemaker_deploy, "__file__", str(folder / "deploy.py"))
 
     def goes_back(*_: object) -> None:
-        raise sagemaker_deploy.WentBack("quickstart serves another")
+        raise sagemaker_deploy.UpdateRolledBack("quickstart serves another")
 
     monkeypatch.setattr(sagemaker_deploy, "deploy", goes_back)
     arguments = ["--region", "eu-west-1", "--bucket", "models", "--role", VALUES["RoleArn"]]

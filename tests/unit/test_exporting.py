@@ -58,7 +58,7 @@ def test_the_best_is_exported_with_all_that_is_known_of_it(
     assert (model.output, model.licence) == ("logits", "unknown")
     assert model.packages == ("numpy==2", "openvino")
     assert manifest.missing == (
-        "examples.npz: no examples were recorded, so that outputs cannot be verified",
+        "examples.npz: no examples were recorded, so outputs cannot be verified",
     )
     assert bundle.load.workload == read_study(tmp_path / "results", "one").searched.workload
     assert bundle.load.measurement.check_seconds == 10.0
@@ -139,11 +139,11 @@ def test_only_a_new_or_an_empty_folder_is_written(study: Exportable, tmp_path: P
     target.mkdir()
     study.export(target)
     before = digests(target)
-    with pytest.raises(UsageError, match="is there already: give a new folder"):
+    with pytest.raises(UsageError, match="exists already: give a new folder"):
         study.export(target)
     assert digests(target) == before
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         study.export(tmp_path / "file")
 
 

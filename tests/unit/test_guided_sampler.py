@@ -289,7 +289,7 @@ def test_what_is_proposed_is_explained_by_what_is_expected_of_it() -> None:
     assert position is not None
     expected = policy.explain(position)
     assert expected is not None
-    assert expected.why == "the largest saving per second"
+    assert expected.why == "largest expected saving per second"
     true_cost = PRICE.usd_per_hour / 3600 / capacity_of(SPACE.config(position)) * 1e6
     assert expected.low < true_cost < expected.high
     assert expected.low < expected.usd_per_million < expected.high
@@ -308,7 +308,7 @@ def test_before_there_is_a_best_no_saving_is_expected() -> None:
     expected = policy.explain(position)
     assert expected is not None
     assert expected.saving is None
-    assert expected.why == "the cheapest that is likely to meet the limits"
+    assert expected.why == "the cheapest configuration that is likely to meet the limits"
 
 
 def test_a_search_tells_what_is_expected_of_all_but_what_was_asked_for(search: Search) -> None:
@@ -328,7 +328,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What is measured while the best must stand may be ties too.
-    monkeypatch.setattr(guide_module, "_STOOD", 4)
+    monkeypatch.setattr(guide_module, "_LEAST_TRIALS", 4)
     space = small_space(
         preferred_batch_sizes=("none", "half", "powers"), max_queue_delay_us=(0, 5, 10)
     )
@@ -348,7 +348,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
             ties.append(row)
             expected = policy.explain(position)
             assert expected is not None
-            assert expected.why == "it cannot be told from the best"
+            assert expected.why == "no significant difference from the best"
         history.add(record_of(len(history.records), configs[row], ok(truth[row])))
     best = cells[int(np.argmax(truth))]
     assert ties
@@ -360,7 +360,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
 def test_a_large_space_is_searched_among_its_likeliest_points_and_some_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guide_module, "_LIKELIEST", 10)
+    monkeypatch.setattr(guide_module, "_CHEAPEST", 10)
     monkeypatch.setattr(guide_module, "_RANDOM", 5)
     own = forecast()
     assessed = guided({}, own)._assess(())

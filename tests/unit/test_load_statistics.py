@@ -109,7 +109,7 @@ def test_a_level_over_the_limit_is_hardly_ever_called_feasible(
     server = SERVERS[name]
     rate = share * server.saturation_per_second
     gaps = np.random.default_rng(0).exponential(size=400_000) / rate
-    due, done = server.serve(np.cumsum(gaps).tolist())
+    due, done = server.serve(np.cumsum(gaps))
     work = workload(float(np.percentile(done - due, 95)) * 1e3 / past)
     stop = LateFraction(work.streams, warmup_seconds=1.0, least_seconds=4.0)
     plan = LevelPlan(OpenLoop(rate / work.demand_per_second), 1.0, 8.0, 10.0, stop=stop)

@@ -34,7 +34,7 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
-from optimizer.study.optuna_study import open_storage
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.record_store import RecordStore
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
@@ -132,7 +132,9 @@ def answers(story: Story) -> dict[str, Answer]:
     compared = (
         compare_studies(CompareOptions((name, other_of(story)), results=results)).studies[0].best
     )
-    offers = recommend_instances(RecommendOptions((name,), results=results), lambda _: None).offers
+    offers = recommend_instances(
+        RecommendOptions((name,), results=results), lambda _: None
+    ).estimates
     return {
         "status": None
         if status.best is None

@@ -257,7 +257,7 @@ def test_a_trial_that_was_cut_off_fails_and_its_point_comes_again(tmp_path: Path
     again.reconcile(by_number(records))
     trial = trials_in(tmp_path)[cut_off.number]
     assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["reason"] == "interrupted; its point is queued again"
+    assert trial.user_attrs["reason"] == "interrupted; its point is enqueued again"
     assert again.has_queue
     assert again.ask().position == cut_off.position
 
@@ -290,7 +290,7 @@ def test_a_lost_journal_is_rebuilt_from_the_records(tmp_path: Path) -> None:
         assert after[number].constraints == before[number].constraints
         assert after[number].distributions == before[number].distributions
     assert [after[n].state for n in (4, 5)] == [TrialState.FAIL] * 2
-    assert [after[n].user_attrs["reason"] for n in (4, 5)] == ["a repeat", "it broke"]
+    assert [after[n].user_attrs["reason"] for n in (4, 5)] == ["a repeated proposal", "it broke"]
     assert again.ask().number == 7
 
 

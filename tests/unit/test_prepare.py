@@ -42,7 +42,7 @@ def test_the_share_of_int8_is_said_and_kept(share: float | None, text: str | Non
 @pytest.mark.parametrize(("share", "warned"), [(0.49, True), (0.5, False), (None, False)])
 def test_little_int8_is_warned_of(tmp_path: Path, share: float | None, warned: bool) -> None:
     watched: list[Event] = []
-    phase(tmp_path, watched)._warn_of_little_int8(replace(ARTIFACT, int8_share=share))
+    phase(tmp_path, watched)._warn_of_low_int8_share(replace(ARTIFACT, int8_share=share))
     notes = [event for event in watched if isinstance(event, Note)]
     assert len(notes) == warned
     for note in notes:
@@ -54,10 +54,10 @@ def test_a_study_begun_with_an_earlier_recipe_goes_on_only_with_the_same_file(
     tmp_path: Path,
 ) -> None:
     resumed = phase(tmp_path, [])
-    resumed._hold_to_what_was_begun(ARTIFACT, ARTIFACT.sha256)
-    message = "is no longer the file that study study was begun with .*start another study"
+    resumed._refuse_changed_file(ARTIFACT, ARTIFACT.sha256)
+    message = "has changed since study study was started .*start a new study"
     with pytest.raises(SpaceChangedError, match=message):
-        resumed._hold_to_what_was_begun(ARTIFACT, "cd" * 32)
+        resumed._refuse_changed_file(ARTIFACT, "cd" * 32)
 
 
 def test_bf16_of_openvino_is_not_built_where_the_processor_lacks_it(

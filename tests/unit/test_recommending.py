@@ -56,11 +56,11 @@ def ask(results: Path, *studies: str, **settings: Any) -> Recommendation:
 
 def test_hosts_are_ranked_by_their_fleets(results: Path) -> None:
     found = ask(results)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("small", 4),
         ("large", 4),
     ]
-    small, large = found.offers
+    small, large = found.estimates
     assert small.fleet_usd_per_hour == pytest.approx(4 * 1.408)
     space = space_on(A10G)
     assert small.candidate.config == space.config(space.at(1)), "the best of its two"
@@ -84,13 +84,13 @@ def test_a_copied_folder_is_named_by_its_path_where_names_are_alike(tmp_path: Pa
         host(tmp_path / name / "bert", price, machine, [100.0])
     paths = [str(tmp_path / name / "bert") for name in ("one", "two")]
     found = ask(tmp_path / "nothing here", *paths, paths[0])
-    assert [offer.study for offer in found.offers] == paths
+    assert [offer.study for offer in found.estimates] == paths
 
 
 def test_another_demand_is_counted_anew(results: Path) -> None:
     found = ask(results, demand_per_second=5000.0, headroom=0.3)
     assert found.demand == Demand(5000.0, 0.3)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("small", 50),
         ("large", 47),
     ]
@@ -103,7 +103,7 @@ def test_demands_that_differ_are_refused_unless_one_is_given(results: Path) -> N
     assert str(caught.value) == (
         "the studies were not run for the same demand (small 500, more 900): give --demand"
     )
-    assert len(ask(results, "small", "more", demand_per_second=700.0).offers) == 2
+    assert len(ask(results, "small", "more", demand_per_second=700.0).estimates) == 2
 
 
 def test_studies_that_asked_different_things_are_refused_with_every_difference(
@@ -132,7 +132,7 @@ def test_a_price_of_another_machine_is_refused_unless_accepted(results: Path) ->
     ):
         ask(results, "wrong")
     found = ask(results, "wrong", accepted=frozenset({"contradictions"}))
-    [offer] = found.offers
+    [offer] = found.estimates
     assert offer.price.instance_type == "ml.g4dn.xlarge"
     assert found.accepted == ("ml.g4dn.xlarge has NVIDIA T4, the machine NVIDIA A10G",)
     host(results / "another", price_of("ml.g4dn.xlarge"), A10G, [100.0])
@@ -152,7 +152,7 @@ def test_prices_that_cannot_be_compared_are_refused_unless_accepted(results: Pat
     with pytest.raises(UsageError, match=r"more than one basis.*--accept mixed-prices"):
         ask(results, "small", "t4")
     both = ask(results, "small", "t4", accepted=frozenset({"mixed-prices"}))
-    assert len(both.offers) == 2
+    assert len(both.estimates) == 2
     assert [text.partition(":")[0] for text in both.accepted] == ["prices of more than one basis"]
     assert ask(results, accepted=frozenset({"mixed-prices"})).accepted == ()
 
@@ -170,10 +170,10 @@ def test_types_that_nobody_measured_are_extrapolated_and_marked(results: Path) -
     with pytest.raises(UsageError, match=r"more than one region.*ml\.g5\.12xlarge us-west-2"):
         ask(results, instance_types=types)
     found = ask(results, instance_types=types, accepted=accepted)
-    assert sorted(offer.price.instance_type for offer in found.offers) == [
+    assert sorted(offer.price.instance_type for offer in found.estimates) == [
         "ml.g5.12xlarge", "ml.g5.2xlarge", "ml.g5.xlarge",
     ]  # fmt: skip
-    [twelve] = [o for o in found.offers if o.extrapolated is not None]
+    [twelve] = [o for o in found.estimates if o.extrapolated is not None]
     assert twelve.study == "large", "8 cores for a GPU come nearest to 12"
     capacity = twelve.candidate.measurement.capacity_per_second
     assert capacity == pytest.approx(4 * 140), "of what was confirmed"
@@ -193,10 +193,10 @@ def test_what_met_no_limit_says_why(results: Path) -> None:
         directory.trials.write(record)
     found = ask(results, "small", "slow")
     [(study, reason)] = found.nothing
-    assert (study, len(found.offers)) == ("slow", 1)
+    assert (study, len(found.estimates)) == ("slow", 1)
     assert reason.startswith("none of 2 trials met the limits; the nearest was tensorrt fp32")
     assert reason.endswith("over the limit at the floor")
-    assert ask(results, "slow").offers == ()
+    assert ask(results, "slow").estimates == ()
     host(results / "empty", G5, A10G, [])
     assert ask(results, "empty").nothing == (("empty", "it has measured nothing yet"),)
 
@@ -249,18 +249,18 @@ def test_advanced_jobs_of_all_hosts_are_ranked_by_what_they_measured(results: Pa
     keep_tests(StudyDirectory(results / "small"), [(2000, 20.0), (8000, 90.0)])
     keep_tests(StudyDirectory(results / "large"), [(2000, 20.0), (12_500, 80.0)])
     found = ask(results, advanced=True)
-    assert [(o.study, o.candidate.score.replicas) for o in found.offers] == [
+    assert [(o.study, o.candidate.score.replicas) for o in found.estimates] == [
         ("large", 2),
         ("small", 4),
     ]
-    best = found.offers[0]
+    best = found.estimates[0]
     latency, invocations = best.metrics["ModelLatency"], best.metrics["MaxInvocations"]
     assert latency is not None
     assert (latency.value, latency.basis) == (80.0, "measured")
     assert invocations is not None
     assert invocations.value == pytest.approx(15_000)
     assert best.warnings == (
-        "MaxInvocations is that of the best 50 s: a longer load tells more surely",
+        "MaxInvocations is that of the best 50 s: a longer load is more certain",
     )
 
 

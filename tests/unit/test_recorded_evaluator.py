@@ -77,20 +77,6 @@ def test_what_saturates_below_the_bound_costs_that_level_alone() -> None:
     assert (below.outcome, below.seconds.measuring) == ("ok", 8.0)
 
 
-def test_a_failure_is_answered_as_one() -> None:
-    rows = [
-        replace(row, outcome="failed", reason="broke", saturation=None, light=None)
-        for row in TABLE.rows
-    ]
-    for found in (
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).evaluate(CONFIG, SETTING.slot),
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).saturate(CONFIG, SETTING.slot),
-        evaluator(RecordedTable(TABLE.space, tuple(rows))).calibrate(CONFIG, SETTING.slot),
-    ):
-        assert (found.outcome, found.reason) == ("failed", "broke")
-        assert found.failure is not None
-
-
 def drawn(table: RecordedTable, seed: int) -> float | None:
     return evaluator(table, seed).evaluate(CONFIG, SETTING.slot).saturation_per_second
 
@@ -115,9 +101,9 @@ def test_the_truth_of_a_point_is_the_median_of_its_repeats() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no table"),
-        ("a,b\n1,2\n", "no table"),
-        ("# study: 1\nmeasured\npoint\n", "no table"),
+        ("", "not a table"),
+        ("a,b\n1,2\n", "not a table"),
+        ("# study: 1\nmeasured\npoint\n", "not a table"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
@@ -136,5 +122,5 @@ def test_a_table_without_rows_or_that_is_not_there_is_refused(tmp_path: Path) ->
     header = [line for line in text.splitlines() if line.startswith("#")]
     columns = text.splitlines()[len(header)]
     (tmp_path / "empty.csv").write_text("\n".join([*header, columns]) + "\n")
-    with pytest.raises(UsageError, match="holds no measurement"):
+    with pytest.raises(UsageError, match="contains no measurement"):
         read_table(tmp_path / "empty.csv")

@@ -8,7 +8,7 @@ from scipy import optimize
 
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
-    _REACH,
+    _DISTANCE_WEIGHT,
     Array,
     Observations,
     ResidualModel,
@@ -132,7 +132,7 @@ def test_draws_have_the_mean_and_deviation_that_are_predicted() -> None:
 def test_the_gradient_is_that_of_the_likelihood(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     seen = Observations(some_rows(count, seed), rng.standard_normal(count))
-    priors = [*Scales().listed, *([_REACH] * LIKE.coordinates.shape[1])]
+    priors = [*Scales().listed, *([_DISTANCE_WEIGHT] * LIKE.coordinates.shape[1])]
     likelihood = _Likelihood(terms(), seen, priors)
     at = np.log([prior.median for prior in priors]) + 0.3 * rng.standard_normal(len(priors))
     _, gradient = likelihood(at)

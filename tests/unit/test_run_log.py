@@ -31,14 +31,14 @@ def test_every_event_is_kept_with_the_time(tmp_path: Path) -> None:
         watch(LevelFinished(level(0.3, 45.67)))
         watch(Note("one\ntwo"))
     assert path.read_text() == (
-        "2026-03-01 12:00:00+00:00 -- the run begins\n"
+        "2026-03-01 12:00:00+00:00 -- run started\n"
         "2026-03-01 12:00:00+00:00 search: up to 12 steps\n"
         "2026-03-01 12:00:00+00:00       loading the model\n"
         "2026-03-01 12:00:00+00:00       offering 150/s for 4 s\n"
         "2026-03-01 12:00:00+00:00       150/s: 150/s served, p95 45.7 ms\n"
         "2026-03-01 12:00:00+00:00 one\n"
         "2026-03-01 12:00:00+00:00 two\n"
-        "2026-03-01 12:00:00+00:00 -- the run is done\n"
+        "2026-03-01 12:00:00+00:00 -- run done\n"
     )
 
 
@@ -54,9 +54,9 @@ def test_a_second_run_is_appended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (Interrupted("SIGTERM"), "-- the run ended: interrupted (SIGTERM)"),
-        (KeyboardInterrupt(), "-- the run ended: interrupted"),
-        (StorageError("cannot write a"), "-- the run ended: cannot write a"),
+        (Interrupted("SIGTERM"), "-- run ended: interrupted (SIGTERM)"),
+        (KeyboardInterrupt(), "-- run ended: interrupted"),
+        (StorageError("cannot write a"), "-- run ended: cannot write a"),
     ],
 )
 def test_it_says_how_a_run_ended(tmp_path: Path, error: BaseException, said: str) -> None:

@@ -119,7 +119,7 @@ def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
 
 def test_the_reference_is_no_trial_either() -> None:
     state = state_after([PhaseStarted("search", 4), DriftRunStarted(A)])
-    assert state.configuration.startswith("the pace of the machine: ")
+    assert state.configuration.startswith("baseline rerun: ")
 
 
 def test_the_time_left_follows_the_steps_and_the_clock() -> None:

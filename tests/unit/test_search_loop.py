@@ -19,7 +19,6 @@ from optimizer.errors import EverythingFailedError, StorageError
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search import loop
-from optimizer.search.loop import SearchEnd
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import (
     Note,
@@ -29,6 +28,7 @@ from optimizer.study.events import (
     TrialRecorded,
     TrialStarted,
 )
+from optimizer.study.search_status import SearchEnd
 from tests.unit.studies import (
     FakeEvaluator,
     Search,

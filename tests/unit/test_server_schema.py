@@ -87,7 +87,7 @@ def test_a_remote_servers_repository_is_a_folder_here(tmp_path: Path) -> None:
     ("text", "found"),
     [
         ("server: {gpus: all}\n" + ON_CPU, ["server.gpus: must be none with launcher embedded"]),
-        ("server: {image: 'x:1'}\n" + ON_CPU, ["server.image: goes with launcher docker alone"]),
+        ("server: {image: 'x:1'}\n" + ON_CPU, ["server.image: needs launcher docker"]),
         (
             "server: {launcher: remote, grpc: here}\n" + ON_CPU,
             ["server.grpc: must match pattern"],
@@ -126,7 +126,7 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, gpus: str) -> None:
 
 
 def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RequirementError, match=r"gpus asks for all, and no NVIDIA driver answers"):
+    with pytest.raises(RequirementError, match=r"gpus is all, but this machine has no working"):
         load(tmp_path, DOCKER + ON_GPUS, Hardware(4, 16_000))
 
 

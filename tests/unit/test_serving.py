@@ -103,7 +103,7 @@ def test_what_does_not_hold_the_best_is_not_served(
     written: dict[str, int], tmp_path: Path, host: dict[str, Any]
 ) -> None:
     write_repositories(tmp_path, **written)
-    rule = r"best does not hold openvino int8.*: it is written when the study comes to its end"
+    rule = r"best does not hold openvino int8.*: it is written when the study ends"
     with pytest.raises(UsageError, match=rule):
         find_servable(request(tmp_path))
 
@@ -122,7 +122,7 @@ def test_a_server_that_runs_already_is_left_to_whoever_runs_it(
 ) -> None:
     write_repositories(tmp_path, best=2)
     host["host"] = RemoteHost("gpu:8001", "gpu:8000", "gpu:8002", tmp_path)
-    with pytest.raises(UsageError, match="on a server that runs already, at gpu:8001: copy"):
+    with pytest.raises(UsageError, match="on the remote server at gpu:8001: copy"):
         find_servable(request(tmp_path))
 
 
@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path, host: dict[str, Any]) -
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UsageError, match=f"--grpc-port: {port} is taken on 127.0.0.1"):
+        with pytest.raises(UsageError, match=f"--grpc-port: {port} is in use on 127.0.0.1"):
             find_servable(request(tmp_path, grpc_port=port))
     assert find_servable(request(tmp_path, grpc_port=port)).endpoint.grpc == f"127.0.0.1:{port}"
 

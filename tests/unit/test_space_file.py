@@ -359,7 +359,7 @@ ONE_MISTAKE = [
         "      class: BertForSequenceClassification\n",
         "",
         "line 4: models.bert.source.class: "
-        "goes with config or checkpoint, not with onnx, got None",
+        "is needed with config or checkpoint, and not with onnx, got None",
     ),
     (
         "class: BertForSequenceClassification",
@@ -386,7 +386,7 @@ ONE_MISTAKE = [
         PRICE,
         "{instance_type: nowhere}",
         "line 10: price.instance_type: "
-        "must be listed (listed.large) where usd_per_hour is not given, got 'nowhere'",
+        "must be listed (listed.large) if usd_per_hour is not given, got 'nowhere'",
     ),
     (
         PRICE,
@@ -455,7 +455,7 @@ ONE_MISTAKE = [
         "[pytorch, openvino]\n  precision: [fp32, int8]",
         "[pytorch]\n  precision: [int8]",
         "line 11: parameters: no combination of values is left by the rule: "
-        "the runtime has a way to serve the precision",
+        "the runtime serves the precision",
     ),
     (
         BATCHES,
@@ -651,7 +651,7 @@ def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
         ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
         (
             "{tensors: {input_ids: [[7]]}, file: space.yaml}",
-            "line 10: models.bert.evaluation.tensors: goes without file, got 'space.yaml'",
+            "models.bert.evaluation.tensors: must not be given beside file, got 'space.yaml'",
         ),
     ],
 )

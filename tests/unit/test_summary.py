@@ -16,7 +16,6 @@ from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate
 from optimizer.search.confirm import Confirmed
-from optimizer.search.loop import SearchEnd
 from optimizer.search.prepare import Prepared
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.confidence import CapacityClaim
@@ -24,6 +23,7 @@ from optimizer.study.decision import merged
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import GatedArtifact, _accuracy_from_json, accuracy_to_json
 from optimizer.study.history import History, scored
+from optimizer.study.search_status import SearchEnd
 from tests.unit.studies import (
     DEMAND,
     HARDWARE,

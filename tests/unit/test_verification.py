@@ -411,13 +411,13 @@ def test_a_limit_that_is_missed_twice_fails(verify: Any) -> None:
     code, lines = verify(p95s_ms=(130.0, 140.0))
     assert (code, lines[-1]) == (1, "fail")
     assert any("p95 of bert 140.0 ms (limit 100 ms)" in line for line in lines)
-    assert "capacity: not checked, the limit is missed at less" in lines
+    assert "capacity: not checked, the limit is missed at a lower load" in lines
 
 
 def test_a_machine_that_falters_once_is_forgiven(verify: Any) -> None:
     code, lines = verify(p95s_ms=(130.0, 60.0), capacities=(100.0, 285.0))
     assert (code, lines[-1]) == (0, "pass")
-    assert "the capacity is off by -64%" in lines
+    assert "the capacity differs by -64%" in lines
 
 
 def test_another_capacity_is_drift(verify: Any) -> None:
@@ -534,5 +534,7 @@ def test_gpus_are_the_first_of_this_machine_as_many_as_are_used(
     assert where.gpus == cards[:2]
     assert where.slot.gpu_uuids == ("GPU-0", "GPU-1")
     there = cards[:1]
-    with pytest.raises(RequirementError, match="on 2 GPUs, and an NVIDIA driver tells of 1"):
+    with pytest.raises(
+        RequirementError, match="needs 2 GPUs, and the NVIDIA driver of this machine lists"
+    ):
         bundle_host(settings, on_gpus)

@@ -62,7 +62,7 @@ def test_their_records_become_infeasible_and_no_others(tmp_path: Path) -> None:
     assert (judged[1], judged[2]) == (before[1], before[2])
     assert store.read_all() == judged
     assert [event.text for event in events if isinstance(event, Note)] == [
-        "Trial 0 is infeasible: wrong answers: rows are zeros"
+        "trial 0 is infeasible: wrong answers: rows are zeros"
     ]
     assert reject_wrong_answers(store, [FAILING], events.append) == judged
     assert len(events) == 1

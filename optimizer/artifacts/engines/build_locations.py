@@ -19,7 +19,7 @@ from optimizer.artifacts.cache import versions
 from optimizer.artifacts.engines import build_script, script_output, trtexec
 from optimizer.artifacts.engines.build_monitor import Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
-from optimizer.configuration.hosting import BuildPlace, EngineSettings
+from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
 from optimizer.machine import child_shim
@@ -145,7 +145,7 @@ class TrtexecBuildLocation(ContainerBuildLocation):
         return version
 
 
-BUILD_LOCATIONS: Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
+BUILD_LOCATIONS: Mapping[BuildLocationName, Callable[[EngineSettings], BuildLocation]] = {
     "local": LocalBuildLocation,
     "container": lambda settings: ContainerBuildLocation(settings, ContainerEngine.connect()),
     "trtexec": lambda settings: TrtexecBuildLocation(settings, ContainerEngine.connect()),
@@ -157,7 +157,7 @@ def reap_builds(settings: EngineSettings | None) -> None:
 
     A Docker engine that does not answer is ignored here: the next build reports it.
     """
-    if settings is not None and settings.place != "local":
+    if settings is not None and settings.build_in != "local":
         with suppress(RequirementError, ContainerFailure):
             ContainerEngine.connect().reap()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optimizer.artifacts.build_context import no_progress
-from optimizer.errors import BuildFailure, tells_of_memory
+from optimizer.errors import BuildFailure, is_out_of_memory
 
 _GRACE_SECONDS = 2.0
 _KEPT_LINES = 2000
@@ -46,7 +46,7 @@ class FinishedBuild:
         """
         shown = reason or " | ".join(self.lines[-_SHOWN_LINES:]) or "it printed nothing"
         killed = self.code in _KILLED
-        out_of_memory = killed or any(map(tells_of_memory, (shown, *self.lines)))
+        out_of_memory = killed or any(map(is_out_of_memory, (shown, *self.lines)))
         end = "was killed, as when memory runs out" if killed else f"ended with {self.code}"
         return BuildFailure(f"the engine's build {end}: {shown}", out_of_memory=out_of_memory)
 

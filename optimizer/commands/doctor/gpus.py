@@ -1,12 +1,11 @@
-"""NVIDIA's GPUs: the driver, what each card can do, and what keeps trials from it."""
+"""NVIDIA GPUs: the driver, the abilities of each GPU, and why trials cannot use it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.commands.doctor.checks import Unseen
-from optimizer.commands.doctor.examination import CheckResult
+from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.machine.gpus import GpuState, driver_version, gpu_states
@@ -14,7 +13,7 @@ from optimizer.machine.gpus import GpuState, driver_version, gpu_states
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"
-"""Class of graphics cards, those without an outlet among them."""
+"""PCI class of graphics cards, with or without a display output."""
 
 _DRIVER = "NVIDIA driver"
 _INSTALL = f"install NVIDIA's driver {LEAST_DRIVER} or later, then restart the machine"
@@ -22,7 +21,7 @@ _INSTALL = f"install NVIDIA's driver {LEAST_DRIVER} or later, then restart the m
 
 @dataclass(frozen=True)
 class Graphics:
-    """What the driver tells.
+    """The NVIDIA driver and its GPUs.
 
     Attributes:
         driver: version, such as "580.82.07".
@@ -34,63 +33,61 @@ class Graphics:
 
     @property
     def usable(self) -> tuple[GpuState, ...]:
-        """Cards that trials can run on as they are."""
-        return tuple(card for card in self.cards if _hindrance(card) is None)
+        """GPUs that trials can use."""
+        return tuple(card for card in self.cards if _obstacle(card) is None)
 
     @property
     def driver_is_recent(self) -> bool:
-        """Whether it is one that every image needs; some do with less."""
+        """Whether the driver suffices for every image; some need only an older one."""
         branch = self.driver.partition(".")[0]
         return branch.isdigit() and int(branch) >= LEAST_DRIVER
 
 
 def graphics() -> Graphics:
-    """What the driver tells. Raises RequirementError where none answers."""
+    """Ask the driver. Raises RequirementError where none answers."""
     cards = gpu_states()
     return Graphics(driver_version() or "", cards)
 
 
 def cards_on_bus() -> int:
-    """How many NVIDIA cards are on the PCI bus: without a driver nothing else tells."""
+    """Count the NVIDIA cards on the PCI bus, which needs no driver."""
     devices = _PCI_DEVICES.iterdir() if _PCI_DEVICES.is_dir() else ()
     return sum(
-        _says(device / "vendor", _NVIDIA) and _says(device / "class", _DISPLAY)
+        _starts_with(device / "vendor", _NVIDIA) and _starts_with(device / "class", _DISPLAY)
         for device in devices
     )
 
 
-def can_have_gpus(seen: Graphics | Unseen, on_bus: int | Unseen) -> bool:
-    """Whether the machine has a card that trials could run on once all else is there."""
-    if isinstance(seen, Unseen):
-        return not isinstance(on_bus, Unseen) and on_bus > 0
-    return any(card.gpu.compute_capability >= LEAST_COMPUTE_CAPABILITY for card in seen.cards)
+def can_have_gpus(driver: Graphics | NotChecked, on_bus: int | NotChecked) -> bool:
+    """Return whether the machine has a GPU that trials could use once all else is installed."""
+    if isinstance(driver, NotChecked):
+        return not isinstance(on_bus, NotChecked) and on_bus > 0
+    return any(card.gpu.compute_capability >= LEAST_COMPUTE_CAPABILITY for card in driver.cards)
 
 
-def findings(seen: Graphics | Unseen, on_bus: int | Unseen) -> tuple[CheckResult, ...]:
-    """What was found of the driver and of every card."""
-    if isinstance(seen, Unseen):
-        return (_without_driver(seen, on_bus),)
-    return (_driver(seen), *map(_card, range(len(seen.cards)), seen.cards))
+def results(driver: Graphics | NotChecked, on_bus: int | NotChecked) -> tuple[CheckResult, ...]:
+    """Return the results of the driver and of every GPU."""
+    if isinstance(driver, NotChecked):
+        return (_without_driver(driver, on_bus),)
+    return (_driver(driver), *map(_card, range(len(driver.cards)), driver.cards))
 
 
-def _without_driver(seen: Unseen, on_bus: int | Unseen) -> CheckResult:
-    if seen.state == "unknown" or isinstance(on_bus, Unseen):
-        return seen.finding(_DRIVER)
+def _without_driver(driver: NotChecked, on_bus: int | NotChecked) -> CheckResult:
+    if driver.state == "unknown" or isinstance(on_bus, NotChecked):
+        return driver.result(_DRIVER)
     if on_bus == 0:
         return CheckResult(_DRIVER, "missing", "this machine has no NVIDIA GPU")
     cards = f"{on_bus} NVIDIA card{'s' if on_bus != 1 else ''}"
-    return CheckResult(_DRIVER, "missing", f"{cards} on the PCI bus, but {seen.why}", _INSTALL)
+    return CheckResult(_DRIVER, "missing", f"{cards} on the PCI bus, but {driver.why}", _INSTALL)
 
 
-def _driver(seen: Graphics) -> CheckResult:
-    if not seen.cards:
-        return CheckResult(_DRIVER, "missing", f"{seen.driver}, but it has no card")
-    if seen.driver_is_recent:
-        return CheckResult(_DRIVER, "ok", seen.driver)
-    found = (
-        f"{seen.driver}; the images need {LEAST_DRIVER}, though a data-centre GPU may do with less"
-    )
-    return CheckResult(_DRIVER, "unknown", found, _INSTALL)
+def _driver(driver: Graphics) -> CheckResult:
+    if not driver.cards:
+        return CheckResult(_DRIVER, "missing", f"{driver.driver}, but it has no card")
+    if driver.driver_is_recent:
+        return CheckResult(_DRIVER, "ok", driver.driver)
+    need = f"the images need {LEAST_DRIVER}, though a data-centre GPU may do with less"
+    return CheckResult(_DRIVER, "unknown", f"{driver.driver}; {need}", _INSTALL)
 
 
 def _card(number: int, card: GpuState) -> CheckResult:
@@ -101,17 +98,17 @@ def _card(number: int, card: GpuState) -> CheckResult:
         for name, least in LEAST_OF_EACH.items()
         if capability < least
     ]
-    found = f"{gpu.name}, {gpu.memory_mib} MiB, compute capability {_version(capability)}"
-    found += "".join(lacking)
-    part, hindrance = f"GPU {number}", _hindrance(card)
-    if hindrance is None:
-        return CheckResult(part, "ok", found)
-    why, remedy = hindrance
-    return CheckResult(part, "missing", f"{found}; {why}", remedy)
+    detail = f"{gpu.name}, {gpu.memory_mib} MiB, compute capability {_version(capability)}"
+    detail += "".join(lacking)
+    part, obstacle = f"GPU {number}", _obstacle(card)
+    if obstacle is None:
+        return CheckResult(part, "ok", detail)
+    why, remedy = obstacle
+    return CheckResult(part, "missing", f"{detail}; {why}", remedy)
 
 
-def _hindrance(card: GpuState) -> tuple[str, str | None] | None:
-    """Why no trial can run on a card, and what to do about it; None where one can."""
+def _obstacle(card: GpuState) -> tuple[str, str | None] | None:
+    """Return why trials cannot use a GPU, and what to do about it; None where they can."""
     if card.gpu.compute_capability < LEAST_COMPUTE_CAPABILITY:
         return f"the images need {_version(LEAST_COMPUTE_CAPABILITY)}", None
     if card.mig:
@@ -129,5 +126,5 @@ def _version(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
-def _says(file: Path, beginning: str) -> bool:
-    return file.read_text().startswith(beginning)
+def _starts_with(file: Path, prefix: str) -> bool:
+    return file.read_text().startswith(prefix)

@@ -1,4 +1,4 @@
-"""What is installed on this machine: Python packages, the embedded server, perf_analyzer."""
+"""Installed software: Python packages, the embedded server, perf_analyzer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from optimizer.commands.doctor.checks import Unseen
+from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.commands.doctor.docker import Docker
-from optimizer.commands.doctor.examination import CheckResult
 from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.load import perf_analyzer
@@ -16,7 +15,7 @@ from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
 
 Packages = Mapping[str, str]
-"""Installed version of every package that is, by name."""
+"""Version of every installed package, by name."""
 
 _SERVER = "embedded server"
 _PACKAGES = sorted({*GRAPH_PACKAGES, *EXPORT_PACKAGES, *RUNTIME_PACKAGE.values()})
@@ -26,30 +25,30 @@ _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 
 
 def packages() -> Packages:
-    """What is installed of what makes and serves models."""
-    found = {name: _installed(name) for name in (*_PACKAGES, _SERVER_PACKAGE, _TENSORRT)}
-    return {name: number for name, number in found.items() if number is not None}
+    """Return the installed packages that make and serve models."""
+    versions = {name: _installed(name) for name in (*_PACKAGES, _SERVER_PACKAGE, _TENSORRT)}
+    return {name: number for name, number in versions.items() if number is not None}
 
 
 def second_opinion() -> CheckResult:
-    """perf_analyzer, which no search needs."""
-    found = shutil.which(perf_analyzer.NAME)
-    if found is None:
+    """Find perf_analyzer, which no search needs."""
+    binary = shutil.which(perf_analyzer.NAME)
+    if binary is None:
         why = "not on PATH; only measure --with needs it"
         return CheckResult(perf_analyzer.NAME, "missing", why, perf_analyzer.INSTALL_HINT)
-    return CheckResult(perf_analyzer.NAME, "ok", found)
+    return CheckResult(perf_analyzer.NAME, "ok", binary)
 
 
-def findings(
-    installed: Packages | Unseen,
-    embedded: EmbeddedRuntime | Unseen,
-    docker: Docker | Unseen,
+def results(
+    installed: Packages | NotChecked,
+    embedded: EmbeddedRuntime | NotChecked,
+    docker: Docker | NotChecked,
     *,
     with_gpus: bool,
 ) -> tuple[CheckResult, ...]:
-    """What was found of the embedded server and of every package."""
-    if isinstance(installed, Unseen):
-        return (_embedded(embedded, {}), installed.finding("packages"))
+    """Return the results of the embedded server and of every package."""
+    if isinstance(installed, NotChecked):
+        return (_embedded(embedded, {}), installed.result("packages"))
     return (
         _embedded(embedded, installed),
         *(_package(name, installed) for name in _PACKAGES),
@@ -57,9 +56,9 @@ def findings(
     )
 
 
-def servers_with(tensorrt: str, docker: Docker | Unseen) -> list[str]:
-    """Images of servers that load what this version of TensorRT builds."""
-    servers = () if isinstance(docker, Unseen) else docker.servers
+def servers_with(tensorrt: str, docker: Docker | NotChecked) -> list[str]:
+    """Return the images of servers that load engines of this TensorRT version."""
+    servers = () if isinstance(docker, NotChecked) else docker.servers
     return [
         image.name
         for image in servers
@@ -67,11 +66,11 @@ def servers_with(tensorrt: str, docker: Docker | Unseen) -> list[str]:
     ]
 
 
-def _embedded(embedded: EmbeddedRuntime | Unseen, installed: Packages) -> CheckResult:
-    if isinstance(embedded, Unseen):
-        return embedded.finding(_SERVER)
-    found = f"tritonserver of {_SERVER_PACKAGE} {installed.get(_SERVER_PACKAGE, '')}".rstrip()
-    return CheckResult(_SERVER, "ok", found)
+def _embedded(embedded: EmbeddedRuntime | NotChecked, installed: Packages) -> CheckResult:
+    if isinstance(embedded, NotChecked):
+        return embedded.result(_SERVER)
+    detail = f"tritonserver of {_SERVER_PACKAGE} {installed.get(_SERVER_PACKAGE, '')}".rstrip()
+    return CheckResult(_SERVER, "ok", detail)
 
 
 def _package(name: str, installed: Packages) -> CheckResult:
@@ -81,29 +80,29 @@ def _package(name: str, installed: Packages) -> CheckResult:
 
 
 def _local_tensorrt(
-    installed: Packages, docker: Docker | Unseen, *, with_gpus: bool
+    installed: Packages, docker: Docker | NotChecked, *, with_gpus: bool
 ) -> CheckResult:
     wanted = _wanted_tensorrt(docker)
     remedy = f"pip install 'triton-cost-optimizer[tensorrt]' {_TENSORRT}=={wanted}"
     own = installed.get(_TENSORRT)
     if own is None:
-        found = "not installed; engines.build_in: local needs it"
-        return CheckResult(_TENSORRT, "missing", found, remedy if with_gpus else None)
+        detail = "not installed; engines.build_in: local needs it"
+        return CheckResult(_TENSORRT, "missing", detail, remedy if with_gpus else None)
     if servers := servers_with(own, docker):
         return CheckResult(_TENSORRT, "ok", f"{own}, that of {', '.join(servers)}")
     if same_version(own, wanted):
         return CheckResult(_TENSORRT, "ok", f"{own}, that of release {DEFAULT_TAG}")
-    found = f"{own}, but the server's is {wanted}: it would not load engines built here"
-    return CheckResult(_TENSORRT, "missing", found, remedy if with_gpus else None)
+    detail = f"{own}, but the server's is {wanted}: it would not load engines built here"
+    return CheckResult(_TENSORRT, "missing", detail, remedy if with_gpus else None)
 
 
-def _wanted_tensorrt(docker: Docker | Unseen) -> str:
-    """The version of the default image or, where that is not here, of one that is."""
+def _wanted_tensorrt(docker: Docker | NotChecked) -> str:
+    """Return the version of the default image, or else of a local one."""
     default = content_of(triton_image(), {}).tensorrt
-    servers = () if isinstance(docker, Unseen) else docker.servers
-    known = {image.name: image.content.tensorrt for image in servers if image.content.tensorrt}
-    wanted = known.get(triton_image()) or next(iter(known.values()), default)
-    assert wanted is not None, "that of the default release is known"
+    servers = () if isinstance(docker, NotChecked) else docker.servers
+    versions = {image.name: image.content.tensorrt for image in servers if image.content.tensorrt}
+    wanted = versions.get(triton_image()) or next(iter(versions.values()), default)
+    assert wanted is not None, "the default release is listed"
     return wanted
 
 

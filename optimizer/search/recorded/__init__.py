@@ -1,1 +1,1 @@
-"""Recorded tables: how they are measured, kept, and searched in the place of a server."""
+"""Recorded tables: how they are measured, stored, and searched instead of a server."""

@@ -1,4 +1,4 @@
-"""Answers from a recorded table, without a server."""
+"""An evaluator that reads its results from a recorded table, without a server."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from optimizer.workload.streams import Stream
 
 
 class RecordedEvaluator:
-    """Measures configurations by looking up what measuring them once gave.
+    """Evaluates configurations by the measurements of a recorded table.
 
-    Where a point was measured several times, one of these is drawn: so noisy are single trials.
+    Where a point was measured several times, one measurement is drawn: so noisy are single trials.
 
     Args:
         rng: draws among the measurements of a point.
 
     Attributes:
-        seconds: that all answers together took when they were recorded.
+        seconds: that the measurements of all evaluations together took.
     """
 
     def __init__(self, table: RecordedTable, rng: np.random.Generator) -> None:
@@ -55,7 +55,7 @@ class RecordedEvaluator:
         prune_below: float | None = None,
         expected_share: float | None = None,
     ) -> Evaluation:
-        """See `Evaluator`; the time is what it took when it was recorded."""
+        """Return a recorded evaluation; its seconds are those of the recording."""
         return self._counted(self._evaluated(self._drawn(config), prune_below))
 
     def _evaluated(self, row: RecordedRow, prune_below: float | None) -> Evaluation:
@@ -64,28 +64,23 @@ class RecordedEvaluator:
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
         if prune_below is not None and self._upper(row, row.saturation) < prune_below:
             return self._bounded(row, {"saturation": row.saturation})
+        high = row.capacity_high_per_second
         measurement = Measurement(
             levels=(self._level("saturation", row.saturation),),
             load_factor=row.capacity_per_second / self._demand,
             load_factor_low=row.capacity_low_per_second / self._demand,
-            load_factor_high=_of(row.capacity_high_per_second, self._demand),
+            load_factor_high=high / self._demand if high is not None else None,
             demand_per_second=self._demand,
             ended=row.reason,
         )
-        return Evaluation(
-            row.outcome,
-            row.reason,
-            measurement,
-            row.excess,
-            seconds=_seconds(row),
-        )
+        return Evaluation(row.outcome, row.reason, measurement, row.excess, seconds=_seconds(row))
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """See `Evaluator`."""
+        """Return a recorded saturation rate, see `Evaluator.saturate`."""
         return self._counted(self._evaluated(self._drawn(config), math.inf))
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
-        """See `Evaluator`."""
+        """Return a recorded saturation and light load, see `Evaluator.calibrate`."""
         row = self._drawn(config, lambda row: row.light is not None)
         if row.saturation is None or row.light is None:
             return self._counted(self._evaluated(row, math.inf))
@@ -96,7 +91,7 @@ class RecordedEvaluator:
         return self._counted(self._bounded(row, levels))
 
     def _upper(self, row: RecordedRow, saturation: RecordedLevel) -> float:
-        """The load factor that a row surely cannot serve more than."""
+        """Return the upper bound of a row's load factor."""
         return (row.saturation_high_per_second or saturation.per_second) / self._demand
 
     def _counted(self, evaluation: Evaluation) -> Evaluation:
@@ -104,29 +99,22 @@ class RecordedEvaluator:
         return evaluation
 
     def _drawn(
-        self, config: ServingConfig, wanted: Callable[[RecordedRow], bool] = lambda _: True
+        self, config: ServingConfig, accept: Callable[[RecordedRow], bool] = lambda _: True
     ) -> RecordedRow:
         position = self._table.space.search_space.position_of(config)
-        assert position is not None, "points of the recorded space alone are asked for"
+        assert position is not None, "only points of the recorded space can be evaluated"
         all_rows = self._table.by_position[position]
-        rows = list(filter(wanted, all_rows)) or all_rows
+        rows = list(filter(accept, all_rows)) or all_rows
         return rows[int(self._rng.integers(len(rows)))]
 
     def _bounded(self, row: RecordedRow, levels: Mapping[LevelKind, RecordedLevel]) -> Evaluation:
-        ended = "its capacity was not needed"
-        seen = tuple(self._level(kind, level) for kind, level in levels.items())
+        reason = "only the saturation rate was needed"
+        levels_measured = tuple(self._level(kind, level) for kind, level in levels.items())
         high = self._upper(row, levels["saturation"])
-        measurement = Measurement(seen, 0.0, 0.0, high, self._demand, ended)
-        return Evaluation(
-            "bounded",
-            ended,
-            measurement,
-            0.0,
-            seconds=Seconds(
-                measuring=sum(level.seconds for level in levels.values()),
-                serving=row.serving_seconds,
-            ),
-        )
+        measurement = Measurement(levels_measured, 0.0, 0.0, high, self._demand, reason)
+        measuring = sum(level.seconds for level in levels.values())
+        seconds = Seconds(measuring=measuring, serving=row.serving_seconds)
+        return Evaluation("bounded", reason, measurement, 0.0, seconds=seconds)
 
     def _level(self, kind: LevelKind, recorded: RecordedLevel) -> LoadLevel:
         rate, seconds = recorded.per_second, recorded.seconds - self._table.space.warmup_seconds
@@ -159,7 +147,7 @@ class RecordedEvaluator:
         latency: StreamLatency | None,
     ) -> StreamLevel:
         share = stream.demand_per_second / self._demand
-        told = () if latency is None else ((50.0, latency.p50_ms), (95.0, latency.p95_ms))
+        percentiles = () if latency is None else ((50.0, latency.p50_ms), (95.0, latency.p95_ms))
         return StreamLevel(
             name=stream.name,
             offered_per_second=rate * share,
@@ -170,14 +158,10 @@ class RecordedEvaluator:
             first_error=None,
             mean_ms=mean_ms,
             mean_from_send_ms=mean_ms,
-            latencies=tuple(Percentile(p, ms, ms, ms, requests, requests) for p, ms in told),
+            latencies=tuple(Percentile(p, ms, ms, ms, requests, requests) for p, ms in percentiles),
             limit_percentile=stream.limit.percentile,
             limit_ms=stream.limit.latency_ms,
         )
-
-
-def _of(rate: float | None, demand: float) -> float | None:
-    return rate / demand if rate is not None else None
 
 
 def _seconds(row: RecordedRow) -> Seconds:

@@ -1,10 +1,10 @@
-"""Recording a space exhaustively: every point, and again those whose truth must be known well.
+"""The exhaustive recording of a space: every point, and some of them repeatedly.
 
-Every point is measured once, in a seeded order, so that the machine's pace does not follow any
-parameter. Points during which something else ran on the machine are measured again. A sample
-is measured again with the latency at parts of its capacity: it shows the noise, and what a
-prediction must hold up against. Then the best are measured again and again, in rounds, since the
-best of many single measurements is lucky.
+Every point is measured once, in a random order with a seed, so that drift of the machine does not
+correlate with any parameter. Points that were disturbed by other work on the machine are measured
+again. A sample is measured with the latency at fractions of its capacity, which shows the noise and
+tests predictions. Then the best points are measured again in rounds, because the best of many
+single measurements is optimistic.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _FIND: Mapping[Kind, Callable[..., Evaluation]] = {
 }
 
 MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], Evaluation]], Evaluation]
-"""Serves a configuration and has levels run on it, see `LiveEvaluator.serve_and_measure`."""
+"""Serves a configuration and runs levels on it, see `LiveEvaluator.serve_and_measure`."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A point that is to be measured next, and as what."""
+    """The next measurement: a point, and what is measured of it."""
 
     kind: Kind
     position: Position
 
 
 class RecordingPlan:
-    """What is still to be measured, by what was.
+    """The order of all measurements of a recording.
 
     Args:
         seed: of the order of the points, and of the sample.
@@ -72,7 +72,7 @@ class RecordingPlan:
 
     @property
     def steps(self) -> int:
-        """Measurements in all, those that must be made again left out."""
+        """Number of measurements, without those that must be repeated."""
         return len(self._order) + len(self._sample) + ROUNDS * min(BEST, len(self._order))
 
     def next(
@@ -81,7 +81,7 @@ class RecordingPlan:
         latencies: Sequence[TrialRecord],
         repeats: Sequence[TrialRecord],
     ) -> Task | None:
-        """The next measurement after these, None when all are made."""
+        """Return the next measurement after these records, None when all are made."""
         attempts = Counter(record.config for record in points)
         latest = {record.config: record for record in points}
         for position in self._order:
@@ -91,33 +91,33 @@ class RecordingPlan:
             config = self._space.config(position)
             if attempts[config] < MOST_ATTEMPTS and must_be_repeated(latest[config]):
                 return Task("point", position)
-        sampled = _made(latencies)
+        sampled = _measured_counts(latencies)
         for position in self._sample:
             if not sampled[self._space.config(position)]:
                 return Task("latencies", position)
-        done = _made(repeats)
+        done = _measured_counts(repeats)
         best = sorted(self._order, key=lambda p: -_capacity(latest[self._space.config(p)]))[:BEST]
         position = min(best, key=lambda p: done[self._space.config(p)])
         enough = done[self._space.config(position)] >= ROUNDS
         return None if enough else Task("repeat", position)
 
 
-def _made(records: Sequence[TrialRecord]) -> Counter[ServingConfig]:
-    """Count the measurements of each configuration; so many that could not be made count as one."""
+def _measured_counts(records: Sequence[TrialRecord]) -> Counter[ServingConfig]:
+    """Count the measurements of each configuration; `MOST_ATTEMPTS` failures count as one."""
     made = Counter(record.config for record in records if not record.unmeasured)
     failed = Counter(record.config for record in records if record.unmeasured)
     return made + Counter({config: n // MOST_ATTEMPTS for config, n in failed.items()})
 
 
 def must_be_repeated(record: TrialRecord) -> bool:
-    """Whether a measurement may pass for another reason than the configuration itself."""
+    """Return whether a measurement may succeed, or be undisturbed, at another attempt."""
     if record.failure is not None:
         return record.unmeasured
     return disturbed(record)
 
 
 def disturbed(record: TrialRecord) -> bool:
-    """Whether anything else took part of the machine while a level was measured."""
+    """Return whether other work took part of the machine during a level."""
     levels = record.measurement.levels if record.measurement is not None else ()
     return any(level.machine is not None and contention(level.machine) for level in levels)
 
@@ -127,7 +127,7 @@ def _capacity(record: TrialRecord) -> float:
 
 
 class RecordPhase:
-    """Measures a space by a plan; what is recorded already stays."""
+    """Measures a space by a plan; a resumed recording keeps its records."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class RecordPhase:
         self._watch = watch
 
     def run(self, plan: RecordingPlan) -> None:
-        """Measure until nothing is left.
+        """Measure until the plan is complete.
 
         Raises:
             StorageError: when a record cannot be written.
@@ -159,21 +159,20 @@ class RecordPhase:
             "latencies": self._directory.latencies,
             "repeat": self._directory.repeats,
         }
-        kept = {kind: ResumableRuns(s, self._context, self._watch) for kind, s in stores.items()}
-        points = kept["point"]
-        while task := plan.next(*(runs.history.records for runs in kept.values())):
-            own = kept[task.kind]
-            done = sum(len(runs.history.records) for runs in kept.values())
+        runs = {kind: ResumableRuns(s, self._context, self._watch) for kind, s in stores.items()}
+        points = runs["point"]
+        while task := plan.next(*(own.history.records for own in runs.values())):
+            task_runs = runs[task.kind]
+            done = sum(len(own.history.records) for own in runs.values())
             config = self._space.config(task.position)
-            number = len(own.history.records)
+            number = len(task_runs.history.records)
             self._watch(TrialStarted(number, done + 1, plan.steps, config))
             evaluation = self._measure(config, self._levels(task, config, points.history))
-            self._watch(TrialFinished(own.keep(config, evaluation), points.best))
+            self._watch(TrialFinished(task_runs.record(config, evaluation), points.best))
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History
     ) -> Callable[[RunLevel], Evaluation]:
-        """How the levels of a task are run."""
         share = history.expected_share(config)
         find = _FIND[task.kind]
         return partial(

@@ -1,4 +1,4 @@
-"""A recorded table: every point of a space as it was measured on one machine. Pure."""
+"""A recorded table: every point of a space as it was measured on one machine."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from optimizer.measurement.trial_record import Outcome
 from optimizer.study.searched_space import SearchedSpace
 
 Kind = Literal["point", "latencies", "repeat"]
-"""Why a point is measured: once like every other, as one of the sample whose latency at parts of
-its capacity is wanted, or again because it is among the best."""
+"""Why a point is measured: "point" once like every other, "latencies" as one of the sample with
+latencies at fractions of its capacity, "repeat" because it is among the best.
+"""
 
 
 @dataclass(frozen=True)
 class RecordedSpace(SearchedSpace):
-    """What was recorded; every point of its space was measured.
+    """The space that was recorded exhaustively.
 
     Attributes:
-        warmup_seconds: of every level, on top of its measured time.
+        warmup_seconds: of every level, in addition to its measured time.
         as_of: day on which the recording ended.
     """
 
@@ -36,7 +37,7 @@ class RecordedSpace(SearchedSpace):
 
 @dataclass(frozen=True)
 class Latency:
-    """The 95th percentile of latency (largest over the streams) at a rate in requests/s."""
+    """The 95th percentile of latency, the largest over the streams, at a rate in requests/s."""
 
     per_second: float
     p95_ms: float
@@ -56,11 +57,11 @@ class RecordedLevel:
     """One load level.
 
     Attributes:
-        per_second: requests of all streams, served under saturation, offered otherwise.
-        seconds: that it took, warm-up included.
-        network_ms: mean time between client and server, None where unseen.
-        latencies: of each stream; of a saturated level they are not kept.
-        servers: what the server said, model by model.
+        per_second: requests of all streams, achieved at saturation, offered otherwise.
+        seconds: duration with warm-up.
+        network_ms: mean time between client and server, None where it was not measured.
+        latencies: of each stream; not kept of a saturated level.
+        servers: the server's statistics by model.
     """
 
     per_second: float
@@ -75,13 +76,13 @@ class RecordedRow:
     """One measurement of one point; rates are requests/s.
 
     Attributes:
-        saturation: None where it failed before; with the upper bound of the rate.
-        light: the level that service times are learnt from beside it, of points alone.
-        capacity_per_second: 0 where nothing is served within the limits.
-        excess: the limit overshoot, see `Evaluation`.
-        latencies: at parts of the capacity, where they were measured.
+        saturation: None where the measurement failed.
+        light: the level beside it that calibrates service times, in "point" rows alone.
+        capacity_per_second: 0 where no load met the limits.
+        excess: `limit_overshoot` of the evaluation.
+        latencies: at fractions of the capacity, where they were measured.
         measuring_seconds, serving_seconds: see `Seconds`; without the light level.
-        disturbed: whether anything else ran on the machine meanwhile.
+        disturbed: whether other work ran on the machine meanwhile.
     """
 
     kind: Kind
@@ -103,7 +104,7 @@ class RecordedRow:
 
 @dataclass(frozen=True)
 class RecordedTable:
-    """Everything in a table's file."""
+    """The content of a table's file."""
 
     space: RecordedSpace
     rows: tuple[RecordedRow, ...]
@@ -112,32 +113,33 @@ class RecordedTable:
     def by_position(self) -> Mapping[Position, Sequence[RecordedRow]]:
         """The measurements of each point in their order.
 
-        Without those that were disturbed, and those that failed, where there are others.
+        Disturbed and failed ones are left out where there are others.
         """
-        found: dict[Position, list[RecordedRow]] = {}
+        rows_at: dict[Position, list[RecordedRow]] = {}
         for row in self.rows:
-            found.setdefault(row.position, []).append(row)
+            rows_at.setdefault(row.position, []).append(row)
         return {
             position: [row for row in measured if not row.disturbed] or measured
-            for position, own in found.items()
+            for position, own in rows_at.items()
             for measured in [[row for row in own if row.outcome != "failed"] or own]
         }
 
     @cached_property
     def true_capacity(self) -> Mapping[Position, float]:
-        """Requests/s of each point: the median of its repeats where it has them, else of all.
+        """Capacity of each point in requests/s: the median of its repeats, else of all its rows.
 
-        Not the mean: a shared machine that falters halves one measurement and leaves the others.
+        The median, because a slow spell of a shared machine halves one measurement and spares the
+        others.
         """
-        return {position: _truth(rows) for position, rows in self.by_position.items()}
+        return {position: _median_capacity(rows) for position, rows in self.by_position.items()}
 
     @cached_property
     def best_capacity(self) -> float:
-        """The largest true capacity of the points that were measured again and again."""
+        """The largest true capacity of the points that were measured repeatedly."""
         repeated = {row.position for row in self.rows if row.kind == "repeat"}
         return max(self.true_capacity[p] for p in repeated or self.true_capacity)
 
 
-def _truth(rows: Sequence[RecordedRow]) -> float:
+def _median_capacity(rows: Sequence[RecordedRow]) -> float:
     repeats = [row for row in rows if row.kind == "repeat"]
     return float(np.median([row.capacity_per_second for row in repeats or rows]))

@@ -1,7 +1,7 @@
-"""A recorded table as one CSV file, for programs, people and spreadsheets.
+"""A recorded table as one CSV file.
 
-Lines that begin with "#" say what was recorded and where, as "# key: JSON". Then comes one row for
-each measurement, with the point's parameters.
+Lines that begin with "#" describe what was recorded and where, as "# key: JSON". Then comes one row
+for each measurement, with the point's parameters.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _PLAIN = (
     "disturbed",
     "reason",
 )
-"""Fields of a row that are columns as they are."""
+"""Fields of a row that are columns of the same name."""
 
 _LEVELS = ("saturation", "light")
-"""Levels of a row, as they are called in front of their columns."""
+"""Levels of a row, which prefix the names of their columns."""
 
 _OF_LEVEL = ("per_second", "seconds", "network_ms")
 _OF_STREAM = ("p50_ms", "p95_ms")
@@ -63,7 +63,7 @@ _DIGITS = 6
 
 
 def recorded(space: RecordedSpace, directory: RecordingDirectory) -> RecordedTable:
-    """The table of what lies in a recording's directory. Raises StorageError."""
+    """Return the table of a recording's directory. Raises StorageError."""
     stores: Mapping[Kind, Mapping[int, TrialRecord]] = {
         "point": directory.trials.read_all(),
         "latencies": directory.latencies.read_all(),
@@ -75,7 +75,7 @@ def recorded(space: RecordedSpace, directory: RecordingDirectory) -> RecordedTab
 
 def _row(kind: Kind, record: TrialRecord, space: RecordedSpace) -> RecordedRow:
     position = space.search_space.position_of(record.config)
-    assert position is not None, "points of this space were recorded"
+    assert position is not None, "only points of this space are recorded"
     row: dict[str, Any] = {
         "kind": kind,
         "position": position,
@@ -121,7 +121,7 @@ def _latency(level: LoadLevel) -> Latency:
 
 
 def write_table(path: Path, table: RecordedTable) -> None:
-    """Write a table, whole or not at all. Raises StorageError."""
+    """Write a table atomically. Raises StorageError."""
     parameters = table.space.search_space.parameters
     rows = [_columns(row, parameters) for row in table.rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -161,18 +161,18 @@ def _level_columns(level: RecordedLevel) -> dict[str, object]:
 
 
 def _short(value: object) -> object:
-    """A figure with the digits that mean something; None is an empty field."""
+    """Return a figure with its significant digits; None is an empty field."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def _batches_text(batches: Sequence[BatchPoint]) -> str:
-    """Such as "1x20@4.51 16x300@22.3": executions of a batch size and their mean ms."""
+    """Return such as "1x20@4.51 16x300@22.3": batch size, executions and their mean ms."""
     return " ".join(f"{b.batch_size}x{b.executions}@{_short(b.compute_ms)}" for b in batches)
 
 
 def read_table(path: Path) -> RecordedTable:
-    """Read a table. Raises UsageError, naming what is wrong with the file."""
-    no_table = f"{path} is no table that `optimizer record` wrote"
+    """Read a table. Raises UsageError, naming the mistake in the file."""
+    not_a_table = f"{path} is not a table written by `optimizer record`"
     try:
         head, content = _head_and_content(read_text(path))
         space = checked(_SPACE.validate_python(head))
@@ -180,18 +180,18 @@ def read_table(path: Path) -> RecordedTable:
             _parsed(line, columns, space.search_space) for line, columns in csv_rows(content).rows
         )
     except ValidationError as error:
-        raise UsageError(f"{no_table}: {first_mistake(error)}") from error
+        raise UsageError(f"{not_a_table}: {first_mistake(error)}") from error
     except UnreadableError as error:
         raise UsageError(f"{path}: {error}") from error
     except ValueError as error:
-        raise UsageError(f"{no_table}: {error}") from error
+        raise UsageError(f"{not_a_table}: {error}") from error
     if not rows:
-        raise UsageError(f"{path} holds no measurement")
+        raise UsageError(f"{path} contains no measurement")
     return RecordedTable(space, rows)
 
 
 def _head_and_content(text: str) -> tuple[dict[str, Any], str]:
-    """Return what the lines that begin with "#" say, and the rest, whose lines keep their number.
+    """Return the "#" lines as a dict, and the rest with its line numbers unchanged.
 
     Raises ValueError.
     """
@@ -220,7 +220,7 @@ def _parsed(line: int, columns: Mapping[str, str], space: SearchSpace) -> Record
     except ValueError as error:
         raise ValueError(f"line {line}: {error}") from error
     if row.position not in space.row_of:
-        raise ValueError(f"line {line} is no point of the space")
+        raise ValueError(f"line {line} is not a point of the space")
     return row
 
 
@@ -243,7 +243,7 @@ def _row_of(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> Reco
 
 
 def _level(columns: Mapping[str, str]) -> dict[str, object]:
-    streams, models = _having(columns, ":p50_ms"), _having(columns, ":batches")
+    streams, models = _names_with(columns, ":p50_ms"), _names_with(columns, ":batches")
     return {
         **{name: columns.get(name) for name in _OF_LEVEL},
         "latencies": [
@@ -254,8 +254,8 @@ def _level(columns: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _having(columns: Mapping[str, str], ending: str) -> list[str]:
-    """Names of models or streams of which there is such a column."""
+def _names_with(columns: Mapping[str, str], ending: str) -> list[str]:
+    """Return the names of models or streams that have a column with this ending."""
     return [name.removesuffix(ending) for name in columns if name.endswith(ending)]
 
 

@@ -1,1 +1,1 @@
-"""What guides the guided search: beliefs about every point, and what is worth measuring next."""
+"""The guided sampler's model of cost and latency, and the choice of the next point."""

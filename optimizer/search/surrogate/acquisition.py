@@ -1,9 +1,9 @@
-"""Which point is worth measuring next, and when none is: what guides the guided search. Pure.
+"""The guided sampler's choice of the next point, and its rule for ending the search.
 
-The best expected gain per expected second is measured next, see `expected_improvement`. The search
-is over when no point is expected to save as much as `WORTHWHILE` of the incumbent's cost; what the
-model cannot tell apart from the incumbent is measured before that, so that the confirm phase
-decides between them.
+The point with the largest expected improvement per expected second is measured next, see
+`expected_improvement`. The search ends when no point is expected to save `WORTHWHILE` of the
+incumbent's cost. Points that the model cannot distinguish from the incumbent are measured before
+that, so that the confirm phase decides between them.
 """
 
 from __future__ import annotations
@@ -40,21 +40,24 @@ Array = NDArray[np.float64]
 WORTHWHILE = 0.01
 """Share of the incumbent's cost that a trial must be expected to save."""
 
-_STOOD = 10
-"""Trials that the incumbent must have stood before the search may end: early on a few that happen
-to fit make the forecast look better than it is."""
+_LEAST_TRIALS = 10
+"""Trials that must follow the incumbent's before the search may end: the first few that happen to
+fit make the forecast look better than it is.
+"""
 
-_HOPE = 2.0
-"""Standard deviations below the mean, where a point would turn out well."""
+_OPTIMISM = 2.0
+"""Standard deviations below the mean, for the lowest plausible cost."""
 
-_TIES = 3
-_TIED = 0.02
-"""Points of the incumbent's cell that are measured beside it, and how close they must cost."""
+_MOST_TIES = 3
+_TIE_SHARE = 0.02
+"""Up to `_MOST_TIES` points of the incumbent's cell are measured that cost the same within this
+share.
+"""
 
 _NORMAL_95 = 1.96
 
-_LIKELIEST, _RANDOM = 3000, 1000
-"""Points that are considered where a space has more: the cheapest by the forecast, and others."""
+_CHEAPEST, _RANDOM = 3000, 1000
+"""Points that are considered of a larger space: the cheapest by the forecast, and random others."""
 
 _DRAWS = 512
 _REGRET_POINTS = 400
@@ -62,13 +65,13 @@ _REGRET_QUANTILE = 0.95
 
 
 class ForecastSource(Protocol):
-    """Says what is expected of the points of a space, by trials that were made: a study's first."""
+    """Forecasts the points of a space from the records of a study."""
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
-        """Of every point; the same object as before where there is no trial more."""
+        """Return the forecast of every point; the same object while there is no new trial."""
 
     def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
-        """Of the point in one row alone; arrays of one element."""
+        """Return the forecast of one row alone, in arrays of one element."""
 
 
 @dataclass(frozen=True)
@@ -78,32 +81,32 @@ class FixedForecast:
     forecast: Forecast
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
-        """See `ForecastSource`."""
+        """Return the same forecast, whatever was measured."""
         del trials
         return self.forecast
 
     def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
-        """See `ForecastSource`."""
+        """Return the same forecast of one row."""
         return self.after(trials).at(row)
 
 
 def no_forecast(space: SearchSpace) -> FixedForecast:
-    """Expects the same of every point: everything is learnt from the trials."""
+    """Return a forecast that is the same for every point, so that only the trials count."""
     same = np.ones(len(space))
     return FixedForecast(Forecast(same, same, floor_log_excess=-same, log_sd=same))
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is thought of the points that are neither measured nor ruled out.
+    """The posterior of the points that are neither measured nor ruled out.
 
     Attributes:
-        rows: of these points; all arrays have one element for each.
+        rows: of these points; every array has one element for each.
         log_mean, log_sd: of the logarithm of the cost.
         feasible: probability that the limits are met.
-        log_best: logarithm of the cost of the incumbent, None while there is none.
+        log_best: logarithm of the incumbent's cost, None while there is none.
         gain: expected share of the incumbent's cost that is saved; 0 while there is none.
-        seconds: that measuring is expected to take.
+        seconds: expected duration of the trial.
     """
 
     posterior: Posterior
@@ -116,9 +119,9 @@ class Assessment:
     seconds: Array
 
     @property
-    def hoped(self) -> Array:
-        """Logarithm of what each point costs if it turns out well."""
-        return self.log_mean - _HOPE * self.log_sd
+    def optimistic(self) -> Array:
+        """Logarithm of the lowest plausible cost of each point."""
+        return self.log_mean - _OPTIMISM * self.log_sd
 
     @property
     def best(self) -> int:
@@ -128,20 +131,20 @@ class Assessment:
             return int(np.argmax(self.feasible * cheapness))
         if self.gain.max() < WORTHWHILE:
             # What is measured before the search ends is to show whether that is right.
-            return int(np.argmin(np.where(self.feasible > 0.5, self.hoped, np.inf)))
+            return int(np.argmin(np.where(self.feasible > 0.5, self.optimistic, np.inf)))
         return int(np.argmax(self.gain / self.seconds))
 
     @property
     def why_best(self) -> str:
-        """Why that point is measured next."""
+        """Reason for measuring that point next."""
         if self.log_best is None:
-            return "the cheapest that is likely to meet the limits"
+            return "the cheapest configuration that is likely to meet the limits"
         if self.gain.max() < WORTHWHILE:
-            return f"nothing is expected to save {WORTHWHILE:.0%}; the most hopeful is tried"
-        return "the largest saving per second"
+            return f"no expected saving of {WORTHWHILE:.0%}; lowest plausible cost"
+        return "largest expected saving per second"
 
     def expectation(self, at: int, why: str) -> ExpectedCost:
-        """What is expected of one of the points."""
+        """Return the expected cost of one of the points."""
         mean, half = float(self.log_mean[at]), _NORMAL_95 * float(self.log_sd[at])
         return ExpectedCost(
             why,
@@ -155,11 +158,11 @@ class Assessment:
 
 
 class AcquisitionPolicy:
-    """Assesses the points of a space by a forecast and the history of a study.
+    """Chooses points of a space by a forecast and the history of a study.
 
     Args:
-        history: the same as the search adds to.
-        protocol: how long the levels of a trial take.
+        history: to which the search adds its records.
+        protocol: durations of the levels of a trial.
     """
 
     def __init__(
@@ -177,88 +180,86 @@ class AcquisitionPolicy:
         self._context = context
         self._protocol = protocol
         self.seed = seed
-        self._surprises: dict[int, Observations] = {}
-        self._known: tuple[tuple[object, ...], Assessment] | None = None
+        self._errors: dict[int, Observations] = {}
+        self._cached: tuple[tuple[object, ...], Assessment] | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
-        """The point to measure next; None when every point is measured or ruled out.
+        """Return the point to measure next; None when every point is measured or ruled out.
 
         Args:
-            running: points that are being measured; they count as if they had come out as
-                expected.
+            running: points that are being measured; they count as if they gave the expected
+                result.
         """
-        assessed = self._assess(running)
-        if len(assessed.rows) == 0:
+        assessment = self._assess(running)
+        if len(assessment.rows) == 0:
             return None
-        at, why = assessed.best, assessed.why_best
-        if self._converged(assessed) and (ties := self._ties(assessed)):
-            at, why = ties[0], "it cannot be told from the best"
-        position = self.space.at(int(assessed.rows[at]))
-        self._proposed = (position, assessed.expectation(at, why))
+        at, why = assessment.best, assessment.why_best
+        if self._converged(assessment) and (ties := self._ties(assessment)):
+            at, why = ties[0], "no significant difference from the best"
+        position = self.space.at(int(assessment.rows[at]))
+        self._proposed = (position, assessment.expectation(at, why))
         return position
 
     def explain(self, position: Position) -> ExpectedCost | None:
-        """What was expected of a point as it was proposed; None of any but the last."""
+        """Return the expected cost of the last proposal; None for any other point."""
         if self._proposed is None or self._proposed[0] != position:
             return None
         return self._proposed[1]
 
     def status(self) -> SearchStatus:
-        """Whether anything worthwhile is left, and what may be."""
+        """Return whether the search has converged, and the bound on its regret."""
         if self._history.incumbent is None:
             return SearchStatus()
-        assessed = self._assess(())
-        if assessed.log_best is None or len(assessed.rows) == 0:
+        assessment = self._assess(())
+        if assessment.log_best is None or len(assessment.rows) == 0:
             return SearchStatus()
-        regret_bound = self._regret_bound(assessed, assessed.log_best)
-        if not self._converged(assessed) or self._ties(assessed):
+        regret_bound = self._regret_bound(assessment, assessment.log_best)
+        if not self._converged(assessment) or self._ties(assessment):
             return SearchStatus(regret_bound=regret_bound)
         return SearchStatus(
             f"no configuration is expected to save {WORTHWHILE:.0%} of the best one's cost",
             regret_bound,
         )
 
-    def _converged(self, assessed: Assessment) -> bool:
-        """Whether nothing worthwhile is left, and the incumbent has stood for long enough."""
+    def _converged(self, assessment: Assessment) -> bool:
+        """Whether no point is worthwhile, and enough trials followed the incumbent's."""
         incumbent, records = self._history.incumbent, self._history.records
-        if incumbent is None or assessed.gain.max() >= WORTHWHILE:
+        if incumbent is None or assessment.gain.max() >= WORTHWHILE:
             return False
-        return sum(record.number > incumbent.number for record in records) >= _STOOD
+        return sum(record.number > incumbent.number for record in records) >= _LEAST_TRIALS
 
     def _assess(self, running: Sequence[Position]) -> Assessment:
-        """Kept until anything changes: the proposal and the status are asked one by one."""
-        surprises = self._surprised()
+        """Return the assessment, which is cached until a trial or a running point is added."""
+        errors = self._prediction_errors()
         forecast = self._forecast.after(self._history.records)
         key = (forecast, len(self._history.records), *running)
-        if self._known is None or not _same(self._known[0], key):
-            self._known = (key, self._assessed(forecast, surprises, running))
-        return self._known[1]
+        if self._cached is None or not _same_key(self._cached[0], key):
+            self._cached = (key, self._new_assessment(forecast, errors, running))
+        return self._cached[1]
 
-    def _surprised(self) -> Observations:
-        """How far off the forecast was of each trial, as it was before it knew of that trial."""
+    def _prediction_errors(self) -> Observations:
+        """Return measured less forecast cost of each trial, by the forecast before that trial."""
         records = self._history.records
         for row, record in self._trials():
-            if record.number not in self._surprises:
+            if record.number not in self._errors:
                 before = [each for each in records if each.number < record.number]
-                foreseen = self._forecast.of_point(before, row)
-                expected = LogForecast.of(foreseen, self._context)
-                seen = cost_differences([(0, record)], expected)
-                self._surprises[record.number] = replace(seen, rows=seen.rows + row)
-        return Observations.joined(self._surprises.values())
+                forecast = self._forecast.of_point(before, row)
+                expected = LogForecast.of(forecast, self._context)
+                error = cost_differences([(0, record)], expected)
+                self._errors[record.number] = replace(error, rows=error.rows + row)
+        return Observations.joined(self._errors.values())
 
-    def _assessed(
-        self, forecast: Forecast, surprises: Observations, running: Sequence[Position]
+    def _new_assessment(
+        self, forecast: Forecast, errors: Observations, running: Sequence[Position]
     ) -> Assessment:
         expected = LogForecast.of(forecast, self._context)
-        under_way = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
+        pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials = list(self._trials())
-        posterior = Posterior.after(trials, expected, self._features, surprises).with_pending(
-            under_way
-        )
-        rows = self._open(expected, {row for row, _ in trials} | set(under_way.tolist()))
+        posterior = Posterior.fitted(trials, expected, self._features, errors).with_pending(pending)
+        rows = self._available(expected, {row for row, _ in trials} | set(pending.tolist()))
         log_mean, log_sd = posterior.log_cost(rows)
-        log_best = self._log_best(posterior, trials, under_way)
+        log_best = self._log_best(posterior, trials, pending)
         gain = np.zeros(len(rows))
         if log_best is not None:
             gain = posterior.gain(rows, log_best)
@@ -271,40 +272,38 @@ class AcquisitionPolicy:
         return PointFeatures.of(self.space)
 
     def _trials(self) -> Iterable[TrialAtRow]:
-        """The trials of points that are in the space, with their rows."""
+        """Yield the trials of points in the space, with their rows."""
         for record in self._history.records:
             position = self.space.position_of(record.config)
             if position is not None:
                 yield self.space.row_of[position], record
 
-    def _open(self, expected: LogForecast, taken: set[int]) -> Rows:
-        """Rows that may be proposed."""
+    def _available(self, expected: LogForecast, excluded: set[int]) -> Rows:
+        """Return the rows that may be proposed."""
         rows = self._candidates(expected)
-        free = [row for row in rows.tolist() if row not in taken]
+        available = [row for row in rows.tolist() if row not in excluded]
         if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
-            free = [row for row in free if self._undecided(row)]
-        return np.array(free, dtype=np.int64)
-
-    def _undecided(self, row: int) -> bool:
-        return self._history.decided(self.space.config(self.space.at(row))) is None
+            configs = ((row, self.space.config(self.space.at(row))) for row in available)
+            available = [row for row, config in configs if self._history.decided(config) is None]
+        return np.array(available, dtype=np.int64)
 
     def _candidates(self, expected: LogForecast) -> Rows:
         count = len(self.space)
-        if count <= _LIKELIEST + _RANDOM:
+        if count <= _CHEAPEST + _RANDOM:
             return np.arange(count)
         order = np.argsort(expected.log_cost, kind="stable")
         rng = np.random.default_rng((self.seed, len(self._history.records)))
-        others = rng.choice(order[_LIKELIEST:], _RANDOM, replace=False)
-        return np.sort(np.concatenate([order[:_LIKELIEST], others]))
+        others = rng.choice(order[_CHEAPEST:], _RANDOM, replace=False)
+        return np.sort(np.concatenate([order[:_CHEAPEST], others]))
 
     def _log_best(
-        self, posterior: Posterior, trials: Sequence[TrialAtRow], under_way: Rows
+        self, posterior: Posterior, trials: Sequence[TrialAtRow], pending: Rows
     ) -> float | None:
-        """Of what met the limits, or is thought to; less what its measurement owes to luck."""
+        """Return the lowest posterior mean of the points that met the limits, or are likely to."""
         met = np.array([row for row, record in trials if record.outcome == "ok"], dtype=np.int64)
         if len(met) == 0:
             return None
-        likely = under_way[posterior.feasible(under_way) > 0.5] if len(under_way) else under_way
+        likely = pending[posterior.feasible(pending) > 0.5] if len(pending) else pending
         mean, _ = posterior.log_cost(np.concatenate([met, likely]))
         return float(mean.min())
 
@@ -321,29 +320,29 @@ class AcquisitionPolicy:
         per_second = posterior.saturation(rows) * self._context.demand.requests_per_second
         return effort.seconds(per_second, bounded, restarts)
 
-    def _ties(self, assessed: Assessment) -> list[int]:
-        """Indices of points to be measured beside the incumbent, the cheapest first."""
+    def _ties(self, assessment: Assessment) -> list[int]:
+        """Return the indices of tied points, the cheapest first."""
         incumbent, cells = self._history.incumbent, self._features.cells
         at = self.space.position_of(incumbent.config) if incumbent is not None else None
-        if at is None or assessed.log_best is None:
+        if at is None or assessment.log_best is None:
             return []
         cell = cells[self.space.row_of[at]]
-        beside = sum(int(cells[row] == cell) for row, _ in self._trials()) - 1
-        close = np.abs(assessed.log_mean - assessed.log_best) < _TIED
-        tied = np.flatnonzero((cells[assessed.rows] == cell) & close)
-        order = np.argsort(assessed.log_mean[tied], kind="stable")
-        return [int(n) for n in tied[order]][: max(0, _TIES - beside)]
+        measured = sum(int(cells[row] == cell) for row, _ in self._trials()) - 1
+        close = np.abs(assessment.log_mean - assessment.log_best) < _TIE_SHARE
+        tied = np.flatnonzero((cells[assessment.rows] == cell) & close)
+        order = np.argsort(assessment.log_mean[tied], kind="stable")
+        return [int(n) for n in tied[order]][: max(0, _MOST_TIES - measured)]
 
-    def _regret_bound(self, assessed: Assessment, log_best: float) -> float:
-        """The quantile of what the cheapest open point saves, from joint draws."""
-        kept = np.sort(np.argsort(assessed.hoped, kind="stable")[:_REGRET_POINTS])
+    def _regret_bound(self, assessment: Assessment, log_best: float) -> float:
+        """Return the quantile of the saving by the cheapest available point, from joint draws."""
+        likeliest = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
         rng = np.random.default_rng((self.seed, len(self._history.records)))
-        costs = assessed.posterior.log_cost_draws(assessed.rows[kept], _DRAWS, rng)
-        costs[rng.random(costs.shape) >= assessed.feasible[kept]] = np.inf
+        costs = assessment.posterior.log_cost_draws(assessment.rows[likeliest], _DRAWS, rng)
+        costs[rng.random(costs.shape) >= assessment.feasible[likeliest]] = np.inf
         saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
         return float(np.quantile(saved, _REGRET_QUANTILE))
 
 
-def _same(one: tuple[object, ...], two: tuple[object, ...]) -> bool:
-    """Whether the forecasts are one object and the rest is equal."""
+def _same_key(one: tuple[object, ...], two: tuple[object, ...]) -> bool:
+    """Whether two cache keys have the same forecast object and equal other parts."""
     return one[0] is two[0] and one[1:] == two[1:]

@@ -1,4 +1,4 @@
-"""What measuring a point is expected to gain, and the seconds that it is expected to take. Pure."""
+"""The expected improvement of a point, and the expected duration of its trial."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from optimizer.measurement.trial_record import TrialRecord
 Array = NDArray[np.float64]
 
 _SERVING_SECONDS = 5.0
-"""Of starting a server and loading a model, until a trial has shown it."""
+"""Seconds for starting a server and loading a model, before any trial has shown them."""
 
 _RESTART_SECONDS = 3.0
-"""More than that, where the server's own options change."""
+"""Extra seconds where the server's own options change."""
 
 
 def improvement(log_mean: Array, log_sd: Array, log_best: float) -> Array:
-    """Expected share of the best cost that each point saves: E[max(0, 1 - cost / best)].
+    """Return the expected share of the best cost that each point saves: E[max(0, 1 - cost / best)].
 
     Costs are lognormal with this mean and standard deviation of their logarithms.
     """
@@ -35,14 +35,12 @@ def improvement(log_mean: Array, log_sd: Array, log_best: float) -> Array:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long trials take.
-
-    Every artefact was built while preparing, so no trial waits for one.
+    """Durations of trials; artefacts were built in the prepare phase.
 
     Attributes:
-        serving_seconds: of loading a model.
-        whole, saturated: what trials took over what the protocol says, for those whose capacity
-            was looked for and for those that saturation alone has bounded.
+        serving_seconds: for loading a model.
+        whole, saturated: duration of trials relative to the protocol's, of those whose capacity
+            was searched for and of those that were pruned at saturation.
     """
 
     protocol: CapacityProtocol
@@ -52,7 +50,7 @@ class Effort:
 
     @classmethod
     def learnt(cls, protocol: CapacityProtocol, records: Sequence[TrialRecord]) -> Effort:
-        """From what the trials of a study took so far; the protocol's own times before."""
+        """Return durations by a study's trials so far, and by the protocol where there are none."""
         plain = cls(protocol)
         measured = [r for r in records if r.measurement is not None and r.seconds.measuring > 0]
         whole = [r.seconds.measuring / plain.whole_of(r) for r in measured if not _bounded(r)]
@@ -67,11 +65,11 @@ class Effort:
 
     @property
     def saturation_seconds(self) -> float:
-        """Of the level that every trial begins with, by the protocol."""
+        """Duration of the saturation level by the protocol."""
         return self.protocol.warmup_seconds + self.protocol.saturation_seconds
 
     def whole_of(self, record: TrialRecord) -> float:
-        """What the protocol says of a trial that was measured to its end."""
+        """Return the duration by the protocol of a trial that was not pruned."""
         assert record.measurement is not None, "only what was measured took this time"
         levels = record.measurement.levels
         rate = max((level.achieved_per_second for level in levels), default=0.0)
@@ -82,12 +80,12 @@ class Effort:
         return np.asarray(np.maximum(self.protocol.load_seconds, by_requests))
 
     def seconds(self, saturation_per_second: Array, bounded: Array, restarts: Array) -> Array:
-        """Expected seconds of a trial of each point.
+        """Return the expected seconds of a trial of each point.
 
         Args:
-            saturation_per_second: requests that it is thought to serve when saturated.
-            bounded: probability that saturation alone shows it to be dearer.
-            restarts: 1.0 where the server must be started anew, else 0.0.
+            saturation_per_second: expected saturation rate.
+            bounded: probability that the trial is pruned at saturation.
+            restarts: 1.0 where the server must be restarted, else 0.0.
         """
         short = self.saturated * self.saturation_seconds
         long = np.maximum(short, self.whole * self._whole(saturation_per_second))

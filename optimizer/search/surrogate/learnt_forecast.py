@@ -1,4 +1,4 @@
-"""The forecast that a study learns: from its calibration, and from every trial since."""
+"""The forecast that a study learns from its calibration and its trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimizer.workload.streams import Workload
 
 
 def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
-    """Service times by calibration runs: of each its saturated level and its light load."""
+    """Return service times fitted to the saturated and light levels of calibration runs."""
     runs = [(r.config, r.measurement.levels) for r in calibration if r.measurement is not None]
     observations = [
         each for config, (saturated, *light) in runs for each in observe(config, saturated, *light)
@@ -31,7 +31,7 @@ def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> Servic
 
 
 def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> ServiceModel:
-    """What is learnt further from the saturated level that each trial began with."""
+    """Return service times with the saturation levels of the trials added."""
     more = (
         each
         for record in trials
@@ -42,10 +42,10 @@ def with_trials(service: ServiceModel, trials: Iterable[TrialRecord]) -> Service
 
 
 class LearntForecast:
-    """A `ForecastSource` that forecasts anew when there is a record more.
+    """A `ForecastSource` that is updated when there is a new record.
 
     Args:
-        calibration: the runs before the search, see `CalibratePhase`.
+        calibration: the runs of the `CalibratePhase`.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class LearntForecast:
         self._known: tuple[int, Forecast] | None = None
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
-        """See `ForecastSource`."""
+        """Return the forecast of every point after these trials."""
         if self._known is None or self._known[0] != len(trials):
             service = with_trials(self._calibrated, trials)
             self._known = len(trials), self._forecaster.forecast(service)
         return self._known[1]
 
     def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
-        """See `ForecastSource`."""
+        """Return the forecast of one row after these trials."""
         return self._forecaster.of_point(with_trials(self._calibrated, trials), row)
 
     @cached_property

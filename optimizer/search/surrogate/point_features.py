@@ -1,4 +1,4 @@
-"""What the points of a space have in common, by which one measurement tells of others. Pure."""
+"""What the points of a space have in common, so that one measurement informs others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 
 Codes = NDArray[np.int64]
-"""Shape [points]; equal where the points agree in something."""
+"""Shape [points]; equal codes mean points that agree."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class PointFeatures:
     """Arrays over the points of a space, in the order of `SearchSpace.points`.
 
     Attributes:
-        artifacts: what executes: runtime, precision, profile, padding; of all models together.
-        layouts: where it executes: instances, threads, and what else is set around them.
-        servers: what the server itself is started with.
-        cells: what agrees in artefact, largest batch and layout; only queueing settings differ.
-        log2_batch: logarithm of the largest batch in units of the client's own, [points, models].
-        coordinates: of every parameter that has a choice, [points, searched]; numbers from 0 to 1,
-            categories half a unit apart or not at all.
+        artifacts: codes of runtime, precision, profile and padding of all models together.
+        layouts: codes of instances, threads and the options around them.
+        servers: codes of the server's own options.
+        cells: codes of artefact, largest batch and layout; points of a cell differ in queueing
+            only.
+        log2_batch: log2 of the largest batch in units of one request, [points, models].
+        coordinates: of every searched parameter, [points, searched]; numbers from 0 to 1,
+            categories as codes.
         categorical: which of these are categories, [searched].
     """
 
@@ -41,7 +42,7 @@ class PointFeatures:
 
     @classmethod
     def of(cls, space: SearchSpace) -> PointFeatures:
-        """What the points of `space` have in common."""
+        """Return the features of a space's points."""
         points, parameters = space.points, space.parameters
         artifacts = _codes(points[:, _changing(parameters, "artifact")])
         layouts = _codes(points[:, _changing(parameters, "layout", "server")])
@@ -70,7 +71,7 @@ def _codes(columns: NDArray[np.int64] | NDArray[np.float64]) -> Codes:
 
 
 def _log2_batches(space: SearchSpace) -> Iterator[NDArray[np.float64]]:
-    """The largest batch of each model, [points]; one client's request where nothing is merged."""
+    """Yield the largest batch of each model, [points]; one request where nothing is batched."""
     alone = space.limits.request_size
     for model in dict.fromkeys(parameter.model for parameter in space.parameters):
         own = {p.name: (n, p) for n, p in enumerate(space.parameters) if p.model == model}

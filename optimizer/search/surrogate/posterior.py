@@ -1,4 +1,4 @@
-"""What the forecast and the trials together say of every point of a space. Pure."""
+"""The posterior of cost and latency at every point of a space, from forecast and trials."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ from optimizer.study.context import StudyContext
 
 Array = NDArray[np.float64]
 
-_JUST_MET = -0.05
-"""Logarithm of latency over limit, for a point that met the limit where it was thought to miss."""
+_LOG_JUST_MET = -0.05
+"""Log of latency over limit, for a point that met the limit where the forecast misses it."""
 
-EXCESS_SCALES = replace(
+OVERSHOOT_SCALES = replace(
     Scales(), smooth=Scale(0.15, 0.7), rough=Scale(0.15, 0.5), noise=Scale(0.05, 0.3)
 )
-"""Latency at the floor load is less well known than capacity: few requests, small batches."""
+"""Latency at the floor load is forecast less well than capacity: few requests, small batches."""
 
 TrialAtRow = tuple[int, TrialRecord]
-"""A trial and the row of its point."""
+"""The row of a point and the trial that measured it."""
 
 
 @dataclass(frozen=True)
 class LogForecast:
-    """The forecast in the terms of the search, arrays of shape [points].
+    """The forecast in logarithms of cost, arrays of shape [points].
 
     Attributes:
-        log_cost: logarithm of dollars per million at the capacity.
-        log_cost_saturated: the same under saturation.
-        log_saturation: logarithm of the load factor under saturation.
-        log_excess: logarithm of latency over limit at the floor load.
-        log_sd: how unsure the first three are.
+        log_cost: of dollars per million at the capacity.
+        log_cost_at_saturation: of dollars per million at saturation.
+        log_saturation: of the load factor at saturation.
+        log_overshoot: of latency over limit at the floor load.
+        log_sd: standard deviation of the first three.
     """
 
     log_cost: Array
-    log_cost_saturated: Array
+    log_cost_at_saturation: Array
     log_saturation: Array
-    log_excess: Array
+    log_overshoot: Array
     log_sd: Array
 
     @classmethod
     def of(cls, forecast: Forecast, context: StudyContext) -> LogForecast:
-        """With the price and demand of `context`."""
+        """Return the logarithms of a forecast at the study's price and demand."""
         demand = context.demand
-        whole = usd_per_million(
+        full_load_cost = usd_per_million(
             context.price.usd_per_hour, demand.requests_per_second, demand.inferences_per_request
         )
-        # A point for which no load is forecast to be within the limits may still meet them: it has
-        # a cost to begin with.
-        least = FLOOR_SHARE * forecast.saturation
-        log_capacity = np.log(np.maximum(forecast.capacity, least))
+        # A point that is forecast to miss the limits at every load may still meet them, so it needs
+        # a cost too.
+        floor = FLOOR_SHARE * forecast.saturation
+        log_capacity = np.log(np.maximum(forecast.capacity, floor))
         log_saturation = np.log(forecast.saturation)
         return cls(
-            math.log(whole) - log_capacity,
-            math.log(whole) - log_saturation,
+            math.log(full_load_cost) - log_capacity,
+            math.log(full_load_cost) - log_saturation,
             log_saturation,
             forecast.floor_log_excess,
             forecast.log_sd,
@@ -82,57 +82,61 @@ class LogForecast:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Models of cost and of latency at the floor load, fitted to the trials so far."""
+    """Models of cost and of latency at the floor load, fitted to the trials.
+
+    Attributes:
+        success: probability that a point can be served at all, [points].
+    """
 
     expected: LogForecast
     cost: ResidualModel
-    excess: ResidualModel
-    works: Array
+    overshoot: ResidualModel
+    success: Array
 
     @classmethod
-    def after(
+    def fitted(
         cls,
         trials: Sequence[TrialAtRow],
         expected: LogForecast,
         features: PointFeatures,
-        surprises: Observations | None = None,
+        errors: Observations | None = None,
     ) -> Posterior:
-        """What is believed after these trials, in the order in which they were made.
+        """Fit the models to these trials, in the order in which they were made.
 
         Args:
-            surprises: by how much the costs of trials differed from what was expected before they
-                were made: how far off `expected` may be, which has learnt from them, is told by
-                that alone. None where it has learnt from none of them.
+            errors: logarithms of the trials' costs less those that were forecast before each of
+                them. They alone show the error of `expected`, which was calibrated with the trials.
+                None where it was not.
         """
         differences = cost_differences(trials, expected)
-        scaled = ResidualModel.fitted(
+        cost_model = ResidualModel.fitted(
             Terms(features, _centred(expected.log_cost), expected.log_sd),
-            differences if surprises is None else surprises,
+            differences if errors is None else errors,
             Scales(),
         )
-        excess_terms = Terms(features, _centred(expected.log_excess), expected.log_sd)
-        excess = _excess_differences(trials, expected)
-        # What was as expected by assumption says nothing of how far off the forecast may be.
-        telling = excess.differences != 0
-        surprises = Observations(excess.rows[telling], excess.differences[telling])
+        overshoot_terms = Terms(features, _centred(expected.log_overshoot), expected.log_sd)
+        overshoot = _overshoot_differences(trials, expected)
+        # A difference of 0 was assumed, and says nothing about the error of the forecast.
+        informative = overshoot.differences != 0
+        missed = Observations(overshoot.rows[informative], overshoot.differences[informative])
         return cls(
             expected,
-            scaled.given(differences),
-            ResidualModel.fitted(excess_terms, surprises, EXCESS_SCALES).given(excess),
-            _shares_that_work(trials, features),
+            cost_model.given(differences),
+            ResidualModel.fitted(overshoot_terms, missed, OVERSHOOT_SCALES).given(overshoot),
+            _success_shares(trials, features),
         )
 
     def with_pending(self, rows: Rows) -> Posterior:
-        """As if these points, which are being measured, had come out as expected."""
+        """Return the posterior as if these running points had given the expected result."""
         return replace(self, cost=self.cost.with_pending(rows)) if len(rows) else self
 
     def log_cost(self, rows: Rows) -> tuple[Array, Array]:
-        """Mean and standard deviation of the logarithm of the cost at capacity."""
+        """Return mean and standard deviation of the log cost at capacity."""
         mean, sd = self.cost.predict(rows)
         return self.expected.log_cost[rows] + mean, sd
 
     def gain(self, rows: Rows, log_best: float) -> Array:
-        """Expected share of the best cost that each point saves within the limits."""
+        """Return the expected share of the best cost that each point saves within the limits."""
         expected = self.expected.log_cost[rows]
         saved = self.cost.expectation(
             rows, lambda mean, sd: improvement(expected + mean, sd, log_best)
@@ -140,27 +144,27 @@ class Posterior:
         return saved * self.feasible(rows)
 
     def log_cost_draws(self, rows: Rows, count: int, rng: np.random.Generator) -> Array:
-        """Joint draws of it, [count, rows]."""
-        drawn: Array = self.expected.log_cost[rows] + self.cost.draws(rows, count, rng)
-        return drawn
+        """Return joint draws of the log cost at capacity, [count, rows]."""
+        draws: Array = self.expected.log_cost[rows] + self.cost.draws(rows, count, rng)
+        return draws
 
     def feasible(self, rows: Rows) -> Array:
-        """Probability that each point can be served at all and meets the limits."""
-        expected, noise = self.expected.log_excess[rows], self.excess.noise
-        met = self.excess.expectation(
+        """Return the probability that each point can be served and meets the limits."""
+        expected, noise = self.expected.log_overshoot[rows], self.overshoot.noise
+        met = self.overshoot.expectation(
             rows, lambda mean, sd: special.ndtr(-(expected + mean) / np.hypot(sd, noise))
         )
-        return met * self.works[rows]
+        return met * self.success[rows]
 
     def saturates_below(self, rows: Rows, load_factor: float) -> Array:
-        """Probability that each point's saturation is below a load factor."""
+        """Return the probability that each point's saturation is below a load factor."""
         mean, sd = self.cost.predict(rows)
         log_saturation = self.expected.log_saturation[rows] - mean
-        away = (math.log(load_factor) - log_saturation) / sd
-        return np.asarray(special.ndtr(away))
+        standardised = (math.log(load_factor) - log_saturation) / sd
+        return np.asarray(special.ndtr(standardised))
 
     def saturation(self, rows: Rows) -> Array:
-        """Load factor under saturation, the median of what is believed."""
+        """Return the median of the load factor at saturation."""
         mean, _ = self.cost.predict(rows)
         return cast(Array, np.exp(self.expected.log_saturation[rows] - mean))
 
@@ -170,47 +174,48 @@ def _centred(values: Array) -> Array:
 
 
 def cost_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
-    """Logarithms of costs less what was expected.
+    """Return the logarithms of measured costs less the forecast ones.
 
-    What was told is the cost at capacity of what is ok, and at saturation of everything else.
+    The told value is the cost at capacity for "ok", and at saturation for every other outcome.
     """
     rows, differences = [], []
     for row, record in trials:
         if record.told_value is not None:
             at_capacity = record.outcome == "ok"
-            own = expected.log_cost if at_capacity else expected.log_cost_saturated
+            own = expected.log_cost if at_capacity else expected.log_cost_at_saturation
             rows.append(row)
             differences.append(math.log(record.told_value) - own[row])
-    return _observed(rows, differences)
+    return _observations(rows, differences)
 
 
-def _excess_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
-    """Latencies at the floor load are seen only where they miss the limits.
+def _overshoot_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
+    """Return measured less forecast latency at the floor load.
 
-    What met them is taken to be as forecast, or to have just met them where it was thought to miss.
+    It is measured only where it misses the limits. A point that met them counts as forecast, or as
+    just within the limit where the forecast misses it.
     """
     rows, differences = [], []
     for row, record in trials:
-        forecast = expected.log_excess[row]
+        forecast = expected.log_overshoot[row]
         if record.outcome == "infeasible" and record.constraints:
             rows.append(row)
             differences.append(math.log1p(max(v for _, v in record.constraints)) - forecast)
         elif record.outcome == "ok":
             rows.append(row)
-            differences.append(min(forecast, _JUST_MET) - forecast)
-    return _observed(rows, differences)
+            differences.append(min(forecast, _LOG_JUST_MET) - forecast)
+    return _observations(rows, differences)
 
 
-def _observed(rows: Sequence[int], differences: Sequence[float]) -> Observations:
+def _observations(rows: Sequence[int], differences: Sequence[float]) -> Observations:
     return Observations(np.array(rows, dtype=np.int64), np.array(differences, dtype=np.float64))
 
 
-def _shares_that_work(trials: Sequence[TrialAtRow], features: PointFeatures) -> Array:
-    """Share of the trials of each artefact and layout that did not fail, one more counted so."""
-    worked, failed = np.ones(len(features.artifacts)), np.zeros(len(features.artifacts))
+def _success_shares(trials: Sequence[TrialAtRow], features: PointFeatures) -> Array:
+    """Return the share of trials with the same artefact and layout that succeeded, plus one."""
+    succeeded, failed = np.ones(len(features.artifacts)), np.zeros(len(features.artifacts))
     for row, record in trials:
-        alike = (features.artifacts == features.artifacts[row]) & (
+        similar = (features.artifacts == features.artifacts[row]) & (
             features.layouts == features.layouts[row]
         )
-        (failed if record.outcome == "failed" else worked)[alike] += 1
-    return cast(Array, worked / (worked + failed))
+        (failed if record.outcome == "failed" else succeeded)[similar] += 1
+    return cast(Array, succeeded / (succeeded + failed))

@@ -1,23 +1,22 @@
-"""How measurements differ from the simulator's forecast, and what that says of other points. Pure.
+"""A Gaussian process over the residuals: the logarithm of measured less forecast values.
 
-A Gaussian process on the difference of logarithms, measured less forecast. It is a sum of terms: a
-constant; a share of the forecast itself, which may be told too steeply; one for each artefact, for
-each layout, and for both together as far as the forecast is unsure; a smooth one over the batch
-sizes of an artefact; a rough one that is new for every artefact, batch size and layout; a small one
-for every point; and an ordinary one over the parameters, which learns from the data alone where the
-forecast is worthless.
+Its covariance is a sum of terms: a constant; a slope on the forecast, which may be too steep; one
+for each artefact, for each layout, and for both together in proportion to the forecast's own
+uncertainty; a smooth term over the batch sizes of an artefact; a rough term for every artefact,
+batch size and layout; a small one for every point; and an ordinary term over the parameters, which
+learns from the data alone where the forecast is worthless.
 
-How large each is, is learnt from the data: the most likely scales, each with a log-normal prior.
-That is done for a good, a poor and a worthless forecast (`SCALE_MULTIPLIERS`), and the three fits
-are averaged, weighted by their posterior probability. So a few good measurements narrow the
-posterior, and a single surprise widens it: with the most likely scales alone, three measurements
-that happen to fit would end a search.
+The scale of each term is the most likely one, given a log-normal prior. That is done for a good, a
+poor and a worthless forecast (`SCALE_MULTIPLIERS`), and the three fits are averaged, weighted by
+their posterior probability. So a few good measurements narrow the posterior, and a single surprise
+widens it: with the most likely scales alone, three measurements that happen to fit would end a
+search.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -33,7 +32,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scale:
-    """Standard deviation of a term: its median, and the standard deviation of its logarithm."""
+    """Log-normal prior of a term's standard deviation: its median and the log's own deviation."""
 
     median: float
     log_sd: float
@@ -41,14 +40,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scales:
-    """What is thought of the size of every term before anything is measured; of logarithms.
+    """Priors of the standard deviations of all terms, of logarithms.
 
     Attributes:
-        constant: what all points share.
-        slope: for each unit of the logarithm of the forecast.
-        both: artefact and layout together, in units of the forecast's own `log_sd`.
+        constant: shared by all points.
+        slope: per unit of the logarithm of the forecast.
+        both: artefact and layout together, in units of the forecast's `log_sd`.
         rough: of artefact, largest batch and layout.
-        parameters: the ordinary term over the parameters.
+        parameters: of the ordinary term over the parameters.
         noise: of one measurement.
     """
 
@@ -65,35 +64,36 @@ class Scales:
 
     @property
     def listed(self) -> list[Scale]:
-        """In the order of `Pairs.covariances`, the ordinary term and the noise last."""
-        own = [self.constant, self.slope, self.artifact, self.layout, self.both]
-        own += [self.smooth, self.rough, self.point]
-        return [*own, self.parameters, self.noise]
+        """The priors in the order of `Pairs.covariances`, then the ordinary term and the noise."""
+        fixed = [self.constant, self.slope, self.artifact, self.layout, self.both]
+        return [*fixed, self.smooth, self.rough, self.point, self.parameters, self.noise]
 
     def widened(self, factor: float) -> Scales:
-        """Every term but constant and noise so much larger."""
-        kept = ("constant", "noise")
-        own = {f.name: cast(Scale, getattr(self, f.name)) for f in fields(self)}
-        wider = {n: Scale(factor * s.median, s.log_sd) for n, s in own.items() if n not in kept}
+        """Return priors whose terms, except constant and noise, are larger by a factor."""
+        unscaled = ("constant", "noise")
+        scales = {f.name: cast(Scale, getattr(self, f.name)) for f in fields(self)}
+        wider = {
+            n: Scale(factor * s.median, s.log_sd) for n, s in scales.items() if n not in unscaled
+        }
         return replace(self, **wider)
 
 
 SCALE_MULTIPLIERS = ((1.0, 0.55), (2.5, 0.3), (6.0, 0.15))
-"""By how much every term but constant and noise may be larger, and how likely that is."""
+"""Factors of all terms except constant and noise, and their prior probabilities."""
 
 _NEGLIGIBLE = 0.002
-"""Probability of a wrongness that is left out."""
+"""Posterior probability of a multiplier that is left out."""
 
-_REACH = Scale(1.0, 1.0)
-"""Of the weight of a squared distance in the ordinary term."""
+_DISTANCE_WEIGHT = Scale(1.0, 1.0)
+"""Prior of the weight of a squared distance in the ordinary term."""
 
-_BATCH_REACH = 1.5
-"""Doublings of the batch size over which the smooth term changes."""
+_BATCH_LENGTH_SCALE = 1.5
+"""Length scale of the smooth term, in doublings of the batch size."""
 
-_MOST_FOR_SCALES = 60
-"""Observations from which the scales are learnt: they change little with more."""
+_MOST_OBSERVATIONS = 60
+"""Observations that the scales are fitted to: more of them change little."""
 
-_MOST_STEPS = 40
+_MOST_ITERATIONS = 40
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Terms:
     """Covariances of the terms, each of unit scale, between points of a space.
 
     Attributes:
-        expected: logarithm of what is forecast, centred, [points].
-        log_sd: how unsure the forecast is, [points].
+        expected: logarithm of the forecast, centred, [points].
+        log_sd: standard deviation of the forecast, [points].
     """
 
     features: PointFeatures
@@ -110,41 +110,36 @@ class Terms:
     log_sd: Array
 
     def between(self, one: Rows, two: Rows) -> Pairs:
-        """Covariances and distances of these points."""
-        like = self.features
-        artifact, layout = _equal(like.artifacts, one, two), _equal(like.layouts, one, two)
-        batch = _distance(like.log2_batch[one], like.log2_batch[two])
+        """Return covariances and distances between two lists of points."""
+        features = self.features
+        artifact, layout = _equal(features.artifacts, one, two), _equal(features.layouts, one, two)
+        batch = _distance(features.log2_batch[one], features.log2_batch[two])
         covariances = [
             np.ones((len(one), len(two))),
             np.outer(self.expected[one], self.expected[two]),
             artifact,
             layout,
             artifact * layout * np.outer(self.log_sd[one], self.log_sd[two]),
-            artifact * np.exp(-batch / (2 * _BATCH_REACH**2)),
-            _equal(like.cells, one, two),
+            artifact * np.exp(-batch / (2 * _BATCH_LENGTH_SCALE**2)),
+            _equal(features.cells, one, two),
             _equal(np.arange(len(self.expected)), one, two),
         ]
+        differences = (x[one][:, None] - x[two][None, :] for x in features.coordinates.T)
         distances = [
-            np.where(apart != 0, 1.0, 0.0) if categorical else np.square(apart)
-            for apart, categorical in zip(self._apart(one, two), like.categorical, strict=True)
+            np.where(difference != 0, 1.0, 0.0) if categorical else np.square(difference)
+            for difference, categorical in zip(differences, features.categorical, strict=True)
         ]
         shape = (len(distances), len(one), len(two))
         return Pairs(np.array(covariances), np.array(distances).reshape(shape))
 
-    def _apart(self, one: Rows, two: Rows) -> Iterator[Array]:
-        """Difference in every parameter that has a choice, each of shape [one, two]."""
-        coordinates = self.features.coordinates
-        for own in coordinates.T:
-            yield own[one][:, None] - own[two][None, :]
-
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the pairs of two lists of points have in common.
+    """Covariances and distances between two lists of points.
 
     Attributes:
-        covariances: of the terms but the ordinary one, [terms, one, two].
-        distances: squared, in every parameter that has a choice, [searched, one, two].
+        covariances: of all terms but the ordinary one, [terms, one, two].
+        distances: squared, in every searched parameter, [searched, one, two].
     """
 
     covariances: Array
@@ -162,7 +157,7 @@ def _distance(one: Array, two: Array) -> Array:
 
 
 def _matern(squared: Array) -> tuple[Array, Array]:
-    """Matern covariance of smoothness 5/2, and its derivative by the squared distance."""
+    """Return the Matern 5/2 covariance, and its derivative by the squared distance."""
     root = np.sqrt(5 * squared)
     decay = np.exp(-root)
     return (1 + root + root**2 / 3) * decay, -5 / 6 * (1 + root) * decay
@@ -170,14 +165,14 @@ def _matern(squared: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Observations:
-    """Differences that were seen, measured less forecast, of the points `rows`; [observations]."""
+    """Residuals of the points `rows`, both of shape [observations]."""
 
     rows: Rows
     differences: Array
 
     @classmethod
     def joined(cls, several: Iterable[Observations]) -> Observations:
-        """All of them, in their order."""
+        """Return several observations as one, in their order."""
         listed = [cls(np.zeros(0, dtype=np.int64), np.zeros(0)), *several]
         return cls(
             np.concatenate([each.rows for each in listed]),
@@ -187,50 +182,54 @@ class Observations:
 
 @dataclass(frozen=True)
 class ResidualModel:
-    """What the observations say of every point's difference.
+    """The posterior of every point's residual.
 
     Attributes:
-        fits: one for each wrongness of the forecast that is worth a thought.
-        weights: how likely each is; the sum is 1.
+        fits: one for each scale multiplier that is not negligible.
+        weights: their probabilities; the sum is 1.
     """
 
     terms: Terms
-    seen: Observations
+    observations: Observations
     fits: tuple[_Fit, ...]
     weights: tuple[float, ...]
 
     @classmethod
-    def fitted(cls, terms: Terms, seen: Observations, scales: Scales) -> ResidualModel:
-        """With the scales that are the most likely by the observations and the priors."""
-        some = _some(seen)
-        found = [_most_likely(terms, some, scales.widened(f).listed) for f, _ in SCALE_MULTIPLIERS]
+    def fitted(cls, terms: Terms, observations: Observations, scales: Scales) -> ResidualModel:
+        """Fit the scales to the observations, given their priors."""
+        some = _subsampled(observations)
+        result = [_most_likely(terms, some, scales.widened(f).listed) for f, _ in SCALE_MULTIPLIERS]
         logs = np.array([math.log(share) for _, share in SCALE_MULTIPLIERS]) + [
-            log for _, log in found
+            log for _, log in result
         ]
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
         kept = np.flatnonzero(weights >= _NEGLIGIBLE)
-        fits = tuple(_Fit.of(found[n][0], terms, seen) for n in kept)
-        return cls(terms, seen, fits, tuple((weights[kept] / weights[kept].sum()).tolist()))
+        fits = tuple(_Fit.of(result[n][0], terms, observations) for n in kept)
+        return cls(terms, observations, fits, tuple((weights[kept] / weights[kept].sum()).tolist()))
 
-    def given(self, seen: Observations) -> ResidualModel:
-        """With the same scales, what other observations say."""
-        fits = tuple(fit.given(self.terms, seen) for fit in self.fits)
-        return replace(self, seen=seen, fits=fits)
+    def given(self, observations: Observations) -> ResidualModel:
+        """Return the model with the same scales and other observations."""
+        fits = tuple(fit.given(self.terms, observations) for fit in self.fits)
+        return replace(self, observations=observations, fits=fits)
 
     def with_pending(self, rows: Rows) -> ResidualModel:
-        """As if these points had been measured and were what is expected of them."""
+        """Return the model as if these points had been measured with the expected result."""
         mean, _ = self.predict(rows)
-        seen, told = self.seen.rows, self.seen.differences
-        return self.given(Observations(np.concatenate([seen, rows]), np.concatenate([told, mean])))
+        observed = self.observations
+        return self.given(
+            Observations(
+                np.concatenate([observed.rows, rows]), np.concatenate([observed.differences, mean])
+            )
+        )
 
     @property
     def noise(self) -> float:
-        """Standard deviation of one measurement, as learnt."""
+        """Standard deviation of one measurement."""
         return max(fit.noise for fit in self.fits)
 
     def predict(self, rows: Rows) -> tuple[Array, Array]:
-        """Mean and standard deviation of the differences of these points, without noise."""
+        """Return mean and standard deviation of the points' residuals, without noise."""
         means, squares = np.zeros(len(rows)), np.zeros(len(rows))
         for weight, (mean, sd) in zip(self.weights, self._predictions(rows), strict=True):
             means += weight * mean
@@ -238,132 +237,142 @@ class ResidualModel:
         return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
 
     def expectation(self, rows: Rows, of: Callable[[Array, Array], Array]) -> Array:
-        """Of what is a function of mean and standard deviation, [rows]."""
-        found = np.zeros(len(rows))
+        """Return the expectation of a function of mean and standard deviation, [rows]."""
+        result = np.zeros(len(rows))
         for weight, (mean, sd) in zip(self.weights, self._predictions(rows), strict=True):
-            found += weight * of(mean, sd)
-        return found
+            result += weight * of(mean, sd)
+        return result
 
     def _predictions(self, rows: Rows) -> list[tuple[Array, Array]]:
-        across = self.terms.between(rows, self.seen.rows)
+        across = self.terms.between(rows, self.observations.rows)
         expected, log_sd = self.terms.expected[rows], self.terms.log_sd[rows]
         return [fit.predict(across, expected, log_sd) for fit in self.fits]
 
     def draws(self, rows: Rows, count: int, rng: np.random.Generator) -> Array:
-        """Joint draws of the differences of these points, without noise: [count, points]."""
-        across, within = self.terms.between(rows, self.seen.rows), self.terms.between(rows, rows)
+        """Return joint draws of the points' residuals, without noise: [count, points]."""
+        across, within = (
+            self.terms.between(rows, self.observations.rows),
+            self.terms.between(rows, rows),
+        )
         counts = rng.multinomial(count, self.weights)
         return np.vstack(
             [
-                fit.draws(across, within, int(own), rng)
-                for fit, own in zip(self.fits, counts, strict=True)
+                fit.draws(across, within, int(number), rng)
+                for fit, number in zip(self.fits, counts, strict=True)
             ]
         )
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """The model with certain scales.
+    """The model with given scales.
 
     Attributes:
         variances: of the terms in the order of `Scales.listed`.
-        reach: weights of the squared distances in the ordinary term, [searched].
-        root: lower Cholesky factor of the covariance of what was seen.
-        answers: the inverse of that covariance times the differences.
+        distance_weights: of the squared distances in the ordinary term, [searched].
+        root: lower Cholesky factor of the observations' covariance.
+        alpha: dual weights, the inverse of that covariance times the residuals.
     """
 
     variances: Array
-    reach: Array
+    distance_weights: Array
     root: Array
-    answers: Array
+    alpha: Array
 
     @classmethod
-    def of(cls, theta: Array, terms: Terms, seen: Observations) -> _Fit:
-        """From the logarithms of scales and weights."""
+    def of(cls, theta: Array, terms: Terms, observations: Observations) -> _Fit:
+        """Return the fit for the logarithms of scales and weights."""
         split = len(theta) - terms.features.coordinates.shape[1]
-        variances, reach = np.exp(2 * theta[:split]), np.exp(theta[split:])
+        variances, distance_weights = np.exp(2 * theta[:split]), np.exp(theta[split:])
         nothing = np.zeros((0, 0))
-        return cls(variances, reach, nothing, np.zeros(0)).given(terms, seen)
+        return cls(variances, distance_weights, nothing, np.zeros(0)).given(terms, observations)
 
-    def given(self, terms: Terms, seen: Observations) -> _Fit:
-        """With the same scales, what these observations say."""
-        if len(seen.rows) == 0:
+    def given(self, terms: Terms, observations: Observations) -> _Fit:
+        """Return the fit with the same scales and these observations."""
+        if len(observations.rows) == 0:
             return self
-        own = self.covariance(terms.between(seen.rows, seen.rows))
-        root = linalg.cholesky(own + self.variances[-1] * np.eye(len(own)), lower=True)
-        return replace(self, root=root, answers=linalg.cho_solve((root, True), seen.differences))
+        covariance = self.covariance(terms.between(observations.rows, observations.rows))
+        root = linalg.cholesky(
+            covariance + self.variances[-1] * np.eye(len(covariance)), lower=True
+        )
+        return replace(
+            self, root=root, alpha=linalg.cho_solve((root, True), observations.differences)
+        )
 
     @property
     def noise(self) -> float:
         return math.sqrt(float(self.variances[-1]))
 
     def covariance(self, pairs: Pairs) -> Array:
-        """Of the differences, without noise."""
-        found = np.tensordot(self.variances[:-2], pairs.covariances, 1)
-        ordinary, _ = _matern(np.tensordot(self.reach, pairs.distances, 1))
-        return cast(Array, found + self.variances[-2] * ordinary)
+        """Return the covariance of the residuals, without noise."""
+        result = np.tensordot(self.variances[:-2], pairs.covariances, 1)
+        ordinary, _ = _matern(np.tensordot(self.distance_weights, pairs.distances, 1))
+        return cast(Array, result + self.variances[-2] * ordinary)
 
     def predict(self, across: Pairs, expected: Array, log_sd: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, from what the points share with those that were seen."""
-        own = np.ones((len(expected), len(self.variances) - 1))
-        own[:, 1], own[:, 4] = expected**2, log_sd**2
-        variance = own @ self.variances[:-1]
-        if len(self.answers) == 0:
+        """Return mean and standard deviation, from the covariance with the observations."""
+        factors = np.ones((len(expected), len(self.variances) - 1))
+        factors[:, 1], factors[:, 4] = expected**2, log_sd**2
+        variance = factors @ self.variances[:-1]
+        if len(self.alpha) == 0:
             return np.zeros(len(expected)), np.sqrt(variance)
         shared = self.covariance(across)
         explained = linalg.solve_triangular(self.root, shared.T, lower=True)
-        left = variance - (explained**2).sum(axis=0)
-        return shared @ self.answers, np.sqrt(np.maximum(left, 1e-12))
+        remaining = variance - (explained**2).sum(axis=0)
+        return shared @ self.alpha, np.sqrt(np.maximum(remaining, 1e-12))
 
     def draws(self, across: Pairs, within: Pairs, count: int, rng: np.random.Generator) -> Array:
-        """Joint draws, [count, points]."""
-        left, mean = self.covariance(within), np.zeros(within.covariances.shape[1])
-        if len(self.answers):
+        """Return joint draws, [count, points]."""
+        remaining, mean = self.covariance(within), np.zeros(within.covariances.shape[1])
+        if len(self.alpha):
             shared = self.covariance(across)
             explained = linalg.solve_triangular(self.root, shared.T, lower=True)
-            left, mean = left - explained.T @ explained, shared @ self.answers
-        root = linalg.cholesky(left + 1e-10 * np.eye(len(left)), lower=True)
-        drawn: Array = mean + rng.standard_normal((count, len(left))) @ root.T
-        return drawn
+            remaining, mean = remaining - explained.T @ explained, shared @ self.alpha
+        root = linalg.cholesky(remaining + 1e-10 * np.eye(len(remaining)), lower=True)
+        draws: Array = mean + rng.standard_normal((count, len(remaining))) @ root.T
+        return draws
 
 
-def _most_likely(terms: Terms, seen: Observations, scales: Sequence[Scale]) -> tuple[Array, float]:
-    """Logarithms of the scales, then of the weights of distances; and how likely these are."""
-    priors = [*scales, *([_REACH] * terms.features.coordinates.shape[1])]
+def _most_likely(
+    terms: Terms, observations: Observations, scales: Sequence[Scale]
+) -> tuple[Array, float]:
+    """Return the log scales and log distance weights at the mode, and the mode's log density."""
+    priors = [*scales, *([_DISTANCE_WEIGHT] * terms.features.coordinates.shape[1])]
     middle = np.array([math.log(prior.median) for prior in priors])
-    if len(seen.rows) == 0:
+    if len(observations.rows) == 0:
         return middle, 0.0
     bounds = [(at - 4 * p.log_sd, at + 4 * p.log_sd) for at, p in zip(middle, priors, strict=True)]
-    # This import takes half a second: only what fits a model pays for it.
+    # This import takes half a second, so it is made only where a model is fitted.
     from scipy import optimize
 
-    found = optimize.minimize(
-        _Likelihood(terms, seen, priors), middle, jac=True, method="L-BFGS-B", bounds=bounds,
-        options={"maxiter": _MOST_STEPS},
-    )  # fmt: skip
-    return cast(Array, found.x), -float(found.fun)
+    density = _Likelihood(terms, observations, priors)
+    options = {"maxiter": _MOST_ITERATIONS}
+    result = optimize.minimize(
+        density, middle, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    return cast(Array, result.x), -float(result.fun)
 
 
-def _some(seen: Observations) -> Observations:
-    """At most as many as the scales are learnt from, evenly spread, the last among them."""
-    count = len(seen.rows)
-    if count <= _MOST_FOR_SCALES:
-        return seen
-    kept = np.unique(np.linspace(0, count - 1, _MOST_FOR_SCALES).round().astype(np.int64))
-    return Observations(seen.rows[kept], seen.differences[kept])
+def _subsampled(observations: Observations) -> Observations:
+    """Return at most `_MOST_OBSERVATIONS`, evenly spread, the last among them."""
+    count = len(observations.rows)
+    if count <= _MOST_OBSERVATIONS:
+        return observations
+    chosen = np.unique(np.linspace(0, count - 1, _MOST_OBSERVATIONS).round().astype(np.int64))
+    return Observations(observations.rows[chosen], observations.differences[chosen])
 
 
 class _Likelihood:
     """Minus the logarithm of the posterior density of the scales, and its gradient."""
 
-    def __init__(self, terms: Terms, seen: Observations, priors: Sequence[Scale]) -> None:
-        rows = seen.rows
+    def __init__(self, terms: Terms, observations: Observations, priors: Sequence[Scale]) -> None:
+        rows = observations.rows
         # Flat, [terms, pairs of observations]: sums over them are products of matrices.
         pairs, count = terms.between(rows, rows), len(rows) ** 2
         noise = np.eye(len(rows)).reshape(1, count)
         self._fixed = np.vstack([pairs.covariances.reshape(-1, count), noise])
         self._distances = pairs.distances.reshape(-1, count)
-        self._differences = seen.differences
+        self._differences = observations.differences
         self._middle = np.array([math.log(prior.median) for prior in priors])
         self._spread = np.array([prior.log_sd for prior in priors])
 
@@ -376,13 +385,15 @@ class _Likelihood:
         covariance = fixed @ self._fixed + variances[-2] * ordinary
         count = len(self._differences)
         root = linalg.cholesky(covariance.reshape(count, count), lower=True)
-        answers = linalg.cho_solve((root, True), self._differences)
-        value = float(0.5 * self._differences @ answers + np.log(np.diag(root)).sum())
+        alpha = linalg.cho_solve((root, True), self._differences)
+        value = float(0.5 * self._differences @ alpha + np.log(np.diag(root)).sum())
         inverse = linalg.cho_solve((root, True), np.eye(count))
-        inner = (inverse - np.outer(answers, answers)).ravel()
+        inner = (inverse - np.outer(alpha, alpha)).ravel()
         by_fixed = fixed * (self._fixed @ inner)
         by_ordinary = variances[-2] * float(inner @ ordinary)
         by_weight = variances[-2] / 2 * weights * (self._distances @ (inner * slope))
         gradient = np.concatenate([by_fixed[:-1], [by_ordinary], by_fixed[-1:], by_weight])
-        away = (theta - self._middle) / self._spread
-        return value + float(0.5 * away @ away), gradient + away / self._spread
+        standardised = (theta - self._middle) / self._spread
+        return value + float(
+            0.5 * standardised @ standardised
+        ), gradient + standardised / self._spread

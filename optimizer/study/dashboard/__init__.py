@@ -1,1 +1,1 @@
-"""What optuna-dashboard shows of a study: notes and files that the run writes, and a server."""
+"""optuna-dashboard for a study: the notes and files that the run writes, and a server."""

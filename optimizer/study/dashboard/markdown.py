@@ -1,4 +1,4 @@
-"""The notes that optuna-dashboard shows, in Markdown. Pure."""
+"""The notes that optuna-dashboard shows, in Markdown."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, Decision
-from optimizer.study.event_text import load_text, regret_text
+from optimizer.study.event_text import load_text, outcome_name, regret_text
 from optimizer.study.history import History
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
 
-_VALUES = {
+_VALUE_MEANINGS = {
     "ok": "The value is the cost at the capacity, in dollars per million requests.",
-    "infeasible": "The value is the cost at saturation, **outside the limits**: it is no cost of a "
-    "service that keeps them.",
-    "bounded": "The value is the cost at saturation, where the trial ended: it was already worse "
-    "than the best so far, and its capacity is not known.",
+    "infeasible": "The value is the cost at saturation, **outside the limits**; no service within "
+    "them has this cost.",
+    "bounded": "The value is the cost at saturation, where the trial was pruned: it was already "
+    "worse than the best so far, so its capacity was not measured.",
     "failed": "There is no value: the configuration could not be measured.",
 }
 
@@ -33,38 +33,38 @@ def study_note(
     baseline: ServingConfig,
     regret_bound: float | None = None,
 ) -> str:
-    """What a study has found so far.
+    """Return the note of a study.
 
     Args:
-        phase: what the run does now, or how it ended.
+        phase: the current phase, or how the run ended.
         records: of all trials.
-        decision: what they and the confirm phase recommend.
-        regret_bound: as in `SearchStatus`; None once the study has come to its end.
+        decision: recommendation by them and the confirm phase.
+        regret_bound: as in `SearchStatus`; None once the search is over.
     """
     history = History({record.number: record for record in records})
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in history.counts().items())
+    counts = ", ".join(f"{count} {outcome_name(o)}" for o, count in history.counts().items())
     many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
     if decision.best is not None:
-        parts.append(_found(decision.best, decision.entry_of(baseline)))
+        parts.append(_best_table(decision.best, decision.entry_of(baseline)))
     elif records:
         parts.append("**Nothing has met the limits so far.**")
     if regret_bound is not None:
-        parts.append(f"By the search's own reckoning {_plain(regret_text(regret_bound))}.")
+        parts.append(f"Remaining potential: {_plain(regret_text(regret_bound))}.")
     parts.append(
         "The best is the cheapest configuration within the limits, by confirmed figures where "
-        "there are any. The values of infeasible and bounded trials are costs at saturation, and "
-        "no costs of a service within them."
+        "there are any. The values of infeasible and pruned trials are costs at saturation, which "
+        "no service within the limits has."
     )
     return "\n\n".join(parts) + "\n"
 
 
 def trial_note(record: TrialRecord) -> str:
-    """What was measured of a trial, and what came of it."""
+    """Return the note of a trial: its result and its load levels."""
     parts = [
         f"**{_plain(describe(record.config))}**",
-        f"**{record.outcome}**: {_plain(record.reason)}",
-        _VALUES[record.outcome],
+        f"**{outcome_name(record.outcome)}**: {_plain(record.reason)}",
+        _VALUE_MEANINGS[record.outcome],
     ]
     if record.score is not None and record.measurement is not None:
         measurement, score = record.measurement, record.score
@@ -74,7 +74,7 @@ def trial_note(record: TrialRecord) -> str:
             f"{_plain('$')}{score.usd_per_million_at_capacity:.4f} per million; "
             f"{score.replicas} replicas for the demand."
         )
-    # Of one that ended at saturation nobody knows how far it is from its limits.
+    # The latency of a pruned trial was measured at saturation only.
     for name, value in record.constraints if record.outcome != "bounded" else ():
         over = f"{abs(value):.0%} {'over' if value > 0 else 'within'} the limit"
         parts.append(f"Constraint {_plain(name)}: {value:+.3f} ({over}).")
@@ -82,29 +82,36 @@ def trial_note(record: TrialRecord) -> str:
         parts.append(_levels(record.measurement.levels))
     seconds = record.seconds
     parts.append(
-        f"It took {seconds.total:.1f} s: {seconds.measuring:.1f} s of load, "
-        f"{seconds.serving:.1f} s to serve it."
+        f"The trial took {seconds.total:.1f} s: {seconds.measuring:.1f} s of load tests, "
+        f"{seconds.serving:.1f} s to start the server and load the model."
     )
     return "\n\n".join(parts) + "\n"
 
 
-_COLUMNS = ("", "configuration", "requests/s", "p95 there, ms", "$ per million", "replicas, $")
+_COLUMNS = (
+    "",
+    "configuration",
+    "requests/s",
+    "p95 at capacity, ms",
+    "$ per million",
+    "replicas, $",
+)
 
 
-def _found(best: ConfirmedCapacity, baseline: ConfirmedCapacity | None) -> str:
+def _best_table(best: ConfirmedCapacity, baseline: ConfirmedCapacity | None) -> str:
     rows = [_row("best", best)]
     if baseline is not None and baseline.config != best.config:
         rows.append(_row("baseline", baseline))
     return _table(_COLUMNS, rows)
 
 
-def _row(name: str, found: ConfirmedCapacity) -> tuple[str, ...]:
-    score, p95_ms = found.candidate.score, found.latency_ms(95)
-    basis = capacity_basis(found.candidate.measurement)
+def _row(name: str, entry: ConfirmedCapacity) -> tuple[str, ...]:
+    score, p95_ms = entry.candidate.score, entry.latency_ms(95)
+    basis = capacity_basis(entry.candidate.measurement)
     return (
-        f"{name}, {found.status}: trial {found.trial.number}",
-        describe(found.config),
-        f"{found.candidate.measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else ""),
+        f"{name}, {entry.status}: trial {entry.trial.number}",
+        describe(entry.config),
+        f"{entry.candidate.measurement.capacity_per_second:.0f}" + (f" ({basis})" if basis else ""),
         f"{p95_ms:.1f}" if p95_ms is not None else "",
         f"{score.usd_per_million_at_capacity:.4f}",
         f"{score.replicas} for {score.fleet_usd_per_hour:.3f} an hour",
@@ -130,5 +137,5 @@ def _table(columns: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequ
 
 
 def _plain(text: str) -> str:
-    """As it is, whatever Markdown means by its characters."""
+    """Escape the characters that mean something in Markdown."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

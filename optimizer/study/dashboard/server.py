@@ -1,4 +1,4 @@
-"""optuna-dashboard over one study, on this machine alone."""
+"""optuna-dashboard for one study, on this machine only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optimizer.errors import RequirementError, UsageError
 from optimizer.study.dashboard.read_only_storage import ReadOnlyStorage
 from optimizer.study.dashboard.shown_study import can_note
-from optimizer.study.optuna_study import close_storage, open_storage, storage_failures
+from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 HOST = "127.0.0.1"
 
@@ -24,7 +24,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def require_dashboard() -> None:
-    """Say what is missing. Raises RequirementError."""
+    """Raise RequirementError where optuna-dashboard is not installed."""
     if not can_note():
         raise RequirementError(
             "the dashboard needs optuna-dashboard", "pip install 'triton-cost-optimizer[dashboard]'"
@@ -35,15 +35,15 @@ def require_dashboard() -> None:
 def dashboard_server(
     name: str, journal: Path, storage: str | None, artifacts: Path, port: int
 ) -> Iterator[WSGIServer]:
-    """A server that shows a study once it is told to serve.
+    """Yield a server that shows a study once `serve_forever` is called.
 
     Args:
         artifacts: folder of the trials' files.
-        storage: URL of a database; None where the study is kept in the journal.
-        port: 0 takes any that is free.
+        storage: URL of a database; None where the study is in the journal.
+        port: 0 takes any free one.
 
     Raises:
-        UsageError: where there is no such study, or the port is taken.
+        UsageError: where the study does not exist, or the port is problem.
         StorageError: when the storage cannot be read.
     """
     where = str(journal) if storage is None else "the study storage"
@@ -52,7 +52,7 @@ def dashboard_server(
         try:
             opened.get_study_id_from_name(name)
         except KeyError as error:
-            raise UsageError(f"there is no study {name} in {where}") from error
+            raise UsageError(f"study {name!r} not found in {where}") from error
     try:
         with _listening(
             _read_only(_application(ReadOnlyStorage(opened, name), artifacts)), port
@@ -70,15 +70,13 @@ def _application(storage: ReadOnlyStorage, artifacts: Path) -> Application:
 
 
 def _read_only(application: Application) -> Application:
-    """Refuses every request that is to change something, with the reason."""
+    """Wrap an application: refuse every request that would change something."""
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return application(environ, start)
         start("403 Forbidden", [("Content-Type", "application/json")])
-        return [
-            json.dumps({"reason": "this dashboard shows the study and changes nothing"}).encode()
-        ]
+        return [json.dumps({"reason": "this dashboard is read-only"}).encode()]
 
     return answer
 
@@ -89,7 +87,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002, its name in the base class
-        """Requests are not worth a line each."""
+        """Ignore requests: they are not worth a line each."""
 
 
 def _listening(application: Application, port: int) -> WSGIServer:
@@ -100,7 +98,7 @@ def _listening(application: Application, port: int) -> WSGIServer:
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        taken = "is taken" if error.errno == errno.EADDRINUSE else "is not for everyone"
+        problem = "is in use" if error.errno == errno.EADDRINUSE else "needs privileges"
         raise UsageError(
-            f"--port: must be free; port {port} {taken}: give another, or 0 for any"
+            f"--port: port {port} {problem}; choose another, or 0 for any free port"
         ) from error

@@ -1,4 +1,4 @@
-"""The Optuna study as optuna-dashboard shows it: its notes, and the files of its trials."""
+"""The notes and files of an Optuna study, as optuna-dashboard stores them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from optimizer.errors import UsageError, storage_errors
-from optimizer.study.optuna_study import close_storage, open_storage, storage_failures
+from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 
 def can_note() -> bool:
-    """Whether optuna-dashboard is installed, which knows how notes are kept."""
+    """Return whether optuna-dashboard is installed, which stores notes."""
     return importlib.util.find_spec("optuna_dashboard") is not None
 
 
 class ShownStudy:
-    """Writes what the dashboard shows beside the values; a context manager that closes the storage.
+    """Writes the notes and files of a study; a context manager that closes the storage.
 
     Args:
         artifacts: folder of the files.
-        storage: URL of a database; None where the study is kept in the journal.
+        storage: URL of a database; None where the study is in the journal.
 
     Raises:
-        UsageError: where there is no such study.
-        StorageError: when the storage cannot be opened, and by every method when it, or the folder,
-            cannot be written.
+        UsageError: where the study does not exist.
+        StorageError: when the storage cannot be opened, and by every method when it, or the
+            folder, cannot be written.
     """
 
     def __init__(self, name: str, journal: Path, storage: str | None, artifacts: Path) -> None:
@@ -42,7 +42,7 @@ class ShownStudy:
                     study_name=name, storage=self._storage, sampler=RandomSampler()
                 )
             except KeyError as error:
-                raise UsageError(f"there is no study {name} in {self._where}") from error
+                raise UsageError(f"study {name!r} not found in {self._where}") from error
 
     def __enter__(self) -> ShownStudy:
         return self
@@ -51,7 +51,7 @@ class ShownStudy:
         close_storage(self._storage)
 
     def note(self, text: str) -> None:
-        """Replace the study's note, unless it says this already."""
+        """Replace the study's note where it differs."""
         from optuna_dashboard import get_note, save_note
 
         with storage_failures(self._where):
@@ -65,21 +65,21 @@ class ShownStudy:
         with storage_failures(self._where):
             save_note(self._trial(number), text)
 
-    def unnoted(self, numbers: list[int]) -> list[int]:
-        """Those of the trials that are there and have no note."""
+    def trials_without_note(self, numbers: list[int]) -> list[int]:
+        """Return the existing trials among these that have no note."""
         from optuna_dashboard import get_note
 
         with storage_failures(self._where):
-            known = {trial.number for trial in self._study.get_trials(deepcopy=False)}
-            return [n for n in numbers if n in known and not get_note(self._trial(n))]
+            existing = {trial.number for trial in self._study.get_trials(deepcopy=False)}
+            return [n for n in numbers if n in existing and not get_note(self._trial(n))]
 
     def name_constraints(self, names: list[str]) -> None:
-        """Keep the constraints' names, in the order of their values."""
+        """Store the constraints' names, in the order of their values."""
         with storage_failures(self._where):
             self._study.set_user_attr("constraints", names)
 
     def attach(self, number: int, name: str, text: str) -> None:
-        """Keep a file with a trial that is not finished yet."""
+        """Store a file with a trial that is not finished yet."""
         # Optuna's artifact stores import boto3 where it is installed, which takes a second.
         from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 

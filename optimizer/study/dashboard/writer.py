@@ -1,7 +1,7 @@
-"""What a run writes for the dashboard as it goes: notes, and the files of its trials.
+"""The watchers that write a study's notes and trial files for the dashboard during a run.
 
-Only the run writes, while it holds its study: the dashboard itself changes nothing. Nothing that is
-written here is ever read by a search, and what cannot be written ends no run.
+Only the run writes, while it holds the study's lock; the dashboard is read-only. No search reads
+these notes and files, and a write error ends no run.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from optimizer.study.searched_space import SearchedSpace, read_searched
 _TAIL_BYTES = 16_384
 
 Files = Callable[[ServingConfig], Mapping[str, str]]
-"""Texts by file name that a configuration is served with."""
+"""Returns the texts, by file name, that a configuration is served with."""
 
 
 class StudyNotes:
-    """A watcher that keeps the notes of a study and its trials.
+    """A watcher that writes the notes of a study and its trials.
 
     Args:
-        directory: of the study, with what earlier runs have left.
-        searched: what is searched; what the prepare phase leaves of it is read at every phase.
+        directory: of the study, with the results of earlier runs.
+        searched: the searched space; it is read again when the search starts.
         constraints: their names.
-        tell: who is told that no more can be written.
+        tell: receives a warning when notes can no longer be written.
     """
 
     def __init__(
@@ -61,33 +61,33 @@ class StudyNotes:
         self._trials = dict(directory.trials.read_all())
         self._confirmations = dict(directory.confirmations.read_all())
         self._regret_bound: float | None = None
-        self._able = can_note()
+        self._enabled = can_note()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Update the notes by an event."""
         match event:
             case PhaseStarted(phase):
                 self._phase = phase
-                self._try(self._begin_phase)
+                self._write(self._begin_phase)
             case SearchStatusChanged(status):
                 self._regret_bound = status.regret_bound
             case TrialFinished(record) if self._phase == "search":
                 self._trials[record.number] = record
-                self._try(lambda: self._note_trial(record))
+                self._write(lambda: self._note_trial(record))
             case TrialFinished(record) if self._phase == "confirm":
                 self._confirmations[record.number] = record
-                self._try(lambda: self._note(f"phase {self._phase}"))
+                self._write(lambda: self._note(f"phase {self._phase}"))
             case _:
                 pass
 
     def end(self, how: str) -> None:
-        """Say how the study ended, and what it came to."""
+        """Write how the study ended, and its result."""
         self._regret_bound = None
-        self._try(lambda: self._note(how))
+        self._write(lambda: self._note(how))
 
     def catch_up(self) -> None:
-        """Write the notes that trials lack: of earlier versions, or where none could be written."""
-        for number in self._shown.unnoted(sorted(self._trials)):
+        """Write missing notes: of earlier versions, or where none could be written."""
+        for number in self._shown.trials_without_note(sorted(self._trials)):
             self._shown.note_trial(number, trial_note(self._trials[number]))
 
     def _begin_phase(self) -> None:
@@ -111,23 +111,23 @@ class StudyNotes:
         name = self._directory.name
         self._shown.note(study_note(name, phase, records, decision, baseline, self._regret_bound))
 
-    def _try(self, write: Callable[[], None]) -> None:
-        if not self._able:
+    def _write(self, write: Callable[[], None]) -> None:
+        if not self._enabled:
             return
         try:
             write()
         except StorageError as error:
-            self._able = False
-            self._tell(Note(f"no more notes for the dashboard: {error}", True))
+            self._enabled = False
+            self._tell(Note(f"dashboard notes are no longer written: {error}", True))
 
 
 class TrialFiles:
-    """A watcher of a search that keeps with each trial what it was served with, and how it failed.
+    """A watcher that stores each trial's model files, and the server log of failed trials.
 
     Args:
         files: see `Files`.
         log: of the server.
-        tell: who is told that no more can be written.
+        tell: receives a warning when files can no longer be written.
     """
 
     def __init__(self, shown: ShownStudy, files: Files, log: Path, tell: Watcher) -> None:
@@ -135,10 +135,10 @@ class TrialFiles:
         self._files = files
         self._log = log
         self._tell = tell
-        self._able = True
+        self._enabled = True
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Store the files of an event."""
         match event:
             case TrialStarted(number, _, _, config):
                 self._attach(number, self._files(config))
@@ -150,18 +150,18 @@ class TrialFiles:
                 pass
 
     def _attach(self, number: int, files: Mapping[str, str]) -> None:
-        if not self._able:
+        if not self._enabled:
             return
         try:
             for name, text in files.items():
                 self._shown.attach(number, name, text)
         except StorageError as error:
-            self._able = False
-            self._tell(Note(f"no more files for the dashboard: {error}", True))
+            self._enabled = False
+            self._tell(Note(f"dashboard files are no longer written: {error}", True))
 
 
 def tail(path: Path, size_bytes: int) -> str:
-    """The last whole lines of a text file; nothing where it cannot be read."""
+    """Return the last whole lines of a text file; nothing where it cannot be read."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, 2)

@@ -105,7 +105,7 @@ def test_the_latest_price_of_what_is_meant() -> None:
     with pytest.raises(UsageError) as caught:
         listed_price(listed, "ml.g5.xlarge", PriceChoice("spot", "eu-west-1"))
     assert str(caught.value).startswith(
-        "ml.g5.xlarge: no spot price in eu-west-1 is listed (on-demand in eu-west-1, "
+        "ml.g5.xlarge: no spot price in eu-west-1 is listed (listed: on-demand in eu-west-1, "
         "on-demand in us-east-1, spot in us-east-1)"
     )
 

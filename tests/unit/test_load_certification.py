@@ -1,4 +1,4 @@
-"""Whether a load that was found is held, on the simulated server."""
+"""Certification of a capacity, on the simulated server."""
 
 from dataclasses import replace
 
@@ -11,14 +11,14 @@ from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL, SERVERS
 
 
-def hold(server: SimulatedServer, capacity: float) -> Evaluation:
+def certify(server: SimulatedServer, capacity: float) -> Evaluation:
     task = CertificationTask(capacity, requests=500, at_demand=lambda load: load / 2)
     return certify_load(server, server.work, PROTOCOL, 16, task)
 
 
-def test_a_load_within_the_capacity_is_held() -> None:
+def test_a_load_within_the_capacity_is_certified() -> None:
     server = replace(SERVERS["M/D/4, tight"], plans=[])
-    result = hold(server, 0.7)
+    result = certify(server, 0.7)
     assert result.outcome == "ok"
     assert result.valid_measurement.load_factor == 0.7
     loads = [plan.load for plan in server.plans]
@@ -29,7 +29,7 @@ def test_a_load_within_the_capacity_is_held() -> None:
 
 def test_a_load_just_above_the_capacity_steps_down() -> None:
     server = replace(SERVERS["M/D/4, tight"], plans=[])
-    result = hold(server, 0.98)
+    result = certify(server, 0.98)
     assert result.outcome == "ok"
     assert result.valid_measurement.load_factor < 0.98
     assert result.valid_measurement.load_factor_high == pytest.approx(
@@ -39,6 +39,6 @@ def test_a_load_just_above_the_capacity_steps_down() -> None:
 
 
 def test_a_limit_that_is_missed_all_the_way_down_is_infeasible() -> None:
-    result = hold(SimulatedServer(workload(8)), 0.3)
+    result = certify(SimulatedServer(workload(8)), 0.3)
     assert result.outcome == "infeasible"
     assert result.valid_measurement.load_factor == 0

@@ -12,9 +12,10 @@ from botocore.stub import Stubber
 from click.testing import CliRunner
 
 from optimizer.cli import commands
+from optimizer.commands.prices import PRICE_SOURCES
 from optimizer.errors import RequirementError, UsageError
 from optimizer.files.shipped import shipped
-from optimizer.fleet.aws_prices import todays_prices
+from optimizer.fleet.aws_prices import AwsPrices
 from optimizer.fleet.price_list import (
     merge_prices,
     price_list,
@@ -160,7 +161,7 @@ def test_prices_of_hosting_are_asked_for_by_instance_name(aws: tuple[Any, Stubbe
             "Filters": [{"Type": "TERM_MATCH", "Field": f, "Value": v} for f, v in filters.items()],
         },
     )
-    [found] = todays_prices(client, ["ml.g5.xlarge"], "eu-west-1")
+    [found] = AwsPrices(client).current_prices(["ml.g5.xlarge"], "eu-west-1")
     assert found.price == Price(
         "ml.g5.xlarge", 1.57, "AWS price list, eu-west-1", "2026-11-01", "eu-west-1"
     )
@@ -176,7 +177,7 @@ def test_ec2_has_a_reserved_price_too(aws: tuple[Any, Stubber]) -> None:
     }
     listed = product("g5.xlarge", OnDemand={"t": term("1.0")}, Reserved=reserved)
     stubber.add_response("get_products", {"PriceList": [listed]})
-    found = list(todays_prices(client, ["g5.xlarge"], "us-east-1"))
+    found = list(AwsPrices(client).current_prices(["g5.xlarge"], "us-east-1"))
     assert [(e.price.rate, e.price.usd_per_hour) for e in found] == [
         ("on-demand", 1.0),
         ("reserved", 0.6),
@@ -187,7 +188,7 @@ def test_without_credentials_the_remedy_is_named(aws: tuple[Any, Stubber]) -> No
     client, stubber = aws
     stubber.add_client_error("get_products", "AccessDeniedException")
     with pytest.raises(RequirementError, match="pricing:GetProducts"):
-        list(todays_prices(client, ["ml.g5.xlarge"], "us-east-1"))
+        list(AwsPrices(client).current_prices(["ml.g5.xlarge"], "us-east-1"))
 
 
 def test_prices_lists_all_with_rate_region_and_date(own: Path) -> None:
@@ -204,7 +205,7 @@ def test_update_keeps_todays_prices_in_the_own_list(
     own: Path, aws: tuple[Any, Stubber], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, stubber = aws
-    monkeypatch.setattr("optimizer.commands.prices.aws_client", lambda: client)
+    monkeypatch.setitem(PRICE_SOURCES, "aws", lambda: AwsPrices(client))
     write(own, "mine,2,here,2026-10-01,our contract,")
     listed = product("ml.g4dn.xlarge", OnDemand={"t": term("0.8")})
     stubber.add_response("get_products", {"PriceList": [listed]})
@@ -221,7 +222,7 @@ def test_a_price_that_init_has_written_is_an_example_until_it_is_replaced(tmp_pa
     price = load_space(tmp_path / "space.yaml", {}, HARDWARE).price
     warning = price_warning(price, date(2026, 11, 25))
     assert warning is not None
-    assert "the price of my-machine, $0.5 an hour, is an example" in warning
+    assert "the price of my-machine, $0.5 per hour, is an example" in warning
     own = template.replace("source: example}", "source: our contract, as_of: 2026-11-01}")
     (tmp_path / "space.yaml").write_text(own)
     own_price = load_space(tmp_path / "space.yaml", {}, HARDWARE).price

@@ -80,7 +80,7 @@ def test_each_feature_has_twelve_pairs_that_differ_in_it_alone(feature: Feature)
 
 
 def ratios(said: str) -> tuple[float, ...]:
-    [claim] = [each for each in claims(ROWS) if each.said.startswith(said)]
+    [claim] = [each for each in claims(ROWS) if each.text.startswith(said)]
     return claim.ratios
 
 
@@ -90,7 +90,7 @@ def test_batching_gains_pytorch_nothing() -> None:
 
 
 def test_what_the_table_does_not_bear_out_is_counted() -> None:
-    of = {claim.said: (claim.borne_out, len(claim.pairs)) for claim in claims(ROWS)}
+    of = {claim.text: (claim.supporting_pairs, len(claim.pairs)) for claim in claims(ROWS)}
     assert of["dynamic batching, pytorch: twice the throughput"] == (0, 6)
     borne_out, pairs = of["TensorRT: about half the latency on one GPU"]
     assert 0 < borne_out < pairs == 8

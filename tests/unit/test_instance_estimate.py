@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from optimizer.errors import UsageError
-from optimizer.fleet.figures import SourcedFigure, derived
 from optimizer.fleet.instance_estimate import (
     METRICS,
     Observation,
+    SourcedFigure,
+    derived,
     estimate_extrapolated,
     estimate_measured,
 )
@@ -123,7 +124,7 @@ def test_a_gpu_that_does_not_tell_its_power_leaves_it_open() -> None:
 def test_all_gpus_of_an_instance_count_though_some_were_used() -> None:
     big = replace(T4, cores=48, memory_gib=186)
     offer = estimate_measured(observation(big), G4_4GPUS.price, G4_4GPUS, DEMAND)
-    assert offer.extrapolated == "1 of 4 GPUs were used; certain once all are loaded together"
+    assert offer.extrapolated == "1 of 4 GPUs were used; certain only once all are loaded together"
     invocations = offer.metrics["MaxInvocations"]
     assert invocations is not None
     assert invocations.value == pytest.approx(24_000)
@@ -142,7 +143,7 @@ def test_gpus_of_another_model_are_not_counted() -> None:
 
 def test_another_instance_type_serves_what_its_gpus_do() -> None:
     offer = estimate_extrapolated(observation(), G4_4GPUS, DEMAND)
-    assert offer.extrapolated == "4 x NVIDIA T4, by what study t4 measured on 1"
+    assert offer.extrapolated == "4 x NVIDIA T4, measured on 1 in study t4"
     assert offer.price == G4_4GPUS.price
     assert offer.candidate.measurement.capacity_per_second == pytest.approx(400.0)
     basis = {figure.basis for figure in offer.metrics.values() if figure is not None}
@@ -151,7 +152,9 @@ def test_another_instance_type_serves_what_its_gpus_do() -> None:
 
 def test_cores_that_cannot_feed_the_gpus_are_told() -> None:
     hungry = estimate_extrapolated(observation(busy_cores=13.0), G4_4GPUS, DEMAND)
-    assert hungry.warnings == ("its 48 cores would have to do the work of 52.0: expect less",)
+    assert hungry.warnings == (
+        "its 48 cores would have to do the work of 52.0: expect a lower capacity",
+    )
     assert estimate_extrapolated(observation(busy_cores=11.0), G4_4GPUS, DEMAND).warnings == ()
 
 
@@ -168,12 +171,12 @@ def test_the_cheapest_fleet_comes_first_with_the_best_configuration_of_each_stud
     slow, fast = observation(capacity=60), observation(capacity=120, which=1)
     other = observation(A10G, 260, study="a10g")
     found = recommend([studied(A10G, G5, other), studied(T4, G4, slow, fast)], [], LISTED, DEMAND)
-    assert [offer.price.instance_type for offer in found.offers] == [
+    assert [offer.price.instance_type for offer in found.estimates] == [
         "ml.g5.xlarge",
         "ml.g4dn.xlarge",
     ]
-    assert found.offers[1].candidate.config == fast.candidate.config
-    assert [offer.fleet_usd_per_hour for offer in found.offers] == [
+    assert found.estimates[1].candidate.config == fast.candidate.config
+    assert [offer.fleet_usd_per_hour for offer in found.estimates] == [
         pytest.approx(2 * 1.408), pytest.approx(5 * 0.7364),
     ]  # fmt: skip
 
@@ -181,15 +184,15 @@ def test_the_cheapest_fleet_comes_first_with_the_best_configuration_of_each_stud
 def test_every_configuration_may_be_asked_for() -> None:
     seen = [observation(capacity=60), observation(capacity=120, which=1)]
     found = recommend([studied(T4, G4, *seen)], [], LISTED, DEMAND, every_configuration=True)
-    assert [offer.candidate.score.replicas for offer in found.offers] == [5, 9]
+    assert [offer.candidate.score.replicas for offer in found.estimates] == [5, 9]
 
 
 def test_of_equal_fleets_the_one_that_was_measured_is_recommended() -> None:
     cheap = replace(G4_4GPUS, price=replace(G4_4GPUS.price, usd_per_hour=4 * 0.7364))
     found = recommend([studied(T4, G4, observation(capacity=125))], [cheap], LISTED, DEMAND)
-    assert [offer.extrapolated is None for offer in found.offers] == [True, False]
-    assert len({offer.fleet_usd_per_hour for offer in found.offers}) == 1
-    assert found.best_measured == found.offers[0]
+    assert [offer.extrapolated is None for offer in found.estimates] == [True, False]
+    assert len({offer.fleet_usd_per_hour for offer in found.estimates}) == 1
+    assert found.best_measured == found.estimates[0]
 
 
 def test_the_study_with_as_many_cores_for_a_gpu_stands_for_another_type() -> None:
@@ -198,7 +201,7 @@ def test_the_study_with_as_many_cores_for_a_gpu_stands_for_another_type() -> Non
     entry = listed_price(LISTED, "ml.g4dn.2xlarge", PriceChoice())
     both = [studied(T4, G4, observation()), studied(wide, entry, twelve)]
     found = recommend(both, [G4_4GPUS], LISTED, DEMAND)
-    [elsewhere] = [o for o in found.offers if o.price == G4_4GPUS.price]
+    [elsewhere] = [o for o in found.estimates if o.price == G4_4GPUS.price]
     assert elsewhere.study == "twelve cores", "48 cores for 4 GPUs"
 
 
@@ -206,7 +209,7 @@ def test_a_gpu_that_nobody_measured_is_refused_with_what_was() -> None:
     with pytest.raises(UsageError) as caught:
         recommend([studied(T4, G4, observation())], [G5], LISTED, DEMAND)
     assert str(caught.value) == (
-        "--instance-type ml.g5.xlarge: it has NVIDIA A10G, and only what was measured on the same "
+        "--instance-type ml.g5.xlarge: it has NVIDIA A10G, and only measurements on the same "
         "GPU can be extrapolated (measured: t4 Tesla T4)"
     )
     c5 = listed_price(LISTED, "ml.c5.xlarge", PriceChoice())
@@ -218,7 +221,7 @@ def test_a_study_with_nothing_within_the_limits_is_named_with_its_reason() -> No
     empty = StudyObservations("a10g", price_of("ml.g5.xlarge"), A10G, (), "all missed")
     twelve = listed_price(LISTED, "ml.g5.12xlarge", PriceChoice())
     found = recommend([studied(T4, G4, observation()), empty], [twelve], LISTED, DEMAND)
-    assert len(found.offers) == 1
+    assert len(found.estimates) == 1
     assert found.nothing == (
         ("a10g", "all missed"),
         ("ml.g5.12xlarge", "no study on NVIDIA A10G has anything within the limits"),

@@ -77,9 +77,9 @@ def test_a_change_of_pace_is_said_with_both_figures(tmp_path: Path) -> None:
     referring = Referring(tmp_path, bounded(84))
     referring.runs.before_trial(after(1))
     [note] = referring.notes
-    assert "pace changed by -20%" in note
-    assert "84/s now" in note
-    assert "105/s then" in note
+    assert "machine performance changed by -20%" in note
+    assert "84 requests/s now" in note
+    assert "105 requests/s then" in note
     assert DriftRunStarted(BASELINE) in referring.events
 
 

@@ -15,7 +15,7 @@ from optimizer.simulator.forecast import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_estimate import closed_form_estimate, serving_of, simulated_estimate
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
-from tests.unit.test_forecaster import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
+from tests.unit.test_forecast import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
 SERVED = SPACE.config(SPACE.at(0)).models[0]
 AFFINE = ServiceCurve((1, 2, 4, 8, 16), tuple(2.0 + n for n in (1, 2, 4, 8, 16)))

@@ -1,0 +1,111 @@
+"""The Optuna storage of a study, a journal file or a database, and its errors as ours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from optimizer.errors import StorageError, UsageError
+from optimizer.files.untrusted import UnreadableError, parse_json
+
+
+def open_storage(journal: Path, url: str | None, *, create: bool = True) -> BaseStorage:
+    """Return the storage of a study: a database, or its journal without a URL.
+
+    Args:
+        create: make the tables of a database that has none.
+    """
+    if url is not None:
+        return RDBStorage(url, skip_table_creation=not create)
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections to a database."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def repair_journal(journal: Path) -> None:
+    """Remove what a killed writer may leave: its lock, and an incomplete last line.
+
+    The caller holds the study's lock, so no other process writes.
+    """
+    for leftover in journal.parent.glob(f"{journal.name}.lock*"):
+        leftover.unlink()
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            parse_json(line)
+        except UnreadableError as error:
+            raise _damaged(f"{journal}, line {number}") from error
+
+
+@contextmanager
+def journal_errors(journal: Path | None) -> Iterator[None]:
+    """Raise `StorageError` for whatever Optuna raises when it reads a damaged journal."""
+    try:
+        yield
+    except (StorageError, OSError):
+        raise
+    except _database_errors():
+        raise
+    except Exception as error:
+        if journal is None:
+            raise
+        raise _damaged(str(journal)) from error
+
+
+def _damaged(where: str) -> StorageError:
+    return StorageError(
+        f"{where} is damaged; move the file away and rerun the command: "
+        "the study is rebuilt from its records"
+    )
+
+
+@contextmanager
+def storage_failures(where: str) -> Iterator[None]:
+    """Raise errors of Optuna's storages as `StorageError` or `UsageError`; hide its warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except _address_errors() as error:
+        raise UsageError(f"--storage: {_first_line(error)}") from error
+    except _database_errors() as error:
+        raise StorageError(f"study storage: {_first_line(error.__cause__ or error)}") from error
+    except OSError as error:
+        text = f"cannot write {error.filename or where}: {error.strerror or error}"
+        raise StorageError(text) from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a database; SQLAlchemy is imported only once there is an error."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError, optuna.exceptions.StorageInternalError
+
+
+def _address_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a database's address, a driver that is not installed among them."""
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    return ArgumentError, NoSuchModuleError, ImportError
+
+
+def _first_line(error: BaseException) -> str:
+    """Return a database's message without the driver's explanations."""
+    return str(error).partition("\n")[0]
