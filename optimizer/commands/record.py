@@ -24,8 +24,7 @@ class RecordOptions:
 
     Attributes:
         seed: of the order of the points, the sample and the arrivals.
-        results: folder of the studies; the recording is written to STUDY/recorded below it.
-        cache: folder of the artefact cache; None is this user's.
+        results: the recording is written to STUDY/recorded below it.
     """
 
     space: Path

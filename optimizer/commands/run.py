@@ -59,22 +59,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of `run`; None leaves the space file's own value.
-
-    Attributes:
-        space: a space file, or what was read of one.
-        study: name of the study.
-        trials: configurations to measure.
-        seed: of the sampler and of arrivals.
-        sampler: guided by default; tpe with several latency limits, which guided cannot optimise.
-        storage: URL of a study database; None keeps a journal in the study's folder.
-        warm_start: name of a study in `results` whose still-valid results are reused.
-        enqueue: measured before the sampler proposes anything: the eight configurations of the
-            published benchmark, as far as the space has them.
-        also_limits_ms: latency limits beside the space file's, each with a cost of its own.
-        results: folder of the studies.
-        cache: folder of the artefact cache; None is this user's.
-    """
+    """Options of `run`, see `optimizer.api.run`; None leaves the space file's own value."""
 
     space: Path | Space
     study: str | None = None
