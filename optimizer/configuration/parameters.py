@@ -29,9 +29,9 @@ import pandas as pd
 
 from optimizer.configuration.parameter_definition import (
     Allowed,
-    ParameterEffect,
     ModelScope,
     ParameterDefinition,
+    ParameterEffect,
     Part,
     Served,
     ServingDraft,
