@@ -1,4 +1,4 @@
-"""Why a study has no confirmed configuration within its limits, and what to do about it. Pure."""
+"""Why a study has no confirmed configuration within its limits, and what to do about it."""
 
 from __future__ import annotations
 

@@ -33,26 +33,24 @@ _LEAST_SHARE = 0.01
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
-    found = measured.load_test
+    test = measured.load_test
     say(console, describe(measured.config), "bold")
-    load = (
-        _user_load(found.users, found.shown) if found.users is not None else _levels(found.levels)
-    )
+    load = _user_load(test.users, test.shown) if test.users is not None else _levels(test.levels)
     print_table(console, load)
-    if found.measurement is not None:
-        style = "green" if found.measurement.load_factor else "yellow"
-        say(console, _capacity(found.measurement), style)
-    if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
-        say(console, f"The limit was not met: {found.missed}.", "yellow")
-    print_table(console, _time(found.shown, _timings(measured)))
-    for split in found.shown.server:
+    if test.measurement is not None:
+        style = "green" if test.measurement.load_factor else "yellow"
+        say(console, _capacity(test.measurement), style)
+    if test.missed is not None and (test.measurement is None or test.measurement.load_factor):
+        say(console, f"The limit was not met: {test.missed}.", "yellow")
+    print_table(console, _time(test.shown, _timings(measured)))
+    for split in test.shown.server:
         print_table(console, _batches(split))
-    for line in _machine(found.shown):
+    for line in _machine(test.shown):
         say(console, line)
-    if found.compared is not None and found.opinion is not None:
-        print_table(console, _opinions(found.compared, found.opinion))
-        say_path(console, "perf_analyzer ran as", " ".join(found.opinion.command))
-    for warning in dict.fromkeys(text for level in found.levels for text in level.warnings):
+    if test.compared is not None and test.opinion is not None:
+        print_table(console, _opinions(test.compared, test.opinion))
+        say_path(console, "perf_analyzer ran as", " ".join(test.opinion.command))
+    for warning in dict.fromkeys(text for level in test.levels for text in level.warnings):
         say(console, f"Warning: {warning}", "yellow")
     say_path(console, "all figures", measured.file)
 
@@ -227,11 +225,11 @@ def _gpu(gpu: GpuUse) -> str:
         "MHz": gpu.sm_clock_mhz,
         "C maximum": gpu.temperature_celsius_max,
     }
-    known = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
-    known += [f"throttled: {reason}" for reason in gpu.throttled]
-    known += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
-    known += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
-    return f"GPU {gpu.name}: {', '.join(known) or 'no figures available'}"
+    texts = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
+    texts += [f"throttled: {reason}" for reason in gpu.throttled]
+    texts += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
+    texts += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
+    return f"GPU {gpu.name}: {', '.join(texts) or 'no figures available'}"
 
 
 def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
