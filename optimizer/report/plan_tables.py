@@ -101,9 +101,9 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
         tuple(rows),
         (
             *(f"{m.instance.name}: {described[m.instance.name]}" for m in plan.fleet.members),
-            "Measured, with its lower bound; simulated: the most under a steady load, once service "
-            "times were changed (times) so that the simulated capacity is the measured one. Fleets "
-            "are sized by the lower of the two last.",
+            "Measured, at least: the capacity and its lower bound. Simulated: the highest steady "
+            "load within the limits, with service times scaled (times) so that the simulated "
+            "capacity is the measured one. Fleets are sized by the lower of the two.",
         ),
     )  # fmt: skip
 
@@ -130,12 +130,13 @@ def _over_time(plan: Plan) -> Table:
         ("policy", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
         (
-            f"An instance serves {delay:g} s after it is ordered, and its setup; it is charged "
-            f"from the order. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
-            f"than {plan.allowed:.1%} of the requests are late; worst: late in the worst step.",
-            "Scheduled: as if the demand were known beforehand. Scaled on a metric: read every "
-            "minute, fewer only after five; at the highest target that keeps the limit in every "
-            "step, else at the lowest that was tried; up to "
+            f"An instance serves {delay:g} s after it is launched, plus its setup; it is charged "
+            f"from the launch. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
+            f"than {form.fine_percent(plan.allowed)} of the requests are late; worst: the share "
+            "of late requests in the worst step.",
+            "Scheduled: the demand is known in advance. Target tracking: the metric is read every "
+            "minute, instances are removed after five; at the highest target that keeps the limit "
+            "in every step, else at the lowest that was tried; up to "
             f"{MOST_AUTOSCALED} times the recommended fleet.",
         ),
     )  # fmt: skip
@@ -154,9 +155,9 @@ def _peak(plan: Plan) -> Table:
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
         (
-            "Requests reach instances at random, by their capacity. A balancer that knows which is "
-            "least busy does no worse. Waits: what requests wait when what was lost serves again, "
-            "where less is left than what comes saturates.",
+            "Requests are distributed at random, in proportion to the capacity of the instances; "
+            "a least-loaded balancer does no worse. Waits: how long requests wait until the lost "
+            "instances serve again, where the remaining ones are saturated.",
         ),
     )
 
@@ -195,7 +196,7 @@ def _surviving(plan: Plan) -> Table:
     for name, mix in plan.surviving.items():
         what = {"nothing": "nothing", "instance": "an instance", "zone": "a zone"}[name]
         if mix is None:
-            rows.append((what, "cannot be had", "-", "-"))
+            rows.append((what, "not available", "-", "-"))
             continue
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
         rows.append((what, fleet_text(mix), form.usd(mix.usd_per_hour), form.change(more)))

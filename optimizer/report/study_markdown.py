@@ -26,7 +26,7 @@ def _section(section: ReportSection) -> Iterator[str]:
     for paragraph in section.paragraphs:
         yield from ("", _plain(paragraph))
     for table in section.tables:
-        yield from ("", *_table(table))
+        yield from ("", *_table(table.for_page))
     if section.code:
         yield from ("", *(f"    {line}" for line in section.code))
 
