@@ -18,14 +18,14 @@ from optimizer.fleet.planning.demand_file import read_demand
 
 def test_a_constant_demand_is_the_same_all_day() -> None:
     curve = constant_demand(500.0)
-    assert (curve.peak, curve.mean, curve.seconds) == (500.0, 500.0, DAY_SECONDS)
+    assert (curve.peak, curve.rates.mean(), curve.seconds) == (500.0, 500.0, DAY_SECONDS)
     assert curve.at(np.array([0.0, 12_345.6])) == pytest.approx([500.0, 500.0])
 
 
 def test_a_day_rises_to_its_peak_hour_and_falls() -> None:
     curve = daily_demand(peak=1000.0, trough=200.0, peak_hour=9.0)
     assert curve.peak == pytest.approx(1000.0)
-    assert curve.mean == pytest.approx(600.0)
+    assert curve.rates.mean() == pytest.approx(600.0)
     busiest = int(np.argmax(curve.rates))
     assert busiest * curve.step_seconds / 3600 == pytest.approx(9.0)
     assert curve.per_second[(busiest + 144) % 288] == pytest.approx(200.0)
@@ -45,7 +45,7 @@ def test_samples_of_any_spacing_keep_their_requests() -> None:
     last = at[-1] + np.diff(at).mean()
     requests = (rates * np.diff(np.append(at, last))).sum()
     assert curve.seconds == pytest.approx(last)
-    assert curve.mean * curve.seconds == pytest.approx(requests)
+    assert curve.rates.mean() * curve.seconds == pytest.approx(requests)
 
 
 def test_arrivals_are_counted() -> None:

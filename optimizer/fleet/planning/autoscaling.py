@@ -56,12 +56,12 @@ class AutoscaledFleet:
     """A fleet over one period of the demand, by ticks; arrays of shape [ticks].
 
     Attributes:
+        per_second: request rate of the demand.
         charged: instances that serve or start.
         serving: instances that serve.
         late_share: share of the requests over their limits.
     """
 
-    policy: TargetTracking
     per_second: NDArray[np.float64]
     charged: NDArray[np.int64]
     serving: NDArray[np.int64]
@@ -90,9 +90,7 @@ def autoscale(
         rows.append((fleet.charged, fleet.serving, late))
         fleet.scale(tick, backlog.metric(policy.metric, each))
     charged, serving, late_share = np.array(rows[ticks:]).T
-    return AutoscaledFleet(
-        policy, rates, charged.astype(np.int64), serving.astype(np.int64), late_share
-    )
+    return AutoscaledFleet(rates, charged.astype(int), serving.astype(int), late_share)
 
 
 class _Fleet:

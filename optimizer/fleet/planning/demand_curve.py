@@ -36,11 +36,6 @@ class DemandCurve:
         return max(self.per_second)
 
     @property
-    def mean(self) -> float:
-        """Mean rate."""
-        return sum(self.per_second) / len(self.per_second)
-
-    @property
     def rates(self) -> NDArray[np.float64]:
         """`per_second` as an array of shape [steps]."""
         return np.array(self.per_second)
