@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.benchmark import show_benchmark, show_claims
 from optimizer.cli.options import COUNT, results_option, seed_option
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_line, print_parts, print_path, print_sentence, print_table
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+from optimizer.report.benchmark_tables import benchmark_parts, claims_table
 from optimizer.search.samplers import SAMPLERS
 
 _TOLERANCE = 0.05
@@ -42,15 +43,17 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
     result = replay_table(recorded, sampler, seed, budget, PlainLines(console))
-    console.print_line("\n" + replay_text(result))
+    print_line(console, "\n" + replay_text(result))
     return 0 if result.best is not None else 1
 
 
 def _show_published(console: OutputConsole, benchmark: PublishedBenchmark) -> None:
-    prices = benchmark.prices
-    show_benchmark(console, benchmark.rows, prices, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS)
-    show_claims(console, benchmark.claims, benchmark.notes)
-    console.print_line(f"page: {benchmark.page}")
+    rows, limit_ms = benchmark.rows, PUBLISHED_LIMIT_MS
+    print_parts(console, benchmark_parts(rows, benchmark.prices, PUBLISHED_DEMAND, limit_ms))
+    print_table(console, claims_table(benchmark.claims))
+    for note in benchmark.notes:
+        print_sentence(console, f"- {note}")
+    print_path(console, "page", benchmark.page)
 
 
 def replay_text(result: Replay) -> str:

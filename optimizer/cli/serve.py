@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.termination import until_interrupted
+from optimizer.cli.terminal import print_line
 from optimizer.commands.serve import Servable, ServeOptions, find_servable, serving
 from optimizer.errors import ServerFailure
 
@@ -23,12 +24,10 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--baseline", is_flag=True, help="Serve the study's baseline, to roll back.")
 @click.option(
     "--http-port", type=_PORT, default=8000, show_default=True,
-    help="Port on 127.0.0.1; 0 takes any that is free.",
+    help="HTTP port on 127.0.0.1; 0 takes any that is free.",
 )  # fmt: skip
-@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="The same, gRPC.")
-@click.option(
-    "--metrics-port", type=_PORT, default=8002, show_default=True, help="The same, metrics."
-)
+@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="gRPC port.")
+@click.option("--metrics-port", type=_PORT, default=8002, show_default=True, help="Metrics port.")
 @click.option(
     "--print", "print_only", is_flag=True,
     help="Only print the commands that start the same server by hand.",
@@ -47,7 +46,7 @@ def serve(print_only: bool, **options: Any) -> None:
         return
     with until_interrupted(), serving(servable) as server:
         for line in _introduction(servable):
-            console.print_line(line)
+            print_line(console, line)
         while (ended := server.exit_reason()) is None:
             time.sleep(_SECONDS_BETWEEN)
         raise ServerFailure(ended)

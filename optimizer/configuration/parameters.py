@@ -29,9 +29,9 @@ import pandas as pd
 
 from optimizer.configuration.parameter_definition import (
     Allowed,
-    Effect,
     ModelScope,
     ParameterDefinition,
+    ParameterEffect,
     Part,
     Served,
     ServingDraft,
@@ -156,9 +156,9 @@ def _limit_binds(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
     return pd.to_numeric(rows.rate_limit, errors="coerce") < rows.instance_count
 
 
-_WITH_BATCHING = Effect(_merges, lambda model: model.batching is not None)
-_WITH_ENGINES = Effect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
-_WITH_CPU_INSTANCES = Effect(
+_WITH_BATCHING = ParameterEffect(_merges, lambda model: model.batching is not None)
+_WITH_ENGINES = ParameterEffect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
+_WITH_CPU_INSTANCES = ParameterEffect(
     lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
     lambda model: model.groups[0].kind == "KIND_CPU",
 )
@@ -195,7 +195,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="whether Triton joins requests into batches",
         put=lambda draft, value: setattr(draft, "batching", Batching() if value else None),
         read=lambda served: served.model.batching is not None,
-        effect=Effect(
+        effect=ParameterEffect(
             lambda rows, scope: rows.max_batch_size > scope.request_size, lambda model: True
         ),
         fields=("max_batch_size",),
@@ -327,7 +327,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         read=lambda served: (
             served.server.executions_per_device if served.model.rate_limited else None
         ),
-        effect=Effect(_limit_binds, lambda model: model.rate_limited),
+        effect=ParameterEffect(_limit_binds, lambda model: model.rate_limited),
         fields=("instance_group.rate_limiter",),
     ),
 )
