@@ -157,7 +157,7 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
 
 
 @pytest.mark.parametrize(
-    ("place", "engine", "reason", "out_of_memory"),
+    ("location", "engine", "reason", "out_of_memory"),
     [
         (ContainerBuildLocation, failing(['{"failure": "no"}'], 1), "ended with 1: no$", False),
         (ContainerBuildLocation, failing(["a", "b"], 1), r"ended with 1: a \| b$", False),
@@ -177,13 +177,13 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
 )
 def test_containers_that_fail_are_build_failures_and_are_removed(
     folders: Folders,
-    place: Callable[[EngineSettings, FakeContainers], BuildLocation],
+    location: Callable[[EngineSettings, FakeContainers], BuildLocation],
     engine: FakeContainers,
     reason: str,
     out_of_memory: bool,
 ) -> None:
     with pytest.raises(BuildFailure, match=reason) as failed:
-        place(IN_CONTAINER, engine).run(recipe(), folders, print)
+        location(IN_CONTAINER, engine).run(recipe(), folders, print)
     assert failed.value.out_of_memory is out_of_memory
     assert all(container.stopped.is_set() for container in engine.containers)
 
