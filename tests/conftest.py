@@ -19,12 +19,14 @@ SERIAL_SUITES = ("contracts", "e2e")
 
 WITHOUT_LOAD = {
     "test_arrivals.py",
+    "test_artifact_builder.py",
     "test_bad_machine.py",
     "test_doctor.py",
     "test_evaluator.py",
     "test_gate.py",
     "test_int8_accuracy.py",
     "test_interruptions.py",
+    "test_model_source.py",
     "test_pages.py",
     "test_prepare.py",
     "test_real_weights.py",

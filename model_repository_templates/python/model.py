@@ -1,4 +1,4 @@
-"""Python-backend model: merges the requests of a batch, runs them at once, splits the answer.
+"""Python-backend model: joins the requests of a batch, executes them at once, splits the output.
 
 session.py beside this file opens the model file with one runtime. Settings come from config.pbtxt:
 parameters `intra_op_threads` and `precision`, and the names of inputs and output.
@@ -30,7 +30,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests):
-        # Triton merges only requests of equal shape, so their tensors join along the batch axis.
+        # Triton batches only requests of equal shape, so their tensors join along the batch axis.
         columns = {
             name: [pb_utils.get_input_tensor_by_name(r, name).as_numpy() for r in requests]
             for name in self.inputs
@@ -40,7 +40,7 @@ class TritonPythonModel:
             name: parts[0] if len(parts) == 1 else np.concatenate(parts)
             for name, parts in columns.items()
         }
-        answers = np.split(self.run(batch), np.cumsum(sizes)[:-1])
+        outputs = np.split(self.run(batch), np.cumsum(sizes)[:-1])
         return [
-            pb_utils.InferenceResponse([pb_utils.Tensor(self.output, answer)]) for answer in answers
+            pb_utils.InferenceResponse([pb_utils.Tensor(self.output, array)]) for array in outputs
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from optimizer.artifacts.build_context import ReportProgress
 from optimizer.artifacts.cache import ArtifactCache
@@ -13,8 +14,11 @@ from optimizer.errors import BuildFailure, OptimizerError, cause_text, innermost
 _log = logging.getLogger(__name__)
 
 
+_Value_co = TypeVar("_Value_co", covariant=True)
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[_Value_co]):
     """Work for the child process, which can be pickled.
 
     Attributes:
@@ -22,7 +26,7 @@ class Job:
     """
 
     label: str
-    work: Callable[[ArtifactCache, ReportProgress], object]
+    work: Callable[[ArtifactCache, ReportProgress], _Value_co]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Reply:
     error: OptimizerError | None = None
 
 
-def answer(job: Job, cache: ArtifactCache, report_progress: ReportProgress) -> Reply:
+def answer(job: Job[object], cache: ArtifactCache, report_progress: ReportProgress) -> Reply:
     """Do one job. Tracebacks go to the log; a foreign error becomes a BuildFailure."""
     _log.info("%s: begin", job.label)
     try:

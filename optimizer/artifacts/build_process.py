@@ -16,8 +16,7 @@ from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.build_context import ReportProgress, no_progress
@@ -36,6 +35,8 @@ from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, storage_errors
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors
+
+_Value = TypeVar("_Value")
 
 
 class BuildProcess:
@@ -64,7 +65,7 @@ class BuildProcess:
         self._engines = engines
         self._busy = False
         self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Job, Reply | JobProgress] | None = None
+        self._connection: Connection[Job[object], Reply | JobProgress] | None = None
 
     def prepare_model(
         self,
@@ -85,16 +86,12 @@ class BuildProcess:
             StorageError: when the cache or the log cannot be written.
         """
         job = Job(model.name, partial(prepare_model, model, lengths=lengths))
-        prepared = self._run(job, on_progress, self._timeout_s)
-        assert isinstance(prepared, PreparedModel)
-        return prepared
+        return self._run(job, on_progress)
 
     def export_graph(self, model: ModelSpec) -> CacheEntry:
         """Export `model` to FP32 ONNX; raises what `prepare_model` raises."""
         job = Job(f"ONNX export of {model.name}", partial(export_graph, model))
-        graph = self._run(job, no_progress, self._timeout_s)
-        assert isinstance(graph, CacheEntry)
-        return graph
+        return self._run(job)
 
     def require_room(
         self, specs: Sequence[ArtifactSpec], model: ModelSpec, weight_bytes: int
@@ -108,7 +105,7 @@ class BuildProcess:
             RequirementError: when they do not fit; the message names the folder and both sizes.
         """
         work = partial(check_room, specs, model, weight_bytes, engines=self._engines)
-        self._run(Job(f"room for {model.name}", work), no_progress, self._timeout_s)
+        self._run(Job(f"room for {model.name}", work))
 
     def build(
         self, spec: ArtifactSpec, model: ModelSpec, on_progress: ReportProgress = no_progress
@@ -118,13 +115,10 @@ class BuildProcess:
         Args:
             on_progress: receives progress texts.
         """
-        timeout_s = self._timeout_s
-        if spec.runtime == "tensorrt" and self._engines is not None:
-            timeout_s += self._engines.timeout_seconds
+        engines = self._engines if spec.runtime == "tensorrt" else None
+        more_seconds = engines.timeout_seconds if engines is not None else 0.0
         job = Job(spec.label, partial(build_artifact, spec, model, engines=self._engines))
-        artifact = self._run(job, on_progress, timeout_s)
-        assert isinstance(artifact, ModelArtifact)
-        return artifact
+        return self._run(job, on_progress, more_seconds)
 
     def time_bare(
         self, artifact: ModelArtifact, output: str, batches: Sequence[Tensors]
@@ -142,9 +136,7 @@ class BuildProcess:
             BuildFailure: when it cannot be executed.
         """
         work = partial(time_bare, artifact, output, self._threads, batches)
-        times = self._run(Job(artifact.spec.label, work), no_progress, self._timeout_s)
-        assert isinstance(times, tuple)
-        return times
+        return self._run(Job(artifact.spec.label, work))
 
     def close(self) -> None:
         """Kill the child process; may be called again."""
@@ -162,16 +154,13 @@ class BuildProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, job: Job, on_progress: ReportProgress, timeout_s: float) -> object:
-        connection = self._connected()
+    def _run(
+        self, job: Job[_Value], on_progress: ReportProgress = no_progress, more_seconds: float = 0.0
+    ) -> _Value:
+        connection, timeout_s = self._connected(), self._timeout_s + more_seconds
         self._busy = True
         try:
             connection.send(job)
@@ -188,9 +177,9 @@ class BuildProcess:
         self._busy = False
         if reply.error is not None:
             raise reply.error
-        return reply.value
+        return cast(_Value, reply.value)
 
-    def _connected(self) -> Connection[Job, Reply | JobProgress]:
+    def _connected(self) -> Connection[Job[object], Reply | JobProgress]:
         if self._child is not None and self._child.poll() is not None:
             self.close()
         if self._connection is None:
@@ -238,7 +227,9 @@ class BuildProcess:
 
 
 def _reply(
-    connection: Connection[Job, Reply | JobProgress], on_progress: ReportProgress, timeout_s: float
+    connection: Connection[Job[object], Reply | JobProgress],
+    on_progress: ReportProgress,
+    timeout_s: float,
 ) -> Reply | None:
     """Return the reply to a job, None where it does not come within `timeout_s`."""
     deadline = time.monotonic() + timeout_s

@@ -28,9 +28,9 @@ def main() -> None:
     """Reply to jobs until the parent is gone."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("optimizer").setLevel(logging.INFO)
-    connection: Connection[Reply | JobProgress, Job] = Connection(int(sys.argv[1]))
+    connection: Connection[Reply | JobProgress, Job[object]] = Connection(int(sys.argv[1]))
     cache = ArtifactCache(Path(sys.argv[2]))
-    jobs: SimpleQueue[Job] = SimpleQueue()
+    jobs: SimpleQueue[Job[object]] = SimpleQueue()
     # Progress may be reported on another thread.
     send_lock = threading.Lock()
 
@@ -43,7 +43,9 @@ def main() -> None:
         send(answer(jobs.get(), cache, lambda text: send(JobProgress(text))))
 
 
-def _receive(connection: Connection[Reply | JobProgress, Job], jobs: SimpleQueue[Job]) -> None:
+def _receive(
+    connection: Connection[Reply | JobProgress, Job[object]], jobs: SimpleQueue[Job[object]]
+) -> None:
     parent = os.getppid()
     try:
         while os.getppid() == parent:

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from optimizer.cli.benchmark import show_benchmark
 from optimizer.cli.options import Verbosity, run_options, seed_option, space_argument
 from optimizer.cli.output import ResilientConsole
+from optimizer.cli.terminal import print_parts
 from optimizer.cli.watchers import watching
 from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.errors import EverythingFailedError
+from optimizer.report.benchmark_tables import benchmark_parts
 
 
 @click.command()
@@ -34,7 +35,8 @@ def baseline(verbosity: Verbosity | None, **options: Any) -> int:
         baselines = measure_baselines(BaselineOptions(**options), watch)
     space = baselines.space
     prices = {space.price.instance_type: space.price}
-    show_benchmark(console, baselines.rows, prices, space.demand, baselines.limit_ms)
+    limit_ms = baselines.limit_ms
+    print_parts(console, benchmark_parts(baselines.rows, prices, space.demand, limit_ms))
     for name, reason in baselines.left_out.items():
         console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
     for note in baselines.notes:

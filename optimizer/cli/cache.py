@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from optimizer.artifacts.cache import ArtifactCache, StoredEntry
 from optimizer.cli.options import Duration, cache_option
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_table
 from optimizer.commands.run_context import cache_folder
+from optimizer.report.table import table_of
 
 _MIB = 2**20
 
@@ -37,27 +38,17 @@ def cache(cache: Path | None, unused_seconds: float | None) -> None:
         entries = [entry for entry in entries if entry not in unused]
     console = OutputConsole()
     if entries:
-        console.print(_table(entries))
+        print_table(console, table_of("", _COLUMNS, entries, texts=("content",)))
     console.print(f"{stored.root}: {_summary(entries)}", highlight=False, soft_wrap=True)
 
 
-def _table(entries: Sequence[StoredEntry]) -> Table:
-    table = Table()
-    table.add_column("entry")
-    table.add_column("what", overflow="fold")
-    for name in ("MiB", "built in, s"):
-        table.add_column(name, justify="right")
-    table.add_column("last used, UTC")
-    for entry in entries:
-        used = datetime.fromtimestamp(entry.used_at, UTC)
-        table.add_row(
-            entry.path.name[:12],
-            entry.what,
-            f"{entry.size_bytes / _MIB:.1f}",
-            f"{entry.build_seconds:.1f}",
-            f"{used:%Y-%m-%d %H:%M}",
-        )
-    return table
+_COLUMNS: Mapping[str, Callable[[StoredEntry], str]] = {
+    "entry": lambda entry: entry.path.name[:12],
+    "content": lambda entry: entry.what,
+    "MiB": lambda entry: f"{entry.size_bytes / _MIB:.1f}",
+    "built in, s": lambda entry: f"{entry.build_seconds:.1f}",
+    "last used, UTC": lambda entry: f"{datetime.fromtimestamp(entry.used_at, UTC):%Y-%m-%d %H:%M}",
+}
 
 
 def _summary(entries: Sequence[StoredEntry]) -> str:

@@ -8,10 +8,11 @@ import click
 from rich.console import Console
 
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
+from optimizer.cli.terminal import print_table, say
 from optimizer.export.bundle.checks import check_files
 from optimizer.export.bundle.difference import BundleDifference, FigureChange, difference
 from optimizer.export.bundle.manifest import read_bundle
+from optimizer.report.table import Table
 
 
 @click.command()
@@ -25,28 +26,22 @@ def diff(before: Path, after: Path) -> int:
     for bundle in bundles:
         files = check_files(bundle)
         if files.outcome == "fail":
-            _say(console, f"{bundle.root} is not what its manifest says: {files.text}")
+            say(console, f"{bundle.root} is not what its manifest says: {files.text}")
     return 0
 
 
 def show_difference(console: Console, found: BundleDifference) -> None:
     """Print the changes in words, the figures side by side, and how far to trust them."""
     if found.same:
-        _say(console, "by their manifests both serve the same in the same way")
+        say(console, "by their manifests both serve the same in the same way")
     for change in found.changes:
-        _say(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
+        say(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
     for path in found.files:
-        _say(console, f"file: {path} differs")
-    table = plain_table("Cost", "", "before", "after", "ratio")
-    for figure in found.figures:
-        table.add_row(figure.what, *_cells(figure))
-    console.print(table)
+        say(console, f"file: {path} differs")
+    rows = tuple((figure.what, *_cells(figure)) for figure in found.figures)
+    print_table(console, Table("Cost", ("", "before", "after", "ratio"), rows))
     for caveat in found.caveats:
-        _say(console, caveat)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, caveat)
 
 
 def _cells(figure: FigureChange) -> tuple[str, str, str]:

@@ -1,14 +1,13 @@
-"""What a person sees of one measured configuration: the levels, and where the time goes."""
+"""One measured configuration on the terminal: its load levels, and where the time goes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from optimizer.cli.plain_table import plain_table
+from optimizer.cli.terminal import print_table, say, say_path
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
 from optimizer.load.level_checks import capacity_basis, why_missed, why_void
@@ -16,94 +15,106 @@ from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
-from optimizer.measurement.level import GpuUse, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import (
+    BatchPoint,
+    GpuUse,
+    LoadLevel,
+    MachineUse,
+    Measurement,
+    ServerSplit,
+    StreamLevel,
+)
+from optimizer.report import number_formats as form
+from optimizer.report.table import Table, table_of
 
 _LEAST_SHARE = 0.01
-"""Of the inferences: batch sizes that had less share a row."""
+"""Share of the inferences below which batch sizes are shown together."""
 
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
     found = measured.load_test
-    console.print(Text(describe(measured.config), style="bold"))
-    if found.users is not None:
-        console.print(_user_load(found.users, found.shown))
-    else:
-        console.print(_levels(found.levels))
+    say(console, describe(measured.config), "bold")
+    load = (
+        _user_load(found.users, found.shown) if found.users is not None else _levels(found.levels)
+    )
+    print_table(console, load)
     if found.measurement is not None:
-        capacity = found.measurement
-        high = capacity.capacity_high_per_second
-        upper = f"{high:.0f}" if high is not None else "?"
-        basis = capacity_basis(capacity)
-        console.print(
-            f"capacity {capacity.capacity_per_second:.0f}/s "
-            f"(95% interval {capacity.capacity_low_per_second:.0f} to {upper}"
-            f"{f'; {basis}' if basis else ''}): {capacity.ended}",
-            style="green" if capacity.load_factor else "yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        style = "green" if found.measurement.load_factor else "yellow"
+        say(console, _capacity(found.measurement), style)
     if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
-        text = f"the limit was not met: {found.missed}"
-        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(_time(found.shown, _timings(measured)))
+        say(console, f"The limit was not met: {found.missed}.", "yellow")
+    print_table(console, _time(found.shown, _timings(measured)))
     for split in found.shown.server:
-        console.print(_batches(split))
+        print_table(console, _batches(split))
     for line in _machine(found.shown):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if found.compared is not None and found.opinion is not None:
-        console.print(_opinions(found.compared, found.opinion))
-        console.print(f"it ran: {' '.join(found.opinion.command)}", highlight=False, soft_wrap=True)
+        print_table(console, _opinions(found.compared, found.opinion))
+        say_path(console, "perf_analyzer ran as", " ".join(found.opinion.command))
     for warning in dict.fromkeys(text for level in found.levels for text in level.warnings):
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
-    console.print(f"all figures: {measured.file}", highlight=False, soft_wrap=True)
+        say(console, f"Warning: {warning}", "yellow")
+    say_path(console, "all figures", measured.file)
+
+
+def _capacity(measurement: Measurement) -> str:
+    low, high = measurement.capacity_low_per_second, measurement.capacity_high_per_second
+    basis = capacity_basis(measurement)
+    return (
+        f"Capacity: {form.rate(measurement.capacity_per_second)} requests/s (95% interval "
+        f"{form.interval(low, high, form.rate)}{f'; {basis}' if basis else ''}): "
+        f"{measurement.ended}."
+    )
 
 
 def _levels(levels: Sequence[LoadLevel]) -> Table:
-    table = plain_table(
-        "Load levels, ms from when a request was due",
-        "offered/s", "served/s", "p50", "p95 (95% interval)", "p99", "client lag p99", "ended",
-    )  # fmt: skip
-    table.columns[-1].justify = "left"
-    for level in sorted(levels, key=_offered):
-        for stream in level.streams:
-            saturation = level.kind == "saturation"
-            table.add_row(
-                "saturation" if saturation else f"{stream.offered_per_second:.1f}",
-                f"{stream.achieved_per_second:.1f}",
-                f"{stream.latency_ms(50):.1f}",
-                _interval(stream.latency(95)),
-                f"{stream.latency_ms(99):.1f}",
-                f"{level.client.lag_ms:.1f}",
-                level.ended if saturation else why_void(level) or why_missed(level) or level.ended,
-            )
-    return table
+    columns: Mapping[str, Callable[[tuple[LoadLevel, StreamLevel]], str]] = {
+        "offered/s": lambda row: (
+            "saturation" if row[0].kind == "saturation" else form.rate(row[1].offered_per_second)
+        ),
+        "completed/s": lambda row: form.rate(row[1].achieved_per_second),
+        "p50": lambda row: form.milliseconds(row[1].latency_ms(50)),
+        "p95 (95% interval)": lambda row: _interval(row[1].latency(95)),
+        "p99": lambda row: form.milliseconds(row[1].latency_ms(99)),
+        "client lag p99": lambda row: form.milliseconds(row[0].client.lag_ms),
+        "result": lambda row: _result(row[0]),
+    }
+    rows = [(level, stream) for level in sorted(levels, key=_offered) for stream in level.streams]
+    title = "Load levels: latency in ms, from when a request was due"
+    return table_of(title, columns, rows, texts=("result",))
+
+
+def _result(level: LoadLevel) -> str:
+    if level.kind == "saturation":
+        return level.ended
+    return why_void(level) or why_missed(level) or level.ended
 
 
 def _offered(level: LoadLevel) -> tuple[bool, float]:
     return level.kind != "saturation", level.load_factor
 
 
-def _interval(found: Percentile) -> str:
-    high = f"{found.high_ms:.1f}" if found.high_ms is not None else "?"
-    return f"{found.value_ms:.1f} ({found.low_ms:.1f} to {high})"
+def _interval(latency: Percentile) -> str:
+    ends = form.interval(latency.low_ms, latency.high_ms, form.milliseconds)
+    return f"{form.milliseconds(latency.value_ms)} ({ends})"
 
 
 def _user_load(load: UserLoad, level: LoadLevel) -> Table:
-    """The load in equal parts of its time: a ramp shows where latency turns up."""
-    table = plain_table(
-        f"User load: {level.ended}", "minutes", "users", "invocations/min", "p95 ms"
-    )
+    """Return the load in equal parts of its time: a ramp shows where latency turns up."""
     users, each = load.users(), level.seconds / len(level.slices)
+    rows = []
     for n, part in enumerate(level.slices):
         present = users.counts[users.at_seconds <= (n + 0.5) * each]
-        table.add_row(
-            f"{n * each / 60:.2f} to {(n + 1) * each / 60:.2f}",
-            str(present[-1]) if len(present) else "0",
-            f"{part.completed * 60 / each:.0f}",
-            f"{part.p95_ms:.1f}" if part.p95_ms is not None else "none",
+        rows.append(
+            (
+                f"{n * each / 60:.2f} to {(n + 1) * each / 60:.2f}",
+                str(present[-1]) if len(present) else "0",
+                f"{part.completed * 60 / each:.0f}",
+                form.milliseconds(part.p95_ms),
+            )
         )
-    return table
+    columns = ("minutes", "users", "invocations/min", "p95 ms")
+    return Table(f"User load: {level.ended}", columns, tuple(rows))
 
 
 def _timings(measured: MeasureResult) -> dict[str, Sequence[HostTiming]]:
@@ -112,8 +123,8 @@ def _timings(measured: MeasureResult) -> dict[str, Sequence[HostTiming]]:
 
 
 def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Table:
-    load = "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.1f}/s"
-    table = plain_table(f"Where the time goes at {load}, mean", "", "ms")
+    saturation = level.kind == "saturation"
+    load = "saturation" if saturation else f"{form.rate(level.offered_per_second)} requests/s"
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
     for split in level.server:
         rows += [
@@ -122,16 +133,19 @@ def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Tabl
             *_compute(split, timings.get(split.model, ())),
             (f"{split.model}: compute output", split.compute_output_ms),
         ]
-    rows.append(("send to reply, warm-up included", level.replied_ms))
-    for name, value in rows:
-        table.add_row(name, _ms(value))
-    table.add_section()
-    four = level.latencies
-    table.add_row("container latency, after warm-up", _ms(four.container))
-    table.add_row("model latency (all containers)", _ms(four.model))
-    table.add_row("overhead latency: sent after it was due", _ms(four.overhead))
-    table.add_row("end-to-end latency", _ms(four.end_to_end))
-    return table
+    parts = level.latencies
+    rows += [
+        ("send to reply, warm-up included", level.replied_ms),
+        ("container latency, after warm-up", parts.container),
+        ("model latency (all containers)", parts.model),
+        ("overhead latency: sent after it was due", parts.overhead),
+        ("end-to-end latency", parts.end_to_end),
+    ]
+    columns: Mapping[str, Callable[[tuple[str, float | None]], str]] = {
+        "part of the latency": lambda row: row[0],
+        "ms": lambda row: f"{row[1]:.3f}" if row[1] is not None else "unknown",
+    }
+    return table_of(f"Where the time goes at {load}, mean", columns, rows)
 
 
 def _compute(
@@ -146,31 +160,25 @@ def _compute(
     yield f"{split.model}: of which the model", own
 
 
-def _ms(value: float | None) -> str:
-    return f"{value:.3f}" if value is not None else "not known"
-
-
 def _batches(split: ServerSplit) -> Table:
-    table = plain_table(
-        f"Batches that {split.model} executed", "batch size", "executions", "share of inferences",
-        "compute ms", "inferences/s of one instance",
-    )  # fmt: skip
-    inferences = split.inferences
-    shares = {point: point.inferences / inferences for point in split.batches}
-    for point, share in shares.items():
-        if share >= _LEAST_SHARE:
-            table.add_row(
-                str(point.batch_size),
-                str(point.executions),
-                f"{share:.1%}",
-                f"{point.compute_ms:.2f}",
-                f"{point.batch_size / point.compute_ms * 1e3:.0f}" if point.compute_ms else "",
-            )
+    shares = {point: point.inferences / split.inferences for point in split.batches}
+    columns: Mapping[str, Callable[[BatchPoint], str]] = {
+        "batch size": lambda point: str(point.batch_size),
+        "executions": lambda point: form.count(point.executions),
+        "of inferences": lambda point: form.fine_percent(shares[point]),
+        "compute, ms": lambda point: f"{point.compute_ms:.2f}",
+        "infer/s of one instance": lambda point: (
+            form.rate(point.batch_size / point.compute_ms * 1e3) if point.compute_ms else ""
+        ),
+    }
+    shown = [point for point, share in shares.items() if share >= _LEAST_SHARE]
+    table = table_of(f"Batches that {split.model} executed", columns, shown)
     rare = [point for point, share in shares.items() if share < _LEAST_SHARE]
-    if rare:
-        executions = sum(point.executions for point in rare)
-        table.add_row("others", str(executions), f"{sum(shares[p] for p in rare):.1%}", "", "")
-    return table
+    if not rare:
+        return table
+    executions = form.count(sum(point.executions for point in rare))
+    rest = ("others", executions, form.fine_percent(sum(shares[p] for p in rare)), "", "")
+    return replace(table, rows=(*table.rows, rest))
 
 
 def _machine(level: LoadLevel) -> Iterator[str]:
@@ -191,16 +199,18 @@ def _machine(level: LoadLevel) -> Iterator[str]:
 
 def _cpu(machine: MachineUse) -> str:
     if machine.server_cpu_seconds is None:
-        return "CPU time not known"
+        return "CPU time unknown"
     cores = machine.server_cpu_seconds / machine.seconds
-    used = f"{cores:.2f} of {machine.cores} cores, others {machine.foreign_cores or 0.0:.2f}"
+    used = (
+        f"{cores:.2f} of {machine.cores} cores, other processes {machine.foreign_cores or 0.0:.2f}"
+    )
     if not machine.throttled_seconds:
         return used
-    return f"{used}, withheld by the CPU quota for {machine.throttled_seconds:.1f} s"
+    return f"{used}, throttled by the CPU quota for {machine.throttled_seconds:.1f} s"
 
 
 def _mib(value: float | None) -> str:
-    return f"{value:.0f} MiB" if value is not None else "memory not known"
+    return f"{value:.0f} MiB" if value is not None else "memory unknown"
 
 
 def _gpus(machine: MachineUse) -> Iterable[str]:
@@ -215,32 +225,33 @@ def _gpu(gpu: GpuUse) -> str:
         "MiB": gpu.memory_mib,
         "W": gpu.power_watts,
         "MHz": gpu.sm_clock_mhz,
-        "C at most": gpu.temperature_celsius_max,
+        "C maximum": gpu.temperature_celsius_max,
     }
     known = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
-    known += [f"held down by {reason}" for reason in gpu.throttled]
+    known += [f"throttled: {reason}" for reason in gpu.throttled]
     known += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
     known += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
-    return f"GPU {gpu.name}: {', '.join(known) or 'tells nothing'}"
+    return f"GPU {gpu.name}: {', '.join(known) or 'no figures available'}"
 
 
 def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
-    """Both timed from the send."""
+    """Return the figures of both clients, timed from the send."""
     stream = level.streams[0]
     own = {item.percentile: item.value_ms for item in stream.latencies_from_send}
-    queue = level.server[0].queue_ms if level.server else None
-    table = plain_table(
-        f"The same level twice, {stream.offered_per_second:.1f}/s offered, ms from the send",
-        "", "this client", "perf_analyzer", "ratio",
-    )  # fmt: skip
     rows: list[tuple[str, float | None, float]] = [
-        ("served/s", stream.achieved_per_second, opinion.achieved_per_second),
+        ("completed/s", stream.achieved_per_second, opinion.achieved_per_second),
         ("p50", own[50.0], opinion.p50_ms),
         ("p95", own[95.0], opinion.p95_ms),
         ("p99", own[99.0], opinion.p99_ms),
-        ("queue, mean", queue, opinion.queue_ms),
+        ("mean queue", level.server[0].queue_ms if level.server else None, opinion.queue_ms),
     ]
-    for name, ours, theirs in rows:
-        ratio = f"{ours / theirs:.2f}" if ours is not None and theirs > 0 else ""
-        table.add_row(name, f"{ours:.2f}" if ours is not None else "", f"{theirs:.2f}", ratio)
-    return table
+    columns: Mapping[str, Callable[[tuple[str, float | None, float]], str]] = {
+        "": lambda row: row[0],
+        "this client": lambda row: f"{row[1]:.2f}" if row[1] is not None else "",
+        "perf_analyzer": lambda row: f"{row[2]:.2f}",
+        "ratio": lambda row: (
+            form.ratio(row[1] / row[2]) if row[1] is not None and row[2] > 0 else ""
+        ),
+    }
+    title = f"The same level twice, {form.rate(stream.offered_per_second)}/s offered, ms from send"
+    return table_of(title, columns, rows)

@@ -17,12 +17,11 @@ from optimizer.cli.options import (
     seed_option,
 )
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
+from optimizer.cli.terminal import print_parts, say, say_path
 from optimizer.commands.plan import Planned, PlanOptions, plan_for
 from optimizer.fleet.planning.demand_curve import DemandCurve, daily_demand
 from optimizer.fleet.planning.demand_file import MAX_RATE
-from optimizer.report.plan_tables import headline, hours, tables
-from optimizer.report.text_table import TextTable
+from optimizer.report.plan_tables import plan_parts
 
 
 class _Daily(click.ParamType[DemandCurve]):
@@ -124,28 +123,14 @@ def plan(**options: Any) -> int:
 def show_planned(console: Console, planned: Planned) -> None:
     """Print the plan, or that there is none."""
     for name in planned.nothing:
-        console.print(f"{name}: nothing met the limits", style="yellow", highlight=False)
+        say(console, f"{name}: nothing met the limits", "yellow")
     plan = planned.plan
     if plan is None:
         reason = (
             "the available instances do not suffice" if planned.sources else "there is no instance"
         )
-        console.print(f"No fleet for {planned.curve.name}: {reason}.", style="yellow")
+        say(console, f"No fleet for {planned.curve.name}: {reason}.", "yellow")
         return
-    console.print(headline(plan), style="bold", highlight=False)
-    for table in tables(plan, planned.described):
-        _show(console, table)
-    by_hour = hours(plan)
-    if by_hour is not None:
-        _show(console, by_hour)
-    for what, path in (("page", planned.page), ("data", planned.data)):
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _show(console: Console, shown: TextTable) -> None:
-    table = plain_table(shown.title, *shown.columns)
-    for row in shown.rows:
-        table.add_row(*row)
-    console.print(table)
-    for note in shown.notes:
-        console.print(note, highlight=False, markup=False)
+    print_parts(console, plan_parts(plan, planned.described))
+    say_path(console, "page", planned.page)
+    say_path(console, "data", planned.data)

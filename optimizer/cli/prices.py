@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
+from optimizer.cli.terminal import print_table
 from optimizer.commands.prices import PRICE_SOURCES, update_prices
 from optimizer.fleet.price_list import ListedPrice, own_price_list, price_list, price_warning
+from optimizer.report.number_formats import price_per_hour
+from optimizer.report.table import Table, table_of
 
 
 @click.group(invoke_without_command=True)
@@ -20,7 +22,7 @@ def prices(context: click.Context) -> None:
     """List prices per hour of instance types; your own list overrides the shipped one."""
     if context.invoked_subcommand is None:
         console, listed = OutputConsole(), price_list()
-        console.print(_table(listed))
+        print_table(console, _table(listed))
         old = sum(price_warning(entry.price, _today()) is not None for entry in listed)
         if old:
             console.print(
@@ -45,7 +47,7 @@ def prices(context: click.Context) -> None:
 def update(source: str, region: str | None, types: tuple[str, ...]) -> int:
     """Fetch current prices of a cloud and keep them in your own list."""
     console, updated = OutputConsole(), update_prices(source, region, types)
-    console.print(_table(updated.prices))
+    print_table(console, _table(updated.prices))
     if updated.missing:
         missing = ", ".join(updated.missing)
         console.print(f"no price in {updated.region}: {missing}", style="yellow")
@@ -57,24 +59,21 @@ def _print_path(console: OutputConsole, path: Path) -> None:
     console.print_line(f"your own list: {path}")
 
 
+_COLUMNS: Mapping[str, Callable[[ListedPrice], str]] = {
+    "instance type": lambda entry: entry.price.instance_type,
+    "$ an hour": lambda entry: price_per_hour(entry.price.usd_per_hour),
+    "rate": lambda entry: entry.price.rate,
+    "region": lambda entry: entry.price.region,
+    "vCPUs": lambda entry: str(entry.vcpus or ""),
+    "GPUs": lambda entry: f"{entry.gpus} {entry.gpu}" if entry.gpus and entry.gpu else "",
+    "as of": lambda entry: entry.price.as_of,
+    "source": lambda entry: entry.price.source,
+}
+
+
 def _table(listed: tuple[ListedPrice, ...]) -> Table:
-    table = plain_table(
-        "Prices", "instance type", "$ an hour", "rate", "region", "vCPUs", "GPUs", "as of", "source"
-    )
-    for entry in sorted(listed, key=lambda each: each.key):
-        price = entry.price
-        gpus = f"{entry.gpus} {entry.gpu}" if entry.gpus and entry.gpu else ""
-        table.add_row(
-            price.instance_type,
-            f"{price.usd_per_hour:g}",
-            price.rate,
-            price.region,
-            str(entry.vcpus or ""),
-            gpus,
-            price.as_of,
-            price.source,
-        )
-    return table
+    entries = sorted(listed, key=lambda each: each.key)
+    return table_of("Prices", _COLUMNS, entries, texts=("rate", "region", "GPUs", "source"))
 
 
 def _today() -> date:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from optimizer.cli.options import (
     seed_option,
 )
 from optimizer.cli.output import OutputConsole, ResilientConsole
-from optimizer.cli.recommended import show_recommendation
+from optimizer.cli.terminal import print_parts
 from optimizer.cli.watchers import watching
 from optimizer.commands.recommend import RecommendOptions, recommend_instances
+from optimizer.report.recommendation_tables import recommendation_parts
 
 
 @click.command()
@@ -66,5 +68,6 @@ def recommend(verbosity: Verbosity | None, **options: Any) -> int:
     console = ResilientConsole() if chosen.search is not None else OutputConsole()
     with watching(console, verbosity) as watch:
         recommendation = recommend_instances(chosen, watch)
-    show_recommendation(console, recommendation, by_users=chosen.by_users)
+    today = datetime.now(UTC).date()
+    print_parts(console, recommendation_parts(recommendation, today, by_users=chosen.by_users))
     return 0 if recommendation.estimates else 1

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from optimizer.cli.benchmark import show_benchmark, show_claims
 from optimizer.cli.options import COUNT, results_option, seed_option
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_parts, print_table, say
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
+from optimizer.report.benchmark_tables import benchmark_parts, claims_table
 from optimizer.search.samplers import SAMPLERS
 
 _TOLERANCE = 0.05
@@ -47,9 +48,11 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
 
 
 def _show_published(console: OutputConsole, benchmark: PublishedBenchmark) -> None:
-    prices = benchmark.prices
-    show_benchmark(console, benchmark.rows, prices, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS)
-    show_claims(console, benchmark.claims, benchmark.notes)
+    rows, limit_ms = benchmark.rows, PUBLISHED_LIMIT_MS
+    print_parts(console, benchmark_parts(rows, benchmark.prices, PUBLISHED_DEMAND, limit_ms))
+    print_table(console, claims_table(benchmark.claims))
+    for note in benchmark.notes:
+        say(console, f"- {note}")
     console.print_line(f"page: {benchmark.page}")
 
 

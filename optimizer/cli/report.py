@@ -20,7 +20,7 @@ def report(study: str, seed: int, results: Path) -> int:
     console = OutputConsole()
     with console.status("reading the trials, and simulating what was not measured"):
         written = report_study(results, study, seed)
-    console.print(written.report.headline(), highlight=False)
+    console.print(written.report.outcome.headline(), highlight=False)
     console.print_line(f"page: {written.page}")
     console.print_line(f"Markdown: {written.markdown}")
-    return 0 if written.report.best is not None else 1
+    return 0 if written.report.outcome.best is not None else 1

@@ -1,4 +1,4 @@
-"""Lines that name what they show, and times, as all views of a run draw them."""
+"""Labelled lines of the state of a run, for the live view and `status`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.sparkline import ASCII, BLOCKS, sparkline
+from optimizer.report.number_formats import clock, milliseconds, rate
 from optimizer.study.run_state import TimeLeft
 
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-=+*#@"
+"""Bars from low to high, for terminals with Unicode and without."""
+
+_MOST_BARS = 24
+
 WIDE = 60
-"""Columns from which names stand in a column of their own."""
+"""Width from which labels have a column of their own."""
 
 _LEVELS = 6
 
@@ -21,7 +27,7 @@ Row = tuple[str, str, str]
 
 
 class LabelledRows:
-    """Names in a column of their own, or before their text where there is no room for one."""
+    """Labels in a column of their own, or before their text on a narrow terminal."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = list(rows)
@@ -33,8 +39,17 @@ class LabelledRows:
 
 
 def bars_for(options: ConsoleOptions) -> str:
-    """Bars that the terminal can show."""
+    """Return the bars that the terminal can show."""
     return BLOCKS if options.encoding.startswith("utf") else ASCII
+
+
+def sparkline(values: Iterable[float], bars: str = BLOCKS) -> str:
+    """Return the latest values as bars, from 0 to the largest of them."""
+    shown = list(values)[-_MOST_BARS:]
+    top = max(shown, default=0.0)
+    if top <= 0:
+        return bars[0] * len(shown)
+    return "".join(bars[round(max(0.0, value) / top * (len(bars) - 1))] for value in shown)
 
 
 def level_rows(
@@ -44,36 +59,29 @@ def level_rows(
     p95s_ms: Sequence[float],
     bars: str,
 ) -> Iterator[Row]:
-    """The latest levels of what is measured, and how rate and latency went."""
+    """Yield the latest load levels of the current trial, and its rates and latencies."""
     for level in levels[-_LEVELS:]:
         yield "", level, "cyan"
     for warning in warnings:
         yield "", f"warning: {warning}", "yellow"
     if len(rates) > 1:
-        yield "rate", f"{sparkline(rates, bars)} {rates[-1]:.0f}/s", "cyan"
-        yield "p95", f"{sparkline(p95s_ms, bars)} {p95s_ms[-1]:.1f} ms", "cyan"
+        yield "rate", f"{sparkline(rates, bars)} {rate(rates[-1])}/s", "cyan"
+        yield "p95", f"{sparkline(p95s_ms, bars)} {milliseconds(p95s_ms[-1])} ms", "cyan"
 
 
 def trials_row(capacities: Sequence[float], bars: str) -> Row:
-    """What the latest trials have served."""
-    most = f"capacity by trial, up to {max(capacities):.0f}/s"
+    """Return the capacities of the latest trials."""
+    most = f"capacity by trial, up to {rate(max(capacities))}/s"
     return "trials", f"{sparkline(capacities, bars)} {most}", ""
 
 
 def left_text(left: TimeLeft) -> str:
-    """How long a phase still takes, and what bounds it; nothing where nothing tells."""
+    """Return how long a phase still takes; nothing where that is unknown."""
     if left.at_most is None:
         return ""
     if left.by_steps is None or (left.by_clock is not None and left.by_clock < left.by_steps):
-        return f", {clock_text(left.at_most)} left of the time budget"
-    return f", about {clock_text(left.at_most)} left in this phase"
-
-
-def clock_text(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are any."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return f", {clock(left.at_most)} of the time budget left"
+    return f", about {clock(left.at_most)} left"
 
 
 def _beside(name: str, text: str, style: str) -> RenderableType:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.options import results_option, seed_option, settings_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
+from optimizer.cli.terminal import print_table
 from optimizer.commands.simulate import (
     PredictedStream,
     SimulateOptions,
@@ -21,6 +20,8 @@ from optimizer.commands.simulate import (
     simulate_configuration,
 )
 from optimizer.configuration.serving_config import describe
+from optimizer.report import number_formats as form
+from optimizer.report.table import Table, table_of
 from optimizer.simulator.prediction import PredictedLevel
 
 _LEAST_SHARE = 0.01
@@ -62,7 +63,7 @@ def show_what_if(console: Console, found: WhatIf) -> None:
 
 def _show(console: Console, own: PredictedStream) -> None:
     limit, sd = own.stream.limit, own.curve.log_sd
-    console.print(_levels(own))
+    print_table(console, _levels(own))
     rate = own.capacity.saturation.per_second
     low, high = (rate * math.exp(sign * _SIGMAS * sd) for sign in (-1, 1))
     console.print(
@@ -85,42 +86,39 @@ def _show(console: Console, own: PredictedStream) -> None:
         style="green",
         highlight=False,
     )
-    console.print(_batches(own.at_capacity))
+    print_table(console, _batches(own.at_capacity))
 
 
 def _levels(own: PredictedStream) -> Table:
-    table = plain_table(
-        f"Predicted load levels of {own.stream.name}, ms",
-        "offered/s", "of saturation", "p50", "p95", "p99", "queue, mean", "batch, mean", "busy",
-    )  # fmt: skip
-    for level in own.levels:
-        table.add_row(
-            f"{level.offered_per_second:.1f}",
-            f"{level.offered_per_second / own.capacity.saturation.per_second:.0%}",
-            *(f"{level.latency_ms(p):.1f}" for p in (50, 95, 99)),
-            f"{level.mean_queue_ms:.1f}",
-            f"{_mean(level.batches):.1f}",
-            f"{level.utilisation:.0%}",
-        )
-    return table
+    saturation = own.capacity.saturation.per_second
+    columns: Mapping[str, Callable[[PredictedLevel], str]] = {
+        "offered/s": lambda level: form.rate(level.offered_per_second),
+        "of saturation": lambda level: form.percent(level.offered_per_second / saturation),
+        "p50": lambda level: form.milliseconds(level.latency_ms(50)),
+        "p95": lambda level: form.milliseconds(level.latency_ms(95)),
+        "p99": lambda level: form.milliseconds(level.latency_ms(99)),
+        "mean queue": lambda level: form.milliseconds(level.mean_queue_ms),
+        "mean batch": lambda level: f"{_mean(level.batches):.1f}",
+        "utilisation": lambda level: form.percent(level.utilisation),
+    }
+    return table_of(f"Predicted load levels of {own.stream.name}, ms", columns, own.levels)
 
 
 def _batches(level: PredictedLevel) -> Table:
-    """What share of the inferences is executed in which batch size."""
-    table = plain_table(
-        f"Predicted batches at {level.offered_per_second:.0f}/s", "batch size", "inferences", ""
-    )
-    table.columns[-1].justify = "left"
+    """Return the share of the inferences that is executed in each batch size."""
     inferences = sum(size * count for size, count in level.batches.items())
     shares = {size: size * count / inferences for size, count in level.batches.items()}
     most = max(shares.values())
-    for size, share in shares.items():
-        if share >= _LEAST_SHARE:
-            table.add_row(str(size), f"{share:.1%}", "#" * round(_BAR * share / most))
+    rows = [
+        (str(size), form.fine_percent(share), "#" * round(_BAR * share / most))
+        for size, share in shares.items()
+        if share >= _LEAST_SHARE
+    ]
     rest = sum(share for share in shares.values() if share < _LEAST_SHARE)
     if rest > 0:
-        table.add_row("others", f"{rest:.1%}", "")
-    return table
+        rows.append(("others", form.fine_percent(rest), ""))
+    title = f"Predicted batches at {form.rate(level.offered_per_second)} requests/s"
+    return Table(title, ("batch size", "inferences", ""), tuple(rows), texts=("",))
 
 
 def _mean(batches: Mapping[int, int]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -15,19 +15,20 @@ from rich.text import Text
 from optimizer.analysis.study_status import StudyStatus, all_statuses, study_status
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.plain_table import plain_table
 from optimizer.cli.rows import (
     LabelledRows,
     Row,
     bars_for,
-    clock_text,
     left_text,
     level_rows,
     trials_row,
 )
+from optimizer.cli.terminal import TerminalTable
 from optimizer.cli.termination import until_interrupted
-from optimizer.study.event_text import regret_text
-from optimizer.study.progress_file import CurrentTrial, Progress
+from optimizer.report.number_formats import MISSING, clock, count, rate, usd
+from optimizer.report.table import table_of
+from optimizer.study.event_text import outcome_name, regret_text
+from optimizer.study.progress_file import BestSoFar, CurrentTrial, Progress
 from optimizer.study.run_state import TimeLeft
 
 _SECONDS_BETWEEN = 2.0
@@ -93,23 +94,26 @@ def _looks(look: Callable[[], list[StudyStatus]]) -> Iterator[list[StudyStatus]]
 
 
 def statuses_table(found: list[StudyStatus]) -> RenderableType:
-    """Studies, a line each."""
+    """Return a table with a row for each study."""
     if not found:
         return "there are no studies yet"
-    table = plain_table("", "study", "state", "trials", "best, requests/s", "$ per million")
-    for each in found:
-        best = each.best
-        mark = "*" if best is not None and not best.confirmed else ""
-        table.add_row(
-            each.name,
-            _state_text(each),
-            str(sum(each.trials.values())),
-            "-" if best is None else f"{best.capacity_per_second:.0f}{mark}",
-            "-" if best is None else f"{best.usd_per_million_at_capacity:.4f}{mark}",
-        )
-    if any(each.best is not None and not each.best.confirmed for each in found):
-        table.caption = "* unconfirmed: not measured again yet"
-    return table
+    columns: Mapping[str, Callable[[StudyStatus], str]] = {
+        "study": lambda study: study.name,
+        "state": _state_text,
+        "trials": lambda study: count(sum(study.trials.values())),
+        "best, requests/s": lambda study: _of_best(study, lambda b: rate(b.capacity_per_second)),
+        "$ per million": lambda study: _of_best(
+            study, lambda best: usd(best.usd_per_million_at_capacity)
+        ),
+    }
+    unconfirmed = any(each.best is not None and not each.best.confirmed for each in found)
+    notes = ("*: unconfirmed, not measured again yet.",) if unconfirmed else ()
+    return TerminalTable(table_of("", columns, found, notes=notes, texts=("state",)))
+
+
+def _of_best(study: StudyStatus, cell: Callable[[BestSoFar], str]) -> str:
+    best = study.best
+    return MISSING if best is None else f"{cell(best)}{'' if best.confirmed else '*'}"
 
 
 class Detail:
@@ -134,15 +138,15 @@ def _headline(study: StudyStatus, now: float) -> str:
     if progress is None:
         return text
     if study.state != "running":
-        return f"{text}, {clock_text(now - progress.updated)} ago"
+        return f"{text}, {clock(now - progress.updated)} ago"
     # What was left when it was written is less by now.
     since = now - progress.updated
-    steps, clock = progress.seconds_left_by_steps, progress.seconds_left_by_clock
+    steps, time_left = progress.seconds_left_by_steps, progress.seconds_left_by_clock
     left = TimeLeft(
         None if steps is None else max(0.0, steps - since),
-        None if clock is None else max(0.0, clock - since),
+        None if time_left is None else max(0.0, time_left - since),
     )
-    return f"{text}, {clock_text(now - progress.started)} gone{left_text(left)}"
+    return f"{text}, {clock(now - progress.started)} elapsed{left_text(left)}"
 
 
 def _state_text(study: StudyStatus) -> str:
@@ -157,7 +161,11 @@ def _state_text(study: StudyStatus) -> str:
 
 
 def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
-    yield "found", ", ".join(f"{count} {name}" for name, count in study.trials.items()), ""
+    yield (
+        "trials",
+        ", ".join(f"{number} {outcome_name(outcome)}" for outcome, number in study.trials.items()),
+        "",
+    )
     if study.best is not None:
         best, name = study.best, "winner" if study.best.confirmed else "best"
         yield name, f"trial {best.number}: {best.configuration}: {best.found}", "bold green"
@@ -167,7 +175,7 @@ def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
     if study.state == "running" and progress is not None:
         yield from _running(progress, now, bars)
     if study.state != "running" and study.search_ended is not None:
-        yield "search", f"it ended: {study.search_ended}", ""
+        yield "search", f"ended: {study.search_ended}", ""
     if progress is not None:
         for n, line in enumerate(progress.events):
             yield "latest" if n == 0 else "", line.strip(), "dim"
@@ -184,7 +192,7 @@ def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
 
 def _current(trial: CurrentTrial, doing: str, now: float, bars: str) -> Iterator[Row]:
     number = f"trial {trial.number}, " if trial.number is not None else ""
-    since = f" for {clock_text(now - trial.since)}" if trial.since is not None else ""
+    since = f" for {clock(now - trial.since)}" if trial.since is not None else ""
     yield "now", f"{number}{trial.configuration}{since}; {doing}", ""
     if trial.expected:
         yield "expected", trial.expected, "dim"

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
+"""A running study: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ from optimizer.cli.rows import (
     LabelledRows,
     Row,
     bars_for,
-    clock_text,
     left_text,
     level_rows,
     trials_row,
 )
 from optimizer.configuration.serving_config import describe
-from optimizer.study.event_text import event_lines, regret_text, trial_text, warnings_of
+from optimizer.report.number_formats import clock
+from optimizer.study.event_text import (
+    event_lines,
+    outcome_name,
+    regret_text,
+    trial_text,
+    warnings_of,
+)
 from optimizer.study.events import ArtifactReady, Event, Note, TrialFinished, Watcher
 from optimizer.study.run_state import RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}
 _RECENT = 8
+_NOTES = 3
+_FRAME = 4
+"""Columns of the panel's borders."""
 
 
 @contextmanager
 def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watcher]:
-    """A watcher for as long as a run lasts; the live view leaves the terminal as it was.
+    """Yield the watcher of a run; the live view leaves the terminal as it was.
 
-    The live view needs a terminal that can move its cursor, and is for who asked for nothing else.
+    The live view needs a terminal that can move its cursor; --verbose and --quiet do without it.
     """
     if said == "quiet":
         yield Warnings(console)
@@ -52,27 +61,27 @@ def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watche
 
 
 class PlainLines:
-    """Prints one line for everything worth keeping in a log."""
+    """Prints the events of a run that its log keeps, one a line."""
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
         self._console = console
         self._verbose = verbose
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Handle an event."""
         for line in event_lines(event, verbose=self._verbose):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Warnings:
-    """Prints what a person must know even if they want to hear nothing else, each thing once."""
+    """Prints warnings only, each of them once."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = set[str]()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Handle an event."""
         for text in warnings_of(event):
             if text not in self._said:
                 self._said.add(text)
@@ -86,7 +95,7 @@ class Warnings:
 
 
 class LiveView:
-    """The state of a run as the last events tell it, drawn anew a few times a second."""
+    """The state of a run, in a panel that is no higher than the terminal."""
 
     def __init__(self) -> None:
         self._state = RunState(time.monotonic)
@@ -94,33 +103,36 @@ class LiveView:
         self._recent: deque[RenderableType] = deque(maxlen=_RECENT)
 
     def watch(self, event: Event) -> None:
-        """Take in an event."""
+        """Handle an event."""
         self._state.watch(event)
         match event:
             case ArtifactReady(name, detail, dropped):
                 style = "yellow" if dropped else "green"
                 mark = "left out" if dropped else "ready"
-                self._recent.append(Text.assemble((f"{mark:9}", style), f"{name}: {detail}"))
+                self._recent.append(_line((f"{mark:9}", style), f"{name}: {detail}"))
             case TrialFinished(record, _):
                 line = f"{describe(record.config)}: {trial_text(record)}"
-                self._recent.append(
-                    Text.assemble((f"{record.outcome:11}", _STYLES[record.outcome]), line)
-                )
+                outcome = (f"{outcome_name(record.outcome):11}", _STYLES[record.outcome])
+                self._recent.append(_line(outcome, line))
             case Note(text, warning):
                 self._notes.append(f"warning: {text}" if warning else text)
             case _:
                 pass
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        parts: list[RenderableType] = [Text(note, style="dim") for note in self._notes]
+        parts: list[RenderableType] = [Text(note, style="dim") for note in self._notes[-_NOTES:]]
         parts.append(self._progress(options.max_width))
         parts.append(LabelledRows(self._rows(bars_for(options))))
-        if self._recent:
-            parts += [Text(), *self._recent]
+        within = options.update(width=options.max_width - _FRAME)
+        height = len(console.render_lines(Group(*parts), within, pad=False))
+        # The frame, and an empty line above the latest events.
+        room = console.height - height - 3
+        if self._recent and room > 0:
+            parts += [Text(), *list(self._recent)[-room:]]
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
 
     def _rows(self, bars: str) -> Iterator[Row]:
-        """What is done now, what is best, and the remaining potential."""
+        """Yield the current trial, the best one, and the remaining potential."""
         state = self._state
         doing = f"; {state.doing}" if state.configuration else state.doing
         yield "now", state.configuration + doing, ""
@@ -138,7 +150,7 @@ class LiveView:
     def _progress(self, width: int) -> RenderableType:
         state = self._state
         done = min(state.done, state.steps)
-        times = f"{clock_text(time.monotonic() - state.started)} gone"
+        times = f"{clock(time.monotonic() - state.started)} elapsed"
         times += left_text(state.time_left())
         bar = ProgressBar(total=state.steps, completed=done, width=24 if width >= WIDE else 8)
         row = Table.grid(padding=(0, 1))
@@ -147,3 +159,10 @@ class LiveView:
             return row
         row.add_row(state.phase, bar, f"{done}/{state.steps}")
         return Group(row, Text(times))
+
+
+def _line(mark: tuple[str, str], text: str) -> Text:
+    """Return an event on one line, cut off where it is too long."""
+    line = Text.assemble(mark, text)
+    line.no_wrap, line.overflow = True, "crop"
+    return line

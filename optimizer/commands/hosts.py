@@ -81,7 +81,7 @@ def _require_engine_builder(space: Space) -> None:
     engines = space.engines
     if engines is None or not any(s.runtime == "tensorrt" for s in space.search_space.artifacts):
         return
-    if engines.place != "local":
+    if engines.build_in != "local":
         ContainerEngine.connect().image(engines.image)
     elif importlib.util.find_spec("tensorrt") is None:
         raise RequirementError(

@@ -211,7 +211,7 @@ def _source(
         copies=copies,
     )
     try:
-        return Source(instance.agreed(seed), described)
+        return Source(instance.calibrated(seed), described)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -233,8 +233,8 @@ def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
 
 
 def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
-    one = plan.one_type
-    inputs = plan.question
+    one = plan.single_type
+    inputs = plan.inputs
     return {
         "demand": asdict(inputs.curve),
         "headroom": inputs.headroom,
@@ -254,11 +254,11 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
             for member in plan.fleet.members
         ],
         "fleet": _mix(plan.fleet),
-        "at_the_peak": [asdict(each) for each in plan.found],
+        "at_the_peak": [asdict(each) for each in plan.at_peak],
         "late_share_allowed": plan.allowed,
         "ways": [
             _scaling(policy, plan.allowed)
-            for policy in (*plan.ways, *(one.autoscaled if one else ()))
+            for policy in (*plan.policies, *(one.autoscaled if one else ()))
         ],
         "smallest_fleet_of_one_type": _simulated(one.at_minimum if one else None),
         "one_instance_less": _simulated(one.below_minimum if one else None),
@@ -269,7 +269,7 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
             {
                 "lost": loss.lost,
                 "left": _mix(loss.left),
-                "at_the_peak": [asdict(each) for each in loss.found],
+                "at_the_peak": [asdict(each) for each in loss.at_peak],
                 "waiting_seconds": loss.waiting_seconds if loss.left.instances else None,
             }
             for loss in plan.losses

@@ -21,13 +21,13 @@ from optimizer.fleet.price_list import price_warning
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
+from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.study_page import study_page
-from optimizer.report.study_report import StudyReport, drawn
+from optimizer.report.study_report import StudyReport, finalists
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import LogForecast, Posterior
 from optimizer.simulator.forecast import Forecast
-from optimizer.study.decision import claims_of
 
 _LIKELY = 0.5
 """Probability of meeting the limits above which a configuration's cost counts."""
@@ -66,20 +66,13 @@ def report_study(results: Path, study: str, seed: int = 0) -> Reported:
 def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
     forecast = _by_calibration(study, seed)
-    decision = study.own_decision
-    found = decision.entry_of(study.baseline)
-    baseline = found.candidate if found is not None else None
+    outcome = StudyOutcome(study, study.summary, price_warning(searched.price, today.date()))
     return StudyReport(
-        study=study,
-        summary=study.summary,
-        decision=decision,
-        baseline=baseline,
-        claims=claims_of(decision, study.confirmations),
+        outcome=outcome,
         effects=_effects(study, forecast) if forecast is not None else None,
         predicted=tuple(_predicted(study, forecast)) if forecast is not None else (),
         costs=measured_costs(study),
-        curves=_curves(study, drawn(decision.ranking, baseline), seed) if study.saturated else {},
-        price_warning=price_warning(searched.price, today.date()),
+        curves=_curves(study, finalists(outcome), seed) if study.saturated else {},
         written=f"{today:%Y-%m-%d %H:%M} UTC",
     )
 

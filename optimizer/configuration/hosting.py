@@ -43,7 +43,7 @@ class RemoteHost:
 
 Host = EmbeddedHost | ContainerHost | RemoteHost
 
-BuildPlace = Literal["local", "container", "trtexec"]
+BuildLocationName = Literal["local", "container", "trtexec"]
 """The tensorrt package of this Python, NVIDIA's tensorrt container of the server's release, or
 trtexec in the server's container."""
 
@@ -61,7 +61,7 @@ class EngineSettings:
         timeout_seconds: longest time of one build.
     """
 
-    place: BuildPlace
+    build_in: BuildLocationName
     image: str
     gpu: Gpu
     workspace_mib: int | None = None

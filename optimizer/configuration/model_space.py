@@ -38,25 +38,25 @@ MAX_POINTS = 1_000_000
 """Largest product of the value lists; a larger space is refused, with its size."""
 
 CORES_CONDITION = "instance_count * intra_op_threads <= cores"
-"""Holds in every space on a CPU: more threads than cores lose to their own contention."""
+"""Holds in every space on a CPU, where more threads than cores slow each other down."""
 
 
 class EmptySpaceError(ValueError):
-    """No point meets the conditions; the message says which one leaves none."""
+    """No point is valid; the message names the rule that excludes the last ones."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the points of a model must keep within.
+    """Limits of a model's points.
 
     Attributes:
-        conditions: expressions over parameter names, `cores` and `gpus`; all must hold.
-        request_size: inferences that one request asks for; the server must take them together.
-        excluded: artefacts that left the space because they failed to build or missed accuracy.
-        failing_batches: by artefact, the smallest batch that it did not answer rightly; points
-            whose max_batch_size reaches it are left out.
-        memory_mib: of each device, for instances; None where it is not known.
-        instance_mib: memory of one instance by artefact, as it was measured.
+        conditions: conditions over parameters, `cores` and `gpus`; all must hold.
+        request_size: inferences per request, which the server must execute together.
+        excluded: artefacts that failed to build or missed their accuracy.
+        failing_batches: by artefact, the smallest batch with wrong answers; points whose
+            max_batch_size reaches it are excluded.
+        memory_mib: memory of each device for instances; None if unknown.
+        instance_mib: measured memory of one instance, by artefact.
     """
 
     conditions: tuple[str, ...] = ()
@@ -139,9 +139,9 @@ class ModelSpace:
 
     @cached_property
     def memory_mib(self) -> NDArray[np.float64]:
-        """Memory that the instances need on each device, as far as known: [points, devices]."""
-        known = dict(self.limits.instance_mib)
-        each = [known.get(spec, 0.0) for spec in self._artifacts(self.rows)]
+        """Memory of the instances on each device, 0 if unmeasured, shape [points, devices]."""
+        measured = dict(self.limits.instance_mib)
+        each = [measured.get(spec, 0.0) for spec in self._artifacts(self.rows)]
         needed: NDArray[np.float64] = self.instances * np.array(each)[:, None]
         return needed
 
@@ -232,7 +232,7 @@ class ModelSpace:
     def _rules(self) -> Iterator[tuple[str, Rule]]:
         """Yield (what the rule says, mask of the rows that it allows), in this order."""
         size = self.limits.request_size
-        yield "the runtime has a way to serve the precision", self._runtime_has_precision
+        yield "the runtime serves the precision", self._runtime_has_precision
         yield f"max_batch_size is at least traffic.batch_size ({size})", self._takes_a_request
         yield "preferred_batch_sizes are from 1 to max_batch_size", _preferred_sizes_fit
         yield from self._hardware_rules()
@@ -268,10 +268,10 @@ class ModelSpace:
         return _mask(rows, [fit[at] for at in rows["#instance_count"]])
 
     def _fits_in_memory(self, rows: pd.DataFrame) -> pd.Series[bool]:
-        known, limit = dict(self.limits.instance_mib), self.limits.memory_mib
-        assert limit is not None, "the rule is there only where it is known"
+        measured, limit = dict(self.limits.instance_mib), self.limits.memory_mib
+        assert limit is not None, "the rule exists only with a limit"
         pairs = zip(self._artifacts(rows), rows.instance_count, strict=True)
-        return _mask(rows, [count * known.get(spec, 0.0) <= limit for spec, count in pairs])
+        return _mask(rows, [count * measured.get(spec, 0.0) <= limit for spec, count in pairs])
 
     def _needs_another(self, spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
         return _mask(rows, [own != spec for own in self._artifacts(rows)])

@@ -159,7 +159,7 @@ class Served(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Effect:
+class ParameterEffect:
     """When a parameter has an effect.
 
     Attributes:
@@ -203,7 +203,7 @@ class ParameterDefinition:
     description: str
     put: Callable[[ServingDraft, Any], None]
     read: Callable[[Served], object]
-    effect: Effect = Effect(all_rows, lambda model: True)
+    effect: ParameterEffect = ParameterEffect(all_rows, lambda model: True)
     idle: Callable[[ModelScope], Value] | None = None
     baseline: Callable[[Sequence[Any], int], Value] | None = None
     key: str = ""

@@ -1,8 +1,9 @@
 """The table of parameters: everything that can be searched of one model. Pure.
 
-`PARAMETERS` holds one entry for each parameter. The schema of space files, the columns of a search
-space, the baseline, Optuna's distributions, the way into a `ServingConfig` and back, the columns of
-reports, the comments of exported files and the features of the surrogate are derived from it.
+`PARAMETERS` holds one entry for each parameter. From it follow the schema of space files, the
+columns of a search space, the baseline, Optuna's distributions, the conversion to and from a
+`ServingConfig`, the columns of reports, the comments of exported files and the features of the
+surrogate.
 
 A further field of Triton's config.pbtxt is one entry, made by `config_field`:
 
@@ -28,9 +29,9 @@ import pandas as pd
 
 from optimizer.configuration.parameter_definition import (
     Allowed,
-    Effect,
     ModelScope,
     ParameterDefinition,
+    ParameterEffect,
     Part,
     Served,
     ServingDraft,
@@ -155,9 +156,9 @@ def _limit_binds(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
     return pd.to_numeric(rows.rate_limit, errors="coerce") < rows.instance_count
 
 
-_WITH_BATCHING = Effect(_merges, lambda model: model.batching is not None)
-_WITH_ENGINES = Effect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
-_WITH_CPU_INSTANCES = Effect(
+_WITH_BATCHING = ParameterEffect(_merges, lambda model: model.batching is not None)
+_WITH_ENGINES = ParameterEffect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
+_WITH_CPU_INSTANCES = ParameterEffect(
     lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
     lambda model: model.groups[0].kind == "KIND_CPU",
 )
@@ -194,7 +195,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="whether Triton joins requests into batches",
         put=lambda draft, value: setattr(draft, "batching", Batching() if value else None),
         read=lambda served: served.model.batching is not None,
-        effect=Effect(
+        effect=ParameterEffect(
             lambda rows, scope: rows.max_batch_size > scope.request_size, lambda model: True
         ),
         fields=("max_batch_size",),
@@ -326,7 +327,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         read=lambda served: (
             served.server.executions_per_device if served.model.rate_limited else None
         ),
-        effect=Effect(_limit_binds, lambda model: model.rate_limited),
+        effect=ParameterEffect(_limit_binds, lambda model: model.rate_limited),
         fields=("instance_group.rate_limiter",),
     ),
 )
@@ -351,9 +352,9 @@ def names_of(*parts: Part) -> tuple[str, ...]:
     return tuple(each.name for each in PARAMETERS if each.part in parts)
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that refuses a name: the known one that may be meant, if any."""
-    names = list(known)
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """Return the end of a message about an invalid name: the valid name that may be meant."""
+    names = list(valid)
     meant = next((each.file_key for each in PARAMETERS if name in each.triton_names), None)
     near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -91,8 +91,8 @@ def content_of(image: str, environment: Mapping[str, str]) -> ImageContent:
         environment.get("NVIDIA_TENSORRT_VERSION"),
         _release_in(image),
     ]
-    known = {release.tag: release for release in RELEASES}
-    release = next((known[tag] for tag in tags if tag in known), Release("", "", None))
+    by_tag = {release.tag: release for release in RELEASES}
+    release = next((by_tag[tag] for tag in tags if tag in by_tag), Release("", "", None))
     # In "10.14.1.48+cuda13.0" the version of CUDA is no part of TensorRT's version.
     tensorrt = environment.get("TRT_VERSION", "").partition("+")[0]
     return ImageContent(

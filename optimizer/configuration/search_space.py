@@ -239,8 +239,8 @@ class SearchSpace:
         Args:
             failing: by artefact, the smallest batch with wrong answers.
         """
-        known = {**dict(self.limits.failing_batches), **failing}
-        return replace(self, limits=replace(self.limits, failing_batches=tuple(known.items())))
+        smallest = {**dict(self.limits.failing_batches), **failing}
+        return replace(self, limits=replace(self.limits, failing_batches=tuple(smallest.items())))
 
     def use_of(self, artifact: ArtifactSpec) -> ArtifactUse:
         """Return how the points of the artefact's model serve it."""

@@ -1,7 +1,7 @@
 """Templates of exported files, and YAML that parsers of YAML 1.1 and of 1.2 read alike.
 
 Every value that a template of a YAML or JSON file prints is quoted for that format by the
-environment itself, so that no name can break out of its place: write `name: {{ value }}`, and
+environment itself, so that no value can break out of its field: write `name: {{ value }}`, and
 `{{ prefix ~ "-" ~ value }}` for one scalar that is made of two.
 """
 

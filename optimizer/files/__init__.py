@@ -1,1 +1,1 @@
-"""Files that ship with the package, and bounded readers of untrusted files."""
+"""Atomic writes, files that ship with the package, and bounded readers of untrusted files."""

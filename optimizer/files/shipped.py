@@ -1,4 +1,4 @@
-"""Files that come with the package: in its data folder when installed, beside it in a checkout."""
+"""Files that ship with the package: in its data folder if installed, beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def shipped(name: str) -> Path:
-    """Path of a shipped folder or file, such as "model_repository_templates".
+    """Return the path of a shipped folder or file, such as "model_repository_templates".
 
     Raises:
         FileNotFoundError: when the installation lacks it.
@@ -16,4 +16,4 @@ def shipped(name: str) -> Path:
     for parent in (_PACKAGE / "data", _PACKAGE.parent):
         if (parent / name).exists():
             return parent / name
-    raise FileNotFoundError(f"{name} did not come with this installation of optimizer")
+    raise FileNotFoundError(f"this installation of optimizer lacks {name}")

@@ -1,8 +1,7 @@
-"""Bounded readers of files that a stranger may have written: bytes, text, JSON, CSV.
+"""Bounded readers of untrusted files: bytes, text, JSON, CSV.
 
-What is read is checked once, here for size, depth and range, and by the caller for its meaning. A
-file that cannot be used raises `UnreadableError`, whose message is the rule that it breaks; the
-caller says which file it is.
+Size, depth and ranges are checked here, the meaning by the caller. A file that cannot be used
+raises `UnreadableError` with the rule that it breaks; the caller adds the name of the file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ UNREADABLE_NPZ = (
     OSError,
     ValueError,
     EOFError,
-    NotImplementedError,  # a way of packing that Python does not have
+    NotImplementedError,  # a compression that Python does not have
     RuntimeError,  # encrypted
     zipfile.BadZipFile,
     zlib.error,
@@ -45,9 +44,9 @@ class UnreadableError(ValueError):
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return the content of a regular file; a pipe or a device is refused and never waited for."""
+    """Return the content of a regular file; a pipe or a device is refused without blocking."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=_open_without_blocking) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableError("must be a regular file, not a pipe or a device")
             content = file.read(most + 1)
@@ -62,7 +61,7 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     return content
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_without_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -75,7 +74,7 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether something is at a path; nothing can be at one that no file may have."""
+    """Return whether a path exists; False for a path that is no valid file name."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -83,22 +82,22 @@ def is_there(path: Path) -> bool:
 
 
 def is_safe_name(name: str) -> bool:
-    """Return whether a name can be that of a folder of ours: no path, and nothing hidden."""
+    """Return whether a name can be that of a folder: no path, and not hidden."""
     return _NAME.fullmatch(name) is not None
 
 
 def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = None) -> Any:
-    """Return what JSON text says; its numbers are finite and fit in 64 bits.
+    """Return the values of JSON text, whose numbers must be finite and fit in 64 bits.
 
     Args:
-        make_object: makes the value of an object from its (key, value) pairs.
+        make_object: returns the value of an object for its (key, value) pairs.
     """
     try:
         data = json.loads(
             content,
             parse_int=_integer,
             parse_float=_finite,
-            parse_constant=_no_number,
+            parse_constant=_refuse_constant,
             object_pairs_hook=make_object,
         )
     except UnicodeDecodeError as error:
@@ -126,30 +125,30 @@ _ABOVE_ZERO = re.compile(
 )
 
 
-def check_ranges(value: object, place: str = "") -> None:
-    """Raise UnreadableError where a number of a dataclass is none that its unit allows.
+def check_ranges(value: object, path: str = "") -> None:
+    """Raise UnreadableError where a number of a dataclass is out of the range of its unit.
 
-    Fields have their unit in their names: durations, rates, counts, sizes and prices are never
-    negative, and what is divided by is above 0.
+    Field names end with their unit: durations, rates, counts, sizes and prices are never negative,
+    and divisors are above 0.
     """
     if isinstance(value, tuple):
-        for at, each in enumerate(value):
-            check_ranges(each, f"{place}.{at}")
+        for index, item in enumerate(value):
+            check_ranges(item, f"{path}.{index}")
     if not is_dataclass(value):
         return
-    for each in fields(value):
-        own, where = getattr(value, each.name), f"{place}.{each.name}".lstrip(".")
-        if isinstance(own, int | float):
-            _check_number(own, each.name, where)
+    for field in fields(value):
+        content, field_path = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
+        if isinstance(content, int | float):
+            _check_number(content, field.name, field_path)
         else:
-            check_ranges(own, where)
+            check_ranges(content, field_path)
 
 
-def _check_number(number: float, name: str, where: str) -> None:
+def _check_number(number: float, name: str, path: str) -> None:
     if _ABOVE_ZERO.fullmatch(name) and not number > 0:
-        raise UnreadableError(f"{where} must be above 0, got {number:g}")
+        raise UnreadableError(f"{path} must be above 0, got {number:g}")
     if _NOT_NEGATIVE.fullmatch(name) and number < 0:
-        raise UnreadableError(f"{where} must be at least 0, got {number:g}")
+        raise UnreadableError(f"{path} must be at least 0, got {number:g}")
 
 
 def _integer(text: str) -> int:
@@ -165,7 +164,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _no_number(text: str) -> NoReturn:
+def _refuse_constant(text: str) -> NoReturn:
     raise UnreadableError(f"numbers must be finite, got {text}")
 
 
@@ -182,9 +181,9 @@ def _check_depth(data: object) -> None:
     for _ in range(MAX_DEPTH + 1):
         level = [
             part
-            for whole in level
-            if isinstance(whole, dict | list)
-            for part in (whole.values() if isinstance(whole, dict) else whole)
+            for container in level
+            if isinstance(container, dict | list)
+            for part in (container.values() if isinstance(container, dict) else container)
             if isinstance(part, dict | list)
         ]
         if not level:
@@ -198,7 +197,7 @@ class CsvRows:
 
     Attributes:
         names: of the columns.
-        rows: (line, value by column); a value that a short row lacks is empty. Reading them raises
+        rows: (line, value by column); missing values of a short row are empty. Iteration may raise
             `UnreadableError`.
     """
 
@@ -207,12 +206,12 @@ class CsvRows:
 
 
 def csv_rows(text: str) -> CsvRows:
-    """Return the rows of CSV text, read one by one."""
+    """Return the rows of CSV text, which are parsed one by one."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = tuple(next((row for row in reader if row), ()))
     except csv.Error as error:
-        raise _no_csv(reader.line_num, error) from error
+        raise _csv_error(reader.line_num, error) from error
     return CsvRows(names, _rows(reader, names))
 
 
@@ -224,8 +223,8 @@ def _rows(reader: Any, names: tuple[str, ...]) -> Iterator[tuple[int, Mapping[st
             filled = [*values, *[""] * (len(names) - len(values))]
             yield reader.line_num, dict(zip(names, filled, strict=False))
     except csv.Error as error:
-        raise _no_csv(reader.line_num, error) from error
+        raise _csv_error(reader.line_num, error) from error
 
 
-def _no_csv(line: int, error: csv.Error) -> UnreadableError:
+def _csv_error(line: int, error: csv.Error) -> UnreadableError:
     return UnreadableError(f"line {line}: must be CSV ({error})")

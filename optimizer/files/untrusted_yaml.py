@@ -1,8 +1,7 @@
-"""A bounded reader of YAML that a stranger may have written.
+"""A bounded reader of untrusted YAML.
 
-A document is read with its lines (ruamel's round-trip loader), so that mistakes can be placed. It
-is bounded in bytes, values and depth before anything walks through it: aliases count as often as
-they are used.
+ruamel's round-trip loader keeps line numbers for messages. Bytes, values and depth are limited
+before anything walks through the document; an alias counts each time that it is used.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _CORE_TAGS = {
 
 
 class UnreadableYamlError(UnreadableError):
-    """YAML that cannot be used; `line` is where, None where that is everywhere."""
+    """YAML that cannot be used; `line` is None where the whole document is affected."""
 
     def __init__(self, rule: str, line: int | None = None) -> None:
         super().__init__(rule)
@@ -35,7 +34,7 @@ class UnreadableYamlError(UnreadableError):
 
 
 class _Constructor(RoundTripConstructor):
-    """Round-trip values, less tags of programs; a scalar that is no number or date has its line."""
+    """Construct round-trip values of core tags only, and report the line of an invalid scalar."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         tag = str(node.tag)
@@ -55,10 +54,10 @@ class _Constructor(RoundTripConstructor):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML document says, with the lines of its parts.
+    """Return the values of a YAML document, which know their lines.
 
     Raises:
-        UnreadableYamlError: with the rule that it breaks, and the line where there is one.
+        UnreadableYamlError: with the rule that it breaks, and the line if known.
     """
     _check_text(text)
     yaml = YAML(typ="rt")
@@ -78,7 +77,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check_text(text: str) -> None:
-    """Refuse what would keep the parser busy: it reads some 5,000 values a second."""
+    """Refuse a document that would take long: the parser reads about 5,000 values a second."""
     if len(text) > MAX_YAML_BYTES:
         raise UnreadableYamlError(f"must be at most {MAX_YAML_BYTES // 2**10} KiB")
     if text.count(",") + text.count("\n") + text.count(": ") > 2 * MAX_VALUES:
@@ -95,10 +94,10 @@ def _check_bounds(document: object) -> None:
     for _ in range(MAX_DEPTH + 1):
         values += len(level)
         below: list[object] = []
-        for whole in level:
-            if isinstance(whole, Mapping | list):
-                below += [*whole, *whole.values()] if isinstance(whole, Mapping) else whole
-            elif isinstance(whole, int) and abs(whole) > MAX_INTEGER:
+        for value in level:
+            if isinstance(value, Mapping | list):
+                below += [*value, *value.values()] if isinstance(value, Mapping) else value
+            elif isinstance(value, int) and abs(value) > MAX_INTEGER:
                 raise UnreadableYamlError("whole numbers must fit in 64 bits")
             if values + len(below) > MAX_VALUES:
                 raise _too_many()

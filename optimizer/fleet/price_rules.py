@@ -100,10 +100,10 @@ def listed_price(
         if entry.price.rate == rate and choice.region in (None, entry.price.region)
     ]
     if not matching:
-        place = f" in {choice.region}" if choice.region is not None else ""
+        where = f" in {choice.region}" if choice.region is not None else ""
         others = ", ".join(f"{e.price.rate} in {e.price.region}" for e in entries)
         raise UsageError(
-            f"{instance_type}: no {rate} price{place} is listed "
+            f"{instance_type}: no {rate} price{where} is listed "
             f"(listed: {others or 'none of that type'}); fetch one with "
             "`python -m optimizer prices update`, or put one into your own list"
         )

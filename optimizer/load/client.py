@@ -116,12 +116,10 @@ class LoadClient:
         self._processes: list[_ClientProcess] = []
 
     def __enter__(self) -> LoadClient:
-        """Start the first process."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes."""
         self.close()
 
     @property

@@ -41,29 +41,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Stairs:
-    """More users at each step.
-
-    Attributes:
-        duration_in_seconds: of one step.
-        users_per_step: additional users at each step.
-    """
-
-    duration_in_seconds: float
-    number_of_steps: int
-    users_per_step: int
-
-    def phases(self) -> tuple[Phase, ...]:
-        """Return one phase without spawning for each step."""
-        return tuple(
-            Phase(step * self.users_per_step, 0.0, self.duration_in_seconds)
-            for step in range(1, self.number_of_steps + 1)
-        )
-
-
-@dataclass(frozen=True)
 class UserLoad:
-    """Phases of users, one after the other (TrafficType PHASES; STAIRS by `Stairs.phases`).
+    """Phases of users, one after the other; of TrafficType STAIRS, each step is a phase.
 
     Attributes:
         think_seconds: between a reply and the same user's next request.

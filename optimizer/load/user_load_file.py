@@ -26,7 +26,7 @@ from pydantic.alias_generators import to_pascal
 from optimizer.errors import UsageError
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.load.stopping import StoppingConditions
-from optimizer.load.user_load import Phase, Stairs, UserLoad
+from optimizer.load.user_load import Phase, UserLoad
 from optimizer.workload.streams import LatencyLimit
 
 JOB_PERCENTILE = 95.0
@@ -87,11 +87,11 @@ class _TrafficPattern(_Section):
         return self
 
     def in_order(self) -> tuple[Phase, ...]:
-        if self.stairs is not None:
-            stairs = self.stairs
-            return Stairs(
-                stairs.duration_in_seconds, stairs.number_of_steps, stairs.users_per_step
-            ).phases()
+        if (stairs := self.stairs) is not None:
+            return tuple(
+                Phase(step * stairs.users_per_step, 0.0, stairs.duration_in_seconds)
+                for step in range(1, stairs.number_of_steps + 1)
+            )
         return tuple(
             Phase(p.initial_number_of_users, p.spawn_rate, p.duration_in_seconds)
             for p in self.phases or ()

@@ -38,8 +38,8 @@ class StreamLevel:
         mean_ms: latency from the due time, as the percentiles are.
         mean_from_send_ms: latency from the time of sending.
         latencies: p50, p95, p99 and the limit's own percentile, ascending, from the due time.
-        latencies_from_send: the same from the time of sending, to compare with tools that measure
-            it.
+        latencies_from_send: the same percentiles from the time of sending, to compare with tools
+            that measure it.
         limit_ms: the limit that applied.
     """
 

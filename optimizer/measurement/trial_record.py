@@ -60,8 +60,8 @@ class TrialRecord:
         machine: digest of the machine's fingerprint.
         origin: the study in which it was measured, if another one.
         attempt: 2 for the retry of a transient failure, which is a trial of its own.
-        further, told_further: capacities within extra limits, and the objectives told for them;
-            empty in a study of one limit.
+        further: capacities within extra limits; empty in a study of one limit.
+        told_further: objectives told to Optuna for these limits.
     """
 
     number: int

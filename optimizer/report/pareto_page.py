@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
 from optimizer.analysis.latency_curve import Basis, LatencyCosts, PricedConfiguration
 from optimizer.configuration.serving_config import describe
+from optimizer.report import number_formats as form
+from optimizer.report.latency_cost_tables import latency_cost_table, limits_text
 from optimizer.report.page import COLOURS, page
 
 _MARKS: Mapping[Basis, tuple[str, str]] = {
@@ -23,20 +24,19 @@ _TICKS_MS = [digit * 10**decade for decade in range(6) for digit in (1, 2, 5)]
 
 
 def pareto_page(costs: LatencyCosts) -> str:
-    """HTML in one file."""
+    """Return HTML in one file."""
     first = costs.shortest
     values = {
         "title": f"What each latency limit costs: {costs.study}",
         "percentile": first.limit.percentile,
         "own_ms": first.limit.latency_ms,
-        "searched": _listed(costs.searched_ms),
+        "searched": limits_text(costs.searched_ms),
         "demand": costs.demand.requests_per_second,
         "others": [s for s in costs.streams if s.limit.latency_ms != first.limit.latency_ms],
         "shortest": first.name,
-        "price": f"{costs.price.instance_type}, ${costs.price.usd_per_hour} an hour "
-        f"({costs.price.source}, {costs.price.as_of})",
-        "rows": list(_rows(costs)),
-        "front": [(describe(config), _listed(limits)) for config, limits in costs.front],
+        "price": form.price_text(costs.price),
+        "table": latency_cost_table(costs),
+        "front": [(describe(config), limits_text(limits)) for config, limits in costs.front],
     }
     charts = {"per_million": per_million_chart(costs), "fleet": _chart(costs, _FLEET)}
     return page("pareto.html", values, charts)
@@ -45,34 +45,6 @@ def pareto_page(costs: LatencyCosts) -> str:
 def per_million_chart(costs: LatencyCosts) -> go.Figure:
     """Cost at capacity of the cheapest within each limit."""
     return _chart(costs, _PER_MILLION)
-
-
-def _rows(costs: LatencyCosts) -> Iterator[dict[str, Any]]:
-    for within in costs.curve:
-        limit = {"limit": f"{within.limit_ms:g}", "own": within.limit_ms in costs.searched_ms}
-        yield limit | _cells(within.cheapest)
-        if within.predicted is not None:
-            yield limit | _cells(within.predicted)
-
-
-def _cells(offer: PricedConfiguration | None) -> dict[str, Any]:
-    if offer is None:
-        return {"basis": "none", "name": "nothing measured meets it"}
-    capacity = offer.capacity
-    high = f" to {capacity.high:,.0f}" if capacity.high is not None else " or more"
-    return {
-        "basis": offer.basis,
-        "name": describe(offer.config),
-        "capacity": f"{capacity.per_second:,.0f}",
-        "interval": f"{capacity.low:,.0f}{high}",
-        "per_million": f"${offer.usd_per_million:.4f}",
-        "replicas": offer.score.replicas,
-        "fleet": f"${offer.score.fleet_usd_per_hour:.3f}",
-    }
-
-
-def _listed(limits_ms: Sequence[float]) -> str:
-    return ", ".join(f"{limit:g}" for limit in limits_ms) + " ms"
 
 
 @dataclass(frozen=True)

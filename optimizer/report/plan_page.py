@@ -23,7 +23,7 @@ def plan_page(plan: Plan, described: Mapping[str, str]) -> str:
         described: configurations in words, by the name of the instance's study.
     """
     values = {
-        "title": f"A fleet for {plan.question.curve.name}",
+        "title": f"A fleet for {plan.inputs.curve.name}",
         "headline": headline(plan),
         "tables": tables(plan, described),
         "hours": hours(plan),
@@ -33,7 +33,7 @@ def plan_page(plan: Plan, described: Mapping[str, str]) -> str:
 
 def _over_time(plan: Plan) -> go.Figure:
     """Demand above, instances below, over the demand's period."""
-    curve = plan.question.curve
+    curve = plan.inputs.curve
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -45,7 +45,7 @@ def _over_time(plan: Plan) -> go.Figure:
     figure.add_scatter(
         x=at, y=curve.rates, name="demand", line={"color": "#000000", "width": 1.5}, row=1, col=1
     )
-    ways = (*plan.ways, *(plan.one_type.autoscaled if plan.one_type else ()))
+    ways = plan.all_policies
     for way, colour, dash in zip(ways, cycle(COLOURS), cycle(_DASHES)):
         step = curve.seconds / len(way.charged) / 3600
         figure.add_scatter(
@@ -70,7 +70,7 @@ def _response(plan: Plan) -> go.Figure:
         response = member.response
         figure.add_scatter(
             x=response.per_second,
-            y=response.excess + 1,
+            y=response.limit_overshoot + 1,
             name=f"{member.instance.price.instance_type} ({member.instance.name})",
             mode="lines+markers",
             line={"color": colour},

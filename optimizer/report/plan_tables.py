@@ -13,7 +13,8 @@ from optimizer.fleet.planning.autoscaling import Metric, TargetTracking
 from optimizer.fleet.planning.fleet_plan import MOST_AUTOSCALED, CapacityLoss, Plan, ScalingPolicy
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
 from optimizer.fleet.planning.mix import FleetMember, FleetMix, keeps_limits
-from optimizer.report.text_table import TextTable
+from optimizer.report import number_formats as form
+from optimizer.report.table import Line, Part, Table
 
 _UNITS: Mapping[Metric, tuple[str, float]] = {
     "rate": ("{:.4g}/s each", 1.0),
@@ -28,22 +29,33 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 
 def headline(plan: Plan) -> str:
     """What to do, in one sentence."""
-    constant = plan.ways[0]
+    constant = plan.policies[0]
     best = min(_ways(plan), key=lambda way: (way.missed_steps(plan.allowed) > 0, way.usd_per_month))
     text = (
-        f"{fleet_text(plan.fleet)} for {plan.question.curve.peak:,.0f} requests/s: "
-        f"${plan.fleet.usd_per_hour:,.2f} an hour, ${constant.usd_per_month:,.0f} a month"
+        f"{fleet_text(plan.fleet)} for {form.rate(plan.inputs.curve.peak)} requests/s: "
+        f"{form.usd(plan.fleet.usd_per_hour)} an hour, {form.usd(constant.usd_per_month)} a month"
     )
     if best.usd_per_month < constant.usd_per_month:
         saved = 1 - best.usd_per_month / constant.usd_per_month
-        text += f"; {best.name} ${best.usd_per_month:,.0f} a month, {saved:.0%} less"
+        text += f"; {best.name} {form.usd(best.usd_per_month)} a month, {form.percent(saved)} less"
     return text + "."
+
+
+def plan_parts(plan: Plan, described: Mapping[str, str]) -> list[Part]:
+    """Return what a terminal shows of a plan.
+
+    Args:
+        described: configurations in words, by the name of the instance's study.
+    """
+    by_hour = hours(plan)
+    more = [by_hour] if by_hour is not None else []
+    return [Line(headline(plan), "good"), *tables(plan, described), *more]
 
 
 def fleet_text(mix: FleetMix) -> str:
     """How many of which types."""
     counts = [
-        f"{count:,} x {_kind(member, mix)}"
+        f"{form.count(count)} x {_kind(member, mix)}"
         for member, count in zip(mix.members, mix.counts, strict=True)
         if count
     ]
@@ -57,7 +69,7 @@ def _kind(member: FleetMember, mix: FleetMix) -> str:
     return kind if len(alike) == 1 else f"{kind} ({member.instance.name})"
 
 
-def tables(plan: Plan, described: Mapping[str, str]) -> list[TextTable]:
+def tables(plan: Plan, described: Mapping[str, str]) -> list[Table]:
     """All of them, in the order of reading.
 
     Args:
@@ -66,21 +78,21 @@ def tables(plan: Plan, described: Mapping[str, str]) -> list[TextTable]:
     return [_instances(plan, described), _over_time(plan), _peak(plan), _surviving(plan)]
 
 
-def _instances(plan: Plan, described: Mapping[str, str]) -> TextTable:
+def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
     rows = [
         (
             member.instance.price.instance_type,
             member.instance.name,
-            f"{member.instance.price.usd_per_hour:g}",
-            f"{member.instance.capacity_per_second:.1f}",
-            f"{member.instance.capacity_low_per_second:.1f}",
-            f"{member.response.most_within_per_second:.1f}",
+            form.price_per_hour(member.instance.price.usd_per_hour),
+            form.rate(member.instance.capacity_per_second),
+            form.rate(member.instance.capacity_low_per_second),
+            form.rate(member.response.most_within_per_second),
             f"{member.instance.moved - 1:+.0%}",
             f"{member.instance.setup_seconds:.1f}",
         )
         for member in plan.fleet.members
     ]
-    return TextTable(
+    return Table(
         "What one instance serves within the limits, requests/s",
         ("type", "study", "$/hour", "measured", "at least", "simulated", "times", "setup, s"),
         tuple(rows),
@@ -93,30 +105,30 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> TextTable:
     )  # fmt: skip
 
 
-def _over_time(plan: Plan) -> TextTable:
-    constant = plan.ways[0].usd_per_month
-    steps = len(plan.question.curve.per_second)
+def _over_time(plan: Plan) -> Table:
+    constant = plan.policies[0].usd_per_month
+    steps = len(plan.inputs.curve.per_second)
     rows = [
         (
             way.name,
             _span(way.charged),
-            f"{way.usd_per_hour:,.3f}",
-            f"{way.usd_per_month:,.0f}",
-            f"{way.usd_per_month / constant:.0%}",
+            form.usd(way.usd_per_hour),
+            form.usd(way.usd_per_month),
+            form.percent(way.usd_per_month / constant),
             f"{way.missed_steps(plan.allowed)} of {steps}",
             f"{way.late_share.max():.2%}",
             _target(way.policy),
         )
         for way in _ways(plan)
     ]
-    delay = plan.question.launch_seconds
-    return TextTable(
-        f"The fleet over time ({plan.question.curve.name})",
-        ("way", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
+    delay = plan.inputs.launch_seconds
+    return Table(
+        f"The fleet over time ({plan.inputs.curve.name})",
+        ("policy", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
         (
             f"An instance serves {delay:g} s after it is ordered, and its setup; it is charged "
-            f"from the order. Over: steps of {plan.question.curve.step_seconds:g} s in which more "
+            f"from the order. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
             f"than {plan.allowed:.1%} of the requests are late; worst: late in the worst step.",
             "Scheduled: as if the demand were known beforehand. Scaled on a metric: read every "
             "minute, fewer only after five; at the highest target that keeps the limit in every "
@@ -126,16 +138,16 @@ def _over_time(plan: Plan) -> TextTable:
     )  # fmt: skip
 
 
-def _peak(plan: Plan) -> TextTable:
-    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.found)]
-    if plan.one_type is not None:
-        kind, one = _kind(plan.one_type.member, plan.fleet), plan.one_type
+def _peak(plan: Plan) -> Table:
+    rows = [_peak_row("recommended", fleet_text(plan.fleet), plan.at_peak)]
+    if plan.single_type is not None:
+        kind, one = _kind(plan.single_type.member, plan.fleet), plan.single_type
         rows.append(_one_row("smallest", kind, one.at_minimum))
         if one.below_minimum is not None:
             rows.append(_one_row("one less", kind, one.below_minimum))
     rows += [_loss_row(loss) for loss in plan.losses]
-    return TextTable(
-        f"The peak of {plan.question.curve.peak:,.0f} requests/s, every instance simulated",
+    return Table(
+        f"The peak of {form.rate(plan.inputs.curve.peak)} requests/s, every instance simulated",
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
         (
@@ -154,7 +166,7 @@ def _peak_row(name: str, fleet: str, found: Sequence[SimulatedFleet]) -> tuple[s
     return (
         name,
         fleet,
-        f"{worst.latency_ms:,.1f}",
+        form.milliseconds(worst.latency_ms),
         f"{worst.limit_ms:g}",
         f"{late:.2%}",
         verdict,
@@ -162,19 +174,19 @@ def _peak_row(name: str, fleet: str, found: Sequence[SimulatedFleet]) -> tuple[s
 
 
 def _one_row(name: str, kind: str, found: SimulatedFleet) -> tuple[str, ...]:
-    return _peak_row(name, f"{found.instances:,} x {kind}", [found])
+    return _peak_row(name, f"{form.count(found.instances)} x {kind}", [found])
 
 
 def _loss_row(loss: CapacityLoss) -> tuple[str, ...]:
     name, fleet = f"{loss.lost} lost", fleet_text(loss.left)
-    if loss.found:
-        return _peak_row(name, fleet, loss.found)
+    if loss.at_peak:
+        return _peak_row(name, fleet, loss.at_peak)
     if math.isinf(loss.waiting_seconds):
         return (name, fleet, "-", "-", "100%", "nothing left")
-    return (name, fleet, "-", "-", "-", f"waits {loss.waiting_seconds:,.0f} s")
+    return (name, fleet, "-", "-", "-", f"waits {form.seconds(loss.waiting_seconds)}")
 
 
-def _surviving(plan: Plan) -> TextTable:
+def _surviving(plan: Plan) -> Table:
     least = plan.surviving["nothing"]
     rows = []
     for name, mix in plan.surviving.items():
@@ -183,17 +195,17 @@ def _surviving(plan: Plan) -> TextTable:
             rows.append((what, "cannot be had", "-", "-"))
             continue
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
-        rows.append((what, fleet_text(mix), f"{mix.usd_per_hour:,.2f}", f"{more:+.0%}"))
-    return TextTable(
-        f"What it costs to survive a loss at the peak, spread over {plan.question.zones} zones",
+        rows.append((what, fleet_text(mix), form.usd(mix.usd_per_hour), form.change(more)))
+    return Table(
+        f"What it costs to survive a loss at the peak, spread over {plan.inputs.zones} zones",
         ("loss of", "cheapest fleet", "$/hour", "more"),
         tuple(rows),
     )
 
 
-def hours(plan: Plan) -> TextTable | None:
+def hours(plan: Plan) -> Table | None:
     """Demand and instances by the hour; None where the demand does not change."""
-    curve = plan.question.curve
+    curve = plan.inputs.curve
     if min(curve.per_second) == curve.peak:
         return None
     shown = min(_HOURS_SHOWN, len(curve.per_second))
@@ -212,8 +224,8 @@ def hours(plan: Plan) -> TextTable | None:
             )
         )
     names = [way.name for way in ways]
-    return TextTable(
-        "Most of each stretch of time: demand, and instances",
+    return Table(
+        "Peak per interval: demand, and instances",
         ("from", "requests/s", *names),
         tuple(rows),
     )
@@ -232,7 +244,7 @@ def _clock(seconds: float) -> str:
 
 
 def _ways(plan: Plan) -> tuple[ScalingPolicy, ...]:
-    return (*plan.ways, *(plan.one_type.autoscaled if plan.one_type else ()))
+    return plan.all_policies
 
 
 def _span(charged: NDArray[np.int64]) -> str:

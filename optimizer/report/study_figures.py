@@ -19,6 +19,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report.page import COLOURS
+from optimizer.study.event_text import outcome_name
 
 Figure: TypeAlias = go.Figure
 """What is drawn here, for whoever hands it on and draws nothing."""
@@ -123,11 +124,11 @@ def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint]
     if not points:
         return
     colour, symbol = _OUTCOMES[outcome]
-    cost = "$%{y:.4f}" if row == 1 else outcome
+    cost = "$%{y:.4f}" if row == 1 else outcome_name(outcome)
     figure.add_scatter(
         x=[point.measured_seconds for point in points],
         y=[point.usd_per_million or 0.0 for point in points],
-        name=outcome,
+        name=outcome_name(outcome),
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 10},
         text=[_hover(point) for point in points],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from optimizer.report.study_report import StudyReport
 from optimizer.report.study_sections import ReportSection, sections
-from optimizer.report.text_table import TextTable
+from optimizer.report.table import Table
 
 _LEFT_OUT = ("trials",)
 """Sections that only a page has room for."""
@@ -31,7 +31,7 @@ def _section(section: ReportSection) -> Iterator[str]:
         yield from ("", *(f"    {line}" for line in section.code))
 
 
-def _table(table: TextTable) -> Iterator[str]:
+def _table(table: Table) -> Iterator[str]:
     if table.title:
         yield from (f"{_plain(table.title)}:", "")
     yield f"| {' | '.join(map(_plain, table.columns))} |"

@@ -1,4 +1,4 @@
-"""A study told section by section; the page and the Markdown file are made of these. Pure."""
+"""The sections of a study's report; the page and the Markdown file both render these."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from optimizer.analysis.summary import SummaryArtifact
-from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import Outcome, TrialRecord
-from optimizer.report.cells import (
-    CANDIDATE_COLUMNS,
-    TRIAL_COLUMNS,
-    candidate_cells,
-    price_text,
-    trial_cells,
-)
+from optimizer.report import number_formats as form
+from optimizer.report.configurations import trials_table
 from optimizer.report.model_figures import (
     importances,
     main_effects,
@@ -34,11 +28,11 @@ from optimizer.report.study_figures import (
     load_latency_figure,
 )
 from optimizer.report.study_report import StudyReport
-from optimizer.report.text_table import TextTable
+from optimizer.report.table import Table
 
 _HOST_NOTE = (
-    "Python host is the part of Triton's compute time that its Python backend adds to a model, by "
-    "what both took when the artefact was prepared."
+    "Python host is the part of Triton's compute time that its Python backend adds to the model, "
+    "estimated from timings of both in the prepare phase."
 )
 _PAIRS = 8
 """Interactions that are listed."""
@@ -60,7 +54,7 @@ class ReportSection:
     anchor: str
     title: str
     paragraphs: tuple[str, ...] = ()
-    tables: tuple[TextTable, ...] = ()
+    tables: tuple[Table, ...] = ()
     charts: tuple[tuple[str, Chart], ...] = ()
     code: tuple[str, ...] = ()
 
@@ -84,53 +78,9 @@ def sections(report: StudyReport) -> list[ReportSection]:
 
 
 def _recommendation(report: StudyReport) -> ReportSection:
-    tables = [table for table in (_compared(report), _claims(report)) if table is not None]
-    return ReportSection(
-        "recommendation",
-        "Recommendation",
-        (report.headline(), *report.cautions()),
-        tuple(tables),
-    )
-
-
-def _compared(report: StudyReport) -> TextTable | None:
-    """Baseline, best and all that cost the same."""
-    if report.best is None:
-        return None
-    equal = [each.candidate for each in report.decision.equal_cost]
-    named = [("best", equal[0]), *(("equal cost", each) for each in equal[1:])]
-    if report.baseline is not None and report.baseline not in equal:
-        named.append(("baseline", report.baseline))
-    return TextTable(
-        "The best and what it is compared with",
-        ("which", "configuration", *CANDIDATE_COLUMNS),
-        tuple((name, describe(each.config), *candidate_cells(each)) for name, each in named),
-        (
-            "Requests/s, p95 and $ per million: of one instance at its capacity. Replicas and "
-            "$ an hour: of the fleet for the demand, by the lower end of the interval. Of "
-            "equal costs the higher precision goes first, then the lower latency at demand.",
-        ),
-        texts=("configuration",),
-    )  # fmt: skip
-
-
-def _claims(report: StudyReport) -> TextTable | None:
-    if not report.claims:
-        return None
-    return TextTable(
-        "How much more one instance of the best serves, 95 % interval",
-        ("than", "times as much", "interval", "confidence", "told apart"),
-        tuple(
-            (
-                describe(claim.rival),
-                f"{claim.ratio:.2f}",
-                f"{claim.low:.2f} to {claim.high:.2f}",
-                f"{claim.confidence:.1%}",
-                "yes" if claim.apart else "no",
-            )
-            for claim in report.claims
-        ),
-    )
+    outcome = report.outcome
+    paragraphs = (outcome.headline(), *outcome.cautions())
+    return ReportSection("recommendation", "Recommendation", paragraphs, tuple(outcome.tables()))
 
 
 def _what_mattered(report: StudyReport) -> ReportSection | None:
@@ -138,23 +88,24 @@ def _what_mattered(report: StudyReport) -> ReportSection | None:
     if effects is None or not effects.main:
         return None
     first = effects.main[0]
-    tables: tuple[TextTable, ...] = ()
+    tables: tuple[Table, ...] = ()
     if effects.interactions:
         rows = [
             (" and ".join(pair.parameters), f"{pair.share:.1%}")
             for pair in effects.interactions[:_PAIRS]
         ]
-        title = "What two parameters do together, beyond what each does alone"
-        tables = (TextTable(title, ("parameters", "share of variance"), tuple(rows)),)
+        title = "Interactions: what two parameters explain beyond each alone"
+        tables = (Table(title, ("parameters", "share of variance"), tuple(rows)),)
     return ReportSection(
         "what-mattered",
-        "What mattered",
+        "Parameter importance",
         (
-            f"{first.parameter} mattered most: {first.share:.0%} of the variance of the cost's "
-            f"logarithm over {effects.points:,} configurations. Its best value on average is "
+            f"{first.parameter} is the most important parameter: it explains "
+            f"{form.percent(first.share)} of the variance of the cost's logarithm over "
+            f"{form.count(effects.points)} configurations. Its best value on average is "
             f"{first.best.value}.",
-            "Costs of configurations that were not measured are what the study's simulator "
-            "expects, corrected by the trials.",
+            "Costs of configurations that were not measured are predicted by the study's "
+            "simulator, corrected by the trials.",
         ),
         tables,
         (
@@ -168,9 +119,10 @@ def _cost_and_latency(report: StudyReport) -> ReportSection | None:
     met = [record for record in report.study.trials if record.score is not None]
     if not met:
         return None
-    best = report.best.config if report.best is not None else None
+    best = report.outcome.best
+    config = best.config if best is not None else None
     charts: list[tuple[str, Chart]] = [
-        ("Cost against latency of the trials", lambda: cost_latency_figure(met, best))
+        ("Cost against latency of the trials", lambda: cost_latency_figure(met, config))
     ]
     paragraphs = []
     costs = report.costs
@@ -178,8 +130,8 @@ def _cost_and_latency(report: StudyReport) -> ReportSection | None:
         charts.append(("Cost of each latency limit", lambda: per_million_chart(costs)))
         on = len(costs.front)
         paragraphs.append(
-            f"{on} configuration{'s are' if on != 1 else ' is'} cheapest within some limit, by "
-            "what was measured; the command pareto says more, and what is predicted of others."
+            f"{on} configuration{'s are' if on != 1 else ' is'} cheapest within some limit, as "
+            "measured; the command pareto shows more, with predictions for the others."
         )
     return ReportSection(
         "cost-and-latency", "Cost and latency", tuple(paragraphs), charts=tuple(charts)
@@ -198,7 +150,7 @@ def _loads(report: StudyReport) -> ReportSection | None:
         (name, *(f"{times[part]:.2f}" if part in times else "-" for part in parts))
         for name, times in split.items()
     ]
-    table = TextTable(
+    table = Table(
         "Mean ms of a request at the capacity",
         ("configuration", *parts),
         tuple(rows),
@@ -207,7 +159,7 @@ def _loads(report: StudyReport) -> ReportSection | None:
     return ReportSection(
         "loads",
         "Latency against load, and where the time goes",
-        ("Marks are what was measured, lines what the study's simulator expects.",)
+        ("Marks are measurements, lines are the predictions of the study's simulator.",)
         if report.curves
         else (),
         (table,),
@@ -222,18 +174,11 @@ def _loads(report: StudyReport) -> ReportSection | None:
 def _course(report: StudyReport) -> ReportSection | None:
     if not report.study.trials:
         return None
-    summary = report.summary
-    measured = sum(record.seconds.measuring for record in report.study.trials)
-    said = f"{len(report.study.trials)} trials, {measured:,.0f} s of load tests"
-    if summary is not None:
-        said += (
-            f"; {summary.measuring_seconds:,.0f} s with calibration and confirmation, "
-            f"{summary.building_seconds:,.0f} s of building, "
-            f"{summary.overhead_seconds_per_trial_median:.1f} s else per trial (median)"
-        )
     trials = report.study.trials
     chart = ("Course of the search", lambda: history_figure(trials))
-    return ReportSection("course", "Course of the search", (said + ".",), charts=(chart,))
+    return ReportSection(
+        "course", "Course of the search", (report.outcome.course(),), charts=(chart,)
+    )
 
 
 def _predictions(report: StudyReport) -> ReportSection | None:
@@ -244,8 +189,9 @@ def _predictions(report: StudyReport) -> ReportSection | None:
         "predictions",
         "Predicted and measured",
         (
-            f"The simulator, by the calibration alone, was off by {median_error(pairs):.0%} "
-            f"(median of {len(pairs)} configurations that it had not seen).",
+            f"From the calibration alone, the simulator's median error was "
+            f"{form.percent(median_error(pairs))} over {len(pairs)} configurations that the "
+            "calibration had not measured.",
         ),
         charts=(("Predicted against measured", lambda: predicted_against_measured(pairs)),),
     )
@@ -268,17 +214,17 @@ def _failures(report: StudyReport) -> ReportSection | None:
         )
         for (outcome, _), records in sorted(by_reason.items(), key=lambda each: -len(each[1]))
     ]
-    table = TextTable(
+    table = Table(
         "Trials by reason",
-        ("outcome", "trials", "reason, of the first", "numbers"),
+        ("outcome", "trials", "reason of the first", "numbers"),
         tuple(rows),
-        texts=("reason, of the first", "numbers"),
+        texts=("reason of the first", "numbers"),
     )
-    return ReportSection("failures", "What did not work, and why", (), (table,))
+    return ReportSection("failures", "Failed and infeasible trials", (), (table,))
 
 
 def _accuracy(report: StudyReport) -> ReportSection | None:
-    artifacts = report.summary.artifacts if report.summary is not None else ()
+    artifacts = report.outcome.summary.artifacts if report.outcome.summary is not None else ()
     if not artifacts:
         return None
     rows = []
@@ -294,8 +240,8 @@ def _accuracy(report: StudyReport) -> ReportSection | None:
                 f"{error:.3g}" if error is not None else "not finite",
             )
         rows.append((each.artifact, *figures, _verdict(each)))
-    table = TextTable(
-        "Answers of each artefact beside the FP32 reference",
+    table = Table(
+        "Outputs of each artefact, compared with the FP32 reference",
         ("artefact", "argmax agreement", "mean cosine", "least cosine", "largest error",
          "verdict"),
         tuple(rows),
@@ -320,7 +266,7 @@ def _machine(report: StudyReport) -> ReportSection:
         ("server", machine.server),
         ("system", f"{machine.system}, Python {machine.python}"),
         *((f"package {name}", version) for name, version in machine.packages),
-        ("price", price_text(searched.price)),
+        ("price", form.price_text(searched.price)),
         ("demand", f"{searched.demand.requests_per_second:g} requests/s"),
         ("headroom", f"{searched.demand.headroom:.0%}"),
         *(
@@ -332,7 +278,7 @@ def _machine(report: StudyReport) -> ReportSection:
         ),
         ("report written", report.written),
     ]
-    table = TextTable("", ("what", "value"), tuple(rows), texts=("value",))
+    table = Table("", ("what", "value"), tuple(rows), texts=("value",))
     return ReportSection("machine", "Machine, versions, prices", (), (table,))
 
 
@@ -342,9 +288,9 @@ def _commands(report: StudyReport) -> ReportSection:
         "commands",
         "Reproduce, serve, roll back",
         (
-            "space.yaml is the file below; it is also in the study's space.json. The winner's "
-            "model repository is best/ in the study's folder, the baseline's baseline/: to "
-            "serve the one is to go forward, the other to roll back.",
+            "space.yaml is the file below; the study's space.json has the same content. The "
+            "study's folder holds the model repositories of the winner (best/) and of the "
+            "baseline (baseline/): serve best/; to roll back, serve baseline/.",
         ),
         code=(
             f"python -m optimizer run space.yaml --study {name}-again",
@@ -365,12 +311,7 @@ def _trials(report: StudyReport) -> ReportSection | None:
         "All trials",
         (),
         (
-            TextTable(
-                "",
-                TRIAL_COLUMNS,
-                tuple(map(trial_cells, trials)),
-                texts=("configuration", "why it ended"),
-            ),
+            trials_table(trials),
         ),
     )  # fmt: skip
 

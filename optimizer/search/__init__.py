@@ -1,1 +1,1 @@
-"""The search: phases of a run, the Optuna study, and what is kept of every trial."""
+"""The phases of a run: prepare, calibrate, search and confirm; samplers and recorded tables."""

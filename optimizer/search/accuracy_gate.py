@@ -51,6 +51,7 @@ class GateResult:
     served_ms: Mapping[int, float]
 
 
+@dataclass(frozen=True)
 class AccuracyGate:
     """Serves artefacts one after the other and judges their outputs.
 
@@ -59,11 +60,10 @@ class AccuracyGate:
         cores: that the instance may use.
     """
 
-    def __init__(self, session: ServingSession, kind: Kind, cores: int, watch: Watcher) -> None:
-        self._session = session
-        self.kind = kind
-        self._cores = cores
-        self._watch = watch
+    session: ServingSession
+    kind: Kind
+    cores: int
+    watch: Watcher
 
     def judge(
         self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
@@ -74,9 +74,8 @@ class AccuracyGate:
             TrialFailure: when it cannot be served.
             UsageError: when the task's metric cannot be calculated.
         """
-        server = GateServer(
-            self._session, artifact, model, prepared.output, (self.kind, self._cores), self._watch
-        )
+        placement = (self.kind, self.cores)
+        server = GateServer(self.session, artifact, model, prepared.output, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()
         finally:

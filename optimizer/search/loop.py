@@ -33,8 +33,7 @@ from optimizer.study.search_status import (
     ExpectedCost,
     Explain,
     SearchEnd,
-    no_expectation,
-    no_search_status,
+    SearchStatus,
 )
 from optimizer.study.trial_records import proposed_record
 
@@ -69,10 +68,10 @@ class SearchLoop:
     def run(
         self,
         budget: Budget,
-        advise: Advisor = no_search_status,
+        advise: Advisor = SearchStatus,
         spent_seconds: float = 0.0,
         first: Sequence[Position] = (),
-        explain: Explain = no_expectation,
+        explain: Explain = lambda _: None,
     ) -> SearchEnd:
         """Search until the budget ends, every valid point is measured or the sampler converges.
 

@@ -18,7 +18,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy
 from optimizer.study.optuna_space import OptunaSpace
 from optimizer.study.optuna_study import SamplerFactory
-from optimizer.study.search_status import Advisor, Explain, no_expectation, no_search_status
+from optimizer.study.search_status import Advisor, Explain, SearchStatus
 
 _STARTUP_TRIALS = 6
 
@@ -124,11 +124,14 @@ class GridSampler(PointSampler):
 
 @dataclass(frozen=True)
 class Strategy:
-    """A sampler with its reasons for a proposal and its rule for ending the search."""
+    """A sampler with its reasons for a proposal and its rule for ending the search.
+
+    By default it has no model of the cost: it gives no reasons and never ends the search.
+    """
 
     make_sampler: SamplerFactory
-    advise: Advisor = no_search_status
-    explain: Explain = no_expectation
+    advise: Advisor = SearchStatus
+    explain: Explain = lambda _: None
 
 
 SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {

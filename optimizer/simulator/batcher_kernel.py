@@ -219,7 +219,7 @@ def _fitting(r, s, b, held):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _choose(r, s, m, b):  # type: ignore[no-untyped-def]
-    """Steps 4 and 5: return how many requests join the open payload now; -1 to sleep.
+    """Return how many requests join the open payload now, by steps 4 and 5; -1 to sleep.
 
     Triton scans the queue one by one. All requests have one size, so one computation does.
     """

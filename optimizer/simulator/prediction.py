@@ -55,11 +55,6 @@ class PredictedSaturation:
     per_second: float
     batches: dict[int, int]
 
-    @property
-    def mean_batch(self) -> float:
-        """Mean inferences of an execution; 0 where everything was refused."""
-        return _mean_batch(self.batches)
-
 
 @dataclass(frozen=True)
 class PredictedLevel:
@@ -92,7 +87,8 @@ class PredictedLevel:
     @property
     def mean_batch(self) -> float:
         """Mean inferences of an execution; 0 where everything was refused."""
-        return _mean_batch(self.batches)
+        executions = sum(self.batches.values())
+        return sum(size * n for size, n in self.batches.items()) / max(1, executions)
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,6 @@ class PredictedCapacity:
     per_second: float
     saturation: PredictedSaturation
     floor_ms: float
-
-
-def _mean_batch(batches: dict[int, int]) -> float:
-    executions = sum(batches.values())
-    return sum(size * n for size, n in batches.items()) / max(1, executions)
 
 
 def predict_saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSaturation:

@@ -104,11 +104,11 @@ class SourceSection(Section):
 
     def known_limits(self, folder: Path) -> dict[str, int]:
         """Return whole numbers of the model's configuration, if it needs no download."""
-        known: object = self.config
+        config: object = self.config
         if self.checkpoint is not None:
             file = folder / self.checkpoint / "config.json"
-            known = parse_json(read_bytes(file)) if is_there(file) else {}
-        items = known.items() if isinstance(known, dict) else ()
+            config = parse_json(read_bytes(file)) if is_there(file) else {}
+        items = config.items() if isinstance(config, dict) else ()
         return {key: value for key, value in items if isinstance(value, int)}
 
     def to_value(self, folder: Path) -> TransformersSource | OnnxSource:
@@ -355,12 +355,12 @@ class ModelSection(Section):
     def _below_the_vocabulary(
         cls, inputs: dict[str, InputSection], info: ValidationInfo
     ) -> dict[str, InputSection]:
-        known = _known_limits(info)
+        limits = _known_limits(info)
         mistakes = []
         for name, key in CONFIG_LIMITS.items():
             tensor = inputs.get(name)
-            if tensor is not None and key in known and tensor.maximum >= known[key]:
-                rule = f"must be below the model's {key} ({known[key]})"
+            if tensor is not None and key in limits and tensor.maximum >= limits[key]:
+                rule = f"must be below the model's {key} ({limits[key]})"
                 mistakes.append(wrong(f"{name}.maximum", rule, tensor.maximum))
         raise_all(cls, mistakes)
         return inputs

@@ -36,7 +36,7 @@ def _type_of(allowed: Allowed) -> Any:
         kinds.append(Annotated[int, Field(ge=allowed.least, le=10**9, strict=True)])
     if allowed.lists is not None:
         kinds.append(_LISTS[allowed.lists])
-    several: Any = list[Union[tuple(kinds)]]  # type: ignore[misc] # noqa: UP007 - not known to mypy
+    several: Any = list[Union[tuple(kinds)]]  # type: ignore[misc] # noqa: UP007 - mypy sees no table
     return Annotated[several, Field(min_length=1, max_length=MAX_VALUES)]
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import (
-    BuildPlace,
+    BuildLocationName,
     ContainerHost,
     EmbeddedHost,
     EngineSettings,
@@ -75,7 +75,7 @@ class ServerSection(Section):
 class EnginesSection(Section):
     """How TensorRT engines are built."""
 
-    build_in: BuildPlace | None = Field(
+    build_in: BuildLocationName | None = Field(
         None,
         description="trtexec in the server's container, container for NVIDIA's tensorrt container, "
         "local for the tensorrt package; by default trtexec with launcher docker, else local",
@@ -96,11 +96,11 @@ class EnginesSection(Section):
     def to_value(self, host: Host, gpu: Gpu) -> EngineSettings:
         """Return the settings for a host whose engines are built on `gpu`."""
         server = host.image if isinstance(host, ContainerHost) else triton_image()
-        place = self.build_in or ("trtexec" if isinstance(host, ContainerHost) else "local")
+        build_in = self.build_in or ("trtexec" if isinstance(host, ContainerHost) else "local")
         own = {"trtexec": server, "container": tensorrt_image(tag_of(server)), "local": ""}
         return EngineSettings(
-            place=place,
-            image=self.image or own[place],
+            build_in=build_in,
+            image=self.image or own[build_in],
             gpu=gpu,
             workspace_mib=self.workspace_mib,
             optimization_level=self.optimization_level,

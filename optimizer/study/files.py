@@ -18,26 +18,12 @@ from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.files.untrusted import check_ranges
 from optimizer.machine.fingerprint import Machine
+from optimizer.measurement.host_share import HostTiming
 from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.gated_artifact import FailingBatch, GatedShapes
 from optimizer.workload.model_spec import ModelSpec
-
-
-class _Shapes(BaseModel):
-    batch_sizes: list[int]
-    lengths: list[int]
-
-
-class _FailingBatch(BaseModel):
-    size: int
-    reason: str
-
-
-class _Timing(BaseModel):
-    batch_size: int
-    served_ms: float
-    bare_ms: float
 
 
 class _Gated(BaseModel):
@@ -46,9 +32,9 @@ class _Gated(BaseModel):
     accuracy: dict[str, Any] | None = None
     dropped: str | None = None
     instance_mib: float | None = None
-    shapes: _Shapes | None = None
-    failing_batch: _FailingBatch | None = None
-    timings: list[_Timing] = []
+    shapes: GatedShapes | None = None
+    failing_batch: FailingBatch | None = None
+    timings: list[HostTiming] = []
     int8_share: float | None = None
 
 

@@ -1,4 +1,4 @@
-"""The accuracy gate of one artefact: which shapes it must answer, what it found, prepared.json."""
+"""The accuracy gate of one artefact: the shapes it must pass, its result, and prepared.json."""
 
 from __future__ import annotations
 

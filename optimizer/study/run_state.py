@@ -24,7 +24,6 @@ from optimizer.study.events import (
     Event,
     LevelFinished,
     LevelStarted,
-    Note,
     PhaseStarted,
     SearchStatusChanged,
     StepStarted,
@@ -64,14 +63,14 @@ class RunState:
 
     Args:
         clock: returns seconds.
-        known: trials of the study that earlier runs measured.
+        earlier: trials of the study that earlier runs measured.
         best: recommendation by the records of earlier runs.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        known: Mapping[int, TrialRecord] | None = None,
+        earlier: Mapping[int, TrialRecord] | None = None,
         best: ConfirmedCapacity | None = None,
     ) -> None:
         self._clock = clock
@@ -89,12 +88,12 @@ class RunState:
         self.rates: list[float] = []
         self.p95s_ms: list[float] = []
         self.regret_bound: float | None = None
-        history = History(known or {})
+        history = History(earlier or {})
         self.best = best
         self.trials: dict[Outcome, int] = history.counts()
         self.capacities = deque((_capacity(r) for r in history.records), maxlen=_LATEST)
-        own = [r.seconds.total for r in history.records if r.origin is None and r.seconds.total > 0]
-        self._trial_seconds = deque(own, maxlen=_RECENT)
+        own = (r.seconds.total for r in history.records if r.origin is None)
+        self._trial_seconds = deque((s for s in own if s > 0), maxlen=_RECENT)
 
     def watch(self, event: Event) -> None:
         """Update the state by an event."""
@@ -120,7 +119,7 @@ class RunState:
                 self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
                 self._end_trial(record, best)
-            case Note() | _:
+            case _:
                 pass
 
     def time_left(self) -> TimeLeft:
@@ -167,5 +166,6 @@ class RunState:
 
 def _capacity(record: TrialRecord) -> float:
     """Return the requests/s within the limits; 0 where no load met them."""
-    within = record.outcome == "ok" and record.measurement is not None
-    return record.measurement.capacity_per_second if within and record.measurement else 0.0
+    if record.outcome != "ok" or record.measurement is None:
+        return 0.0
+    return record.measurement.capacity_per_second

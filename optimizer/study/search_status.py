@@ -42,11 +42,6 @@ Advisor = Callable[[], SearchStatus]
 """Called before every proposal, and at the end of the search."""
 
 
-def no_search_status() -> SearchStatus:
-    """Return the status of a sampler without a model of the cost."""
-    return SearchStatus()
-
-
 @dataclass(frozen=True)
 class ExpectedCost:
     """The expected cost of a proposed configuration, and the reason for the proposal.
@@ -70,8 +65,3 @@ class ExpectedCost:
 
 Explain = Callable[[Position], ExpectedCost | None]
 """Called after a proposal for its expected cost."""
-
-
-def no_expectation(_: Position) -> ExpectedCost | None:
-    """Return no expectation: the sampler has no model of the cost."""
-    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
-from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.control import Endpoint
 from optimizer.triton.launcher import (
     STOP_SECONDS,
     PickPorts,
@@ -30,6 +30,7 @@ from optimizer.triton.launcher import (
     free_ports,
     last_errors,
     on_free_ports,
+    read_log,
     wait_ready,
 )
 
@@ -130,9 +131,7 @@ class _Log:
                     self._file.flush()
 
     def since_start(self) -> str:
-        with self._path.open("rb") as log:
-            log.seek(self._start)
-            return log.read().decode(errors="replace")
+        return read_log(self._path, self._start)
 
     def wait(self) -> None:
         """Wait until the output of a container that has ended is copied."""
@@ -140,32 +139,23 @@ class _Log:
             self._copying.join(_LOG_SECONDS)
 
 
-class _ContainerServer:
+class _ContainerServer(RunningServer):
     def __init__(self, container: RunningContainer, endpoint: Endpoint, log: _Log) -> None:
-        self._container = container
-        self._control = ServerControl(endpoint)
-        self._endpoint = endpoint
-        self._log = log
         self._first = container.pid() or _NO_PROCESS
+        super().__init__(endpoint, self._first)
+        self._container = container
+        self._log = log
         log.copy(container)
-
-    @property
-    def control(self) -> ServerControl:
-        return self._control
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
 
     def listens(self) -> bool:
         """Return whether the server listens on all of its ports."""
-        ports = self._endpoint.ports
+        ports = self.endpoint.ports
         try:
             return ports <= processes.listening_below(self._first)
         except psutil.AccessDenied:
             # The ports of another user's process are not attributed to it. Triton starts its
             # metrics service last, so its log tells that it has tried all ports.
-            started = f'Metrics Service at {self._endpoint.metrics}"' in self.log_since_start()
+            started = f'Metrics Service at {self.endpoint.metrics}"' in self.log_since_start()
             return started and ports <= processes.listening_anywhere()
 
     def exit_reason(self) -> str | None:
@@ -192,22 +182,13 @@ class _ContainerServer:
 
     def memory_with_models_bytes(self) -> int | None:
         """Return the memory; by the Docker engine where root's processes cannot be inspected."""
-        in_use = processes.memory_bytes(self._first)
-        if in_use is not None:
-            return in_use
-        try:
-            return self._container.memory_bytes()
-        except ContainerFailure:
-            return None
-
-    def model_processes(self) -> Mapping[int, str] | None:
-        return processes.model_statuses(self._first)
-
-    def cpu_seconds(self) -> float | None:
-        return processes.cpu_seconds(self._first)
+        in_use = super().memory_with_models_bytes()
+        with suppress(ContainerFailure):
+            return in_use if in_use is not None else self._container.memory_bytes()
+        return None
 
     def stop(self) -> None:
-        self._control.close()
+        self.control.close()
         # Containers of an engine that is gone are removed at the next start.
         with suppress(ContainerFailure):
             self._container.stop(STOP_SECONDS)

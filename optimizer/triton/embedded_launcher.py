@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from optimizer.errors import StorageError
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
-from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import EmbeddedRuntime
 from optimizer.triton.launcher import (
     STOP_SECONDS,
@@ -29,6 +28,7 @@ from optimizer.triton.launcher import (
     free_ports,
     last_errors,
     on_free_ports,
+    read_log,
     wait_ready,
 )
 from optimizer.triton.shared_memory import (
@@ -119,7 +119,7 @@ class EmbeddedLauncher:
         ]
 
 
-class _EmbeddedServer:
+class _EmbeddedServer(RunningServer):
     def __init__(
         self,
         process: subprocess.Popen[bytes],
@@ -128,28 +128,15 @@ class _EmbeddedServer:
         start_of_log: int,
         region: str,
     ) -> None:
+        super().__init__(endpoint, process.pid)
         self._process = process
-        self._control = ServerControl(endpoint)
-        self._endpoint = endpoint
         self._log = log
         self._start_of_log = start_of_log
         self._region = region
 
-    @property
-    def control(self) -> ServerControl:
-        return self._control
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def listens(self) -> bool:
         """Return whether the server listens on all of its ports."""
-        return self._endpoint.ports <= processes.listening_below(self._process.pid)
+        return self.endpoint.ports <= processes.listening_below(self._process.pid)
 
     def exit_reason(self) -> str | None:
         code = self._process.poll()
@@ -159,24 +146,10 @@ class _EmbeddedServer:
         return f"the server ended with {end}; {last_errors(self.log_since_start())}"
 
     def log_since_start(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(self._start_of_log)
-            return log.read().decode(errors="replace")
-
-    def memory_bytes(self) -> int | None:
-        return processes.resident_bytes(self._process.pid)
-
-    def memory_with_models_bytes(self) -> int | None:
-        return processes.memory_bytes(self._process.pid)
-
-    def model_processes(self) -> Mapping[int, str] | None:
-        return processes.model_statuses(self._process.pid)
-
-    def cpu_seconds(self) -> float | None:
-        return processes.cpu_seconds(self._process.pid)
+        return read_log(self._log, self._start_of_log)
 
     def stop(self) -> None:
-        self._control.close()
+        self.control.close()
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

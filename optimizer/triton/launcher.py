@@ -6,13 +6,16 @@ import contextlib
 import re
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
+from pathlib import Path
 from typing import Protocol
 
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure
 from optimizer.machine.slots import Slot
+from optimizer.triton import processes
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.server_options import option_flags
 
@@ -36,43 +39,53 @@ class PortInUse(ServerFailure):
 PickPorts = Callable[[int], Sequence[int]]
 
 
-class RunningServer(Protocol):
-    """A server that was started, or that was running already."""
+class RunningServer(ABC):
+    """A server that was started, or that was running already.
 
-    @property
-    def control(self) -> ServerControl:
-        """The client that controls it; `stop` closes it."""
+    Figures of its processes are None where they are not available.
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Addresses that it listens on."""
+    Args:
+        pid: first process of the server; None where it does not run on this machine.
 
+    Attributes:
+        control: the client that controls it; `stop` closes it.
+    """
+
+    def __init__(self, endpoint: Endpoint, pid: int | None = None) -> None:
+        self.endpoint = endpoint
+        self.control = ServerControl(endpoint)
+        self.pid = pid
+
+    @abstractmethod
     def exit_reason(self) -> str | None:
         """Return why it no longer runs, None while it does."""
 
-    def log_since_start(self) -> str:
-        """Return its log so far; empty where the log is not available."""
-
-    def memory_bytes(self) -> int | None:
-        """Return the resident memory of the server process; None where it is not available."""
-
-    def memory_with_models_bytes(self) -> int | None:
-        """Return the memory of the server and its model processes; None where not available.
-
-        Memory that processes share is divided among them.
-        """
-
-    def model_processes(self) -> Mapping[int, str] | None:
-        """Return psutil's status of every Python model's process by its id; None where unknown."""
-
-    def cpu_seconds(self) -> float | None:
-        """Return the CPU time of the server and its models so far; None where not available."""
-
+    @abstractmethod
     def stop(self) -> None:
         """Stop it and wait until nothing of it is left; no error when it has ended already.
 
         A server that was not started here only unloads what `control` loaded, and runs on.
         """
+
+    def log_since_start(self) -> str:
+        """Return its log so far; empty where the log is not available."""
+        return ""
+
+    def memory_bytes(self) -> int | None:
+        """Return the resident memory of the server process."""
+        return processes.resident_bytes(self.pid) if self.pid is not None else None
+
+    def memory_with_models_bytes(self) -> int | None:
+        """Return the memory of the server and its model processes, shared memory divided."""
+        return processes.memory_bytes(self.pid) if self.pid is not None else None
+
+    def model_processes(self) -> Mapping[int, str] | None:
+        """Return psutil's status of every Python model's process by its id."""
+        return processes.model_statuses(self.pid) if self.pid is not None else None
+
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU time of the server and its models so far."""
+        return processes.cpu_seconds(self.pid) if self.pid is not None else None
 
 
 class ServerLauncher(Protocol):
@@ -160,6 +173,13 @@ def wait_ready(server: RunningServer, listens: Callable[[], bool]) -> None:
     except BaseException:
         server.stop()
         raise
+
+
+def read_log(path: Path, start: int) -> str:
+    """Return what was appended to a log file since it had `start` bytes."""
+    with path.open("rb") as log:
+        log.seek(start)
+        return log.read().decode(errors="replace")
 
 
 def last_errors(log: str, lines: int = 3) -> str:

@@ -9,7 +9,7 @@ from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure
 from optimizer.machine.slots import Slot
-from optimizer.triton.control import Endpoint, ServerControl
+from optimizer.triton.control import Endpoint
 from optimizer.triton.launcher import START_SECONDS, RunningServer
 
 _START_IT = "start it with --model-control-mode=explicit --disable-auto-complete-config"
@@ -50,57 +50,31 @@ class RemoteLauncher:
         return server
 
 
-class _RemoteServer:
+class _RemoteServer(RunningServer):
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._control = ServerControl(endpoint)
+        super().__init__(endpoint)
         self._stopped = False
-
-    @property
-    def control(self) -> ServerControl:
-        return self._control
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
 
     def wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not self._control.alive():
+        while not self.control.alive():
             if time.monotonic() > end:
                 raise ServerFailure(
-                    f"no server answers at {self._endpoint.grpc}: {_START_IT}"
-                    + self._control.last_error_text
+                    f"no server answers at {self.endpoint.grpc}: {_START_IT}"
+                    + self.control.last_error_text
                 )
             time.sleep(0.1)
-        if not self._control.in_explicit_mode():
+        if not self.control.in_explicit_mode():
             raise ServerFailure(
-                f"the server at {self._endpoint.grpc} is not in explicit model-control mode:"
+                f"the server at {self.endpoint.grpc} is not in explicit model-control mode:"
                 f" {_START_IT}",
                 transient=False,
             )
 
     def exit_reason(self) -> str | None:
-        if any(self._control.alive() for _ in range(_TRIES)):
+        if any(self.control.alive() for _ in range(_TRIES)):
             return None
-        return (
-            f"the server at {self._endpoint.grpc} does not answer" + self._control.last_error_text
-        )
-
-    def log_since_start(self) -> str:
-        return ""
-
-    def memory_bytes(self) -> int | None:
-        return None
-
-    def memory_with_models_bytes(self) -> int | None:
-        return None
-
-    def model_processes(self) -> None:
-        return None
-
-    def cpu_seconds(self) -> float | None:
-        return None
+        return f"the server at {self.endpoint.grpc} does not answer" + self.control.last_error_text
 
     def stop(self) -> None:
         """Unload what was loaded here; a server that is gone needs no unloading."""
@@ -108,5 +82,5 @@ class _RemoteServer:
             return
         self._stopped = True
         with suppress(ServerFailure):
-            self._control.unload_all(_UNLOAD_SECONDS)
-        self._control.close()
+            self.control.unload_all(_UNLOAD_SECONDS)
+        self.control.close()

@@ -20,7 +20,7 @@ PEAKS = (1_000.0, 10_000.0, 100_000.0)
 def main() -> None:
     """Print a line for each peak."""
     begun = time.perf_counter()
-    one = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).agreed(seed=0)
+    one = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).calibrated(seed=0)
     print(f"simulation brought to the measured capacity: {time.perf_counter() - begun:.1f} s")
     for peak in PEAKS:
         question = PlanInputs(daily_demand(peak, peak / 5), seed=round(peak))
@@ -28,7 +28,7 @@ def main() -> None:
         plan = plan_fleet([one], question)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         assert plan is not None, "any number of instances can be had"
-        [found] = plan.found
+        [found] = plan.at_peak
         print(
             f"{peak:9,.0f} requests/s, {plan.fleet.instances:5,} instances: {wall:.1f} s, "
             f"{cpu:.1f} s of CPU; {found.requests / 1e6:.1f} million requests at the peak, "

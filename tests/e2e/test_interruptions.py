@@ -280,7 +280,7 @@ def assert_one_answer(study: StudyDirectory, start: StartOptimizer, *, summed_up
         assert said.wait() == 0, said.errors
         assert text in said.output
     reported = report_study(study.root.parent, study.name).report
-    assert reported.headline().startswith(f"Serve {text} on")
+    assert reported.outcome.headline().startswith(f"Serve {text} on")
     status = study_status(study.root.parent, study.name)
     assert status.best is not None
     assert (status.best.configuration, status.best.confirmed) == (text, best.confirmed)

@@ -80,14 +80,14 @@ class CrashingWorkshop(BuildProcess):
 
     def export_graph(self, model: ModelSpec) -> CacheEntry:
         if self.crash == "export":
-            self._run(Job("ONNX export of bert", end_the_process), no_progress, 60.0)
+            self._run(Job("ONNX export of bert", end_the_process))
         return super().export_graph(model)
 
     def build(
         self, spec: ArtifactSpec, model: ModelSpec, on_progress: ReportProgress = no_progress
     ) -> ModelArtifact:
         if spec.runtime == self.crash:
-            self._run(Job(spec.label, end_the_process), no_progress, 60.0)
+            self._run(Job(spec.label, end_the_process))
         return super().build(spec, model, on_progress)
 
 

@@ -178,8 +178,11 @@ def test_a_changed_configuration_is_what_the_server_runs(serving: Serving) -> No
         batching=Batching((2, 4), 700),
         groups=(InstanceGroup(count=2, threads=2),),
         warmup_batch_sizes=(1, 8),
+        parameters=(("optimization.input_pinned_memory.enable", "false"),),
     )
     running = serving.serve(changed).control.config("bert")
+    assert running.optimization.HasField("input_pinned_memory")
+    assert not running.optimization.input_pinned_memory.enable
     assert running.max_batch_size == 8
     assert list(running.dynamic_batching.preferred_batch_size) == [2, 4]
     assert running.dynamic_batching.max_queue_delay_microseconds == 700

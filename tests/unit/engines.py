@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+from optimizer.artifacts.engines.build_locations import Folders
 from optimizer.artifacts.engines.recipe import Recipe, input_shapes, recipe_for
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import EngineProfile
+from optimizer.errors import BuildFailure
 from optimizer.runtimes.spec import Precision
 from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
 
@@ -32,3 +36,29 @@ def recipe(precision: Precision = "fp16", settings: EngineSettings = LOCAL) -> R
 def without_workspace(settings: EngineSettings = LOCAL) -> EngineSettings:
     """Settings that leave a kernel all of the GPU's memory."""
     return replace(settings, workspace_mib=None)
+
+
+@dataclass
+class FakeLocation:
+    """A build location that extends the timing cache and writes a plan, or fails."""
+
+    versions: Mapping[str, str]
+    writes: bool = True
+    dies: bool = False
+
+    def identity(self) -> Mapping[str, str]:
+        return self.versions
+
+    def run(
+        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
+    ) -> EngineFacts:
+        assert (folders.graph / recipe.onnx).is_file()
+        timings = folders.timings / recipe.timing_cache
+        earlier = timings.read_text() if timings.exists() else ""
+        timings.with_suffix(".cache.lock").touch()
+        timings.write_text("half of" if self.dies else earlier + "a kernel ")
+        if self.dies:
+            raise BuildFailure("killed")
+        if self.writes:
+            (folders.plans / recipe.plan).write_text(recipe.to_json())
+        return EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)

@@ -167,14 +167,6 @@ def test_where_a_graph_was_traced_does_not_travel_along(tmp_path: Path) -> None:
     onnx.checker.check_model(kept)
 
 
-def test_pytorch_cannot_be_made_from_onnx(tmp_path: Path) -> None:
-    spec = model(write_graph(tmp_path / "m.onnx"))
-    with pytest.raises(BuildFailure, match="runtime pytorch needs a transformers source"):
-        build_artifact(
-            ArtifactSpec("product", "pytorch", "python", "fp32"), spec, ArtifactCache(tmp_path)
-        )
-
-
 def test_int8_without_anything_to_quantise_is_no_int8(tmp_path: Path) -> None:
     spec = model(write_graph(tmp_path / "m.onnx", operator="Add"))
     with pytest.raises(BuildFailure, match="int8: the graph must have a Conv, Gemm or MatMul with"):

@@ -22,7 +22,9 @@ from rich.text import Text
 
 from optimizer import __version__
 from optimizer import cli as optimizer_cli
-from optimizer.analysis.summary import LoadRuns, StudySummary, summarise
+from optimizer.analysis.nothing_confirmed import nothing_confirmed
+from optimizer.analysis.study_reading import read_study
+from optimizer.analysis.summary import MachineDrift, StudySummary, entry
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
@@ -37,9 +39,7 @@ from optimizer.errors import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.measurement.level import Measurement
-from optimizer.search.confirm import Confirmed
-from optimizer.space_file.reader import Space, load_space
-from optimizer.study.directory import StudyDirectory
+from optimizer.space_file.reader import load_space
 from optimizer.study.event_text import trial_text
 from optimizer.study.events import (
     ArtifactReady,
@@ -55,31 +55,27 @@ from optimizer.study.events import (
     TrialRecorded,
     TrialStarted,
 )
+from optimizer.study.history import History
 from optimizer.study.search_status import ExpectedCost, SearchStatus
 from tests.unit.commands import Commands, Said
 from tests.unit.studies import (
     HARDWARE,
-    PRICE,
     bounded,
     failed,
     found_by,
-    history_of,
     infeasible,
     level,
     ok,
     record_of,
 )
 from tests.unit.test_summary import (
-    CONFIRMED,
-    ENDED,
     FILE,
-    HISTORY,
-    PREPARED,
     A,
     B,
     C,
     D,
 )
+from tests.unit.whole_studies import WholeStudy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HOSTILE = "[red]it[/nope] [StatusCode.INTERNAL] broke [/]"
@@ -637,92 +633,91 @@ def test_anything_else_gets_plain_lines() -> None:
 # What is seen when a study has ended.
 
 
-@pytest.fixture
-def space(tmp_path: Path) -> Space:
-    path = tmp_path / "space.yaml"
-    path.write_text(FILE)
-    return load_space(path, {PRICE.instance_type: PRICE}, HARDWARE)
+REASON = record_of(5, C, failed(HOSTILE))
+FOUND = WholeStudy(
+    Path("quick"), {0: 50.0, 1: 130.0, 2: 0.0, 3: 40.0}, {1: (125, 125), 0: (50, 52)}
+)
 
 
-NOTHING_MET = history_of((B, failed("it broke")), (C, infeasible(80)))
-TRIALS = [OK, FAILED, record_of(2, C, infeasible(80)), record_of(3, A, bounded(40))]
+def ended(study: WholeStudy, root: Path, **changes: Any) -> RunResult:
+    """What a run leaves of a study, with a failed trial that quotes a stranger."""
+    directory = replace(study, root=root / "quick").written()
+    directory.trials.write(REASON)
+    directory.best.mkdir(exist_ok=True)
+    reading = read_study(root, "quick")
+    best = reading.own_decision.best
+    summary = StudySummary(
+        study="quick",
+        ended="the budget of 5 trials is used up",
+        remaining_gap=0.04,
+        trials=History({r.number: r for r in reading.trials}).counts(),
+        best=entry(best.candidate) if best is not None and best.confirmed else None,
+        nothing_found=None
+        if best is not None
+        else nothing_confirmed(reading.trials, reading.confirmations),
+        pace=MachineDrift("", (50.0, 48.0), -0.04),
+        accuracy_evidence="synthetic",
+        measuring_seconds=1234.0,
+        building_seconds=7.5,
+        overhead_seconds_per_trial_median=2.0,
+        wall_seconds=1461.4,
+    )
+    was_finished = changes.pop("was_finished", False)
+    return RunResult(directory, replace(summary, **changes), was_finished)
 
 
-@pytest.fixture
-def directory(tmp_path: Path, fast_disk: None) -> StudyDirectory:
-    directory = StudyDirectory(tmp_path / "quick")
-    for record in TRIALS:
-        directory.trials.write(record)
-    directory.best.mkdir()
-    return directory
-
-
-def summary_of(space: Space, confirmed: Confirmed = CONFIRMED) -> StudySummary:
-    history = HISTORY if confirmed.best else NOTHING_MET
-    summary = summarise(space, ENDED, history, confirmed, LoadRuns(), PREPARED)
-    return replace(summary, wall_seconds=61.4)
-
-
-def shown(result: RunResult, width: int = 100) -> str:
+def shown(result: RunResult, width: int = 80) -> str:
     file = io.StringIO()
     show_outcome(Console(file=file, width=width), result)
     return file.getvalue().replace(str(result.directory.root), "results/quick")
 
 
+@pytest.mark.usefixtures("fast_disk")
 @pytest.mark.parametrize(
-    ("golden", "confirmed", "was_finished"),
+    ("golden", "study", "was_finished"),
     [
-        ("outcome_found.txt", CONFIRMED, False),
-        ("outcome_none.txt", Confirmed(None, ()), False),
-        ("outcome_finished.txt", Confirmed(None, CONFIRMED.best[:1]), True),
+        ("outcome_found.txt", FOUND, False),
+        ("outcome_none.txt", WholeStudy(Path("quick"), {2: 0.0}), False),
+        ("outcome_finished.txt", FOUND, True),
     ],
 )
 def test_the_end_of_a_study(
-    space: Space,
-    directory: StudyDirectory,
-    golden: str,
-    confirmed: Confirmed,
-    was_finished: bool,
+    tmp_path: Path, golden: str, study: WholeStudy, was_finished: bool
 ) -> None:
-    result = RunResult(directory, summary_of(space, confirmed), was_finished)
+    result = ended(study, tmp_path, was_finished=was_finished)
     assert shown(result) == (GOLDEN / golden).read_text()
 
 
+@pytest.mark.usefixtures("fast_disk")
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({}, "more: --trials N with a larger N goes on; --study NAME begins another"),
-        ({"settled": True}, "more: --sampler gp goes on; --study NAME begins another"),
-        ({"space_exhausted": True}, "more: widen the parameters; --study NAME begins another"),
+        ({}, "To measure more: a larger --trials resumes it; --study NAME starts another"),
+        ({"settled": True}, "To measure more: --sampler gp resumes it; --study NAME starts"),
+        ({"space_exhausted": True}, "To measure more: widen the parameters; --study NAME starts"),
     ],
 )
 def test_a_finished_study_says_what_would_measure_more(
-    space: Space, directory: StudyDirectory, keys: dict[str, Any], said: str
+    tmp_path: Path, keys: dict[str, Any], said: str
 ) -> None:
-    summary = replace(summary_of(space), **keys)
-    assert said in shown(RunResult(directory, summary, was_finished=True))
+    assert said in shown(ended(FOUND, tmp_path, was_finished=True, **keys))
 
 
-def test_what_others_wrote_is_printed_as_it_is(space: Space, directory: StudyDirectory) -> None:
-    summary = summary_of(space)
-    names = ("instance_type", "source", "as_of")
-    texts: dict[str, Any] = {name: f"<{name} {HOSTILE}>" for name in names}
-    hostile = replace(PRICE, **texts)
-    summary = replace(summary, price=hostile)
-    text = shown(RunResult(directory, summary, was_finished=True), width=300)
-    assert text.count(HOSTILE) == 4
+@pytest.mark.usefixtures("fast_disk")
+def test_what_others_wrote_is_printed_as_it_is(tmp_path: Path) -> None:
+    assert HOSTILE in shown(ended(FOUND, tmp_path), width=300)
 
 
-@pytest.mark.parametrize(("best", "code"), [(CONFIRMED, 0), (Confirmed(None, ()), 1)])
+@pytest.mark.usefixtures("fast_disk")
+@pytest.mark.parametrize(("study", "code"), [(FOUND, 0), (WholeStudy(Path("quick"), {2: 0.0}), 1)])
 def test_the_exit_code_says_whether_anything_met_the_limits(
     optimizer: Commands,
     monkeypatch: pytest.MonkeyPatch,
-    space: Space,
-    directory: StudyDirectory,
-    best: Confirmed,
+    tmp_path: Path,
+    study: WholeStudy,
     code: int,
 ) -> None:
-    result = RunResult(directory, summary_of(space, best), was_finished=False)
+    result = ended(study, tmp_path)
     monkeypatch.setattr(run_module, "run_study", lambda *_: result)
     said = optimizer("run")
     assert (said.code, said.err) == (code, "")

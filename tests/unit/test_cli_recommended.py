@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from optimizer.cli import main
-from optimizer.cli.recommended import show_recommendation
+from optimizer.cli.terminal import print_parts
 from optimizer.fleet.price_rules import PriceChoice, listed_price
 from optimizer.fleet.recommendation import Recommendation, StudyObservations, recommend
 from optimizer.measurement.cost import Demand
+from optimizer.report.recommendation_tables import recommendation_parts
 from tests.unit.hosts import A10G, LISTED, T4, host, price_of
 from tests.unit.test_instance_estimate import observation
 
@@ -23,7 +25,8 @@ DEMAND = Demand(500.0, headroom=0.1)
 
 def shown(found: Recommendation, *, by_users: bool = False) -> str:
     file = io.StringIO()
-    show_recommendation(Console(file=file, width=100), found, by_users=by_users)
+    parts = recommendation_parts(found, date(2026, 1, 1), by_users=by_users)
+    print_parts(Console(file=file, width=100), parts)
     return file.getvalue()
 
 
@@ -57,8 +60,8 @@ def test_nothing_is_extrapolated_unsaid() -> None:
     cheap = listed_price(LISTED, "ml.g4dn.12xlarge", PriceChoice())
     cheap = replace(cheap, price=replace(cheap.price, usd_per_hour=1.0))
     text = shown(recommend([studied()], [cheap], LISTED, DEMAND))
-    assert "recommended: 2 x ml.g4dn.12xlarge" in text
-    assert "that is extrapolated; the best that was measured: 6 x ml.g4dn.xlarge" in text
+    assert "Recommended: 2 x ml.g4dn.12xlarge" in text
+    assert "The recommendation is extrapolated; the best measured one: 6 x ml.g4dn.xlarge" in text
 
 
 def test_what_users_have_shown_says_over_what_time() -> None:
@@ -84,7 +87,7 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     results = ["--results", str(tmp_path)]
     assert run("found", "empty", *results, "--demand", "700", "--rate", "on-demand") == 0
     output = capsys.readouterr().out
-    assert "recommended: 7 x ml.g5.xlarge" in output
+    assert "Recommended: 7 x ml.g5.xlarge" in output
     assert "empty: nothing within the limits: it has measured nothing yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2

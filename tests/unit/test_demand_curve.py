@@ -18,14 +18,14 @@ from optimizer.fleet.planning.demand_file import read_demand
 
 def test_a_constant_demand_is_the_same_all_day() -> None:
     curve = constant_demand(500.0)
-    assert (curve.peak, curve.mean, curve.seconds) == (500.0, 500.0, DAY_SECONDS)
+    assert (curve.peak, curve.rates.mean(), curve.seconds) == (500.0, 500.0, DAY_SECONDS)
     assert curve.at(np.array([0.0, 12_345.6])) == pytest.approx([500.0, 500.0])
 
 
 def test_a_day_rises_to_its_peak_hour_and_falls() -> None:
     curve = daily_demand(peak=1000.0, trough=200.0, peak_hour=9.0)
     assert curve.peak == pytest.approx(1000.0)
-    assert curve.mean == pytest.approx(600.0)
+    assert curve.rates.mean() == pytest.approx(600.0)
     busiest = int(np.argmax(curve.rates))
     assert busiest * curve.step_seconds / 3600 == pytest.approx(9.0)
     assert curve.per_second[(busiest + 144) % 288] == pytest.approx(200.0)
@@ -45,7 +45,7 @@ def test_samples_of_any_spacing_keep_their_requests() -> None:
     last = at[-1] + np.diff(at).mean()
     requests = (rates * np.diff(np.append(at, last))).sum()
     assert curve.seconds == pytest.approx(last)
-    assert curve.mean * curve.seconds == pytest.approx(requests)
+    assert curve.rates.mean() * curve.seconds == pytest.approx(requests)
 
 
 def test_arrivals_are_counted() -> None:
@@ -85,7 +85,7 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
     path = written(tmp_path, "seconds,requests_per_second", "0,10", "300,40")
     curve = read_demand(path, peak=100_000.0)
     assert curve.per_second == pytest.approx((25_000.0, 100_000.0))
-    assert curve.name == "recorded, demand.csv, scaled to 100000/s at most"
+    assert curve.name == "recorded, demand.csv, scaled to a peak of 100000/s"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
         (["seconds,requests_per_second", "0,1", "1,x"], "line 3: requests_per_second must be"),
         (["seconds,requests_per_second", "0,1", "1,-2"], "line 3: .* from 0 to 1e.07, got '-2'"),
         (["seconds,requests_per_second", "5,1", "5,2"], "line 3: times must ascend"),
-        (["seconds,requests_per_second", "0,0", "1,0"], "must be above 0 somewhere"),
+        (["seconds,requests_per_second", "0,0", "1,0"], "must be above 0 in at least one row"),
         (
             ["seconds,requests_per_second", "soon,1", "1,2"],
             "line 2: seconds must be a finite number",

@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +22,7 @@ from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.datasets import row_digest
 from optimizer.artifacts.disk import bytes_needed, require_room
-from optimizer.artifacts.engines.build_locations import Folders
 from optimizer.artifacts.engines.builder import TensorRtBuilder, read_facts
-from optimizer.artifacts.engines.recipe import Recipe
 from optimizer.cli import commands
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings
@@ -41,11 +39,12 @@ from optimizer.study.events import Event, StepStarted
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors
-from tests.unit.engines import A10G, LOCAL
+from tests.unit.engines import A10G, LOCAL, FakeLocation
 from tests.unit.fake_session import FakeSession
 from tests.unit.fake_tensorrt import install_beside
-from tests.unit.test_artifacts_workshop import LONGEST, MODEL, artifact, building_pid, running
+from tests.unit.test_build_process import building_pid, running
 from tests.unit.test_gpu_spaces import ONE_POINT
+from tests.unit.tiny_bert import LONGEST, MODEL, artifact
 
 SPEC = ArtifactSpec(MODEL.name, "tensorrt", "tensorrt", "fp16", EngineProfile(2, 4))
 FACTS = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)
@@ -206,32 +205,6 @@ def test_a_build_dies_with_the_workshops_child(
         time.sleep(0.05)
 
 
-@dataclass
-class FakePlace:
-    """Knows an identity, adds to the timings, and writes a plan or, in a bad case, none."""
-
-    known: Mapping[str, str]
-    writes: bool = True
-    dies: bool = False
-
-    def identity(self) -> Mapping[str, str]:
-        return self.known
-
-    def run(
-        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
-    ) -> EngineFacts:
-        assert (folders.graph / recipe.onnx).is_file()
-        timings = folders.timings / recipe.timing_cache
-        known = timings.read_text() if timings.exists() else ""
-        timings.with_suffix(".cache.lock").touch()
-        timings.write_text("half of" if self.dies else known + "a kernel ")
-        if self.dies:
-            raise BuildFailure("killed")
-        if self.writes:
-            (folders.plans / recipe.plan).write_text(recipe.to_json())
-        return FACTS
-
-
 def key(
     cache_root: Path,
     settings: EngineSettings = LOCAL,
@@ -239,9 +212,11 @@ def key(
     spec: ArtifactSpec = SPEC,
     **identity: str,
 ) -> str:
-    place = FakePlace(identity or {"tensorrt": "10.16.1.11"})
-    bench = BuildContext(model, ArtifactCache(cache_root), settings)
-    return json.dumps(TensorRtBuilder({"local": lambda _: place}).key(spec, bench), sort_keys=True)
+    location = FakeLocation(identity or {"tensorrt": "10.16.1.11"})
+    context = BuildContext(model, ArtifactCache(cache_root), settings)
+    return json.dumps(
+        TensorRtBuilder({"local": lambda _: location}).key(spec, context), sort_keys=True
+    )
 
 
 def test_whatever_decides_an_engine_is_in_its_key(cache_root: Path) -> None:
@@ -271,29 +246,29 @@ def test_what_does_not_is_not(cache_root: Path) -> None:
 
 
 def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
-    bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
-    place = FakePlace({"tensorrt": "1"}, writes=False)
+    context = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
+    location = FakeLocation({"tensorrt": "1"}, writes=False)
     with pytest.raises(BuildFailure, match=r"wrote no model\.plan"):
-        TensorRtBuilder({"local": lambda _: place}).entry(SPEC, bench)
+        TensorRtBuilder({"local": lambda _: location}).entry(SPEC, context)
 
 
 def test_what_was_timed_is_kept_whole_whoever_dies(cache_root: Path) -> None:
-    bench = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
+    context = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
 
     def build(batch: int, **behaviour: bool) -> CacheEntry:
-        place = FakePlace({"tensorrt": "9"}, **behaviour)
+        location = FakeLocation({"tensorrt": "9"}, **behaviour)
         spec = replace(SPEC, profile=EngineProfile(batch, batch))
-        return TensorRtBuilder({"local": lambda _: place}).entry(spec, bench)
+        return TensorRtBuilder({"local": lambda _: location}).entry(spec, context)
 
     first = build(1)
     with pytest.raises(BuildFailure, match="killed"):
         build(2, dies=True)
-    kept = bench.cache.timings / "9-NVIDIA-A10G.cache"
+    kept = context.cache.timings / "9-NVIDIA-A10G.cache"
     assert kept.read_text() == "a kernel "
     build(2)
     assert kept.read_text() == "a kernel a kernel "
     assert {path.name for path in first.path.iterdir()} == {"model.plan", "plan.json"}
-    assert not [*bench.cache.timings.glob("*.lock")]
+    assert not [*context.cache.timings.glob("*.lock")]
 
 
 def test_the_command_lists_engines_and_prunes_timings(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.errors import UsageError
+from optimizer.export import rendering
 from optimizer.export.deployment import (
     Deployment,
     Input,
@@ -94,6 +95,11 @@ def keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: keys(item) for key, item in value.items()}
     return [keys(item) for item in value] if isinstance(value, list) else None
+
+
+def test_every_folder_of_templates_is_a_format() -> None:
+    folders = {path.name for path in (Path(rendering.__file__).parent / "templates").iterdir()}
+    assert folders - {"bundle", "shared"} == set(PLATFORMS)
 
 
 def texts(folder: Path) -> Iterator[tuple[str, bytes]]:

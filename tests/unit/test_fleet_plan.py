@@ -32,7 +32,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "rec
 
 @cache
 def measured(capacity: float = 1100.0, low: float = 1050.0) -> Instance:
-    return instance(capacity=capacity, low=low).agreed(seed=0)
+    return instance(capacity=capacity, low=low).calibrated(seed=0)
 
 
 @cache
@@ -50,19 +50,21 @@ def test_the_simulation_is_brought_to_the_measured_capacity() -> None:
 
 
 def test_a_simulation_that_cannot_be_brought_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a\.large: the simulated capacity must come to .* 9.*/s"):
-        instance(capacity=90_000.0).agreed(seed=0)
+    with pytest.raises(
+        ValueError, match=r"a\.large: the simulation does not reach the measured capacity of 9.*/s"
+    ):
+        instance(capacity=90_000.0).calibrated(seed=0)
 
 
 @pytest.mark.parametrize("name", ["daily", *SLOW])
 def test_the_fleet_keeps_the_limit_and_one_less_than_the_smallest_misses_it(name: str) -> None:
     plan = planned(name)
-    one = plan.one_type
+    one = plan.single_type
     assert one is not None
     assert one.below_minimum is not None
     assert plan.fleet.instances >= one.at_minimum.instances == one.below_minimum.instances + 1
     # Seeds that the plan has not seen.
-    peak, parts = plan.question.curve.peak, one.member.instance.parts
+    peak, parts = plan.inputs.curve.peak, one.member.instance.parts
     for seed in (101, 102, 103):
         recommended = simulate_fleet(parts, plan.fleet.instances, peak, seed)
         assert recommended.keeps_limits
@@ -73,7 +75,7 @@ def test_the_fleet_keeps_the_limit_and_one_less_than_the_smallest_misses_it(name
 @pytest.mark.parametrize("name", CURVES)
 def test_all_ways_but_those_that_say_so_keep_the_limit_in_every_step(name: str) -> None:
     plan = planned(name)
-    constant_way, scheduled = plan.ways
+    constant_way, scheduled = plan.policies
     assert constant_way.missed_steps(plan.allowed) == 0
     assert scheduled.missed_steps(plan.allowed) == 0
     assert scheduled.usd_per_hour <= constant_way.usd_per_hour
@@ -83,16 +85,16 @@ def test_all_ways_but_those_that_say_so_keep_the_limit_in_every_step(name: str) 
 
 def test_following_a_day_costs_less_than_its_peak_all_day() -> None:
     plan = planned("daily")
-    assert plan.one_type is not None
-    by_rate = plan.one_type.autoscaled[0]
-    constant_way, scheduled = plan.ways
+    assert plan.single_type is not None
+    by_rate = plan.single_type.autoscaled[0]
+    constant_way, scheduled = plan.policies
     assert scheduled.usd_per_hour < by_rate.usd_per_hour < 0.8 * constant_way.usd_per_hour
     assert by_rate.missed_steps(plan.allowed) == 0
 
 
 def test_the_scheduled_fleet_is_there_before_the_demand_is() -> None:
     plan = planned("recorded")
-    curve, scheduled = plan.question.curve, plan.ways[1]
+    curve, scheduled = plan.inputs.curve, plan.policies[1]
     capacity = plan.fleet.members[0].capacity_per_second
     ahead = np.roll(curve.rates, -1)
     needed = np.ceil(np.maximum(curve.rates, ahead) / capacity - 1e-9)
@@ -105,7 +107,7 @@ def test_a_loss_is_simulated_or_said_to_be_too_much() -> None:
     assert plan.fleet.instances == 9
     assert an_instance.left.instances == 8
     assert a_zone.left.instances == 6
-    assert a_zone.found == (), "6 x 1200 saturate below 9,300"
+    assert a_zone.at_peak == (), "6 x 1200 saturate below 9,300"
     assert 60 < a_zone.waiting_seconds < 90
     assert [mix and mix.instances for mix in plan.surviving.values()] == [9, 10, 14]
 
@@ -119,27 +121,27 @@ def test_headroom_and_survival_are_kept_at_the_peak() -> None:
 
 @pytest.mark.slow
 def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
-    slow = instance("b.small", 0.2, 300.0, part=batching_part(3.0)).agreed(seed=0)
+    slow = instance("b.small", 0.2, 300.0, part=batching_part(3.0)).calibrated(seed=0)
     plan = plan_fleet([measured(), slow], PlanInputs(constant_demand(2_350.0)))
     assert plan is not None
     assert plan.fleet.counts == (2, 1)
-    assert len(plan.found) == 2
-    assert all(found.keeps_limits for found in plan.found)
+    assert len(plan.at_peak) == 2
+    assert all(found.keeps_limits for found in plan.at_peak)
     few = PlanInputs(constant_demand(2_350.0), most={"a.large": 1, "b.small": 5})
     rare = plan_fleet([measured(), slow], few)
     assert rare is not None
     assert rare.fleet.counts == (1, 5)
-    assert rare.one_type is None
+    assert rare.single_type is None
     assert plan_fleet([slow], few) is None
 
 
 @pytest.mark.slow
 def test_internet_scale_takes_thousands() -> None:
-    slow = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).agreed(seed=0)
+    slow = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).calibrated(seed=0)
     plan = plan_fleet([slow], PlanInputs(DemandCurve("burst", (100_000.0, 60_000.0))))
     assert plan is not None
     assert 2_700 < plan.fleet.instances < 2_900
-    [found] = plan.found
+    [found] = plan.at_peak
     assert found.keeps_limits
     assert found.requests > 10_000_000
 
@@ -166,5 +168,7 @@ def test_what_is_shown_names_every_way_and_every_verdict() -> None:
 
 
 def test_a_demand_beyond_any_fleet_is_refused_before_it_is_simulated() -> None:
-    with pytest.raises(UsageError, match=r"needs 9,\d{3} instances; a plan is of at most 5,000"):
+    with pytest.raises(
+        UsageError, match=r"needs 9,\d{3} instances, and a plan can have at most 5,000"
+    ):
         plan_fleet([measured()], PlanInputs(constant_demand(1e7)))

@@ -77,7 +77,7 @@ def test_an_instance_responds_to_load_as_theory_says(servers: int) -> None:
     busy = rates * MEAN_MS / 1e3 / servers
     assert found.busy_share[within] == pytest.approx(busy, rel=0.03)
     expected = [latency_ms(rate, servers) for rate in rates]
-    assert LIMIT_MS * (1 + found.excess[within]) == pytest.approx(expected, rel=0.03)
+    assert LIMIT_MS * (1 + found.limit_overshoot[within]) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("servers", SERVERS)
@@ -106,4 +106,4 @@ def test_the_smallest_fleet_is_that_of_theory() -> None:
     for demand in (20.0, 95.0, 196.0):
         exactly = demand / most_within(2)
         assert abs(exactly - round(exactly)) > 0.03 * exactly, "no question of a hair's breadth"
-        assert member.least(demand) == math.ceil(exactly)
+        assert member.fewest(demand) == math.ceil(exactly)

@@ -98,7 +98,7 @@ def test_what_has_its_own_backend_is_not_hosted_in_python() -> None:
 
 
 def test_a_runtime_of_the_cpu_has_no_place_on_a_gpu() -> None:
-    with pytest.raises(EmptySpaceError, match="way to serve the precision"):
+    with pytest.raises(EmptySpaceError, match="the runtime serves the precision"):
         len(gpu_space(runtime=("openvino",)))
 
 

@@ -166,11 +166,11 @@ def _word(confirmed: bool) -> str:
 
 def _reported(results: Path, name: str) -> Answer:
     report = report_study(results, name).report
-    if report.best is None:
+    if report.outcome.best is None:
         return None
-    assert f"Serve {describe(report.best.config)} on" in report.headline()
-    unconfirmed = any("unconfirmed" in caution for caution in report.cautions())
-    return describe(report.best.config), _word(not unconfirmed)
+    assert f"Serve {describe(report.outcome.best.config)} on" in report.outcome.headline()
+    unconfirmed = any("Not confirmed yet" in caution for caution in report.outcome.cautions())
+    return describe(report.outcome.best.config), _word(not unconfirmed)
 
 
 def _exported(study: object) -> Answer:

@@ -96,7 +96,7 @@ def test_a_plan_is_printed_and_kept(results: Path) -> None:
     assert [way["name"] for way in data["ways"]][:2] == ["constant", "scheduled"]
     assert len(data["ways"][0]["late_share"]) == len(data["demand"]["per_second"]) == 288
     page = (results / "one" / "plan.html").read_text()
-    assert "A fleet for daily, 300 to 3000/s, most at 10 h" in page
+    assert "A fleet for daily, 300 to 3000/s, peak at 10 h" in page
     assert "<td>recommended</td>" in page
 
 

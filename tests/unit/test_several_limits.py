@@ -17,7 +17,7 @@ from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import LoadRuns, ParetoEntry
 from optimizer.cli import commands
-from optimizer.cli.outcome import show_front
+from optimizer.cli.terminal import print_table
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import require_same_space
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -25,6 +25,7 @@ from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import ExtraLimit, Measurement
+from optimizer.report.study_outcome import front_table
 from optimizer.search.samplers import SAMPLERS
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import trial_text
@@ -234,7 +235,7 @@ def test_the_front_holds_what_nothing_beats_within_all_limits() -> None:
 def test_the_front_is_shown() -> None:
     console = Console(width=100, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        show_front(console, front_of())
+        print_table(console, front_table(front_of()))
     shown = captured.get()
     assert "$ per million within each limit: the Pareto front" in shown
     for text in ("100 ms", "50 ms", describe(ONE), "missed", f"{usd(200.0):.4f}"):

@@ -26,7 +26,7 @@ BATCHED = Serving(Scheduler(16, (4, 8), 1000, instances=2), CURVE)
 def test_saturated_instances_execute_without_a_break() -> None:
     found = predict_saturation(SINGLE, 8, seed=1)
     assert found.per_second == pytest.approx(100)
-    assert found.mean_batch == 1
+    assert found.batches.keys() == {1}
 
 
 def test_saturation_without_preference_fills_the_largest_batches() -> None:
@@ -38,7 +38,8 @@ def test_saturation_without_preference_fills_the_largest_batches() -> None:
 
 def test_saturation_with_preferred_sizes_makes_batches_between_them_and_the_largest() -> None:
     found = predict_saturation(BATCHED, 64, seed=1)
-    assert 8 <= found.mean_batch <= 16
+    executions = sum(found.batches.values())
+    assert 8 <= sum(size * n for size, n in found.batches.items()) / executions <= 16
     assert found.per_second < 2 * 16 / 16e-3 * 1.05
 
 
@@ -87,7 +88,7 @@ def test_where_all_is_refused_nothing_is_served() -> None:
     assert found.refused_share == 1
     assert found.latency_ms(50) == found.mean_queue_ms == math.inf
     none = predict_capacity(serving, "constant", LatencyLimit(95, 100), 2, seed=1, requests=100)
-    assert none.per_second == none.saturation.mean_batch == 0
+    assert (none.per_second, none.saturation.batches) == (0, {})
 
 
 def test_longer_shapes_take_longer() -> None:

@@ -455,7 +455,7 @@ ONE_MISTAKE = [
         "[pytorch, openvino]\n  precision: [fp32, int8]",
         "[pytorch]\n  precision: [int8]",
         "line 11: parameters: no combination of values is left by the rule: "
-        "the runtime has a way to serve the precision",
+        "the runtime serves the precision",
     ),
     (
         BATCHES,

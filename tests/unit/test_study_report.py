@@ -11,9 +11,9 @@ from optimizer.analysis.summary import SummaryArtifact
 from optimizer.commands.report import Reported, report_study
 from optimizer.errors import UsageError
 from optimizer.measurement.host_share import HostTiming
-from optimizer.report.cells import usd
+from optimizer.report.number_formats import usd
 from optimizer.report.study_sections import sections
-from optimizer.report.text_table import TextTable
+from optimizer.report.table import Table
 from optimizer.study.gated_artifact import FailingBatch
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
@@ -42,11 +42,11 @@ def test_every_section_has_something_to_say(found: Reported) -> None:
 
 def test_the_headline_names_configuration_count_cost_interval_and_latency(found: Reported) -> None:
     report = found.report
-    best = report.best
+    best = report.outcome.best
     assert best is not None
-    said = report.headline()
-    assert f"on {best.score.replicas} x test.large: " in said
-    assert usd(best.score.fleet_usd_per_hour) in said
+    said = report.outcome.headline()
+    assert f"on {best.candidate.score.replicas} x test.large: " in said
+    assert usd(best.candidate.score.fleet_usd_per_hour) in said
     assert re.search(r"one instance serves \d+ requests/s \(\d+ to \d+\) within the limit", said)
     assert re.search(r"p95 \d+ of 100 ms", said)
     assert "of the baseline's" in said
@@ -54,8 +54,10 @@ def test_the_headline_names_configuration_count_cost_interval_and_latency(found:
 
 
 def test_what_a_reader_must_know_stands_below_it(found: Reported) -> None:
-    said = " ".join(found.report.cautions())
-    assert "The search ended: the budget is used up; an unmeasured one may be up to 3% " in said
+    said = " ".join(found.report.outcome.cautions())
+    assert (
+        "The search ended: the budget is used up. Remaining potential: up to 3% (95% bound)" in said
+    )
     assert "serves more than the next best" in said
     assert "generated inputs" in said
 
@@ -80,10 +82,11 @@ def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: 
 def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known(
     found: Reported,
 ) -> None:
-    def loads(*artifacts: SummaryArtifact) -> TextTable:
-        assert found.report.summary is not None
-        summary = replace(found.report.summary, artifacts=artifacts)
-        shown = sections(replace(found.report, summary=summary))
+    def loads(*artifacts: SummaryArtifact) -> Table:
+        assert found.report.outcome.summary is not None
+        summary = replace(found.report.outcome.summary, artifacts=artifacts)
+        outcome = replace(found.report.outcome, summary=summary)
+        shown = sections(replace(found.report, outcome=outcome))
         [table] = next(section for section in shown if section.anchor == "loads").tables
         return table
 
@@ -98,9 +101,10 @@ def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known
 
 
 def test_an_artefact_kept_with_small_batches_says_so(found: Reported) -> None:
-    assert found.report.summary is not None
+    assert found.report.outcome.summary is not None
     artifact = SummaryArtifact("a", failing_batch=FailingBatch(16, "rows are zeros"))
-    report = replace(found.report, summary=replace(found.report.summary, artifacts=(artifact,)))
+    summary = replace(found.report.outcome.summary, artifacts=(artifact,))
+    report = replace(found.report, outcome=replace(found.report.outcome, summary=summary))
     [table] = next(s for s in sections(report) if s.anchor == "accuracy").tables
     assert table.rows[0][-1] == "kept with batches below 16: rows are zeros"
 
@@ -137,8 +141,8 @@ def test_a_running_study_is_told_as_it_stands(tmp_path: Path) -> None:
     for record in directory.confirmations.folder.glob("*.json"):
         record.unlink()
     found = report_study(tmp_path, "running")
-    said = " ".join(found.report.cautions())
-    assert "It is unconfirmed" in said
+    said = " ".join(found.report.outcome.cautions())
+    assert "Not confirmed yet" in said
     assert "The study has not ended" in said
     assert "accuracy" not in [section.anchor for section in sections(found.report)]
 
@@ -152,8 +156,10 @@ def test_a_study_without_a_success_says_why(tmp_path: Path) -> None:
         record.unlink()
     directory.summary.unlink()
     found = report_study(tmp_path, "poor")
-    assert found.report.headline().startswith("Nothing was found within the limits: none of 1 tri")
-    assert found.report.best is None
+    assert found.report.outcome.headline().startswith(
+        "Nothing was found within the limits: none of 1 tri"
+    )
+    assert found.report.outcome.best is None
     with pytest.raises(UsageError, match="there is no study none"):
         report_study(tmp_path, "none")
 

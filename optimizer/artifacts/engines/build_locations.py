@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from optimizer.artifacts.build_context import ReportProgress
 from optimizer.artifacts.cache import versions
 from optimizer.artifacts.engines import build_script, script_output, trtexec
 from optimizer.artifacts.engines.build_monitor import Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
-from optimizer.configuration.hosting import BuildPlace, EngineSettings
+from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
 from optimizer.machine import child_shim
@@ -57,9 +58,7 @@ class BuildLocation(Protocol):
             RequirementError: when nothing can be built there.
         """
 
-    def run(
-        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
-    ) -> EngineFacts:
+    def run(self, recipe: Recipe, folders: Folders, on_progress: ReportProgress) -> EngineFacts:
         """Build one engine.
 
         Args:
@@ -90,9 +89,7 @@ class LocalBuildLocation:
         """Return the version of the tensorrt package."""
         return versions("tensorrt")
 
-    def run(
-        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
-    ) -> EngineFacts:
+    def run(self, recipe: Recipe, folders: Folders, on_progress: ReportProgress) -> EngineFacts:
         """Build one engine."""
         cores = ",".join(map(str, usable_cores()))
         command = [
@@ -101,7 +98,7 @@ class LocalBuildLocation:
             *map(str, (folders.graph, folders.plans, folders.timings)),
         ]
         process = _Process(command, {"CUDA_VISIBLE_DEVICES": self.settings.gpu.uuid})
-        return _follow_script(process, on_progress, self.settings.timeout_seconds)
+        return _build_by_script(process, self.settings, on_progress)
 
 
 @dataclass(frozen=True)
@@ -115,40 +112,22 @@ class ContainerBuildLocation:
         """Return the id of the image."""
         return {"image": self.containers.image(self.settings.image).id}
 
-    def run(
-        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
-    ) -> EngineFacts:
+    def run(self, recipe: Recipe, folders: Folders, on_progress: ReportProgress) -> EngineFacts:
         """Build one engine."""
         script = ("python3", _MOUNTED_SCRIPT, recipe.to_json(), _GRAPH, _PLANS, _TIMINGS)
         task = _task(self.settings, script, folders, Mount(_SCRIPT, _MOUNTED_SCRIPT))
-        running = self.containers.start(task)
-        return _follow_script(running, on_progress, self.settings.timeout_seconds)
+        return _build_by_script(self.containers.start(task), self.settings, on_progress)
 
 
-@dataclass(frozen=True)
-class TrtexecBuildLocation:
+class TrtexecBuildLocation(ContainerBuildLocation):
     """The trtexec of the server's own image."""
 
-    settings: EngineSettings
-    containers: Containers
-
-    def identity(self) -> Mapping[str, str]:
-        """Return the id of the image."""
-        return {"image": self.containers.image(self.settings.image).id}
-
-    def run(
-        self, recipe: Recipe, folders: Folders, on_progress: Callable[[str], None]
-    ) -> EngineFacts:
+    def run(self, recipe: Recipe, folders: Folders, on_progress: ReportProgress) -> EngineFacts:
         """Build one engine."""
         version = self._version(folders)
         command = trtexec.command(recipe, version.major, _GRAPH, _PLANS, _TIMINGS)
-
-        def report(line: str) -> None:
-            if (progress := trtexec.progress_in(line)) is not None:
-                on_progress(progress)
-
         running = self.containers.start(_task(self.settings, command, folders))
-        build = watch(running, report, self.settings.timeout_seconds)
+        build = watch(running, self.settings.timeout_seconds, trtexec.progress_in, on_progress)
         mismatch = trtexec.gpu_mismatch(recipe, build.lines)
         if build.code != 0 or mismatch is not None:
             raise build.failure(mismatch or trtexec.errors_in(build.lines))
@@ -157,7 +136,7 @@ class TrtexecBuildLocation:
     def _version(self, folders: Folders) -> trtexec.Version:
         """Return TensorRT's version, which the options depend on."""
         task = _task(self.settings, (trtexec.TRTEXEC, "--help"), folders)
-        probe = watch(self.containers.start(task), lambda _: None, _PROBE_SECONDS)
+        probe = watch(self.containers.start(task), _PROBE_SECONDS)
         version = trtexec.version_in(probe.lines)
         if version is None:
             raise probe.failure()
@@ -166,7 +145,7 @@ class TrtexecBuildLocation:
         return version
 
 
-BUILD_LOCATIONS: Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]] = {
+BUILD_LOCATIONS: Mapping[BuildLocationName, Callable[[EngineSettings], BuildLocation]] = {
     "local": LocalBuildLocation,
     "container": lambda settings: ContainerBuildLocation(settings, ContainerEngine.connect()),
     "trtexec": lambda settings: TrtexecBuildLocation(settings, ContainerEngine.connect()),
@@ -178,7 +157,7 @@ def reap_builds(settings: EngineSettings | None) -> None:
 
     A Docker engine that does not answer is ignored here: the next build reports it.
     """
-    if settings is not None and settings.place != "local":
+    if settings is not None and settings.build_in != "local":
         with suppress(RequirementError, ContainerFailure):
             ContainerEngine.connect().reap()
 
@@ -201,14 +180,11 @@ def _task(
     )
 
 
-def _follow_script(
-    running: Running, on_progress: Callable[[str], None], timeout_seconds: float
+def _build_by_script(
+    running: Running, settings: EngineSettings, on_progress: ReportProgress
 ) -> EngineFacts:
-    def report(line: str) -> None:
-        if (progress := script_output.progress_in(line)) is not None:
-            on_progress(progress)
-
-    return script_output.facts_of(watch(running, report, timeout_seconds))
+    timeout = settings.timeout_seconds
+    return script_output.facts_of(watch(running, timeout, script_output.progress_in, on_progress))
 
 
 class _Process:

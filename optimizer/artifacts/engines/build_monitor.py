@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from optimizer.artifacts.build_context import no_progress
 from optimizer.errors import BuildFailure, is_out_of_memory
 
 _GRACE_SECONDS = 2.0
@@ -51,12 +52,16 @@ class FinishedBuild:
 
 
 def watch(
-    running: Running, on_line: Callable[[str], None], timeout_seconds: float
+    running: Running,
+    timeout_seconds: float,
+    progress_in: Callable[[str], str | None] = lambda _: None,
+    on_progress: Callable[[str], None] = no_progress,
 ) -> FinishedBuild:
     """Wait for the end of a build, and remove what is left of it.
 
     Args:
-        on_line: called with each line of output, on a thread.
+        progress_in: returns the progress text of a line of output, None for other lines.
+        on_progress: receives progress texts, on a thread.
 
     Raises:
         BuildFailure: when it takes longer than `timeout_seconds`.
@@ -67,7 +72,8 @@ def watch(
         for line in running.lines():
             if line.strip():
                 last.append(line.strip())
-                on_line(line.strip())
+                if (progress := progress_in(line.strip())) is not None:
+                    on_progress(progress)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()

@@ -23,7 +23,7 @@ from optimizer.artifacts.engines.recipe import (
 )
 from optimizer.artifacts.engines.script_output import facts_from_json
 from optimizer.artifacts.graphs.tensorrt_rules import check_tensorrt_rules
-from optimizer.configuration.hosting import BuildPlace, EngineSettings
+from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure
@@ -36,7 +36,9 @@ class TensorRtBuilder:
 
     def __init__(
         self,
-        locations: Mapping[BuildPlace, Callable[[EngineSettings], BuildLocation]] = BUILD_LOCATIONS,
+        locations: Mapping[
+            BuildLocationName, Callable[[EngineSettings], BuildLocation]
+        ] = BUILD_LOCATIONS,
     ) -> None:
         self._locations = locations
 
@@ -60,7 +62,7 @@ class TensorRtBuilder:
             raise BuildFailure("an engine is built on and for a GPU, and there is none")
         if spec.profile is None:
             raise BuildFailure("an engine needs a profile of batch sizes")
-        location = self._locations[context.engines.place](context.engines)
+        location = self._locations[context.engines.build_in](context.engines)
         return _Engine(spec.precision, spec.profile, context, context.engines, location)
 
 
@@ -86,7 +88,7 @@ class _Engine:
             "batch": [self.profile.optimal_batch_size, self.profile.max_batch_size],
             "graph": key_digest(self.context.graphs.key(TENSORRT.graphs[self.precision])),
             "recipe": asdict(self.recipe),
-            "place": self.settings.place,
+            "place": self.settings.build_in,
             **self.identity,
         }
 

@@ -1,11 +1,12 @@
-"""What autoscaling makes of a demand over time: target tracking, with what it takes to start. Pure.
+"""Simulation of autoscaling under a demand over time: target tracking with start-up delays.
 
-Every tick the fleet's metric is read and so many instances are wanted as would bring it to its
-target, as Kubernetes' HorizontalPodAutoscaler and AWS's target tracking do; more are ordered at
-once and serve when they are ready, fewer are kept only when fewer were wanted for a while.
+Every tick the controller reads the fleet's metric and computes the number of instances that would
+bring it to its target, as Kubernetes' HorizontalPodAutoscaler and AWS's target tracking do. More
+instances are started at once and serve when they are ready; instances are removed only if the
+desired number was lower for a while.
 
-Within a tick an instance is steady: latencies are those that `Response` has for its rate. What
-arrives above saturation queues up as a fluid does, and its wait comes on top.
+Within a tick an instance is in steady state: its latencies are those of `Response` at its rate.
+Requests above saturation queue up as a fluid does, which adds to the latency.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from optimizer.fleet.planning.load_response import Response
 TICK_SECONDS = 60.0
 
 Metric = Literal["rate", "busy", "queue"]
-"""Requests a second of an instance; share of its instances' time that is busy; mean time in the
-queue, ms."""
+"""Per instance: requests/s; utilisation of its model instances; mean queue time in ms."""
 
 METRICS: tuple[Metric, ...] = ("rate", "busy", "queue")
 
@@ -35,11 +35,11 @@ class TargetTracking:
     """Target tracking of one metric.
 
     Attributes:
-        target: that the metric is held at, in its own unit.
-        delay_seconds: from ordering an instance until it serves.
-        tolerance: relative departure from the target at which nothing is done.
-        settling_seconds: fewer instances are kept when no more were wanted for so long.
-        least, most: bounds of the instances.
+        target: of the metric, in its own unit.
+        delay_seconds: from starting an instance until it serves.
+        tolerance: relative difference from the target that is ignored.
+        settling_seconds: how long fewer instances must be desired before any is removed.
+        least, most: bounds of the number of instances.
     """
 
     metric: Metric
@@ -53,15 +53,15 @@ class TargetTracking:
 
 @dataclass(frozen=True)
 class AutoscaledFleet:
-    """What became of one period of the demand, by ticks; arrays of shape [ticks].
+    """A fleet over one period of the demand, by ticks; arrays of shape [ticks].
 
     Attributes:
-        charged: instances that cost: serving or on their way.
+        per_second: request rate of the demand.
+        charged: instances that serve or start.
         serving: instances that serve.
-        late_share: of the requests, over their limits.
+        late_share: share of the requests over their limits.
     """
 
-    policy: TargetTracking
     per_second: NDArray[np.float64]
     charged: NDArray[np.int64]
     serving: NDArray[np.int64]
@@ -71,70 +71,68 @@ class AutoscaledFleet:
 def autoscale(
     curve: DemandCurve, response: Response, limit_ms: float, policy: TargetTracking, begin_with: int
 ) -> AutoscaledFleet:
-    """Let a policy follow a demand for two of its periods; the second one is what counts.
+    """Simulate a policy over two periods of a demand, and return the second one.
 
     Args:
-        limit_ms: above which a wait alone makes requests late.
-        begin_with: instances.
+        limit_ms: requests that wait longer are late.
+        begin_with: instances at the start.
     """
     ticks = max(1, round(curve.seconds / TICK_SECONDS))
     rates = curve.at((np.arange(ticks) + 0.5) * TICK_SECONDS)
     fleet = _Fleet(policy, max(begin_with, policy.least))
-    queue = _Backlog(response, limit_ms)
+    backlog = _Backlog(response, limit_ms)
     rows = []
     for tick in range(2 * ticks):
         rate = float(rates[tick % ticks])
-        fleet.take_in(tick)
+        fleet.admit_ready(tick)
         each = rate / fleet.serving
-        late = queue.late_share(each)
+        late = backlog.late_share(each)
         rows.append((fleet.charged, fleet.serving, late))
-        fleet.follow(tick, queue.metric(policy.metric, each))
+        fleet.scale(tick, backlog.metric(policy.metric, each))
     charged, serving, late_share = np.array(rows[ticks:]).T
-    return AutoscaledFleet(
-        policy, rates, charged.astype(np.int64), serving.astype(np.int64), late_share
-    )
+    return AutoscaledFleet(rates, charged.astype(int), serving.astype(int), late_share)
 
 
 class _Fleet:
-    """Instances that serve, those on their way, and what was wanted lately."""
+    """Instances that serve or start, and the numbers that were desired lately."""
 
     def __init__(self, policy: TargetTracking, serving: int) -> None:
         self._policy = policy
         self.serving = serving
-        self._ordered: deque[tuple[int, int]] = deque()
+        self._starting: deque[tuple[int, int]] = deque()
         self._delay = math.ceil(policy.delay_seconds / TICK_SECONDS)
-        self._wanted: deque[int] = deque(
+        self._desired: deque[int] = deque(
             [serving], maxlen=max(1, math.ceil(policy.settling_seconds / TICK_SECONDS))
         )
 
     @property
     def charged(self) -> int:
-        """Instances that cost."""
-        return self.serving + sum(count for _, count in self._ordered)
+        """Instances that are charged."""
+        return self.serving + sum(count for _, count in self._starting)
 
-    def take_in(self, tick: int) -> None:
-        """Let those serve that are ready."""
-        while self._ordered and self._ordered[0][0] <= tick:
-            self.serving += self._ordered.popleft()[1]
+    def admit_ready(self, tick: int) -> None:
+        """Let started instances serve."""
+        while self._starting and self._starting[0][0] <= tick:
+            self.serving += self._starting.popleft()[1]
 
-    def follow(self, tick: int, metric: float) -> None:
-        """Order what is missing, or let go what was not wanted for a while."""
+    def scale(self, tick: int, metric: float) -> None:
+        """Start missing instances, or remove those that were not desired for a while."""
         policy, share = self._policy, metric / self._policy.target
-        kept = abs(share - 1) <= policy.tolerance
-        # A share of a queue that has run away may be beyond any number.
+        unchanged = abs(share - 1) <= policy.tolerance
+        # The metric of a queue that grows without bound may be too large for an integer.
         share = min(share, policy.most)
-        wanted = self.serving if kept else math.ceil(self.serving * share - 1e-9)
-        self._wanted.append(min(max(wanted, policy.least), policy.most))
-        missing = self._wanted[-1] - self.charged
+        desired = self.serving if unchanged else math.ceil(self.serving * share - 1e-9)
+        self._desired.append(min(max(desired, policy.least), policy.most))
+        missing = self._desired[-1] - self.charged
         if missing > 0:
-            # What is ordered at the end of a tick serves from the start of a later one.
-            self._ordered.append((tick + 1 + self._delay, missing))
-        elif not self._ordered:
-            self.serving = min(self.serving, max(self._wanted))
+            # Instances that start at the end of a tick serve from the start of a later one.
+            self._starting.append((tick + 1 + self._delay, missing))
+        elif not self._starting:
+            self.serving = min(self.serving, max(self._desired))
 
 
 class _Backlog:
-    """What waits at each instance beyond what a steady load explains, as the time it takes."""
+    """The queue of each instance beyond the steady state, as the time to work it off."""
 
     def __init__(self, response: Response, limit_ms: float) -> None:
         self._response = response
@@ -142,7 +140,7 @@ class _Backlog:
         self._wait_ms = 0.0
 
     def late_share(self, per_second: float) -> float:
-        """Share of a tick's requests that are late; the backlog is then that of its end."""
+        """Return the share of late requests in a tick, and advance the backlog to its end."""
         response = self._response
         before = self._wait_ms
         slope = per_second / response.saturation_per_second - 1
@@ -155,7 +153,7 @@ class _Backlog:
         return overdue + (1 - overdue) * steady
 
     def metric(self, name: Metric, per_second: float) -> float:
-        """What is read at the end of a tick."""
+        """Return a metric at the end of a tick."""
         response = self._response
         if name == "rate":
             return per_second
@@ -167,10 +165,10 @@ class _Backlog:
 
 
 def target_at(response: Response, metric: Metric, per_second: float) -> float:
-    """What a metric reads at a steady rate of one instance."""
-    read = {
+    """Return the value of a metric at a steady rate of one instance."""
+    values = {
         "rate": response.per_second,
         "busy": response.busy_share,
         "queue": response.queue_ms,
     }[metric]
-    return float(np.interp(per_second, response.per_second, read))
+    return float(np.interp(per_second, response.per_second, values))

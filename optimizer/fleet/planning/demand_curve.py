@@ -1,4 +1,4 @@
-"""What a fleet is asked for over time. Pure."""
+"""The demand on a fleet over time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ STEP_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class DemandCurve:
-    """Requests a second in equal steps of time; what comes after the last begins anew.
+    """Request rates in equal steps of time, which repeat after the last.
 
     Attributes:
-        name: what kind of demand it is, for people.
-        per_second: mean of each step, at least one above 0.
+        name: kind of demand, for people.
+        per_second: mean rate of each step, at least one above 0.
     """
 
     name: str
@@ -27,39 +27,33 @@ class DemandCurve:
 
     @property
     def seconds(self) -> float:
-        """Of all steps together."""
+        """Duration of all steps."""
         return self.step_seconds * len(self.per_second)
 
     @property
     def peak(self) -> float:
-        """The busiest step's rate."""
+        """Highest rate."""
         return max(self.per_second)
 
     @property
-    def mean(self) -> float:
-        """Over all steps."""
-        return sum(self.per_second) / len(self.per_second)
-
-    @property
     def rates(self) -> NDArray[np.float64]:
-        """`per_second`, shape [steps]."""
+        """`per_second` as an array of shape [steps]."""
         return np.array(self.per_second)
 
     def at(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rates at moments, shape as given: straight lines between the middles of the steps."""
-        steps = np.arange(len(self.per_second))
-        middles = (steps + 0.5) * self.step_seconds
+        """Return the rates at given times, interpolated between the middles of the steps."""
+        middles = (np.arange(len(self.per_second)) + 0.5) * self.step_seconds
         return np.interp(seconds, middles, self.rates, period=self.seconds)
 
 
 def constant_demand(per_second: float) -> DemandCurve:
-    """The same all day."""
+    """Return a constant demand."""
     steps = round(DAY_SECONDS / STEP_SECONDS)
     return DemandCurve(f"constant, {per_second:g}/s", (per_second,) * steps)
 
 
 def daily_demand(peak: float, trough: float, peak_hour: float = 14.0) -> DemandCurve:
-    """A sine over 24 hours between the least and the most, the most at `peak_hour`.
+    """Return a sine over 24 hours between trough and peak, with the peak at `peak_hour`.
 
     Raises:
         ValueError: unless 0 <= trough <= peak.
@@ -70,13 +64,13 @@ def daily_demand(peak: float, trough: float, peak_hour: float = 14.0) -> DemandC
     hours = [step * STEP_SECONDS / 3600 for step in range(steps)]
     swing = [(1 + math.cos(2 * math.pi * (hour - peak_hour) / 24)) / 2 for hour in hours]
     rates = tuple(trough + (peak - trough) * share for share in swing)
-    return DemandCurve(f"daily, {trough:g} to {peak:g}/s, most at {peak_hour:g} h", rates)
+    return DemandCurve(f"daily, {trough:g} to {peak:g}/s, peak at {peak_hour:g} h", rates)
 
 
 def curve_from_samples(
     name: str, at_seconds: NDArray[np.float64], per_second: NDArray[np.float64]
 ) -> DemandCurve:
-    """A curve of rates that each hold until the next one, the last as long as the mean one.
+    """Return a curve of rates that hold until the next sample, the last for a mean interval.
 
     Args:
         at_seconds: ascending, shape [samples], at least two.
@@ -90,7 +84,7 @@ def curve_from_samples(
 
 
 def curve_from_arrivals(name: str, at_seconds: NDArray[np.float64], seconds: float) -> DemandCurve:
-    """A curve of recorded arrivals, counted in each step.
+    """Return a curve of recorded arrivals, counted per step.
 
     Args:
         at_seconds: in [0, `seconds`), shape [arrivals].
@@ -101,6 +95,6 @@ def curve_from_arrivals(name: str, at_seconds: NDArray[np.float64], seconds: flo
 
 
 def _edges(seconds: float) -> NDArray[np.float64]:
-    """Ends of whole steps that are near `STEP_SECONDS` long, from 0."""
+    """Return the boundaries of equal steps of about `STEP_SECONDS`, from 0."""
     steps = max(1, round(seconds / STEP_SECONDS))
     return np.linspace(0.0, seconds, steps + 1)

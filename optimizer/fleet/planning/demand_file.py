@@ -1,4 +1,4 @@
-"""A demand over time, read from a CSV file: rates, or the arrivals themselves."""
+"""A demand over time, read from a CSV file of rates or of arrivals."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from optimizer.space_file.arrival_trace import read_time, read_trace, time_colum
 
 _RATE = "requests_per_second"
 MAX_RATE = 1e7
-"""Requests a second: more than any fleet that is planned here serves."""
-_MOST_DAYS = 31
-"""Of a demand; every step of its time is planned for."""
+"""Highest rate in requests/s; no planned fleet serves more."""
+
+_MAX_DAYS = 31
+"""Longest demand: the plan covers every step of it."""
 
 
 def read_demand(path: Path, peak: float | None = None) -> DemandCurve:
-    """Read a column `seconds` or `timestamp` (ISO 8601), and `requests_per_second` beside it.
+    """Read a column `seconds` or `timestamp` (ISO 8601), and the column `requests_per_second`.
 
-    Without the second column every row is one arrival, and they are counted.
+    Without the second column every row is one arrival.
 
     Args:
-        peak: rate that the busiest step is scaled to; as recorded where None.
+        peak: rate that the highest one is scaled to; None for the recorded rates.
 
     Raises:
-        UsageError: naming the file, the rule, and the line and value that break it.
+        UsageError: naming the file, line, rule and value.
     """
     try:
         curve = _read(path)
@@ -44,7 +45,7 @@ def read_demand(path: Path, peak: float | None = None) -> DemandCurve:
         return curve
     scale = peak / curve.peak
     return DemandCurve(
-        f"{curve.name}, scaled to {peak:g}/s at most",
+        f"{curve.name}, scaled to a peak of {peak:g}/s",
         tuple(rate * scale for rate in curve.per_second),
         curve.step_seconds,
     )
@@ -64,12 +65,12 @@ def _read(path: Path) -> DemandCurve:
         times.append(read_time(column, line, row[column]))
         rates.append(_rate(line, row[_RATE]))
         if times[1:] and not times[-1] > times[-2]:
-            after = times[-1] - times[0]
-            raise ValueError(f"line {line}: times must ascend, got {after:g} s after the start")
+            elapsed = times[-1] - times[0]
+            raise ValueError(f"line {line}: times must ascend, got {elapsed:g} s after the start")
     if len(times) < 2:
         raise ValueError(f"must hold at least 2 rates, got {len(times)}")
     if not any(rates):
-        raise ValueError(f"{_RATE} must be above 0 somewhere")
+        raise ValueError(f"{_RATE} must be above 0 in at least one row")
     _refuse_too_long(times[-1] - times[0])
     return curve_from_samples(name, np.array(times) - times[0], np.array(rates))
 
@@ -86,6 +87,6 @@ def _rate(line: int, text: str) -> float:
 
 
 def _refuse_too_long(seconds: float) -> None:
-    if seconds > _MOST_DAYS * DAY_SECONDS:
+    if seconds > _MAX_DAYS * DAY_SECONDS:
         days = seconds / DAY_SECONDS
-        raise ValueError(f"must last at most {_MOST_DAYS} days, got {days:,.0f}")
+        raise ValueError(f"must last at most {_MAX_DAYS} days, got {days:,.0f}")

@@ -1,8 +1,8 @@
-"""A fleet planned for a demand: how it may be run, what a loss does to it, what it costs. Pure."""
+"""Plan of a fleet for a demand: its size, scaling policies, cost, and the loss of instances."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,34 +29,34 @@ HOURS_PER_MONTH = 8766 / 12
 
 SURVIVALS: tuple[Survival, ...] = ("nothing", "instance", "zone")
 
-_TARGETS = tuple(share / 100 for share in range(100, 25, -5))
-"""Shares of the most within the limit, at which targets are tried from the top."""
+_TARGET_SHARES = tuple(share / 100 for share in range(100, 25, -5))
+"""Shares of the capacity that are tried as autoscaling targets, highest first."""
 
 MOST_AUTOSCALED = 2
-"""Times the recommended fleet: a bound, as autoscalers have one."""
+"""Upper bound of autoscaling, relative to the recommended fleet."""
 
 MAX_INSTANCES = 5_000
-"""Of a plan: every one of them is simulated at the peak."""
+"""Largest plan: every instance is simulated at the peak."""
 
-_MOST_RATES = 2_016
-"""Different rates of a demand, those of a week: of a longer one they are rounded up to so many."""
+_MAX_RATES = 2_016
+"""Steps of a week. The rates of a longer demand are rounded up to as many different ones."""
 
 _CORRECTIONS = 3
-_CORRECTED = 200
-"""Instances by which the smallest fleet is looked for, and up to which: where there are more, one
-makes less difference than the simulation can tell."""
+_MAX_CORRECTED = 200
+"""The smallest fleet is searched within `_CORRECTIONS` instances of the estimate, for up to this
+size; beyond it, one instance makes less difference than the simulation resolves."""
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What is planned for.
+    """The demand and the constraints of a plan.
 
     Attributes:
-        headroom: share kept free above the demand.
-        survival: what the fleet must be able to lose.
+        headroom: spare capacity as a share of the demand.
+        survival: what may fail.
         zones: over which instances are spread evenly.
-        launch_seconds: until an instance's machine is there; its models' setup comes on top.
-        most: instances that can be had, by instance type; any number of those that are not named.
+        launch_seconds: until the machine of a started instance runs, before its models' setup.
+        most: available instances, by instance type; unlimited for types that are not named.
     """
 
     curve: DemandCurve
@@ -70,14 +70,14 @@ class PlanInputs:
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """One way of running a fleet over the demand's time.
+    """The size of a fleet over time, with its cost.
 
     Attributes:
-        charged: instances that cost, by moments in equal steps over the demand's period.
+        charged: charged instances, in equal steps over the demand's period.
         usd_per_hour: mean.
-        late_share: of the requests of each of the demand's steps, by the steady loads of its
-            instances and what queues up.
-        policy: of what is autoscaled.
+        late_share: share of late requests in each step of the demand, from steady loads and
+            backlogs.
+        policy: of an autoscaled fleet.
     """
 
     name: str
@@ -88,41 +88,41 @@ class ScalingPolicy:
 
     @property
     def usd_per_month(self) -> float:
-        """Of the 730.5 hours that a month has on average."""
+        """Price of a mean month of 730.5 hours."""
         return self.usd_per_hour * HOURS_PER_MONTH
 
     def missed_steps(self, allowed: float) -> int:
-        """Of the demand's steps, those in which more requests are late than the limits allow."""
+        """Return the number of steps with a higher share of late requests than allowed."""
         return int((self.late_share > allowed).sum())
 
 
 @dataclass(frozen=True)
 class CapacityLoss:
-    """The peak, right after something is lost.
+    """The peak right after a loss.
 
     Attributes:
         lost: "an instance" or "a zone".
-        left: what still serves.
-        found: simulated by type; empty where less is left than what comes saturates.
-        waiting_seconds: what a request waits when what was lost serves again; infinity where
-            nothing is left, 0 where what is left serves all that comes.
+        left: the remaining fleet.
+        at_peak: simulation of the remaining fleet by type; empty where the peak saturates it.
+        waiting_seconds: backlog per request when the replacement serves: 0 where the peak does not
+            saturate the remaining fleet, infinity where nothing remains.
     """
 
     lost: str
     left: FleetMix
-    found: tuple[SimulatedFleet, ...]
+    at_peak: tuple[SimulatedFleet, ...]
     waiting_seconds: float
 
 
 @dataclass(frozen=True)
 class SingleTypeFleet:
-    """The cheapest fleet of a single type, and how near it is to the least that will do.
+    """The cheapest fleet of a single type, and the smallest one that meets the limits.
 
     Attributes:
-        at_minimum, below_minimum: the peak on the smallest fleet that keeps the limits, every
-            instance simulated, and on one instance less; None where there is no less.
-        autoscaled: by each metric, at the highest target that keeps the limits all the time; at
-            the lowest one where none does.
+        at_minimum, below_minimum: simulation of the peak on the smallest fleet that meets the
+            limits, and on one instance less; None where that is no instance.
+        autoscaled: for each metric, at the highest target that meets the limits all the time, or at
+            the lowest one if none does.
     """
 
     member: FleetMember
@@ -133,99 +133,102 @@ class SingleTypeFleet:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a demand needs.
+    """A fleet for a demand.
 
     Attributes:
-        fleet: the cheapest for the peak, with headroom and what it must survive.
-        found: the peak on it, simulated by type.
-        ways: that fleet all the time, and one that follows the demand as if it were known.
-        one_type: None where there are too few of any type alone.
-        surviving: the cheapest fleet that survives what is named; None where there is none.
+        fleet: the cheapest for the peak with headroom and survival.
+        at_peak: simulation of the peak, by type.
+        policies: the fleet at constant size, and one that follows the demand on a schedule.
+        single_type: None where no type alone suffices.
+        surviving: the cheapest fleet for each survival; None where there is none.
         allowed: share of late requests that the limits allow.
     """
 
-    question: PlanInputs
+    inputs: PlanInputs
     fleet: FleetMix
-    found: tuple[SimulatedFleet, ...]
-    ways: tuple[ScalingPolicy, ...]
-    one_type: SingleTypeFleet | None
+    at_peak: tuple[SimulatedFleet, ...]
+    policies: tuple[ScalingPolicy, ...]
+    single_type: SingleTypeFleet | None
     surviving: Mapping[Survival, FleetMix | None]
     losses: tuple[CapacityLoss, ...]
     allowed: float
 
+    @property
+    def all_policies(self) -> tuple[ScalingPolicy, ...]:
+        """`policies`, and those of autoscaling."""
+        return (*self.policies, *(self.single_type.autoscaled if self.single_type else ()))
 
-def plan_fleet(instances: Sequence[Instance], question: PlanInputs) -> Plan | None:
-    """Plan a fleet; None where what can be had does not suffice.
+
+def plan_fleet(instances: Sequence[Instance], inputs: PlanInputs) -> Plan | None:
+    """Plan a fleet; None where the available instances do not suffice.
 
     Args:
-        instances: whose simulation agrees with what was measured, see `Instance.agreed`; at least
-            one, all asked for the same streams.
+        instances: calibrated, at least one, all for the same streams.
     """
     members = tuple(
-        FleetMember(each, simulate_response(each.parts, question.seed).times(each.copies))
+        FleetMember(each, simulate_response(each.parts, inputs.seed).times(each.copies))
         for each in instances
     )
     usable = [member for member in members if member.capacity_per_second > 0]
-    return _Planner(question, usable).plan() if usable else None
+    return _Planner(inputs, usable).plan() if usable else None
 
 
 class _Planner:
-    """Answers one question with the members at hand."""
+    """Plans a fleet of the given members."""
 
-    def __init__(self, question: PlanInputs, members: Sequence[FleetMember]) -> None:
-        self._question = question
+    def __init__(self, inputs: PlanInputs, members: Sequence[FleetMember]) -> None:
+        self._inputs = inputs
         self._members = members
-        self._peak = question.curve.peak
+        self._peak = inputs.curve.peak
         parts = members[0].instance.parts
         self._allowed = sum(part.share * (1 - part.limit.percentile / 100) for part in parts)
         self._limit_ms = min(part.limit.latency_ms for part in parts)
 
     def plan(self) -> Plan | None:
-        """See `plan_fleet`."""
-        question = self._question
-        fleet = self._fleet(self._members, self._peak, question.survival)
+        """Plan as `plan_fleet` does."""
+        inputs = self._inputs
+        fleet = self._cheapest(self._members, self._peak, inputs.survival)
         if fleet is None:
             return None
-        _refuse_too_many(fleet)
+        _check_size(fleet)
         return Plan(
-            question=question,
+            inputs=inputs,
             fleet=fleet,
-            found=fleet.simulated(self._peak, question.seed),
-            ways=(self._constant(fleet), self._scheduled(fleet)),
-            one_type=self._one_type(),
-            surviving={each: self._fleet(self._members, self._peak, each) for each in SURVIVALS},
+            at_peak=fleet.simulated(self._peak, inputs.seed),
+            policies=(self._constant(fleet), self._scheduled(fleet)),
+            single_type=self._single_type(),
+            surviving={each: self._cheapest(self._members, self._peak, each) for each in SURVIVALS},
             losses=tuple(self._losses(fleet)),
             allowed=self._allowed,
         )
 
-    def _fleet(
+    def _cheapest(
         self, members: Sequence[FleetMember], per_second: float, survival: Survival
     ) -> FleetMix | None:
-        question = self._question
-        needed = per_second * (1 + question.headroom)
-        return cheapest_fleet(members, needed, survival, question.zones, question.most)
+        load = per_second * (1 + self._inputs.headroom)
+        return cheapest_fleet(members, load, survival, self._inputs.zones, self._inputs.most)
 
     def _constant(self, fleet: FleetMix) -> ScalingPolicy:
-        rates = self._question.curve.rates
+        rates = self._inputs.curve.rates
         charged = np.full(len(rates), fleet.instances)
         return ScalingPolicy("constant", charged, fleet.usd_per_hour, fleet.late_share(rates))
 
-    def _scheduled(self, at_peak: FleetMix) -> ScalingPolicy:
-        """Fleets that are ready before the demand is, by what it will be."""
-        curve = self._question.curve
-        setup = max(self._delay(member) for member in self._members)
-        ahead = int(np.ceil(setup / curve.step_seconds))
-        needed = np.max([np.roll(curve.rates, -step) for step in range(ahead + 1)], axis=0)
-        if len(np.unique(needed)) > _MOST_RATES:
-            unit = self._peak / _MOST_RATES
-            needed = np.minimum(np.ceil(needed / unit) * unit, self._peak)
+    def _scheduled(self, peak_fleet: FleetMix) -> ScalingPolicy:
+        """Size the fleet for the known demand, ahead of it by the start-up time."""
+        curve = self._inputs.curve
+        delay = max(self._delay(member) for member in self._members)
+        steps_ahead = int(np.ceil(delay / curve.step_seconds))
+        load = np.max([np.roll(curve.rates, -step) for step in range(steps_ahead + 1)], axis=0)
+        if len(np.unique(load)) > _MAX_RATES:
+            unit = self._peak / _MAX_RATES
+            load = np.minimum(np.ceil(load / unit) * unit, self._peak)
         fleets = {
-            rate: self._fleet(self._members, rate, self._question.survival) or at_peak
-            for rate in set(needed.tolist())
+            rate: self._cheapest(self._members, rate, self._inputs.survival) or peak_fleet
+            for rate in set(load.tolist())
             if rate > 0
         }
-        least = min(fleets.values(), key=lambda fleet: fleet.usd_per_hour)
-        over_time = [fleets.get(rate, least) for rate in needed.tolist()]
+        smallest = min(fleets.values(), key=lambda fleet: fleet.usd_per_hour)
+        over_time = [fleets.get(rate, smallest) for rate in load.tolist()]
         late = [
             fleet.late_share(np.array([rate]))[0]
             for fleet, rate in zip(over_time, curve.per_second, strict=True)
@@ -234,17 +237,16 @@ class _Planner:
         charged = np.array([fleet.instances for fleet in over_time])
         return ScalingPolicy("scheduled", charged, cost, np.array(late))
 
-    def _one_type(self) -> SingleTypeFleet | None:
-        question = self._question
-        found = [
+    def _single_type(self) -> SingleTypeFleet | None:
+        fleets = [
             (fleet, member)
             for member in self._members
-            if (fleet := self._fleet([member], self._peak, question.survival)) is not None
+            if (fleet := self._cheapest([member], self._peak, self._inputs.survival)) is not None
         ]
-        if not found:
+        if not fleets:
             return None
-        fleet, member = min(found, key=lambda each: each[0].usd_per_hour)
-        _refuse_too_many(fleet)
+        fleet, member = min(fleets, key=lambda each: each[0].usd_per_hour)
+        _check_size(fleet)
         below, at_minimum = self._around_minimum(member)
         most = MOST_AUTOSCALED * fleet.instances
         return SingleTypeFleet(
@@ -255,82 +257,80 @@ class _Planner:
         )
 
     def _around_minimum(self, member: FleetMember) -> tuple[SimulatedFleet | None, SimulatedFleet]:
-        """The largest fleet that misses the limit at the peak, and the next larger one.
+        """Find the largest fleet that misses the limits at the peak, and the next larger one.
 
-        Beginning with what the response of one instance says, which is known to about 1 %.
+        The search starts from the response of one instance, which is accurate to about 1 %.
         """
 
         def simulated(instances: int) -> SimulatedFleet:
-            return member.simulated(instances, self._peak, self._question.seed)
+            return member.simulated(instances, self._peak, self._inputs.seed)
 
-        guess = member.least(self._peak)
-        corrections = _CORRECTIONS if guess <= _CORRECTED else 0
-        at = simulated(guess)
-        while not at.keeps_limits and at.instances < guess + corrections:
-            at = simulated(at.instances + 1)
-        below: SimulatedFleet | None = None
-        while at.instances > 1:
-            below = simulated(at.instances - 1)
-            if not below.keeps_limits or at.instances <= guess - corrections:
-                return below, at
-            at = below
-        return None, at
+        guess = member.fewest(self._peak)
+        corrections = _CORRECTIONS if guess <= _MAX_CORRECTED else 0
+        fleet = simulated(guess)
+        while not fleet.keeps_limits and fleet.instances < guess + corrections:
+            fleet = simulated(fleet.instances + 1)
+        while fleet.instances > 1:
+            smaller = simulated(fleet.instances - 1)
+            if not smaller.keeps_limits or fleet.instances <= guess - corrections:
+                return smaller, fleet
+            fleet = smaller
+        return None, fleet
 
     def _autoscaled(self, member: FleetMember, metric: Metric, most: int) -> ScalingPolicy:
-        way = self._followed(member, metric, _TARGETS[0], most)
-        for share in _TARGETS[1:]:
-            if way.missed_steps(self._allowed) == 0:
-                return way
-            way = self._followed(member, metric, share, most)
-        return way
+        policy = self._tracked(member, metric, _TARGET_SHARES[0], most)
+        for share in _TARGET_SHARES[1:]:
+            if policy.missed_steps(self._allowed) == 0:
+                return policy
+            policy = self._tracked(member, metric, share, most)
+        return policy
 
-    def _followed(
+    def _tracked(
         self, member: FleetMember, metric: Metric, share: float, most: int
     ) -> ScalingPolicy:
-        """Autoscaled by a metric, its target read at a share of the most within the limit."""
-        curve, response = self._question.curve, member.response
-        aimed = share * response.most_within_per_second
-        target = target_at(response, metric, aimed)
+        """Autoscale by a metric, whose target is its value at a share of the capacity."""
+        curve, response = self._inputs.curve, member.response
+        rate = share * response.most_within_per_second
+        target = target_at(response, metric, rate)
         policy = TargetTracking(metric, target, self._delay(member), most=most)
-        begin_with = max(1, int(np.ceil(curve.per_second[0] / aimed)))
-        ran = autoscale(curve, response, self._limit_ms, policy, begin_with)
-        hourly = member.instance.price.usd_per_hour * float(ran.charged.mean())
-        late = _by_step(ran, curve)
-        return ScalingPolicy(f"scaled on {metric}", ran.charged, hourly, late, policy)
+        initial = max(1, int(np.ceil(curve.per_second[0] / rate)))
+        fleet = autoscale(curve, response, self._limit_ms, policy, initial)
+        hourly = member.instance.price.usd_per_hour * float(fleet.charged.mean())
+        return ScalingPolicy(
+            f"scaled on {metric}", fleet.charged, hourly, _late_by_step(fleet, curve), policy
+        )
 
     def _delay(self, member: FleetMember) -> float:
-        return self._question.launch_seconds + member.instance.setup_seconds
+        return self._inputs.launch_seconds + member.instance.setup_seconds
 
     def _losses(self, fleet: FleetMix) -> Iterator[CapacityLoss]:
-        cases: Sequence[tuple[str, Callable[[], FleetMix]]] = (
-            ("an instance", fleet.without_an_instance),
-            ("a zone", lambda: fleet.without_a_zone(self._question.zones)),
-        )
-        for lost, take in cases:
-            left = take()
+        for lost, left in (
+            ("an instance", fleet.without_an_instance()),
+            ("a zone", fleet.without_a_zone(self._inputs.zones)),
+        ):
             if left.instances == 0:
                 yield CapacityLoss(lost, left, (), float("inf"))
                 continue
-            use = self._peak / left.saturation_per_second
+            utilisation = self._peak / left.saturation_per_second
             delay = max(self._delay(member) for member in self._members)
-            found = left.simulated(self._peak, self._question.seed) if use < 1 else ()
-            yield CapacityLoss(lost, left, found, max(0.0, (use - 1) * delay))
+            at_peak = left.simulated(self._peak, self._inputs.seed) if utilisation < 1 else ()
+            yield CapacityLoss(lost, left, at_peak, max(0.0, (utilisation - 1) * delay))
 
 
-def _refuse_too_many(fleet: FleetMix) -> None:
+def _check_size(fleet: FleetMix) -> None:
     if fleet.instances > MAX_INSTANCES:
         raise UsageError(
-            f"the demand's peak needs {fleet.instances:,} instances; a plan is of at most "
-            f"{MAX_INSTANCES:,}, each of which is simulated: plan a part of the demand"
+            f"the peak of the demand needs {fleet.instances:,} instances, and a plan can have at "
+            f"most {MAX_INSTANCES:,}, as it simulates each of them: plan a part of the demand"
         )
 
 
-def _by_step(ran: AutoscaledFleet, curve: DemandCurve) -> NDArray[np.float64]:
-    """Late shares of the demand's steps, from those of the ticks; shape [steps]."""
-    at = (np.arange(len(ran.late_share)) + 0.5) * TICK_SECONDS
-    step = np.minimum(at // curve.step_seconds, len(curve.per_second) - 1).astype(int)
+def _late_by_step(fleet: AutoscaledFleet, curve: DemandCurve) -> NDArray[np.float64]:
+    """Return the shares of late requests by steps of the demand, shape [steps]."""
+    seconds = (np.arange(len(fleet.late_share)) + 0.5) * TICK_SECONDS
     steps = len(curve.per_second)
-    late = np.bincount(step, ran.per_second * ran.late_share, steps)
-    requests = np.bincount(step, ran.per_second, steps)
+    step = np.minimum(seconds // curve.step_seconds, steps - 1).astype(int)
+    late = np.bincount(step, fleet.per_second * fleet.late_share, steps)
+    requests = np.bincount(step, fleet.per_second, steps)
     shares: NDArray[np.float64] = np.divide(late, requests, out=np.zeros(steps), where=requests > 0)
     return shares

@@ -1,4 +1,4 @@
-"""Every instance of a fleet simulated under its own share of the load. Pure."""
+"""Simulation of every instance of a fleet under its share of the load."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from optimizer.fleet.planning.instance import Part
 from optimizer.simulator.prediction import Loads
 
 _REQUESTS = 2_000_000
-"""Of a fleet, about; more where it has many instances, each of which must come to rest."""
+"""Approximate number of simulated requests of a fleet; more for many instances."""
 
-_LEAST_REQUESTS = 5_000
+_MIN_REQUESTS_PER_INSTANCE = 5_000
+"""Enough for the queue of an instance to settle."""
 
 
 @dataclass(frozen=True)
 class SimulatedFleet:
-    """What a simulation of a fleet came to.
+    """The result of a simulation of a fleet.
 
     Attributes:
-        per_second: requests of all streams, at the whole fleet.
-        requests: that were counted.
-        latency_ms: at the limit's percentile, of the stream that is worst off.
+        per_second: request rate of all streams on the whole fleet.
+        requests: number of simulated requests.
+        latency_ms: at the limit's percentile, of the stream nearest to its limit.
         limit_ms: of that stream.
-        late_share: of the requests, over their streams' limits.
+        late_share: share of the requests over their streams' limits.
     """
 
     instances: int
@@ -37,22 +38,21 @@ class SimulatedFleet:
 
     @property
     def keeps_limits(self) -> bool:
-        """Whether every stream's percentile is within its limit."""
+        """Whether every stream meets its limit."""
         return self.latency_ms <= self.limit_ms
 
 
-@lru_cache(maxsize=32)  # one plan asks for some fleets more than once
+@lru_cache(maxsize=32)  # a plan simulates some fleets more than once
 def simulate_fleet(
     parts: tuple[Part, ...], instances: int, per_second: float, seed: int
 ) -> SimulatedFleet:
-    """Send independent requests to instances at random, and wait for all replies.
+    """Simulate instances that independent requests reach at random.
 
-    Requests that are sent to each of many at random are independent there as well, so each instance
-    draws its own.
+    A random part of independent requests is independent too, so each instance draws its own.
     """
     each = per_second / instances
     seeds = np.random.SeedSequence(seed).generate_state(instances)
-    requests = max(_LEAST_REQUESTS, _REQUESTS // instances)
+    requests = max(_MIN_REQUESTS_PER_INSTANCE, _REQUESTS // instances)
     worst, late, counted = (0.0, 0.0, 1.0), 0.0, 0
     for part in parts:
         rate, limit = each * part.share, part.limit
@@ -62,8 +62,8 @@ def simulate_fleet(
                 for own in seeds
             ]
         )
-        found = float(np.percentile(latencies, limit.percentile, method="weibull"))
-        worst = max(worst, (found / limit.latency_ms, found, limit.latency_ms))
+        latency = float(np.percentile(latencies, limit.percentile, method="weibull"))
+        worst = max(worst, (latency / limit.latency_ms, latency, limit.latency_ms))
         late += part.share * float((latencies > limit.latency_ms).mean())
         counted += len(latencies)
     _, latency_ms, limit_ms = worst

@@ -1,8 +1,8 @@
-"""One instance of a fleet: what it was measured to serve, and a simulation that agrees. Pure.
+"""One instance of a fleet: its measured capacity, and a simulation that is calibrated to it.
 
-Requests reach instances at random, as most balancers send them: what one instance sees is then
-independent arrivals at its share of the rate, whatever the others do. A balancer that knows which
-instance is least busy does no worse.
+Requests reach instances at random, as with most load balancers: arrivals at one instance are then
+independent of the others, at its share of the rate. A balancer that picks the least busy instance
+does no worse.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from optimizer.workload.arrivals import ArrivalPattern
 from optimizer.workload.streams import LatencyLimit
 
 _REQUESTS = 40_000
-"""Of each load that is simulated to find a capacity."""
+"""Simulated requests of each load of a capacity search."""
 
-_WIDEST = 3.0
-"""Factor by which the service times may be moved to meet the measured capacity."""
+_MAX_FACTOR = 3.0
+"""Largest scaling of service times that calibrates the simulation to the measured capacity."""
 
-_STEPS = 12
+_BISECTIONS = 12
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         share: of all requests.
-        concurrency: requests outstanding under saturation.
+        concurrency: outstanding requests at saturation.
     """
 
     serving: Serving
@@ -42,7 +42,7 @@ class Part:
 
     @property
     def thinned(self) -> ArrivalPattern:
-        """Arrivals at one instance of many: of a steady stream it gets every so many at random."""
+        """Arrivals at one of many instances: a random part of constant arrivals is Poisson."""
         return "poisson" if self.arrivals == "constant" else self.arrivals
 
 
@@ -51,14 +51,14 @@ class Instance:
     """One instance type with one configuration.
 
     Attributes:
-        name: of the study that it was measured in; no other one of a fleet has it.
-        price: of one.
-        capacity_per_second, capacity_low_per_second: requests of all streams within the limits,
-            of the whole instance.
-        setup_seconds: until its models serve, once its machine is there.
-        parts: of its streams, simulated so that the capacity is the measured one.
-        copies: of these on the instance, where not all of its GPUs were used: each has its share.
-        moved: factor of the service times that was needed for that.
+        name: of the study that measured it, unique in a fleet.
+        price: of one instance.
+        capacity_per_second, capacity_low_per_second: of the whole instance, over all streams, with
+            its lower bound.
+        setup_seconds: from a running machine until its models serve.
+        parts: its streams, with service times that give the measured capacity.
+        copies: of `parts` on the instance; several where only some of its GPUs were measured.
+        moved: factor by which the service times were scaled.
     """
 
     name: str
@@ -70,25 +70,25 @@ class Instance:
     copies: int = 1
     moved: float = 1.0
 
-    def agreed(self, seed: int) -> Instance:
-        """With service times moved until the simulated capacity is the measured one.
+    def calibrated(self, seed: int) -> Instance:
+        """Return the instance with service times scaled to the measured capacity.
 
         Raises:
-            ValueError: where no factor up to 3 does it.
+            ValueError: where no factor up to 3 suffices.
         """
-        low, high = -math.log(_WIDEST), math.log(_WIDEST)
-        for _ in range(_STEPS):
+        low, high = -math.log(_MAX_FACTOR), math.log(_MAX_FACTOR)
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             slower = [_slower(part, math.exp(middle)) for part in self.parts]
             if self.copies * simulated_capacity(slower, seed) >= self.capacity_per_second:
                 low = middle
             else:
                 high = middle
-        if low == -math.log(_WIDEST) or high == math.log(_WIDEST):
+        if low == -math.log(_MAX_FACTOR) or high == math.log(_MAX_FACTOR):
             raise ValueError(
-                f"{self.name}: the simulated capacity must come to the measured "
-                f"{self.capacity_per_second:.1f}/s with service times up to {_WIDEST:g} times "
-                "as long or short, and does not"
+                f"{self.name}: the simulation does not reach the measured capacity of "
+                f"{self.capacity_per_second:.1f}/s with service times scaled by up to "
+                f"{_MAX_FACTOR:g}; measure the configuration again"
             )
         factor = math.exp((low + high) / 2)
         parts = tuple(_slower(part, factor) for part in self.parts)
@@ -106,15 +106,11 @@ def _slower(part: Part, factor: float) -> Part:
 
 
 def simulated_capacity(parts: Sequence[Part], seed: int) -> float:
-    """Requests a second of all streams within the limits, as a measurement would find it.
-
-    Of one copy.
-    """
-    return min(_capacity(part, seed) / part.share for part in parts)
-
-
-def _capacity(part: Part, seed: int) -> float:
-    found = predict_capacity(
-        part.serving, part.arrivals, part.limit, part.concurrency, seed, _REQUESTS, 0.002
+    """Return the capacity of one copy over all streams, as a measurement would find it."""
+    return min(
+        predict_capacity(
+            part.serving, part.arrivals, part.limit, part.concurrency, seed, _REQUESTS, 0.002
+        ).per_second
+        / part.share
+        for part in parts
     )
-    return found.per_second

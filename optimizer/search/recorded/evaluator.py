@@ -64,21 +64,16 @@ class RecordedEvaluator:
             return Evaluation("failed", row.reason, failure=failure, seconds=_seconds(row))
         if prune_below is not None and self._upper(row, row.saturation) < prune_below:
             return self._bounded(row, {"saturation": row.saturation})
+        high = row.capacity_high_per_second
         measurement = Measurement(
             levels=(self._level("saturation", row.saturation),),
             load_factor=row.capacity_per_second / self._demand,
             load_factor_low=row.capacity_low_per_second / self._demand,
-            load_factor_high=_divided(row.capacity_high_per_second, self._demand),
+            load_factor_high=high / self._demand if high is not None else None,
             demand_per_second=self._demand,
             ended=row.reason,
         )
-        return Evaluation(
-            row.outcome,
-            row.reason,
-            measurement,
-            row.excess,
-            seconds=_seconds(row),
-        )
+        return Evaluation(row.outcome, row.reason, measurement, row.excess, seconds=_seconds(row))
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Return a recorded saturation rate, see `Evaluator.saturate`."""
@@ -117,16 +112,9 @@ class RecordedEvaluator:
         levels_measured = tuple(self._level(kind, level) for kind, level in levels.items())
         high = self._upper(row, levels["saturation"])
         measurement = Measurement(levels_measured, 0.0, 0.0, high, self._demand, reason)
-        return Evaluation(
-            "bounded",
-            reason,
-            measurement,
-            0.0,
-            seconds=Seconds(
-                measuring=sum(level.seconds for level in levels.values()),
-                serving=row.serving_seconds,
-            ),
-        )
+        measuring = sum(level.seconds for level in levels.values())
+        seconds = Seconds(measuring=measuring, serving=row.serving_seconds)
+        return Evaluation("bounded", reason, measurement, 0.0, seconds=seconds)
 
     def _level(self, kind: LevelKind, recorded: RecordedLevel) -> LoadLevel:
         rate, seconds = recorded.per_second, recorded.seconds - self._table.space.warmup_seconds
@@ -174,10 +162,6 @@ class RecordedEvaluator:
             limit_percentile=stream.limit.percentile,
             limit_ms=stream.limit.latency_ms,
         )
-
-
-def _divided(rate: float | None, demand: float) -> float | None:
-    return rate / demand if rate is not None else None
 
 
 def _seconds(row: RecordedRow) -> Seconds:

@@ -283,11 +283,9 @@ class AcquisitionPolicy:
         rows = self._candidates(expected)
         available = [row for row in rows.tolist() if row not in excluded]
         if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
-            available = [row for row in available if self._undecided(row)]
+            configs = ((row, self.space.config(self.space.at(row))) for row in available)
+            available = [row for row, config in configs if self._history.decided(config) is None]
         return np.array(available, dtype=np.int64)
-
-    def _undecided(self, row: int) -> bool:
-        return self._history.decided(self.space.config(self.space.at(row))) is None
 
     def _candidates(self, expected: LogForecast) -> Rows:
         count = len(self.space)
@@ -337,10 +335,10 @@ class AcquisitionPolicy:
 
     def _regret_bound(self, assessment: Assessment, log_best: float) -> float:
         """Return the quantile of the saving by the cheapest available point, from joint draws."""
-        kept = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
+        likeliest = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
         rng = np.random.default_rng((self.seed, len(self._history.records)))
-        costs = assessment.posterior.log_cost_draws(assessment.rows[kept], _DRAWS, rng)
-        costs[rng.random(costs.shape) >= assessment.feasible[kept]] = np.inf
+        costs = assessment.posterior.log_cost_draws(assessment.rows[likeliest], _DRAWS, rng)
+        costs[rng.random(costs.shape) >= assessment.feasible[likeliest]] = np.inf
         saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
         return float(np.quantile(saved, _REGRET_QUANTILE))
 

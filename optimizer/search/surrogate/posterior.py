@@ -118,11 +118,11 @@ class Posterior:
         overshoot = _overshoot_differences(trials, expected)
         # A difference of 0 was assumed, and says nothing about the error of the forecast.
         informative = overshoot.differences != 0
-        known = Observations(overshoot.rows[informative], overshoot.differences[informative])
+        missed = Observations(overshoot.rows[informative], overshoot.differences[informative])
         return cls(
             expected,
             cost_model.given(differences),
-            ResidualModel.fitted(overshoot_terms, known, OVERSHOOT_SCALES).given(overshoot),
+            ResidualModel.fitted(overshoot_terms, missed, OVERSHOOT_SCALES).given(overshoot),
             _success_shares(trials, features),
         )
 

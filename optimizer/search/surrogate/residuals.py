@@ -70,9 +70,11 @@ class Scales:
 
     def widened(self, factor: float) -> Scales:
         """Return priors whose terms, except constant and noise, are larger by a factor."""
-        kept = ("constant", "noise")
+        unscaled = ("constant", "noise")
         scales = {f.name: cast(Scale, getattr(self, f.name)) for f in fields(self)}
-        wider = {n: Scale(factor * s.median, s.log_sd) for n, s in scales.items() if n not in kept}
+        wider = {
+            n: Scale(factor * s.median, s.log_sd) for n, s in scales.items() if n not in unscaled
+        }
         return replace(self, **wider)
 
 
@@ -356,8 +358,8 @@ def _subsampled(observations: Observations) -> Observations:
     count = len(observations.rows)
     if count <= _MOST_OBSERVATIONS:
         return observations
-    kept = np.unique(np.linspace(0, count - 1, _MOST_OBSERVATIONS).round().astype(np.int64))
-    return Observations(observations.rows[kept], observations.differences[kept])
+    chosen = np.unique(np.linspace(0, count - 1, _MOST_OBSERVATIONS).round().astype(np.int64))
+    return Observations(observations.rows[chosen], observations.differences[chosen])
 
 
 class _Likelihood:

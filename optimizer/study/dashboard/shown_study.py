@@ -70,8 +70,8 @@ class ShownStudy:
         from optuna_dashboard import get_note
 
         with storage_failures(self._where):
-            known = {trial.number for trial in self._study.get_trials(deepcopy=False)}
-            return [n for n in numbers if n in known and not get_note(self._trial(n))]
+            existing = {trial.number for trial in self._study.get_trials(deepcopy=False)}
+            return [n for n in numbers if n in existing and not get_note(self._trial(n))]
 
     def name_constraints(self, names: list[str]) -> None:
         """Store the constraints' names, in the order of their values."""

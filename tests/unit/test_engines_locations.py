@@ -26,8 +26,8 @@ from tests.unit.fake_containers import FakeContainer, FakeContainers
 from tests.unit.fake_tensorrt import install_beside
 from tests.unit.test_engines_trtexec import LOG
 
-IN_CONTAINER = replace(LOCAL, place="container", image=tensorrt_image())
-BY_TRTEXEC = replace(LOCAL, place="trtexec", image=triton_image())
+IN_CONTAINER = replace(LOCAL, build_in="container", image=tensorrt_image())
+BY_TRTEXEC = replace(LOCAL, build_in="trtexec", image=triton_image())
 FACTS = EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)
 GOOD_LOG = LOG.rsplit("\n", 2)[0].splitlines()
 SCRIPT_SAYS = [

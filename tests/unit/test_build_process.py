@@ -1,4 +1,4 @@
-"""The workshop: real builds of a tiny BERT in its child process, and what becomes of bad ends."""
+"""The build process: real builds of a tiny BERT in its child, and builds that fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,62 +27,19 @@ from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
-from optimizer.configuration.hardware import processor_lacks
-from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
-from optimizer.machine.fingerprint import cpu_flags
-from optimizer.runtimes import PRECISIONS_OF, Runtime
-from optimizer.runtimes.spec import GraphKind, Precision
-from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
+from optimizer.runtimes.spec import GraphKind
+from optimizer.workload.model_spec import TransformersSource
 from optimizer.workload.streams import (
-    LengthDistribution,
     OutputTensor,
-    Payloads,
     Tensors,
     TensorSpec,
     stack,
 )
 from tests.unit import int8_graphs
-
-VOCABULARY = 100
-LONGEST = 16
-CONFIG = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": VOCABULARY,
-    "num_labels": 3,
-    # Larger than usual: the outputs of so small a model would hardly differ.
-    "initializer_range": 0.2,
-}
-MODEL = ModelSpec(
-    name="tiny",
-    source=TransformersSource("BertForSequenceClassification", config=json.dumps(CONFIG)),
-    payloads=Payloads(
-        (
-            TensorSpec("input_ids", "INT64", (None,), minimum=5, maximum=VOCABULARY - 1),
-            TensorSpec("attention_mask", "INT64", (None,), minimum=1, maximum=1),
-        ),
-        LengthDistribution((6, LONGEST), (0.5, 0.5)),
-    ),
-    calibration=DataSet(None, 16, 0),
-    evaluation=DataSet(None, 8, 0),
-    accuracy=AccuracyLimits(0.9, 0.9),
-)
-PAIRS = [
-    (runtime, precision)
-    for runtime, all_ in PRECISIONS_OF["KIND_CPU"].items()
-    for precision in all_
-    if processor_lacks(runtime, precision, cpu_flags()) is None
-]
-MIN_COSINE: dict[Precision, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.98}
+from tests.unit.tiny_bert import LONGEST, MODEL, PAIRS, VOCABULARY, artifact
 
 Run = Callable[[Tensors], NDArray[Any]]
-
-
-def artifact(runtime: Runtime, precision: Precision) -> ArtifactSpec:
-    return ArtifactSpec(MODEL.name, runtime, "python", precision)
 
 
 @pytest.fixture(scope="module")
@@ -92,52 +48,30 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop(cache_root: Path) -> Iterator[BuildProcess]:
-    with BuildProcess(cache_root, cache_root.parent / "workshop.log", threads=2) as shop:
-        yield shop
+def builds(cache_root: Path) -> Iterator[BuildProcess]:
+    with BuildProcess(cache_root, cache_root.parent / "build.log", threads=2) as builds:
+        yield builds
 
 
 @pytest.fixture(scope="module")
-def prepared(workshop: BuildProcess) -> PreparedModel:
-    return workshop.prepare_model(MODEL)
+def prepared(builds: BuildProcess) -> PreparedModel:
+    return builds.prepare_model(MODEL)
 
 
 @pytest.fixture(scope="module")
-def fp32_graph(workshop: BuildProcess) -> Path:
-    return workshop.export_graph(MODEL).path / "model.onnx"
+def fp32_graph(builds: BuildProcess) -> Path:
+    return builds.export_graph(MODEL).path / "model.onnx"
 
 
-def load_onnxruntime(directory: Path, precision: Precision) -> Run:
+def load_onnxruntime(directory: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(directory / "model.onnx")
     return lambda request: session.run(["logits"], request)[0]
 
 
-def load_openvino(directory: Path, precision: Precision) -> Run:
-    import openvino
-
-    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    compiled = openvino.Core().compile_model(directory / "model.xml", "CPU", hint)
-    return lambda request: compiled(request)["logits"]
-
-
-def load_pytorch(directory: Path, precision: Precision) -> Run:
-    import torch
-
-    module = torch.export.load(directory / "model.pt2").module()
-
-    def run(request: Tensors) -> NDArray[Any]:
-        tensors = {name: torch.from_numpy(values) for name, values in request.items()}
-        with torch.inference_mode():
-            served: NDArray[Any] = module(**tensors).numpy()
-        return served
-
-    return run
-
-
 def run_onnxruntime(graph: Path, request: Tensors) -> NDArray[Any]:
-    return load_onnxruntime(graph.parent, "fp32")(request)
+    return load_onnxruntime(graph.parent)(request)
 
 
 def run_openvino(graph: Path, request: Tensors) -> NDArray[Any]:
@@ -166,15 +100,6 @@ GRAPH_RUNS = [
     if (kind, run) != ("bf16", run_onnxruntime)
     if kind not in int8_graphs.OVERFLOWING
 ]
-LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "pytorch": load_pytorch}
-
-
-def request(batch: int, length: int) -> Tensors:
-    """A batch whose last row is half padding."""
-    rng = np.random.default_rng([batch, length])
-    mask = np.ones((batch, length), np.int64)
-    mask[-1, length // 2 :] = 0
-    return {"input_ids": rng.integers(5, VOCABULARY, (batch, length)), "attention_mask": mask}
 
 
 @pytest.mark.slow
@@ -185,10 +110,10 @@ def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: P
         told.append(text)
         raise KeyboardInterrupt
 
-    with BuildProcess(tmp_path / "cache", tmp_path / "log", threads=2) as shop:
+    with BuildProcess(tmp_path / "cache", tmp_path / "log", threads=2) as builds:
         with pytest.raises(KeyboardInterrupt):
-            shop.prepare_model(MODEL, interrupted)
-        assert shop.prepare_model(MODEL).reference.shape == (8, 3)
+            builds.prepare_model(MODEL, interrupted)
+        assert builds.prepare_model(MODEL).reference.shape == (8, 3)
         assert told == ["its FP32 outputs"]
 
 
@@ -197,38 +122,9 @@ def test_prepared_model(prepared: PreparedModel, fp32_graph: Path) -> None:
     assert len(prepared.evaluation) == 8
     assert prepared.reference.shape == (8, 3)
     assert prepared.evaluation[0]["input_ids"].shape == (1, LONGEST)
-    run = load_onnxruntime(fp32_graph.parent, "fp32")
+    run = load_onnxruntime(fp32_graph.parent)
     served = np.concatenate([run(row) for row in prepared.evaluation])
     assert compare(prepared.reference, served).max_abs_error < 1e-4
-
-
-@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
-def test_no_artifact_says_where_it_was_made_or_holds_a_pickle(
-    workshop: BuildProcess, runtime: Runtime, precision: Precision
-) -> None:
-    for file in workshop.build(artifact(runtime, precision), MODEL).path.iterdir():
-        parts = {file.name: file.read_bytes()}
-        if file.suffix == ".pt2":
-            with zipfile.ZipFile(file) as archive:
-                parts = {name: archive.read(name) for name in archive.namelist()}
-        for name, content in parts.items():
-            assert b"site-packages" not in content, name
-            assert b".py" not in content, name
-            assert not content.startswith((b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")), name
-
-
-@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
-def test_every_artifact_serves_all_batches_and_lengths(
-    workshop: BuildProcess, fp32_graph: Path, runtime: Runtime, precision: Precision
-) -> None:
-    made = workshop.build(artifact(runtime, precision), MODEL)
-    run = LOADERS[runtime](made.path, precision)
-    reference = load_onnxruntime(fp32_graph.parent, "fp32")
-    for batch, length in [(1, 7), (1, LONGEST), (5, 7), (5, LONGEST)]:
-        served = run(request(batch, length))
-        assert served.dtype == np.float32
-        accuracy = compare(reference(request(batch, length)), served)
-        assert accuracy.min_cosine >= MIN_COSINE[precision], (batch, length, accuracy)
 
 
 @pytest.mark.parametrize(("kind", "run"), GRAPH_RUNS)
@@ -256,10 +152,10 @@ def test_graphs_made_for_tensorrt_meet_its_rules(
     assert broken_rules(graphs.entry(kind).path / "model.onnx") == []
 
 
-def test_openvino_calculates_with_int8(workshop: BuildProcess) -> None:
+def test_openvino_calculates_with_int8(builds: BuildProcess) -> None:
     import openvino
 
-    made = workshop.build(artifact("openvino", "int8"), MODEL)
+    made = builds.build(artifact("openvino", "int8"), MODEL)
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(made.path / "model.xml", "CPU", hint)
     precisions = [
@@ -294,9 +190,9 @@ def test_gpt2_whose_weights_are_those_of_gemm_is_in_int8(tmp_path: Path) -> None
 
 
 def test_what_is_cached_is_found_without_torch(
-    workshop: BuildProcess, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builds: BuildProcess, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = [workshop.build(artifact(*pair), MODEL) for pair in PAIRS]
+    first = [builds.build(artifact(*pair), MODEL) for pair in PAIRS]
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "log"
     with BuildProcess(cache_root, log, threads=1) as fresh:
@@ -309,14 +205,14 @@ def test_what_is_cached_is_found_without_torch(
     assert not imported & {"torch", "transformers", "onnx", "onnxruntime", "openvino"}
 
 
-def test_artifacts_say_what_they_are(workshop: BuildProcess) -> None:
+def test_artifacts_say_what_they_are(builds: BuildProcess) -> None:
     from importlib.metadata import version
 
-    made = workshop.build(artifact("openvino", "bf16"), MODEL)
+    made = builds.build(artifact("openvino", "bf16"), MODEL)
     assert isinstance(made, ModelArtifact)
     assert made.spec == artifact("openvino", "bf16")
     assert made.builder == f"openvino {version('openvino')}"
-    assert made.path == workshop.build(artifact("openvino", "fp32"), MODEL).path
+    assert made.path == builds.build(artifact("openvino", "fp32"), MODEL).path
     assert len(made.sha256) == 64
     assert made.build_seconds > 0
 
@@ -357,14 +253,14 @@ def test_artifacts_say_what_they_are(workshop: BuildProcess) -> None:
     ],
 )
 def test_models_that_cannot_be_exported(
-    workshop: BuildProcess,
+    builds: BuildProcess,
     changes: dict[str, Any],
     kind: type[Exception],
     message: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(kind, match=message):
-        workshop.prepare_model(replace(MODEL, **changes))
+        builds.prepare_model(replace(MODEL, **changes))
     assert capfd.readouterr() == ("", "")
 
 
@@ -374,28 +270,10 @@ def test_a_hub_checkpoint_that_is_out_of_reach(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = TransformersSource("BertModel", checkpoint="nobody/no-such-model")
     with (
-        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1) as shop,
+        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1) as builds,
         pytest.raises(BuildFailure, match=r"checkpoint 'nobody/no-such-model' .* from the hub"),
     ):
-        shop.prepare_model(replace(MODEL, source=source))
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch and transformers, which are imported here
-def test_a_checkpoint_directory_gives_its_own_weights(
-    workshop: BuildProcess, prepared: PreparedModel, tmp_path: Path
-) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**CONFIG)
-    # Stored in 16 bits: the reference must be FP32 all the same.
-    transformers.BertForSequenceClassification(config).bfloat16().save_pretrained(tmp_path)
-    source = TransformersSource("BertForSequenceClassification", checkpoint=str(tmp_path))
-    loaded = workshop.prepare_model(replace(MODEL, source=source))
-    assert loaded.reference.dtype == np.float32
-    assert compare(prepared.reference, loaded.reference).min_cosine > 0.999
-    assert not np.array_equal(loaded.reference, loaded.reference.astype(np.float16))
+        builds.prepare_model(replace(MODEL, source=source))
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and its exporter, which run here for once
@@ -443,38 +321,37 @@ def building_pid(cache: Path) -> int:
 def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     killer = threading.Thread(target=lambda: os.kill(building_pid(cache), signal.SIGKILL))
-    with BuildProcess(cache, tmp_path / "log", threads=1) as shop:
+    with BuildProcess(cache, tmp_path / "log", threads=1) as builds:
         killer.start()
         with pytest.raises(BuildFailure, match=r"tiny: the build was killed by SIGKILL; see .*log"):
-            shop.prepare_model(MODEL)
+            builds.prepare_model(MODEL)
         killer.join()
         assert [path.name[:10] for path in cache.iterdir()] == [".building-"]
         with pytest.raises(UsageError, match="no class"):
-            shop.prepare_model(replace(MODEL, source=TransformersSource("NoSuchModel")))
+            builds.prepare_model(replace(MODEL, source=TransformersSource("NoSuchModel")))
         assert list(cache.iterdir()) == []
 
 
 def test_a_build_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with (
-        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as shop,
+        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as builds,
         pytest.raises(BuildFailure, match=r"tiny: not built after 0\.05 s"),
     ):
-        shop.prepare_model(MODEL)
+        builds.prepare_model(MODEL)
 
 
 def test_closing_twice_is_fine_and_does_not_start_anything(tmp_path: Path) -> None:
-    shop = BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1)
-    shop.close()
-    shop.close()
+    builds = BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1)
+    builds.close()
+    builds.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from {Path(__file__).stem} import MODEL, BuildProcess
+from optimizer.artifacts.build_process import BuildProcess
+from tests.unit.tiny_bert import MODEL
 folder = Path({str(tmp_path)!r})
 BuildProcess(folder / "cache", folder / "log", 1).prepare_model(MODEL)
 """

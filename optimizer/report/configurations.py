@@ -1,0 +1,122 @@
+"""Tables of configurations and of trials, with the figures that every command shows of them.
+
+A figure of a configuration is one entry of `FIGURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from optimizer.configuration.serving_config import describe
+from optimizer.load.level_checks import capacity_basis
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.report import number_formats as form
+from optimizer.report.table import Table, table_of
+from optimizer.study.confidence import CapacityClaim
+from optimizer.study.decision import ConfirmedCapacity
+from optimizer.study.event_text import outcome_name, trial_text
+
+_SURE = 0.999
+
+
+def _percentiles(each: ConfirmedCapacity) -> str:
+    return " / ".join(form.milliseconds(each.latency_ms(p)) for p in (50, 95, 99))
+
+
+def _interval(measurement: Measurement) -> str:
+    low, high = measurement.capacity_low_per_second, measurement.capacity_high_per_second
+    return form.interval(low, high, form.rate)
+
+
+FIGURES: Mapping[str, Callable[[ConfirmedCapacity], str]] = {
+    "configuration": lambda each: describe(each.config),
+    "figures": lambda each: each.status,
+    "capacity, requests/s": lambda each: form.rate(each.candidate.measurement.capacity_per_second),
+    "95% interval": lambda each: _interval(each.candidate.measurement),
+    "p50 / p95 / p99 at capacity, ms": _percentiles,
+    "p95 at demand, ms": lambda each: form.milliseconds(each.candidate.p95_ms_at_demand),
+    "$ per million at capacity": lambda each: form.usd(
+        each.candidate.score.usd_per_million_at_capacity
+    ),
+    "$ per million at demand": lambda each: form.usd(
+        each.candidate.score.usd_per_million_at_demand
+    ),
+    "replicas": lambda each: form.count(each.candidate.score.replicas),
+    "fleet, $ an hour": lambda each: form.usd(each.candidate.score.fleet_usd_per_hour),
+}
+"""Capacity, latency and $ per million at capacity are those of one instance; replicas and the rest
+those of the fleet for the demand, sized by the lower end of the interval."""
+
+
+def configurations_table(title: str, named: Sequence[tuple[str, ConfirmedCapacity]]) -> Table:
+    """Return the figures of some configurations, each with the name that it goes by."""
+    rows = tuple((name, *(cell(each) for cell in FIGURES.values())) for name, each in named)
+    note = (
+        "Capacity, latency and $ per million at capacity are those of one instance; replicas and "
+        "the fleet's cost are for the demand, by the lower end of the interval. Of equal costs the "
+        "higher precision goes first, then the lower latency at demand."
+    )
+    return Table(title, ("", *FIGURES), rows, (note,), texts=("configuration", "figures"))
+
+
+def claims_table(claims: Sequence[CapacityClaim]) -> Table:
+    """Return how the capacity of the best compares with that of the other finalists."""
+    columns: Mapping[str, Callable[[CapacityClaim], str]] = {
+        "compared with": lambda claim: describe(claim.rival),
+        "times as much": lambda claim: form.ratio(claim.ratio),
+        "95% interval": lambda claim: form.interval(claim.low, claim.high, form.ratio),
+        "confidence": confidence_text,
+        "difference": lambda claim: "significant" if claim.apart else "not significant",
+    }
+    title = "Capacity of the best, relative to the other finalists"
+    return table_of(title, columns, claims, texts=("difference",))
+
+
+def confidence_text(claim: CapacityClaim) -> str:
+    """Return how sure the sign of the difference is."""
+    sure = max(claim.confidence, 1 - claim.confidence)
+    return f"above {form.fine_percent(_SURE)}" if sure > _SURE else form.fine_percent(sure)
+
+
+_TRIAL: Mapping[str, Callable[[TrialRecord], str]] = {
+    "trial": lambda record: str(record.number),
+    "configuration": lambda record: describe(record.config),
+    "outcome": lambda record: outcome_name(record.outcome),
+}
+
+
+def short_trials_table(trials: Sequence[TrialRecord]) -> Table:
+    """Return the trials with what came of each in one sentence, for a terminal."""
+    columns = {**_TRIAL, "result": trial_text}
+    return table_of("Trials", columns, trials, texts=("configuration", "outcome", "result"))
+
+
+def trials_table(trials: Sequence[TrialRecord]) -> Table:
+    """Return the trials with their figures."""
+    columns: Mapping[str, Callable[[TrialRecord], str]] = {
+        **_TRIAL,
+        "requests/s": lambda r: _of(r, lambda m: form.rate(m.capacity_per_second)),
+        "95% interval": lambda r: _of(r, _interval),
+        "p95, ms": lambda r: _of(r, _p95),
+        "$ per million": lambda r: (
+            form.usd(r.score.usd_per_million_at_capacity) if r.score else form.MISSING
+        ),
+        "replicas": lambda r: form.count(r.score.replicas) if r.score else form.MISSING,
+        "measured, s": lambda r: f"{r.seconds.measuring:.1f}",
+        "reason": lambda r: r.reason,
+    }
+    return table_of("", columns, trials, texts=("configuration", "outcome", "reason"))
+
+
+def _of(record: TrialRecord, cell: Callable[[Measurement], str]) -> str:
+    measurement = record.measurement
+    return cell(measurement) if measurement and measurement.load_factor > 0 else form.MISSING
+
+
+def _p95(measurement: Measurement) -> str:
+    """Return the p95 latency in ms at the capacity, or where it was measured instead."""
+    if (basis := capacity_basis(measurement)) is not None:
+        return basis
+    level = measurement.nearest_level
+    return form.milliseconds(level.latency_ms(95) if level is not None else None)
