@@ -14,7 +14,9 @@ from optimizer.space_file.schema import json_schema
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("space.yaml"))
-@click.option("--schema", is_flag=True, help="Write the JSON schema of space files, for editors.")
+@click.option(
+    "--schema", is_flag=True, help="Write the JSON schema of space files instead, for editors."
+)
 def init(path: Path, schema: bool) -> None:
     """Write a commented space file to PATH (default: space.yaml)."""
     if schema:

@@ -23,12 +23,10 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--baseline", is_flag=True, help="Serve the study's baseline, to roll back.")
 @click.option(
     "--http-port", type=_PORT, default=8000, show_default=True,
-    help="Port on 127.0.0.1; 0 takes any that is free.",
+    help="HTTP port on 127.0.0.1; 0 takes any that is free.",
 )  # fmt: skip
-@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="The same, gRPC.")
-@click.option(
-    "--metrics-port", type=_PORT, default=8002, show_default=True, help="The same, metrics."
-)
+@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="gRPC port.")
+@click.option("--metrics-port", type=_PORT, default=8002, show_default=True, help="Metrics port.")
 @click.option(
     "--print", "print_only", is_flag=True,
     help="Only print the commands that start the same server by hand.",

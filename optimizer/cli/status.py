@@ -1,4 +1,4 @@
-"""`status`: where studies stand, from another shell or after their runs."""
+"""`status`: show the progress of studies, from another shell or after their runs."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _SECONDS_BETWEEN = 2.0
 
 @click.command()
 @click.argument("study", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option("--watch", is_flag=True, help="Go on until the run ends, or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--watch", is_flag=True, help="Update until the run ends, or Ctrl-C.")
 @results_option
 def status(study: str | None, as_json: bool, watch: bool, results: Path) -> None:
-    """Say where STUDY stands, or all studies in a table. It reads, and changes nothing."""
+    """Show the progress of STUDY, or a table of all studies. Nothing is changed."""
     console = OutputConsole()
     look, draw = _all(results) if study is None else _one(results, study)
     if watch:

@@ -39,8 +39,7 @@ class BaselineOptions:
     Attributes:
         ramp: measure by the published ramp of users instead of a search for the capacity.
         seed: of the arrivals.
-        results: folder of the studies; written to STUDY/baselines below it, or STUDY/ramp.
-        cache: folder of the artefact cache; None is this user's.
+        results: the results are written to STUDY/baselines below it, or STUDY/ramp.
     """
 
     space: Path

@@ -28,13 +28,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Options of `compare`.
-
-    Attributes:
-        studies: names in `results`, or folders; at least two.
-        json: file that the comparison is also written to.
-        results: folder of the studies.
-    """
+    """Options of `compare`; the comparison is also written to the file `json`."""
 
     studies: tuple[str, ...]
     json: Path | None = None

@@ -22,10 +22,8 @@ class DashboardOptions:
     """Options of `dashboard`.
 
     Attributes:
-        study: a name in `results`.
         port: on 127.0.0.1; 0 takes any that is free.
         storage: URL of the study's database; None for its journal file.
-        results: folder of the studies.
     """
 
     study: str

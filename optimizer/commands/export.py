@@ -67,15 +67,12 @@ class ExportOptions:
     """Options of `export`.
 
     Attributes:
-        study: a name in `results`, or a study's own folder.
         target: folder to write; must not exist, or be empty.
         format: one of `FORMATS`.
         trial: number of a trial of the study; None is its best.
         server: that records the examples; None is that of the study's measurements.
         examples: whether example outputs are recorded, which needs a server.
-        results: folder of the studies.
-        cache: folder of the artefact cache, for files that are not in the study's folder; None is
-            this user's.
+        cache: has the files that are not in the study's folder.
     """
 
     study: str

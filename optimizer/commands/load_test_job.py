@@ -29,7 +29,7 @@ _FOLDER = "advanced"
 
 
 @dataclass(frozen=True)
-class Tests:
+class JobTests:
     """The tests of an advanced job.
 
     Attributes:
@@ -136,7 +136,7 @@ def job_content(job: LoadTestJob) -> Mapping[str, Any]:
     }
 
 
-def read_tests(study: StudyReading) -> Tests:
+def read_tests(study: StudyReading) -> JobTests:
     """Read the tests of a study's advanced job.
 
     Raises:
@@ -156,4 +156,4 @@ def read_tests(study: StudyReading) -> Tests:
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedStudyError(directory.space, f"no job ({error})") from error
     records = {record.config: record for record in directory.trials.read_all().values()}
-    return Tests(job, limit_ms, tuple(records.values()))
+    return JobTests(job, limit_ms, tuple(records.values()))

@@ -46,18 +46,7 @@ _COMPARED_SHARE = 0.7
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """Options of `measure`.
-
-    Attributes:
-        space: a space file, or what was read of one.
-        settings: YAML text by parameter; see `fixed_at` for the rest.
-        curve: measure the load-latency curve after the capacity.
-        rate_per_second: measure this rate alone, and no capacity.
-        users: file of a user load, which is run alone.
-        second_opinion: another tool that measures the same level.
-        seed: of the arrivals.
-        results: folder of the studies; written to STUDY/measured/NUMBER below it.
-        cache: folder of the artefact cache; None is this user's.
+    """Options of `measure`, see `optimizer.api.measure`; settings are YAML text by parameter.
 
     Raises:
         UsageError: for options that do not go together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optimizer.analysis.study_reading import StudyReading
-from optimizer.commands.load_test_job import Tests
+from optimizer.commands.load_test_job import JobTests
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.instance_estimate import Observation
 from optimizer.fleet.recommendation import StudyObservations
@@ -65,7 +65,7 @@ def _gpu_memory_mib(study: StudyReading) -> float:
 
 
 def by_tests(
-    name: str, study: StudyReading, tests: Tests, price: Price, demand: Demand
+    name: str, study: StudyReading, tests: JobTests, price: Price, demand: Demand
 ) -> StudyObservations:
     """Return the configurations that met the thresholds of an advanced job."""
     observations = tuple(
@@ -77,7 +77,7 @@ def by_tests(
     return StudyObservations(name, price, study.machine, observations, nothing)
 
 
-def _nothing_tested(study: StudyReading, tests: Tests, price: Price, demand: Demand) -> str:
+def _nothing_tested(study: StudyReading, tests: JobTests, price: Price, demand: Demand) -> str:
     """Return why no test met the thresholds."""
     if tests.records:
         return "; ".join(f"{describe(each.config)}: {each.reason}" for each in tests.records)

@@ -35,10 +35,7 @@ class ParetoOptions:
     """Options of `pareto`.
 
     Attributes:
-        study: a name in `results`, or a study's own folder.
         limits_ms: latency limits; where there are none, eight around the study's own.
-        seed: of the simulation.
-        results: folder of the studies.
     """
 
     study: str

@@ -34,7 +34,6 @@ class PlanOptions:
     """Options of `plan`.
 
     Attributes:
-        studies: names in `results`, or folders.
         demand_per_second: the same all day; without any demand, that of the first study.
         daily: a demand that rises and falls over a day.
         trace: file of a recorded demand.

@@ -43,7 +43,6 @@ class RecommendOptions:
     """Options of `recommend`; None leaves what the studies were run with.
 
     Attributes:
-        studies: names in `results`, or paths of studies' folders.
         space: a space file that is searched on this machine first; None for no search.
         trials, timeout_seconds, seed: of that search.
         job: file of a load-test job for the best configurations of that search.
@@ -51,8 +50,6 @@ class RecommendOptions:
         demand_per_second: of all streams together.
         instance_types: that were not measured, with GPUs that were.
         json: file that the recommendation is also written to.
-        results: folder of the studies.
-        cache: folder of the artefact cache; None is this user's.
 
     Raises:
         UsageError: for options that do not go together.

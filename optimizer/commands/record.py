@@ -24,8 +24,7 @@ class RecordOptions:
 
     Attributes:
         seed: of the order of the points, the sample and the arrivals.
-        results: folder of the studies; the recording is written to STUDY/recorded below it.
-        cache: folder of the artefact cache; None is this user's.
+        results: the recording is written to STUDY/recorded below it.
     """
 
     space: Path
@@ -35,7 +34,7 @@ class RecordOptions:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordResult:
     """The result of a recording.
 
     Attributes:
@@ -49,7 +48,7 @@ class Recorded:
     within_limits: bool
 
 
-def record_space(options: RecordOptions, watch: Watcher) -> Recorded:
+def record_space(options: RecordOptions, watch: Watcher) -> RecordResult:
     """Measure every point of a space, or resume a recording that was interrupted."""
     space = open_space(options.space)
     directory = RecordingDirectory(options.results.absolute() / space.study / "recorded")
@@ -83,4 +82,4 @@ def record_space(options: RecordOptions, watch: Watcher) -> Recorded:
         points = [*directory.trials.read_all().values()]
     within_limits = any(record.outcome == "ok" for record in points)
     unmeasured = why_most_unmeasured(points) or why_all_failed(points)
-    return Recorded(directory.table, unmeasured, within_limits)
+    return RecordResult(directory.table, unmeasured, within_limits)

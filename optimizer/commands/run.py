@@ -9,8 +9,14 @@ from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
-from optimizer.commands.finished import finished_summary
+from optimizer.analysis.study_reading import StudyReading, read_study
+from optimizer.analysis.summary import (
+    LoadRuns,
+    StudySummary,
+    read_summary,
+    summarise,
+    write_summary,
+)
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
 from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
@@ -22,6 +28,7 @@ from optimizer.errors import UsageError
 from optimizer.export.bundle.commented_config import origins_in
 from optimizer.export.bundle.repository import (
     Provenance,
+    holds_configuration,
     labels_in,
     remove_model_repository,
     write_model_repository,
@@ -59,22 +66,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of `run`; None leaves the space file's own value.
-
-    Attributes:
-        space: a space file, or what was read of one.
-        study: name of the study.
-        trials: configurations to measure.
-        seed: of the sampler and of arrivals.
-        sampler: guided by default; tpe with several latency limits, which guided cannot optimise.
-        storage: URL of a study database; None keeps a journal in the study's folder.
-        warm_start: name of a study in `results` whose still-valid results are reused.
-        enqueue: measured before the sampler proposes anything: the eight configurations of the
-            published benchmark, as far as the space has them.
-        also_limits_ms: latency limits beside the space file's, each with a cost of its own.
-        results: folder of the studies.
-        cache: folder of the artefact cache; None is this user's.
-    """
+    """Options of `run`, see `optimizer.api.run`; None leaves the space file's own value."""
 
     space: Path | Space
     study: str | None = None
@@ -131,7 +123,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         extra_limits_ms=options.extra_limits_ms,
         check=check,
     ) as context:
-        summary = finished_summary(directory, space.budget, options.chosen_sampler)
+        summary = _finished_summary(directory, space.budget, options.chosen_sampler)
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
@@ -182,6 +174,28 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
         raise UsageError(f"--warm-start: no measurement of study {name} is valid here:\n{lines}")
+
+
+def _finished_summary(
+    directory: StudyDirectory, budget: Budget, sampler: str
+) -> StudySummary | None:
+    """Return the summary of a study that has nothing left to do within this budget, or None."""
+    summary = read_summary(directory)
+    if summary is None or not directory.searched.exists():
+        return None
+    study = read_study(directory.root.parent, directory.name)
+    spent = History({record.number: record for record in study.trials}).trials_spent
+    converged = summary.settled and sampler in CALIBRATED
+    done = spent >= budget.trials or summary.space_exhausted or converged
+    return study.summary if done and _is_exported(study) else None
+
+
+def _is_exported(study: StudyReading) -> bool:
+    """Return whether best/ holds the recommended configuration, which must be confirmed."""
+    best, folder = study.own_decision.best, study.directory.best
+    if best is None:
+        return not folder.exists()
+    return best.confirmed and holds_configuration(folder, best.config)
 
 
 class _Study:

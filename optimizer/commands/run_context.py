@@ -66,20 +66,15 @@ def open_space(space: Path | Space) -> Space:
     return load_space(space, usual_prices(price_list()), local_hardware())
 
 
-def slot_of(space: Space) -> Slot:
-    """Return where the space's configurations run: this machine, and the GPUs of the file."""
-    return local_slot(tuple(gpu.uuid for gpu in space.search_space.hardware.gpus))
-
-
 def require_machine(space: Space) -> tuple[Slot, Machine]:
     """Check that the space's host can serve it; return the slot and the fingerprint of the machine.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
     """
-    slot = slot_of(space)
-    server = require_host(space, slot)
-    return slot, this_machine(server, space.search_space.hardware.gpus)
+    gpus = space.search_space.hardware.gpus
+    slot = local_slot(tuple(gpu.uuid for gpu in gpus))
+    return slot, this_machine(require_host(space, slot), gpus)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ class ServeOptions:
         subject: a study's name in `results`, a study's own folder, or the folder of a bundle.
         baseline: serve the study's baseline in place of its best.
         http_port, grpc_port, metrics_port: on 127.0.0.1; 0 takes one that is free.
-        results: folder of the studies.
     """
 
     subject: str

@@ -33,14 +33,7 @@ _REQUESTS = 20_000
 
 @dataclass(frozen=True)
 class SimulateOptions:
-    """Options of `simulate`.
-
-    Attributes:
-        study: a name in `results`, or a study's own folder.
-        settings: YAML text by parameter; the others have the baseline's values.
-        seed: of the simulation.
-        results: folder of the studies.
-    """
+    """Options of `simulate`, see `optimizer.api.simulate`; settings are YAML text by parameter."""
 
     study: str
     settings: Mapping[str, str]

@@ -16,7 +16,7 @@ from optimizer.commands import baseline as baselines
 from optimizer.commands import measure as measuring
 from optimizer.commands.baseline import Baselines
 from optimizer.commands.measure import LoadTestResult, MeasureOptions, MeasureResult
-from optimizer.commands.record import Recorded
+from optimizer.commands.record import RecordResult
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
 from optimizer.load import perf_analyzer
 from optimizer.load.capacity import RunLevel
@@ -206,7 +206,7 @@ def test_measure_ends_with(
     said = optimizer("measure", "space.yaml", "--rate", "50")
     assert said.code == code
     if isinstance(outcome, str):
-        assert "the limit was not met: over the limit" in said.out
+        assert "The limit was not met: over the limit" in said.out
 
 
 def records(*evaluations: Evaluation) -> list[TrialRecord]:
@@ -250,9 +250,9 @@ def test_record_ends_with(
 ) -> None:
     within = any(record.outcome == "ok" for record in found)
 
-    def record_space(*_: object) -> Recorded:
+    def record_space(*_: object) -> RecordResult:
         unmeasured = why_most_unmeasured(found) or why_all_failed(found)
-        return Recorded(Path("table.csv"), unmeasured, within)
+        return RecordResult(Path("table.csv"), unmeasured, within)
 
     monkeypatch.setattr(record, "record_space", record_space)
     assert optimizer("record", "space.yaml").code == code
