@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from optimizer.cli.terminal import print_table, say, say_path
+from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
 from optimizer.load.level_checks import capacity_basis, why_missed, why_void
@@ -34,27 +34,27 @@ _LEAST_SHARE = 0.01
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
     found = measured.load_test
-    say(console, describe(measured.config), "bold")
+    print_sentence(console, describe(measured.config), "bold")
     load = (
         _user_load(found.users, found.shown) if found.users is not None else _levels(found.levels)
     )
     print_table(console, load)
     if found.measurement is not None:
         style = "green" if found.measurement.load_factor else "yellow"
-        say(console, _capacity(found.measurement), style)
+        print_sentence(console, _capacity(found.measurement), style)
     if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
-        say(console, f"The limit was not met: {found.missed}.", "yellow")
+        print_sentence(console, f"The limit was not met: {found.missed}.", "yellow")
     print_table(console, _time(found.shown, _timings(measured)))
     for split in found.shown.server:
         print_table(console, _batches(split))
     for line in _machine(found.shown):
-        say(console, line)
+        print_sentence(console, line)
     if found.compared is not None and found.opinion is not None:
         print_table(console, _opinions(found.compared, found.opinion))
-        say_path(console, "perf_analyzer ran as", " ".join(found.opinion.command))
+        print_line(console, f"perf_analyzer ran as: {' '.join(found.opinion.command)}")
     for warning in dict.fromkeys(text for level in found.levels for text in level.warnings):
-        say(console, f"Warning: {warning}", "yellow")
-    say_path(console, "all figures", measured.file)
+        print_sentence(console, f"Warning: {warning}", "yellow")
+    print_path(console, "all figures", measured.file)
 
 
 def _capacity(measurement: Measurement) -> str:

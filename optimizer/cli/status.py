@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from optimizer.analysis.study_status import StudyStatus, all_statuses, study_status
+from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.rows import (
@@ -24,7 +25,6 @@ from optimizer.cli.rows import (
     trials_row,
 )
 from optimizer.cli.terminal import TerminalTable
-from optimizer.cli.termination import until_interrupted
 from optimizer.report.number_formats import MISSING, clock, count, rate, usd
 from optimizer.report.table import table_of
 from optimizer.study.event_text import outcome_name, regret_text

@@ -27,7 +27,7 @@ def test_eight_rows_are_measured_and_kept(start: StartOptimizer, tmp_path: Path)
     assert all(row.usd_per_hour == pytest.approx(0.36 * row.replicas) for row in rows)
     for feature in (runtime, batching, instances):
         assert len(list(changes(rows, feature))) == 4
-    assert "cheapest within 2000 ms: " in first.output
+    assert "Cheapest within 2000 ms: " in first.output
     page = (folder / "page.html").read_text()
     assert page.count("plotly-graph-div") >= 3
     second = start(space, command="baseline")

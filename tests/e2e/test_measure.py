@@ -122,7 +122,7 @@ def test_a_rate_that_misses_the_limit_ends_with_1(start: StartOptimizer, tmp_pat
     space = tiny.write_space(tmp_path, tiny.space(limit={"latency_ms": 0.2}))
     optimizer = start(space, "--rate", 20, command="measure")
     assert optimizer.wait() == 1, optimizer.errors
-    assert "the limit was not met: p95 of bert" in optimizer.output, optimizer.errors
+    assert "The limit was not met: p95 of bert" in optimizer.output, optimizer.errors
     assert "over the limit of 0.2 ms" in measured(tmp_path, 0)["missed"]
 
 

@@ -42,7 +42,7 @@ def test_this_machine_is_searched_and_recommended_for_a_demand(
     options = ("--trials", 2, "--demand", 100_000, "--json", file)
     first = start(search(tmp_path), *options, command="recommend")
     assert first.wait() == 0, first.errors
-    assert "recommended: " in first.output
+    assert "Recommended: " in first.output
     found = metrics(file)
     count, capacity = found["InitialInstanceCount"]["value"], found["MaxInvocations"]["value"] / 60
     assert capacity > 0
@@ -71,7 +71,7 @@ def test_an_advanced_job_loads_the_best_configurations_and_goes_on(
     job.write_text(json.dumps({**JOB, "JobDurationInSeconds": 12}))
     short = start(search(tmp_path), *options, command="recommend")
     assert short.wait() == 1, short.errors
-    assert "tests are left to the same command" in short.output
+    assert "tests are left; rerun the command to resume" in short.output
     assert "tiny: nothing within the limits: its advanced job has tested nothing" in short.output
     job.write_text(json.dumps(JOB))
     first = start(search(tmp_path), *options, command="recommend")
@@ -97,7 +97,7 @@ def test_an_advanced_job_loads_the_best_configurations_and_goes_on(
     assert "served" not in second.output, "what was measured is not measured again"
     ranked = start("tiny", "--advanced", command="recommend")
     assert ranked.wait() == 0, ranked.errors
-    assert "recommended: " in ranked.output
+    assert "Recommended: " in ranked.output
     job.write_text(json.dumps({**JOB, "ThinkTimeInSeconds": 0.1}))
     other = start(search(tmp_path), *options, command="recommend")
     assert other.wait() == 2

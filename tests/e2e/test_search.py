@@ -97,7 +97,12 @@ def test_the_output_is_plain_lines_when_nobody_watches(finished: Finished) -> No
     assert "prepare: up to 4 steps" in lines
     for number in range(1, TRIALS + 1):
         assert any(line.startswith(f"  {number}/{TRIALS} ") for line in lines)
-    for text in ("Trials", "Confirmed by measuring again", "baseline", "model repository: "):
+    for text in (
+        "Trials",
+        "The best and what it is compared with",
+        "baseline",
+        "model repository: ",
+    ):
         assert text in finished.output
     assert str(finished.study.best) in finished.output
 
@@ -216,7 +221,7 @@ def test_the_same_command_again_measures_nothing(
     before = _state(study.root)
     again = start(copied)
     assert again.wait() == 0, again.errors
-    assert "study tiny is finished" in again.output
+    assert "Study tiny is finished" in again.output
     assert "Trials" in again.output
     assert _state(study.root) == before
 
@@ -247,7 +252,7 @@ def test_more_trials_go_on_in_a_live_view_that_leaves_the_terminal_usable(
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen[screen.rindex("\x1b[?25h") :])
     assert "Trials" in last
     assert "model repository: " in last
-    assert f"{TRIALS + 1} ok" in last or "bounded" in last
+    assert f"{TRIALS + 1} ok" in last or "pruned" in last
     records = study.trials.read_all()
     assert len(records) == TRIALS + 1
     after = _state(study.root)

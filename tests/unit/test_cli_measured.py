@@ -127,10 +127,10 @@ def test_a_gpu_is_said_as_far_as_it_tells(gpu: GpuUse, line: str) -> None:
 def test_a_limit_that_was_missed_is_said_once() -> None:
     late = "p95 of bert 120.0 ms, over the limit of 100 ms"
     alone = shown(LoadTestResult(LEVELS[1:2], LEVELS[1], missed=late))
-    assert alone.count(f"the limit was not met: {late}") == 1
+    assert alone.count(f"The limit was not met: {late}") == 1
     some = Measurement(LEVELS, 0.4, 0.4, None, 500.0, "its load time is spent")
-    assert "the limit was not met" in shown(LoadTestResult(LEVELS, LEVELS[2], some, missed=late))
+    assert "The limit was not met" in shown(LoadTestResult(LEVELS, LEVELS[2], some, missed=late))
     none = Measurement(LEVELS, 0.0, 0.0, 0.4, 500.0, f"even at 237.5/s: {late}")
-    assert "the limit was not met" not in shown(
+    assert "The limit was not met" not in shown(
         LoadTestResult(LEVELS, LEVELS[2], none, missed=none.ended)
     )

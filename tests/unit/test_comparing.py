@@ -112,7 +112,7 @@ def test_the_machine_is_told_by_its_differences_alone(results: Path) -> None:
         "NVIDIA driver none 580.1 none",
         "nvidia-pytriton 0.6.0 - 0.7.0",
         "measurement.check_seconds 10.0 3.0 10.0",
-        "t4 has not ended: `run` goes on with it",
+        "t4 has not ended: `run` resumes it",
         "unconfirmed",
     ):
         assert said in ran.output
@@ -122,7 +122,7 @@ def test_the_machine_is_told_by_its_differences_alone(results: Path) -> None:
 def test_another_triton_is_no_machine_alike(results: Path) -> None:
     ran = compare(results, "before", "after")
     assert "after serves 1.10 times what before does (median of 3 configurations" in ran.output
-    assert "alike in everything" not in ran.output
+    assert "recorded as identical" not in ran.output
 
 
 def test_what_a_study_took_over_is_not_matched_with_its_origin(results: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_machine_that_changed_its_pace_makes_no_difference_of_as_much(tmp_path
     found = compared(tmp_path, "steady", "tired")
     assert found["studies"][1]["best"]["capacity_ratio"]["verdict"] == "within the pace"
     ran = compare(tmp_path, "steady", "tired")
-    assert "tired: its machine's pace changed by up to -20% while it ran" in ran.output
+    assert "tired: machine performance drifted by up to -20% during the study" in ran.output
     assert "how much a machine differs from one day to the next is not in them" in ran.output
-    assert "alike in everything that is recorded, and yet one serves 1.10 times" in ran.output
+    assert "machines that are recorded as identical, yet one serves 1.10 times" in ran.output
 
 
 def test_another_demand_and_price_are_allowed_and_counted_twice(results: Path) -> None:
@@ -158,9 +158,12 @@ def test_another_demand_and_price_are_allowed_and_counted_twice(results: Path) -
     assert recounted["fleet_usd_per_hour"] == pytest.approx(2.0)
     assert recounted["usd_per_million_at_demand"] == pytest.approx(2.0 / 500 / 3600 * 1e6)
     ran = compare(results, "before", "much")
-    assert "fleet, $ per hour 1.08 21 (19.44 x)" in ran.output
-    for said in ("Best, all at the demand of before (500/s)", "5,000/s, 20% headroom",
-                 "2026-02-03", "prices of more than one basis"):  # fmt: skip
+    assert "fleet, $ an hour $1.08 $21.00" in ran.output
+    assert "fleet cost / first's - 19.44" in ran.output
+    for said in (
+        "Best, all at the demand of before (500 requests/s)", "5,000 requests/s, 20% headroom",
+        "2026-02-03", "prices of more than one basis",
+    ):  # fmt: skip
         assert said in ran.output
     assert "all at the demand of" not in compare(results, "before", "after").output
 

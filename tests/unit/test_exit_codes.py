@@ -206,7 +206,7 @@ def test_measure_ends_with(
     said = optimizer("measure", "space.yaml", "--rate", "50")
     assert said.code == code
     if isinstance(outcome, str):
-        assert "the limit was not met: over the limit" in said.out
+        assert "The limit was not met: over the limit" in said.out
 
 
 def records(*evaluations: Evaluation) -> list[TrialRecord]:

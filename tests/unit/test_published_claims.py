@@ -121,14 +121,14 @@ def test_replay_prints_every_row_both_winners_and_the_page(tmp_path: Path) -> No
     arguments = ["replay", PUBLISHED, "--results", str(tmp_path)]
     ran = CliRunner().invoke(commands, arguments, env={"COLUMNS": "120"})
     assert ran.exit_code == 0, ran.output
-    assert "cheapest without a limit: trt-db-ig on ml.g4dn.xlarge, $7.364 an hour" in ran.output
-    assert "cheapest within 500 ms: trt-db on ml.g4dn.2xlarge, $21.620 an hour" in ran.output
+    assert "Cheapest without a limit: trt-db-ig on ml.g4dn.xlarge, $7.36 an hour" in ran.output
+    assert "Cheapest within 500 ms: trt-db on ml.g4dn.2xlarge, $21.62 an hour" in ran.output
     assert "0 of 6 pairs" in ran.output
     page = (tmp_path / "published_benchmark.html").read_text()
     own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert own.count("<tr") == 24 + 3 + 8 + 1
-    assert "$7.364" in own
-    assert "$21.620" in own
+    assert "$7.36" in own
+    assert "$21.62" in own
     assert not re.search(r'(src|href)="http', own), "nothing is fetched from elsewhere"
     assert '<script src="' not in page
 
