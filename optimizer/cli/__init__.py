@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from optimizer import __version__
-from optimizer.cli.termination import Interrupted, discard_output, is_closed_output
+from optimizer.cli.interruption import Interrupted, discard_output, is_closed_output
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130

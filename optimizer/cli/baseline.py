@@ -8,7 +8,7 @@ import click
 
 from optimizer.cli.options import Verbosity, run_options, seed_option, space_argument
 from optimizer.cli.output import ResilientConsole
-from optimizer.cli.terminal import print_parts
+from optimizer.cli.terminal import print_line, print_parts, print_path
 from optimizer.cli.watchers import watching
 from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.errors import EverythingFailedError
@@ -40,9 +40,9 @@ def baseline(verbosity: Verbosity | None, **options: Any) -> int:
     for name, reason in baselines.left_out.items():
         console.print(f"{name} is left out: {reason}", style="yellow", highlight=False)
     for note in baselines.notes:
-        console.print_line(note)
-    console.print_line(f"table: {baselines.table}")
-    console.print_line(f"page: {baselines.page}")
+        print_line(console, note)
+    print_path(console, "table", baselines.table)
+    print_path(console, "page", baselines.page)
     if baselines.unmeasured is not None:
         raise EverythingFailedError(baselines.unmeasured)
     return 0 if baselines.within_limits else 1

@@ -8,7 +8,7 @@ import click
 
 from optimizer.cli.options import json_option, results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts
+from optimizer.cli.terminal import print_parts, print_path
 from optimizer.commands.compare import CompareOptions, compare_studies
 from optimizer.report.comparison_tables import comparison_parts
 
@@ -26,5 +26,5 @@ def compare(**options: Any) -> int:
     console, chosen = OutputConsole(), CompareOptions(**options)
     print_parts(console, comparison_parts(compare_studies(chosen)))
     if chosen.json is not None:
-        console.print_line(f"data: {chosen.json}")
+        print_path(console, "data", chosen.json)
     return 0

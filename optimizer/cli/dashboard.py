@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.termination import until_interrupted
+from optimizer.cli.terminal import print_line
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.study.dashboard.server import HOST
@@ -31,5 +32,5 @@ def dashboard(**options: Any) -> None:
     chosen = DashboardOptions(**options)
     with until_interrupted(), open_dashboard(chosen, PlainLines(console)) as server:
         address = f"http://{HOST}:{server.server_port}/dashboard"
-        console.print_line(f"{chosen.study}: {address} (Ctrl-C ends it)")
+        print_line(console, f"{chosen.study}: {address} (Ctrl-C ends it)")
         server.serve_forever()

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_table, say
+from optimizer.cli.terminal import print_sentence, print_table
 from optimizer.export.bundle.checks import check_files
 from optimizer.export.bundle.difference import BundleDifference, FigureChange, difference
 from optimizer.export.bundle.manifest import read_bundle
@@ -26,22 +26,22 @@ def diff(before: Path, after: Path) -> int:
     for bundle in bundles:
         files = check_files(bundle)
         if files.outcome == "fail":
-            say(console, f"{bundle.root} is not what its manifest says: {files.text}")
+            print_sentence(console, f"{bundle.root} differs from its manifest: {files.text}")
     return 0
 
 
-def show_difference(console: Console, found: BundleDifference) -> None:
+def show_difference(console: Console, bundles: BundleDifference) -> None:
     """Print the changes in words, the figures side by side, and how far to trust them."""
-    if found.same:
-        say(console, "by their manifests both serve the same in the same way")
-    for change in found.changes:
-        say(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
-    for path in found.files:
-        say(console, f"file: {path} differs")
-    rows = tuple((figure.what, *_cells(figure)) for figure in found.figures)
+    if bundles.same:
+        print_sentence(console, "the manifests are the same")
+    for change in bundles.changes:
+        print_sentence(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
+    for path in bundles.files:
+        print_sentence(console, f"file: {path} differs")
+    rows = tuple((figure.what, *_cells(figure)) for figure in bundles.figures)
     print_table(console, Table("Cost", ("", "before", "after", "ratio"), rows))
-    for caveat in found.caveats:
-        say(console, caveat)
+    for caveat in bundles.caveats:
+        print_sentence(console, caveat)
 
 
 def _cells(figure: FigureChange) -> tuple[str, str, str]:

@@ -14,6 +14,7 @@ from optimizer.cli.options import (
     server_options,
 )
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_line, print_path
 from optimizer.cli.watchers import watching
 from optimizer.commands.export import FORMATS, ExportOptions, export_study
 
@@ -47,14 +48,15 @@ def export(**options: Any) -> int:
     with watching(console) as watch:
         manifest = export_study(chosen, watch, f"triton-cost-optimizer {__version__}")
     score = manifest.recommended.score
-    console.print_line(f"trial {manifest.trial} of {manifest.study}: {manifest.description}")
-    console.print_line(
+    print_line(console, f"trial {manifest.trial} of {manifest.study}: {manifest.description}")
+    print_line(
+        console,
         f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {score.replicas} replicas,"
-        f" ${score.fleet_usd_per_hour:.3f} an hour"
+        f" ${score.fleet_usd_per_hour:.3f} an hour",
     )
     if not manifest.measured.confirmed:
-        console.print_line("not confirmed: measured in one trial only")
+        print_line(console, "not confirmed: measured in one trial only")
     for reason in manifest.missing:
-        console.print_line(f"missing: {reason}")
-    console.print_line(f"{chosen.format}: {chosen.target}")
+        print_line(console, f"missing: {reason}")
+    print_path(console, chosen.format, chosen.target)
     return 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from optimizer.cli.terminal import print_table, say, say_path
+from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
 from optimizer.load.level_checks import capacity_basis, why_missed, why_void
@@ -34,25 +34,25 @@ _LEAST_SHARE = 0.01
 def show_measured(console: Console, measured: MeasureResult) -> None:
     """Print what `measure` found."""
     test = measured.load_test
-    say(console, describe(measured.config), "bold")
+    print_sentence(console, describe(measured.config), "bold")
     load = _user_load(test.users, test.shown) if test.users is not None else _levels(test.levels)
     print_table(console, load)
     if test.measurement is not None:
         style = "green" if test.measurement.load_factor else "yellow"
-        say(console, _capacity(test.measurement), style)
+        print_sentence(console, _capacity(test.measurement), style)
     if test.missed is not None and (test.measurement is None or test.measurement.load_factor):
-        say(console, f"The limit was not met: {test.missed}.", "yellow")
+        print_sentence(console, f"The limit was not met: {test.missed}.", "yellow")
     print_table(console, _time(test.shown, _timings(measured)))
     for split in test.shown.server:
         print_table(console, _batches(split))
     for line in _machine(test.shown):
-        say(console, line)
+        print_sentence(console, line)
     if test.compared is not None and test.opinion is not None:
         print_table(console, _opinions(test.compared, test.opinion))
-        say_path(console, "perf_analyzer ran as", " ".join(test.opinion.command))
+        print_line(console, f"perf_analyzer ran as: {' '.join(test.opinion.command)}")
     for warning in dict.fromkeys(text for level in test.levels for text in level.warnings):
-        say(console, f"Warning: {warning}", "yellow")
-    say_path(console, "all figures", measured.file)
+        print_sentence(console, f"Warning: {warning}", "yellow")
+    print_path(console, "all figures", measured.file)
 
 
 def _capacity(measurement: Measurement) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import StudySummary
-from optimizer.cli.terminal import print_parts, say, say_path
+from optimizer.cli.terminal import print_parts, print_path, print_sentence
 from optimizer.commands.run import RunResult
 from optimizer.report.study_outcome import StudyOutcome
 
@@ -15,8 +15,10 @@ def show_outcome(console: Console, result: RunResult) -> None:
     """Print what came of a study, and where its files are."""
     directory, summary = result.directory, result.summary
     if result.was_finished:
-        say(console, f"Study {summary.study} is finished: {summary.ended}.")
-        say(console, f"To measure more: {_how_to_go_on(summary)}--study NAME starts another one.")
+        print_sentence(console, f"Study {summary.study} is finished: {summary.ended}.")
+        print_sentence(
+            console, f"To measure more: {_how_to_go_on(summary)}--study NAME starts another one."
+        )
     study = read_study(directory.root.parent, directory.name)
     print_parts(console, StudyOutcome(study, summary).parts())
     for what, path in (
@@ -26,7 +28,7 @@ def show_outcome(console: Console, result: RunResult) -> None:
         ("logs", directory.root / "logs"),
     ):
         if path.exists():
-            say_path(console, what, path)
+            print_path(console, what, path)
 
 
 def _how_to_go_on(summary: StudySummary) -> str:

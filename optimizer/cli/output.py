@@ -7,7 +7,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from optimizer.cli.termination import discard_output, is_closed_output
+from optimizer.cli.interruption import discard_output, is_closed_output
 
 
 class OutputConsole(Console):
@@ -27,10 +27,6 @@ class OutputConsole(Console):
         """
         # Without the errno, by which click would know it and exit with 1 as well.
         raise BrokenPipeError("output pipe closed")
-
-    def print_line(self, text: str, style: str = "") -> None:
-        """Print a line that is wrapped by the terminal alone, so that it can be copied whole."""
-        self.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 class ResilientConsole(OutputConsole):

@@ -8,7 +8,7 @@ import click
 
 from optimizer.cli.options import LatencyLimitMs, results_option, seed_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts
+from optimizer.cli.terminal import print_parts, print_path
 from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.report.latency_cost_tables import latency_cost_parts
 
@@ -27,5 +27,5 @@ def pareto(**options: Any) -> int:
     with console.status("reading the trials, and simulating what was not measured"):
         costs, page = latency_costs(ParetoOptions(**options))
     print_parts(console, latency_cost_parts(costs))
-    console.print_line(f"page: {page}")
+    print_path(console, "page", page)
     return 0 if costs.front else 1

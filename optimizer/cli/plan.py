@@ -17,7 +17,7 @@ from optimizer.cli.options import (
     seed_option,
 )
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts, say, say_path
+from optimizer.cli.terminal import print_parts, print_path, print_sentence
 from optimizer.commands.plan import Planned, PlanOptions, plan_for
 from optimizer.fleet.planning.demand_curve import DemandCurve, daily_demand
 from optimizer.fleet.planning.demand_file import MAX_RATE
@@ -123,14 +123,14 @@ def plan(**options: Any) -> int:
 def show_planned(console: Console, planned: Planned) -> None:
     """Print the plan, or that there is none."""
     for name in planned.nothing:
-        say(console, f"{name}: nothing met the limits", "yellow")
+        print_sentence(console, f"{name}: nothing met the limits", "yellow")
     plan = planned.plan
     if plan is None:
         reason = (
             "the available instances do not suffice" if planned.sources else "there is no instance"
         )
-        say(console, f"No fleet for {planned.curve.name}: {reason}.", "yellow")
+        print_sentence(console, f"No fleet for {planned.curve.name}: {reason}.", "yellow")
         return
     print_parts(console, plan_parts(plan, planned.described))
-    say_path(console, "page", planned.page)
-    say_path(console, "data", planned.data)
+    print_path(console, "page", planned.page)
+    print_path(console, "data", planned.data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_table
+from optimizer.cli.terminal import print_path, print_table
 from optimizer.commands.prices import PRICE_SOURCES, update_prices
 from optimizer.fleet.price_list import ListedPrice, own_price_list, price_list, price_warning
 from optimizer.report.number_formats import price_per_hour
@@ -56,7 +56,7 @@ def update(source: str, region: str | None, types: tuple[str, ...]) -> int:
 
 
 def _print_path(console: OutputConsole, path: Path) -> None:
-    console.print_line(f"your own list: {path}")
+    print_path(console, "your own list", path)
 
 
 _COLUMNS: Mapping[str, Callable[[ListedPrice], str]] = {

@@ -8,6 +8,7 @@ import click
 
 from optimizer.cli.options import Verbosity, run_options, seed_option, space_argument
 from optimizer.cli.output import ResilientConsole
+from optimizer.cli.terminal import print_path
 from optimizer.cli.watchers import watching
 from optimizer.commands.record import RecordOptions, record_space
 from optimizer.errors import EverythingFailedError
@@ -26,7 +27,7 @@ def record(verbosity: Verbosity | None, **options: Any) -> int:
     console = ResilientConsole()
     with watching(console, verbosity) as watch:
         recorded = record_space(RecordOptions(**options), watch)
-    console.print_line(f"table: {recorded.table}")
+    print_path(console, "table", recorded.table)
     if recorded.unmeasured is not None:
         raise EverythingFailedError(recorded.unmeasured)
     return 0 if recorded.within_limits else 1

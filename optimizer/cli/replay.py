@@ -8,7 +8,7 @@ import click
 
 from optimizer.cli.options import COUNT, results_option, seed_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts, print_table, say
+from optimizer.cli.terminal import print_line, print_parts, print_path, print_sentence, print_table
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
 from optimizer.commands.replay import Replay, open_table, replay_table
@@ -43,7 +43,7 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
     result = replay_table(recorded, sampler, seed, budget, PlainLines(console))
-    console.print_line("\n" + replay_text(result))
+    print_line(console, "\n" + replay_text(result))
     return 0 if result.best is not None else 1
 
 
@@ -52,8 +52,8 @@ def _show_published(console: OutputConsole, benchmark: PublishedBenchmark) -> No
     print_parts(console, benchmark_parts(rows, benchmark.prices, PUBLISHED_DEMAND, limit_ms))
     print_table(console, claims_table(benchmark.claims))
     for note in benchmark.notes:
-        say(console, f"- {note}")
-    console.print_line(f"page: {benchmark.page}")
+        print_sentence(console, f"- {note}")
+    print_path(console, "page", benchmark.page)
 
 
 def replay_text(result: Replay) -> str:

@@ -8,6 +8,7 @@ import click
 
 from optimizer.cli.options import results_option, seed_option
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_path
 from optimizer.commands.report import report_study
 
 
@@ -21,6 +22,6 @@ def report(study: str, seed: int, results: Path) -> int:
     with console.status("reading the trials, and simulating what was not measured"):
         written = report_study(results, study, seed)
     console.print(written.report.outcome.headline(), highlight=False)
-    console.print_line(f"page: {written.page}")
-    console.print_line(f"Markdown: {written.markdown}")
+    print_path(console, "page", written.page)
+    print_path(console, "Markdown", written.markdown)
     return 0 if written.report.outcome.best is not None else 1

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.termination import until_interrupted
+from optimizer.cli.terminal import print_line
 from optimizer.commands.serve import Servable, ServeOptions, find_servable, serving
 from optimizer.errors import ServerFailure
 
@@ -45,7 +46,7 @@ def serve(print_only: bool, **options: Any) -> None:
         return
     with until_interrupted(), serving(servable) as server:
         for line in _introduction(servable):
-            console.print_line(line)
+            print_line(console, line)
         while (ended := server.exit_reason()) is None:
             time.sleep(_SECONDS_BETWEEN)
         raise ServerFailure(ended)

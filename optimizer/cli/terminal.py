@@ -30,15 +30,20 @@ _STYLES: Mapping[str, str | None] = {
 }
 
 
-def say(console: Console, text: str, style: str | None = None) -> None:
+def print_sentence(console: Console, text: str, style: str | None = None) -> None:
     """Print a sentence as it is, wrapped between words on a terminal."""
     wrapped = not console.is_terminal
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=wrapped)
 
 
-def say_path(console: Console, what: str, path: Path | str) -> None:
-    """Print where something is, on one line, to be copied."""
-    console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+def print_path(console: Console, what: str, path: Path | str) -> None:
+    """Print a path on one line, so that it can be copied."""
+    print_line(console, f"{what}: {path}")
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print text that only the terminal wraps, so that it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_parts(console: Console, parts: Iterable[Part]) -> None:
@@ -47,14 +52,14 @@ def print_parts(console: Console, parts: Iterable[Part]) -> None:
         if isinstance(part, Table):
             print_table(console, part)
         else:
-            say(console, part.text, _STYLES[part.tone])
+            print_sentence(console, part.text, _STYLES[part.tone])
 
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table and its notes, and an empty line after them."""
     console.print(TerminalTable(replace(table, notes=())))
     for note in table.notes:
-        say(console, note, "dim")
+        print_sentence(console, note, "dim")
     console.print()
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from optimizer.cli.options import Percent, json_option, seed_option, server_options
 from optimizer.cli.output import OutputConsole
+from optimizer.cli.terminal import print_line
 from optimizer.cli.watchers import watching
 from optimizer.commands.verify import VerifyOptions, verify_bundle
 from optimizer.errors import RunError
@@ -53,6 +54,6 @@ def verify(**options: Any) -> int:
         outcome = Text(check.outcome, style=_STYLES.get(check.outcome, "dim"))
         console.print(Text(f"{check.name}: ") + outcome + Text(f", {check.text}"), soft_wrap=True)
     for note in verification.notes:
-        console.print_line(f"note: {note}")
+        print_line(console, f"note: {note}")
     console.print(Text(verification.outcome, style=_STYLES[verification.outcome]))
     return _EXIT_CODES[verification.outcome]

@@ -10,8 +10,8 @@ from wsgiref.simple_server import WSGIServer
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.errors import StudyBusyError, UsageError
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.server import dashboard_server, require_dashboard
-from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher
@@ -55,7 +55,7 @@ def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: 
     if not directory.searched.exists():
         return
     with (
-        ShownStudy(directory.name, directory.journal, storage, directory.artifacts) as shown,
+        DashboardStudy(directory.name, directory.journal, storage, directory.artifacts) as shown,
         suppress(StudyBusyError),
         directory.locked(),
     ):

@@ -43,7 +43,7 @@ from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.space_file.reader import Budget, Space
-from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
@@ -226,7 +226,7 @@ class _Study:
         write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: ShownStudy) -> StudySummary:
+    def _phases(self, started: float, shown: DashboardStudy) -> StudySummary:
         with self._run.evaluator(self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             ended = self._search(evaluator, history, prepared, shown)
@@ -234,15 +234,15 @@ class _Study:
         self._write_bundles(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
-    def _shown(self) -> ShownStudy:
+    def _shown(self) -> DashboardStudy:
         directory, storage = self._directory, self._options.storage
-        return ShownStudy(self._space.study, directory.journal, storage, directory.artifacts)
+        return DashboardStudy(self._space.study, directory.journal, storage, directory.artifacts)
 
-    def _notes(self, shown: ShownStudy) -> StudyNotes:
+    def _notes(self, shown: DashboardStudy) -> StudyNotes:
         searched, names = self._searched(self._space.search_space), self._context.limit_names
         return StudyNotes(shown, self._directory, searched, names, self._watch)
 
-    def _files(self, shown: ShownStudy, prepared: Prepared) -> TrialFiles:
+    def _files(self, shown: DashboardStudy, prepared: Prepared) -> TrialFiles:
         """Return what keeps each trial's files for the dashboard."""
         return TrialFiles(
             shown,
@@ -252,7 +252,7 @@ class _Study:
         )
 
     def _search(
-        self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: ShownStudy
+        self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
     ) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()

@@ -74,6 +74,7 @@ class Protocols:
     confirm: CapacityProtocol
 
 
+@dataclass(frozen=True)
 class LiveEvaluator:
     """Serves configurations on a real server and load-tests them.
 
@@ -82,23 +83,13 @@ class LiveEvaluator:
         extra_limits_ms: latency limits for which a capacity is found too.
     """
 
-    def __init__(
-        self,
-        session: ServingSession,
-        levels: LevelRunner,
-        workload: Workload,
-        files: Mapping[ArtifactSpec, ModelFiles],
-        protocols: Protocols,
-        watch: Watcher,
-        extra_limits_ms: tuple[float, ...] = (),
-    ) -> None:
-        self._session = session
-        self._levels = levels
-        self._workload = workload
-        self._files = files
-        self._protocols = protocols
-        self._watch = watch
-        self._extra_limits_ms = extra_limits_ms
+    session: ServingSession
+    levels: LevelRunner
+    workload: Workload
+    files: Mapping[ArtifactSpec, ModelFiles]
+    protocols: Protocols
+    watch: Watcher
+    extra_limits_ms: tuple[float, ...] = ()
 
     def evaluate(
         self,
@@ -108,8 +99,8 @@ class LiveEvaluator:
         expected_share: float | None = None,
     ) -> Evaluation:
         """Find the capacity on a real server, see `Evaluator.evaluate`."""
-        workload, protocol = self._workload, self._protocols.search
-        outstanding, extra_limits_ms = concurrency(config), self._extra_limits_ms
+        workload, protocol = self.workload, self.protocols.search
+        outstanding, extra_limits_ms = concurrency(config), self.extra_limits_ms
         if extra_limits_ms:
             return self.serve_and_measure(
                 config,
@@ -126,24 +117,24 @@ class LiveEvaluator:
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure the saturation rate, see `Evaluator.saturate`."""
-        protocol, outstanding = self._protocols.search, concurrency(config)
+        protocol, outstanding = self.protocols.search, concurrency(config)
         return self.serve_and_measure(
             config,
-            lambda run: CapacitySearch(run, self._workload, protocol).find_saturation(outstanding),
+            lambda run: CapacitySearch(run, self.workload, protocol).find_saturation(outstanding),
         )
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure saturation and a light load, see `Evaluator.calibrate`."""
-        protocol, outstanding = self._protocols.search, concurrency(config)
+        protocol, outstanding = self.protocols.search, concurrency(config)
         return self.serve_and_measure(
-            config, lambda run: find_service(run, self._workload, protocol, outstanding)
+            config, lambda run: find_service(run, self.workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """Measure a finalist again, see `Confirmer.confirm`."""
-        protocol, outstanding = self._protocols.confirm, concurrency(config)
+        protocol, outstanding = self.protocols.confirm, concurrency(config)
         return self.serve_and_measure(
-            config, lambda run: certify_load(run, self._workload, protocol, outstanding, task)
+            config, lambda run: certify_load(run, self.workload, protocol, outstanding, task)
         )
 
     def serve_and_measure(
@@ -151,18 +142,18 @@ class LiveEvaluator:
     ) -> Evaluation:
         """Serve a configuration and return what `measure` finds by running load levels on it."""
         started = time.monotonic()
-        self._watch(StepStarted("loading the model"))
+        self.watch(StepStarted("loading the model"))
         serving = measuring = 0.0
         try:
-            served = self._session.serve(config, files_of(config, self._files))
+            served = self.session.serve(config, files_of(config, self.files))
             serving = time.monotonic() - started
             try:
-                with self._levels.on(served, config) as run:
+                with self.levels.on(served, config) as run:
                     result = measure(run)
             except TrialFailure as error:
-                raise self._session.failure(error) from error
+                raise self.session.failure(error) from error
             measuring = time.monotonic() - started - serving
-            self._session.retire()
+            self.session.retire()
         except TrialFailure as error:
             measuring = measuring or max(0.0, time.monotonic() - started - serving)
             spent = Seconds(serving=serving, measuring=measuring if serving else 0.0)

@@ -74,20 +74,14 @@ class _Source:
     no_graph: str | None = None
 
 
+@dataclass(frozen=True)
 class PreparePhase:
     """Builds and gates the artefacts of all models."""
 
-    def __init__(
-        self,
-        directory: StudyDirectory,
-        builder: BuildProcess,
-        session: ServingSession,
-        watch: Watcher,
-    ) -> None:
-        self._directory = directory
-        self._builder = builder
-        self._session = session
-        self._watch = watch
+    directory: StudyDirectory
+    builder: BuildProcess
+    session: ServingSession
+    watch: Watcher
 
     def run(self, models: Sequence[ModelSpec], space: SearchSpace) -> Prepared:
         """Build and gate every artefact of the space.
@@ -97,12 +91,12 @@ class PreparePhase:
             SpaceChangedError: when a model's files have changed since the study was started.
             StorageError: when the study's directory cannot be written.
         """
-        self._watch(PhaseStarted("prepare", len(space.artifacts)))
+        self.watch(PhaseStarted("prepare", len(space.artifacts)))
         sources = {model.name: self._source(model, space) for model in models}
         earlier = self._earlier()
         rows = {row["artifact"]: row for row in earlier["artifacts"]}
         kind, cores = space.models[0].scope.kind, space.hardware.cores
-        gate = AccuracyGate(self._session, kind, cores, self._watch)
+        gate = AccuracyGate(self.session, kind, cores, self.watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
         for spec in space.artifacts:
@@ -119,7 +113,7 @@ class PreparePhase:
         ]
         building = earlier["building_seconds"] + sum(built)
         prepared = {"building_seconds": building, "artifacts": [to_json(r) for r in gated]}
-        write_json(self._directory.prepared, prepared)
+        write_json(self.directory.prepared, prepared)
         _require_one_artifact_each(models, gated)
         left = space.without([result.spec for result in gated if result.dropped is not None])
         failing = {r.spec: r.failing.size for r in gated if r.failing is not None}
@@ -128,42 +122,42 @@ class PreparePhase:
 
     def _source(self, model: ModelSpec, space: SearchSpace) -> _Source:
         """Compute a model's reference outputs, and export its graph where one is needed."""
-        self._watch(StepStarted(f"reading {model.name} and its FP32 reference"))
+        self.watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
         lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
         tell = self._progress_of(f"reading {model.name}")
         try:
-            prepared = self._builder.prepare_model(model, tell, sorted(lengths))
-            self._builder.require_room(own, model, prepared.weight_bytes)
+            prepared = self.builder.prepare_model(model, tell, sorted(lengths))
+            self.builder.require_room(own, model, prepared.weight_bytes)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
         seconds = prepared.seconds if prepared.built else 0.0
         if not any(map(_made_from_graph, own)):
             return _Source(model, prepared, seconds)
-        self._watch(StepStarted(f"exporting {model.name} to ONNX"))
+        self.watch(StepStarted(f"exporting {model.name} to ONNX"))
         try:
-            graph = self._builder.export_graph(model)
+            graph = self.builder.export_graph(model)
         except TrialFailure as error:
             return _Source(model, prepared, seconds, no_graph=str(error))
         return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
 
     def _announce(self, result: GatedArtifact) -> None:
-        self._watch(ready_event(result))
+        self.watch(ready_event(result))
         if result.dropped is None and result.failing is not None:
             text = (
                 f"{result.spec.label}: configurations with a max_batch_size of "
                 f"{result.failing.size} or more are excluded: {result.failing.reason}"
             )
-            self._watch(Note(text, warning=True))
+            self.watch(Note(text, warning=True))
 
     def _progress_of(self, step: str) -> Callable[[str], None]:
         """Return a function that reports the progress of a step."""
-        return lambda progress: self._watch(StepStarted(f"{step}: {progress}"))
+        return lambda progress: self.watch(StepStarted(f"{step}: {progress}"))
 
     def _earlier(self) -> Mapping[str, Any]:
         """Return prepared.json as the study's earlier runs left it."""
-        if self._directory.prepared.exists():
-            return read_prepared(self._directory)
+        if self.directory.prepared.exists():
+            return read_prepared(self.directory)
         return {"building_seconds": 0.0, "artifacts": []}
 
     def _gated(
@@ -179,10 +173,10 @@ class PreparePhase:
             reason = f"build failed: {source.no_graph}"
         if reason is not None:
             return None, GatedArtifact(spec, dropped=reason)
-        self._watch(StepStarted(f"building {spec.label}"))
+        self.watch(StepStarted(f"building {spec.label}"))
         tell = self._progress_of(f"building {spec.label}")
         try:
-            artifact = self._builder.build(spec, source.model, tell)
+            artifact = self.builder.build(spec, source.model, tell)
         except TrialFailure as error:
             return None, GatedArtifact(spec, dropped=f"build failed: {error}")
         self._warn_of_low_int8_share(artifact)
@@ -200,7 +194,7 @@ class PreparePhase:
     ) -> GatedArtifact:
         """Judge an artefact on the server, and time it without."""
         spec, sha256 = artifact.spec, artifact.sha256
-        self._watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
+        self.watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
             served = gate.judge(artifact, source.model, source.prepared, plan)
         except TrialFailure as error:
@@ -232,7 +226,7 @@ class PreparePhase:
         rows = source.prepared.evaluation
         batches = [stack([rows[n % len(rows)] for n in range(size)]) for size in sizes]
         try:
-            bare = self._builder.time_bare(artifact, source.prepared.output.name, batches)
+            bare = self.builder.time_bare(artifact, source.prepared.output.name, batches)
         except TrialFailure:  # timing is optional: the artefact passed the gate
             return ()
         pairs = zip(sizes, bare, strict=True)
@@ -245,12 +239,12 @@ class PreparePhase:
                 f"{artifact.spec.label}: INT8 covers {share:.0%} of the multiply-accumulates; the "
                 "rest is computed in floating point, so expect little speedup"
             )
-            self._watch(Note(text, warning=True))
+            self.watch(Note(text, warning=True))
 
     def _refuse_changed_file(self, artifact: ModelArtifact, sha256: str) -> None:
         if sha256 != artifact.sha256:
             raise SpaceChangedError(
-                f"{artifact.spec.label} has changed since study {self._directory.name} was started "
+                f"{artifact.spec.label} has changed since study {self.directory.name} was started "
                 f"(sha256 {sha256[:12]}, now {artifact.sha256[:12]}); start a new study with "
                 "--study NEW"
             )
@@ -270,7 +264,7 @@ class PreparePhase:
                 f"{left} of {len(space)} configurations are excluded: their instances (up to "
                 f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
             )
-            self._watch(Note(text, warning=True))
+            self.watch(Note(text, warning=True))
         return fitting
 
 

@@ -29,8 +29,7 @@ _LEAST_SD = 0.01
 
 _CONTRADICTED_SD = 0.5
 """Of a log capacity where the levels contradict each other: a line through them reaches the limit
-at no load, and only the certified load is known.
-"""
+at no load, and only the certified load is known."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pytest
 
 from optimizer.errors import StorageError, UsageError
 from optimizer.search.samplers import SAMPLERS
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.markdown import trial_note
 from optimizer.study.dashboard.server import dashboard_server
-from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.triton.launcher import free_ports
@@ -106,7 +106,7 @@ def test_the_dashboard_shows_a_study_in_the_database(database: str, tmp_path: Pa
     proposal = study.ask()
     config = small_space().config(proposal.position)
     record = record_of(proposal.number, config, infeasible(900.0))
-    with ShownStudy("shown", journal, database, artifacts) as shown:
+    with DashboardStudy("shown", journal, database, artifacts) as shown:
         shown.name_constraints(["latency.bert"])
         shown.attach(proposal.number, "config.pbtxt", 'name: "bert"')
         study.tell(record)

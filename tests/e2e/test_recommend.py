@@ -71,7 +71,7 @@ def test_an_advanced_job_loads_the_best_configurations_and_goes_on(
     job.write_text(json.dumps({**JOB, "JobDurationInSeconds": 12}))
     short = start(search(tmp_path), *options, command="recommend")
     assert short.wait() == 1, short.errors
-    assert "tests are left to the same command" in short.output
+    assert "tests are left; rerun the command to resume" in short.output
     assert "tiny: nothing within the limits: its advanced job has tested nothing" in short.output
     job.write_text(json.dumps(JOB))
     first = start(search(tmp_path), *options, command="recommend")

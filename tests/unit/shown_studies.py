@@ -9,7 +9,7 @@ from pathlib import Path
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.study.dashboard.shown_study import ShownStudy
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
 from optimizer.study.searched_space import SearchedSpace
 from optimizer.triton.session import ModelFiles, config_texts
@@ -55,7 +55,7 @@ def shown_search(results: Path) -> Iterator[Search]:
     begin_study(search.directory, searched, MACHINE)
     search.opened()[0].close()
     directory = search.directory
-    with ShownStudy(name, directory.journal, None, directory.artifacts) as shown:
+    with DashboardStudy(name, directory.journal, None, directory.artifacts) as shown:
         notes = StudyNotes(
             shown, directory, searched, search.context.limit_names, search.events.append
         )

@@ -146,7 +146,7 @@ def test_every_graph_agrees_with_fp32(
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16", "int8_s8s8", "int8_trt"])
 def test_graphs_made_for_tensorrt_meet_its_rules(
-    prepared: PreparedModel, cache_root: Path, kind: GraphKind
+    fp32_graph: Path, cache_root: Path, kind: GraphKind
 ) -> None:
     graphs = PrecisionGraphs(MODEL, ArtifactCache(cache_root))
     assert broken_rules(graphs.entry(kind).path / "model.onnx") == []

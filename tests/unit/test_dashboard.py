@@ -18,9 +18,9 @@ import pytest
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.errors import RequirementError, StorageError, UsageError
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.markdown import study_note, trial_note
 from optimizer.study.dashboard.read_only_storage import ChangeRefused, ReadOnlyStorage
-from optimizer.study.dashboard.shown_study import ShownStudy
 from optimizer.study.dashboard.writer import StudyNotes, tail
 from optimizer.study.decision import decide
 from optimizer.study.events import Event, Note, PhaseStarted
@@ -191,7 +191,7 @@ def test_a_run_that_goes_on_notes_what_lacks_a_note(tmp_path: Path) -> None:
     study = study_in(search)
     numbers = [record.number for record in search.records]
     assert len(numbers) == 3
-    with ShownStudy("test", search.directory.journal, None, tmp_path) as shown:
+    with DashboardStudy("test", search.directory.journal, None, tmp_path) as shown:
         assert shown.trials_without_note(numbers) == []
     assert "3 trials" in dashboard.get_note(study)
 
@@ -202,8 +202,8 @@ def test_what_cannot_be_written_is_said_once_and_ends_nothing(
     def full(*_: object) -> None:
         raise StorageError("cannot write: No space left on device")
 
-    monkeypatch.setattr(ShownStudy, "note", full)
-    monkeypatch.setattr(ShownStudy, "attach", full)
+    monkeypatch.setattr(DashboardStudy, "note", full)
+    monkeypatch.setattr(DashboardStudy, "attach", full)
     with shown_search(tmp_path) as search:
         search.run(4)
     said = [event for event in search.events if isinstance(event, Note)]
@@ -217,7 +217,7 @@ def test_what_cannot_be_written_is_said_once_and_ends_nothing(
 def test_without_the_package_a_run_writes_its_files_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.study.dashboard.writer.can_note", lambda: False)
+    monkeypatch.setattr("optimizer.study.dashboard.writer.dashboard_installed", lambda: False)
     with shown_search(tmp_path) as search:
         search.run(2)
         assert [e for e in search.events if isinstance(e, Note)] == []
@@ -228,7 +228,7 @@ def test_a_phase_that_searches_nothing_changes_the_note_alone(results: Path) -> 
     search = search_in(results)
     directory = search.directory
     events: list[Event] = []
-    with ShownStudy("test", directory.journal, None, directory.artifacts) as shown:
+    with DashboardStudy("test", directory.journal, None, directory.artifacts) as shown:
         searched = read_searched(directory)
         notes = StudyNotes(shown, directory, searched, ["latency.bert"], events.append)
         notes(PhaseStarted("confirm", 4))
@@ -406,7 +406,7 @@ def test_a_port_that_is_taken(results: Path) -> None:
 
 
 def test_a_missing_package_is_named(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.study.dashboard.server.can_note", lambda: False)
+    monkeypatch.setattr("optimizer.study.dashboard.server.dashboard_installed", lambda: False)
     with (
         pytest.raises(RequirementError, match=r"pip install 'triton-cost-optimizer\[dashboard\]'"),
         open_dashboard(DashboardOptions("test", results=results), print),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cli.termination import Interrupted
+from optimizer.cli.interruption import Interrupted
 from optimizer.errors import StorageError
 from optimizer.study.events import LevelFinished, LevelStarted, Note, PhaseStarted, StepStarted
 from optimizer.study.run_log import RunLog, run_log

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from optimizer.analysis.study_status import all_statuses, study_status
 from optimizer.analysis.summary import StudySummary, write_summary
+from optimizer.cli.interruption import Interrupted
 from optimizer.cli.status import Detail
-from optimizer.cli.termination import Interrupted
 from optimizer.commands.run_context import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError

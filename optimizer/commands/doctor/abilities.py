@@ -54,7 +54,8 @@ def _embedded(machine: MachineFindings) -> Ability:
 
 def _docker_on_cpu(machine: MachineFindings) -> Ability:
     # Only a container of the image could tell, and no container is started.
-    has = "the image's Python has numpy, and onnxruntime, openvino or torch"
+    *others, last = RUNTIME_PACKAGE.values()
+    has = f"the image's Python has numpy, and {', '.join(others)} or {last}"
     hosted = _Need("Python packages in the image", "unknown", has)
     needs = [*_for_containers(machine), hosted]
     return _ability("docker, CPU", needs, f"{_servers(machine)}{_from_onnx_alone(machine)}")

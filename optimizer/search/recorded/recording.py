@@ -126,26 +126,17 @@ def _capacity(record: TrialRecord) -> float:
     return record.measurement.load_factor if record.measurement is not None else 0.0
 
 
+@dataclass(frozen=True)
 class RecordPhase:
     """Measures a space by a plan; a resumed recording keeps its records."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        workload: Workload,
-        protocol: CapacityProtocol,
-        measure: MeasureWith,
-        directory: RecordingDirectory,
-        context: StudyContext,
-        watch: Watcher,
-    ) -> None:
-        self._space = space
-        self._workload = workload
-        self._protocol = protocol
-        self._measure = measure
-        self._directory = directory
-        self._context = context
-        self._watch = watch
+    space: SearchSpace
+    workload: Workload
+    protocol: CapacityProtocol
+    measure: MeasureWith
+    directory: RecordingDirectory
+    context: StudyContext
+    watch: Watcher
 
     def run(self, plan: RecordingPlan) -> None:
         """Measure until the plan is complete.
@@ -153,22 +144,22 @@ class RecordPhase:
         Raises:
             StorageError: when a record cannot be written.
         """
-        self._watch(PhaseStarted("record", plan.steps))
+        self.watch(PhaseStarted("record", plan.steps))
         stores = {
-            "point": self._directory.trials,
-            "latencies": self._directory.latencies,
-            "repeat": self._directory.repeats,
+            "point": self.directory.trials,
+            "latencies": self.directory.latencies,
+            "repeat": self.directory.repeats,
         }
-        runs = {kind: ResumableRuns(s, self._context, self._watch) for kind, s in stores.items()}
+        runs = {kind: ResumableRuns(s, self.context, self.watch) for kind, s in stores.items()}
         points = runs["point"]
         while task := plan.next(*(own.history.records for own in runs.values())):
             task_runs = runs[task.kind]
             done = sum(len(own.history.records) for own in runs.values())
-            config = self._space.config(task.position)
+            config = self.space.config(task.position)
             number = len(task_runs.history.records)
-            self._watch(TrialStarted(number, done + 1, plan.steps, config))
-            evaluation = self._measure(config, self._levels(task, config, points.history))
-            self._watch(TrialFinished(task_runs.record(config, evaluation), points.best))
+            self.watch(TrialStarted(number, done + 1, plan.steps, config))
+            evaluation = self.measure(config, self._levels(task, config, points.history))
+            self.watch(TrialFinished(task_runs.record(config, evaluation), points.best))
 
     def _levels(
         self, task: Task, config: ServingConfig, history: History
@@ -177,8 +168,8 @@ class RecordPhase:
         find = _FIND[task.kind]
         return partial(
             find,
-            workload=self._workload,
-            protocol=self._protocol,
+            workload=self.workload,
+            protocol=self.protocol,
             concurrency=concurrency(config),
             expected_share=share,
         )

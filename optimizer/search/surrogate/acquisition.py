@@ -42,17 +42,14 @@ WORTHWHILE = 0.01
 
 _LEAST_TRIALS = 10
 """Trials that must follow the incumbent's before the search may end: the first few that happen to
-fit make the forecast look better than it is.
-"""
+fit make the forecast look better than it is."""
 
 _OPTIMISM = 2.0
 """Standard deviations below the mean, for the lowest plausible cost."""
 
 _MOST_TIES = 3
 _TIE_SHARE = 0.02
-"""Up to `_MOST_TIES` points of the incumbent's cell are measured that cost the same within this
-share.
-"""
+"""Up to `_MOST_TIES` points of the incumbent's cell with a cost within this share are measured."""
 
 _NORMAL_95 = 1.96
 
@@ -130,7 +127,7 @@ class Assessment:
             cheapness = np.exp(self.log_mean.min() - self.log_mean)
             return int(np.argmax(self.feasible * cheapness))
         if self.gain.max() < WORTHWHILE:
-            # What is measured before the search ends is to show whether that is right.
+            # The last trials test the model: they measure where it may be wrong.
             return int(np.argmin(np.where(self.feasible > 0.5, self.optimistic, np.inf)))
         return int(np.argmax(self.gain / self.seconds))
 
@@ -140,7 +137,9 @@ class Assessment:
         if self.log_best is None:
             return "the cheapest configuration that is likely to meet the limits"
         if self.gain.max() < WORTHWHILE:
-            return f"no expected saving of {WORTHWHILE:.0%}; lowest plausible cost"
+            return (
+                f"no point is expected to save {WORTHWHILE:.0%}; this has the lowest plausible cost"
+            )
         return "largest expected saving per second"
 
     def expectation(self, at: int, why: str) -> ExpectedCost:

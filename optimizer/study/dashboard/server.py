@@ -14,8 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.artifacts import FileSystemArtifactStore
 
 from optimizer.errors import RequirementError, UsageError
+from optimizer.study.dashboard.dashboard_study import dashboard_installed
 from optimizer.study.dashboard.read_only_storage import ReadOnlyStorage
-from optimizer.study.dashboard.shown_study import can_note
 from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 HOST = "127.0.0.1"
@@ -25,7 +25,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def require_dashboard() -> None:
     """Raise RequirementError where optuna-dashboard is not installed."""
-    if not can_note():
+    if not dashboard_installed():
         raise RequirementError(
             "the dashboard needs optuna-dashboard", "pip install 'triton-cost-optimizer[dashboard]'"
         )

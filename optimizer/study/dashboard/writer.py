@@ -12,8 +12,8 @@ from pathlib import Path
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import StorageError
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.dashboard.dashboard_study import DashboardStudy, dashboard_installed
 from optimizer.study.dashboard.markdown import study_note, trial_note
-from optimizer.study.dashboard.shown_study import ShownStudy, can_note
 from optimizer.study.decision import decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
@@ -46,7 +46,7 @@ class StudyNotes:
 
     def __init__(
         self,
-        shown: ShownStudy,
+        shown: DashboardStudy,
         directory: StudyDirectory,
         searched: SearchedSpace,
         constraints: Sequence[str],
@@ -61,7 +61,7 @@ class StudyNotes:
         self._trials = dict(directory.trials.read_all())
         self._confirmations = dict(directory.confirmations.read_all())
         self._regret_bound: float | None = None
-        self._enabled = can_note()
+        self._enabled = dashboard_installed()
 
     def __call__(self, event: Event) -> None:
         """Update the notes by an event."""
@@ -130,7 +130,7 @@ class TrialFiles:
         tell: receives a warning when files can no longer be written.
     """
 
-    def __init__(self, shown: ShownStudy, files: Files, log: Path, tell: Watcher) -> None:
+    def __init__(self, shown: DashboardStudy, files: Files, log: Path, tell: Watcher) -> None:
         self._shown = shown
         self._files = files
         self._log = log

@@ -14,12 +14,12 @@ from optimizer.errors import UsageError, storage_errors
 from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 
-def can_note() -> bool:
+def dashboard_installed() -> bool:
     """Return whether optuna-dashboard is installed, which stores notes."""
     return importlib.util.find_spec("optuna_dashboard") is not None
 
 
-class ShownStudy:
+class DashboardStudy:
     """Writes the notes and files of a study; a context manager that closes the storage.
 
     Args:
@@ -44,7 +44,7 @@ class ShownStudy:
             except KeyError as error:
                 raise UsageError(f"study {name!r} not found in {self._where}") from error
 
-    def __enter__(self) -> ShownStudy:
+    def __enter__(self) -> DashboardStudy:
         return self
 
     def __exit__(self, *_: object) -> None:
