@@ -40,12 +40,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Exported once: the slowest thing that these tests need."""
     folder = tmp_path_factory.mktemp("built")
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
-    with BuildProcess(folder / "cache", folder / "build.log", threads=2) as workshop:
-        prepared = workshop.prepare_model(space.models[0])
+    with BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds:
+        prepared = builds.prepare_model(space.models[0])
         output = prepared.output
         files = {
             spec: ModelFiles(
-                workshop.build(spec, space.models[0]).path, space.models[0].payloads, output
+                builds.build(spec, space.models[0]).path, space.models[0].payloads, output
             )
             for spec in space.search_space.artifacts
         }

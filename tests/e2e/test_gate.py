@@ -44,7 +44,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingSession
         yield session
 
 
-class FaultyWorkshop(BuildProcess):
+class FaultyBuildProcess(BuildProcess):
     """Builds a graph with a fault in place of the one that was asked for."""
 
     fault = "none"
@@ -91,10 +91,10 @@ def gate(tmp_path: Path, session: ServingSession) -> Gate:
     def run(fault: str, **parameters: Any) -> tuple[Prepared, list[Event]]:
         space = open_space(tiny.write_space(tmp_path, content(tmp_path, **parameters)))
         events: list[Event] = []
-        with FaultyWorkshop(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
-            workshop.fault = fault
+        with FaultyBuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+            builds.fault = fault
             directory = StudyDirectory(tmp_path / "study")
-            phase = PreparePhase(directory, workshop, session, events.append)
+            phase = PreparePhase(directory, builds, session, events.append)
             return phase.run(space.models, space.search_space), events
 
     return run
@@ -186,8 +186,8 @@ def test_requests_of_several_inferences_are_gated_in_their_own_multiples(
     made = content(tmp_path)
     made["traffic"]["batch_size"] = 4
     space = open_space(tiny.write_space(tmp_path, made))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
         prepared = phase.run(space.models, space.search_space)
     shapes = prepared.gated[0].shapes
     assert shapes is not None
@@ -222,8 +222,8 @@ def test_an_output_without_a_row_per_request_is_refused_before_anything_is_serve
     tmp_path: Path, session: ServingSession, fault: str, shape: str
 ) -> None:
     space = open_space(tiny.write_space(tmp_path, content(tmp_path, fault)))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
         with pytest.raises(UsageError, match=f"output 'y' has no row per request: .*{shape}"):
             phase.run(space.models, space.search_space)
 
@@ -232,7 +232,7 @@ def test_a_source_with_a_length_baked_in_names_the_length(
     tmp_path: Path, session: ServingSession
 ) -> None:
     space = open_space(tiny.write_space(tmp_path, content(tmp_path, "length baked in")))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, lambda _: None)
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
         with pytest.raises(EverythingFailedError, match="model words: words at 8 tokens: "):
             phase.run(space.models, space.search_space)

@@ -40,9 +40,9 @@ def gated(folder: Path, length: int) -> dict[str, GatedArtifact]:
     models = ModelRepository(repository, shipped("model_repository_templates"))
     with (
         ServingSession(launcher, models, local_slot()) as session,
-        BuildProcess(folder / "cache", folder / "build.log", threads=2) as workshop,
+        BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds,
     ):
-        phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, lambda _: None)
+        phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, lambda _: None)
         found = phase.run(space.models, space.search_space).gated
     return {artifact.spec.runtime: artifact for artifact in found}
 

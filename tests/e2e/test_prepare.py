@@ -62,8 +62,8 @@ def prepared(
 ) -> tuple[Prepared, list[str]]:
     """What the phase leaves, and the notes that it gave."""
     notes: list[Event] = []
-    with BuildProcess(built.cache, folder / "build.log", threads=2) as workshop:
-        phase = PreparePhase(StudyDirectory(folder / "study"), workshop, session, notes.append)
+    with BuildProcess(built.cache, folder / "build.log", threads=2) as builds:
+        phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, notes.append)
         found = phase.run(space.models, space.search_space)
     return found, [note.text for note in notes if isinstance(note, Note)]
 
@@ -73,7 +73,7 @@ def end_the_process(cache: ArtifactCache, report_progress: ReportProgress) -> No
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class CrashingWorkshop(BuildProcess):
+class CrashingBuildProcess(BuildProcess):
     """Crashes in the export to ONNX, or in the build of one runtime's artefacts."""
 
     crash = "export"
@@ -101,9 +101,9 @@ def test_a_crash_of_one_build_drops_what_is_made_from_it_alone(
     runtimes = ["pytorch", "onnxruntime", "openvino"]
     content = tiny.space(parameters={"runtime": runtimes, "batching": False})
     space = open_space(tiny.write_space(tmp_path, content))
-    with CrashingWorkshop(built.cache, tmp_path / "build.log", threads=2) as workshop:
-        workshop.crash = crash
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, print)
+    with CrashingBuildProcess(built.cache, tmp_path / "build.log", threads=2) as builds:
+        builds.crash = crash
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, print)
         found = phase.run(space.models, space.search_space)
     assert {each.spec.runtime for each in found.gated if each.dropped is None} == kept
     for each in found.gated:
@@ -123,8 +123,8 @@ def test_a_model_that_has_no_onnx_graph_is_served_by_pytorch(
                    "vocab_size": 1000},
     }  # fmt: skip
     space = open_space(tiny.write_space(tmp_path, content))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as workshop:
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), workshop, session, print)
+    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, print)
         found = phase.run(space.models, space.search_space)
     reasons = {each.spec.runtime: each.dropped for each in found.gated}
     assert reasons["pytorch"] is None

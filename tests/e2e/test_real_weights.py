@@ -73,8 +73,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 @pytest.fixture(scope="module")
 def prepared(searched: Searched) -> PreparedModel:
-    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
-        return workshop.prepare_model(searched.model)
+    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as builds:
+        return builds.prepare_model(searched.model)
 
 
 def run_onnxruntime(graph: Path, request: Tensors) -> NDArray[Any]:
@@ -178,8 +178,8 @@ def test_triton_serves_what_the_runtime_calculates(
     searched: Searched, prepared: PreparedModel, runtime: Runtime, precision: Precision, run: Run
 ) -> None:
     spec = ArtifactSpec("minilm", runtime, "python", precision)
-    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as workshop:
-        artifact = workshop.build(spec, searched.model)
+    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as builds:
+        artifact = builds.build(spec, searched.model)
     assert artifact.cached
     file = artifact.path / ("model.xml" if runtime == "openvino" else "model.onnx")
     served = run(file, stack(prepared.evaluation))

@@ -474,9 +474,9 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     monkeypatch.setattr(ServerControl, "infer", infer)
     space = open_space(tiny.write_space(tmp_path, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     notes: list[Event] = []
-    with BuildProcess(serving.built.cache, tmp_path / "build.log", threads=2) as workshop:
+    with BuildProcess(serving.built.cache, tmp_path / "build.log", threads=2) as builds:
         phase = PreparePhase(
-            StudyDirectory(tmp_path / "study"), workshop, serving.session, notes.append
+            StudyDirectory(tmp_path / "study"), builds, serving.session, notes.append
         )
         prepared = phase.run(space.models, space.search_space)
     assert killed

@@ -1,4 +1,4 @@
-"""Engines through the workshop: real graphs, this Python's `tensorrt` a fake, real processes."""
+"""Engines through the build process: real graphs and processes, and a fake `tensorrt`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from optimizer.artifacts import build_process as workshop_module
+from optimizer.artifacts import build_process as build_process_module
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
@@ -150,7 +150,7 @@ def test_what_a_gpu_lacks_is_left_out_before_any_build(cache_root: Path, tmp_pat
     assert {spec.precision for spec in found.files} == {"fp32", "fp16", "int8"}
 
 
-def test_a_failed_build_leaves_the_workshop_to_go_on(
+def test_a_failed_build_leaves_the_build_process_running(
     cache_root: Path, tmp_path: Path, beside: Path
 ) -> None:
     install_beside(beside, 10, no_plan=True, log_error="Cuda Runtime (out of memory)")
@@ -178,13 +178,13 @@ def script_pid(folder: Path) -> int:
     raise AssertionError("no script ran")
 
 
-def test_a_build_dies_with_the_workshops_child(
+def test_a_build_dies_with_the_build_process(
     cache_root: Path, tmp_path: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whatever it has left in containers is looked for."""
     install_beside(beside, 10, hangs_seconds=600.0)
     reaped: list[EngineSettings | None] = []
-    monkeypatch.setattr(workshop_module, "reap_builds", reaped.append)
+    monkeypatch.setattr(build_process_module, "reap_builds", reaped.append)
     seen: list[int] = []
 
     def kill() -> None:
@@ -201,7 +201,7 @@ def test_a_build_dies_with_the_workshops_child(
     assert reaped == [LOCAL, LOCAL]  # it had nothing under way when it was closed
     deadline = time.monotonic() + 30
     while running(seen[0]):
-        assert time.monotonic() < deadline, "the build outlived the workshop's child"
+        assert time.monotonic() < deadline, "the build outlived the build process"
         time.sleep(0.05)
 
 

@@ -86,9 +86,9 @@ def test_here_without_a_reason_the_last_lines_are_told(folders: Folders, beside:
 
 def test_here_a_build_that_takes_too_long_is_ended(folders: Folders, beside: Path) -> None:
     install_beside(beside, 10, hangs_seconds=600.0)
-    place = LocalBuildLocation(replace(LOCAL, timeout_seconds=1.5))
+    location = LocalBuildLocation(replace(LOCAL, timeout_seconds=1.5))
     with pytest.raises(BuildFailure, match=r"the engine was not built after 1\.5 s"):
-        place.run(recipe(), folders, print)
+        location.run(recipe(), folders, print)
     assert not list(folders.plans.iterdir())
     running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if names(p, folders.plans)]
     assert not running
@@ -104,8 +104,8 @@ def names(command: Path, folder: Path) -> bool:
 def test_in_a_container_the_script_is_mounted(folders: Folders) -> None:
     engine = FakeContainers(lambda _: FakeContainer(SCRIPT_SAYS, 0))
     told: list[str] = []
-    place = ContainerBuildLocation(IN_CONTAINER, engine)
-    assert place.run(recipe(), folders, told.append) == FACTS
+    location = ContainerBuildLocation(IN_CONTAINER, engine)
+    assert location.run(recipe(), folders, told.append) == FACTS
     assert told == ["Building Engine 1/2"]
     [task] = engine.tasks
     assert task.image == "nvcr.io/nvidia/tensorrt:26.05-py3"
@@ -118,7 +118,7 @@ def test_in_a_container_the_script_is_mounted(folders: Folders) -> None:
         (Path(build_script.__file__), "/build_script.py", True),
     ]
     assert (task.network, task.gpu_uuids) == ("none", (A10G.uuid,))
-    assert place.identity() == {"image": "sha256:0a1b"}
+    assert location.identity() == {"image": "sha256:0a1b"}
 
 
 def by_trtexec(banner: str, log: list[str], code: int = 0) -> FakeContainers:
@@ -157,7 +157,7 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
 
 
 @pytest.mark.parametrize(
-    ("place", "engine", "reason", "out_of_memory"),
+    ("location", "engine", "reason", "out_of_memory"),
     [
         (ContainerBuildLocation, failing(['{"failure": "no"}'], 1), "ended with 1: no$", False),
         (ContainerBuildLocation, failing(["a", "b"], 1), r"ended with 1: a \| b$", False),
@@ -177,22 +177,22 @@ OTHER_GPU = [line.replace("A10G", "L4") for line in GOOD_LOG]
 )
 def test_containers_that_fail_are_build_failures_and_are_removed(
     folders: Folders,
-    place: Callable[[EngineSettings, FakeContainers], BuildLocation],
+    location: Callable[[EngineSettings, FakeContainers], BuildLocation],
     engine: FakeContainers,
     reason: str,
     out_of_memory: bool,
 ) -> None:
     with pytest.raises(BuildFailure, match=reason) as failed:
-        place(IN_CONTAINER, engine).run(recipe(), folders, print)
+        location(IN_CONTAINER, engine).run(recipe(), folders, print)
     assert failed.value.out_of_memory is out_of_memory
     assert all(container.stopped.is_set() for container in engine.containers)
 
 
 def test_a_container_that_takes_too_long_is_removed(folders: Folders) -> None:
     engine = failing(["still at it"], None)
-    place = ContainerBuildLocation(replace(IN_CONTAINER, timeout_seconds=0.1), engine)
+    location = ContainerBuildLocation(replace(IN_CONTAINER, timeout_seconds=0.1), engine)
     with pytest.raises(BuildFailure, match=r"not built after 0\.1 s"):
-        place.run(recipe(), folders, print)
+        location.run(recipe(), folders, print)
     assert engine.containers[0].stopped.is_set()
 
 

@@ -36,7 +36,7 @@ BANNED_WORDS = {
     "introduce",
     "hold",
     "eight",
-    "workshop",
+    "builds",
     "workbench",
     "workplace",
     "pace",

@@ -98,5 +98,5 @@ def test_the_command_prints_levels_the_limit_and_the_batches(results: Path) -> N
     assert ran.exit_code == 0, ran.output
     assert "predicted from 7 saturated runs of calibrated; nothing was served" in ran.output
     assert "Predicted load levels of bert, ms" in ran.output
-    assert "the limit of 100 ms (p95) is kept up to" in ran.output
+    assert "the limit of 100 ms (p95) is met up to" in ran.output
     assert "Predicted batches at" in ran.output
