@@ -30,17 +30,17 @@ def diff(before: Path, after: Path) -> int:
     return 0
 
 
-def show_difference(console: Console, found: BundleDifference) -> None:
+def show_difference(console: Console, bundles: BundleDifference) -> None:
     """Print the changes in words, the figures side by side, and how far to trust them."""
-    if found.same:
+    if bundles.same:
         print_sentence(console, "the manifests are the same")
-    for change in found.changes:
+    for change in bundles.changes:
         print_sentence(console, f"{change.kind}: {change.what}: {change.before} -> {change.after}")
-    for path in found.files:
+    for path in bundles.files:
         print_sentence(console, f"file: {path} differs")
-    rows = tuple((figure.what, *_cells(figure)) for figure in found.figures)
+    rows = tuple((figure.what, *_cells(figure)) for figure in bundles.figures)
     print_table(console, Table("Cost", ("", "before", "after", "ratio"), rows))
-    for caveat in found.caveats:
+    for caveat in bundles.caveats:
         print_sentence(console, caveat)
 
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from optimizer.cli.options import results_option, seed_option, settings_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_table
+from optimizer.cli.terminal import print_line, print_sentence, print_table
 from optimizer.commands.simulate import (
     PredictedStream,
     SimulateOptions,
-    WhatIf,
+    SimulateResult,
     simulate_configuration,
 )
 from optimizer.configuration.serving_config import describe
@@ -43,22 +42,20 @@ def simulate(**options: Any) -> int:
     return 0 if all(own.at_capacity is not None for own in prediction.streams) else 1
 
 
-def show_what_if(console: Console, found: WhatIf) -> None:
-    """Print what is predicted, and what was measured of the same where that is known."""
-    console.print(Text(describe(found.config), style="bold"))
-    console.print(
-        f"predicted from {found.runs} saturated runs of {found.study}; nothing was served. "
-        "Latencies far below saturation tend to come out too low",
-        highlight=False,
-        soft_wrap=True,
+def show_what_if(console: Console, prediction: SimulateResult) -> None:
+    """Print a prediction, and the measured capacity of the configuration if there is one."""
+    print_sentence(console, describe(prediction.config), "bold")
+    print_line(
+        console,
+        f"predicted from {prediction.runs} saturated runs of {prediction.study}; nothing was "
+        "served. Latencies far below saturation tend to be too low",
     )
-    for own in found.streams:
+    for own in prediction.streams:
         _show(console, own)
-    if found.measured is not None and found.measured.measurement is not None:
-        capacity = found.measured.measurement.capacity_per_second
-        console.print(
-            f"measured in trial {found.measured.number}: {capacity:.0f}/s", highlight=False
-        )
+    trial = prediction.measured
+    if trial is not None and trial.measurement is not None:
+        capacity = trial.measurement.capacity_per_second
+        print_line(console, f"measured in trial {trial.number}: {capacity:.0f}/s")
 
 
 def _show(console: Console, own: PredictedStream) -> None:
@@ -66,26 +63,19 @@ def _show(console: Console, own: PredictedStream) -> None:
     print_table(console, _levels(own))
     rate = own.capacity.saturation.per_second
     low, high = (rate * math.exp(sign * _SIGMAS * sd) for sign in (-1, 1))
-    console.print(
-        f"saturates at {rate:.0f}/s (95% interval {low:.0f} to {high:.0f}, by what is not known "
-        "of the service times)",
-        highlight=False,
-        soft_wrap=True,
+    print_line(
+        console,
+        f"saturates at {rate:.0f}/s (95% interval {low:.0f} to {high:.0f}, from the uncertainty of "
+        "the service times)",
     )
-    asked = f"the limit of {limit.latency_ms:g} ms (p{limit.percentile:g})"
+    name = f"the limit of {limit.latency_ms:g} ms (p{limit.percentile:g})"
     if own.at_capacity is None:
-        console.print(
-            f"{asked} is missed at any load: {own.capacity.floor_ms:.1f} ms when almost idle",
-            style="yellow",
-            highlight=False,
-        )
+        text = f"{name} is missed at any load: {own.capacity.floor_ms:.1f} ms when almost idle"
+        print_sentence(console, text, "yellow")
         return
     capacity = own.capacity.per_second
-    console.print(
-        f"{asked} is kept up to {capacity:.0f}/s, {capacity / rate:.0%} of saturation",
-        style="green",
-        highlight=False,
-    )
+    text = f"{name} is met up to {capacity:.0f}/s, {capacity / rate:.0%} of saturation"
+    print_sentence(console, text, "green")
     print_table(console, _batches(own.at_capacity))
 
 

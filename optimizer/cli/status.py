@@ -24,7 +24,7 @@ from optimizer.cli.rows import (
     level_rows,
     trials_row,
 )
-from optimizer.cli.terminal import TerminalTable
+from optimizer.cli.terminal import TerminalTable, print_line
 from optimizer.report.number_formats import MISSING, clock, count, rate, usd
 from optimizer.report.table import table_of
 from optimizer.study.event_text import outcome_name, regret_text
@@ -42,60 +42,58 @@ _SECONDS_BETWEEN = 2.0
 def status(study: str | None, as_json: bool, watch: bool, results: Path) -> None:
     """Show the progress of STUDY, or a table of all studies. Nothing is changed."""
     console = OutputConsole()
-    look, draw = _all(results) if study is None else _one(results, study)
+
+    def read() -> list[StudyStatus]:
+        return all_statuses(results) if study is None else [study_status(results, study)]
+
+    def draw(studies: list[StudyStatus]) -> RenderableType:
+        return statuses_table(studies) if study is None else Detail(studies[0], time.time())
+
     if watch:
         with until_interrupted():
-            _watch(console, look, draw, as_json=as_json)
+            _watch(console, read, draw, as_json=as_json)
     elif as_json:
-        click.echo(json.dumps([each.to_json() for each in look()], indent=2))
+        click.echo(json.dumps([each.to_json() for each in read()], indent=2))
     else:
-        console.print(draw(look()))
+        console.print(draw(read()))
 
 
-_Look = Callable[[], list[StudyStatus]]
+_Read = Callable[[], list[StudyStatus]]
 _Draw = Callable[[list[StudyStatus]], RenderableType]
 
 
-def _all(results: Path) -> tuple[_Look, _Draw]:
-    return lambda: all_statuses(results), statuses_table
-
-
-def _one(results: Path, study: str) -> tuple[_Look, _Draw]:
-    return lambda: [study_status(results, study)], lambda found: Detail(found[0], time.time())
-
-
-def _watch(console: Console, look: _Look, draw: _Draw, *, as_json: bool) -> None:
-    """Until nothing runs any more; on a terminal in its place, elsewhere by lines that changed."""
+def _watch(console: Console, read: _Read, draw: _Draw, *, as_json: bool) -> None:
+    """Update a terminal, or print lines that have changed, until no study is running."""
     if console.is_terminal and not console.is_dumb_terminal and not as_json:
         with Live(console=console, auto_refresh=False) as live:
-            for found in _looks(look):
-                live.update(draw(found), refresh=True)
+            for studies in _updates(read):
+                live.update(draw(studies), refresh=True)
         return
-    said = list[str]()
-    for found in _looks(look):
+    printed = list[str]()
+    for studies in _updates(read):
         lines = (
-            [json.dumps([each.to_json() for each in found])]
+            [json.dumps([each.to_json() for each in studies])]
             if as_json
-            else [_one_line(each) for each in found]
+            else [_one_line(each) for each in studies]
         )
         for line in lines:
-            if line not in said:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-        said = lines
+            if line not in printed:
+                print_line(console, line)
+        printed = lines
 
 
-def _looks(look: Callable[[], list[StudyStatus]]) -> Iterator[list[StudyStatus]]:
+def _updates(read: _Read) -> Iterator[list[StudyStatus]]:
     while True:
-        found = look()
-        yield found
-        if all(each.state != "running" for each in found):
+        studies = read()
+        yield studies
+        if all(each.state != "running" for each in studies):
             return
         time.sleep(_SECONDS_BETWEEN)
 
 
-def statuses_table(found: list[StudyStatus]) -> RenderableType:
+def statuses_table(studies: list[StudyStatus]) -> RenderableType:
     """Return a table with a row for each study."""
-    if not found:
+    if not studies:
         return "there are no studies yet"
     columns: Mapping[str, Callable[[StudyStatus], str]] = {
         "study": lambda study: study.name,
@@ -106,9 +104,9 @@ def statuses_table(found: list[StudyStatus]) -> RenderableType:
             study, lambda best: usd(best.usd_per_million_at_capacity)
         ),
     }
-    unconfirmed = any(each.best is not None and not each.best.confirmed for each in found)
+    unconfirmed = any(each.best is not None and not each.best.confirmed for each in studies)
     notes = ("*: unconfirmed, not measured again yet.",) if unconfirmed else ()
-    return TerminalTable(table_of("", columns, found, notes=notes, texts=("state",)))
+    return TerminalTable(table_of("", columns, studies, notes=notes, texts=("state",)))
 
 
 def _of_best(study: StudyStatus, cell: Callable[[BestSoFar], str]) -> str:
@@ -117,7 +115,7 @@ def _of_best(study: StudyStatus, cell: Callable[[BestSoFar], str]) -> str:
 
 
 class Detail:
-    """All that is known of where one study stands.
+    """The progress of one study in detail.
 
     Args:
         now: Unix time in seconds.
@@ -139,7 +137,7 @@ def _headline(study: StudyStatus, now: float) -> str:
         return text
     if study.state != "running":
         return f"{text}, {clock(now - progress.updated)} ago"
-    # What was left when it was written is less by now.
+    # The time left is that of the last update.
     since = now - progress.updated
     steps, time_left = progress.seconds_left_by_steps, progress.seconds_left_by_clock
     left = TimeLeft(

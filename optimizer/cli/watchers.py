@@ -44,16 +44,16 @@ _FRAME = 4
 
 
 @contextmanager
-def watching(console: Console, said: Verbosity | None = None) -> Iterator[Watcher]:
+def watching(console: Console, verbosity: Verbosity | None = None) -> Iterator[Watcher]:
     """Yield the watcher of a run; the live view leaves the terminal as it was.
 
     The live view needs a terminal that can move its cursor; --verbose and --quiet do without it.
     """
-    if said == "quiet":
+    if verbosity == "quiet":
         yield Warnings(console)
         return
-    if said == "verbose" or not console.is_terminal or console.is_dumb_terminal:
-        yield PlainLines(console, verbose=said == "verbose")
+    if verbosity == "verbose" or not console.is_terminal or console.is_dumb_terminal:
+        yield PlainLines(console, verbose=verbosity == "verbose")
         return
     view = LiveView()
     with Live(view, console=console, refresh_per_second=4, transient=True):

@@ -35,7 +35,7 @@ _MAX_NAME_LENGTH = 40
 
 @dataclass(frozen=True)
 class ServerImage:
-    """How the image of the server is built.
+    """Base and packages of the server's image.
 
     Attributes:
         base: image with tritonserver, or with Python where tritonserver is one of `packages`.

@@ -84,7 +84,7 @@ _QUOTE: Mapping[str, Callable[[object], str]] = {
     ".yaml": _yaml_scalar,
     ".yml": _yaml_scalar,
 }
-"""How values are written, by the suffix of the file that a template makes."""
+"""Quoting of values, by the suffix of the exported file."""
 
 
 def yaml_text(comment: str, document: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""What instances cost, and how many of them a demand needs."""
+"""Prices of instance types, and fleets for a demand."""

@@ -1,4 +1,4 @@
-"""What a configuration costs and does on one instance type, measured or extrapolated.
+"""Cost and performance of a configuration on an instance type, measured or extrapolated.
 
 Metrics have the names of SageMaker Inference Recommender where it has one; it has none for GPUs.
 """
@@ -41,7 +41,7 @@ METRICS: Mapping[str, str] = {
 
 Basis = Literal["price", "confirmed", "measured", "extrapolated"]
 BASES: tuple[Basis, ...] = ("price", "confirmed", "measured", "extrapolated")
-"""What a figure rests on, from the most to the least certain.
+"""Evidence of a figure, from the most to the least certain.
 
 price: listed, or given in the space file. confirmed: measured again, interleaved with its rivals.
 measured: once. extrapolated: from a measurement on something else.
@@ -50,7 +50,7 @@ measured: once. extrapolated: from a measurement on something else.
 
 @dataclass(frozen=True)
 class SourcedFigure:
-    """A value and what it rests on.
+    """A value with its evidence.
 
     Attributes:
         worked_out: whether it was computed from others; `basis` is then the weakest of theirs.

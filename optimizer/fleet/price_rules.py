@@ -1,4 +1,4 @@
-"""Which prices are comparable, and which may be charged for a machine."""
+"""Rules for prices: which are comparable, and which may be charged for a machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PriceChoice:
 
 
 Accepted = Literal["contradictions", "mixed-prices"]
-"""What is refused unless the user accepts it."""
+"""Mismatches that are refused unless the user accepts them."""
 
 
 def prices_for(

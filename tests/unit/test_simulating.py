@@ -7,7 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.commands.simulate import SHARES, SimulateOptions, WhatIf, simulate_configuration
+from optimizer.commands.simulate import (
+    SHARES,
+    SimulateOptions,
+    SimulateResult,
+    simulate_configuration,
+)
 from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
@@ -41,7 +46,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def predicted(results: Path, **settings: str) -> WhatIf:
+def predicted(results: Path, **settings: str) -> SimulateResult:
     return simulate_configuration(SimulateOptions("calibrated", settings, results=results))
 
 
@@ -98,5 +103,5 @@ def test_the_command_prints_levels_the_limit_and_the_batches(results: Path) -> N
     assert ran.exit_code == 0, ran.output
     assert "predicted from 7 saturated runs of calibrated; nothing was served" in ran.output
     assert "Predicted load levels of bert, ms" in ran.output
-    assert "the limit of 100 ms (p95) is kept up to" in ran.output
+    assert "the limit of 100 ms (p95) is met up to" in ran.output
     assert "Predicted batches at" in ran.output

@@ -1,4 +1,4 @@
-"""What changes between two bundles: configuration, versions, limits, demand, price and cost."""
+"""Comparison of two bundles: configuration, versions, limits, demand, price and cost."""
 
 from __future__ import annotations
 
@@ -73,21 +73,18 @@ class BundleDifference:
 
 def difference(before: Manifest, after: Manifest) -> BundleDifference:
     """Return what changes from one bundle to the other."""
-    changes = (
-        *_models(before, after),
-        *_mapping(
-            "configuration",
-            "server",
-            *({"arguments": in_words(each.server_arguments)} for each in (before, after)),
-        ),
-        *_mapping("versions", "", _versions(before), _versions(after)),
-        *_mapping("limits", "", _limits(before), _limits(after)),
-        *_mapping("demand", "", _demand(before), _demand(after)),
-        *_mapping("price", "", _price(before), _price(after)),
+    sections: tuple[tuple[Kind, Callable[[Manifest], Mapping[str, str]]], ...] = (
+        ("configuration", lambda m: {"server: arguments": in_words(m.server_arguments)}),
+        ("versions", _versions),
+        ("limits", _limits),
+        ("demand", _demand),
+        ("price", _price),
     )
-    return BundleDifference(
-        changes, _figures(before, after), _files(before, after), _caveats(before, after)
-    )
+    changes = [*_models(before, after)]
+    for kind, section in sections:
+        changes += _mapping(kind, "", section(before), section(after))
+    figures = tuple(FigureChange(k, of(before), of(after)) for k, of in _FIGURES.items())
+    return BundleDifference(tuple(changes), figures, _files(before, after), _caveats(before, after))
 
 
 def _models(before: Manifest, after: Manifest) -> Iterator[Change]:
@@ -155,12 +152,6 @@ def _mapping(
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)
         if old != new:
             yield Change(kind, f"{subject}: {key}" if subject else key, old, new)
-
-
-def _figures(before: Manifest, after: Manifest) -> tuple[FigureChange, ...]:
-    return tuple(
-        FigureChange(name, figure(before), figure(after)) for name, figure in _FIGURES.items()
-    )
 
 
 _FIGURES: Mapping[str, Callable[[Manifest], float]] = {

@@ -135,7 +135,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class MeasuredFigures:
-    """What one replica serves, over all streams.
+    """Capacity of one replica, over all streams.
 
     Attributes:
         confirmed: whether the figures come from the confirm phase.
@@ -155,7 +155,7 @@ class MeasuredFigures:
 
 @dataclass(frozen=True)
 class Recommended:
-    """How many replicas serve the demand, and what that costs.
+    """Replicas for the demand, and their cost.
 
     Attributes:
         demand_per_second: requests/s on the whole fleet.

@@ -25,7 +25,7 @@ _LABELS = "labels.txt"
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a configuration came about.
+    """Origin of a configuration.
 
     Attributes:
         origins: how the values of its parameters were chosen.

@@ -22,7 +22,7 @@ from optimizer.workload.streams import OutputTensor
 
 @dataclass(frozen=True)
 class EngineSource:
-    """What a TensorRT engine is built from: the folder of its graph, and its recipe as JSON."""
+    """The source of a TensorRT engine: the folder of its graph, and its recipe as JSON."""
 
     graph: Path
     recipe: Mapping[str, Any]

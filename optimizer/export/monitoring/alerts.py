@@ -87,9 +87,9 @@ def _down(model: MeasuredModel) -> Alert:
 
 
 def _instance_gone(deployment: Deployment, model: MeasuredModel) -> Alert:
-    """Autoscaling never goes below the instances for the demand, so it cannot have removed one.
+    """Alert on fewer instances than the demand needs, if there were more within the last hour.
 
-    Where there never were as many, none has gone.
+    Autoscaling never goes below that number, so it cannot have removed the instance.
     """
     live = expressions.instances(selected(model))
     return Alert(
@@ -106,7 +106,7 @@ def _instance_gone(deployment: Deployment, model: MeasuredModel) -> Alert:
 
 
 def _no_replies(model: MeasuredModel) -> Alert:
-    """Such a server reports no latency, queue time or failures, so no other alert fires."""
+    """Alert on a server without replies, for which no other alert can fire."""
     pending = f"{expressions.pending(selected(model))} > 0"
     return Alert(
         "TritonNoReplies",
@@ -185,7 +185,7 @@ def _over_capacity(model: MeasuredModel) -> Alert:
 
 
 def _latency_drift(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
-    """Where the limit is below the drift, the alert for the limit is enough."""
+    """Alert on drift, unless the alert for the limit fires first."""
     ceiling, limit = (1 + DRIFT) * expected_latency_ms(model), model.limit.latency_ms
     if ceiling >= limit:
         return

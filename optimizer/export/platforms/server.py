@@ -1,4 +1,4 @@
-"""How the server is started on every platform, and the resources that it gets there."""
+"""Start and resources of the server, as all platforms share them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _USER = 1000
 """`triton-server` in NVIDIA's images; by number, as Kubernetes checks for root."""
 
 _NODE_LABEL = "node.kubernetes.io/instance-type"
-"""Which clouds put on their nodes."""
+"""Label that clouds put on their nodes."""
 
 _DRAIN_SECONDS = 5
 """Until the Service sends no more requests to a pod that is about to stop."""

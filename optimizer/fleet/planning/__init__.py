@@ -1,1 +1,1 @@
-"""How many instances of which types a demand needs over time, and what that costs."""
+"""Plans of fleets: instances for a demand over time, and their cost."""

@@ -1,4 +1,4 @@
-"""How one instance of a fleet responds to steady loads, by simulation."""
+"""Simulated response of one instance of a fleet to steady loads."""
 
 from __future__ import annotations
 

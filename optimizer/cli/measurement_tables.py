@@ -32,27 +32,29 @@ _LEAST_SHARE = 0.01
 
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
-    """Print what `measure` found."""
-    found = measured.load_test
+    """Print the load levels, the capacity and where the time goes."""
+    result = measured.load_test
     print_sentence(console, describe(measured.config), "bold")
     load = (
-        _user_load(found.users, found.shown) if found.users is not None else _levels(found.levels)
+        _user_load(result.users, result.shown)
+        if result.users is not None
+        else _levels(result.levels)
     )
     print_table(console, load)
-    if found.measurement is not None:
-        style = "green" if found.measurement.load_factor else "yellow"
-        print_sentence(console, _capacity(found.measurement), style)
-    if found.missed is not None and (found.measurement is None or found.measurement.load_factor):
-        print_sentence(console, f"The limit was not met: {found.missed}.", "yellow")
-    print_table(console, _time(found.shown, _timings(measured)))
-    for split in found.shown.server:
+    if result.measurement is not None:
+        style = "green" if result.measurement.load_factor else "yellow"
+        print_sentence(console, _capacity(result.measurement), style)
+    if result.missed is not None and (result.measurement is None or result.measurement.load_factor):
+        print_sentence(console, f"The limit was not met: {result.missed}.", "yellow")
+    print_table(console, _time(result.shown, _timings(measured)))
+    for split in result.shown.server:
         print_table(console, _batches(split))
-    for line in _machine(found.shown):
+    for line in _machine(result.shown):
         print_sentence(console, line)
-    if found.compared is not None and found.opinion is not None:
-        print_table(console, _opinions(found.compared, found.opinion))
-        print_line(console, f"perf_analyzer ran as: {' '.join(found.opinion.command)}")
-    for warning in dict.fromkeys(text for level in found.levels for text in level.warnings):
+    if result.compared is not None and result.opinion is not None:
+        print_table(console, _opinions(result.compared, result.opinion))
+        print_line(console, f"perf_analyzer ran as: {' '.join(result.opinion.command)}")
+    for warning in dict.fromkeys(text for level in result.levels for text in level.warnings):
         print_sentence(console, f"Warning: {warning}", "yellow")
     print_path(console, "all figures", measured.file)
 
@@ -227,11 +229,11 @@ def _gpu(gpu: GpuUse) -> str:
         "MHz": gpu.sm_clock_mhz,
         "C maximum": gpu.temperature_celsius_max,
     }
-    known = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
-    known += [f"throttled: {reason}" for reason in gpu.throttled]
-    known += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
-    known += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
-    return f"GPU {gpu.name}: {', '.join(known) or 'no figures available'}"
+    figure_texts = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
+    figure_texts += [f"throttled: {reason}" for reason in gpu.throttled]
+    figure_texts += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
+    figure_texts += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
+    return f"GPU {gpu.name}: {', '.join(figure_texts) or 'no figures available'}"
 
 
 def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
