@@ -22,7 +22,7 @@ from optimizer.analysis.summary import StudySummary
 from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import open_space
-from optimizer.commands.simulate import SimulateOptions, WhatIf, simulate_configuration
+from optimizer.commands.simulate import SimulateOptions, SimulateResult, simulate_configuration
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.study_figures import (
@@ -367,7 +367,7 @@ class SimulatedConfiguration:
         result: all predictions, by stream.
     """
 
-    result: WhatIf
+    result: SimulateResult
 
     @property
     def configuration(self) -> str:

@@ -52,9 +52,16 @@ def _command(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     yield table(("option", "meaning"), rows)
 
 
+_BOUNDS = re.compile(r"(; )?[\d.]+<=?x<=([\d.]+)")
+
+
 def _row(option: str, meaning: str) -> tuple[str, str]:
-    """Return an option and its meaning, without bounds that only keep numbers within 64 bits."""
-    meaning = re.sub(rf"(; )?0<=x<={2**63 - 1}", "", meaning).replace("[]", "")
+    """Return an option and its meaning, without bounds that only keep numbers from overflowing."""
+
+    def shown(match: re.Match[str]) -> str:
+        return match[0] if float(match[2]) < 1e6 else ""
+
+    meaning = _BOUNDS.sub(shown, meaning).replace("[]", "")
     return f"`{option.replace(' RANGE', '')}`", meaning
 
 

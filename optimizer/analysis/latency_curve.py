@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.extra_limits import share_within
-from optimizer.load.level_checks import valid_open_loop
 from optimizer.measurement.cost import Demand, Price, Score, score
 from optimizer.measurement.level import LoadLevel, Measurement, floor_per_second
+from optimizer.measurement.level_checks import valid_open_loop
+from optimizer.measurement.other_limits import share_within
 from optimizer.workload.streams import Stream
 
 Basis = Literal["measured", "extrapolated", "predicted"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from optimizer.cli.measured import show_measured
+from optimizer.cli.measurement_tables import show_measured
 from optimizer.cli.options import (
     Rate,
     Verbosity,

@@ -18,7 +18,7 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts, print_path, print_sentence
-from optimizer.commands.plan import Planned, PlanOptions, plan_for
+from optimizer.commands.plan import PlanOptions, PlanResult, plan_for
 from optimizer.fleet.planning.demand_curve import DemandCurve, daily_demand
 from optimizer.fleet.planning.demand_file import MAX_RATE
 from optimizer.report.plan_tables import plan_parts
@@ -120,7 +120,7 @@ def plan(**options: Any) -> int:
     return 0 if planned.plan is not None else 1
 
 
-def show_planned(console: Console, planned: Planned) -> None:
+def show_planned(console: Console, planned: PlanResult) -> None:
     """Print the plan, or that there is none."""
     for name in planned.nothing:
         print_sentence(console, f"{name}: nothing met the limits", "yellow")

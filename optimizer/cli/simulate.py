@@ -15,7 +15,7 @@ from optimizer.cli.terminal import print_line, print_sentence, print_table
 from optimizer.commands.simulate import (
     PredictedStream,
     SimulateOptions,
-    WhatIf,
+    SimulateResult,
     simulate_configuration,
 )
 from optimizer.configuration.serving_config import describe
@@ -42,7 +42,7 @@ def simulate(**options: Any) -> int:
     return 0 if all(own.at_capacity is not None for own in prediction.streams) else 1
 
 
-def show_what_if(console: Console, prediction: WhatIf) -> None:
+def show_what_if(console: Console, prediction: SimulateResult) -> None:
     """Print a prediction, and the measured capacity of the configuration if there is one."""
     print_sentence(console, describe(prediction.config), "bold")
     print_line(

@@ -11,9 +11,9 @@ from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import open_run, open_space, warn_of_space_file
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
-from optimizer.load.level_checks import capacity_basis
 from optimizer.load.ramp import find_by_ramp, largest_rate_within
 from optimizer.machine.slots import Slot
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.evaluator import LiveEvaluator
@@ -50,7 +50,7 @@ class BaselineOptions:
 
 
 @dataclass(frozen=True)
-class Baselines:
+class BaselineResult:
     """The measured configurations.
 
     Attributes:
@@ -77,7 +77,7 @@ class Baselines:
         return self.space.workload.shortest_limit_ms
 
 
-def measure_baselines(options: BaselineOptions, watch: Watcher) -> Baselines:
+def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResult:
     """Measure those of the eight configurations that are not yet measured."""
     whole = open_space(options.space)
     configurations = published_configurations(whole.search_space)
@@ -126,11 +126,11 @@ def _written(
     left_out: Mapping[str, str],
     folder: Path,
     ramp: bool,
-) -> Baselines:
+) -> BaselineResult:
     """Write the table and the page of what was measured."""
     failed = {each.name: record.reason for each, record in measured if record.measurement is None}
     records = [record for _, record in measured]
-    baselines = Baselines(
+    baselines = BaselineResult(
         space,
         rows=tuple(
             _row(each, record, space, ramp).priced(space.price, space.demand)

@@ -85,7 +85,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanResult:
     """A plan, its inputs, and the files that show it.
 
     Attributes:
@@ -108,7 +108,7 @@ class Planned:
         return {source.instance.name: source.described for source in self.sources}
 
 
-def plan_for(options: PlanOptions) -> Planned:
+def plan_for(options: PlanOptions) -> PlanResult:
     """Plan a fleet for a demand.
 
     Raises:
@@ -150,7 +150,7 @@ def plan_for(options: PlanOptions) -> Planned:
     )
     plan = plan_fleet([source.instance for source in sources], inputs) if sources else None
     folder = first.directory.root
-    planned = Planned(
+    planned = PlanResult(
         curve=curve,
         sources=sources,
         nothing=tuple(name for name, capacity in best.items() if capacity is None),

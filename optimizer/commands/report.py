@@ -34,7 +34,7 @@ _LIKELY = 0.5
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportResult:
     """A report and its files."""
 
     page: Path
@@ -42,7 +42,7 @@ class Reported:
     report: StudyReport
 
 
-def report_study(results: Path, study: str, seed: int = 0) -> Reported:
+def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
     """Write report.html and report.md into a study's folder.
 
     Args:
@@ -57,7 +57,7 @@ def report_study(results: Path, study: str, seed: int = 0) -> Reported:
     reading = read_study(results, study)
     report = _report(reading, seed)
     folder = reading.directory.root
-    reported = Reported(folder / "report.html", folder / "report.md", report)
+    reported = ReportResult(folder / "report.html", folder / "report.md", report)
     write_text(reported.page, study_page(report))
     write_text(reported.markdown, study_markdown(report))
     return reported

@@ -58,7 +58,7 @@ class PredictedStream:
 
 
 @dataclass(frozen=True)
-class WhatIf:
+class SimulateResult:
     """The prediction of one configuration.
 
     Attributes:
@@ -73,7 +73,7 @@ class WhatIf:
     measured: TrialRecord | None
 
 
-def simulate_configuration(options: SimulateOptions) -> WhatIf:
+def simulate_configuration(options: SimulateOptions) -> SimulateResult:
     """Predict one configuration from what a study has measured of others.
 
     Raises:
@@ -85,7 +85,7 @@ def simulate_configuration(options: SimulateOptions) -> WhatIf:
     point = only_point(study.searched.search_space, options.settings)
     config = point.config(point.baseline)
     own = [record for record in study.trials if record.config == config and record.outcome == "ok"]
-    return WhatIf(
+    return SimulateResult(
         study=study.name,
         config=config,
         streams=tuple(

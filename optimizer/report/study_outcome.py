@@ -12,7 +12,7 @@ from functools import cached_property
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.report import number_formats as form
 from optimizer.report.configurations import (
     claims_table,

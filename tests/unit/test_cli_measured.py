@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from optimizer.artifacts.accuracy import Accuracy
-from optimizer.cli.measured import show_measured
+from optimizer.cli.measurement_tables import show_measured
 from optimizer.commands.measure import LoadTestResult, MeasureResult
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import Phase, UserLoad

@@ -89,7 +89,7 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert run("found", "empty", *results, "--demand", "700", "--rate", "on-demand") == 0
     output = capsys.readouterr().out
     assert "Recommended: 7 x ml.g5.xlarge" in output
-    assert "empty: nothing within the limits: it has measured nothing yet" in output
+    assert "empty: nothing within the limits: nothing was measured yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2
     assert "--trials and --timeout are options of a --search" in capsys.readouterr().err

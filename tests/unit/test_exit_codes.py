@@ -14,7 +14,7 @@ import pytest
 from optimizer.cli import baseline, measure, record, replay, simulate
 from optimizer.commands import baseline as baselines
 from optimizer.commands import measure as measuring
-from optimizer.commands.baseline import Baselines
+from optimizer.commands.baseline import BaselineResult
 from optimizer.commands.measure import LoadTestResult, MeasureOptions, MeasureResult
 from optimizer.commands.record import RecordResult
 from optimizer.errors import LoadTestFailure, ServerFailure, VoidLevelFailure
@@ -235,7 +235,7 @@ def test_baseline_ends_with(
     """By outcomes: one whose requests fail may be quick."""
     named = [(NamedConfiguration(f"number {r.number}", r.config), r) for r in found]
 
-    def measure_baselines(*_: object) -> Baselines:
+    def measure_baselines(*_: object) -> BaselineResult:
         return baselines._written(STUDY_SPACE, named, {}, tmp_path, ramp=False)
 
     monkeypatch.setattr(baseline, "measure_baselines", measure_baselines)

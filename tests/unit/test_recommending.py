@@ -198,7 +198,7 @@ def test_what_met_no_limit_says_why(results: Path) -> None:
     assert reason.endswith("over the limit at the floor")
     assert ask(results, "slow").estimates == ()
     host(results / "empty", G5, A10G, [])
-    assert ask(results, "empty").nothing == (("empty", "it has measured nothing yet"),)
+    assert ask(results, "empty").nothing == (("empty", "nothing was measured yet"),)
 
 
 def test_the_recommendation_is_written_for_programs(results: Path, tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.commands.simulate import SHARES, SimulateOptions, WhatIf, simulate_configuration
+from optimizer.commands.simulate import (
+    SHARES,
+    SimulateOptions,
+    SimulateResult,
+    simulate_configuration,
+)
 from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
@@ -41,7 +46,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def predicted(results: Path, **settings: str) -> WhatIf:
+def predicted(results: Path, **settings: str) -> SimulateResult:
     return simulate_configuration(SimulateOptions("calibrated", settings, results=results))
 
 

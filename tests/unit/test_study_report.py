@@ -8,7 +8,7 @@ import pytest
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import SummaryArtifact
-from optimizer.commands.report import Reported, report_study
+from optimizer.commands.report import ReportResult, report_study
 from optimizer.errors import UsageError
 from optimizer.measurement.host_share import HostTiming
 from optimizer.report.number_formats import usd
@@ -26,13 +26,13 @@ HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked=1
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+def found(tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
     results = tmp_path_factory.mktemp("results")
     studied(results / "made-up", trials=40)
     return report_study(results, "made-up")
 
 
-def test_every_section_has_something_to_say(found: Reported) -> None:
+def test_every_section_has_something_to_say(found: ReportResult) -> None:
     assert [section.anchor for section in sections(found.report)] == ANCHORS
     page = found.page.read_text()
     for anchor in ANCHORS:
@@ -40,7 +40,9 @@ def test_every_section_has_something_to_say(found: Reported) -> None:
         assert f'href="#{anchor}"' in page
 
 
-def test_the_headline_names_configuration_count_cost_interval_and_latency(found: Reported) -> None:
+def test_the_headline_names_configuration_count_cost_interval_and_latency(
+    found: ReportResult,
+) -> None:
     report = found.report
     best = report.outcome.best
     assert best is not None
@@ -53,7 +55,7 @@ def test_the_headline_names_configuration_count_cost_interval_and_latency(found:
     assert found.markdown.read_text().count("##") == len(ANCHORS) - 1, "all but the trials"
 
 
-def test_what_a_reader_must_know_stands_below_it(found: Reported) -> None:
+def test_what_a_reader_must_know_stands_below_it(found: ReportResult) -> None:
     said = " ".join(found.report.outcome.cautions())
     assert (
         "The search ended: the budget is used up. Remaining potential: up to 3% (95% bound)" in said
@@ -62,7 +64,7 @@ def test_what_a_reader_must_know_stands_below_it(found: Reported) -> None:
     assert "generated inputs" in said
 
 
-def test_all_trials_are_there_with_their_reasons(found: Reported) -> None:
+def test_all_trials_are_there_with_their_reasons(found: ReportResult) -> None:
     by_anchor = {section.anchor: section for section in sections(found.report)}
     [trials] = by_anchor["trials"].tables
     assert [row[0] for row in trials.rows] == [str(n) for n in range(40)]
@@ -71,7 +73,9 @@ def test_all_trials_are_there_with_their_reasons(found: Reported) -> None:
     assert failures.rows[0][2].endswith(" 5"), "figures alone make no new reason"
 
 
-def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: Reported) -> None:
+def test_predictions_are_of_configurations_that_calibration_has_not_seen(
+    found: ReportResult,
+) -> None:
     report = found.report
     saturated = {record.config for record in report.study.calibration}
     ok = [r for r in report.study.trials if r.outcome == "ok" and r.config not in saturated]
@@ -80,7 +84,7 @@ def test_predictions_are_of_configurations_that_calibration_has_not_seen(found: 
 
 
 def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known(
-    found: Reported,
+    found: ReportResult,
 ) -> None:
     def loads(*artifacts: SummaryArtifact) -> Table:
         assert found.report.outcome.summary is not None
@@ -100,7 +104,7 @@ def test_the_python_backends_part_of_the_compute_time_is_shown_where_it_is_known
     assert own + host == pytest.approx(whole, abs=0.02)
 
 
-def test_an_artefact_kept_with_small_batches_says_so(found: Reported) -> None:
+def test_an_artefact_kept_with_small_batches_says_so(found: ReportResult) -> None:
     assert found.report.outcome.summary is not None
     artifact = SummaryArtifact("a", failing_batch=FailingBatch(16, "rows are zeros"))
     summary = replace(found.report.outcome.summary, artifacts=(artifact,))
@@ -109,14 +113,14 @@ def test_an_artefact_kept_with_small_batches_says_so(found: Reported) -> None:
     assert table.rows[0][-1] == "kept with batches below 16: rows are zeros"
 
 
-def test_the_most_important_parameter_is_the_one_that_the_truth_has(found: Reported) -> None:
+def test_the_most_important_parameter_is_the_one_that_the_truth_has(found: ReportResult) -> None:
     effects = found.report.effects
     assert effects is not None
     assert effects.main[0].parameter in ("precision", "max_batch_size")
     assert effects.points > 50
 
 
-def test_curves_rise_with_the_load(found: Reported) -> None:
+def test_curves_rise_with_the_load(found: ReportResult) -> None:
     assert found.report.curves
     for curve in found.report.curves.values():
         assert curve[-1][1] > curve[0][1]
@@ -164,7 +168,7 @@ def test_a_study_without_a_success_says_why(tmp_path: Path) -> None:
         report_study(tmp_path, "none")
 
 
-def test_a_report_can_be_written_again(found: Reported) -> None:
+def test_a_report_can_be_written_again(found: ReportResult) -> None:
     study = read_study(found.page.parent.parent, "made-up")
     before = found.markdown.read_text()
     again = report_study(found.page.parent.parent, str(study.directory.root))

@@ -10,7 +10,6 @@ from rich.console import Console
 from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis, why_missed, why_void
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import Percentile
@@ -24,6 +23,7 @@ from optimizer.measurement.level import (
     ServerSplit,
     StreamLevel,
 )
+from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
 
@@ -32,25 +32,29 @@ _LEAST_SHARE = 0.01
 
 
 def show_measured(console: Console, measured: MeasureResult) -> None:
-    """Print what `measure` found."""
-    test = measured.load_test
+    """Print the load levels, the capacity and where the time goes."""
+    result = measured.load_test
     print_sentence(console, describe(measured.config), "bold")
-    load = _user_load(test.users, test.shown) if test.users is not None else _levels(test.levels)
+    load = (
+        _user_load(result.users, result.shown)
+        if result.users is not None
+        else _levels(result.levels)
+    )
     print_table(console, load)
-    if test.measurement is not None:
-        style = "green" if test.measurement.load_factor else "yellow"
-        print_sentence(console, _capacity(test.measurement), style)
-    if test.missed is not None and (test.measurement is None or test.measurement.load_factor):
-        print_sentence(console, f"The limit was not met: {test.missed}.", "yellow")
-    print_table(console, _time(test.shown, _timings(measured)))
-    for split in test.shown.server:
+    if result.measurement is not None:
+        style = "green" if result.measurement.load_factor else "yellow"
+        print_sentence(console, _capacity(result.measurement), style)
+    if result.missed is not None and (result.measurement is None or result.measurement.load_factor):
+        print_sentence(console, f"The limit was not met: {result.missed}.", "yellow")
+    print_table(console, _time(result.shown, _timings(measured)))
+    for split in result.shown.server:
         print_table(console, _batches(split))
-    for line in _machine(test.shown):
+    for line in _machine(result.shown):
         print_sentence(console, line)
-    if test.compared is not None and test.opinion is not None:
-        print_table(console, _opinions(test.compared, test.opinion))
-        print_line(console, f"perf_analyzer ran as: {' '.join(test.opinion.command)}")
-    for warning in dict.fromkeys(text for level in test.levels for text in level.warnings):
+    if result.compared is not None and result.opinion is not None:
+        print_table(console, _opinions(result.compared, result.opinion))
+        print_line(console, f"perf_analyzer ran as: {' '.join(result.opinion.command)}")
+    for warning in dict.fromkeys(text for level in result.levels for text in level.warnings):
         print_sentence(console, f"Warning: {warning}", "yellow")
     print_path(console, "all figures", measured.file)
 
@@ -225,11 +229,11 @@ def _gpu(gpu: GpuUse) -> str:
         "MHz": gpu.sm_clock_mhz,
         "C maximum": gpu.temperature_celsius_max,
     }
-    texts = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
-    texts += [f"throttled: {reason}" for reason in gpu.throttled]
-    texts += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
-    texts += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
-    return f"GPU {gpu.name}: {', '.join(texts) or 'no figures available'}"
+    figure_texts = [f"{value:.0f} {unit}" for unit, value in figures.items() if value is not None]
+    figure_texts += [f"throttled: {reason}" for reason in gpu.throttled]
+    figure_texts += [f"{gpu.ecc_uncorrected} ECC errors"] if gpu.ecc_uncorrected else []
+    figure_texts += [name for name, on in (("MIG", gpu.mig), ("MPS", gpu.mps)) if on]
+    return f"GPU {gpu.name}: {', '.join(figure_texts) or 'no figures available'}"
 
 
 def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
