@@ -73,4 +73,4 @@ def test_what_could_not_be_measured_again_is_tried_again() -> None:
     found = nothing_confirmed([trial], again, found_by(trial))
     assert "(100/s, $1.0000 per million, unconfirmed), could not be measured again" in found.reason
     assert found.reason.endswith(": the server ended")
-    assert found.advice.endswith("the same command tries it again")
+    assert found.advice.endswith("rerun the command to try again")
