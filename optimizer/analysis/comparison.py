@@ -55,7 +55,7 @@ class ComparedStudy:
     """One study among others.
 
     Attributes:
-        pace: largest change of its own machine's pace that it recorded, None where it saw none.
+        pace: largest drift of its machine that the study recorded, None where it saw none.
         ended: whether it came to its summary.
         baseline, best: at its own price and demand; None where nothing is within the limits.
         recounted: the best at its own price and the first study's demand; None where that is its
@@ -137,7 +137,7 @@ class StudyToCompare:
 
     @property
     def pace(self) -> float | None:
-        """Largest change of the machine's pace; studies of earlier versions recorded none."""
+        """Largest drift of the machine; studies of earlier versions recorded none."""
         return self.summary.pace.largest_change if self.summary is not None else None
 
 
