@@ -1,1 +1,1 @@
-"""Answers to questions about finished studies, from their records alone."""
+"""Analysis of studies, from their records alone."""

@@ -1,10 +1,9 @@
-"""How one capacity compares with another that was measured elsewhere, or at another time. Pure.
+"""The ratio of two capacities that were measured on different machines or at different times.
 
-Within a study, finalists are measured in turn, and what the machine did to a round cancels (see
-`optimizer.study.confidence`). Between studies nothing cancels: each capacity brings its own
-uncertainty, and the interval of the ratio is made of both (Welch 1947, on logarithms). What it
-cannot hold is what a machine does from one day to the next, of which the levels of a single day
-know nothing; what a study saw its own machine do meanwhile is set against the ratio beside it.
+Within a study, finalists are measured in turn, so that the drift of the machine cancels (see
+`optimizer.study.confidence`). Between studies it does not: the interval of the ratio combines the
+uncertainty of both capacities (Welch 1947, on logarithms). Differences of a machine from one day to
+the next are not in it; the drift that a study recorded is reported beside the ratio.
 """
 
 from __future__ import annotations
@@ -72,9 +71,9 @@ def estimate_of_rounds(rounds: Sequence[Measurement]) -> Estimate:
     The standard error comes from the levels' own intervals and from how much the rounds disagree,
     together, as in `optimizer.study.confidence`; rounds that happen to agree make it no smaller.
     """
-    found = [(*log_capacity(each), each.demand_per_second) for each in rounds]
-    logs = np.array([load_factor + math.log(demand) for load_factor, _, demand in found])
-    own = float(np.mean([sd**2 for _, sd, _ in found]))
+    capacities = [(*log_capacity(each), each.demand_per_second) for each in rounds]
+    logs = np.array([load_factor + math.log(demand) for load_factor, _, demand in capacities])
+    own = float(np.mean([sd**2 for _, sd, _ in capacities]))
     freedom = PRIOR_ROUNDS + len(logs) - 1
     shown = (PRIOR_ROUNDS * own + float(((logs - logs.mean()) ** 2).sum())) / freedom
     return Estimate(float(logs.mean()), math.sqrt(max(own, shown) / len(logs)), freedom)

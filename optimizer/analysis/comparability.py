@@ -1,4 +1,4 @@
-"""What makes studies comparable: that they asked the same of their machines. Pure."""
+"""Whether studies are comparable: whether they had the same workload."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TRAFFIC_MAY_DIFFER = ("demand_per_second", "headroom")
 
 
 def workload_identity(content: Mapping[str, Any], workload: Workload) -> Mapping[str, Any]:
-    """What is asked: models with their requests and accuracy, traffic and limits.
+    """Return what must be equal: models with their requests and accuracy, traffic and limits.
 
-    Not how much of it: that is a demand. Several models' shares of it are part of what is asked.
+    The demand may differ, but not the shares of several models in it.
 
     Args:
         content: of the space file, see `Space.content`.
@@ -37,17 +37,17 @@ def _less(section: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 def refuse_incomparable(studies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raises UsageError, with every difference, where studies did not ask the same."""
+    """Raise UsageError with every difference where the workloads of studies differ."""
     if studies and (unlike := list(incomparable(studies))):
         lines = "\n".join(f"  {text}" for text in unlike)
-        raise UsageError(f"the studies did not ask the same, they cannot be compared:\n{lines}")
+        raise UsageError(f"the workloads of the studies differ, they cannot be compared:\n{lines}")
 
 
 def incomparable(studies: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """Every difference of what the others asked from what the first did.
+    """Yield every difference of the other workloads from the first.
 
     Args:
-        studies: names, and what each asked.
+        studies: names, and the workload of each.
     """
     (first, own), *others = studies
     for name, other in others:

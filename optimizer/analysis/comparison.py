@@ -1,4 +1,4 @@
-"""Studies side by side: where they were run, what they found, and what both measured. Pure."""
+"""Studies compared: their machines, their best configurations, and what both measured."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
 
 
 def _larger(one: float | None, other: float | None) -> float:
-    """The larger of two changes of pace, as a rise: to half is as much as to twice."""
+    """Return the larger of two relative changes, as an increase: halving counts as doubling."""
     return math.expm1(max(abs(math.log1p(change or 0.0)) for change in (one, other)))
 
 
@@ -201,25 +201,24 @@ def _shared(first: StudyToCompare, other: StudyToCompare) -> Shared:
     own, beside = _trials(first.reading.trials), _trials(other.reading.trials)
     both = own.keys() & beside.keys()
     pace = _larger(first.pace, other.pace)
-    found: list[SharedConfiguration] = []
+    shared: list[SharedConfiguration] = []
     in_one_alone = 0
     for config in both:
         one, two = _capacity(own[config]), _capacity(beside[config])
         if one is not None and two is not None:
             ratio = ratio_of(two, one, pace)
-            found.append(SharedConfiguration(config, one.per_second, two.per_second, ratio))
+            shared.append(SharedConfiguration(config, one.per_second, two.per_second, ratio))
         elif one is not None or two is not None:
             in_one_alone += 1
     # By the digest among equals: sets have no order.
-    found.sort(key=lambda each: (-each.ratio.value, each.config.digest))
-    return Shared(other.name, tuple(found), in_one_alone)
+    shared.sort(key=lambda each: (-each.ratio.value, each.config.digest))
+    return Shared(other.name, tuple(shared), in_one_alone)
 
 
 def _trials(records: Sequence[TrialRecord]) -> Mapping[ServingConfig, TrialRecord]:
-    """The last trial of each configuration that the study measured itself, to the end.
+    """Return the last complete trial of each configuration that the study measured itself.
 
-    What was carried over from another study is that one's measurement, and what was bounded ended
-    before its capacity was known.
+    Trials carried over are measurements of another study, and pruned ones have no capacity.
     """
     measured = (r for r in records if r.origin is None and r.outcome in ("ok", "infeasible"))
     return {record.config: record for record in measured}

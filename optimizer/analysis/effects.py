@@ -1,4 +1,4 @@
-"""What each parameter does to the cost, over all points of a space. Pure.
+"""Effects of parameters on the cost, over all points of a space.
 
 The variance of the logarithm of the cost is divided among parameters and pairs of them, as a
 functional analysis of variance does; logarithms, because what multiplies a cost adds to them.
@@ -122,12 +122,12 @@ def effects_of(
 def _levels(
     column: NDArray[np.int64], values: Sequence[str], log_cost: NDArray[np.float64]
 ) -> tuple[LevelEffect, ...]:
-    found = []
+    effects = []
     for at in np.unique(column):
         own = log_cost[column == at]
         mean, least = math.exp(own.mean()), math.exp(own.min())
-        found.append(LevelEffect(values[int(at)], mean, least, len(own)))
-    return tuple(found)
+        effects.append(LevelEffect(values[int(at)], mean, least, len(own)))
+    return tuple(effects)
 
 
 def _explained(columns: Sequence[NDArray[np.int64]], log_cost: NDArray[np.float64]) -> float:

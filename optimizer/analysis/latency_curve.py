@@ -1,4 +1,4 @@
-"""What each latency limit costs, by what the configurations of a study have shown. Pure.
+"""What each latency limit costs, from the load levels that a study measured.
 
 A limit is named by the stream whose own limit is the shortest; the limits of other streams keep
 their proportion to it.
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.extra_limits import share_within
-from optimizer.load.level_checks import valid_open_loop
 from optimizer.measurement.cost import Demand, Price, Score, score
 from optimizer.measurement.level import LoadLevel, Measurement, floor_per_second
+from optimizer.measurement.level_checks import valid_open_loop
+from optimizer.measurement.other_limits import share_within
 from optimizer.workload.streams import Stream
 
 Basis = Literal["measured", "extrapolated", "predicted"]
@@ -47,9 +47,9 @@ class MeasuredConfigurationLevels:
     """What a study has measured of one configuration.
 
     Attributes:
-        saturation: load factor under saturation, in the trial that the capacity was found in.
+        saturation: load factor under saturation, in the trial of the capacity.
         levels: of the trial and of whatever was measured of it besides.
-        certified: (limit in ms, what was found within it), ascending.
+        certified: (limit in ms, the measurement within it), ascending.
         searched_ms: the limits that its capacity was searched for within.
     """
 
@@ -67,11 +67,11 @@ class MeasuredConfigurationLevels:
     @property
     def least_latency_ms(self) -> float | None:
         """The shortest limit that any level would have met; None without an open-loop level."""
-        found = [
+        latencies_ms = [
             level.shortest_limit_ms * (1 + level.limit_overshoot)
             for level in valid_open_loop(self.levels)
         ]
-        return min(found, default=None)
+        return min(latencies_ms, default=None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class PricedConfiguration:
     def surely_usd_per_million(self) -> float:
         """At the lower end of the capacity: what offers are compared by.
 
-        By their estimates, those would win that are known least.
+        By the estimates alone, the least certain ones would win.
         """
         return self.usd_per_million * self.capacity.per_second / self.capacity.low
 
@@ -103,7 +103,7 @@ class WithinLimit:
 
     Attributes:
         limit_ms: of the stream whose own limit is the shortest.
-        offers: of every configuration that is known to serve anything within it, cheapest first.
+        offers: of every configuration with a capacity within it, cheapest first.
         predicted: one that was not measured and is expected to be cheaper, None without.
     """
 
@@ -152,20 +152,20 @@ class LatencyCosts:
 
 
 def capacity_within(
-    known: MeasuredConfigurationLevels, limit_ms: float
+    configuration: MeasuredConfigurationLevels, limit_ms: float
 ) -> tuple[Capacity, Basis] | None:
-    """What a configuration serves within a limit; None where that is nothing.
+    """Return the capacity of a configuration within a limit; None where it is 0.
 
-    Between limits within which its capacity was found it serves no less than within the shorter
-    one, and no more than within the longer one.
+    Between two limits with a measured capacity, it is at least that of the shorter limit and at
+    most that of the longer one.
     """
-    below = [found for limit, found in known.certified if limit <= limit_ms]
-    above = [found for limit, found in known.certified if limit >= limit_ms]
+    below = [measurement for limit, measurement in configuration.certified if limit <= limit_ms]
+    above = [measurement for limit, measurement in configuration.certified if limit >= limit_ms]
     if above and above[0].load_factor == 0:
         return None
     if below and above and below[-1].load_factor == above[0].load_factor:
         return _found(above[0]), "measured"
-    estimated = _estimated(known, limit_ms)
+    estimated = _estimated(configuration, limit_ms)
     if estimated is None:
         return None
     capacity, basis = estimated
@@ -185,13 +185,13 @@ def _found(measurement: Measurement) -> Capacity:
 
 
 def _estimated(
-    known: MeasuredConfigurationLevels, limit_ms: float
+    configuration: MeasuredConfigurationLevels, limit_ms: float
 ) -> tuple[Capacity, Basis] | None:
-    """By the levels alone; nothing where no level met the limit and so little may be left."""
-    within = share_within(known.levels, known.saturation, limit_ms)
+    """Estimate a capacity from the levels; None where none met the limit and it may be 0."""
+    within = share_within(configuration.levels, configuration.saturation, limit_ms)
     if within is None:
         return None
-    saturated = known.saturation * known.demand_per_second
+    saturated = configuration.saturation * configuration.demand_per_second
     floor = floor_per_second(saturated)
     at, low, high = (share * saturated for share in (within.share, within.low, within.high))
     if not within.met and low < floor:
@@ -201,37 +201,36 @@ def _estimated(
     return capacity, "measured" if within.shown else "extrapolated"
 
 
-def _at_most(capacity: Capacity, found: Measurement) -> Capacity:
-    at = min(capacity.per_second, found.capacity_per_second)
-    bounds = (capacity.high, found.capacity_high_per_second)
-    high = min((bound for bound in bounds if bound is not None), default=None)
+def _at_most(capacity: Capacity, bound: Measurement) -> Capacity:
+    at = min(capacity.per_second, bound.capacity_per_second)
+    ends = (capacity.high, bound.capacity_high_per_second)
+    high = min((end for end in ends if end is not None), default=None)
     return Capacity(at, min(capacity.low, at), None if high is None else max(at, high))
 
 
-def _at_least(capacity: Capacity, found: Measurement) -> Capacity:
-    at = max(capacity.per_second, found.capacity_per_second)
-    low = min(at, max(capacity.low, found.capacity_low_per_second))
+def _at_least(capacity: Capacity, bound: Measurement) -> Capacity:
+    at = max(capacity.per_second, bound.capacity_per_second)
+    low = min(at, max(capacity.low, bound.capacity_low_per_second))
     return Capacity(at, low, None if capacity.high is None else max(capacity.high, at))
 
 
 def latency_curve(
-    known: Sequence[MeasuredConfigurationLevels],
+    configurations: Sequence[MeasuredConfigurationLevels],
     limits_ms: Sequence[float],
     price: Price,
     demand: Demand,
 ) -> tuple[WithinLimit, ...]:
-    """What the measured configurations cost within each limit, ascending.
+    """Return what the measured configurations cost within each limit, ascending.
 
-    What is served within a limit is served within every longer one, however little the levels tell
-    of that.
+    The capacity within a limit is also a lower bound of the capacity within every longer one.
     """
     curve = []
     served: dict[ServingConfig, tuple[Capacity, Basis]] = {}
     for limit_ms in sorted(limits_ms):
-        for each in known:
-            found, before = capacity_within(each, limit_ms), served.get(each.config)
-            if found is not None:
-                served[each.config] = _no_less(found, before) if before is not None else found
+        for each in configurations:
+            within, before = capacity_within(each, limit_ms), served.get(each.config)
+            if within is not None:
+                served[each.config] = _no_less(within, before) if before is not None else within
         offers = [
             PricedConfiguration(config, basis, capacity, _score(capacity, price, demand))
             for config, (capacity, basis) in served.items()
@@ -244,7 +243,7 @@ def latency_curve(
 def recommended_first(
     curve: Sequence[WithinLimit], limit_ms: float, recommended: ServingConfig | None
 ) -> tuple[WithinLimit, ...]:
-    """Put first within the study's own limit what the study recommends.
+    """Put the study's recommendation first within its own limit.
 
     Other limits are compared by the cost at capacity alone; within its own, the study has compared
     fleets, and by confirmed figures.
@@ -258,12 +257,12 @@ def recommended_first(
 
 
 def _no_less(
-    found: tuple[Capacity, Basis], before: tuple[Capacity, Basis]
+    within: tuple[Capacity, Basis], before: tuple[Capacity, Basis]
 ) -> tuple[Capacity, Basis]:
-    """What is known within a limit, and within a shorter one."""
-    (own, basis), (shorter, shorter_basis) = found, before
+    """Raise a capacity to that within a shorter limit, where it is below."""
+    (own, basis), (shorter, shorter_basis) = within, before
     if own.low >= shorter.low and own.per_second >= shorter.per_second:
-        return found
+        return within
     at = max(own.per_second, shorter.per_second)
     high = None if own.high is None else max(own.high, at)
     surest = basis if shorter_basis == "measured" else shorter_basis
@@ -274,14 +273,16 @@ def _score(capacity: Capacity, price: Price, demand: Demand) -> Score:
     return score(capacity.per_second, capacity.low, price, demand)
 
 
-def usual_limits(known: Sequence[MeasuredConfigurationLevels], *own_ms: float) -> list[float]:
-    """Limits from the least latency that was seen to twice the longest that was asked for.
+def usual_limits(
+    configurations: Sequence[MeasuredConfigurationLevels], *own_ms: float
+) -> list[float]:
+    """Return limits from the lowest measured latency to twice the longest searched limit.
 
     Args:
         own_ms: limits that the study was searched for, which are among them.
     """
-    seen = [each.least_latency_ms for each in known]
-    least = min((latency for latency in seen if latency is not None), default=min(own_ms))
+    latencies_ms = [each.least_latency_ms for each in configurations]
+    least = min((latency for latency in latencies_ms if latency is not None), default=min(own_ms))
     spread = np.geomspace(min(least, *own_ms), _LONGEST * max(own_ms), _LIMITS).tolist()
     for own in own_ms:
         spread.remove(min(spread, key=lambda limit: abs(np.log(limit / own))))
@@ -290,9 +291,10 @@ def usual_limits(known: Sequence[MeasuredConfigurationLevels], *own_ms: float) -
 
 
 def undominated(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Which of some rows of costs are on the Pareto front, by number.
+    """Return the numbers of the rows of costs that are on the Pareto front.
 
-    A row is not where another is nowhere dearer and somewhere cheaper, or where all is infinite.
+    A row is dominated where another is nowhere dearer and somewhere cheaper, or where all its
+    costs are infinite.
     """
     rows = np.array(costs, dtype=float)
     return [

@@ -1,4 +1,4 @@
-"""What the records of a study say of each configuration, for other limits than its own."""
+"""The load levels that a study measured of each configuration, for limits other than its own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from optimizer.study.trial_records import has_wrong_answers
 def measured_configurations(
     trials: Iterable[TrialRecord], runs: LoadRuns
 ) -> list[MeasuredConfigurationLevels]:
-    """Every configuration whose capacity was searched for, in the order of the trials.
+    """Return every configuration whose capacity was searched for, in the order of the trials.
 
-    What was confirmed counts as it was confirmed; what did not hold then is left out.
+    Confirmed figures replace those of the trial; what the confirm phase contradicted is left out.
     """
     latest = {r.config: r for r in trials if r.outcome in ("ok", "infeasible") and _whole(r)}
     held = _by_config(runs.confirmations)
@@ -38,12 +38,12 @@ def _whole(record: TrialRecord) -> bool:
 
 
 def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[TrialRecord]]:
-    """Without failures that may pass, which say nothing of a configuration."""
-    found: dict[ServingConfig, list[TrialRecord]] = {}
+    """Group records by configuration, without transient failures."""
+    grouped: dict[ServingConfig, list[TrialRecord]] = {}
     for record in records:
         if not record.unmeasured:
-            found.setdefault(record.config, []).append(record)
-    return found
+            grouped.setdefault(record.config, []).append(record)
+    return grouped
 
 
 def _known(
@@ -70,7 +70,7 @@ def _known(
 
 
 def _met_ms(rounds: Iterable[Measurement]) -> float:
-    """The shortest limit that every round would have held what it held within."""
+    """Return the shortest limit within which every round would have certified its load."""
     return max(
         level.shortest_limit_ms * (1 + level.limit_overshoot)
         for held in rounds
@@ -79,18 +79,17 @@ def _met_ms(rounds: Iterable[Measurement]) -> float:
     )
 
 
-def _agreeing(found: Measurement, confirmed: Measurement, shorter: bool) -> Measurement:
-    """What a trial found within another limit, as far as it agrees with what was confirmed.
+def _agreeing(grouped: Measurement, confirmed: Measurement, shorter: bool) -> Measurement:
+    """Return the capacity within another limit, corrected by the confirmed one.
 
-    Within a shorter limit no more is served than within the one that was confirmed, and within a
-    longer one no less.
+    Within a shorter limit it is at most the confirmed capacity, within a longer one at least.
     """
-    if shorter == (found.load_factor <= confirmed.load_factor):
-        return found
+    if shorter == (grouped.load_factor <= confirmed.load_factor):
+        return grouped
     low = min if shorter else max
     return replace(
-        found,
+        grouped,
         load_factor=confirmed.load_factor,
-        load_factor_low=low(found.load_factor_low, confirmed.load_factor_low),
+        load_factor_low=low(grouped.load_factor_low, confirmed.load_factor_low),
         load_factor_high=confirmed.load_factor_high,
     )

@@ -1,4 +1,4 @@
-"""Why a study has no confirmed configuration within its limits, and what to do about it. Pure."""
+"""Why a study has no confirmed configuration within its limits, and what to do about it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def nothing_confirmed(
         return _not_measured_again(unconfirmed, confirmations)
     if not trials:
         return NothingConfirmed(
-            "it has measured nothing yet",
-            "preparing and calibrating took all the time: raise --timeout (in the space file "
-            "budget.wall_clock); the same command goes on from here",
+            "nothing was measured yet",
+            "preparation and calibration used all the time: raise --timeout (budget.wall_clock in "
+            "the space file), then rerun the command to resume",
         )
     contradicted = contradicted_by(confirmations)
     if contradicted:
         [last] = [*contradicted.values()][-1:]
         return NothingConfirmed(
-            f"{len(contradicted)} of {len(trials)} trials met the limits, and not when they were "
+            f"{len(contradicted)} of {len(trials)} trials met the limits, but not when they were "
             f"measured again; the last was {describe(last.config)}: {last.reason}",
             "keep other work off this machine, raise limit.latency_ms, or widen parameters",
         )
@@ -54,8 +54,8 @@ def nothing_confirmed(
         )
     return NothingConfirmed(
         f"none of {len(trials)} trials could be measured: {trials[-1].reason}",
-        "remove the cause, of which logs/server.log in the study's folder tells more, and go on "
-        "with a larger --trials",
+        "remove the cause (see logs/server.log in the study's folder), then resume with a larger "
+        "--trials",
     )
 
 
@@ -67,5 +67,5 @@ def _not_measured_again(
     return NothingConfirmed(
         f"nothing was confirmed; the best by its trial alone, {describe(unconfirmed.config)} "
         f"({unconfirmed.figures}), could not be measured again{reason}",
-        "remove the cause; the same command tries it again",
+        "remove the cause, then rerun the command to try again",
     )

@@ -1,4 +1,4 @@
-"""A study as it stands, read back for what is built on it: recommendations, fleets, what-ifs."""
+"""A study read back from its folder, for recommendations, fleets and reports."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StudyReading:
         return summary
 
     def decision(self, price: Price, demand: Demand) -> Decision:
-        """What the study recommends at some price and demand."""
+        """Return what the study recommends at a price and a demand."""
         space = self.searched.search_space
         return decide(self.trials, self.confirmations, price, demand, space)
 

@@ -92,12 +92,12 @@ def _search_ended(
 
 def all_statuses(results: Path) -> list[StudyStatus]:
     """All studies of a folder by name, and the runs beside them. Raises StorageError."""
-    found = [
+    directories = [
         StudyDirectory(root)
         for study in sorted(results.absolute().glob("*"))
         for root in (study, *(study / folder for folder in _FOLDERS))
     ]
-    names = [each.root.relative_to(results.absolute()) for each in found if _is_study(each)]
+    names = [each.root.relative_to(results.absolute()) for each in directories if _is_study(each)]
     return [study_status(results, name.as_posix()) for name in names]
 
 

@@ -1,4 +1,4 @@
-"""What configurations that were not measured are believed to cost within some latency limit."""
+"""Predicted cost of unmeasured configurations within a latency limit."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class Unmeasured:
     Args:
         space: less what the prepare phase dropped.
         trials: of the study.
-        known: what they say of each configuration.
-        setting: the price and the demand.
+        configurations: that the study measured.
+        context: the price and the demand.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         trials: Sequence[TrialRecord],
-        known: Sequence[MeasuredConfigurationLevels],
-        setting: StudyContext,
+        configurations: Sequence[MeasuredConfigurationLevels],
+        context: StudyContext,
     ) -> None:
         self._space = space
         self._history = History({record.number: record for record in trials})
-        self._known = {each.config: each for each in known}
-        self._setting = setting
-        self._likeness = PointFeatures.of(space)
+        self._configurations = {each.config: each for each in configurations}
+        self._context = context
+        self._features = PointFeatures.of(space)
 
     def cheaper(self, within: WithinLimit, forecast: Forecast) -> PricedConfiguration | None:
-        """The one that surely costs least within a limit, if it saves `WORTH_SAYING`.
+        """Return the cheapest unmeasured configuration, if it saves at least `WORTH_SAYING`.
 
         Both are compared at the lower ends of their capacities (see `PricedConfiguration`). The
         simulator's errors for the measured configurations correct it, as they do in a search.
@@ -65,12 +65,12 @@ class Unmeasured:
             within: what the measured ones cost.
             forecast: of every point, for the same limit.
         """
-        expected = LogForecast.of(forecast, self._setting)
-        belief = Posterior.fitted(list(self._seen(within)), expected, self._likeness)
+        expected = LogForecast.of(forecast, self._context)
+        posterior = Posterior.fitted(list(self._trials_within(within)), expected, self._features)
         rows = np.arange(len(self._space))
-        log_costs, sds = belief.log_cost(rows)
+        log_costs, sds = posterior.log_cost(rows)
         surely = log_costs + NORMAL_QUANTILE * sds
-        surely[belief.feasible(rows) <= _LIKELY] = math.inf
+        surely[posterior.feasible(rows) <= _LIKELY] = math.inf
         bound = math.inf
         if within.cheapest is not None:
             bound = math.log((1 - WORTH_SAYING) * within.cheapest.surely_usd_per_million)
@@ -83,50 +83,50 @@ class Unmeasured:
         return None
 
     def _open(self, config: ServingConfig) -> bool:
-        """Whether a configuration was not measured, at most bounded, and may still be."""
+        """Return whether a configuration may still be measured; a pruned one may."""
         decided = self._history.decided(config)
         return decided is None or decided.outcome == "bounded"
 
-    def _seen(self, within: WithinLimit) -> Iterator[TrialAtRow]:
-        """The trials as they would have ended within this limit."""
+    def _trials_within(self, within: WithinLimit) -> Iterator[TrialAtRow]:
+        """Yield the trials as they would have ended within this limit."""
         offers = {offer.config: offer for offer in within.offers}
         for record in self._history.records:
             position = self._space.position_of(record.config)
             if position is None:
                 continue
-            known, offer = self._known.get(record.config), offers.get(record.config)
-            if known is not None:
-                record = self._judged(record, known, offer, within.limit_ms)  # noqa: PLW2901
+            levels, offer = self._configurations.get(record.config), offers.get(record.config)
+            if levels is not None:
+                record = self._judged(record, levels, offer, within.limit_ms)  # noqa: PLW2901
             yield self._space.row_of[position], record
 
     def _judged(
         self,
         record: TrialRecord,
-        known: MeasuredConfigurationLevels,
+        levels: MeasuredConfigurationLevels,
         offer: PricedConfiguration | None,
         limit_ms: float,
     ) -> TrialRecord:
-        """What was extrapolated tells no more than the rate at saturation."""
+        """Return a trial as judged by this limit; an extrapolated one tells its saturation only."""
         if offer is not None and offer.basis == "measured":
             return replace(record, outcome="ok", told_value=offer.usd_per_million)
-        saturated = known.saturation * known.demand_per_second
+        saturated = levels.saturation * levels.demand_per_second
         told = self._usd_per_million(saturated)
-        if offer is not None or known.least_latency_ms is None:
+        if offer is not None or levels.least_latency_ms is None:
             return replace(record, outcome="bounded", told_value=told)
-        missed = (("limit", known.least_latency_ms / limit_ms - 1),)
+        missed = (("limit", levels.least_latency_ms / limit_ms - 1),)
         return replace(record, outcome="infeasible", told_value=told, constraints=missed)
 
     def _offer(self, config: ServingConfig, log_cost: float, sd: float) -> PricedConfiguration:
-        """A prediction with the interval at `CONFIDENCE` of what is not known of it."""
+        """Return a prediction with its interval at `CONFIDENCE`."""
         whole = self._usd_per_million(1.0)
         at = whole / math.exp(log_cost)
         capacity = Capacity(at, *(at * math.exp(s * NORMAL_QUANTILE * sd) for s in (-1, 1)))
         return PricedConfiguration(config, "predicted", capacity, self._score(capacity))
 
     def _score(self, capacity: Capacity) -> Score:
-        setting = self._setting
-        return score(capacity.per_second, capacity.low, setting.price, setting.demand)
+        context = self._context
+        return score(capacity.per_second, capacity.low, context.price, context.demand)
 
     def _usd_per_million(self, requests_per_second: float) -> float:
-        each = self._setting.demand.inferences_per_request
-        return usd_per_million(self._setting.price.usd_per_hour, requests_per_second, each)
+        each = self._context.demand.inferences_per_request
+        return usd_per_million(self._context.price.usd_per_hour, requests_per_second, each)

@@ -131,8 +131,12 @@ class ArtifactCache:
             StorageError: when they cannot be read.
         """
         with storage_errors(self.root):
-            timings = [_stored_timing(path) for path in self.timings.glob("*.cache")]
-        return [timing for timing in timings if timing.used_at < oldest]
+            files = [(path, path.stat()) for path in self.timings.glob("*.cache")]
+        return [
+            StoredEntry(path, "tensorrt timings", status.st_size, 0.0, status.st_mtime)
+            for path, status in files
+            if status.st_mtime < oldest
+        ]
 
     def remove(self, entries: Iterable[StoredEntry]) -> None:
         """Remove entries atomically, and the remains of killed builds. Raises StorageError."""
@@ -185,15 +189,11 @@ def versions(*packages: str) -> dict[str, str]:
     Raises:
         RequirementError: when one is not installed.
     """
-    return {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str:
     try:
-        return version(package)
+        return {package: version(package) for package in packages}
     except PackageNotFoundError as error:
         raise RequirementError(
-            f"building artefacts needs {package}: install it with pip"
+            f"building artefacts needs {error.name}: install it with pip"
         ) from error
 
 
@@ -256,11 +256,6 @@ def _stored(path: Path) -> StoredEntry:
 def _batch_range(batch: list[int] | None) -> str | None:
     """Return an engine's optimal and largest batch size, as in `ArtifactSpec.label`."""
     return f"batch {batch[0]}..{batch[1]}" if batch is not None else None
-
-
-def _stored_timing(file: Path) -> StoredEntry:
-    status = file.stat()
-    return StoredEntry(file, "tensorrt timings", status.st_size, 0.0, status.st_mtime)
 
 
 def _write_manifest(entry: Path, key: Key, seconds: float, facts: Facts) -> None:

@@ -10,7 +10,6 @@ from rich.console import Console
 from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis, why_missed, why_void
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import Percentile
@@ -24,6 +23,7 @@ from optimizer.measurement.level import (
     ServerSplit,
     StreamLevel,
 )
+from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
 

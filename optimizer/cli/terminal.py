@@ -132,7 +132,8 @@ def _longest_word(texts: Sequence[str]) -> int:
 
 def _drawn(table: Table, width: int) -> RichTable:
     drawn = RichTable.grid(padding=(0, _BETWEEN_COLUMNS, 0, 0))
-    drawn.title, drawn.title_justify, drawn.title_style = table.title or None, "left", "bold"
+    drawn.title = Text(table.title, style="bold") if table.title else None
+    drawn.title_justify = "left"
     columns = len(table.columns)
     even = max(1, width // columns - _BETWEEN_COLUMNS)
     widths = _widths(table, width) or [even] * columns

@@ -11,9 +11,9 @@ from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import open_run, open_space, warn_of_space_file
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
-from optimizer.load.level_checks import capacity_basis
 from optimizer.load.ramp import find_by_ramp, largest_rate_within
 from optimizer.machine.slots import Slot
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.benchmark_page import benchmark_page
 from optimizer.search.evaluator import LiveEvaluator

@@ -9,11 +9,11 @@ from optimizer.commands.load_test_job import JobTests
 from optimizer.configuration.serving_config import describe
 from optimizer.fleet.instance_estimate import Observation
 from optimizer.fleet.recommendation import StudyObservations
-from optimizer.load.level_checks import capacity_basis
 from optimizer.load.ramp import largest_rate_within
 from optimizer.load.user_load_file import JOB_PERCENTILE
 from optimizer.measurement.cost import Candidate, Demand, Price
 from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, levels_near
 from optimizer.study.history import scored

@@ -12,8 +12,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optimizer.load.knee import Knee, find_knee, knee_point, share_by_service_time
-from optimizer.load.level_checks import (
+from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
+from optimizer.load.stopping import LateFraction, RateConverged
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.knee import Knee, find_knee, knee_point, share_by_service_time
+from optimizer.measurement.level import (
+    HIGHEST_SHARE,
+    LoadLevel,
+    Measurement,
+    floor_per_second,
+)
+from optimizer.measurement.level_checks import (
     describe_void,
     limit_overshoot,
     longest_lag_ms,
@@ -23,15 +32,6 @@ from optimizer.load.level_checks import (
     valid_open_loop,
     why_missed,
     why_void,
-)
-from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
-from optimizer.load.stopping import LateFraction, RateConverged
-from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import (
-    HIGHEST_SHARE,
-    LoadLevel,
-    Measurement,
-    floor_per_second,
 )
 from optimizer.measurement.trial_record import Outcome
 from optimizer.workload.streams import Workload

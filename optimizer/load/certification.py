@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
-from optimizer.load.level_checks import describe_void, why_void
 from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.level_checks import describe_void, why_void
 from optimizer.workload.streams import Workload
 
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)

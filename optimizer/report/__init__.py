@@ -1,1 +1,1 @@
-"""Pages that people read: tables and charts in one file, without a network."""
+"""What people read of results: tables, sentences, charts, Markdown, and pages in one file."""

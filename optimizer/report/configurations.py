@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis
 from optimizer.measurement.level import Measurement
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of

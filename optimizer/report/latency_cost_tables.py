@@ -37,7 +37,7 @@ def latency_cost_table(costs: LatencyCosts) -> Table:
         if within.cheapest is None:
             rows.append((name, "", "not met", *("",) * 5))
         for offer in _offers(within):
-            if searched:
+            if searched and offer is within.cheapest:
                 highlighted.append(len(rows))
             rows.append((name, *_cells(offer, numbers[offer.config])))
     limit, demand = costs.shortest.limit, costs.demand.requests_per_second

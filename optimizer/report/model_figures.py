@@ -1,4 +1,4 @@
-"""What was predicted beside what was measured, and what each parameter does, drawn."""
+"""Charts of predictions against measurements, and of the effects of parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def median_error(pairs: Sequence[Predicted]) -> float:
 
 
 def predicted_against_measured(pairs: Sequence[Predicted]) -> go.Figure:
-    """Both axes logarithmic; on the line both agree."""
+    """Draw predicted against measured capacities on logarithmic axes."""
     figure = go.Figure()
     values = [value for each in pairs for value in (each.predicted, each.measured)]
     ends = [0.8 * min(values), 1.25 * max(values)]
@@ -76,7 +76,7 @@ def predicted_against_measured(pairs: Sequence[Predicted]) -> go.Figure:
 
 
 def importances(effects: Effects) -> go.Figure:
-    """Shares of the variance, parameters and pairs."""
+    """Draw the shares of the variance of parameters and of pairs."""
     named = [(effect.parameter, effect.share, 0) for effect in effects.main]
     named += [
         (wrapped_label(" x ".join(each.parameters)), each.share, 1) for each in effects.interactions
@@ -93,7 +93,7 @@ def importances(effects: Effects) -> go.Figure:
             marker={"color": COLOURS[kind], "pattern": {"shape": pattern}},
         )
     figure.update_layout(
-        title="Share of the variance of the logarithm of the cost",
+        title="Parameter importance: share of the variance of the cost's logarithm",
         template="plotly_white",
         height=120 + 34 * len(named),
         margin={"l": label_margin_px(name for name, _, _ in named), "r": 10},
@@ -105,7 +105,7 @@ def importances(effects: Effects) -> go.Figure:
 
 
 def main_effects(effects: Effects) -> go.Figure:
-    """Cost by each value of the parameters that matter most: mean and cheapest."""
+    """Draw the cost by each value of the most important parameters: mean and cheapest."""
     shown = effects.main[:_SHOWN]
     rows = math.ceil(len(shown) / _ACROSS)
     figure = make_subplots(
@@ -118,7 +118,7 @@ def main_effects(effects: Effects) -> go.Figure:
     for at, effect in enumerate(shown):
         _draw(figure, effect, at // _ACROSS + 1, at % _ACROSS + 1)
     figure.update_layout(
-        title="$ per million by value: mean over all configurations, and the cheapest",
+        title="$ per million by parameter value: mean and cheapest configuration",
         template="plotly_white",
         height=90 + 260 * rows,
         margin={"l": 60, "r": 10},

@@ -1,4 +1,4 @@
-"""What each latency limit costs, as a page: the curve, the fleet, and the figures below them."""
+"""The page of what each latency limit costs: charts of cost and fleet, and their figures."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _FLEET = _Drawn(
 
 
 def _chart(costs: LatencyCosts, drawn: _Drawn) -> go.Figure:
-    """What meets a limit meets every longer one: its cost holds until a cheaper one is met."""
+    """Draw the cost as stairs: what meets a limit meets every longer one."""
     figure = go.Figure()
     cheapest = [(w.limit_ms, w.cheapest) for w in costs.curve if w.cheapest is not None]
     figure.add_scatter(

@@ -17,7 +17,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def plan_page(plan: Plan, described: Mapping[str, str]) -> str:
-    """HTML in one file.
+    """Return HTML in one file.
 
     Args:
         described: configurations in words, by the name of the instance's study.
@@ -45,13 +45,13 @@ def _over_time(plan: Plan) -> go.Figure:
     figure.add_scatter(
         x=at, y=curve.rates, name="demand", line={"color": "#000000", "width": 1.5}, row=1, col=1
     )
-    ways = plan.all_policies
-    for way, colour, dash in zip(ways, cycle(COLOURS), cycle(_DASHES)):
-        step = curve.seconds / len(way.charged) / 3600
+    policies = plan.all_policies
+    for policy, colour, dash in zip(policies, cycle(COLOURS), cycle(_DASHES)):
+        step = curve.seconds / len(policy.charged) / 3600
         figure.add_scatter(
-            x=np.arange(len(way.charged)) * step,
-            y=way.charged,
-            name=way.name,
+            x=np.arange(len(policy.charged)) * step,
+            y=policy.charged,
+            name=policy.name,
             line={"color": colour, "shape": "hv", "dash": dash, "width": 2},
             row=2,
             col=1,

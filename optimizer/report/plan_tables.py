@@ -1,4 +1,4 @@
-"""A planned fleet in words and tables, as the terminal and the page show it."""
+"""A planned fleet in sentences and tables, as the terminal and the page show it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 
 
 def headline(plan: Plan) -> str:
-    """What to do, in one sentence."""
+    """Return the recommended fleet and its cost in one sentence."""
     constant = plan.policies[0]
-    best = min(_ways(plan), key=lambda way: (way.missed_steps(plan.allowed) > 0, way.usd_per_month))
+    best = min(
+        _policies(plan),
+        key=lambda policy: (policy.missed_steps(plan.allowed) > 0, policy.usd_per_month),
+    )
     text = (
         f"{fleet_text(plan.fleet)} for {form.rate(plan.inputs.curve.peak)} requests/s: "
         f"{form.usd(plan.fleet.usd_per_hour)} an hour, {form.usd(constant.usd_per_month)} a month"
@@ -98,9 +101,9 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
         tuple(rows),
         (
             *(f"{m.instance.name}: {described[m.instance.name]}" for m in plan.fleet.members),
-            "Measured, with its lower bound; simulated: the most under a steady load, once service "
-            "times were changed (times) so that the simulated capacity is the measured one. Fleets "
-            "are sized by the lower of the two last.",
+            "Measured, at least: the capacity and its lower bound. Simulated: the highest steady "
+            "load within the limits, with service times scaled (times) so that the simulated "
+            "capacity is the measured one. Fleets are sized by the lower of the two.",
         ),
     )  # fmt: skip
 
@@ -110,16 +113,16 @@ def _over_time(plan: Plan) -> Table:
     steps = len(plan.inputs.curve.per_second)
     rows = [
         (
-            way.name,
-            _span(way.charged),
-            form.usd(way.usd_per_hour),
-            form.usd(way.usd_per_month),
-            form.percent(way.usd_per_month / constant),
-            f"{way.missed_steps(plan.allowed)} of {steps}",
-            f"{way.late_share.max():.2%}",
-            _target(way.policy),
+            policy.name,
+            _span(policy.charged),
+            form.usd(policy.usd_per_hour),
+            form.usd(policy.usd_per_month),
+            form.percent(policy.usd_per_month / constant),
+            f"{policy.missed_steps(plan.allowed)} of {steps}",
+            f"{policy.late_share.max():.2%}",
+            _target(policy.policy),
         )
-        for way in _ways(plan)
+        for policy in _policies(plan)
     ]
     delay = plan.inputs.launch_seconds
     return Table(
@@ -127,12 +130,13 @@ def _over_time(plan: Plan) -> Table:
         ("policy", "instances", "$/hour", "$/month", "share", "over", "worst", "target"),
         tuple(rows),
         (
-            f"An instance serves {delay:g} s after it is ordered, and its setup; it is charged "
-            f"from the order. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
-            f"than {plan.allowed:.1%} of the requests are late; worst: late in the worst step.",
-            "Scheduled: as if the demand were known beforehand. Scaled on a metric: read every "
-            "minute, fewer only after five; at the highest target that keeps the limit in every "
-            "step, else at the lowest that was tried; up to "
+            f"An instance serves {delay:g} s after it is launched, plus its setup; it is charged "
+            f"from the launch. Over: steps of {plan.inputs.curve.step_seconds:g} s in which more "
+            f"than {form.fine_percent(plan.allowed)} of the requests are late; worst: the share "
+            "of late requests in the worst step.",
+            "Scheduled: the demand is known in advance. Target tracking: the metric is read every "
+            "minute, instances are removed after five; at the highest target that keeps the limit "
+            "in every step, else at the lowest that was tried; up to "
             f"{MOST_AUTOSCALED} times the recommended fleet.",
         ),
     )  # fmt: skip
@@ -151,18 +155,18 @@ def _peak(plan: Plan) -> Table:
         ("fleet", "instances", "latency, ms", "limit, ms", "late", "verdict"),
         tuple(rows),
         (
-            "Requests reach instances at random, by their capacity. A balancer that knows which is "
-            "least busy does no worse. Waits: what requests wait when what was lost serves again, "
-            "where less is left than what comes saturates.",
+            "Requests are distributed at random, in proportion to the capacity of the instances; "
+            "a least-loaded balancer does no worse. Waits: how long requests wait until the lost "
+            "instances serve again, where the remaining ones are saturated.",
         ),
     )
 
 
-def _peak_row(name: str, fleet: str, found: Sequence[SimulatedFleet]) -> tuple[str, ...]:
-    worst = max(found, key=lambda each: each.latency_ms / each.limit_ms)
-    requests = sum(each.per_second for each in found)
-    late = sum(each.late_share * each.per_second for each in found) / requests
-    verdict = "kept" if keeps_limits(found) else "missed"
+def _peak_row(name: str, fleet: str, simulated: Sequence[SimulatedFleet]) -> tuple[str, ...]:
+    worst = max(simulated, key=lambda each: each.latency_ms / each.limit_ms)
+    requests = sum(each.per_second for each in simulated)
+    late = sum(each.late_share * each.per_second for each in simulated) / requests
+    verdict = "kept" if keeps_limits(simulated) else "missed"
     return (
         name,
         fleet,
@@ -173,8 +177,8 @@ def _peak_row(name: str, fleet: str, found: Sequence[SimulatedFleet]) -> tuple[s
     )
 
 
-def _one_row(name: str, kind: str, found: SimulatedFleet) -> tuple[str, ...]:
-    return _peak_row(name, f"{form.count(found.instances)} x {kind}", [found])
+def _one_row(name: str, kind: str, simulated: SimulatedFleet) -> tuple[str, ...]:
+    return _peak_row(name, f"{form.count(simulated.instances)} x {kind}", [simulated])
 
 
 def _loss_row(loss: CapacityLoss) -> tuple[str, ...]:
@@ -192,7 +196,7 @@ def _surviving(plan: Plan) -> Table:
     for name, mix in plan.surviving.items():
         what = {"nothing": "nothing", "instance": "an instance", "zone": "a zone"}[name]
         if mix is None:
-            rows.append((what, "cannot be had", "-", "-"))
+            rows.append((what, "not available", "-", "-"))
             continue
         more = mix.usd_per_hour / least.usd_per_hour - 1 if least is not None else 0.0
         rows.append((what, fleet_text(mix), form.usd(mix.usd_per_hour), form.change(more)))
@@ -209,7 +213,7 @@ def hours(plan: Plan) -> Table | None:
     if min(curve.per_second) == curve.peak:
         return None
     shown = min(_HOURS_SHOWN, len(curve.per_second))
-    ways = _ways(plan)
+    policies = _policies(plan)
     rows = []
     for hour in range(shown):
         begin, end = (n * curve.seconds / shown for n in (hour, hour + 1))
@@ -218,12 +222,12 @@ def hours(plan: Plan) -> Table | None:
                 _clock(begin),
                 f"{_between(curve.rates, begin / curve.seconds, end / curve.seconds).max():,.1f}",
                 *(
-                    f"{_between(way.charged, hour / shown, (hour + 1) / shown).max():,}"
-                    for way in ways
+                    f"{_between(policy.charged, hour / shown, (hour + 1) / shown).max():,}"
+                    for policy in policies
                 ),
             )
         )
-    names = [way.name for way in ways]
+    names = [policy.name for policy in policies]
     return Table(
         "Peak per interval: demand, and instances",
         ("from", "requests/s", *names),
@@ -243,7 +247,7 @@ def _clock(seconds: float) -> str:
     return f"day {days + 1} {clock}" if days else clock
 
 
-def _ways(plan: Plan) -> tuple[ScalingPolicy, ...]:
+def _policies(plan: Plan) -> tuple[ScalingPolicy, ...]:
     return plan.all_policies
 
 

@@ -1,4 +1,4 @@
-"""Where a request's time goes, and in which batches it is executed, drawn for several levels."""
+"""Charts of where a request's time goes, and of the batches that are executed."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
 
 def batch_histogram(levels: Mapping[str, LoadLevel]) -> go.Figure:
     """Shares of the inferences by batch size, one row for each level that has any."""
-    shares = {name: found for name, level in levels.items() if (found := batch_shares(level))}
+    shares = {name: share for name, level in levels.items() if (share := batch_shares(level))}
     figure = make_subplots(
         rows=max(1, len(shares)),
         cols=1,
@@ -103,8 +103,8 @@ def batch_histogram(levels: Mapping[str, LoadLevel]) -> go.Figure:
         subplot_titles=list(shares),
         vertical_spacing=0.3 / max(1, len(shares)),
     )
-    for row, (found, colour) in enumerate(zip(shares.values(), cycle(COLOURS), strict=False), 1):
-        figure.add_bar(x=list(found), y=list(found.values()), marker_color=colour, row=row, col=1)
+    for row, (share, colour) in enumerate(zip(shares.values(), cycle(COLOURS), strict=False), 1):
+        figure.add_bar(x=list(share), y=list(share.values()), marker_color=colour, row=row, col=1)
     figure.update_layout(
         title="Inferences by the batch that they were executed in, at the capacity",
         template="plotly_white",

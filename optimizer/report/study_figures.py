@@ -1,7 +1,6 @@
-"""A study's figures: its course, cost against latency, latency against load.
+"""Charts of a study: its course, cost against latency, latency against load.
 
-Pure computation first, drawing after. Whatever is told by a colour is told by a marker or a dash
-too.
+Each is computed first and drawn afterwards. Colours are backed by markers or dashes.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _OUTCOMES: Mapping[Outcome, tuple[str, str]] = {
 _MARKERS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SHOWN = 5
-"""Curves of latency against load beside the baseline's: more cannot be told apart."""
+"""Curves of latency against load beside the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class HistoryPoint:
 
 
 def history_of(records: Sequence[TrialRecord]) -> tuple[HistoryPoint, ...]:
-    """The trials in the order of their numbers, each with the best up to it."""
+    """Return the trials in the order of their numbers, each with the best up to it."""
     points, best, seconds = [], None, 0.0
     for record in sorted(records, key=lambda record: record.number):
         cost = record.score.usd_per_million_at_capacity if record.score is not None else None
@@ -100,7 +99,7 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
     figure.add_scatter(
         x=[point.measured_seconds for point in best],
         y=[point.best_usd_per_million for point in best],
-        name="least so far",
+        name="lowest so far",
         mode="lines",
         line={"shape": "hv", "color": COLOURS[0], "width": 2},
         hoverinfo="skip",
@@ -139,7 +138,7 @@ def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint]
 
 
 def _hover(point: HistoryPoint) -> str:
-    """What a server has said may look like markup."""
+    # The message of a server may look like markup.
     return f"trial {point.number}, {point.described}<br>{escape(point.reason)}"
 
 
@@ -190,7 +189,7 @@ def _artifact(config: ServingConfig) -> str:
 def cost_latency_figure(
     records: Sequence[TrialRecord], best: ServingConfig | None = None
 ) -> Figure:
-    """What each trial costs beside how late it answers, both at its capacity.
+    """Draw the cost of each trial against its latency, both at its capacity.
 
     Args:
         records: of the search; those that did not meet the limits are left out.

@@ -1,4 +1,4 @@
-"""What a study measured as pandas tables, with units in the names of columns. Pure.
+"""What a study measured as pandas tables, with units in the names of columns.
 
 A column is there in every table of its kind, whatever was measured, so that code that reads one can
 rely on it; a figure that does not exist is missing (NaN).
@@ -119,7 +119,7 @@ def _number(value: float | None) -> float:
 
 
 def _parameters(config: ServingConfig | None, space: SearchSpace) -> Row:
-    """What is served, in the words of the space file."""
+    """Return the parameters of a configuration, named as in the space file."""
     several = len(space.models) > 1
     row: Row = {}
     for own in space.models:
@@ -146,7 +146,7 @@ def levels_frame(records: Sequence[TrialRecord], workload: Workload) -> pd.DataF
 
 
 def measured_levels_frame(levels: Sequence[LoadLevel], workload: Workload) -> pd.DataFrame:
-    """The same of levels that belong to no trial."""
+    """Return one row for each stream of levels that belong to no trial."""
     targets = {stream.name: stream.target for stream in workload.streams}
     rows = [
         {"level": n, **row} for n, level in enumerate(levels) for row in _streams(level, targets)
@@ -215,7 +215,7 @@ def _stream(stream: StreamLevel) -> Row:
 
 
 def _split(split: ServerSplit | None) -> Row:
-    """The server's own times, means of a request; missing where its statistics were not at hand."""
+    """Return the server's own mean times of a request; missing without its statistics."""
     if split is None:
         return {}
     compute_ms = split.compute_input_ms + split.compute_infer_ms + split.compute_output_ms
@@ -257,7 +257,7 @@ def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd
 
 
 def finding_series(finding: ConfirmedCapacity, space: SearchSpace) -> pd.Series:
-    """What was found of one configuration: its figures, by names like those of a trial's."""
+    """Return the figures of one configuration, named as the columns of trials."""
     candidate = finding.candidate
     measurement = candidate.measurement
     return pd.Series(

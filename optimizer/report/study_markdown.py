@@ -1,4 +1,4 @@
-"""A study's report as Markdown: what a pull request or a message has room for."""
+"""A study's report as Markdown, without the sections that only a page has room for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT_OUT = ("trials",)
 
 
 def study_markdown(report: StudyReport) -> str:
-    """GitHub's Markdown; what comes from elsewhere cannot be read as markup."""
+    """Return GitHub's Markdown; texts from elsewhere are escaped."""
     lines = [f"# {_plain(report.title)}"]
     for section in sections(report):
         if section.anchor not in _LEFT_OUT and (own := list(_section(section))):
@@ -26,7 +26,7 @@ def _section(section: ReportSection) -> Iterator[str]:
     for paragraph in section.paragraphs:
         yield from ("", _plain(paragraph))
     for table in section.tables:
-        yield from ("", *_table(table))
+        yield from ("", *_table(table.for_page))
     if section.code:
         yield from ("", *(f"    {line}" for line in section.code))
 
@@ -44,7 +44,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """With everything escaped that Markdown or HTML would take for markup, in one line."""
+    """Escape everything that Markdown or HTML would take for markup, in one line."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", text)

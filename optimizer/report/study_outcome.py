@@ -12,7 +12,7 @@ from functools import cached_property
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis
+from optimizer.measurement.level_checks import capacity_basis
 from optimizer.report import number_formats as form
 from optimizer.report.configurations import (
     claims_table,
@@ -128,19 +128,19 @@ class StudyOutcome:
 
     def tables(self) -> list[Table]:
         """Return the best beside what it is compared with."""
-        found = []
+        tables = []
         if self.best is not None:
             equal = self.decision.equal_cost
             named = [("best", equal[0])]
             if self.baseline is not None and self.baseline not in equal:
                 named.append(("baseline", self.baseline))
             named += [("equal cost", each) for each in equal[1:]]
-            found.append(configurations_table("The best and what it is compared with", named))
+            tables.append(configurations_table("The best and what it is compared with", named))
         if self.claims:
-            found.append(claims_table(self.claims))
+            tables.append(claims_table(self.claims))
         if self.summary is not None and self.summary.pareto:
-            found.append(front_table(self.summary.pareto))
-        return found
+            tables.append(front_table(self.summary.pareto))
+        return tables
 
     def course(self) -> str:
         """Return what the study took, in one sentence."""

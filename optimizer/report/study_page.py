@@ -13,7 +13,7 @@ _FILTERED_FROM = 20
 
 
 def study_page(report: StudyReport) -> str:
-    """HTML in one file."""
+    """Return HTML in one file."""
     made = sections(report)
     values = {
         "title": report.title,
@@ -29,7 +29,7 @@ def study_page(report: StudyReport) -> str:
 
 
 def _without_title(chart: go.Figure) -> str:
-    """Takes the title from a chart, for a caption: captions are broken where lines are short."""
+    """Remove the title of a chart and return it for the caption, which wraps on a phone."""
     title = chart.layout.title.text or ""
     chart.update_layout(title=None, margin_t=30)
     return title

@@ -62,8 +62,8 @@ class StudyReport:
             each.config: each.candidate.measurement
             for each in (*baseline, *outcome.decision.ranking)
         }
-        found = {config: measured[config].nearest_level for config in self.finalists()}
-        return {describe(c): level for c, level in found.items() if level is not None}
+        levels = {config: measured[config].nearest_level for config in self.finalists()}
+        return {describe(c): level for c, level in levels.items() if level is not None}
 
     def timings(self, config: ServingConfig) -> Timings:
         """Return how long the artefacts of a configuration took when they were prepared."""

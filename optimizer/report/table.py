@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias, TypeVar
 
 _Item = TypeVar("_Item")
 
+_MANY_COLUMNS, _FEW_ROWS = 7, 4
+
 
 @dataclass(frozen=True)
 class Table:
@@ -30,6 +32,12 @@ class Table:
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     highlighted: tuple[int, ...] = ()
+
+    @property
+    def for_page(self) -> Table:
+        """The table as a page shows it: many figures of few items are below each other."""
+        wide = len(self.columns) > _MANY_COLUMNS and 0 < len(self.rows) <= _FEW_ROWS
+        return self.transposed if wide else self
 
     @property
     def transposed(self) -> Table:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.load.knee import find_knee, knee_point
 from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
+from optimizer.measurement.knee import find_knee, knee_point
 from optimizer.measurement.level import HIGHEST_SHARE, Measurement
 
 PRIOR_ROUNDS = 4

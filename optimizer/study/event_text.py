@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optimizer.configuration.serving_config import describe
-from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.measurement.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.events import (
     ArtifactReady,

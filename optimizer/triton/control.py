@@ -31,6 +31,10 @@ _COUNTED_SECONDS = 2.0
 _NO_MODEL = "no model is called so"
 
 
+class UnexplainedLoadFailure(ModelLoadFailure):
+    """The server did not load a model, and only its log says why."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Addresses of a server, as host:port."""
@@ -345,10 +349,12 @@ def _load_failure(
     if "UNAVAILABLE" in status:
         return ServerFailure(f"the server went away while it loaded {model}: {_message(error)}")
     if "DEADLINE_EXCEEDED" in status:
-        return ModelLoadFailure(
-            f"{model} was not loaded within {timeout_seconds:g} s", transient=True
-        )
-    return ModelLoadFailure(f"the server could not load {model}: {_message(error)}")
+        late = f"{model} was not loaded within {timeout_seconds:g} s"
+        return UnexplainedLoadFailure(late, transient=True)
+    message = _message(error)
+    # Triton's reply for every config.pbtxt that is wrong.
+    kind = UnexplainedLoadFailure if "failed to poll" in message else ModelLoadFailure
+    return kind(f"the server could not load {model}: {message}")
 
 
 def _message(error: InferenceServerException) -> str:

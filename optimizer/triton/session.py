@@ -13,7 +13,7 @@ from optimizer.configuration.serving_config import ArtifactSpec, ServerOptions, 
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
-from optimizer.triton.control import ServerControl
+from optimizer.triton.control import ServerControl, UnexplainedLoadFailure
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.triton.repository import ModelWriter
@@ -171,7 +171,7 @@ class ServingSession:
             return ServerFailure(reason)
         if reason is not None:
             return ServerFailure(f"{error}; {reason}")
-        if isinstance(error, ModelLoadFailure) and _reason_is_in_the_log(error):
+        if isinstance(error, UnexplainedLoadFailure):
             text = f"{error}; {last_errors(log)}"
             return ModelLoadFailure(text, transient=error.transient)
         return error
@@ -222,8 +222,3 @@ class ServingSession:
                 return True
             time.sleep(0.05)
         return False
-
-
-def _reason_is_in_the_log(error: ModelLoadFailure) -> bool:
-    """Return whether only the log says why a model did not come up or a config.pbtxt is wrong."""
-    return error.transient or "failed to poll" in str(error)

@@ -35,12 +35,12 @@ from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.bundle.checks import check_files
 from optimizer.export.bundle.difference import difference
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, read_bundle
+from optimizer.files.arrival_trace import read_trace
 from optimizer.files.shipped import shipped
 from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.price_list import price_warning, read_prices, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
 from optimizer.search.recorded.table_file import read_table, write_table
-from optimizer.space_file.arrival_trace import read_trace
 from optimizer.space_file.reader import load_space
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.space_file.arrival_trace import read_trace
+from optimizer.files.arrival_trace import read_trace
 
 
 def written(folder: Path, text: str) -> Path:

@@ -98,7 +98,7 @@ def test_users_are_shown_minute_by_minute() -> None:
     assert "User load: its time was up" in text
     lines = [line.replace("│", " ").split() for line in text.splitlines()]
     assert ["0.00", "to", "0.02", "2", "1800", "40.0"] in lines
-    assert ["0.02", "to", "0.03", "3", "0", "none"] in lines
+    assert ["0.02", "to", "0.03", "3", "0", "-"] in lines
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_users_are_shown_minute_by_minute() -> None:
     [
         (
             GpuUse("GPU-1", "NVIDIA T4", 87.4, 3011.0, 68.2, 1350.0, 71.0),
-            "GPU NVIDIA T4: 87 %, 3011 MiB, 68 W, 1350 MHz, 71 C at most",
+            "GPU NVIDIA T4: 87 %, 3011 MiB, 68 W, 1350 MHz, 71 C maximum",
         ),
         (
             GpuUse("GPU-1", "NVIDIA T4", None, None, None, 600.0, None, ("HwThermalSlowdown",),
                    2, mig=True, mps=False),
-            "GPU NVIDIA T4: 600 MHz, held down by HwThermalSlowdown, 2 ECC errors, MIG",
+            "GPU NVIDIA T4: 600 MHz, throttled: HwThermalSlowdown, 2 ECC errors, MIG",
         ),
         (
             GpuUse("GPU-1", "NVIDIA T4", None, None, None, None, None),
-            "GPU NVIDIA T4: tells nothing",
+            "GPU NVIDIA T4: no figures available",
         ),
     ],
 )  # fmt: skip

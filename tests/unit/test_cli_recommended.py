@@ -50,10 +50,11 @@ def test_every_figure_is_marked_with_what_it_rests_on() -> None:
     assert shown(found) == (GOLDEN / "recommended.txt").read_text()
 
 
-def test_five_offers_are_two_tables() -> None:
+def test_five_offers_are_in_tables_that_fit() -> None:
     every = [replace(studied(capacity=100.0 + n), study=f"t4-{n}") for n in range(5)]
     text = shown(recommend(every, [], LISTED, DEMAND))
-    assert text.count("Instance types for 500 requests/s, 10% kept free") == 2
+    assert text.count("Instance types for 500 requests/s, 10% headroom") == 2
+    assert all(f"{rate} c" in text for rate in ("6,240", "6,180", "6,120", "6,060", "6,000"))
 
 
 def test_nothing_is_extrapolated_unsaid() -> None:
@@ -88,7 +89,7 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert run("found", "empty", *results, "--demand", "700", "--rate", "on-demand") == 0
     output = capsys.readouterr().out
     assert "Recommended: 7 x ml.g5.xlarge" in output
-    assert "empty: nothing within the limits: it has measured nothing yet" in output
+    assert "empty: nothing within the limits: nothing was measured yet" in output
     assert run("empty", *results) == 1
     assert run("found", *results, "--trials", "3") == 2
     assert "--trials and --timeout are options of a --search" in capsys.readouterr().err

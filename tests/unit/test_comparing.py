@@ -180,7 +180,7 @@ def test_what_cannot_be_compared_is_refused_with_every_difference(results: Path)
     WholeStudy(results / "longer", {0: 100.0}, sections={"models": longer}).written()
     ran = compare(results, "before", "other", "longer")
     assert ran.exit_code == 2
-    assert "the studies did not ask the same" in ran.output
+    assert "the workloads of the studies differ" in ran.output
     for said in (
         "limit.latency_ms: 100.0 in before, 50.0 in other",
         "traffic.arrivals: poisson in before, constant in other",

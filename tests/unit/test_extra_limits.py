@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from optimizer.load.capacity import CapacityProtocol, find_capacity
-from optimizer.load.extra_limits import at_other_limit, find_capacities, share_within
+from optimizer.load.extra_limits import find_capacities
 from optimizer.load.level_plan import ClosedLoop
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import HIGHEST_SHARE, ExtraLimit, LevelVerdict
+from optimizer.measurement.other_limits import at_other_limit, share_within
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.studies import LIMIT_MS, level
 from tests.unit.test_load_capacity import SERVERS

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import CapacityProtocol, find_capacity
-from optimizer.load.level_checks import why_missed
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, StreamLevel
+from optimizer.measurement.level_checks import why_missed
 from tests.unit.simulated_server import SimulatedServer, workload
 
 PROTOCOL = CapacityProtocol()

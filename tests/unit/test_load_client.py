@@ -20,10 +20,10 @@ from optimizer.errors import LoadTestFailure
 from optimizer.load import client as client_module
 from optimizer.load.client import LoadClient
 from optimizer.load.exchange import LevelProgress
-from optimizer.load.level_checks import why_void
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level_checks import why_void
 from tests.unit.fake_triton import BODIES, RATE, FakeTriton, Serve, at_once, target
 
 pytestmark = pytest.mark.serial

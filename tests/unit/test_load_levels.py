@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
-from optimizer.load.knee import knee_point
-from optimizer.load.level_checks import limit_overshoot, why_missed
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
+from optimizer.measurement.knee import knee_point
 from optimizer.measurement.level import ClientUse, LoadLevel
+from optimizer.measurement.level_checks import limit_overshoot, why_missed
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
 
 CLIENT = ClientUse(processes=1, cpu_seconds=0.5, memory_mib=60.0, lag_ms=0.2)

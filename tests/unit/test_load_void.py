@@ -12,11 +12,11 @@ from optimizer.errors import VoidLevelFailure
 from optimizer.load.capacity import RunLevel, find_capacity
 from optimizer.load.certification import CertificationTask, certify_load
 from optimizer.load.curve import find_capacity_and_service, find_latencies, find_service
-from optimizer.load.extra_limits import share_within
-from optimizer.load.level_checks import why_missed, why_void
 from optimizer.load.level_plan import LevelPlan
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level_checks import why_missed, why_void
+from optimizer.measurement.other_limits import share_within
 from tests.unit.simulated_server import SimulatedServer, workload
 from tests.unit.test_load_capacity import PROTOCOL
 

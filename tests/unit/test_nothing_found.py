@@ -34,9 +34,10 @@ def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
     result = runs.run(timeout_seconds=1e-9)
     assert result.summary.outcome == "nothing was measured"
     text = shown(result)
-    assert "it has measured nothing yet; preparing and calibrating took all the time" in text
+    assert "nothing was measured yet" in text
+    assert "What to do: preparation and calibration used all the time: raise" in text
     assert "raise --timeout" in text
-    assert "the same command goes on from here" in text
+    assert "rerun the command to resume" in text
     assert LIMIT not in text
     again = runs.run(trials=1)
     assert not again.was_finished
@@ -60,7 +61,7 @@ def test_what_did_not_hold_again_says_so() -> None:
     again = [record_of(0, A, infeasible(80))]
     found = nothing_confirmed([record_of(0, A, ok(100))], again)
     assert found.reason == (
-        "1 of 1 trials met the limits, and not when they were measured again; the last was "
+        "1 of 1 trials met the limits, but not when they were measured again; the last was "
         f"{describe(A)}: over the limit at the floor"
     )
     assert found.advice.startswith("keep other work off this machine")
@@ -72,4 +73,4 @@ def test_what_could_not_be_measured_again_is_tried_again() -> None:
     found = nothing_confirmed([trial], again, found_by(trial))
     assert "(100/s, $1.0000 per million, unconfirmed), could not be measured again" in found.reason
     assert found.reason.endswith(": the server ended")
-    assert found.advice.endswith("the same command tries it again")
+    assert found.advice.endswith("rerun the command to try again")

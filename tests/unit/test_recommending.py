@@ -118,7 +118,7 @@ def test_studies_that_asked_different_things_are_refused_with_every_difference(
     with pytest.raises(UsageError) as caught:
         ask(results, "small", "large", "other")
     assert str(caught.value).splitlines() == [
-        "the studies did not ask the same, they cannot be compared:",
+        "the workloads of the studies differ, they cannot be compared:",
         "  limit.percentile: 95.0 in small, 99.0 in other",
         "  models.bert.source.onnx: bert.onnx in small, large.onnx in other",
         "  traffic.arrivals: poisson in small, constant in other",
@@ -198,7 +198,7 @@ def test_what_met_no_limit_says_why(results: Path) -> None:
     assert reason.endswith("over the limit at the floor")
     assert ask(results, "slow").estimates == ()
     host(results / "empty", G5, A10G, [])
-    assert ask(results, "empty").nothing == (("empty", "it has measured nothing yet"),)
+    assert ask(results, "empty").nothing == (("empty", "nothing was measured yet"),)
 
 
 def test_the_recommendation_is_written_for_programs(results: Path, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_the_search_has_the_time_that_the_tests_of_a_job_leave(
 def test_what_does_not_fit_is_refused_before_a_search(
     results: Path, here: list[RunOptions]
 ) -> None:
-    with pytest.raises(UsageError, match="did not ask the same"):
+    with pytest.raises(UsageError, match="workloads of the studies differ"):
         ask_here(results, "small")
     with pytest.raises(UsageError, match="is not a valid job"):
         ask_here(results, job=job_file(results, ResourceLimit={"MaxParallelOfTests": 4}))

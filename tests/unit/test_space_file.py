@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.serving_config import Batching, describe
 from optimizer.errors import SpaceFileError, UsageError
+from optimizer.files.arrival_trace import read_trace
 from optimizer.files.shipped import shipped
 from optimizer.fleet.price_list import shipped_prices
 from optimizer.measurement.cost import Demand, Price
-from optimizer.space_file.arrival_trace import read_trace
 from optimizer.space_file.reader import (
     Budget,
     MeasurementSettings,

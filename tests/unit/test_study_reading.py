@@ -118,7 +118,7 @@ def test_the_baseline_is_found_among_others_or_not_at_all(
 
 def test_why_nothing_was_found_is_told_by_the_nearest_miss(tmp_path: Path) -> None:
     directory = begun(tmp_path / "slow")
-    assert read_study(tmp_path, "slow").nothing_found == "it has measured nothing yet"
+    assert read_study(tmp_path, "slow").nothing_found == "nothing was measured yet"
     directory.trials.write(measured_record(0, CONFIGS[0], failed("it broke"), SETTING))
     reading = read_study(tmp_path, "slow")
     assert reading.nothing_found == "none of 1 trials could be measured: it broke"

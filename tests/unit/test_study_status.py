@@ -121,7 +121,7 @@ def test_a_run_is_seen_from_elsewhere_while_it_goes_on(directory: StudyDirectory
     assert found.progress.gap == 0.25
     assert found.progress.seconds_left_by_steps == 40.0
     said = " ".join(text.split())
-    assert re.search(r"mine: running, search 2/12, 0:30 gone, about 0:1. left in this ph", said)
+    assert re.search(r"mine: running, search 2/12, 0:30 elapsed, about 0:1. left ", said)
     assert "best trial 0: openvino fp32, no batching, 1 x 1 thread: 100/s, $1.0000 per" in said
     assert "trials █▁ capacity by trial, up to 100/s" in said
     now = "now trial 2, openvino int8, no batching, 1 x 1 thread for 0:(29|30); offering 142/s"
@@ -184,7 +184,7 @@ def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None
     write_summary(directory, told)
     said = " ".join(drawn(directory).split())
     assert f"winner trial 0: {describe(A)}: 90/s, $1.1111 per million, confirmed" in said
-    assert "search it ended: the budget of 2 trials is used up" in said
+    assert "search ended: the budget of 2 trials is used up" in said
 
 
 def test_looking_changes_nothing_and_hinders_no_run(directory: StudyDirectory) -> None:
@@ -281,11 +281,9 @@ def test_all_studies_are_a_short_table(
         written(recorded, '"record"')
         said = optimizer("status")
     assert said.code == 0
-    rows = [line.split("│") for line in said.out.splitlines() if line.startswith("│")]
-    assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
-        ["mine", "not running", "2", "100*", "1.0000*"],
-        ["mine/recorded", "running, record", "0", "-", "-"],
-        ["", "0/100", "", "", ""],
+    assert [line.split() for line in said.out.splitlines() if line.startswith("mine")] == [
+        ["mine", "not", "running", "2", "100*", "$1.00*"],
+        ["mine/recorded", "running,", "record", "0/100", "0", "-", "-"],
     ]
 
 

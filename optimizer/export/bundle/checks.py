@@ -20,8 +20,8 @@ from optimizer.export.bundle.config_fields import field_changes, measured_config
 from optimizer.export.bundle.examples import Examples, read_examples
 from optimizer.export.bundle.manifest import LINK, NO_FILE, REBUILD, Bundle, Manifest, digests
 from optimizer.files.untrusted import UnreadableError
-from optimizer.load.level_checks import why_missed
 from optimizer.measurement.level import LoadLevel, Measurement
+from optimizer.measurement.level_checks import why_missed
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
 

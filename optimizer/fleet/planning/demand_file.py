@@ -9,6 +9,7 @@ from textwrap import shorten
 import numpy as np
 
 from optimizer.errors import UsageError
+from optimizer.files.arrival_trace import read_time, read_trace, time_column
 from optimizer.files.untrusted import csv_rows, read_text
 from optimizer.fleet.planning.demand_curve import (
     DAY_SECONDS,
@@ -16,7 +17,6 @@ from optimizer.fleet.planning.demand_curve import (
     curve_from_arrivals,
     curve_from_samples,
 )
-from optimizer.space_file.arrival_trace import read_time, read_trace, time_column
 
 _RATE = "requests_per_second"
 MAX_RATE = 1e7

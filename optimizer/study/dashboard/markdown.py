@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.load.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, Decision
 from optimizer.study.event_text import load_text, outcome_name, regret_text

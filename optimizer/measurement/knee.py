@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.load.level_checks import LEAST_OVERSHOOT, backlog_grew
 from optimizer.measurement.estimates import NORMAL_QUANTILE
 from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, StreamLevel
+from optimizer.measurement.level_checks import LEAST_OVERSHOOT, backlog_grew
 from optimizer.workload.streams import Workload
 
 _SLOPE = 1.0
