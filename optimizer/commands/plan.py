@@ -139,15 +139,7 @@ def plan_for(options: PlanOptions) -> PlanResult:
         if (capacity := best[name]) is not None
     )
     _refuse_unknown_types(options.most, sources)
-    inputs = PlanInputs(
-        curve,
-        headroom,
-        options.survive,
-        options.zones,
-        options.launch_seconds,
-        dict(options.most),
-        options.seed,
-    )
+    inputs = _inputs(options, curve, headroom)
     plan = plan_fleet([source.instance for source in sources], inputs) if sources else None
     folder = first.directory.root
     planned = PlanResult(
@@ -168,6 +160,18 @@ def _curve(options: PlanOptions, own: Demand) -> DemandCurve:
     if options.trace is not None:
         return read_demand(options.trace, options.peak_per_second)
     return options.daily or constant_demand(options.demand_per_second or own.requests_per_second)
+
+
+def _inputs(options: PlanOptions, curve: DemandCurve, headroom: float) -> PlanInputs:
+    return PlanInputs(
+        curve,
+        headroom,
+        options.survive,
+        options.zones,
+        options.launch_seconds,
+        dict(options.most),
+        options.seed,
+    )
 
 
 def _refuse_unknown_types(most: Mapping[str, int], sources: Sequence[Source]) -> None:
