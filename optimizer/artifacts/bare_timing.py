@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.runtimes import session_file
+from optimizer.configuration.runtimes import session_file
 from optimizer.workload.streams import Tensors
 
 _SECONDS, _MIN_REPEATS, _MAX_REPEATS = 0.1, 3, 500

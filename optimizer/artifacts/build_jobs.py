@@ -20,9 +20,9 @@ from optimizer.artifacts.engines.builder import read_facts
 from optimizer.artifacts.graphs.precision_graphs import INT8_SHARE, PrecisionGraphs
 from optimizer.artifacts.references import fp32_outputs
 from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure
-from optimizer.runtimes import PRECISIONS_OF
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors
 

@@ -11,10 +11,10 @@ from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, versions
 from optimizer.artifacts.engines.builder import TensorRtBuilder
 from optimizer.configuration.hardware import overflows_in_int8
+from optimizer.configuration.runtimes import RUNTIMES, Runtime
+from optimizer.configuration.runtimes.spec import GraphKind, RuntimeSpec
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.runtimes import RUNTIMES, Runtime
-from optimizer.runtimes.spec import GraphKind, RuntimeSpec
 
 
 class ArtifactBuilder(Protocol):

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import RequirementError
-from optimizer.runtimes.spec import Precision
 
 _SHARE: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 1.0}
 """Size of a file relative to the FP32 graph; INT8 graphs may keep the weights in FP32."""

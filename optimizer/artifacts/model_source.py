@@ -8,7 +8,7 @@ from typing import Protocol
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.onnx_model import OnnxModel
 from optimizer.artifacts.transformers_model import TransformersModel
-from optimizer.runtimes.spec import Precision
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, TransformersSource
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import NUMPY_TYPES, DataType, OutputTensor, Tensors, TensorSpec
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
 from optimizer.configuration.parameters import suggestion
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, TransformersSource
 from optimizer.workload.streams import DataType, LengthDistribution, OutputTensor, Tensors, stack
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE, Runtime
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.files.shipped import shipped
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask
 from optimizer.machine.slots import Slot
-from optimizer.runtimes import RUNTIME_PACKAGE, Runtime
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.docker_launcher import DockerLauncher

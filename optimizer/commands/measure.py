@@ -24,6 +24,7 @@ from optimizer.load import perf_analyzer
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.curve import find_curve
 from optimizer.load.level_plan import LevelPlan
+from optimizer.load.levels import refuse_if_all_failed, refuse_void
 from optimizer.load.perf_analyzer import PerfAnalyzerJob, PerfAnalyzerResult
 from optimizer.load.ramp import why_user_load_missed
 from optimizer.load.stopping import StoppingConditions
@@ -32,7 +33,7 @@ from optimizer.load.user_load import UserLoad
 from optimizer.load.user_load_file import read_user_load
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.measurement.level_checks import refuse_if_all_failed, refuse_void, why_missed
+from optimizer.measurement.level_checks import why_missed
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Collection
 
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError
-from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.space_file.reader import Space
 from optimizer.workload.model_spec import TransformersSource
 

@@ -46,8 +46,8 @@ from optimizer.export.bundle.manifest import Bundle, Manifest, read_bundle
 from optimizer.files.atomic import write_json
 from optimizer.load.capacity import CapacitySearch, RunLevel, find_capacity
 from optimizer.load.client import LoadClient
+from optimizer.load.levels import refuse_void
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.measurement.level_checks import refuse_void
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import Note, StepStarted, Watcher
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from optimizer.runtimes import RUNTIMES, Runtime
-from optimizer.runtimes.spec import Precision
+from optimizer.configuration.runtimes import RUNTIMES, Runtime
+from optimizer.configuration.runtimes.spec import Precision
 
 LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
     "tensorrt": (7, 5),

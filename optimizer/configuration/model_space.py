@@ -21,13 +21,13 @@ from optimizer.configuration.conditions import ConditionError, evaluate
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
+from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
     ModelServing,
     ServerOptions,
 )
-from optimizer.runtimes import PRECISIONS_OF
 
 Position = tuple[int, ...]
 """One point: for each parameter, the position of its value in the parameter's list."""

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, cast
 import pandas as pd
 
 from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.runtimes import RUNTIMES, Runtime
+from optimizer.configuration.runtimes.spec import Kind, Precision
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     Batching,
@@ -17,8 +19,6 @@ from optimizer.configuration.serving_config import (
     ModelServing,
     ServerOptions,
 )
-from optimizer.runtimes import RUNTIMES, Runtime
-from optimizer.runtimes.spec import Kind, Precision
 
 Value = int | bool | str | tuple[int, ...]
 """A value of a parameter."""

@@ -38,13 +38,13 @@ from optimizer.configuration.parameter_definition import (
     Value,
     all_rows,
 )
+from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     Batching,
     ModelServing,
 )
-from optimizer.runtimes import RUNTIMES
-from optimizer.runtimes.spec import Precision
 
 
 def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:

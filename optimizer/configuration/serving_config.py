@@ -6,8 +6,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.spec import Kind, Precision
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.spec import Kind, Precision
 
 PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingRule
+from optimizer.load.levels import refuse_if_all_failed, refuse_void
 from optimizer.load.stopping import LateFraction, RateConverged
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.knee import Knee, find_knee, knee_point, share_by_service_time
@@ -27,8 +28,6 @@ from optimizer.measurement.level_checks import (
     limit_overshoot,
     longest_lag_ms,
     met_with_ease,
-    refuse_if_all_failed,
-    refuse_void,
     valid_open_loop,
     why_missed,
     why_void,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.load.capacity import CapacityProtocol, CapacitySearch, RunLevel
+from optimizer.load.levels import refuse_void
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel
-from optimizer.measurement.level_checks import refuse_void, why_void
+from optimizer.measurement.level_checks import why_void
 from optimizer.workload.streams import Workload
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.errors import LoadTestFailure
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
-from optimizer.load.statistics import variance_inflation, warmup_ended, warmup_length
+from optimizer.load.statistics import variance_inflation, warmup_is_over, warmup_length
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
+from optimizer.measurement.level_checks import describe_void, first_error, sent_requests
 from optimizer.workload.streams import Stream
 
 SLICES = 10
@@ -84,7 +85,7 @@ def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float,
     latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]
     # A request that failed is no warm-up.
     cut = warmup_length(latencies) if replies.good[inside].all() else 0
-    return (float(due[cut]) if cut else start, end), warmup_ended(latencies)
+    return (float(due[cut]) if cut else start, end), warmup_is_over(latencies)
 
 
 def _not_warmed_up(window: tuple[float, float]) -> str:
@@ -186,3 +187,15 @@ def _slices(replies: Replies, window: tuple[float, float]) -> tuple[Slice, ...]:
     part = ((done - begin) / (end - begin) * SLICES).astype(int)
     each = [(done - due)[part == n] * 1e3 for n in range(SLICES)]
     return tuple(Slice(len(ms), float(np.percentile(ms, 95)) if len(ms) else None) for ms in each)
+
+
+def refuse_if_all_failed(level: LoadLevel) -> None:
+    """Raise LoadTestFailure when every request failed."""
+    if level.errors == sent_requests(level):
+        raise LoadTestFailure(f"every request failed: {first_error(level)}")
+
+
+def refuse_void(level: LoadLevel) -> None:
+    """Raise VoidLevelFailure where a level is void."""
+    if (reason := describe_void([level])) is not None:
+        raise VoidLevelFailure(f"could not be measured: {reason}")

@@ -12,11 +12,12 @@ import math
 from optimizer.errors import LoadTestFailure
 from optimizer.load.capacity import RunLevel
 from optimizer.load.level_plan import LevelPlan
+from optimizer.load.levels import refuse_if_all_failed
 from optimizer.load.stopping import StoppingConditions
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, Measurement
-from optimizer.measurement.level_checks import failed_requests, refuse_if_all_failed
+from optimizer.measurement.level_checks import failed_requests
 from optimizer.measurement.trial_record import Outcome
 from optimizer.workload.streams import Workload
 

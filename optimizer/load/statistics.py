@@ -51,7 +51,7 @@ def _differs(first: NDArray[np.float64], rest: NDArray[np.float64]) -> bool:
     return difference > _SIGNIFICANT * float(rest.std() * np.sqrt(variance))
 
 
-def warmup_ended(values: NDArray[np.float64]) -> bool:
+def warmup_is_over(values: NDArray[np.float64]) -> bool:
     """Return whether warm-up ends within the first half of `values`, shape [n], by MSER-5."""
     half = len(values) // _MSER_BATCH // 2 * _MSER_BATCH
     return warmup_length(values) < max(half, 1)

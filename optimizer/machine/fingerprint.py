@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hardware import Gpu, counted_gpus
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
-from optimizer.runtimes import RUNTIME_PACKAGE
 
 _CPU_FEATURES = (
     "avx2",

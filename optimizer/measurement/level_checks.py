@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.measurement.level import LoadLevel, Measurement
 
 LEAST_OVERSHOOT = 0.01
@@ -29,17 +28,11 @@ def valid_open_loop(levels: Iterable[LoadLevel]) -> tuple[LoadLevel, ...]:
     return tuple(x for x in levels if x.kind == "open_loop" and x.client.kept_up)
 
 
-def refuse_if_all_failed(level: LoadLevel) -> None:
-    """Raise LoadTestFailure when every request failed."""
-    if level.errors == _sent(level):
-        raise LoadTestFailure(f"every request failed: {_first_error(level)}")
-
-
 def failed_requests(level: LoadLevel) -> str | None:
     """Return how many requests of a level failed, and how; None where none did."""
     if not level.errors:
         return None
-    return f"{level.errors} of {_sent(level)} requests failed: {_first_error(level)}"
+    return f"{level.errors} of {sent_requests(level)} requests failed: {first_error(level)}"
 
 
 def why_missed(level: LoadLevel) -> str | None:
@@ -86,12 +79,6 @@ def describe_void(levels: Iterable[LoadLevel]) -> str | None:
     return f"at {least.offered_per_second:.1f}/s, {why_void(least)}"
 
 
-def refuse_void(level: LoadLevel) -> None:
-    """Raise VoidLevelFailure where a level is void."""
-    if (reason := describe_void([level])) is not None:
-        raise VoidLevelFailure(f"could not be measured: {reason}")
-
-
 def capacity_basis(measurement: Measurement) -> str | None:
     """Return the level that a capacity was estimated from; None where it was measured itself.
 
@@ -134,8 +121,8 @@ def met_with_ease(level: LoadLevel) -> bool:
 
 def limit_overshoot(level: LoadLevel) -> float:
     """Return by how much a level missed the limits: above 0 exactly where `why_missed` says why."""
-    failed = level.errors / _sent(level)
-    waiting = _backlog_growth(level) / _sent(level) if backlog_grew(level) else 0.0
+    failed = level.errors / sent_requests(level)
+    waiting = _backlog_growth(level) / sent_requests(level) if backlog_grew(level) else 0.0
     proven = LEAST_OVERSHOOT if level.verdict == "infeasible" else 0.0
     return max(level.limit_overshoot, failed or -1.0, waiting or -1.0, proven or -1.0)
 
@@ -145,7 +132,7 @@ def backlog_grew(level: LoadLevel) -> bool:
 
     An overloaded server meets a lax latency limit until its queue has grown long enough.
     """
-    return _backlog_growth(level) > 2 * math.sqrt(_sent(level))
+    return _backlog_growth(level) > 2 * math.sqrt(sent_requests(level))
 
 
 def _backlog_growth(level: LoadLevel) -> float:
@@ -153,9 +140,11 @@ def _backlog_growth(level: LoadLevel) -> float:
     return (level.offered_per_second - level.achieved_per_second) * level.seconds
 
 
-def _sent(level: LoadLevel) -> int:
+def sent_requests(level: LoadLevel) -> int:
+    """Return the requests of all streams that were sent."""
     return sum(stream.sent for stream in level.streams)
 
 
-def _first_error(level: LoadLevel) -> str | None:
+def first_error(level: LoadLevel) -> str | None:
+    """Return the message of the first failed request; None where none failed."""
     return next((s.first_error for s in level.streams if s.first_error is not None), None)

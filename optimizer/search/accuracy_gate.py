@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.task_metric import evaluate_metric
+from optimizer.configuration.runtimes.spec import Kind
 from optimizer.errors import TrialFailure
-from optimizer.runtimes.spec import Kind
 from optimizer.search.gate_server import GateServer
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import ModelArtifact
+from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -16,7 +17,6 @@ from optimizer.configuration.serving_config import (
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
-from optimizer.runtimes.spec import Kind
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel

@@ -13,13 +13,13 @@ from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.configuration.hardware import Hardware, processor_lacks
 from optimizer.configuration.model_space import EmptySpaceError
+from optimizer.configuration.runtimes import RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
-from optimizer.runtimes import RUNTIMES
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher

@@ -19,9 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.configuration.parameters import PARAMETERS
+from optimizer.configuration.runtimes import RUNTIMES
 from optimizer.files.arrival_trace import read_trace
 from optimizer.measurement.cost import OWNED, Price, Purchase
-from optimizer.runtimes import RUNTIMES
 from optimizer.space_file.model_schema import LimitSection, ModelSection
 from optimizer.space_file.parameter_schema import OLD_KEYS, ParametersSection
 from optimizer.space_file.section import (

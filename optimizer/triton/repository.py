@@ -10,10 +10,10 @@ from typing import Protocol
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.configuration.runtimes import session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
-from optimizer.runtimes import session_file
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.workload.streams import OutputTensor, Payloads
 

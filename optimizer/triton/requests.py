@@ -41,7 +41,7 @@ def serialised(
     region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
     try:
         reserve(name, size)
-        placements = _place(region, name, requests)
+        placements = _copy_tensors(region, name, requests)
         control.register_shared_memory(name, f"/{name}", size)
         try:
             yield tuple(
@@ -58,7 +58,7 @@ Placement = dict[str, dict[str, Any]]
 """Shared-memory parameters of a request's inputs, by input."""
 
 
-def _place(region: object, name: str, requests: Sequence[Tensors]) -> list[Placement]:
+def _copy_tensors(region: object, name: str, requests: Sequence[Tensors]) -> list[Placement]:
     """Copy every tensor into the region, one after the other."""
     offset, placements = 0, []
     for tensors in requests:

@@ -16,10 +16,10 @@ from optimizer.artifacts.builders import BUILDERS, ArtifactBuilder
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest
 from optimizer.artifacts.engines.builder import TensorRtBuilder
 from optimizer.artifacts.model_source import ModelSource
+from optimizer.configuration.runtimes import onnxruntime_session, openvino_session, pytorch_session
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure
-from optimizer.runtimes import onnxruntime_session, openvino_session, pytorch_session
-from optimizer.runtimes.spec import Precision
 from tests.unit.engines import LOCAL, FakeLocation
 from tests.unit.tiny_bert import LONGEST, MODEL, PAIRS, artifact, request
 

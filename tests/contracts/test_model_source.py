@@ -18,9 +18,9 @@ from onnx import numpy_helper
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.model_source import ModelSource, source_of
+from optimizer.configuration.runtimes import onnxruntime_session, pytorch_session
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError
-from optimizer.runtimes import onnxruntime_session, pytorch_session
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import ModelSpec, OnnxSource, TransformersSource
 from optimizer.workload.streams import Tensors
 from tests.unit.tiny_bert import CONFIG, LONGEST, MODEL, request

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.run_context import open_space
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.spec import Precision
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import Tensors
 from tests.e2e import tiny

@@ -18,11 +18,11 @@ from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import local_slot
-from optimizer.runtimes.spec import Precision
 from optimizer.search.prepare import Prepared, PreparePhase, refusal
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory

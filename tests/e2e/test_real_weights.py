@@ -23,10 +23,10 @@ from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import processor_lacks
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.spec import GraphKind, Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.spec import GraphKind, Precision
 from optimizer.study.directory import StudyDirectory
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors, stack

@@ -23,6 +23,8 @@ from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.run_context import open_space
 from optimizer.configuration import releases
 from optimizer.configuration.releases import EngineFacts, Release
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -43,8 +45,6 @@ from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.spec import Precision
 from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase

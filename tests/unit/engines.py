@@ -10,9 +10,9 @@ from optimizer.artifacts.engines.recipe import Recipe, input_shapes, recipe_for
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import EngineProfile
 from optimizer.errors import BuildFailure
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
 
 A10G = Gpu("GPU-1c5d", "NVIDIA A10G", (8, 6), 23028)

@@ -10,11 +10,11 @@ from typing import Any
 from optimizer.analysis.study_reading import read_study
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.commands.export import ExportOptions, export_study
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.export.bundle.manifest import MANIFEST, Bundle, digests, read_bundle
 from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped
-from optimizer.runtimes.spec import Precision
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import OutputTensor

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     Batching,
@@ -31,7 +32,6 @@ from optimizer.measurement.level import (
     StreamLevel,
 )
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
-from optimizer.runtimes import PRECISIONS_OF
 
 T = TypeVar("T")
 

@@ -23,12 +23,12 @@ from optimizer.artifacts.graphs import precision_graphs as graphs_module
 from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE
 from optimizer.configuration.hardware import overflows_in_int8
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.openvino import OPENVINO
+from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.runtimes import Runtime
-from optimizer.runtimes.openvino import OPENVINO
-from optimizer.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.workload.streams import (
     LengthDistribution,

@@ -27,8 +27,8 @@ from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
+from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
-from optimizer.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import TransformersSource
 from optimizer.workload.streams import (
     OutputTensor,

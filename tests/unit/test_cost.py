@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     Batching,
@@ -24,7 +25,6 @@ from optimizer.measurement.cost import (
     usd_per_million,
 )
 from optimizer.measurement.level import Measurement
-from optimizer.runtimes.spec import Precision
 
 # Rows of the published benchmark: invocations a minute of one instance, instances for 30,000 a
 # minute, dollars an hour of one instance and of all.

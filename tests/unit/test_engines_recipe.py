@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.artifacts.engines.recipe import input_shapes
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import EngineProfile
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, padded_length
 from tests.unit.engines import PAYLOADS, PROFILE, recipe
 

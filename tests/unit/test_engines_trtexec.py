@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.artifacts.engines import trtexec
-from optimizer.runtimes.spec import Precision
+from optimizer.configuration.runtimes.spec import Precision
 from tests.unit.engines import LOCAL, recipe, without_workspace
 
 GOLDEN = Path(__file__).parents[1] / "golden"

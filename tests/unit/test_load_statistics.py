@@ -14,7 +14,7 @@ from optimizer.load.statistics import (
     inflation_bound,
     late_verdict,
     variance_inflation,
-    warmup_ended,
+    warmup_is_over,
     warmup_length,
 )
 from optimizer.load.stopping import LateFraction
@@ -54,9 +54,9 @@ def test_a_transient_is_cut_off_and_noise_is_not() -> None:
     cold = steady + np.where(np.arange(600) < 100, 20.0, 0.0)
     assert warmup_length(steady) == 0
     assert 100 <= warmup_length(cold) < 300
-    assert warmup_ended(steady)
-    assert warmup_ended(cold)
-    assert not warmup_ended(steady + np.arange(600) / 10)
+    assert warmup_is_over(steady)
+    assert warmup_is_over(cold)
+    assert not warmup_is_over(steady + np.arange(600) / 10)
 
 
 @pytest.mark.parametrize(

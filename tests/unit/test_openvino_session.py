@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optimizer.runtimes.openvino_session import inference_precision
+from optimizer.configuration.runtimes.openvino_session import inference_precision
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 
+from optimizer.configuration.runtimes import PRECISIONS_OF, session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import StorageError
 from optimizer.files.shipped import shipped
-from optimizer.runtimes import PRECISIONS_OF, session_file
 from optimizer.triton.repository import ModelRepository, link, read_config
 from tests.unit.test_model_config import MODEL, OUTPUT, PAYLOADS, built, servable
 

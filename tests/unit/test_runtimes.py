@@ -7,8 +7,8 @@ import ast
 import pytest
 
 from optimizer.artifacts.builders import BUILDERS
-from optimizer.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, RUNTIMES, session_file
-from optimizer.runtimes.spec import RuntimeSpec
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, RUNTIMES, session_file
+from optimizer.configuration.runtimes.spec import RuntimeSpec
 
 SPECS = pytest.mark.parametrize("spec", RUNTIMES.values(), ids=RUNTIMES)
 

@@ -15,6 +15,8 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
 from optimizer.configuration.parameter_definition import Value, label
 from optimizer.configuration.parameters import parameters_in_order, preferred_sizes
+from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
@@ -23,8 +25,6 @@ from optimizer.configuration.serving_config import (
     ModelServing,
     ServingConfig,
 )
-from optimizer.runtimes import PRECISIONS_OF, Runtime
-from optimizer.runtimes.spec import Precision
 from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter
 
+from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
@@ -16,7 +17,6 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
     describe,
 )
-from optimizer.runtimes import PRECISIONS_OF
 from tests.unit.strategies import serving_configs
 
 SPEC = ArtifactSpec(model="bert", runtime="openvino", backend="python", precision="int8")

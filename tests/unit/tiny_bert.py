@@ -7,10 +7,10 @@ import json
 import numpy as np
 
 from optimizer.configuration.hardware import processor_lacks
+from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
-from optimizer.runtimes import PRECISIONS_OF, Runtime
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
 from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 

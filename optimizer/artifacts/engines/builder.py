@@ -25,10 +25,10 @@ from optimizer.artifacts.engines.script_output import facts_from_json
 from optimizer.artifacts.graphs.tensorrt_rules import check_tensorrt_rules
 from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
+from optimizer.configuration.runtimes.spec import Precision
+from optimizer.configuration.runtimes.tensorrt import TENSORRT
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure
-from optimizer.runtimes.spec import Precision
-from optimizer.runtimes.tensorrt import TENSORRT
 
 
 class TensorRtBuilder:

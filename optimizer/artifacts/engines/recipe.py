@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import EngineProfile
-from optimizer.runtimes.spec import Precision
 from optimizer.workload.streams import Payloads
 
 ONNX_FILE = "model.onnx"

@@ -81,12 +81,12 @@ def has_external_data(graph: Path) -> bool:
 def _in_fp16(source: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    _hold_numbers_as_tensors(source)
+    _numbers_to_tensors(source)
     converted: onnx.ModelProto = convert_float_to_float16(str(source), keep_io_types=True)
     return converted
 
 
-def _hold_numbers_as_tensors(source: Path) -> None:
+def _numbers_to_tensors(source: Path) -> None:
     """Give every Constant a tensor: the converter leaves other forms in FP32."""
     import onnx
 

@@ -17,7 +17,7 @@ from optimizer.artifacts.graphs.int8 import (
 )
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
-from optimizer.runtimes.spec import GraphKind
+from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import ModelSpec
 
 _RECIPES: dict[GraphKind, int] = {

@@ -12,7 +12,7 @@ from optimizer.commands.doctor.software import Packages, servers_with
 from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.releases import tag_of, tensorrt_image
-from optimizer.runtimes import RUNTIME_PACKAGE
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
 
 

@@ -10,8 +10,8 @@ from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.commands.doctor.docker import Docker
 from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.load import perf_analyzer
-from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.triton.embedded import EmbeddedRuntime
 
 Packages = Mapping[str, str]

@@ -11,11 +11,11 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.source_card import SourceCard
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle.commented_config import Origins, commented
 from optimizer.export.rendering import render
-from optimizer.runtimes import RUNTIME_PACKAGE
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.session import ModelFiles

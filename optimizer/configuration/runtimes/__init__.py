@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from optimizer.runtimes.onnxruntime import ONNXRUNTIME
-from optimizer.runtimes.openvino import OPENVINO
-from optimizer.runtimes.pytorch import PYTORCH
-from optimizer.runtimes.spec import Kind, Precision, RuntimeSpec
-from optimizer.runtimes.tensorrt import TENSORRT
+from optimizer.configuration.runtimes.onnxruntime import ONNXRUNTIME
+from optimizer.configuration.runtimes.openvino import OPENVINO
+from optimizer.configuration.runtimes.pytorch import PYTORCH
+from optimizer.configuration.runtimes.spec import Kind, Precision, RuntimeSpec
+from optimizer.configuration.runtimes.tensorrt import TENSORRT
 
 _ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
-from optimizer.runtimes.spec import Precision, RuntimeSpec
+from optimizer.configuration.runtimes.spec import Precision, RuntimeSpec
 
 _BF16_FLAGS = {"avx512f", "avx_ne_convert"}
 """Vector extensions with which OpenVINO computes in BF16; with AVX2 alone it computes in FP32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.runtimes.spec import RuntimeSpec
+from optimizer.configuration.runtimes.spec import RuntimeSpec
 
 ONNXRUNTIME = RuntimeSpec(
     name="onnxruntime",

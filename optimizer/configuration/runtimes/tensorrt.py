@@ -5,7 +5,7 @@ Networks are strongly typed, so the precision of an engine is that of its ONNX g
 
 from __future__ import annotations
 
-from optimizer.runtimes.spec import RuntimeSpec
+from optimizer.configuration.runtimes.spec import RuntimeSpec
 
 TENSORRT = RuntimeSpec(
     name="tensorrt",
