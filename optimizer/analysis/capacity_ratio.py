@@ -86,14 +86,14 @@ class Ratio:
     Attributes:
         value: above 1 where it is larger.
         low, high: interval at `CONFIDENCE`, from each capacity's own; None where one has none.
-        pace: by which share a machine changed its own pace while it was studied, at most; 0 where
+        drift: by which share a machine drifted while it was studied, at most; 0 where
             no study has seen its machine do so.
     """
 
     value: float
     low: float | None
     high: float | None
-    pace: float
+    drift: float
 
     @property
     def verdict(self) -> Verdict:
@@ -102,19 +102,19 @@ class Ratio:
             return "no interval"
         if self.low <= 1 <= self.high:
             return "not apart"
-        changed = 1 + self.pace
+        changed = 1 + self.drift
         return "within the pace" if self.low / changed <= 1 <= self.high * changed else "apart"
 
 
-def ratio_of(own: Estimate, first: Estimate, pace: float) -> Ratio:
+def ratio_of(own: Estimate, first: Estimate, drift: float) -> Ratio:
     """`own` relative to `first`; the two were measured independently."""
     difference = own.log - first.log
     value = math.exp(difference)
     if own.sd is None or first.sd is None:
-        return Ratio(value, None, None, pace)
+        return Ratio(value, None, None, drift)
     error = math.hypot(own.sd, first.sd)
     half = _quantile(_freedom(own.sd, own.freedom, first.sd, first.freedom)) * error
-    return Ratio(value, math.exp(difference - half), math.exp(difference + half), pace)
+    return Ratio(value, math.exp(difference - half), math.exp(difference + half), drift)
 
 
 def _freedom(sd: float, freedom: float, other_sd: float, other_freedom: float) -> float:

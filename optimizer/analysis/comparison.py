@@ -55,7 +55,7 @@ class ComparedStudy:
     """One study among others.
 
     Attributes:
-        pace: largest drift of its machine that the study recorded, None where it saw none.
+        drift: largest one of its machine that the study recorded, None where it saw none.
         ended: whether it came to its summary.
         baseline, best: at its own price and demand; None where nothing is within the limits.
         recounted: the best at its own price and the first study's demand; None where that is its
@@ -64,7 +64,7 @@ class ComparedStudy:
 
     name: str
     reading: StudyReading
-    pace: float | None
+    drift: float | None
     ended: bool
     baseline: Entry | None
     best: Entry | None
@@ -136,7 +136,7 @@ class StudyToCompare:
     summary: StudySummary | None
 
     @property
-    def pace(self) -> float | None:
+    def drift(self) -> float | None:
         """Largest drift of the machine; studies of earlier versions recorded none."""
         return self.summary.pace.largest_change if self.summary is not None else None
 
@@ -152,7 +152,7 @@ def compare(studies: Sequence[StudyToCompare]) -> Comparison:
             *(_compared(each, reference, first.reading.searched.demand) for each in others),
         ),
         machine=tuple(_machine_differences([each.machine for each in readings])),
-        settings=tuple(_setting_differences([each.content for each in readings])),
+        settings=tuple(_space_differences([each.content for each in readings])),
         shared=tuple(_shared(first, other) for other in others),
     )
 
@@ -163,7 +163,7 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
     decision = reading.own_decision
     baseline, best = decision.entry_of(reading.baseline), decision.best
     other_demand = own.demand != demand
-    pace = _larger(study.pace, first.pace if first is not None else None)
+    drift = _larger(study.drift, first.drift if first is not None else None)
 
     def entry(
         finding: ConfirmedCapacity | None, of: Callable[[ComparedStudy], Entry | None]
@@ -172,13 +172,13 @@ def _compared(study: StudyToCompare, first: ComparedStudy | None, demand: Demand
             return None
         estimate = _estimate(reading, finding)
         beside = of(first) if first is not None else None
-        ratio = ratio_of(estimate, beside.estimate, pace) if beside is not None else None
+        ratio = ratio_of(estimate, beside.estimate, drift) if beside is not None else None
         return Entry(finding, estimate, ratio)
 
     return ComparedStudy(
         name=study.name,
         reading=reading,
-        pace=study.pace,
+        drift=study.drift,
         ended=study.summary is not None,
         baseline=entry(baseline, lambda study: study.baseline),
         best=entry(best, lambda study: study.best),
@@ -200,13 +200,13 @@ def _estimate(reading: StudyReading, finding: ConfirmedCapacity) -> Estimate:
 def _shared(first: StudyToCompare, other: StudyToCompare) -> Shared:
     own, beside = _trials(first.reading.trials), _trials(other.reading.trials)
     both = own.keys() & beside.keys()
-    pace = _larger(first.pace, other.pace)
+    drift = _larger(first.drift, other.drift)
     shared: list[SharedConfiguration] = []
     in_one_alone = 0
     for config in both:
         one, two = _capacity(own[config]), _capacity(beside[config])
         if one is not None and two is not None:
-            ratio = ratio_of(two, one, pace)
+            ratio = ratio_of(two, one, drift)
             shared.append(SharedConfiguration(config, one.per_second, two.per_second, ratio))
         elif one is not None or two is not None:
             in_one_alone += 1
@@ -253,7 +253,7 @@ def _described(machine: Machine) -> dict[str, str]:
     }
 
 
-def _setting_differences(contents: Sequence[Mapping[str, Any]]) -> Iterator[SpaceDifference]:
+def _space_differences(contents: Sequence[Mapping[str, Any]]) -> Iterator[SpaceDifference]:
     """Of the space files, less price and demand, which are shown by themselves."""
     first, *others = contents
     paths = {path for other in others for path, _, _ in unequal(first, other)}

@@ -164,7 +164,7 @@ def capacity_within(
     if above and above[0].load_factor == 0:
         return None
     if below and above and below[-1].load_factor == above[0].load_factor:
-        return _found(above[0]), "measured"
+        return _capacity_of(above[0]), "measured"
     estimated = _estimated(configuration, limit_ms)
     if estimated is None:
         return None
@@ -176,7 +176,7 @@ def capacity_within(
     return capacity, basis
 
 
-def _found(measurement: Measurement) -> Capacity:
+def _capacity_of(measurement: Measurement) -> Capacity:
     return Capacity(
         measurement.capacity_per_second,
         measurement.capacity_low_per_second,

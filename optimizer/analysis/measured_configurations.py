@@ -25,7 +25,7 @@ def measured_configurations(
     held = _by_config(runs.confirmations)
     light = _by_config(runs.calibration)
     return [
-        _known(record, held.get(config, []), light.get(config, []))
+        _with_levels(record, held.get(config, []), light.get(config, []))
         for config, record in latest.items()
         if all(again.outcome == "ok" for again in held.get(config, []))
     ]
@@ -46,7 +46,7 @@ def _by_config(records: Iterable[TrialRecord]) -> Mapping[ServingConfig, list[Tr
     return grouped
 
 
-def _known(
+def _with_levels(
     record: TrialRecord, held: list[TrialRecord], light: list[TrialRecord]
 ) -> MeasuredConfigurationLevels:
     assert record.measurement is not None, "what was searched for was measured"

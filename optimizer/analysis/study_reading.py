@@ -75,7 +75,7 @@ class StudyReading:
         return space.config(space.baseline)
 
     @property
-    def nothing_found(self) -> str:
+    def why_nothing_confirmed(self) -> str:
         """Why nothing is within the limits, where nothing is."""
         return nothing_confirmed(self.trials, self.confirmations).reason
 

@@ -77,11 +77,11 @@ def study_status(results: Path, study: str) -> StudyStatus:
         trials=History(trials).counts(),
         best=best,
         confirmed=entry(won.candidate) if won is not None else None,
-        search_ended=_search_ended(directory, list(trials.values()), decision),
+        search_ended=_stop_reason(directory, list(trials.values()), decision),
     )
 
 
-def _search_ended(
+def _stop_reason(
     directory: StudyDirectory, trials: Sequence[TrialRecord], decision: Decision
 ) -> str | None:
     """Why the search has ended, by a summary that nothing was measured after."""

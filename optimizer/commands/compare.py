@@ -93,7 +93,7 @@ def _study(study: ComparedStudy) -> dict[str, Any]:
         "study": study.name,
         "folder": str(study.reading.directory.root),
         "ended": study.ended,
-        "pace_largest_change": study.pace,
+        "pace_largest_change": study.drift,
         "machine": study.reading.machine.to_json(),
         "price": asdict(own.price),
         "demand": asdict(own.demand),

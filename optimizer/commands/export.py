@@ -157,7 +157,9 @@ def _finding(study: StudyReading, trial: int | None) -> ConfirmedCapacity:
     decision = study.own_decision
     if trial is None:
         if decision.best is None:
-            raise UsageError(f"study {study.name} has nothing to export: {study.nothing_found}")
+            raise UsageError(
+                f"study {study.name} has nothing to export: {study.why_nothing_confirmed}"
+            )
         return decision.best
     record = next((record for record in study.trials if record.number == trial), None)
     if record is None:

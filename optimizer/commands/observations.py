@@ -26,7 +26,7 @@ def by_search(name: str, study: StudyReading, price: Price, demand: Demand) -> S
     """Return the configurations that a search has ranked, confirmed or not."""
     ranking = study.decision(price, demand).ranking
     observations = tuple(_observation(name, study, capacity) for capacity in ranking)
-    nothing = None if observations else study.nothing_found
+    nothing = None if observations else study.why_nothing_confirmed
     return StudyObservations(name, price, study.machine, observations, nothing)
 
 
@@ -83,7 +83,7 @@ def _nothing_tested(study: StudyReading, tests: JobTests, price: Price, demand: 
         return "; ".join(f"{describe(each.config)}: {each.reason}" for each in tests.records)
     if study.decision(price, demand).ranking:
         return "its advanced job has tested nothing yet"
-    return study.nothing_found
+    return study.why_nothing_confirmed
 
 
 def _candidate(

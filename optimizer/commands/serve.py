@@ -132,7 +132,9 @@ def _written_repository(study: StudyReading, *, baseline: bool) -> tuple[Path, S
     else:
         best = study.own_decision.best
         if best is None:
-            raise UsageError(f"study {study.name} has nothing to serve: {study.nothing_found}")
+            raise UsageError(
+                f"study {study.name} has nothing to serve: {study.why_nothing_confirmed}"
+            )
         root, config = study.directory.best, best.config
     if not holds_configuration(root, config):
         raise UsageError(

@@ -179,15 +179,15 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         "from one day to the next is not in them."
     )
     for study in comparison.studies:
-        if study.pace is not None:
+        if study.drift is not None:
             yield (
-                f"{study.name}: machine performance drifted by up to {form.change(study.pace)} "
+                f"{study.name}: machine performance drifted by up to {form.change(study.drift)} "
                 "during the study; ratios within that are not called significant."
             )
         if not study.ended:
             yield f"{study.name} has not ended: `run` resumes it."
         if study.best is None:
-            yield f"{study.name}: {study.reading.nothing_found}."
+            yield f"{study.name}: {study.reading.why_nothing_confirmed}."
     first, *others = comparison.studies
     for study, shared in zip(others, comparison.shared, strict=True):
         alike = study.reading.machine == first.reading.machine

@@ -65,7 +65,7 @@ class StudyOutcome:
         """Return the recommendation in one sentence."""
         best, searched = self.best, self.study.searched
         if best is None:
-            return f"Nothing was found within the limits: {self.study.nothing_found}."
+            return f"Nothing was found within the limits: {self.study.why_nothing_confirmed}."
         score, measurement = best.candidate.score, best.candidate.measurement
         low, high = measurement.capacity_low_per_second, measurement.capacity_high_per_second
         return (

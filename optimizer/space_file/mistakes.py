@@ -9,7 +9,7 @@ from typing import Any
 
 from optimizer.configuration.parameters import suggestion
 from optimizer.errors import Mistake
-from optimizer.space_file.section import known_keys
+from optimizer.space_file.section import accepted_keys
 
 
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
@@ -20,7 +20,7 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
-        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], known_keys())
+        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], accepted_keys())
     elif error["type"] == "missing":
         rule = "is required"
     elif value is None:

@@ -102,7 +102,7 @@ class SourceSection(Section):
             raise missing_file(path)
         return given
 
-    def known_limits(self, folder: Path) -> dict[str, int]:
+    def config_limits(self, folder: Path) -> dict[str, int]:
         """Return whole numbers of the model's configuration, if it needs no download."""
         config: object = self.config
         if self.checkpoint is not None:
@@ -126,9 +126,9 @@ def _looks_local(checkpoint: str) -> bool:
     return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
 
 
-def _known_limits(info: ValidationInfo) -> dict[str, int]:
+def _limits_of_source(info: ValidationInfo) -> dict[str, int]:
     source: SourceSection | None = info.data.get("source")
-    return source.known_limits(folder_of(info)) if source is not None else {}
+    return source.config_limits(folder_of(info)) if source is not None else {}
 
 
 class InputSection(Section):
@@ -355,7 +355,7 @@ class ModelSection(Section):
     def _below_the_vocabulary(
         cls, inputs: dict[str, InputSection], info: ValidationInfo
     ) -> dict[str, InputSection]:
-        limits = _known_limits(info)
+        limits = _limits_of_source(info)
         mistakes = []
         for name, key in CONFIG_LIMITS.items():
             tensor = inputs.get(name)
@@ -369,7 +369,7 @@ class ModelSection(Section):
     @classmethod
     def _within_the_positions(cls, lengths: LengthSection, info: ValidationInfo) -> LengthSection:
         longest = lengths.to_value().longest
-        positions = _known_limits(info).get("max_position_embeddings")
+        positions = _limits_of_source(info).get("max_position_embeddings")
         if positions is not None and longest > positions:
             rule = f"must not be above the model's max_position_embeddings ({positions})"
             raise wrong("", rule, longest)

@@ -121,7 +121,7 @@ class Section(BaseModel):
 
 
 @cache
-def known_keys() -> tuple[str, ...]:
+def accepted_keys() -> tuple[str, ...]:
     """Return the keys of all sections of a space file."""
     keys = (
         field.validation_alias.choices[0]

@@ -377,7 +377,7 @@ def _study(folder: Path) -> Kind:
         study = read_study(directory.root.parent, directory.name)
         searched = study.searched
         study.decision(searched.price, searched.demand)
-        assert study.nothing_found
+        assert study.why_nothing_confirmed
         repr(study.summary)
         History({record.number: record for record in study.trials}).counts()
 

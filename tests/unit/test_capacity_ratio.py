@@ -28,7 +28,7 @@ def test_without_an_upper_bound_there_is_no_interval() -> None:
     open_above = measured(100.0)
     unbounded = estimate_of_trial(replace(open_above, load_factor_high=None))
     assert unbounded.interval is None
-    ratio = ratio_of(unbounded, Estimate(math.log(50.0), 0.01), pace=0.0)
+    ratio = ratio_of(unbounded, Estimate(math.log(50.0), 0.01), drift=0.0)
     assert ratio.value == pytest.approx(2.0)
     assert ratio.verdict == "no interval"
 
@@ -73,7 +73,7 @@ def test_the_interval_of_the_ratio_holds_the_truth_as_often_as_it_says() -> None
         logs = rng.normal([math.log(120.0), math.log(100.0)], sds)
         shown = [sd * math.sqrt(rng.chisquare(freedom) / freedom) for sd in sds]
         own, first = (Estimate(m, sd, freedom) for m, sd in zip(logs, shown, strict=True))
-        ratio = ratio_of(own, first, pace=0.0)
+        ratio = ratio_of(own, first, drift=0.0)
         assert ratio.low is not None
         assert ratio.high is not None
         held += ratio.low <= math.exp(truth) <= ratio.high

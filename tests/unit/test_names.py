@@ -36,7 +36,7 @@ BANNED_WORDS = {
     "introduce",
     "hold",
     "eight",
-    "builds",
+    "workshop",
     "workbench",
     "workplace",
     "pace",

@@ -118,13 +118,13 @@ def test_the_baseline_is_found_among_others_or_not_at_all(
 
 def test_why_nothing_was_found_is_told_by_the_nearest_miss(tmp_path: Path) -> None:
     directory = begun(tmp_path / "slow")
-    assert read_study(tmp_path, "slow").nothing_found == "nothing was measured yet"
+    assert read_study(tmp_path, "slow").why_nothing_confirmed == "nothing was measured yet"
     directory.trials.write(measured_record(0, CONFIGS[0], failed("it broke"), SETTING))
     reading = read_study(tmp_path, "slow")
-    assert reading.nothing_found == "none of 1 trials could be measured: it broke"
+    assert reading.why_nothing_confirmed == "none of 1 trials could be measured: it broke"
     for n, p95 in ((1, 300.0), (2, 120.0)):
         directory.trials.write(measured_record(n, CONFIGS[n], infeasible(50, p95), SETTING))
-    assert read_study(tmp_path, "slow").nothing_found == (
+    assert read_study(tmp_path, "slow").why_nothing_confirmed == (
         f"none of 3 trials met the limits; the nearest was {describe(CONFIGS[2])}: "
         "over the limit at the floor"
     )

@@ -65,7 +65,7 @@ def _docker_on_gpus(machine: MachineFindings) -> Ability:
     needs = [*_for_containers(machine), *_for_gpus(machine)]
     how = (
         f"TensorRT and ONNX Runtime on {_cards(machine)}, in {_servers(machine)}; "
-        f"engines.build_in: {_build_places(machine)}{_from_onnx_alone(machine)}"
+        f"engines.build_in: {_build_locations(machine)}{_from_onnx_alone(machine)}"
     )
     return _ability("docker, GPU", needs, how)
 
@@ -137,7 +137,7 @@ def _cards(machine: MachineFindings) -> str:
     return counted_gpus([card.gpu.name for card in machine.graphics.usable])
 
 
-def _build_places(machine: MachineFindings) -> str:
+def _build_locations(machine: MachineFindings) -> str:
     """Return where engines for these servers can be built, by the keys of the space file."""
     places = ["trtexec"]
     if isinstance(machine.docker, NotChecked):
