@@ -31,6 +31,7 @@ WITHOUT_LOAD = {
     "test_prepare.py",
     "test_real_weights.py",
     "test_remote.py",
+    "test_server_launcher.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 

@@ -94,14 +94,8 @@ def run_until_the_disk_is_full(disk: Path, space: Path, start: StartOptimizer) -
     return ballast
 
 
-def test_a_disk_that_fills_up_ends_the_run(
-    space: Path, mount: Mount, start: StartOptimizer
-) -> None:
-    run_until_the_disk_is_full(mount("disk", "size=8m"), space, start)
-
-
 @pytest.mark.slow
-def test_a_run_goes_on_once_there_is_room_again(
+def test_a_full_disk_ends_the_run_which_resumes_once_there_is_room_again(
     space: Path, mount: Mount, start: StartOptimizer
 ) -> None:
     disk = mount("disk", "size=8m")
@@ -314,6 +308,7 @@ def test_a_latency_limit_that_nothing_meets(start: StartOptimizer, tmp_path: Pat
     assert "is finished" in again.output
 
 
+@pytest.mark.slow
 def test_artefacts_that_all_miss_the_accuracy(start: StartOptimizer, tmp_path: Path) -> None:
     content = tiny.space(parameters={**tiny.ALL_ARTIFACTS, "precision": ["int8"]})
     content["models"]["bert"]["accuracy"] = {"min_argmax_agreement": 0, "min_cosine": 1}

@@ -143,6 +143,7 @@ def test_nohup_keeps_it_running_when_its_terminal_goes(space: Path, start: Start
     assert optimizer.wait() == 0, optimizer.errors
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_away_ends_it_without_a_trace(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:

@@ -232,6 +232,7 @@ def _state(root: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(root)): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_in_a_live_view_that_leaves_the_terminal_usable(
     copied: Path, start: StartOptimizer, tmp_path: Path
 ) -> None:
