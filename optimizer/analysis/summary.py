@@ -108,7 +108,7 @@ class MachineDrift:
 
 @dataclass(frozen=True)
 class AccuracyFigures:
-    """`Accuracy`, with a `max_abs_error` of None where a served value is not finite."""
+    """Accuracy of an artefact's outputs; `max_abs_error` is None where an output is not finite."""
 
     argmax_agreement: float
     mean_cosine: float

@@ -39,7 +39,7 @@ class Rate(_Finite):
 
 
 class Share(_Finite):
-    """A share of the demand that is kept free above it."""
+    """Spare capacity, as a share of the demand."""
 
     def __init__(self) -> None:
         super().__init__(min=0, max=10)

@@ -79,7 +79,7 @@ class _Most(click.ParamType[tuple[str, int]]):
 @click.option(
     "--trace", type=click.Path(path_type=Path), metavar="CSV",
     help="Recorded demand: columns seconds or timestamp, and requests_per_second; "
-    "or an arrival a row.",
+    "or one row for each arrival.",
 )  # fmt: skip
 @click.option(
     "--peak", "peak_per_second", type=Rate(), metavar="PER_SECOND",
@@ -87,7 +87,7 @@ class _Most(click.ParamType[tuple[str, int]]):
 )  # fmt: skip
 @click.option(
     "--headroom", type=Share(), metavar="SHARE",
-    help="Capacity to keep free above the demand. Default: that of the first study.",
+    help="Spare capacity, as a share of the demand. Default: that of the first study.",
 )  # fmt: skip
 @click.option(
     "--survive", type=click.Choice(["nothing", "instance", "zone"]), default="nothing",

@@ -49,7 +49,7 @@ from optimizer.report.recommendation_tables import recommendation_parts
 )  # fmt: skip
 @click.option(
     "--headroom", type=Share(), metavar="SHARE",
-    help="Capacity to keep free above the demand, such as 0.2. Default: that of the studies.",
+    help="Spare capacity, as a share of the demand, such as 0.2. Default: that of the studies.",
 )  # fmt: skip
 @pricing_options
 @click.option(

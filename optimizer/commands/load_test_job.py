@@ -125,7 +125,7 @@ def _with_needed_artifacts(space: Space, configs: Sequence[ServingConfig]) -> Sp
 
 
 def job_content(job: LoadTestJob) -> Mapping[str, Any]:
-    """Return what a test depends on as plain JSON values, which leaves out how many there are."""
+    """Return what a test depends on as plain JSON values, without the number of tests."""
     conditions = job.conditions
     return {
         "phases": [list(astuple(phase)) for phase in job.load.phases],

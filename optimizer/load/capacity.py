@@ -191,7 +191,7 @@ class CapacitySearch:
         return self._evaluation("ok", (load_factor, low, high), ended, limit_overshoot(level))
 
     def infeasible(self, level: LoadLevel) -> Evaluation:
-        """Return "infeasible" because `level` missed the limits.
+        """Return an infeasible evaluation, with `level` as the level that missed the limits.
 
         Raises:
             LoadTestFailure: when every request of the level failed.

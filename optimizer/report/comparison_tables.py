@@ -93,7 +93,7 @@ def _entries(
         costs = (_cost_ratio(entry, first, cost) for cost in _COST_RATIOS.values())
         figures = (cell(entry.finding) for cell in FIGURES.values())
         rows.append((study.name, *figures, *(cell(entry) for cell in _RELATIVE.values()), *costs))
-    texts = ("configuration", "figures", "verdict")
+    texts = ("configuration", "status", "verdict")
     return Table(title, ("study", *FIGURES, *_RELATIVE, *_COST_RATIOS), tuple(rows), texts=texts)
 
 

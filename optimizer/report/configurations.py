@@ -31,7 +31,7 @@ def _interval(measurement: Measurement) -> str:
 
 FIGURES: Mapping[str, Callable[[ConfirmedCapacity], str]] = {
     "configuration": lambda each: describe(each.config),
-    "figures": lambda each: each.status,
+    "status": lambda each: each.status,
     "capacity, requests/s": lambda each: form.rate(each.candidate.measurement.capacity_per_second),
     "95% interval": lambda each: _interval(each.candidate.measurement),
     "p50 / p95 / p99 at capacity, ms": _percentiles,
@@ -57,7 +57,7 @@ def configurations_table(title: str, named: Sequence[tuple[str, ConfirmedCapacit
         "the fleet's cost are for the demand, by the lower end of the interval. Of equal costs the "
         "higher precision goes first, then the lower latency at demand."
     )
-    return Table(title, ("", *FIGURES), rows, (note,), texts=("configuration", "figures"))
+    return Table(title, ("", *FIGURES), rows, (note,), texts=("configuration", "status"))
 
 
 def claims_table(claims: Sequence[CapacityClaim]) -> Table:

@@ -97,12 +97,12 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
     ]
     return Table(
         "What one instance serves within the limits, requests/s",
-        ("type", "study", "$/hour", "measured", "at least", "simulated", "times", "setup, s"),
+        ("type", "study", "$/hour", "measured", "at least", "simulated", "scale", "setup, s"),
         tuple(rows),
         (
             *(f"{m.instance.name}: {described[m.instance.name]}" for m in plan.fleet.members),
             "Measured, at least: the capacity and its lower bound. Simulated: the highest steady "
-            "load within the limits, with service times scaled (times) so that the simulated "
+            "load within the limits, with service times scaled (scale) so that the simulated "
             "capacity is the measured one. Fleets are sized by the lower of the two.",
         ),
     )  # fmt: skip
@@ -166,7 +166,7 @@ def _peak_row(name: str, fleet: str, simulated: Sequence[SimulatedFleet]) -> tup
     worst = max(simulated, key=lambda each: each.latency_ms / each.limit_ms)
     requests = sum(each.per_second for each in simulated)
     late = sum(each.late_share * each.per_second for each in simulated) / requests
-    verdict = "kept" if keeps_limits(simulated) else "missed"
+    verdict = "met" if keeps_limits(simulated) else "missed"
     return (
         name,
         fleet,

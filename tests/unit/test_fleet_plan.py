@@ -158,7 +158,7 @@ def test_what_is_shown_names_every_way_and_every_verdict() -> None:
     assert [row[0] for row in peak.rows] == [
         "recommended", "smallest", "one less", "an instance lost", "a zone lost",
     ]  # fmt: skip
-    assert [row[-1] for row in peak.rows[:3]] == ["kept", "kept", "missed"]
+    assert [row[-1] for row in peak.rows[:3]] == ["met", "met", "missed"]
     assert [row[0] for row in surviving.rows] == ["nothing", "an instance", "a zone"]
     by_hour = hours(plan)
     assert by_hour is not None

@@ -104,7 +104,7 @@ def test_without_a_demand_it_is_the_studys_own(results: Path) -> None:
     ran = plan(results, "one")
     assert ran.exit_code == 0, ran.output
     assert "(constant, 500/s)" in ran.output
-    assert "kept" in ran.output
+    assert "met" in ran.output
 
 
 def test_too_few_instances_are_no_plan(results: Path) -> None:

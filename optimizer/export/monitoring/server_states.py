@@ -44,9 +44,9 @@ class ServerState:
 
 
 def at_capacity(model: MeasuredModel) -> ServerState:
-    """Return the measured state.
+    """Return the measured state, with the latency cut to the limit.
 
-    A latency over the limit was measured at a load next to the capacity, not at it.
+    A latency above the limit belongs to a load above the capacity.
     """
     return ServerState(
         requests_per_second=_AT_CAPACITY * model.requests_per_second,
