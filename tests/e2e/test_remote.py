@@ -89,7 +89,10 @@ def test_a_search_uses_a_server_that_runs_already_and_leaves_it_running(
     file = space(tmp_path, endpoint)
     run = start(file, "--trials", 2)
     assert run.wait() == 0, run.errors
-    assert f"the server at {endpoint.grpc} runs already: what it uses is not seen" in run.output
+    assert (
+        f"the server at {endpoint.grpc} runs already: its use of its machine is not measured"
+        in run.output
+    )
     study = StudyDirectory(tmp_path / "results" / "tiny")
     assert study.read_json(study.summary)["trials"]["ok"] == 2
     for record in study.trials.read_all().values():
