@@ -47,8 +47,9 @@ class MachineWatch:
     ) -> MachineUse:
         """Return the use since the creation; `triton` holds the gauges of the server itself."""
         seconds = time.monotonic() - self._began
-        now = self._server_cpu_seconds()
-        server = now - self._server_before if now and self._server_before is not None else None
+        now, before = self._server_cpu_seconds(), self._server_before
+        # The sum over the server's processes misses one that ends while it is read.
+        server = max(0.0, now - before) if now is not None and before is not None else None
         gpus, no_gpu = self._gpus.stop()
         throttled = throttling()
         if throttled is not None and self._throttling_before is not None:

@@ -233,6 +233,12 @@ def test_others_on_the_cores_are_a_warning(make: Make, monkeypatch: pytest.Monke
     assert "end them, or expect less capacity and more noise" in warning
 
 
+def test_a_server_process_that_ends_while_it_is_read_gives_no_negative_time() -> None:
+    readings = iter([5.0, 4.9])
+    watch = use.MachineWatch(Slot((0,), ()), lambda: next(readings))
+    assert watch.stop(0.0, None, ()).server_cpu_seconds == 0.0
+
+
 def test_a_soak_warms_a_gpu_before_the_first_level_alone(make: Make, card: Card) -> None:
     levels = make(UUID)
     levels.run()
