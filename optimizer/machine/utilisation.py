@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psutil
 
@@ -26,10 +26,13 @@ class MachineWatch:
     """Watches the slot from its creation to `stop`.
 
     Args:
-        server_cpu_seconds: returns the CPU time of the server so far, None where unknown.
+        server_cpu_seconds: returns the CPU time so far of each of the server's processes by its
+            id, None where unknown.
     """
 
-    def __init__(self, slot: Slot, server_cpu_seconds: Callable[[], float | None]) -> None:
+    def __init__(
+        self, slot: Slot, server_cpu_seconds: Callable[[], Mapping[int, float] | None]
+    ) -> None:
         self._cores = tuple(sorted({*slot.cores, *slot.client_cores}))
         self._server_cpu_seconds = server_cpu_seconds
         self._gpus = GpuSampler(slot.gpu_uuids)
@@ -47,9 +50,7 @@ class MachineWatch:
     ) -> MachineUse:
         """Return the use since the creation; `triton` holds the gauges of the server itself."""
         seconds = time.monotonic() - self._began
-        now, before = self._server_cpu_seconds(), self._server_before
-        # The sum over the server's processes misses one that ends while it is read.
-        server = max(0.0, now - before) if now is not None and before is not None else None
+        server = _increase(self._server_before, self._server_cpu_seconds())
         gpus, no_gpu = self._gpus.stop()
         throttled = throttling()
         if throttled is not None and self._throttling_before is not None:
@@ -73,6 +74,16 @@ class MachineWatch:
         all_cores = psutil.cpu_times(percpu=True)
         slot_cores = [all_cores[core] for core in self._cores if core < len(all_cores)]
         return sum(sum(times[:8]) - times.idle - times.iowait for times in slot_cores)
+
+
+def _increase(before: Mapping[int, float] | None, now: Mapping[int, float] | None) -> float | None:
+    """Return the CPU time between two readings, None where either is unknown.
+
+    A process that has ended meanwhile counts as idle: it is one of a model that was unloaded.
+    """
+    if before is None or now is None:
+        return None
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
 
 
 def _own_seconds() -> float:

@@ -83,8 +83,8 @@ class RunningServer(ABC):
         """Return psutil's status of every Python model's process by its id."""
         return processes.model_statuses(self.pid) if self.pid is not None else None
 
-    def cpu_seconds(self) -> float | None:
-        """Return the CPU time of the server and its models so far."""
+    def cpu_seconds(self) -> Mapping[int, float] | None:
+        """Return the CPU time so far of the server's and its models' processes, by process id."""
         return processes.cpu_seconds(self.pid) if self.pid is not None else None
 
 

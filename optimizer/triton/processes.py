@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -27,12 +27,16 @@ def memory_bytes(pid: int) -> int | None:
 
     None where the process is gone, or belongs to another user.
     """
-    return _sum(pid, lambda process: int(process.memory_full_info().pss))
+    each = _each(pid, lambda process: int(process.memory_full_info().pss))
+    return sum(each.values()) if each is not None else None
 
 
-def cpu_seconds(pid: int) -> float | None:
-    """Return the CPU time of a process and its descendants so far; None where it is gone."""
-    return _sum(pid, _cpu_seconds)
+def cpu_seconds(pid: int) -> Mapping[int, float] | None:
+    """Return the CPU time so far of a process and of each descendant, by process id.
+
+    None where the process is gone.
+    """
+    return _each(pid, _cpu_seconds)
 
 
 def model_statuses(pid: int) -> dict[int, str] | None:
@@ -72,20 +76,18 @@ def _listening(connections: Iterable[Any]) -> set[int]:
     return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
 
-def _sum(pid: int, of: Callable[[psutil.Process], _Number]) -> _Number | None:
-    """Sum over a process and its descendants, without those that end meanwhile."""
-    total = None
+def _each(pid: int, of: Callable[[psutil.Process], _Number]) -> dict[int, _Number] | None:
+    """Return a figure of a process and of each descendant, without those that end meanwhile."""
+    figures = None
     with suppress(psutil.Error):
         first = psutil.Process(pid)
-        total = of(first)
+        figures = {pid: of(first)}
         for process in first.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                total += of(process)
-    return total
+                figures[process.pid] = of(process)
+    return figures
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
-    # Includes model processes that have ended, as they do when a model is unloaded.
-    children = times.children_user + times.children_system
-    return float(times.user + times.system + children)
+    return float(times.user + times.system)

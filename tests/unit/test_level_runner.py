@@ -78,8 +78,8 @@ class FakeServer:
     def exit_reason(self) -> str | None:
         return self.reason
 
-    def cpu_seconds(self) -> float:
-        return 1.0
+    def cpu_seconds(self) -> dict[int, float]:
+        return {1: 1.0}
 
     def memory_with_models_bytes(self) -> int:
         return 2**30
@@ -233,10 +233,10 @@ def test_others_on_the_cores_are_a_warning(make: Make, monkeypatch: pytest.Monke
     assert "end them, or expect less capacity and more noise" in warning
 
 
-def test_a_server_process_that_ends_while_it_is_read_gives_no_negative_time() -> None:
-    readings = iter([5.0, 4.9])
+def test_a_model_process_that_ends_leaves_the_time_of_the_others() -> None:
+    readings = iter([{1: 5.0, 2: 3.0}, {1: 5.5, 3: 0.25}])
     watch = use.MachineWatch(Slot((0,), ()), lambda: next(readings))
-    assert watch.stop(0.0, None, ()).server_cpu_seconds == 0.0
+    assert watch.stop(0.0, None, ()).server_cpu_seconds == 0.75
 
 
 def test_a_soak_warms_a_gpu_before_the_first_level_alone(make: Make, card: Card) -> None:
