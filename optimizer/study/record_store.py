@@ -84,11 +84,14 @@ def _check_record(record: TrialRecord, path: Path) -> None:
         raise ValueError("outcome must not be ok without a measurement")
     if not record.config.models or not all(model.groups for model in record.config.models):
         raise ValueError("config must have a model, and every model an instance group")
-    for measurement in (record.measurement, *(each.measurement for each in record.further)):
-        if measurement is None:
-            continue
-        if not (measurement.levels and all(level.streams for level in measurement.levels)):
-            raise ValueError("measurement must have load levels, and every level a stream")
+    # An extra limit needs no level of its own where those of the study's limit tell enough.
+    levels = [level for each in record.further for level in each.measurement.levels]
+    if record.measurement is not None:
+        if not record.measurement.levels:
+            raise ValueError("measurement must have load levels")
+        levels += record.measurement.levels
+    if not all(level.streams for level in levels):
+        raise ValueError("every load level of a measurement must have a stream")
 
 
 def _check_percentiles(measurement: Measurement) -> None:

@@ -76,7 +76,7 @@ def test_a_study_is_shown_with_notes_files_and_what_is_infeasible(
     note = opened(chromium, f"{address}/dashboard/studies/0/note").page
     row = note.locator("tr", has_text=f"best, unconfirmed: trial {best}")
     expect(row).to_contain_text("openvino fp32", timeout=_PATIENCE_MS)
-    expect(note.get_by_text("4 trials: 2 ok, 1 infeasible, 0 bounded, 1 failed")).to_be_visible()
+    expect(note.get_by_text("4 trials: 2 ok, 1 infeasible, 0 pruned, 1 failed")).to_be_visible()
     screenshot(note, "dashboard-note")
 
     missed = opened(

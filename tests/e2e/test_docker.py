@@ -123,10 +123,11 @@ def test_a_container_killed_amid_a_trial_fails_that_trial_which_is_tried_again(
     [container] = containers_in(study.repository.parent)
     container.kill()
     assert run.wait() == 0, run.errors
-    failed, again = study.trials.read_all().values()
+    failed, again, other = study.trials.read_all().values()
     assert failed.outcome == "failed"
     assert "the server ended with signal SIGKILL" in failed.reason
     assert (again.config, again.outcome) == (failed.config, "ok")
+    assert other.config != failed.config
     assert containers_in(study.repository.parent) == []
 
 

@@ -153,7 +153,7 @@ def test_a_changed_delay_fails_by_its_name(bundle: Path, verify: Verify) -> None
     assert verified.check("files")["outcome"] == "pass"
     assert verified.check("configuration") == {
         "name": "configuration", "outcome": "fail",
-        "text": f"{field}: asked 500, the server runs 900",
+        "text": f"{field}: requested 500, the server runs 900",
     }  # fmt: skip
 
 
@@ -247,5 +247,7 @@ def test_classes_are_named_as_the_source_names_them(exported: Path) -> None:
 
 def test_its_configuration_is_commented_and_read_by_protobuf(exported: Path) -> None:
     path = exported / "bert" / "config.pbtxt"
-    assert "# parameter max_queue_delay_us: fixed by the space file: 500" in path.read_text()
+    assert (
+        "# parameter max_queue_delay_microseconds: fixed by the space file: 500" in path.read_text()
+    )
     assert read_config(path).dynamic_batching.max_queue_delay_microseconds == 500

@@ -25,6 +25,8 @@ def shown(notebook: Any, source: str) -> dict[str, Any]:
     [cell] = [c for c in notebook.cells if c.source.splitlines()[-1].startswith(source)]
     found: dict[str, Any] = {}
     for output in cell.outputs:
+        if output.get("name") == "stderr":
+            continue
         found |= output.get("data", {"text/plain": output.get("text", "")})
     return found
 
