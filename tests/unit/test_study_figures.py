@@ -51,7 +51,7 @@ def test_trials_without_a_cost_are_drawn_apart_and_by_another_marker(
 ) -> None:
     traces = history_figure(records).to_dict()["data"]
     assert [trace["name"] for trace in traces] == [
-        "lowest so far", "ok", "infeasible", "bounded", "failed",
+        "lowest so far", "ok", "infeasible", "pruned", "failed",
     ]  # fmt: skip
     markers = [trace["marker"] for trace in traces[1:]]
     assert len({marker["symbol"] for marker in markers}) == 4
