@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 2_000_000
 MAX_DEPTH = 50
-MAX_INTEGER = 2**63 - 1
+_MOST_DIGITS = len(str(-(2**63)))
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -151,8 +151,13 @@ def _check_number(number: float, name: str, path: str) -> None:
         raise UnreadableError(f"{path} must be at least 0, got {number:g}")
 
 
+def fits_in_64_bits(number: int) -> bool:
+    """Return whether a whole number is one of 64 bits with a sign."""
+    return -(2**63) <= number < 2**63
+
+
 def _integer(text: str) -> int:
-    if len(text) > len(str(MAX_INTEGER)) + 1 or abs(int(text)) > MAX_INTEGER:
+    if len(text) > _MOST_DIGITS or not fits_in_64_bits(int(text)):
         raise UnreadableError(f"whole numbers must fit in 64 bits, got {_short(text)}")
     return int(text)
 

@@ -15,7 +15,7 @@ from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node
 
-from optimizer.files.untrusted import MAX_DEPTH, MAX_INTEGER, UnreadableError
+from optimizer.files.untrusted import MAX_DEPTH, UnreadableError, fits_in_64_bits
 
 MAX_YAML_BYTES = 256 * 2**10
 MAX_VALUES = 20_000
@@ -97,7 +97,7 @@ def _check_bounds(document: object) -> None:
         for value in level:
             if isinstance(value, Mapping | list):
                 below += [*value, *value.values()] if isinstance(value, Mapping) else value
-            elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+            elif isinstance(value, int) and not fits_in_64_bits(value):
                 raise UnreadableYamlError("whole numbers must fit in 64 bits")
             if values + len(below) > MAX_VALUES:
                 raise _too_many()

@@ -68,6 +68,7 @@ def test_a_file_that_is_too_long_or_no_text_is_refused(tmp_path: Path) -> None:
         ("[-Infinity]", "must be finite, got -Infinity"),
         ("[1e999]", "must be finite, got 1e999"),
         ("[9223372036854775808]", "must fit in 64 bits"),
+        ("[-9223372036854775809]", "must fit in 64 bits"),
         (f"[{'9' * 5000}]", "must fit in 64 bits, got 99999"),
         ("[" * 100_000, "nested at most"),
         ("[" * 60 + "]" * 60, "nested at most 50 deep"),
@@ -191,3 +192,9 @@ def test_a_message_that_quotes_a_file_obeys_nothing(
         main(["measure", str(tmp_path / "\x1b[31mred")])
     assert ended.value.code == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1])
+def test_the_largest_numbers_of_64_bits_are_read(number: int) -> None:
+    assert parse_json(str(number)) == number
+    assert parse_yaml(str(number)) == number
