@@ -104,8 +104,8 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, output = source.model.payloads, source.prepared.output
-                files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
+                payloads, outputs = source.model.payloads, source.prepared.outputs
+                files[spec] = ModelFiles(artifact.path, payloads, outputs, artifact.engine)
             self._announce(result)
         built = [
             *(source.seconds for source in sources.values()),
@@ -226,7 +226,8 @@ class PreparePhase:
         rows = source.prepared.evaluation
         batches = [stack([rows[n % len(rows)] for n in range(size)]) for size in sizes]
         try:
-            bare = self.builder.time_bare(artifact, source.prepared.output.name, batches)
+            outputs = [output.name for output in source.prepared.outputs]
+            bare = self.builder.time_bare(artifact, outputs, batches)
         except TrialFailure:  # timing is optional: the artefact passed the gate
             return ()
         pairs = zip(sizes, bare, strict=True)

@@ -273,7 +273,7 @@ def _mistakes_for(
             if not RUNTIMES[runtime].graphs:
                 rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
                 yield wrong("runtime", rule, parameters.listed("runtime"))
-    longest = model.lengths.to_value().longest
+    longest = model.lengths.to_value().longest if model.lengths is not None else 0
     for n, sizes in enumerate(parameters.listed("padding")):
         if isinstance(sizes, list) and max(sizes) > longest:
             rule = f"must not be above the longest length ({longest})"

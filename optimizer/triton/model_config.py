@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -13,11 +14,12 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.server_options import EXECUTION
-from optimizer.workload.streams import DataType, OutputTensor, Payloads, padded_length
+from optimizer.workload.data_types import NUMPY_TYPES, DataType
+from optimizer.workload.streams import OutputTensor, Payloads, padded_length
 
 
 def model_config(
-    model: ModelServing, payloads: Payloads, output: OutputTensor, template: Path
+    model: ModelServing, payloads: Payloads, outputs: Sequence[OutputTensor], template: Path
 ) -> model_config_pb2.ModelConfig:
     """Return the configuration of `model`.
 
@@ -34,7 +36,7 @@ def model_config(
         raise ValueError(f"{template} is no Triton model configuration: {error}") from error
     config.name = model.name
     config.max_batch_size = model.max_batch_size
-    _add_tensors(config, payloads, output)
+    _add_tensors(config, payloads, outputs)
     _add_instances(config, model)
     _add_batching(config, model)
     config.response_cache.enable = model.cache
@@ -82,12 +84,13 @@ def _add_instances(config: model_config_pb2.ModelConfig, model: ModelServing) ->
 
 
 def _add_tensors(
-    config: model_config_pb2.ModelConfig, payloads: Payloads, output: OutputTensor
+    config: model_config_pb2.ModelConfig, payloads: Payloads, outputs: Sequence[OutputTensor]
 ) -> None:
     for tensor in payloads.tensors:
-        dims = [-1 if n is None else n for n in tensor.shape]
+        dims = tensor.sized(dict.fromkeys(tensor.free, -1))
         config.input.add(name=tensor.name, data_type=_type(tensor.data_type), dims=dims)
-    config.output.add(name=output.name, data_type=_type(output.data_type), dims=output.shape)
+    for output in outputs:
+        config.output.add(name=output.name, data_type=_type(output.data_type), dims=output.shape)
 
 
 def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> None:
@@ -115,35 +118,44 @@ def _add_cuda_graphs(
     for size, length in itertools.product(sorted(sizes), sent):
         spec = cuda.graph_spec.add(batch_size=size)
         for tensor in payloads.tensors:
-            dims = (length if n is None else n for n in tensor.shape)
-            spec.input[tensor.name].dim.extend(dims)
+            spec.input[tensor.name].dim.extend(tensor.sized(payloads.largest_sizes(length)))
 
 
 def _add_warmup(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Execute zeros of the longest length, so that the first requests are not slower."""
+    """Execute zeros of the largest shape, so that the first requests are not slower."""
     length = padded_length(payloads.lengths.longest, model.padding, payloads.lengths)
+    sizes = payloads.largest_sizes(length)
     for size in model.warmup_batch_sizes:
         warmup = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
         for tensor in payloads.tensors:
             entry = warmup.inputs[tensor.name]
             entry.data_type = _type(tensor.data_type)
-            entry.dims.extend(length if n is None else n for n in tensor.shape)
+            entry.dims.extend(tensor.sized(sizes))
             entry.zero_data = True
 
 
 def _type(name: DataType) -> model_config_pb2.DataType:
-    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+    return model_config_pb2.DataType.Value(f"TYPE_{'STRING' if name == 'BYTES' else name}")
 
 
-def output_of_config(config: model_config_pb2.ModelConfig) -> OutputTensor:
-    """Return the output of a configuration that was written here."""
-    [output] = config.output
-    data_types = get_args(DataType)
-    name = model_config_pb2.DataType.Name(output.data_type).removeprefix("TYPE_")
-    data_type: DataType = data_types[data_types.index(name)]
-    return OutputTensor(output.name, data_type, tuple(output.dims))
+def data_type_in(tensor: Any) -> DataType:
+    """Return the data type of an input or output of a configuration.
+
+    Raises:
+        ValueError: where the configuration leaves it out.
+    """
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    own = {"STRING": "BYTES"}.get(name, name)
+    if own not in NUMPY_TYPES:
+        raise ValueError(f"{tensor.name}: data_type must be given, got TYPE_{name}")
+    return cast(DataType, own)
+
+
+def outputs_of_config(config: model_config_pb2.ModelConfig) -> tuple[OutputTensor, ...]:
+    """Return the outputs of a configuration. Raises ValueError where one has no data type."""
+    return tuple(OutputTensor(o.name, data_type_in(o), tuple(o.dims)) for o in config.output)
 
 
 def to_text(config: model_config_pb2.ModelConfig) -> str:

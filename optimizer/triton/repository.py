@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,11 @@ class ModelWriter(Protocol):
     """Writes models to where a server loads them from."""
 
     def write(
-        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+        self,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Write one model; an existing one is replaced as a whole.
 
@@ -63,11 +67,15 @@ class ModelRepository:
         self.place = place
 
     def write(
-        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+        self,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Write one model under a temporary name and rename it."""
         template = self._templates / model.artifact.backend
-        config = model_config(model, payloads, output, template / "config.pbtxt")
+        config = model_config(model, payloads, outputs, template / "config.pbtxt")
         final, temporary = self.root / model.name, self.root / f".{model.name}.new"
         with storage_errors(final):
             shutil.rmtree(temporary, ignore_errors=True)

@@ -40,7 +40,7 @@ class ModelFiles:
 
     artifact: Path
     payloads: Payloads
-    output: OutputTensor
+    outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
 
 
@@ -64,7 +64,7 @@ def config_texts(
     texts = {}
     for model in config.models:
         own, template = files[model.name], templates / model.artifact.backend / "config.pbtxt"
-        message = model_config(model, own.payloads, own.output, template)
+        message = model_config(model, own.payloads, own.outputs, template)
         texts[f"{model.name}.config.pbtxt" if several else "config.pbtxt"] = to_text(message)
     return texts
 
@@ -131,7 +131,7 @@ class ServingSession:
                 own = files[model.name]
                 if own.engine is not None:
                     refuse_mismatch(own.engine, served.control.version(), self._gpus)
-                requested = self._repository.write(model, own.artifact, own.payloads, own.output)
+                requested = self._repository.write(model, own.artifact, own.payloads, own.outputs)
                 served.control.load(model.name, requested, _LOAD_SECONDS)
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
