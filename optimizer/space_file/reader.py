@@ -13,7 +13,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
-from optimizer.configuration.parameters import Parameter, stored_name
+from optimizer.configuration.parameters import (
+    CONFIG_PREFIX,
+    Parameter,
+    is_any_field,
+    stored_name,
+)
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
@@ -197,7 +202,7 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
         for parameter in model.parameters
     }
     for key, text in settings.items():
-        of, _, name = key.rpartition(".")
+        of, name = _model_and_parameter(key)
         if of in ("", model.model):
             values.pop(stored_name(name), None)
             values[name] = [_set_value(key, text)]
@@ -207,17 +212,27 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
 def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
     models = [model.model for model in searched.models]
     for key in settings:
-        model = key.rpartition(".")[0]
+        model, _ = _model_and_parameter(key)
         if model not in ("", *models):
             yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
 
 
 def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    pairs = map(_model_and_parameter, settings)
     return any(
-        stored_name(key.rpartition(".")[2]) == parameter.name
-        and key.rpartition(".")[0] in ("", parameter.model)
-        for key in settings
+        stored_name(name) == parameter.name and of in ("", parameter.model) for of, name in pairs
     )
+
+
+def _model_and_parameter(key: str) -> tuple[str, str]:
+    """Return the parts of "MODEL.PARAMETER"; the model is empty where the key names none."""
+    if is_any_field(key):
+        return "", key
+    of, prefix, path = key.partition(f".{CONFIG_PREFIX}")
+    if prefix:
+        return of, f"{CONFIG_PREFIX}{path}"
+    of, _, name = key.rpartition(".")
+    return of, name
 
 
 def _set_value(key: str, text: str) -> Any:

@@ -273,6 +273,9 @@ def _mistakes_for(
             if not RUNTIMES[runtime].graphs:
                 rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
                 yield wrong("runtime", rule, parameters.listed("runtime"))
+    if not model.batched and parameters.listed("batching") != [False]:
+        rule = f"models.{name} has no batch axis (batched: false), so nothing can be batched"
+        yield wrong("batching", rule, parameters.listed("batching"))
     longest = model.lengths.to_value().longest if model.lengths is not None else 0
     for n, sizes in enumerate(parameters.listed("padding")):
         if isinstance(sizes, list) and max(sizes) > longest:
@@ -292,6 +295,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
     parameters = schema["$defs"]["ParametersSection"]["properties"]
+    schema["$defs"]["ParametersSection"]["patternProperties"] = {r"^config\.": True}
     for parameter in parameters.values():
         several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]

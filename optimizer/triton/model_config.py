@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def model_config(
     except text_format.ParseError as error:
         raise ValueError(f"{template} is no Triton model configuration: {error}") from error
     config.name = model.name
-    config.max_batch_size = model.max_batch_size
+    config.max_batch_size = model.max_batch_size if payloads.batched else 0
     _add_tensors(config, payloads, outputs)
     _add_instances(config, model)
     _add_batching(config, model)
@@ -59,6 +60,30 @@ def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
         return json_format.ParseDict(content, model_config_pb2.ModelConfig())
     except json_format.ParseError as error:
         raise ValueError(f"config.pbtxt has no field {path} that is {value!r}: {error}") from error
+
+
+def wrong_field(path: str, value: Any) -> str | None:
+    """Return why a field of config.pbtxt cannot have a value; None where it can."""
+    message: Any = model_config_pb2.ModelConfig.DESCRIPTOR
+    parts = iter(path.split("."))
+    for name in parts:
+        fields = message.fields_by_name if message is not None else {}
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            return f"config.pbtxt has no field {name!r} there{meant}"
+        field = fields[name]
+        message = field.message_type
+        if message is not None and message.GetOptions().map_entry:
+            next(parts, None)  # the key
+            message = message.fields_by_name["value"].message_type
+        elif field.is_repeated:
+            return f"{name} is a list, whose entries have no path"
+    try:
+        _one_field(path, value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _settings(model: ModelServing) -> dict[str, str]:
