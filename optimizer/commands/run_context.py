@@ -39,6 +39,7 @@ from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
 from optimizer.study.warm_start import differences
+from optimizer.triton.deployed_config import read_settings
 from optimizer.triton.model_config import wrong_field
 from optimizer.triton.session import ServingSession
 
@@ -65,7 +66,7 @@ def open_space(space: Path | Space) -> Space:
     """
     if isinstance(space, Space):
         return space
-    read = load_space(space, usual_prices(price_list()), local_hardware())
+    read = load_space(space, usual_prices(price_list()), local_hardware(), read_settings)
     _require_fields(read, space)
     return read
 

@@ -397,11 +397,16 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of one model and the values it may take, in listed order."""
+    """One parameter of one model and the values it may take, in listed order.
+
+    Attributes:
+        deployed: its value in a configuration that is deployed already, which is the baseline.
+    """
 
     model: str
     name: str
     values: tuple[Value, ...]
+    deployed: Value | None = None
 
     @property
     def key(self) -> str:

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass, field
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
 
-PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
+PRECISION_RANK: dict[Precision, int] = {
+    "int8": 0,
+    "bf16": 1,
+    "fp16": 2,
+    "fp32": 3,
+    "as_deployed": 4,
+}
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 
 
@@ -181,7 +187,10 @@ def describe(config: ServingConfig) -> str:
 
 def describe_model(model: ModelServing) -> str:
     """Describe how one model is served."""
-    parts = [f"{model.artifact.runtime} {model.artifact.precision}"]
+    as_deployed = model.artifact.precision == "as_deployed"
+    parts = [
+        "as deployed" if as_deployed else f"{model.artifact.runtime} {model.artifact.precision}"
+    ]
     if model.batching is None:
         parts.append("no batching")
     else:

@@ -47,6 +47,7 @@ from optimizer.workload.model_spec import (
     ModelSpec,
     OnnxSource,
     OutputLimits,
+    RepositorySource,
     TaskMetric,
     TransformersSource,
 )
@@ -82,7 +83,9 @@ def _check_finite(values: object) -> None:
 
 
 class SourceSection(Section):
-    """The model's source: `checkpoint` or `config` of a transformers class, or `onnx`."""
+    """The model's source: a transformers class, an ONNX file, or a Triton model repository."""
+
+    added_keys = ("repository", "model")
 
     class_name: str | None = Field(
         None, alias="class", description="class of the transformers package"
@@ -93,6 +96,10 @@ class SourceSection(Section):
     seed: Seed = Field(0, description="random seed of the weights")
     checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
     onnx: str | None = Field(None, description="ONNX file, with external data beside it")
+    repository: str | None = Field(
+        None, description="model repository of Triton, whose model is served as it is"
+    )
+    model: Name | None = Field(None, description="name of the model in the repository")
 
     @field_validator("config")
     @classmethod
@@ -102,16 +109,19 @@ class SourceSection(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [k for k in ("config", "checkpoint", "onnx") if getattr(self, k) is not None]
+        kinds = ("config", "checkpoint", "onnx", "repository")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise wrong("", "must have exactly one of config, checkpoint, onnx", given)
-        if (self.onnx is None) != (self.class_name is not None):
+            raise wrong("", f"must have exactly one of {', '.join(kinds)}", given)
+        if (given[0] in ("config", "checkpoint")) != (self.class_name is not None):
             raise wrong(
-                "class", "is needed with config or checkpoint, and not with onnx", self.class_name
+                "class", "is needed with config or checkpoint, and only there", self.class_name
             )
+        if (self.repository is None) != (self.model is None):
+            raise wrong("model", "is needed with repository, and only there", self.model)
         return self
 
-    @field_validator("onnx", "checkpoint")
+    @field_validator("onnx", "checkpoint", "repository")
     @classmethod
     def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
         if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
@@ -129,10 +139,12 @@ class SourceSection(Section):
         items = config.items() if isinstance(config, dict) else ()
         return {key: value for key, value in items if isinstance(value, int)}
 
-    def to_value(self, folder: Path) -> TransformersSource | OnnxSource:
+    def to_value(self, folder: Path) -> TransformersSource | OnnxSource | RepositorySource:
         """Return the source, with paths resolved against the file's folder."""
         if self.onnx is not None:
             return OnnxSource((folder / self.onnx).resolve())
+        if self.repository is not None:
+            return RepositorySource((folder / self.repository).resolve(), self.model or "")
         checkpoint = self.checkpoint
         if checkpoint is not None and _looks_local(checkpoint):
             checkpoint = str((folder / checkpoint).resolve())

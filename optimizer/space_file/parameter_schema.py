@@ -135,6 +135,15 @@ class ParametersSection(_Parameters):
         }
         return parameters_in_order(model, {**values, **self.fields_of_config})
 
+    def listed_values(self) -> dict[str, tuple[Value, ...]]:
+        """Return the values of the parameters that the file lists, by name."""
+        listed: dict[str, tuple[Value, ...]] = {
+            each.name: tuple(_value(each.allowed, value) for value in self.listed(each.name))
+            for each in PARAMETERS
+            if each.name in self.model_fields_set
+        }
+        return listed | {name: tuple(own) for name, own in self.fields_of_config.items()}
+
     def with_those_of(self, other: ParametersSection | None) -> Self:
         """Return these parameters, but those that another section sets."""
         if other is None:

@@ -268,6 +268,9 @@ class SpaceSection(Section):
 def _mistakes_for(
     name: str, model: ModelSection, parameters: ParametersSection
 ) -> Iterator[PydanticCustomError]:
+    if model.source.repository is None and "repository" in parameters.listed("runtime"):
+        rule = f"repository needs a model of a repository, models.{name} is none"
+        yield wrong("runtime", rule, parameters.listed("runtime"))
     if model.source.onnx is not None:
         for runtime in parameters.listed("runtime"):
             if not RUNTIMES[runtime].graphs:

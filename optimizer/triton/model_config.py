@@ -46,9 +46,14 @@ def model_config(
     _add_warmup(config, model, payloads)
     for name, value in _settings(model).items():
         config.parameters[name].string_value = value
-    for path, text in model.parameters:
-        config.MergeFrom(_one_field(path, json.loads(text)))
+    merge_fields(config, model.parameters)
     return config
+
+
+def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[str, str]]) -> None:
+    """Set fields of a configuration, given as pairs of path and JSON value."""
+    for path, text in fields:
+        config.MergeFrom(_one_field(path, json.loads(text)))
 
 
 def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:

@@ -14,6 +14,7 @@ from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, T
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
 from optimizer.triton.control import ServerControl, UnexplainedLoadFailure
+from optimizer.triton.deployed_config import CONFIG_FILE, served_text
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.triton.repository import ModelWriter
@@ -63,9 +64,12 @@ def config_texts(
     several = len(config.models) > 1
     texts = {}
     for model in config.models:
-        own, template = files[model.name], templates / model.artifact.backend / "config.pbtxt"
-        message = model_config(model, own.payloads, own.outputs, template)
-        texts[f"{model.name}.config.pbtxt" if several else "config.pbtxt"] = to_text(message)
+        own, name = files[model.name], f"{model.name}.{CONFIG_FILE}" if several else CONFIG_FILE
+        if model.artifact.backend == "repository":
+            texts[name], _ = served_text(own.artifact, model)
+        else:
+            template = templates / model.artifact.backend / CONFIG_FILE
+            texts[name] = to_text(model_config(model, own.payloads, own.outputs, template))
     return texts
 
 

@@ -40,6 +40,24 @@ class OnnxSource:
 
 
 @dataclass(frozen=True)
+class RepositorySource:
+    """A model of an existing Triton repository, served by any backend as it is.
+
+    Attributes:
+        repository: folder of the repository.
+        model: name of the model's folder in it.
+    """
+
+    repository: Path
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return self.repository / self.model
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Inputs for calibration or evaluation.
 
@@ -124,7 +142,7 @@ class ModelSpec:
     """
 
     name: str
-    source: TransformersSource | OnnxSource
+    source: TransformersSource | OnnxSource | RepositorySource
     payloads: Payloads
     calibration: DataSet
     evaluation: DataSet
@@ -141,9 +159,9 @@ class ModelSpec:
 
     @property
     def trained(self) -> bool:
-        """Whether the weights are trained; an ONNX file is taken to be."""
+        """Whether the weights are trained; those of given files are taken to be."""
         source = self.source
-        return isinstance(source, OnnxSource) or source.checkpoint is not None
+        return not isinstance(source, TransformersSource) or source.checkpoint is not None
 
     @property
     def int8_is_a_guess(self) -> bool:

@@ -151,7 +151,7 @@ def check_configuration(
 
 def examples_of(bundle: Bundle) -> dict[str, Examples]:
     """Return the recorded examples, by model. Raises UsageError for unreadable ones."""
-    batched = {m.name: m.max_batch_size > 0 for m in bundle.manifest.config.models}
+    batched = {m.name: m.config.get("max_batch_size", 0) > 0 for m in bundle.manifest.models}
     return {
         model.name: read_examples(bundle.root / model.examples, batched=batched[model.name])
         for model in bundle.manifest.models

@@ -114,8 +114,9 @@ def _write(
         own = files[model.name]
         written = repository.write(model, own.artifact, own.payloads, own.outputs)
         _add_labels(folder / model.name, written, provenance.labels.get(model.name, ()))
-        path = folder / model.name / "config.pbtxt"
-        path.write_text(commented(written, model, provenance.origins))
+        if model.artifact.backend != "repository":  # whose text is its owner's
+            path = folder / model.name / "config.pbtxt"
+            path.write_text(commented(written, model, provenance.origins))
     requirements = required_packages(config.models, provenance.packages)
     (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in requirements))
     readme = {
