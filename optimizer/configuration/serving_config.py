@@ -199,7 +199,10 @@ def describe_model(model: ModelServing) -> str:
         if preferred:
             parts.append("preferred " + "/".join(map(str, preferred)))
         parts.append(f"queue delay {model.batching.max_queue_delay_us} us")
-    parts += map(_describe_group, model.groups)
+    if as_deployed:
+        parts.append(f"{model.most_instances} instance{'s' if model.most_instances != 1 else ''}")
+    else:
+        parts += map(_describe_group, model.groups)
     if model.cuda_graphs:
         parts.append("CUDA graphs")
     if model.padding:
