@@ -130,7 +130,9 @@ def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
         try:
             array = np.asarray([values])
         except (ValueError, OverflowError) as error:  # lists of unequal length
-            raise ValueError(f"{name} must be a regular list of values") from error
+            texts = types.get(name) == "BYTES"
+            rule = f"must be a regular list of {'texts' if texts else 'numbers'}"
+            raise ValueError(f"{name} {rule}") from error
         # JSON does not distinguish 1 from 1.0.
         whole = np.issubdtype(array.dtype, np.integer)
         floating = types.get(name) in FLOATING

@@ -251,7 +251,7 @@ def test_the_percentile_of_calibration_belongs_to_the_key(tmp_path: Path) -> Non
     [
         ({"name": "z"}, "y", "has the inputs x; the payloads give z"),
         ({"data_type": "INT64"}, "y", "x: the ONNX graph takes float32, got INT64"),
-        ({"shape": (None,)}, "y", r"x: the ONNX graph takes \[None, 64\] .* got \[None, None\]"),
+        ({"shape": (None,)}, "y", r"x: the ONNX graph takes \[None, 64\] .* got \[None, length\]"),
         ({"shape": (8, 8)}, "y", r"x: the ONNX graph takes \[None, 64\]"),
         ({}, "logits", "has no output 'logits'; it has y"),
     ],

@@ -221,7 +221,7 @@ def test_artifacts_say_what_they_are(builds: BuildProcess) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"output": "scores"}, UsageError, "no output 'scores'; it has logits"),
+        ({"outputs": ("scores",)}, UsageError, "no output 'scores'; it has logits"),
         (
             {"source": TransformersSource("NoSuchModel")},
             UsageError,
