@@ -180,7 +180,7 @@ class _Serving:
         examples = examples_of(self.bundle)
         try:
             answers = {
-                name: served.answers(name, each.requests, each.output)
+                name: served.answers(name, each.requests, list(each.outputs))
                 for name, each in examples.items()
             }
         except LoadTestFailure as error:

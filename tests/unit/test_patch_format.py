@@ -96,7 +96,8 @@ def test_recorded_examples_go_with_it(tmp_path: Path, repository: Path) -> None:
     [model] = bundle.manifest.models
     model = replace(model, examples=f"bert/{EXAMPLES}")
     requests = draw_requests(bundle.load.workload.streams[0].payloads)
-    write_examples(bundle.root / "bert" / EXAMPLES, requests, "logits", np.zeros((16, 2)))
+    answers = {"logits": np.zeros((16, 2))}
+    write_examples(bundle.root / "bert" / EXAMPLES, requests, answers, batched=True)
     bundle = replace(bundle, manifest=replace(bundle.manifest, models=(model,)))
     (tmp_path / "patch").mkdir()
     patch = write_patch(bundle, repository, [file], tmp_path / "patch")

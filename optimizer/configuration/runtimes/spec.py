@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "as_deployed"]
+""""as_deployed" is that of a model's own files in a repository."""
 Kind = Literal["KIND_CPU", "KIND_GPU"]
 GraphKind = Literal["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s8", "int8_u8s7", "int8_trt"]
 """An ONNX graph of a model. INT8: signed or unsigned activations, then signed weights, each with

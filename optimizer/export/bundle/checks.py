@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from google.protobuf import text_format
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.export.bundle.config_fields import field_changes, measured_config
@@ -32,6 +31,7 @@ from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import why_missed
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
+from optimizer.workload.streams import Tensors
 
 Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]
@@ -166,15 +166,16 @@ def check_configuration(
 
 def examples_of(bundle: Bundle) -> dict[str, Examples]:
     """Return the recorded examples, by model. Raises UsageError for unreadable ones."""
+    batched = {m.name: m.config.get("max_batch_size", 0) > 0 for m in bundle.manifest.models}
     return {
-        model.name: read_examples(bundle.root / model.examples)
+        model.name: read_examples(bundle.root / model.examples, batched=batched[model.name])
         for model in bundle.manifest.models
         if model.examples is not None
     }
 
 
 def check_outputs(
-    manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, NDArray[Any]]
+    manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, Tensors]
 ) -> Check:
     """Check that outputs match the recorded ones, within the limits of the accuracy gate."""
     without = [model.name for model in manifest.models if model.name not in examples]
@@ -189,7 +190,7 @@ def check_outputs(
     if without:
         reason = f"{', '.join(without)}: the bundle has no recorded examples"
         return Check("outputs", "not checked", reason)
-    count = sum(len(each.answers) for each in examples.values())
+    count = sum(len(each) for each in examples.values())
     return Check("outputs", "pass", f"the outputs of {count} recorded examples match")
 
 

@@ -99,7 +99,6 @@ class ExportedModel:
     Attributes:
         config: Triton's ModelConfig in the measurement, as JSON with protobuf's names; `verify`
             compares it with what the server runs.
-        output: name of the output tensor.
         artifact_sha256: digest of the model file, as in the artefact cache.
         licence: as stated by the model's source, else "unknown".
         tolerance: how much outputs may differ from the recorded ones: the limits of the accuracy
@@ -113,7 +112,6 @@ class ExportedModel:
 
     name: str
     config: Mapping[str, Any]
-    output: str
     artifact_sha256: str
     licence: str
     tolerance: AccuracyLimits

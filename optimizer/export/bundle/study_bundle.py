@@ -164,7 +164,6 @@ def _model(root: Path, source: ExportSource, model: ModelServing) -> ExportedMod
         config=json.loads(
             json_format.MessageToJson(written, preserving_proto_field_name=True, sort_keys=True)
         ),
-        output=artifact.files.output.name,
         artifact_sha256=artifact.sha256,
         licence=source.cards.get(model.name, SourceCard()).licence or UNKNOWN,
         tolerance=source.tolerances[model.name],
