@@ -16,6 +16,7 @@ from optimizer.export.bundle.manifest import EXAMPLES, PATCH, Bundle, read_bundl
 from optimizer.export.patch_format import write_patch
 from optimizer.export.repository_patch import PatchedFile
 from optimizer.triton.config_text import edited
+from optimizer.workload.streams import Tensors
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable
 from tests.unit.test_config_text import parsed
@@ -96,7 +97,7 @@ def test_recorded_examples_go_with_it(tmp_path: Path, repository: Path) -> None:
     [model] = bundle.manifest.models
     model = replace(model, examples=f"bert/{EXAMPLES}")
     requests = draw_requests(bundle.load.workload.streams[0].payloads)
-    answers = {"logits": np.zeros((16, 2))}
+    answers: Tensors = {"logits": np.zeros((16, 2))}
     write_examples(bundle.root / "bert" / EXAMPLES, requests, answers, batched=True)
     bundle = replace(bundle, manifest=replace(bundle.manifest, models=(model,)))
     (tmp_path / "patch").mkdir()
