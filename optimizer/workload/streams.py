@@ -232,7 +232,12 @@ def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribu
 
 
 def stack(requests: list[Tensors]) -> Tensors:
-    """Join requests of equal shapes into one batch, shape [len(requests), ...] each."""
+    """Join requests of equal shapes into one batch, shape [len(requests), ...] each.
+
+    One request is returned as it is, so it need not have a batch axis.
+    """
+    if len(requests) == 1:
+        return requests[0]
     return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
 
 

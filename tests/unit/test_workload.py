@@ -215,6 +215,7 @@ def test_a_scalar_without_a_batch_axis_has_no_axis() -> None:
     rate = TensorSpec("rate", "INT64", (), choices=(16000,))
     [request] = Payloads((rate,), batched=False).sample(1, np.random.default_rng(0))
     assert (request["rate"].shape, request["rate"].item()) == ((), 16000)
+    assert stack([request]) == request, "a batch of one is the request"
 
 
 def test_an_axis_without_a_name_is_the_length() -> None:
