@@ -101,7 +101,7 @@ def _requests(rows: Sequence[Arrays], payloads: Payloads, source: str) -> list[T
             _refuse(source, [Mistake(spec.name, rule, sizes)])
     if payloads.batched:
         return requests
-    return [{name: values[0] for name, values in each.items()} for each in requests]
+    return [{name: values[0, ...] for name, values in each.items()} for each in requests]
 
 
 def _objects(path: Path, samples: int) -> list[object]:
