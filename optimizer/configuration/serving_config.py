@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass, field
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
 
-PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
+PRECISION_RANK: dict[Precision, int] = {
+    "int8": 0,
+    "int8_dynamic": 1,
+    "bf16": 2,
+    "fp16": 3,
+    "fp32": 4,
+}
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 
 

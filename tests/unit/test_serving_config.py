@@ -83,6 +83,7 @@ def test_every_precision_that_a_runtime_serves_is_ranked() -> None:
     assert served == set(PRECISION_RANK)
     assert sorted(PRECISION_RANK, key=lambda p: PRECISION_RANK[p]) == [
         "int8",
+        "int8_dynamic",
         "bf16",
         "fp16",
         "fp32",
