@@ -10,8 +10,10 @@ from typing import Protocol
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, versions
 from optimizer.artifacts.engines.builder import TensorRtBuilder
+from optimizer.artifacts.repository_model import RepositoryBuilder
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.runtimes import RUNTIMES, Runtime
+from optimizer.configuration.runtimes.repository import REPOSITORY
 from optimizer.configuration.runtimes.spec import GraphKind, RuntimeSpec
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
@@ -105,6 +107,8 @@ class ProgramBuilder:
 
 
 def _builder(runtime: RuntimeSpec) -> ArtifactBuilder:
+    if runtime is REPOSITORY:
+        return RepositoryBuilder()
     if runtime.package is None:
         return TensorRtBuilder()
     return GraphBuilder(runtime) if runtime.graphs else ProgramBuilder(runtime)

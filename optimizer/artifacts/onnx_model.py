@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.workload.data_types import NUMPY_TYPES, DataType
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
-from optimizer.workload.streams import NUMPY_TYPES, DataType, OutputTensor, Tensors, TensorSpec
+from optimizer.workload.streams import OutputTensor, Tensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-_TRITON_TYPES: dict[str, DataType] = {"FLOAT": "FP32", "INT32": "INT32", "INT64": "INT64"}
-"""Triton's names of the ONNX element types that an output may have."""
+_TRITON_TYPES: dict[str, DataType] = {
+    "BOOL": "BOOL",
+    "UINT8": "UINT8",
+    "UINT16": "UINT16",
+    "UINT32": "UINT32",
+    "UINT64": "UINT64",
+    "INT8": "INT8",
+    "INT16": "INT16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "FLOAT16": "FP16",
+    "FLOAT": "FP32",
+    "DOUBLE": "FP64",
+    "BFLOAT16": "BF16",
+    "STRING": "BYTES",
+}
+"""Triton's names of the ONNX element types."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +78,23 @@ class OnnxModel:
         """Open the file with ONNX Runtime."""
         import onnxruntime
 
-        output = _output_spec(self._checked_header(), self.model.output)
+        outputs = _outputs(self._checked_header(), self.model.outputs)
         files = [self.source.path, *map(self._beside, self._external_names())]
         session = onnxruntime.InferenceSession(self.source.path, providers=["CPUExecutionProvider"])
 
-        def run(request: Tensors) -> NDArray[Any]:
-            answer: NDArray[Any] = session.run([self.model.output], request)[0]
-            return answer
+        names = [output.name for output in outputs]
 
-        return OpenedModel(run, output, sum(file.stat().st_size for file in files))
+        def run(request: Tensors) -> Tensors:
+            return dict(zip(names, session.run(names, request), strict=True))
+
+        return OpenedModel(run, outputs, sum(file.stat().st_size for file in files))
 
     def _checked_header(self) -> onnx.ModelProto:
-        """Return the graph without its external data, after checking payloads and output."""
+        """Return the graph without its external data, after checking payloads and outputs."""
         with _readable(self.source.path):
             header = _header(self.source.path)
         _check_inputs(header, self.model.payloads.tensors)
-        _check_output(header, self.model.output)
+        _check_outputs(header, self.model.outputs)
         return header
 
     def _external_names(self) -> tuple[str, ...]:
@@ -178,30 +193,38 @@ def _check_input(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
     sizes = [axis.dim_value or None for axis in tensor.shape.dim]
     if sizes[:1] != [None]:
         raise UsageError(f"{spec.name}: the first axis must be a dynamic batch, got {sizes[:1]}")
-    fits = len(sizes) == len(spec.shape) + 1 and all(
-        size is None or size == given for size, given in zip(sizes[1:], spec.shape, strict=True)
+    given = spec.sized(dict.fromkeys(spec.free, 0))
+    fits = len(sizes) == len(given) + 1 and all(
+        size is None or size == own for size, own in zip(sizes[1:], given, strict=True)
     )
     if not fits:
         raise UsageError(
             f"{spec.name}: the ONNX graph takes {sizes} (None is any size),"
-            f" got {[None, *spec.shape]}"
+            f" got [None, {', '.join(map(str, spec.shape))}]"
         )
 
 
-def _check_output(header: onnx.ModelProto, name: str) -> None:
+def _check_outputs(header: onnx.ModelProto, wanted: Sequence[str]) -> None:
     names = [value.name for value in header.graph.output]
-    if name not in names:
-        raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")
+    for name in wanted:
+        if name not in names:
+            raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")
 
 
-def _output_spec(header: onnx.ModelProto, name: str) -> OutputTensor:
+def _outputs(header: onnx.ModelProto, wanted: Sequence[str]) -> tuple[OutputTensor, ...]:
+    """Return the wanted outputs, all of the graph where none is named."""
+    values = {value.name: value for value in header.graph.output}
+    return tuple(_output(values[name]) for name in wanted or values)
+
+
+def _output(value: onnx.ValueInfoProto) -> OutputTensor:
     import onnx
 
-    tensor = next(v.type.tensor_type for v in header.graph.output if v.name == name)
+    tensor = value.type.tensor_type
     onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
     if onnx_type not in _TRITON_TYPES:
         raise UsageError(
-            f"output {name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
+            f"output {value.name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
         )
     sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
-    return OutputTensor(name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))
+    return OutputTensor(value.name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

@@ -260,9 +260,11 @@ def _with_examples(
         triton = bundle.served.control.version()
         for model in manifest.models:
             requests = draw_requests(payloads[model.name])
-            answers = bundle.answers(model.name, requests, model.output)
+            outputs = [output["name"] for output in model.config["output"]]
+            answers = bundle.answers(model.name, requests, outputs)
             path = f"{model.name}/{EXAMPLES}"
-            write_examples(root / path, requests, model.output, answers)
+            batched = payloads[model.name].batched
+            write_examples(root / path, requests, answers, batched=batched)
             models.append(replace(model, examples=path))
     versions = replace(manifest.versions, triton=triton)
     return replace(manifest, models=tuple(models), versions=versions)

@@ -113,13 +113,15 @@ def opened(recipe: Recipe, fp32: Path, folder: Path, rows: list[Tensors]) -> Run
         graph.mkdir()
         recipe.write(fp32, graph, rows)
     if recipe.runtime == "onnxruntime":
-        return onnxruntime_session.open_session(str(graph), OUTPUT, recipe.precision, 1, None)
+        run = onnxruntime_session.open_session(str(graph), [OUTPUT], recipe.precision, 1, None)
+        return lambda request: run(request)[0]
     converted = folder / f"openvino {recipe.name} converted".replace("%", "percent")
     converted.mkdir()
     assert OPENVINO.convert is not None
     OPENVINO.convert(graph, converted)
     with channels_of_a_scale(recipe.channels):
-        return openvino_session.open_session(str(converted), OUTPUT, recipe.precision, 1, None)
+        run = openvino_session.open_session(str(converted), [OUTPUT], recipe.precision, 1, None)
+        return lambda request: run(request)[0]
 
 
 def milliseconds(runs: Mapping[Recipe, Run], batch: Tensors) -> dict[Recipe, float]:

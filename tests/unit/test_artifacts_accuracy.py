@@ -22,7 +22,7 @@ STRICT = AccuracyLimits(min_argmax_agreement=1.0, min_cosine=1.0, max_abs_error=
 def test_equal_outputs_meet_the_strictest_limits() -> None:
     accuracy = compare(REFERENCE, REFERENCE)
     assert accuracy == Accuracy(1.0, 1.0, 1.0, 0.0, samples=4)
-    assert misses(accuracy, STRICT) == []
+    assert misses({"y": accuracy}, STRICT) == []
 
 
 def test_figures_of_a_difference() -> None:
@@ -30,7 +30,7 @@ def test_figures_of_a_difference() -> None:
     served[0] = [0.0, 1.0]
     accuracy = compare(REFERENCE, served)
     assert accuracy == Accuracy(0.75, 0.75, 0.0, 1.0, samples=4)
-    assert misses(accuracy, STRICT) == [
+    assert misses({"y": accuracy}, STRICT) == [
         "argmax agreement must be at least 1, got 0.7500",
         "mean cosine must be at least 1, got 0.750000",
         "absolute error must be at most 0, got 1",
@@ -51,7 +51,7 @@ def test_an_output_that_is_not_finite_always_misses(bad: float) -> None:
     assert accuracy.mean_cosine == 0.75
     assert accuracy.max_abs_error == math.inf
     anything = AccuracyLimits(min_argmax_agreement=0.0, min_cosine=-1.0)
-    assert misses(accuracy, anything) == ["outputs hold NaN or infinity"]
+    assert misses({"y": accuracy}, anything) == ["outputs hold NaN or infinity"]
 
 
 def test_samples_of_zeros_are_alike() -> None:

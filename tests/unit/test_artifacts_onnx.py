@@ -71,7 +71,7 @@ def model(path: Path, output: str = "y", **tensor: object) -> ModelSpec:
     payloads = Payloads((replace(spec, **tensor),), LengthDistribution((1,), (1.0,)))  # type: ignore[arg-type]
     data = DataSet(None, 12, 0)
     source = OnnxSource(path)
-    return ModelSpec("product", source, payloads, data, data, AccuracyLimits(1, 1), output)
+    return ModelSpec("product", source, payloads, data, data, AccuracyLimits(1, 1), (output,))
 
 
 def run(graph: Path, kind: GraphKind, request: Tensors) -> NDArray[Any]:
@@ -93,7 +93,7 @@ def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> Non
     spec = model(write_graph(tmp_path / "m.onnx", external=external))
     cache = ArtifactCache(tmp_path / "cache")
     prepared = prepare_model(spec, cache)
-    assert prepared.output == OutputTensor("y", "FP32", (WIDTH,))
+    assert prepared.outputs == (OutputTensor("y", "FP32", (WIDTH,)),)
     entry = PrecisionGraphs(spec, cache).entry(kind)
     files = {path.name for path in entry.path.iterdir()}
     assert (len(files) == 2) == external
@@ -102,7 +102,7 @@ def test_every_precision(tmp_path: Path, kind: GraphKind, external: bool) -> Non
     assert served.dtype == np.float32
     tolerance = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.1, "int8_u8s7": 0.5}.get(kind, 0.3)
     if kind not in int8_graphs.OVERFLOWING:
-        assert compare(prepared.reference, served).max_abs_error < tolerance
+        assert compare(prepared.references[0].outputs["y"], served).max_abs_error < tolerance
 
 
 def test_openvino_reads_external_data(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_percentile_of_calibration_belongs_to_the_key(tmp_path: Path) -> Non
     [
         ({"name": "z"}, "y", "has the inputs x; the payloads give z"),
         ({"data_type": "INT64"}, "y", "x: the ONNX graph takes float32, got INT64"),
-        ({"shape": (None,)}, "y", r"x: the ONNX graph takes \[None, 64\] .* got \[None, None\]"),
+        ({"shape": (None,)}, "y", r"x: the ONNX graph takes \[None, 64\] .* got \[None, length\]"),
         ({"shape": (8, 8)}, "y", r"x: the ONNX graph takes \[None, 64\]"),
         ({}, "logits", "has no output 'logits'; it has y"),
     ],
@@ -348,16 +348,17 @@ def test_padding_is_not_judged_where_outputs_have_a_row_for_each_position(tmp_pa
     payloads = Payloads(tensors, LengthDistribution((2, 5), (0.5, 0.5)))
     spec = replace(model(path), payloads=payloads)
     prepared = prepare_model(spec, ArtifactCache(tmp_path / "cache"))
-    assert prepared.reference.shape == (12, 5, 1)
+    [reference] = prepared.references
+    assert reference.outputs["y"].shape == (12, 5, 1)
     masks = np.concatenate([row["attention_mask"] for row in prepared.evaluation])
-    assert prepared.judged is not None
-    np.testing.assert_array_equal(prepared.judged, masks == 1)
-    assert not prepared.judged.all()
+    np.testing.assert_array_equal(reference.judged["y"], masks == 1)
+    assert not reference.judged["y"].all()
 
 
 def test_outputs_without_positions_are_judged_whole(tmp_path: Path) -> None:
     spec = model(write_graph(tmp_path / "m.onnx"))
-    assert prepare_model(spec, ArtifactCache(tmp_path / "cache")).judged is None
+    [reference] = prepare_model(spec, ArtifactCache(tmp_path / "cache")).references
+    assert reference.judged == {}
 
 
 def write_token_graph(path: Path) -> Path:

@@ -323,7 +323,8 @@ ONE_MISTAKE = [
         "maximum: 99",
         "maximum: 99, shape: [lenght]",
         "line 8: models.bert.inputs.input_ids.shape.0: "
-        "must be a valid integer, or must be 'length', got 'lenght'",
+        "must be a size, or a dimension under `lengths` or `dimensions`; did you mean length?, "
+        "got 'lenght'",
     ),
     (
         "vocab_size: 100",

@@ -82,7 +82,7 @@ def test_a_bundle_whose_own_files_are_pipes_is_refused(bundle: Bundle, name: str
     with pytest.raises(UsageError, match=rf"{name} must be a regular file, not a pipe"):
         read_bundle(bundle.root)
     with pytest.raises(UsageError, match="not a pipe"):
-        read_examples(bundle.root / name)
+        read_examples(bundle.root / name, batched=True)
 
 
 @pytest.mark.parametrize("name", ["..", "../../home", "/etc", ".hidden", "a\0b"])
@@ -203,14 +203,14 @@ ANSWERS = np.random.default_rng(0).normal(size=(16, 3))
 
 def written_examples(folder: Path) -> Path:
     path = folder / "examples.npz"
-    write_examples(path, draw_requests(PAYLOADS), "logits", ANSWERS)
+    write_examples(path, draw_requests(PAYLOADS), {"logits": ANSWERS}, batched=True)
     return path
 
 
 def test_examples_come_back_as_they_were_recorded(tmp_path: Path) -> None:
-    examples = read_examples(written_examples(tmp_path))
-    assert examples.output == "logits"
-    np.testing.assert_allclose(examples.answers, ANSWERS, rtol=1e-6)
+    examples = read_examples(written_examples(tmp_path), batched=True)
+    assert examples.outputs.keys() == {"logits"}
+    np.testing.assert_array_equal(examples.outputs["logits"], ANSWERS)
     for given, read in zip(draw_requests(PAYLOADS), examples.requests, strict=True):
         assert given.keys() == read.keys()
         for name, values in given.items():
@@ -224,7 +224,7 @@ def test_what_would_be_executed_when_it_is_read_is_refused(tmp_path: Path) -> No
     values = np.array([{"a": 1}], dtype=object)
     np.savez(path, **{"input:x": values, "output:y": values})
     with pytest.raises(UsageError, match="holds no recorded examples"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
@@ -232,7 +232,7 @@ def test_damaged_examples_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "examples.npz"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"examples\.npz holds no recorded examples"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 @pytest.mark.parametrize("rows", [(0, 0), (2, 3)])
@@ -243,12 +243,12 @@ def test_examples_must_be_some_and_each_have_an_answer(
     inputs, answers = rows
     np.savez(path, **{"input:x": np.ones((inputs, 4)), "output:y": np.ones((answers, 3))})
     with pytest.raises(UsageError, match="arrays must have one number of rows, at least 1"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 def outputs(manifest: Manifest, folder: Path, answers: NDArray[Any]) -> tuple[str, str]:
-    examples = {"bert": read_examples(written_examples(folder))}
-    check = check_outputs(manifest, examples, {"bert": answers})
+    examples = {"bert": read_examples(written_examples(folder), batched=True)}
+    check = check_outputs(manifest, examples, {"bert": {"logits": answers}})
     return check.outcome, check.text
 
 

@@ -20,7 +20,7 @@ from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import Tensors
+from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
 _RECIPES: dict[GraphKind, int] = {
     "fp32": 1,
@@ -78,13 +78,16 @@ class PrecisionGraphs:
     @cached_property
     def model_key(self) -> Key:
         """What decides the exported model: source, tensors, and the length of the trace."""
-        payloads = self._model.payloads
-        return {
+        payloads, outputs = self._model.payloads, self._model.outputs
+        key: dict[str, object] = {
             "source": self.source.fingerprint(),
-            "inputs": [[t.name, t.data_type, t.shape] for t in payloads.tensors],
+            "inputs": [[t.name, t.data_type, _axes(t)] for t in payloads.tensors],
             "longest": payloads.lengths.longest,
-            "output": self._model.output,
+            "output": outputs[0] if len(outputs) == 1 else list(outputs),
         }
+        if payloads.dimensions:
+            key["sizes"] = payloads.largest_sizes()
+        return key
 
     def key(self, kind: GraphKind) -> Key:
         """Return what decides the graph's content."""
@@ -137,3 +140,8 @@ class PrecisionGraphs:
             case "int8_trt":
                 to_int8_tensorrt(source.path, into)
         return source.facts
+
+
+def _axes(spec: TensorSpec) -> list[int | str | None]:
+    """Return the shape as keys have always had it, without a name for the length."""
+    return [None if size == LENGTH else size for size in spec.shape]

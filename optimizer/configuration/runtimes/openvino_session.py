@@ -21,9 +21,9 @@ def inference_precision(precision: str, capabilities: Collection[str]) -> str:
 
 
 def open_session(
-    directory: str, output: str, precision: str, threads: int, gpu: int | None
-) -> Callable[[Mapping[str, Any]], Any]:
-    """Return run(inputs by name) -> output array."""
+    directory: str, outputs: list[str], precision: str, threads: int, gpu: int | None
+) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Return run(inputs by name) -> arrays of the outputs."""
     core = openvino.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     settings = {
@@ -36,6 +36,11 @@ def open_session(
     if precision == "int8_dynamic":
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _CHANNELS_OF_A_SCALE
     model = core.compile_model(os.path.join(directory, "model.xml"), "CPU", settings)
-    request, port = model.create_infer_request(), model.output(output)
-    # The result lies in the request's memory, which the next batch overwrites.
-    return lambda inputs: request.infer(inputs, share_inputs=True)[port].copy()
+    request, ports = model.create_infer_request(), [model.output(name) for name in outputs]
+
+    def run(inputs: Mapping[str, Any]) -> list[Any]:
+        results = request.infer(inputs, share_inputs=True)
+        # The results lie in the request's memory, which the next batch overwrites.
+        return [results[port].copy() for port in ports]
+
+    return run

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_dynamic"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_dynamic", "as_deployed"]
+""""as_deployed" is that of a model's own files in a repository."""
 Kind = Literal["KIND_CPU", "KIND_GPU"]
 GraphKind = Literal[
     "fp32",
