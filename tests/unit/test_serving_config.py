@@ -87,11 +87,13 @@ def test_every_precision_that_a_runtime_serves_is_ranked() -> None:
         "bf16",
         "fp16",
         "fp32",
+        "as_deployed",
     ]
 
 
 def test_every_runtime_serves_the_reference_precision() -> None:
-    assert all("fp32" in precisions for precisions in PRECISIONS_OF["KIND_CPU"].values())
+    precisions = PRECISIONS_OF["KIND_CPU"].values()
+    assert all({"fp32", "as_deployed"} & set(each) for each in precisions)
 
 
 @pytest.mark.parametrize(
