@@ -118,12 +118,16 @@ def overlay(
         config.name = model.name
     deployed = deployed_values(base)
     if model.batching is None:
-        config.ClearField("dynamic_batching")
+        # Without effect, as where one request fills the largest batch, the batcher stays.
+        if base.max_batch_size > model.max_batch_size:
+            config.ClearField("dynamic_batching")
     else:
         batcher, wanted = config.dynamic_batching, model.batching
         batcher.SetInParent()
         config.max_batch_size = model.max_batch_size
-        if (wanted.preferred_batch_sizes or "none") != deployed["preferred_batch_sizes"]:
+        kept = (wanted.preferred_batch_sizes or "none") == deployed["preferred_batch_sizes"]
+        # A preference for the largest batch goes with that size.
+        if not kept or max(batcher.preferred_batch_size, default=0) > model.max_batch_size:
             del batcher.preferred_batch_size[:]
             batcher.preferred_batch_size.extend(wanted.preferred_batch_sizes)
         if wanted.max_queue_delay_us != deployed["max_queue_delay_us"]:

@@ -267,12 +267,14 @@ def digests(root: Path) -> dict[str, str]:
 def model_digests(repository: Path, models: Iterable[str]) -> dict[str, str]:
     """Return the sha256 of every file of these models, by path relative to `repository`.
 
-    Links are followed, as a server does: a repository may keep its weights elsewhere.
+    Links are followed, as a server does: a repository may keep its weights elsewhere. What Python
+    has compiled there is left out.
     """
     paths = (
         Path(folder, file)
         for model in models
         for folder, _, files in os.walk(repository / model, followlinks=True)
+        if "__pycache__" not in Path(folder).parts
         for file in files
     )
     return {path.relative_to(repository).as_posix(): _content_digest(path) for path in paths}

@@ -47,6 +47,18 @@ from optimizer.workload.model_spec import AccuracyLimits
 
 
 @dataclass(frozen=True)
+class PatchBase:
+    """A model repository that a patch is for.
+
+    Attributes:
+        folders: of the models in it, by their names in the space file.
+    """
+
+    repository: Path
+    folders: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ExportSource:
     """A configuration of a study, with everything that it is exported from.
 
@@ -56,6 +68,7 @@ class ExportSource:
         versions: of the software and hardware that measured it.
         cards: licences and class names from the models' sources, by model.
         made_by: name and version of this program.
+        base: what the format `patch` is for.
     """
 
     study: StudyReading
@@ -65,6 +78,7 @@ class ExportSource:
     versions: Versions
     cards: Mapping[str, SourceCard]
     made_by: str
+    base: PatchBase | None = None
 
 
 def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Manifest:
