@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes import onnxruntime_session
@@ -158,7 +159,7 @@ class Architecture:
             for payloads in (model.payloads, model.payloads.largest()):
                 for batch in (1, 3):
                     [tensors] = payloads.sample(1, np.random.default_rng(batch), batch_size=batch)
-                    expected = opened.run(tensors)
+                    expected: Mapping[str, NDArray[Any]] = opened.run(tensors)
                     for output, array in zip(opened.outputs, run(tensors), strict=True):
                         own = expected[output.name]
                         assert np.std(own) > 0, f"{output.name} is constant: it shows nothing"
