@@ -59,28 +59,38 @@ class TransformersModel:
 
         outputs = list(self.model.outputs) or [each.name for each in self.open().outputs]
         try:
-            # The exporter takes attention apart as this kernel computes it. Strides of the output
-            # of any other kernel, which views rely on, would not be those of the parts.
-            with sdpa_kernel(SDPBackend.MATH):
-                program = torch.onnx.export(
-                    self._program("fp32"),
-                    dynamo=True,
-                    input_names=[spec.name for spec in self.model.payloads.tensors],
-                    output_names=outputs,
-                    opset_version=ONNX_OPSET,
-                    verbose=False,
-                )
+            try:
+                program = self._onnx_program(outputs)
+            except torch.onnx.OnnxExporterError:
+                # The exporter takes attention apart as this kernel computes it. Strides of the
+                # output of any other kernel, on which some models' views rely, differ from those
+                # of the parts. The kernel's graphs are longer, so it is not the first choice.
+                with sdpa_kernel(SDPBackend.MATH):
+                    program = self._onnx_program(outputs)
         except torch.onnx.OnnxExporterError as error:
             raise BuildFailure(
                 f"{self.source.class_name} cannot be exported to ONNX: {cause_text(error)}; "
                 "runtime pytorch serves it without ONNX, and `source: {onnx: FILE}` takes a file "
                 "that you export yourself"
             ) from None
-        assert program is not None
         _forget_traces(program.model)
         weights = program.model.graph.initializers.values()
         size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
         program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
+
+    def _onnx_program(self, outputs: list[str]) -> Any:
+        import torch
+
+        program = torch.onnx.export(
+            self._program("fp32"),
+            dynamo=True,
+            input_names=[spec.name for spec in self.model.payloads.tensors],
+            output_names=outputs,
+            opset_version=ONNX_OPSET,
+            verbose=False,
+        )
+        assert program is not None
+        return program
 
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Export a program with the weights in `precision`."""
