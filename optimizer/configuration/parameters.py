@@ -379,7 +379,8 @@ def is_any_field(name: str) -> bool:
 
 def parameter_of_field(path: str) -> str | None:
     """Return the key of the parameter in the table that holds a field of config.pbtxt."""
-    return next((each.file_key for each in PARAMETERS if path in each.fields), None)
+    holding = [each.file_key for each in PARAMETERS if path in each.fields]
+    return path if path in holding else next(iter(holding), None)
 
 
 def names_of(*parts: Part) -> tuple[str, ...]:

@@ -52,19 +52,16 @@ def model_config(
 
 def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[str, str]]) -> None:
     """Set fields of a configuration, given as pairs of path and JSON value."""
+    content = json_format.MessageToDict(config, preserving_proto_field_name=True)
     for path, text in fields:
-        config.MergeFrom(_one_field(path, json.loads(text)))
-
-
-def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
-    """Make a message that holds one field, such as "optimization.input_pinned_memory.enable"."""
-    content: Any = value
-    for name in reversed(path.split(".")):
-        content = {name: content}
-    try:
-        return json_format.ParseDict(content, model_config_pb2.ModelConfig())
-    except json_format.ParseError as error:
-        raise ValueError(f"config.pbtxt has no field {path} that is {value!r}: {error}") from error
+        *parents, name = path.split(".")
+        part = content
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[name] = json.loads(text)
+    # Merging messages would not set a field to false, 0 or "".
+    config.Clear()
+    json_format.ParseDict(content, config)
 
 
 def wrong_field(path: str, value: Any) -> str | None:
@@ -85,9 +82,9 @@ def wrong_field(path: str, value: Any) -> str | None:
         elif field.is_repeated:
             return f"{name} is a list, whose entries have no path"
     try:
-        _one_field(path, value)
-    except ValueError as error:
-        return str(error)
+        merge_fields(model_config_pb2.ModelConfig(), [(path, json.dumps(value))])
+    except json_format.ParseError as error:
+        return f"config.pbtxt has no field {path} that is {value!r}: {error}"
     return None
 
 
