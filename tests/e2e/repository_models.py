@@ -27,12 +27,15 @@ class TritonPythonModel:
     def execute(self, requests):
 """
 
-TEXTS = '''\
+TEXTS = """\
 # Owned by the search team.
 name: "texts-v1.2"
 backend: "python"   # our own code
 max_batch_size: 16
-input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] }, { name: "MASK" data_type: TYPE_BOOL dims: [ -1 ] } ]
+input [
+  { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "MASK" data_type: TYPE_BOOL dims: [ -1 ] }
+]
 output [
   { name: "UPPER" data_type: TYPE_STRING dims: [ 1 ] },
   { name: "COUNT", data_type: TYPE_INT32, dims: [ 1 ] label_filename: "labels.txt" }
@@ -40,7 +43,7 @@ output [
 version_policy { specific { versions: [ 2 ] } }
 parameters { key: "greeting" value { string_value: "hello" } }
 instance_group [ { name: "main" kind: KIND_CPU count: 1 } ]
-'''
+"""
 TEXTS_CODE = """
         responses = []
         for request in requests:
@@ -61,7 +64,10 @@ input [
   { name: "BOXES" data_type: TYPE_FP64 dims: [ -1, -1 ] },
   { name: "IDS" data_type: TYPE_UINT8 dims: [ -1, -1 ] }
 ]
-output [ { name: "SUM" data_type: TYPE_FP64 dims: [ 3 ] }, { name: "SIZES" data_type: TYPE_INT64 dims: [ 6 ] } ]
+output [
+  { name: "SUM" data_type: TYPE_FP64 dims: [ 3 ] },
+  { name: "SIZES" data_type: TYPE_INT64 dims: [ 6 ] }
+]
 dynamic_batching { }
 """
 WIDE_CODE = """
@@ -76,7 +82,8 @@ WIDE_CODE = """
             assert 1 <= boxes <= 4 and corners == 4, own[1].shape
             assert words == boxes and letters in (5, 9), own[2].shape
             assert own[0].max() <= 0.5 and own[1].min() >= -2 and own[2].max() <= 250
-            sums = np.stack([each.reshape(len(each), -1).astype(np.float64).sum(1) for each in own], 1)
+            rows = [each.reshape(len(each), -1).astype(np.float64) for each in own]
+            sums = np.stack([each.sum(1) for each in rows], 1)
             sizes = np.tile([height, width, boxes, corners, words, letters], (len(own[0]), 1))
             responses.append(response(SUM=sums, SIZES=sizes.astype(np.int64)))
         return responses
