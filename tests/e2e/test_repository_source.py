@@ -193,8 +193,9 @@ def test_batches_that_are_answered_wrong_leave_the_space(tmp_path: Path) -> None
     results = tmp_path / "results" / "deployed"
     [row] = json.loads((results / "prepared.json").read_text())["artifacts"]
     assert row["dropped"] is None
-    assert row["failing_batch"]["size"] == 2, row
-    assert "number/repository/as_deployed: configurations with a max_batch_size of 2" in (
+    assert row["failing_batch"]["size"] == 4, "the smallest of the space"
+    assert "the first for request 2" in row["failing_batch"]["reason"]
+    assert "number/repository/as_deployed: configurations with a max_batch_size of 4" in (
         optimizer.output
     )
     trials = [json.loads(file.read_text()) for file in (results / "trials").glob("*.json")]
