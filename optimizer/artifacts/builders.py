@@ -18,6 +18,11 @@ from optimizer.configuration.runtimes.spec import GraphKind, RuntimeSpec
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
 
+_IN_7_BITS: Mapping[GraphKind, GraphKind] = {
+    "int8_u8s8": "int8_u8s7",
+    "int8_dynamic": "int8_dynamic_s7",
+}
+
 
 class ArtifactBuilder(Protocol):
     """Makes the files of one runtime."""
@@ -75,7 +80,7 @@ class GraphBuilder:
     def _graph(self, spec: ArtifactSpec) -> GraphKind:
         """Return the graph, with 7 bits in its weights where this processor would overflow."""
         kind = self.runtime.graphs[spec.precision]
-        return "int8_u8s7" if kind == "int8_u8s8" and overflows_in_int8(cpu_flags()) else kind
+        return _IN_7_BITS.get(kind, kind) if overflows_in_int8(cpu_flags()) else kind
 
 
 @dataclass(frozen=True)

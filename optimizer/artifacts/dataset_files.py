@@ -101,7 +101,7 @@ def _requests(rows: Sequence[Arrays], payloads: Payloads, source: str) -> list[T
             _refuse(source, [Mistake(spec.name, rule, sizes)])
     if payloads.batched:
         return requests
-    return [{name: values[0] for name, values in each.items()} for each in requests]
+    return [{name: values[0, ...] for name, values in each.items()} for each in requests]
 
 
 def _objects(path: Path, samples: int) -> list[object]:
@@ -130,7 +130,9 @@ def _arrays(row: object, specs: Iterable[TensorSpec]) -> Arrays:
         try:
             array = np.asarray([values])
         except (ValueError, OverflowError) as error:  # lists of unequal length
-            raise ValueError(f"{name} must be a regular list of values") from error
+            texts = types.get(name) == "BYTES"
+            rule = f"must be a regular list of {'texts' if texts else 'numbers'}"
+            raise ValueError(f"{name} {rule}") from error
         # JSON does not distinguish 1 from 1.0.
         whole = np.issubdtype(array.dtype, np.integer)
         floating = types.get(name) in FLOATING

@@ -200,7 +200,7 @@ def _check_input(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
     if not fits:
         raise UsageError(
             f"{spec.name}: the ONNX graph takes {sizes} (None is any size),"
-            f" got {[None, *spec.shape]}"
+            f" got [None, {', '.join(map(str, spec.shape))}]"
         )
 
 

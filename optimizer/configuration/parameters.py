@@ -380,7 +380,8 @@ def is_any_field(name: str) -> bool:
 def parameter_of_field(path: str) -> str | None:
     """Return the key of the parameter in the table that holds a field of config.pbtxt."""
     holding = [each.file_key for each in PARAMETERS if path in each.fields]
-    return path if path in holding else next(iter(holding), None)
+    # Batching and max_batch_size share a field, which is named like one of them.
+    return next((key for key in holding if path.endswith(key)), next(iter(holding), None))
 
 
 def names_of(*parts: Part) -> tuple[str, ...]:

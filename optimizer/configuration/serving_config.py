@@ -11,10 +11,11 @@ from optimizer.configuration.runtimes.spec import Kind, Precision
 
 PRECISION_RANK: dict[Precision, int] = {
     "int8": 0,
-    "bf16": 1,
-    "fp16": 2,
-    "fp32": 3,
-    "as_deployed": 4,
+    "int8_dynamic": 1,
+    "bf16": 2,
+    "fp16": 3,
+    "fp32": 4,
+    "as_deployed": 5,
 }
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 

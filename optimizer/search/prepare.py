@@ -287,10 +287,13 @@ class PreparePhase:
 
 def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | None:
     """Return why an artefact is not built at all; None where it is."""
-    if spec.precision == "int8" and model.int8_is_a_guess:
+    calibrated = spec.precision == "int8"
+    in_int8 = calibrated or spec.precision == "int8_dynamic"
+    if in_int8 and model.int8_is_a_guess(calibrated=calibrated):
+        needed = "calibration and evaluation data" if calibrated else "evaluation data"
         return (
-            "INT8 of trained weights is recommended on real inputs only: give calibration and "
-            "evaluation data, or set accuracy.int8_on_generated_data"
+            f"INT8 of trained weights is recommended on real inputs only: give {needed}, or set "
+            "accuracy.int8_on_generated_data"
         )
     lacking = hardware.lacks(spec.runtime, spec.precision)
     if lacking is None and not hardware.gpus:

@@ -157,8 +157,6 @@ def _looks_local(checkpoint: str) -> bool:
 
 
 def _undefined(dimension: str, defined: Sequence[str]) -> str:
-    if dimension == LENGTH:
-        return "needs `lengths`"
     near = difflib.get_close_matches(dimension, [LENGTH, *defined], 1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return f"must be a size, or a dimension under `lengths` or `dimensions`{meant}"
@@ -299,7 +297,7 @@ class DimensionSection(LengthSection):
     def _exactly_one(self) -> Self:
         if self.of is None:
             self._check_sizes()
-            if {"times", "plus"} & self.model_fields_set:
+            if (self.times, self.plus) != (1, 0):
                 raise wrong("of", "is needed with times or plus", None)
         elif self.fixed or self.uniform or self.weights:
             raise wrong("of", "must not be given beside fixed, uniform or weights", self.of)
@@ -501,14 +499,19 @@ class ModelSection(Section):
             wrong(f"inputs.{name}.shape.{n}", _undefined(size, defined), size)
             for name, section in self.inputs.items()
             for n, size in enumerate(section.shape)
-            if isinstance(size, str) and size not in defined
+            if isinstance(size, str) and size not in (LENGTH, *defined)
         ]
+        with_length = [name for name, section in self.inputs.items() if LENGTH in section.shape]
+        if with_length and self.lengths is None:
+            rule = f"is required by the dimension {LENGTH} of {', '.join(with_length)}"
+            mistakes.append(wrong("lengths", rule, None))
         if LENGTH in self.dimensions:
             mistakes.append(wrong(f"dimensions.{LENGTH}", "is given by `lengths`", LENGTH))
         earlier = {LENGTH} if self.lengths is not None else set()
         for name, section in self.dimensions.items():
             if section.of is not None and section.of not in earlier:
-                rule = f"must be a dimension before it, one of {', '.join(sorted(earlier))}"
+                listed = f", one of {', '.join(sorted(earlier))}" if earlier else ""
+                rule = f"must be a dimension before it{listed}"
                 mistakes.append(wrong(f"dimensions.{name}.of", rule, section.of))
             earlier.add(name)
         if self.output is not None and self.outputs:

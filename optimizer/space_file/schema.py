@@ -295,9 +295,20 @@ def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[Pyda
             yield wrong(each.file_key, rule, parameters.listed(each.name))
 
 
+def _leave_out_null(key: dict[str, Any]) -> None:
+    """Describe an optional section as the section, so that editors mark the key that is wrong."""
+    match key.get("anyOf"):
+        case [{"$ref": section}, {"type": "null"}]:
+            del key["anyOf"], key["default"]
+            key["$ref"] = section
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
+    for definition in schema["$defs"].values():
+        for key in definition.get("properties", {}).values():
+            _leave_out_null(key)
     parameters = schema["$defs"]["ParametersSection"]["properties"]
     schema["$defs"]["ParametersSection"]["patternProperties"] = {r"^config\.": True}
     for parameter in parameters.values():

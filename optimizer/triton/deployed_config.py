@@ -123,7 +123,7 @@ def overlay(
         config.name = model.name
     deployed = deployed_values(base)
     if model.batching is None:
-        # A batcher that can join no two requests is left as it is.
+        # Without effect, as where one request fills the largest batch, the batcher stays.
         if base.max_batch_size > model.max_batch_size:
             config.ClearField("dynamic_batching")
     else:

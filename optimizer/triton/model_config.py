@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from google.protobuf import json_format, text_format
+from google.protobuf.descriptor import FieldDescriptor
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.parameters import PARAMETERS
@@ -64,27 +65,61 @@ def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[st
     json_format.ParseDict(content, config)
 
 
+_NOT_SEARCHED = (
+    "backend",
+    "batch_input",
+    "batch_output",
+    "default_model_filename",
+    "ensemble_scheduling",
+    "input",
+    "model_transaction_policy",
+    "name",
+    "output",
+    "platform",
+    "runtime",
+    "sequence_batching",
+    "version_policy",
+)
+"""Fields that say what is served, not how."""
+
+_KINDS: Mapping[int, str] = {
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number of 32 bits",
+    FieldDescriptor.CPPTYPE_INT64: "a whole number of 64 bits",
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number of 32 bits, at least 0",
+    FieldDescriptor.CPPTYPE_UINT64: "a whole number of 64 bits, at least 0",
+    FieldDescriptor.CPPTYPE_STRING: "a text",
+}
+
+
 def wrong_field(path: str, value: Any) -> str | None:
     """Return why a field of config.pbtxt cannot have a value; None where it can."""
     message: Any = model_config_pb2.ModelConfig.DESCRIPTOR
     parts = iter(path.split("."))
+    field: Any = None
     for name in parts:
         fields = message.fields_by_name if message is not None else {}
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             return f"config.pbtxt has no field {name!r} there{meant}"
+        if field is None and name in _NOT_SEARCHED:
+            return f"{name} says what is served, not how, and cannot be searched"
         field = fields[name]
         message = field.message_type
         if message is not None and message.GetOptions().map_entry:
             next(parts, None)  # the key
-            message = message.fields_by_name["value"].message_type
+            field = message.fields_by_name["value"]
+            message = field.message_type
         elif field.is_repeated:
             return f"{name} is a list, whose entries have no path"
+    if message is not None:
+        return f"must be the path of one of its fields, {', '.join(message.fields_by_name)}"
     try:
         merge_fields(model_config_pb2.ModelConfig(), [(path, json.dumps(value))])
-    except json_format.ParseError as error:
-        return f"config.pbtxt has no field {path} that is {value!r}: {error}"
+    except json_format.ParseError:
+        names = field.enum_type.values_by_name if field.enum_type is not None else ()
+        return f"must be {_KINDS.get(field.cpp_type, 'one of ' + ', '.join(names))}"
     return None
 
 

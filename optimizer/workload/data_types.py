@@ -60,9 +60,11 @@ def decoded(content: bytes, data_type: DataType, shape: tuple[int, ...]) -> NDAr
     elements: list[bytes] = []
     at = 0
     while at < len(content):
-        [length] = struct.unpack_from("<I", content, at)
-        elements.append(content[at + 4 : at + 4 + length])
-        at += 4 + length
+        length = int.from_bytes(content[at : at + 4], "little")
+        start, at = at + 4, at + 4 + length
+        if at > len(content):
+            raise ValueError("the last element of a BYTES tensor is cut off")
+        elements.append(content[start:at])
     array = np.empty(len(elements), dtype=np.object_)
     array[:] = elements
     return array.reshape(shape)

@@ -163,8 +163,11 @@ class ModelSpec:
         source = self.source
         return not isinstance(source, TransformersSource) or source.checkpoint is not None
 
-    @property
-    def int8_is_a_guess(self) -> bool:
-        """Whether INT8 of trained weights rests on generated inputs, which was not allowed."""
-        generated = self.calibration.generated or self.evaluation.generated
+    def int8_is_a_guess(self, *, calibrated: bool) -> bool:
+        """Return whether INT8 of trained weights rests on generated inputs that nobody allowed.
+
+        Args:
+            calibrated: whether the INT8 in question takes ranges from the calibration inputs.
+        """
+        generated = self.evaluation.generated or (calibrated and self.calibration.generated)
         return self.trained and generated and not self.accuracy.int8_on_generated_data

@@ -234,7 +234,7 @@ def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribu
 def stack(requests: list[Tensors]) -> Tensors:
     """Join requests of equal shapes into one batch, shape [len(requests), ...] each.
 
-    A single request is returned as it is, for it may have no batch axis.
+    One request is returned as it is, so it need not have a batch axis.
     """
     if len(requests) == 1:
         return requests[0]

@@ -221,7 +221,7 @@ def test_artifacts_say_what_they_are(builds: BuildProcess) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"output": "scores"}, UsageError, "no output 'scores'; it has logits"),
+        ({"outputs": ("scores",)}, UsageError, "no output 'scores'; it has logits"),
         (
             {"source": TransformersSource("NoSuchModel")},
             UsageError,
@@ -282,13 +282,18 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     prepared: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: list[GraphKind] = ["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s7", "int8_trt"]
+    kinds += ["int8_weights", "int8_dynamic_s7"]
     monkeypatch.setattr(transformers_model, "INLINE_LIMIT_BYTES", 1000)
     graphs = PrecisionGraphs(MODEL, ArtifactCache(tmp_path))
     for kind in kinds:
         directory = graphs.entry(kind).path
         assert {path.name for path in directory.iterdir()} == {"model.onnx", "model.onnx.data"}
-        assert kind.startswith("int8_u8") or broken_rules(directory / "model.onnx") == []
-        served = run_openvino(directory / "model.onnx", prepared.evaluation[0])
+        assert (
+            kind.startswith(("int8_u8", "int8_dyn", "int8_w"))
+            or broken_rules(directory / "model.onnx") == []
+        )
+        run = run_onnxruntime if kind == "int8_dynamic_s7" else run_openvino
+        served = run(directory / "model.onnx", prepared.evaluation[0])
         if kind in int8_graphs.OVERFLOWING:
             continue
         assert compare(prepared.references[0].outputs["logits"][:1], served).min_cosine > 0.98

@@ -334,8 +334,8 @@ def test_a_field_of_the_configuration_by_its_path(path: str, value: object) -> N
     [
         ("optimisation.cuda", True, "no field 'optimisation' there; did you mean optimization?"),
         ("optimization.priority.most", 1, "no field 'most' there"),
-        ("optimization.input_pinned_memory.enable", 3, "that is 3"),
-        ("optimization.cuda", True, "that is True"),
+        ("optimization.input_pinned_memory.enable", 3, "must be true or false"),
+        ("optimization.cuda", True, "must be the path of one of its fields, graphs"),
         ("max_batch_size.x", 1, "no field 'x' there"),
         ("instance_group.name", "a", "instance_group is a list, whose entries have no path"),
         ("parameters.x.strings", "a", "no field 'strings' there; did you mean string_value?"),

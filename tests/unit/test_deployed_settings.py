@@ -198,7 +198,7 @@ def test_a_model_may_have_dots_and_dashes_in_its_name(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"config.optimization.input_pinned_memory.enabel": "true"}, "did you mean enable?"),
-        ({PINNED: "3"}, f"{PINNED}: config.pbtxt has no field"),
+        ({PINNED: "3"}, f"{PINNED}: must be true or false, got 3"),
         ({"config.max_batch_size": "3"}, "config.max_batch_size: is the parameter"),
         ({"intra_op_threads": "2"}, "mail.intra_op_threads: has no effect on a model of"),
     ],
@@ -230,7 +230,7 @@ def test_a_field_that_the_file_does_not_list_can_be_set(tmp_path: Path) -> None:
             [True],
             "config.pbtxt has no field 'enabel' there; did you mean enable?",
         ),
-        (PINNED, [True, "perhaps"], "config.pbtxt has no field"),
+        (PINNED, [True, "perhaps"], "must be true or false"),
         ("config.instance_group.name", ["a"], "instance_group is a list"),
         ("config.max_batch_size", [4], "is the parameter max_batch_size"),
         (

@@ -47,6 +47,7 @@ from optimizer.export.bundle.manifest import LOAD, MANIFEST, Bundle, Manifest, r
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable, signed
 from tests.unit.studies import level, measured
@@ -217,6 +218,30 @@ def test_examples_come_back_as_they_were_recorded(tmp_path: Path) -> None:
             assert values.dtype == read[name].dtype
             np.testing.assert_array_equal(values, read[name])
     assert written_examples(tmp_path).read_bytes() == written_examples(tmp_path).read_bytes()
+
+
+def test_examples_without_a_batch_axis_come_back_too(tmp_path: Path) -> None:
+    tensors = (
+        TensorSpec("rate", "INT32", (), choices=(8000, 16000)),
+        TensorSpec("name", "BYTES", (), choices=("one", "two")),
+        TensorSpec("samples", "BF16", (3,), -1, 1),
+    )
+    requests = draw_requests(Payloads(tensors, batched=False))
+    answers: Tensors = {"y": ANSWERS, "text": np.array([b"%d" % n for n in range(16)], object)}
+    path = tmp_path / "examples.npz"
+    write_examples(path, requests, answers, batched=False)
+    examples = read_examples(path, batched=False)
+    for given, read in zip(requests, examples.requests, strict=True):
+        assert given.keys() == read.keys()
+        for name, values in given.items():
+            assert isinstance(read[name], np.ndarray), "as the client of Triton needs it"
+            assert (values.dtype, values.shape) == (read[name].dtype, read[name].shape)
+            np.testing.assert_array_equal(values, read[name])
+    limits = AccuracyLimits(1.0, 1.0 - 1e-12)
+    assert examples.misses(answers, limits) == []
+    wrong = examples.misses({**answers, "text": answers["text"][::-1]}, limits)
+    assert wrong[0] == "output 'text': argmax agreement must be at least 1, got 0.0000"
+    assert examples.misses({"y": ANSWERS}, limits) == ["the served model has no output 'text'"]
 
 
 def test_what_would_be_executed_when_it_is_read_is_refused(tmp_path: Path) -> None:

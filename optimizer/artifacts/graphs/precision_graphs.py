@@ -15,20 +15,24 @@ from optimizer.artifacts.graphs.int8 import (
     to_int8,
     to_int8_tensorrt,
 )
+from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_weights
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import LENGTH, TensorSpec
+from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
 _RECIPES: dict[GraphKind, int] = {
     "fp32": 1,
     "fp16": 1,
     "bf16": 1,
-    "int8_s8s8": 2,
-    "int8_u8s8": 2,
-    "int8_u8s7": 1,
+    "int8_s8s8": 3,
+    "int8_u8s8": 3,
+    "int8_u8s7": 2,
     "int8_trt": 1,
+    "int8_weights": 1,
+    "int8_dynamic": 1,
+    "int8_dynamic_s7": 1,
 }
 """Version of how each graph is made: to be raised with every change of the code that changes the
 files, so that no cached file of an earlier version is used again."""
@@ -40,6 +44,9 @@ _MADE_FROM: dict[GraphKind, GraphKind] = {
     "int8_u8s8": "fp32",
     "int8_u8s7": "fp32",
     "int8_trt": "int8_s8s8",
+    "int8_weights": "fp32",
+    "int8_dynamic": "fp32",
+    "int8_dynamic_s7": "fp32",
 }
 _SCHEMES: dict[GraphKind, Int8Scheme] = {
     "int8_s8s8": SIGNED,
@@ -103,6 +110,11 @@ class PrecisionGraphs:
         """Return the graph's files, built where they are missing."""
         return self.cache.get_or_build(self.key(kind), partial(self._write, kind))
 
+    @property
+    def _request(self) -> Tensors:
+        """A request of the shape on which accuracy is judged."""
+        return self.inputs.evaluation[0]
+
     def _write(self, kind: GraphKind, into: Path) -> Facts | None:
         if kind == "fp32":
             self.source.export_onnx(into)
@@ -118,6 +130,13 @@ class PrecisionGraphs:
                 to_fp16(source.path, into)
             case "bf16":
                 to_bf16(source.path, into)
+            case "int8_weights":
+                return {INT8_SHARE: to_int8_weights(source.path, into, self._request)}
+            case "int8_dynamic" | "int8_dynamic_s7":
+                share = to_int8_dynamic(
+                    source.path, into, self._request, seven_bits=kind == "int8_dynamic_s7"
+                )
+                return {INT8_SHARE: share}
             case "int8_trt":
                 to_int8_tensorrt(source.path, into)
         return source.facts

@@ -8,10 +8,14 @@ from typing import Any
 
 import openvino
 
+_CHANNELS_OF_A_SCALE = 64
+"""Channels of one row of an activation that share a scale: on MiniLM as fast as 128, and nearly as
+accurate as 32. A layer whose width is no multiple of it is computed in floating point."""
+
 
 def inference_precision(precision: str, capabilities: Collection[str]) -> str:
     """Return the precision of what is not quantised; INT8 itself lies in the graph."""
-    if precision == "int8":
+    if precision in {"int8", "int8_dynamic"}:
         return "bf16" if "BF16" in capabilities else "f32"
     return {"fp32": "f32", "bf16": "bf16"}[precision]
 
@@ -29,6 +33,8 @@ def open_session(
         # Pinned, two instances would share one core: each pins from the first core on.
         "ENABLE_CPU_PINNING": False,
     }
+    if precision == "int8_dynamic":
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _CHANNELS_OF_A_SCALE
     model = core.compile_model(os.path.join(directory, "model.xml"), "CPU", settings)
     request, ports = model.create_infer_request(), [model.output(name) for name in outputs]
 

@@ -44,7 +44,7 @@ class Examples:
     def requests(self) -> list[Tensors]:
         """The inputs as requests of one inference."""
         return [
-            {n: v[row : row + 1] if self.batched else v[row] for n, v in self.inputs.items()}
+            {n: v[row : row + 1] if self.batched else v[row, ...] for n, v in self.inputs.items()}
             for row in range(len(self))
         ]
 
