@@ -396,7 +396,7 @@ ONE_MISTAKE = [
         "bert:",
         "'my bert':",
         "line 3: models.my bert: "
-        "must match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$', got 'my bert'",
+        "must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$', got 'my bert'",
     ),
     (
         PRICE,
