@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import ConfigMismatch
-from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.model_spec import AccuracyLimits, OutputLimits
 
 _SPREAD_SHARE, _ROUNDING_SHARE, _VALUE_SHARE = 0.25, 1.0, 1e-4
 """How much the output for a request in a batch may differ from that for the same request alone:
@@ -58,6 +60,8 @@ def compare(
         raise ConfigMismatch(
             f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
         )
+    if not _floating(reference):
+        return _agreement(reference, served, judged)
     expected, got = np.asarray(reference, np.float64), np.asarray(served, np.float64)
     if expected.ndim == 1:  # one number for each sample, and no axis of classes
         expected, got = expected[:, None], got[:, None]
@@ -65,7 +69,11 @@ def compare(
         expected, got = _masked(judged, expected), _masked(judged, got)
     finite = np.isfinite(got)
     finite_values = np.where(finite, got, 0.0)
-    cosine = _cosine(_rows(expected), _rows(finite_values)) * _rows(finite).all(axis=1)
+    rows = _rows(expected), _rows(finite_values)
+    if rows[0].shape[1] == 1:
+        # The cosine of two single numbers is 1 or -1, so all samples make one vector.
+        rows = rows[0].T, rows[1].T
+    cosine = _cosine(*rows) * (finite.all() if len(rows[0]) == 1 else _rows(finite).all(axis=1))
     same = (expected.argmax(axis=-1) == finite_values.argmax(axis=-1)) & finite.all(axis=-1)
     return Accuracy(
         argmax_agreement=float(same.mean() if judged is None else same[judged].mean()),
@@ -76,8 +84,77 @@ def compare(
     )
 
 
-def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
-    """Return a sentence for each limit that `accuracy` misses."""
+def _agreement(
+    reference: NDArray[Any], served: NDArray[Any], judged: NDArray[np.bool_] | None
+) -> Accuracy:
+    """Compare values that are the same or not, such as labels and texts."""
+    same = np.asarray(reference == served, dtype=np.bool_)
+    if judged is not None:
+        same |= ~np.expand_dims(judged, tuple(range(2, same.ndim)))
+    shares = _rows(same).mean(axis=1)
+    differences = np.ones(1) if reference.dtype == np.object_ else _differences(reference, served)
+    return Accuracy(
+        argmax_agreement=float(shares.mean()),
+        mean_cosine=float(shares.mean()),
+        min_cosine=float(shares.min()),
+        max_abs_error=0.0 if same.all() else float(differences.max()),
+        samples=len(reference),
+    )
+
+
+def _differences(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    differences: NDArray[np.float64] = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return np.abs(differences)
+
+
+def _floating(values: NDArray[Any]) -> bool:
+    return np.issubdtype(values.dtype, np.floating)
+
+
+def compare_outputs(
+    reference: Mapping[str, NDArray[Any]],
+    served: Mapping[str, NDArray[Any]],
+    judged: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
+) -> dict[str, Accuracy]:
+    """Compare each output by itself, as `compare` does.
+
+    Raises:
+        ConfigMismatch: when an output is missing or has another shape.
+    """
+    accuracies = {}
+    for name, expected in reference.items():
+        if name not in served:
+            raise ConfigMismatch(f"the served model has no output {name!r}")
+        accuracies[name] = compare(expected, served[name], judged.get(name))
+    return accuracies
+
+
+def worst(accuracies: Collection[Accuracy]) -> Accuracy:
+    """Return the worst figures of several outputs."""
+    return Accuracy(
+        argmax_agreement=min(each.argmax_agreement for each in accuracies),
+        mean_cosine=min(each.mean_cosine for each in accuracies),
+        min_cosine=min(each.min_cosine for each in accuracies),
+        max_abs_error=max(each.max_abs_error for each in accuracies),
+        samples=min(each.samples for each in accuracies),
+        metric=next((each.metric for each in accuracies if each.metric is not None), None),
+    )
+
+
+def misses(accuracies: Mapping[str, Accuracy], limits: AccuracyLimits) -> list[str]:
+    """Return a sentence for each limit that an output misses.
+
+    It names the output if there are several. The task's metric is not judged here.
+    """
+    several = len(accuracies) > 1
+    return [
+        f"output {name!r}: {text}" if several else text
+        for name, accuracy in accuracies.items()
+        for text in _misses(accuracy, limits.of(name))
+    ]
+
+
+def _misses(accuracy: Accuracy, limits: OutputLimits) -> list[str]:
     missed = []
     if not math.isfinite(accuracy.max_abs_error):
         missed.append("outputs hold NaN or infinity")
@@ -95,12 +172,21 @@ def misses(accuracy: Accuracy, limits: AccuracyLimits) -> list[str]:
             f"absolute error must be at most {limits.max_abs_error:g},"
             f" got {accuracy.max_abs_error:.4g}"
         )
-    if limits.metric is not None and (accuracy.metric or 0.0) < limits.metric.minimum:
-        missed.append(
-            f"{limits.metric.function} must be at least {limits.metric.minimum:g},"
-            f" got {accuracy.metric}"
-        )
     return missed
+
+
+def outputs_mismatch(
+    reference: Mapping[str, NDArray[Any]],
+    single: Mapping[str, NDArray[Any]],
+    batched: Mapping[str, NDArray[Any]],
+    judged: Mapping[str, NDArray[np.bool_]],
+) -> str | None:
+    """Describe the first output that differs in a batch, as `batch_mismatch` does."""
+    for name, expected in reference.items():
+        wrong = batch_mismatch(expected, single[name], batched[name], judged.get(name))
+        if wrong is not None:
+            return f"output {name!r}: {wrong}" if len(reference) > 1 else wrong
+    return None
 
 
 def batch_mismatch(
@@ -126,11 +212,11 @@ def batch_mismatch(
     size = len(batched)
     if batched.shape[1:] != single.shape[1:]:
         return f"a batch of {size} returns outputs of shape {list(batched.shape)}"
+    if not _floating(reference):
+        return _integer_mismatch(_cycled(single, size), batched)
     checked = batched if judged is None else _masked(_cycled(judged, size), batched)
     if not np.isfinite(checked).all():
         return f"outputs of a batch of {size} hold NaN or infinity"
-    if np.issubdtype(reference.dtype, np.integer):
-        return _integer_mismatch(_cycled(single, size), batched)
     expected, alone = np.asarray(reference, np.float64), np.asarray(single, np.float64)
     in_batch = np.asarray(batched, np.float64)
     if judged is not None:

@@ -8,9 +8,6 @@ from __future__ import annotations
 import runpy
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from numpy.typing import NDArray
 
 from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_results import ModelArtifact
@@ -24,7 +21,7 @@ _SECONDS, _MIN_REPEATS, _MAX_REPEATS = 0.1, 3, 500
 
 def time_bare(
     artifact: ModelArtifact,
-    output: str,
+    outputs: Sequence[str],
     threads: int,
     batches: Sequence[Tensors],
     cache: ArtifactCache,
@@ -35,13 +32,13 @@ def time_bare(
     The shortest, because other load on the machine can only add to an execution.
 
     Args:
-        output: name of the output tensor.
+        outputs: names of the output tensors.
         threads: intra-op threads of the runtime.
     """
     spec = artifact.spec
     run = runpy.run_path(str(session_file(spec.runtime)))["open_session"](
         directory=str(artifact.path),
-        output=output,
+        outputs=list(outputs),
         precision=spec.precision,
         threads=threads,
         gpu=None,
@@ -49,7 +46,7 @@ def time_bare(
     return tuple(_shortest_ms(run, batch) for batch in batches)
 
 
-def _shortest_ms(run: Callable[[Tensors], NDArray[Any]], batch: Tensors) -> float:
+def _shortest_ms(run: Callable[[Tensors], object], batch: Tensors) -> float:
     run(batch)  # allocates, and compiles with some runtimes
     times: list[float] = []
     end = time.perf_counter() + _SECONDS

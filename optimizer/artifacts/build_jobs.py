@@ -23,10 +23,11 @@ from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure
+from optimizer.files.tensors import from_npz, to_npz
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors
 
-_REFERENCE_RECIPE = 1
+_REFERENCE_RECIPE = 2
 """Version of how references are computed, to be raised with every change of their values."""
 
 
@@ -56,27 +57,29 @@ def prepare_model(
 
     def build(into: Path) -> None:
         opened = graphs.source.open()
-        facts = {"output": asdict(opened.output), "weight_bytes": opened.weight_bytes}
+        outputs = [asdict(output) for output in opened.outputs]
+        facts = {"outputs": outputs, "weight_bytes": opened.weight_bytes}
         (into / "model.json").write_text(json.dumps(facts))
         report_progress("its FP32 outputs")
         for length, requests in rows.items():
             name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            np.save(into / f"{length}.npy", fp32_outputs(name, opened, requests))
+            values = fp32_outputs(name, opened, requests, batched=model.payloads.batched)
+            (into / f"{length}.npz").write_bytes(to_npz(values))
 
     entry = cache.get_or_build(key, build)
     facts = json.loads((entry.path / "model.json").read_text())
-    output = OutputTensor(**{**facts["output"], "shape": tuple(facts["output"]["shape"])})
+    outputs = tuple(OutputTensor(**{**o, "shape": tuple(o["shape"])}) for o in facts["outputs"])
     references = tuple(
         Reference(
             length,
             requests,
-            np.load(entry.path / f"{length}.npy"),
-            _judged_positions(requests, output),
+            from_npz((entry.path / f"{length}.npz").read_bytes()),
+            judged_positions(requests, outputs),
         )
         for length, requests in rows.items()
     )
     return PreparedModel(
-        model.name, output, references, facts["weight_bytes"], entry.built, entry.seconds
+        model.name, outputs, references, facts["weight_bytes"], entry.built, entry.seconds
     )
 
 
@@ -139,10 +142,12 @@ def _check(spec: ArtifactSpec) -> None:
         raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
 
 
-def _judged_positions(rows: list[Tensors], output: OutputTensor) -> NDArray[np.bool_] | None:
+def judged_positions(
+    rows: list[Tensors], outputs: Sequence[OutputTensor]
+) -> dict[str, NDArray[np.bool_]]:
     """Return `Reference.judged`."""
-    has_length = len(output.shape) > 1 and output.shape[0] == -1
-    if not has_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
-        return None
+    with_length = [o.name for o in outputs if len(o.shape) > 1 and o.shape[0] == -1]
+    if not with_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
+        return {}
     judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
-    return judged if judged.any() else None
+    return dict.fromkeys(with_length, judged) if judged.any() else {}

@@ -121,12 +121,12 @@ class BuildProcess:
         return self._run(job, on_progress, more_seconds)
 
     def time_bare(
-        self, artifact: ModelArtifact, output: str, batches: Sequence[Tensors]
+        self, artifact: ModelArtifact, outputs: Sequence[str], batches: Sequence[Tensors]
     ) -> tuple[float, ...]:
         """Time an artefact in its own runtime on this machine's CPU, without a server.
 
         Args:
-            output: name of the output tensor.
+            outputs: names of the output tensors.
             batches: inputs of one execution each.
 
         Returns:
@@ -135,7 +135,7 @@ class BuildProcess:
         Raises:
             BuildFailure: when it cannot be executed.
         """
-        work = partial(time_bare, artifact, output, self._threads, batches)
+        work = partial(time_bare, artifact, outputs, self._threads, batches)
         return self._run(Job(artifact.spec.label, work))
 
     def close(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,12 @@ class OpenedModel:
     """A model's own FP32 implementation.
 
     Attributes:
-        run: returns the output for one request.
+        run: returns the outputs for one request, by name.
         weight_bytes: size of its weights.
     """
 
-    run: Callable[[Tensors], NDArray[Any]]
-    output: OutputTensor
+    run: Callable[[Tensors], Tensors]
+    outputs: tuple[OutputTensor, ...]
     weight_bytes: int
 
 
@@ -36,16 +35,16 @@ class Reference:
     Attributes:
         length: tokens that the requests are padded to.
         requests: of batch 1 and equal shapes.
-        outputs: of each request executed by itself, shape [len(requests), ...].
-        judged: positions of the outputs that belong to the requests and not to padding, shape
-            [len(requests), length]; None where outputs have no length axis, or no mask marks
-            padding.
+        outputs: of each request executed by itself, by name, shape [len(requests), ...].
+        judged: by output, the positions that belong to the requests and not to padding, shape
+            [len(requests), length]; without an entry where the output has no length axis, or no
+            mask marks padding.
     """
 
     length: int
     requests: list[Tensors]
-    outputs: NDArray[np.generic]
-    judged: NDArray[np.bool_] | None = None
+    outputs: Tensors
+    judged: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class PreparedModel:
     """
 
     name: str
-    output: OutputTensor
+    outputs: tuple[OutputTensor, ...]
     references: tuple[Reference, ...]
     weight_bytes: int
     built: bool
@@ -70,16 +69,6 @@ class PreparedModel:
     def evaluation(self) -> list[Tensors]:
         """The held-out requests at the longest length."""
         return self.references[0].requests
-
-    @property
-    def reference(self) -> NDArray[np.generic]:
-        """The FP32 outputs for `evaluation`."""
-        return self.references[0].outputs
-
-    @property
-    def judged(self) -> NDArray[np.bool_] | None:
-        """`Reference.judged` at the longest length."""
-        return self.references[0].judged
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,18 @@ from typing import Protocol
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, versions
 from optimizer.artifacts.engines.builder import TensorRtBuilder
+from optimizer.artifacts.repository_model import RepositoryBuilder
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.runtimes import RUNTIMES, Runtime
+from optimizer.configuration.runtimes.repository import REPOSITORY
 from optimizer.configuration.runtimes.spec import GraphKind, RuntimeSpec
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
+
+_IN_7_BITS: Mapping[GraphKind, GraphKind] = {
+    "int8_u8s8": "int8_u8s7",
+    "int8_dynamic": "int8_dynamic_s7",
+}
 
 
 class ArtifactBuilder(Protocol):
@@ -73,7 +80,7 @@ class GraphBuilder:
     def _graph(self, spec: ArtifactSpec) -> GraphKind:
         """Return the graph, with 7 bits in its weights where this processor would overflow."""
         kind = self.runtime.graphs[spec.precision]
-        return "int8_u8s7" if kind == "int8_u8s8" and overflows_in_int8(cpu_flags()) else kind
+        return _IN_7_BITS.get(kind, kind) if overflows_in_int8(cpu_flags()) else kind
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class ProgramBuilder:
 
 
 def _builder(runtime: RuntimeSpec) -> ArtifactBuilder:
+    if runtime is REPOSITORY:
+        return RepositoryBuilder()
     if runtime.package is None:
         return TensorRtBuilder()
     return GraphBuilder(runtime) if runtime.graphs else ProgramBuilder(runtime)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from optimizer.artifacts.dataset_files import read_rows, rows_from_tensors
 from optimizer.errors import UsageError
+from optimizer.workload.data_types import encoded
 from optimizer.workload.model_spec import DataSet, ModelSpec
-from optimizer.workload.streams import Payloads, Tensors
+from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
 _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}
@@ -61,8 +62,9 @@ def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Te
 
     A request that is padded in front keeps its end, so that not only padding is left.
     """
+    first = 1 if payloads.batched else 0
     axes = {
-        spec.name: [axis for axis, size in enumerate(spec.shape, 1) if size is None]
+        spec.name: [axis for axis, size in enumerate(spec.shape, first) if size == LENGTH]
         for spec in payloads.tensors
     }
     return [_cut(row, length, axes) for row in rows]
@@ -86,7 +88,7 @@ def row_digest(row: Tensors) -> str:
     digest = hashlib.sha256()
     for name, values in sorted(row.items()):
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(encoded(values))
     return digest.hexdigest()
 
 
@@ -104,6 +106,8 @@ def _given(dataset: DataSet, source: str, payloads: Payloads) -> list[Tensors]:
 def _draw(
     samples: int, payloads: Payloads, rng: np.random.Generator, taken: Set[str]
 ) -> list[Tensors]:
+    """Draw rows that are not taken; of the largest size in each dimension but the length."""
+    payloads = replace(payloads, dimensions=payloads.largest().dimensions)
     rows: list[Tensors] = []
     for _ in range(_DRAWS_PER_SAMPLE):
         drawn = payloads.sample(samples - len(rows), rng)

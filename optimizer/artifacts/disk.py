@@ -10,7 +10,14 @@ from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import RequirementError
 
-_SHARE: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 1.0}
+_SHARE: dict[Precision, float] = {
+    "fp32": 1.0,
+    "bf16": 0.5,
+    "fp16": 0.5,
+    "int8": 1.0,
+    "int8_dynamic": 1.0,
+    "as_deployed": 1.0,
+}
 """Size of a file relative to the FP32 graph; INT8 graphs may keep the weights in FP32."""
 
 _PLAN_SHARE = 1.25

@@ -9,7 +9,8 @@ from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.onnx_model import OnnxModel
 from optimizer.artifacts.transformers_model import TransformersModel
 from optimizer.configuration.runtimes.spec import Precision
-from optimizer.workload.model_spec import ModelSpec, TransformersSource
+from optimizer.errors import BuildFailure
+from optimizer.workload.model_spec import ModelSpec, OnnxSource, TransformersSource
 
 
 class ModelSource(Protocol):
@@ -51,4 +52,6 @@ def source_of(model: ModelSpec) -> ModelSource:
     """Return the implementation for `model.source`."""
     if isinstance(model.source, TransformersSource):
         return TransformersModel(model, model.source)
-    return OnnxModel(model, model.source)
+    if isinstance(model.source, OnnxSource):
+        return OnnxModel(model, model.source)
+    raise BuildFailure(f"{model.name}: graphs cannot be made from a model of a repository")

@@ -13,33 +13,46 @@ from optimizer.errors import BuildFailure, UsageError, cause_text
 from optimizer.workload.streams import Tensors, stack
 
 
-def fp32_outputs(name: str, model: OpenedModel, requests: Sequence[Tensors]) -> NDArray[Any]:
-    """Return the outputs for requests of batch 1, each executed alone, shape [requests, ...].
+def fp32_outputs(
+    name: str, model: OpenedModel, requests: Sequence[Tensors], *, batched: bool = True
+) -> Tensors:
+    """Return the outputs for requests of one inference, each executed alone.
 
     Args:
         name: model and requests, for messages.
+        batched: whether tensors have a batch axis.
+
+    Returns:
+        By name, shape [requests, ...].
 
     Raises:
-        UsageError: when the output does not have one row per request.
+        UsageError: when an output does not have one row per request.
         BuildFailure: when an execution fails, or an output is not finite.
     """
     try:
         answers = [model.run(request) for request in requests]
     except Exception as error:  # whatever the model's own library raises
         raise BuildFailure(f"{name}: {cause_text(error)}") from error
-    for answer in answers:
-        _check_rows(model.output.name, answer, 1)
-    shapes = sorted({answer.shape[1:] for answer in answers})
+    if batched:
+        _check_rows(answers, [1] * len(answers))
+        _check_rows_of_a_batch(model, requests)
+    else:
+        answers = [{key: array[None] for key, array in answer.items()} for answer in answers]
+    return {output.name: _rows_of(name, output.name, answers) for output in model.outputs}
+
+
+def _rows_of(name: str, output: str, answers: Sequence[Tensors]) -> NDArray[Any]:
+    shapes = sorted({answer[output].shape[1:] for answer in answers})
     if len(shapes) > 1:
         raise UsageError(
-            f"output {model.output.name!r} must have one shape for all requests of a length: "
-            f"{name} answered {list(shapes[0])} to one and {list(shapes[1])} to another"
+            f"output {output!r} must have one shape for all requests of a length: {name} answered "
+            f"{list(shapes[0])} to one and {list(shapes[1])} to another; list the other outputs "
+            "under `outputs` to leave it out"
         )
-    _check_rows_of_a_batch(model, requests)
-    outputs: NDArray[Any] = np.concatenate(answers)
-    if not np.isfinite(outputs).all():
-        raise BuildFailure(f"{name}: its FP32 outputs hold NaN or infinity")
-    return outputs
+    rows: NDArray[Any] = np.concatenate([answer[output] for answer in answers])
+    if np.issubdtype(rows.dtype, np.floating) and not np.isfinite(rows).all():
+        raise BuildFailure(f"{name}: its FP32 output {output!r} holds NaN or infinity")
+    return rows
 
 
 def _check_rows_of_a_batch(model: OpenedModel, requests: Sequence[Tensors]) -> None:
@@ -49,12 +62,14 @@ def _check_rows_of_a_batch(model: OpenedModel, requests: Sequence[Tensors]) -> N
         answer = model.run(batch)
     except Exception:  # noqa: BLE001 - the gate reports batch sizes that cannot be executed
         return
-    _check_rows(model.output.name, answer, 3)
+    _check_rows([answer], [3])
 
 
-def _check_rows(output: str, answer: NDArray[Any], batch: int) -> None:
-    if answer.shape[:1] != (batch,):
-        raise UsageError(
-            f"output {output!r} has no row per request: "
-            f"a batch of {batch} gives the shape {list(answer.shape)}"
-        )
+def _check_rows(answers: Sequence[Tensors], batches: Sequence[int]) -> None:
+    for answer, batch in zip(answers, batches, strict=True):
+        for output, array in answer.items():
+            if array.shape[:1] != (batch,):
+                raise UsageError(
+                    f"output {output!r} has no row per request: "
+                    f"a batch of {batch} gives the shape {list(array.shape)}"
+                )

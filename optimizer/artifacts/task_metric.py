@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.errors import UsageError, cause_text
 from optimizer.workload.model_spec import TaskMetric
 from optimizer.workload.streams import Tensors, stack
 
 
-def evaluate_metric(
-    metric: TaskMetric, requests: Sequence[Tensors], outputs: NDArray[Any]
-) -> float:
+def evaluate_metric(metric: TaskMetric, requests: Sequence[Tensors], outputs: Tensors) -> float:
     """Call the user's function with all samples.
 
     Args:
         requests: of batch 1 and equal shapes; their tensors are stacked, shape [samples, ...].
-        outputs: served outputs, shape [samples, ...].
+        outputs: served outputs by name, shape [samples, ...]; a model's only output is passed as
+            the array itself.
 
     Raises:
         UsageError: when the file, the function or its result cannot be used.
@@ -31,7 +28,8 @@ def evaluate_metric(
         defined = runpy.run_path(str(metric.file))
         if metric.function not in defined:
             raise UsageError(f"{where}: the file defines no such function")
-        result = defined[metric.function](stack(list(requests)), outputs)
+        given = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        result = defined[metric.function](stack(list(requests)), given)
     except UsageError:
         raise
     except Exception as error:  # whatever the user's own code raises

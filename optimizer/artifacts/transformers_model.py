@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
 from optimizer.configuration.parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.workload.data_types import data_type_of
 from optimizer.workload.model_spec import ModelSpec, TransformersSource
-from optimizer.workload.streams import DataType, LengthDistribution, OutputTensor, Tensors, stack
+from optimizer.workload.streams import LengthDistribution, OutputTensor, Tensors, stack
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,6 @@ INLINE_LIMIT_BYTES = 2_000_000_000
 """Larger weights go beside the ONNX file: a protobuf message is limited to 2 GiB."""
 
 _HUB_TIMEOUT_S = 10.0
-_TRITON_TYPES: dict[str, DataType] = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
-"""Triton's names of the types that an output may have."""
-
 _TORCH_NAMES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -63,7 +60,7 @@ class TransformersModel:
             self._program("fp32"),
             dynamo=True,
             input_names=[spec.name for spec in self.model.payloads.tensors],
-            output_names=[self.model.output],
+            output_names=list(self.model.outputs) or [o.name for o in self.open().outputs],
             opset_version=ONNX_OPSET,
             verbose=False,
         )
@@ -91,29 +88,27 @@ class TransformersModel:
 
         module = self._module("fp32")
 
-        def run(request: Tensors) -> NDArray[Any]:
+        def run(request: Tensors) -> Tensors:
             with torch.inference_mode():
-                output: NDArray[Any] = module(**_tensors(request)).numpy()
-            return output
+                outputs: Mapping[str, torch.Tensor] = module.named_outputs(**_tensors(request))
+            return {name: tensor.numpy() for name, tensor in outputs.items()}
 
         weights = (*module.parameters(), *module.buffers())
         size = sum(each.numel() * each.element_size() for each in weights)
-        return OpenedModel(run, self._output(run), size)
+        return OpenedModel(run, self._outputs(run), size)
 
-    def _output(self, run: Callable[[Tensors], NDArray[Any]]) -> OutputTensor:
-        """Return the output's type and shape, observed with requests of two lengths."""
-        longest = max(self.model.payloads.lengths.longest, 2)
-        first = second = run(self._example(longest))
-        # A model that takes one length only has no length axis.
+    def _outputs(self, run: Callable[[Tensors], Tensors]) -> tuple[OutputTensor, ...]:
+        """Return the outputs' types and shapes, observed with requests of two sizes."""
+        first = second = run(self._example())
+        # A model that takes one size only has no free axes.
         with suppress(Exception):
-            second = run(self._example(longest - 1))
-        kind = first.dtype.name
-        if kind not in _TRITON_TYPES:
-            allowed = ", ".join(_TRITON_TYPES)
-            raise UsageError(f"output {self.model.output!r} must be one of {allowed}, got {kind}")
-        sizes = zip(first.shape[1:], second.shape[1:], strict=False)
-        shape = tuple(size if size == other else -1 for size, other in sizes)
-        return OutputTensor(self.model.output, _TRITON_TYPES[kind], shape)
+            second = run(self._example(smaller=True))
+        outputs = []
+        for name, array in first.items():
+            sizes = zip(array.shape[1:], second[name].shape[1:], strict=False)
+            shape = tuple(size if size == other else -1 for size, other in sizes)
+            outputs.append(OutputTensor(name, data_type_of(array), shape))
+        return tuple(outputs)
 
     def _program(self, precision: Precision) -> torch.export.ExportedProgram:
         import torch
@@ -121,29 +116,45 @@ class TransformersModel:
         dynamic = torch.export.Dim.DYNAMIC
         axes = {
             spec.name: {0: dynamic}
-            | {axis: dynamic for axis, size in enumerate(spec.shape, 1) if size is None}
+            | {axis: dynamic for axis, size in enumerate(spec.shape, 1) if isinstance(size, str)}
             for spec in self.model.payloads.tensors
         }
         with torch.no_grad():
             return torch.export.export(
                 self._module(precision),
                 (),
-                kwargs=_tensors(self._example(max(self.model.payloads.lengths.longest, 2))),
+                kwargs=_tensors(self._example()),
                 dynamic_shapes=axes,
                 strict=False,
             )
 
-    def _example(self, length: int) -> Tensors:
-        """Return a batch of two requests: torch takes an axis of size 1 for a constant."""
-        payloads = replace(self.model.payloads, lengths=LengthDistribution((length,), (1.0,)))
+    def _example(self, *, smaller: bool = False) -> Tensors:
+        """Return a batch of two requests: torch takes an axis of size 1 for a constant.
+
+        Args:
+            smaller: whether each free dimension is one smaller than its largest size.
+        """
+        payloads, less = self.model.payloads.largest(), int(smaller)
+
+        def size(own: LengthDistribution) -> LengthDistribution:
+            return LengthDistribution((max(own.longest, 2) - less,), (1.0,))
+
+        payloads = replace(
+            payloads,
+            lengths=size(payloads.lengths),
+            dimensions=tuple(
+                each if each.sizes is None else replace(each, sizes=size(each.sizes))
+                for each in payloads.dimensions
+            ),
+        )
         return stack(payloads.sample(2, np.random.default_rng(0)))
 
-    def _module(self, precision: Precision) -> torch.nn.Module:
+    def _module(self, precision: Precision) -> Any:
         import torch
 
         dtype = getattr(torch, _TORCH_NAMES[precision])
         names = [spec.name for spec in self.model.payloads.tensors]
-        return _one_output(self._load().to(dtype), dtype, names, self.model.output).eval()
+        return _tensors_only(self._load().to(dtype), dtype, names, self.model.outputs).eval()
 
     def _load(self) -> torch.nn.Module:
         import torch
@@ -240,28 +251,45 @@ def _tensors(request: Tensors) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in request.items()}
 
 
-def _one_output(
-    model: torch.nn.Module, dtype: torch.dtype, names: list[str], output: str
-) -> torch.nn.Module:
-    """Wrap `model` to take keyword tensors of the payload's types and return one FP32 output."""
+def _tensors_only(
+    model: torch.nn.Module, dtype: torch.dtype, names: list[str], outputs: Sequence[str]
+) -> Any:
+    """Wrap `model` to take keyword tensors of the payload's types and return a tuple of tensors.
+
+    Floating-point outputs are FP32. `named_outputs` returns the same tensors by name.
+
+    Args:
+        outputs: names of the outputs; empty for all that are tensors.
+    """
     import torch
 
-    def forward(**inputs: torch.Tensor) -> torch.Tensor:
+    def named_outputs(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs.items()}
-        result = _pick(model(**cast), output)
-        return result.float() if result.is_floating_point() else result
+        picked = _pick(model(**cast), outputs)
+        return {n: t.float() if t.is_floating_point() else t for n, t in picked.items()}
+
+    def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(named_outputs(**inputs).values())
 
     # torch.export takes the names of the inputs from the signature, and cannot bind **inputs.
     keyword = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.Signature([inspect.Parameter(name, keyword) for name in names])
     forward.__signature__ = signature  # type: ignore[attr-defined]
-    wrapper = torch.nn.Module()
+    wrapper: Any = torch.nn.Module()
     wrapper.model = model
     wrapper.forward = forward
+    wrapper.named_outputs = named_outputs
     return wrapper
 
 
-def _pick(outputs: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    if name not in outputs:
-        raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
-    return outputs[name]
+def _pick(outputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    import torch
+
+    tensors = {name: each for name, each in outputs.items() if isinstance(each, torch.Tensor)}
+    for name in names:
+        if name not in tensors:
+            listed = ", ".join(tensors) or "no output that is a tensor"
+            raise UsageError(f"the model has no output {name!r}; it has {listed}")
+    if not tensors:
+        raise UsageError(f"the model has no output that is a tensor; it has {', '.join(outputs)}")
+    return {name: tensors[name] for name in names or tensors}

@@ -31,6 +31,10 @@ from optimizer.commands.export import FORMATS, ExportOptions, export_study
     help="Folder to write: a new or an empty one.",
 )  # fmt: skip
 @click.option(
+    "--base", type=click.Path(path_type=Path), metavar="REPOSITORY",
+    help="Model repository that --format patch is for.",
+)  # fmt: skip
+@click.option(
     "--no-examples", "examples", is_flag=True, flag_value=False, default=True,
     help="Start no server to record example outputs, which `verify` compares.",
 )  # fmt: skip

@@ -32,6 +32,10 @@ _STYLES: Mapping[Outcome, str] = {
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR")
 @server_options
 @click.option(
+    "--patched", type=click.Path(path_type=Path), metavar="REPOSITORY",
+    help="Model repository to which the patch in DIR was applied.",
+)  # fmt: skip
+@click.option(
     "--within", type=Percent(), default=10.0, show_default=True, metavar="PERCENT",
     callback=lambda _, __, percent: percent / 100,
     help="Tolerance of the capacity; a larger difference is drift.",
@@ -40,6 +44,8 @@ _STYLES: Mapping[Outcome, str] = {
 @json_option("the outcome")
 def verify(**options: Any) -> int:
     """Verify the exported bundle DIR against its recorded measurements in a clean server.
+
+    Where DIR is an exported patch, --patched names the repository that it was applied to.
 
     The checks are files, configuration and outputs, then the latency limit at the load of one
     replica, and the capacity. Exit code 0: all are as measured. 1: a file, the configuration or an

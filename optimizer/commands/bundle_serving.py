@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from optimizer.commands.hosts import Needs, launch_with, require_server
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EmbeddedHost, Host
@@ -106,10 +103,12 @@ class ServedBundle:
     session: ServingSession
     served: ServedConfiguration
 
-    def answers(self, model: str, requests: Sequence[Tensors], output: str) -> NDArray[np.float64]:
+    def answers(self, model: str, requests: Sequence[Tensors], outputs: Sequence[str]) -> Tensors:
         """Return the outputs of a model. Raises TrialFailure with the most likely cause."""
+        control = self.served.control
+        batched = control.config(model).max_batch_size > 0
         try:
-            return self.served.control.infer(model, requests, output, _ANSWER_SECONDS)
+            return control.infer(model, requests, outputs, _ANSWER_SECONDS, batched=batched)
         except TrialFailure as error:
             raise self.session.failure(error) from error
 

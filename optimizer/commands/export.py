@@ -21,7 +21,7 @@ from optimizer.commands.bundle_serving import (
 from optimizer.commands.platforms import refuse_unfit, write_platform
 from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
-from optimizer.configuration.serving_config import describe
+from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import DamagedStudyError, StorageError, UsageError, storage_errors
 from optimizer.export.bundle.examples import draw_requests, write_examples
 from optimizer.export.bundle.manifest import (
@@ -33,7 +33,13 @@ from optimizer.export.bundle.manifest import (
     write_manifest,
 )
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
-from optimizer.export.bundle.study_bundle import ExportSource, append_readme, write_study_bundle
+from optimizer.export.bundle.study_bundle import (
+    ExportSource,
+    PatchBase,
+    append_readme,
+    write_study_bundle,
+)
+from optimizer.export.patch_format import as_patch, patch_base, refuse_changed
 from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.repository_format import as_repository
 from optimizer.files.shipped import shipped
@@ -57,6 +63,7 @@ def _as_repository(bundle: Bundle, _: ExportSource, target: Path) -> None:
 
 FORMATS: Mapping[str, Format] = {
     "repository": _as_repository,
+    "patch": as_patch,
     **{name: partial(write_platform, name) for name in PLATFORMS},
 }
 """Formats by name."""
@@ -73,6 +80,7 @@ class ExportOptions:
         server: that records the examples; None is that of the study's measurements.
         examples: whether example outputs are recorded, which needs a server.
         cache: has the files that are not in the study's folder.
+        base: model repository that the format `patch` is for; goes with that only.
     """
 
     study: str
@@ -83,6 +91,7 @@ class ExportOptions:
     examples: bool = True
     results: Path = Path("results")
     cache: Path | None = None
+    base: Path | None = None
 
 
 def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manifest:
@@ -101,6 +110,7 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
     finding = _finding(study, options.trial)
     config = finding.candidate.config
     refuse_unfit(options.format, study, finding)
+    base = _base(options, study, config)
     content = _Content(study)
     where = None
     if options.examples:
@@ -121,7 +131,10 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
             versions=content.versions(),
             cards=read_source_cards(study.directory),
             made_by=made_by,
+            base=base,
         )
+        if base is not None:
+            refuse_changed(source)
         root, out = work / "bundle", work / "out"
         manifest = write_study_bundle(root, shipped("model_repository_templates"), source)
         load = LoadDescription(study.searched.workload, content.measurement)
@@ -135,6 +148,15 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return bundle.manifest
+
+
+def _base(options: ExportOptions, study: StudyReading, config: ServingConfig) -> PatchBase | None:
+    """Return what a patch is for; None for other formats."""
+    if options.format == "patch":
+        return patch_base(study, config, options.base)
+    if options.base is not None:
+        raise UsageError("--base: goes with --format patch")
+    return None
 
 
 def _refuse_occupied(target: Path) -> None:
@@ -260,9 +282,11 @@ def _with_examples(
         triton = bundle.served.control.version()
         for model in manifest.models:
             requests = draw_requests(payloads[model.name])
-            answers = bundle.answers(model.name, requests, model.output)
+            outputs = [output["name"] for output in model.config["output"]]
+            answers = bundle.answers(model.name, requests, outputs)
             path = f"{model.name}/{EXAMPLES}"
-            write_examples(root / path, requests, model.output, answers)
+            batched = payloads[model.name].batched
+            write_examples(root / path, requests, answers, batched=batched)
             models.append(replace(model, examples=path))
     versions = replace(manifest.versions, triton=triton)
     return replace(manifest, models=tuple(models), versions=versions)

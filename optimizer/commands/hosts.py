@@ -38,6 +38,8 @@ if shutil.which("tritonserver") is None:
 """
 _IMPORT_SECONDS = 300.0
 _CONNECT_SECONDS = 5.0
+EMBEDDED_BACKEND = "python"
+"""The only backend of the embedded server."""
 
 _CLAIM = ".triton-cost-optimizer"
 """File in a shared repository that lists the models that this program may replace."""
@@ -45,10 +47,17 @@ _CLAIM = ".triton-cost-optimizer"
 
 @dataclass(frozen=True)
 class Needs:
-    """The models to serve, and the runtimes that are hosted in Triton's Python backend."""
+    """What a server must have.
+
+    Attributes:
+        models: names of the models to serve.
+        runtimes: that are hosted in Triton's Python backend.
+        backends: backends of models that are deployed already.
+    """
 
     models: tuple[str, ...]
     runtimes: tuple[Runtime, ...]
+    backends: tuple[str, ...] = ()
 
     @property
     def packages(self) -> list[str]:
@@ -68,7 +77,8 @@ def require_host(space: Space, slot: Slot) -> str:
     """
     _require_engine_builder(space)
     hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
-    needs = Needs(tuple(model.name for model in space.models), tuple(hosted))
+    backends = tuple(each.backend for each in space.deployed.values())
+    needs = Needs(tuple(model.name for model in space.models), tuple(hosted), backends)
     return require_server(space.host, needs, slot)
 
 
@@ -130,8 +140,14 @@ def _repository(root: Path, place_file: PlaceFile) -> ModelRepository:
 # Embedded
 
 
-def _require_embedded(_: EmbeddedHost, __: Needs, ___: Slot) -> str:
+def _require_embedded(_: EmbeddedHost, needs: Needs, ___: Slot) -> str:
     find_embedded_runtime()
+    missing = sorted({*needs.backends} - {EMBEDDED_BACKEND})
+    if missing:
+        raise RequirementError(
+            f"the embedded server has no backend {', '.join(map(repr, missing))}, only python: "
+            "use a server that has it, by server.launcher docker or remote"
+        )
     return "embedded"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.errors import RequirementError
 from optimizer.space_file.reader import Space
-from optimizer.workload.model_spec import TransformersSource
+from optimizer.workload.model_spec import RepositorySource, TransformersSource
 
 GRAPH_PACKAGES = {"onnx", "onnxruntime"}
 """Needed to make the files of any model."""
@@ -19,7 +19,8 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Check that all packages are installed before anything is built. Raises RequirementError."""
-    needed = {*GRAPH_PACKAGES, *more}
+    as_they_are = all(isinstance(model.source, RepositorySource) for model in space.models)
+    needed = {*(() if as_they_are else GRAPH_PACKAGES), *more}
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
     # `require_host` checks what builds engines.
     needed |= {RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in RUNTIME_PACKAGE}

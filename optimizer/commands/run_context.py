@@ -18,7 +18,8 @@ from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hosting import RemoteHost
-from optimizer.errors import SpaceChangedError
+from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
+from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
@@ -38,6 +39,8 @@ from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
 from optimizer.study.warm_start import differences
+from optimizer.triton.deployed_config import read_settings
+from optimizer.triton.model_config import wrong_field
 from optimizer.triton.session import ServingSession
 
 
@@ -63,7 +66,23 @@ def open_space(space: Path | Space) -> Space:
     """
     if isinstance(space, Space):
         return space
-    return load_space(space, usual_prices(price_list()), local_hardware())
+    read = load_space(space, usual_prices(price_list()), local_hardware(), read_settings)
+    _require_fields(read, space)
+    return read
+
+
+def _require_fields(space: Space, file: Path) -> None:
+    """Check that every parameter "config.PATH" is a field of Triton's config.pbtxt."""
+    mistakes = [
+        Mistake(f"parameters.{parameter.name}", rule, repr(value))
+        for parameter in space.search_space.parameters
+        if is_any_field(parameter.name)
+        for value in parameter.values
+        if value != UNCHANGED
+        and (rule := wrong_field(parameter.name.removeprefix(CONFIG_PREFIX), value)) is not None
+    ]
+    if mistakes:
+        raise SpaceFileError(file, mistakes)
 
 
 def require_machine(space: Space) -> tuple[Slot, Machine]:

@@ -110,6 +110,11 @@ def find_servable(options: ServeOptions) -> Servable:
         if options.baseline:
             raise UsageError(f"--baseline: goes with a study; {folder} is a bundle")
         bundle = read_bundle(folder)
+        if bundle.manifest.patched:
+            raise UsageError(
+                f"{folder} holds a patch and no models: apply it to the model repository, and start"
+                " tritonserver on that"
+            )
         root, config, workload = folder, bundle.manifest.config, bundle.load.workload
         settings = measured_on(bundle.manifest)
     else:

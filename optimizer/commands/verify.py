@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,15 @@ class VerifyOptions:
     """Options of `verify`.
 
     Attributes:
-        bundle: folder of an exported bundle.
+        bundle: folder of an exported bundle, or of an exported patch.
+        patched: model repository with the patch applied; goes with a patch only.
         server: that serves it; where nothing is given, that of its measurements.
         within: share by which the capacity may differ.
         seed: of the arrivals.
         json: file that the outcome is also written to, outside of the bundle.
 
     Raises:
-        UsageError: where `json` is inside the bundle.
+        UsageError: where `json` is inside the bundle or the repository.
     """
 
     bundle: Path
@@ -78,11 +79,13 @@ class VerifyOptions:
     within: float = 0.1
     seed: int = 0
     json: Path | None = None
+    patched: Path | None = None
 
     def __post_init__(self) -> None:
         """Check that writing the outcome leaves the bundle as it is."""
-        if self.json is not None and self.json.resolve().is_relative_to(self.bundle.resolve()):
-            raise UsageError(f"--json: must lie outside of the bundle, got {self.json}")
+        for folder in filter(None, (self.bundle, self.patched)):
+            if self.json is not None and self.json.resolve().is_relative_to(folder.resolve()):
+                raise UsageError(f"--json: must lie outside of {folder}, got {self.json}")
 
 
 def verify_bundle(options: VerifyOptions, watch: Watcher) -> Verification:
@@ -100,7 +103,7 @@ def verify_bundle(options: VerifyOptions, watch: Watcher) -> Verification:
 
 
 def _verified(options: VerifyOptions, watch: Watcher) -> Verification:
-    bundle = read_bundle(options.bundle)
+    bundle = _bundle(options)
     watch(StepStarted("comparing every file"))
     files = check_files(bundle)
     if files.outcome == "fail":
@@ -110,6 +113,21 @@ def _verified(options: VerifyOptions, watch: Watcher) -> Verification:
     settings = options.server or measured_on(bundle.manifest)
     host = bundle_host(settings, bundle.manifest.config)
     return _Serving(options, bundle, host, watch).verified(files)
+
+
+def _bundle(options: VerifyOptions) -> Bundle:
+    """Read the bundle, and join it with the repository that its patch was applied to."""
+    bundle = read_bundle(options.bundle)
+    if bundle.manifest.patched and options.patched is None:
+        raise UsageError(
+            f"{bundle.root} holds a patch and no models: apply it to a copy of the model"
+            " repository, and name that with --patched"
+        )
+    if options.patched is not None and not bundle.manifest.patched:
+        raise UsageError(f"--patched: {bundle.root} holds no patch, but the models themselves")
+    if options.patched is not None and not options.patched.is_dir():
+        raise UsageError(f"--patched: {options.patched} is no folder")
+    return replace(bundle, repository=options.patched)
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ class _Serving:
         notes = [*rebuilt_engines(manifest), *_other_packages(manifest, self.where)]
         self.watch(StepStarted("loading it in a clean server"))
         try:
-            with served_bundle(self.bundle.root, manifest.config, workload, self.where) as served:
+            with served_bundle(self.bundle.models, manifest.config, workload, self.where) as served:
                 notes += _other_versions(manifest, served, self.where)
                 return self._checked(files, served, tuple(notes))
         except TrialFailure as error:
@@ -162,7 +180,7 @@ class _Serving:
         examples = examples_of(self.bundle)
         try:
             answers = {
-                name: served.answers(name, each.requests, each.output)
+                name: served.answers(name, each.requests, list(each.outputs))
                 for name, each in examples.items()
             }
         except LoadTestFailure as error:

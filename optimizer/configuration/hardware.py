@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from optimizer.configuration.runtimes import RUNTIMES, Runtime
-from optimizer.configuration.runtimes.spec import Precision
+from optimizer.configuration.runtimes.spec import VNNI, Precision
 
 LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
     "tensorrt": (7, 5),
@@ -16,7 +16,6 @@ LEAST_COMPUTE_CAPABILITY: Mapping[Runtime | Precision, tuple[int, int]] = {
 """Least compute capability for which TensorRT builds engines (release notes of 10.5), and which has
 arithmetic in a precision; a T4 (7.5) has none in BF16."""
 
-_VNNI = {"avx512_vnni", "avx_vnni"}
 HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}
 """Extensions of x86 processors for arithmetic in BF16."""
 
@@ -75,7 +74,7 @@ def overflows_in_int8(flags: Set[str] | None) -> bool:
     Args:
         flags: flags of an x86 processor as Linux names them; None for others.
     """
-    return flags is not None and not flags & _VNNI
+    return flags is not None and not flags & VNNI
 
 
 def processor_lacks(runtime: Runtime, precision: Precision, flags: Set[str] | None) -> str | None:

@@ -147,10 +147,15 @@ class ModelSpace:
 
     @cached_property
     def threads(self) -> NDArray[np.int64]:
-        """CPU threads that compute, shape [points]; none are counted for instances on GPUs."""
-        if self.scope.kind == "KIND_GPU":
+        """CPU threads that compute, shape [points]; 0 for instances on GPUs and of a repository."""
+        if self.scope.kind == "KIND_GPU" or self._as_deployed:
             return np.zeros(len(self.rows), dtype=np.int64)
         return (self.rows.instance_count * self.rows.intra_op_threads).to_numpy(dtype=np.int64)
+
+    @property
+    def _as_deployed(self) -> bool:
+        """Whether the model is one of a repository, whose threads are its owner's choice."""
+        return self.parameter("runtime").values == ("repository",)
 
     def without_effect(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return in which points one of these parameters has no effect, shape [points]."""
@@ -247,7 +252,7 @@ class ModelSpace:
     def _hardware_rules(self) -> Iterator[tuple[str, Rule]]:
         devices = len(self.hardware.gpus)
         yield f"instance_count lists one number for each of {devices} GPUs", self._counts_fit
-        if self.scope.kind == "KIND_CPU":
+        if self.scope.kind == "KIND_CPU" and not self._as_deployed:
             yield CORES_CONDITION, partial(evaluate, CORES_CONDITION)
         if self.limits.memory_mib is not None:
             rule = f"the instances fit in {self.limits.memory_mib:.0f} MiB of memory"

@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast, get_args
 
 import pandas as pd
@@ -61,6 +62,13 @@ def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
     elif value == "powers":
         sizes = tuple(2**n for n in range(1, int(math.log2(max_batch_size)) + 1))
     return () if sizes == (max_batch_size,) else sizes
+
+
+CONFIG_PREFIX = "config."
+"""Begins the name of a parameter that is any field of config.pbtxt, by its path."""
+
+UNCHANGED = "unchanged"
+"""Value of such a parameter that leaves the field as it is without the parameter."""
 
 
 def config_field(
@@ -334,6 +342,23 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
 """In the order of points, tables and files; a new parameter comes last, so that points of older
 studies keep their meaning."""
 
+
+@lru_cache
+def _any_field(name: str) -> ParameterDefinition:
+    """Return the definition of "config.PATH"; a field of the batcher needs batching."""
+    path = name.removeprefix(CONFIG_PREFIX)
+    allowed = Allowed(words=(UNCHANGED,), switch=True, least=0)
+    field = config_field(name, path, allowed, UNCHANGED, f"field {path} of config.pbtxt")
+    if not path.startswith("dynamic_batching."):
+        return field
+
+    def put(draft: ServingDraft, value: Value) -> None:
+        if draft.batching is not None:
+            field.put(draft, value)
+
+    return replace(field, put=put, effect=_WITH_BATCHING)
+
+
 _BY_NAME: Mapping[str, ParameterDefinition] = {
     **{each.file_key: each for each in PARAMETERS},
     **{each.name: each for each in PARAMETERS},
@@ -345,6 +370,18 @@ PARAMETER_KEYS = tuple(each.file_key for each in PARAMETERS)
 def stored_name(name: str) -> str:
     """Return the name in studies of what a space file may call by its key; others as they are."""
     return _BY_NAME[name].name if name in _BY_NAME else name
+
+
+def is_any_field(name: str) -> bool:
+    """Return whether a parameter is a field of config.pbtxt that has no entry in the table."""
+    return name.startswith(CONFIG_PREFIX)
+
+
+def parameter_of_field(path: str) -> str | None:
+    """Return the key of the parameter in the table that holds a field of config.pbtxt."""
+    holding = [each.file_key for each in PARAMETERS if path in each.fields]
+    # Batching and max_batch_size share a field, which is named like one of them.
+    return next((key for key in holding if path.endswith(key)), next(iter(holding), None))
 
 
 def names_of(*parts: Part) -> tuple[str, ...]:
@@ -362,11 +399,16 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of one model and the values it may take, in listed order."""
+    """One parameter of one model and the values it may take, in listed order.
+
+    Attributes:
+        deployed: its value in a configuration that is deployed already, which is the baseline.
+    """
 
     model: str
     name: str
     values: tuple[Value, ...]
+    deployed: Value | None = None
 
     @property
     def key(self) -> str:
@@ -376,7 +418,7 @@ class Parameter:
     @property
     def definition(self) -> ParameterDefinition:
         """The parameter's entry in the table."""
-        return _BY_NAME[self.name]
+        return _any_field(self.name) if is_any_field(self.name) else _BY_NAME[self.name]
 
     @property
     def ordinal(self) -> bool:
@@ -387,13 +429,19 @@ class Parameter:
 def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tuple[Parameter, ...]:
     """Return the parameters of a model in the order of the table, numbers ascending.
 
+    Further fields of config.pbtxt follow in the order of their names.
+
     Args:
         values: by name; a parameter that is left out has its default alone.
     """
-    listed = (
-        Parameter(model, each.name, tuple(values.get(each.name, (each.default,))))
-        for each in PARAMETERS
-    )
+    fields = sorted(filter(is_any_field, values))
+    listed = [
+        *(
+            Parameter(model, each.name, tuple(values.get(each.name, (each.default,))))
+            for each in PARAMETERS
+        ),
+        *(Parameter(model, name, tuple(values[name])) for name in fields),
+    ]
     return tuple(
         replace(p, values=tuple(sorted(cast(tuple[int, ...], p.values)))) if p.ordinal else p
         for p in listed

@@ -190,7 +190,13 @@ class SearchSpace:
         """
         cores = self.hardware.cores // len(self.models)
         wanted = [
-            _closest(p, p.definition.baseline_value(p.values, cores)) for p in self.parameters
+            _closest(
+                p,
+                p.deployed
+                if p.deployed is not None
+                else p.definition.baseline_value(p.values, cores),
+            )
+            for p in self.parameters
         ]
         idle = np.zeros(len(self.points), dtype=bool)
         for model, columns in self.columns():
@@ -216,7 +222,10 @@ class SearchSpace:
         A space that was stored before a parameter was added to the table lacks it.
         """
         own = (
-            parameters_in_order(model.model, {p.name: p.values for p in model.parameters})
+            _with_deployed(
+                parameters_in_order(model.model, {p.name: p.values for p in model.parameters}),
+                {p.name: p.deployed for p in model.parameters},
+            )
             for model in self.models
         )
         return replace(self, parameters=tuple(itertools.chain.from_iterable(own)))
@@ -270,6 +279,12 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _with_deployed(
+    parameters: tuple[Parameter, ...], deployed: Mapping[str, Value | None]
+) -> tuple[Parameter, ...]:
+    return tuple(replace(p, deployed=deployed.get(p.name)) for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass, field
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
 
-PRECISION_RANK: dict[Precision, int] = {"int8": 0, "bf16": 1, "fp16": 2, "fp32": 3}
+PRECISION_RANK: dict[Precision, int] = {
+    "int8": 0,
+    "int8_dynamic": 1,
+    "bf16": 2,
+    "fp16": 3,
+    "fp32": 4,
+    "as_deployed": 5,
+}
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 
 
@@ -181,7 +188,10 @@ def describe(config: ServingConfig) -> str:
 
 def describe_model(model: ModelServing) -> str:
     """Describe how one model is served."""
-    parts = [f"{model.artifact.runtime} {model.artifact.precision}"]
+    as_deployed = model.artifact.precision == "as_deployed"
+    parts = [
+        "as deployed" if as_deployed else f"{model.artifact.runtime} {model.artifact.precision}"
+    ]
     if model.batching is None:
         parts.append("no batching")
     else:
@@ -190,7 +200,10 @@ def describe_model(model: ModelServing) -> str:
         if preferred:
             parts.append("preferred " + "/".join(map(str, preferred)))
         parts.append(f"queue delay {model.batching.max_queue_delay_us} us")
-    parts += map(_describe_group, model.groups)
+    if as_deployed:
+        parts.append(f"{model.most_instances} instance{'s' if model.most_instances != 1 else ''}")
+    else:
+        parts += map(_describe_group, model.groups)
     if model.cuda_graphs:
         parts.append("CUDA graphs")
     if model.padding:

@@ -16,7 +16,8 @@ from optimizer.configuration.serving_config import ModelServing, ServingConfig, 
 from optimizer.measurement.cost import OWNED, Candidate, Demand, Price, replicas_for
 from optimizer.measurement.level import LoadLevel
 from optimizer.triton.server_options import option_flags
-from optimizer.workload.streams import DataType, LatencyLimit, Payloads, Workload
+from optimizer.workload.data_types import DataType
+from optimizer.workload.streams import LatencyLimit, Payloads, Workload
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own defaults."""
@@ -79,13 +80,13 @@ class Input:
 
     Attributes:
         shape: of one inference, batch dimension included.
-        value: a valid value for its elements.
+        value: a valid value for its elements; text for BYTES.
     """
 
     name: str
     data_type: DataType
     shape: tuple[int, ...]
-    value: float
+    value: bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -251,14 +252,9 @@ def _measured(
 
 def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:
     """Return the input tensors of the longest request."""
-    longest = payloads.lengths.longest
+    sizes, batch = payloads.largest_sizes(), (1,) if payloads.batched else ()
     return tuple(
-        Input(
-            spec.name,
-            spec.data_type,
-            (1, *(longest if size is None else size for size in spec.shape)),
-            spec.minimum,
-        )
+        Input(spec.name, spec.data_type, (*batch, *spec.sized(sizes)), spec.example)
         for spec in payloads.tensors
     )
 

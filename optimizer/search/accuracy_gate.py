@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
+from optimizer.artifacts.accuracy import (
+    Accuracy,
+    compare_outputs,
+    misses,
+    outputs_mismatch,
+    worst,
+)
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.configuration.runtimes.spec import Kind
@@ -75,7 +78,7 @@ class AccuracyGate:
             UsageError: when the task's metric cannot be calculated.
         """
         placement = (self.kind, self.cores)
-        server = GateServer(self.session, artifact, model, prepared.output, placement, self.watch)
+        server = GateServer(self.session, artifact, model, prepared.outputs, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()
         finally:
@@ -92,7 +95,7 @@ class _Judge:
         self._plan = plan
         self._references = [by_length[length] for length in plan.lengths]
         self._longest = self._references[0]
-        self._alone: dict[int, NDArray[np.float64]] = {}
+        self._alone: dict[int, Tensors] = {}
         self._accuracy: Accuracy | None = None
         self._served_ms: dict[int, float] = {}
 
@@ -145,22 +148,22 @@ class _Judge:
                 if not at:
                     raise
                 raise TrialFailure(f"requests{at}: {error}") from error
-            accuracy = self._judged(reference, outputs)
+            accuracy, missed = self._judged(reference, outputs)
             if reference is self._longest:
                 self._accuracy = accuracy
-            if missed := self._missed(reference, accuracy):
+            if missed:
                 return f"accuracy{at}: {missed}"
             self._alone[reference.length] = outputs
         return None
 
-    def _outputs_alone(self, reference: Reference) -> NDArray[np.float64]:
+    def _outputs_alone(self, reference: Reference) -> Tensors:
         requests = self._requests(reference)
         # The first execution of a shape is not timed: some backends compile.
         self._server.infer_separately(requests[:1])
         outputs = self._server.infer_separately(requests)
         if reference is self._longest:
             self._served_ms |= self._server.last_ms
-        return outputs[: len(reference.requests)]
+        return _first(outputs, len(reference.requests))
 
     def _batches(self) -> tuple[int | None, FailingBatch | None]:
         """Return the largest max_batch_size with correct batches, and the smallest wrong batch."""
@@ -191,7 +194,7 @@ class _Judge:
         except TrialFailure as error:
             return f"batch of {size}{self._at(reference)}: {error}"
         alone = self._alone[reference.length]
-        wrong = batch_mismatch(reference.outputs, alone, outputs, reference.judged)
+        wrong = outputs_mismatch(reference.outputs, alone, outputs, reference.judged)
         if wrong is None or len(self._references) == 1:
             return wrong
         return f"at {reference.length} tokens, {wrong}"
@@ -203,9 +206,9 @@ class _Judge:
             merged = self._server.infer_concurrently(self._requests(reference))
         except TrialFailure as error:
             return f"requests merged into batches of up to {largest}: {error}"
-        outputs = merged[: len(reference.requests)]
-        accuracy = self._judged(reference, outputs)
-        wrong = self._missed(reference, accuracy) or batch_mismatch(
+        outputs = _first(merged, len(reference.requests))
+        accuracy, missed = self._judged(reference, outputs)
+        wrong = missed or outputs_mismatch(
             reference.outputs, self._alone[reference.length], outputs, reference.judged
         )
         if wrong is not None:
@@ -222,19 +225,25 @@ class _Judge:
             for start in range(0, len(rows), size)
         ]
 
-    def _judged(self, reference: Reference, outputs: NDArray[np.float64]) -> Accuracy:
-        accuracy = compare(reference.outputs, outputs, reference.judged)
-        metric = self._model.accuracy.metric
-        if metric is None or reference is not self._longest:
-            return accuracy
-        return replace(accuracy, metric=evaluate_metric(metric, reference.requests, outputs))
+    def _judged(self, reference: Reference, outputs: Tensors) -> tuple[Accuracy, str | None]:
+        """Return the accuracy, and the missed limits.
 
-    def _missed(self, reference: Reference, accuracy: Accuracy) -> str | None:
-        """Return the missed limits; the task's metric is defined for the longest length only."""
+        The task's metric is defined for the longest length only.
+        """
         limits = self._model.accuracy
-        if reference is not self._longest:
-            limits = replace(limits, metric=None)
-        return "; ".join(misses(accuracy, limits)) or None
+        accuracies = compare_outputs(reference.outputs, outputs, reference.judged)
+        accuracy, missed = worst(accuracies.values()), misses(accuracies, limits)
+        metric = limits.metric
+        if metric is not None and reference is self._longest:
+            value = evaluate_metric(metric, reference.requests, outputs)
+            accuracy = replace(accuracy, metric=value)
+            if value < metric.minimum:
+                missed.append(f"{metric.function} must be at least {metric.minimum:g}, got {value}")
+        return accuracy, "; ".join(missed) or None
 
     def _at(self, reference: Reference) -> str:
         return f" at {reference.length} tokens" if len(self._references) > 1 else ""
+
+
+def _first(outputs: Tensors, count: int) -> Tensors:
+    return {name: values[:count] for name, values in outputs.items()}

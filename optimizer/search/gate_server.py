@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
@@ -18,10 +15,11 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
 from optimizer.study.events import Note, Watcher
+from optimizer.triton.control import inferences_of
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor, Tensors
+from optimizer.workload.streams import OutputTensor, Tensors, stack
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 
@@ -38,14 +36,14 @@ class GateServer:
         session: ServingSession,
         artifact: ModelArtifact,
         model: ModelSpec,
-        output: OutputTensor,
+        outputs: tuple[OutputTensor, ...],
         placement: tuple[Kind, int],
         watch: Watcher,
     ) -> None:
         self._session = session
         self._artifact = artifact
         self._model = model
-        self._output = output
+        self._outputs = outputs
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
@@ -67,17 +65,16 @@ class GateServer:
         except TrialFailure as error:
             self._restart(error)
 
-    def infer_separately(self, requests: Sequence[Tensors]) -> NDArray[np.float64]:
+    def infer_separately(self, requests: Sequence[Tensors]) -> Tensors:
         """Return the outputs of requests that are sent one after the other, each a batch.
 
         Raises:
             TrialFailure: when a request fails, twice where the failure is transient.
         """
-        return self._infer_with_retry([[request] for request in requests], _rows(requests[0]))
+        calls = [[request] for request in requests]
+        return self._infer_with_retry(calls, self._inferences(requests[0]))
 
-    def infer_concurrently(
-        self, requests: Sequence[Tensors], batch: int | None = None
-    ) -> NDArray[np.float64]:
+    def infer_concurrently(self, requests: Sequence[Tensors], batch: int | None = None) -> Tensors:
         """Return the outputs of requests that are sent at once, shape [inferences, ...].
 
         Args:
@@ -107,10 +104,17 @@ class GateServer:
             self._served = None
             self._session.retire(wait=True)
 
+    @property
+    def _batched(self) -> bool:
+        return self._model.payloads.batched
+
+    def _inferences(self, request: Tensors) -> int:
+        return inferences_of(request) if self._batched else 1
+
     def _start(self) -> None:
         name = self._model.name
         files = ModelFiles(
-            self._artifact.path, self._model.payloads, self._output, self._artifact.engine
+            self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
         )
         self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
 
@@ -125,9 +129,7 @@ class GateServer:
         self._served = None
         return self._session.failure(error)
 
-    def _infer_with_retry(
-        self, calls: Sequence[Sequence[Tensors]], batch: int | None
-    ) -> NDArray[np.float64]:
+    def _infer_with_retry(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> Tensors:
         if self._served is None:
             self._start()
         try:
@@ -139,17 +141,23 @@ class GateServer:
         except TrialFailure as error:
             raise self._failure(error) from error
 
-    def _infer(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> NDArray[np.float64]:
+    def _infer(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> Tensors:
         assert self._served is not None, "the artefact is not served"
         control, name = self._served.control, self._model.name
         before = control.statistics(name)
         outputs = [
-            control.infer(name, call, self._output.name, _CALL_SECONDS + _ROW_SECONDS * rows)
+            control.infer(
+                name,
+                call,
+                [output.name for output in self._outputs],
+                _CALL_SECONDS + _ROW_SECONDS * sum(map(self._inferences, call)),
+                batched=self._batched,
+            )
             for call in calls
-            for rows in [sum(map(_rows, call))]
         ]
-        joined: NDArray[np.float64] = np.concatenate(outputs)
-        self._executed = control.executed_since(before, len(joined))
+        joined = stack(outputs)
+        sent = sum(self._inferences(request) for call in calls for request in call)
+        self._executed = control.executed_since(before, sent)
         executed = [point.batch_size for point in self._executed.batches]
         if batch is not None and batch not in executed:
             sizes = ", ".join(map(str, executed)) or "none"
@@ -170,7 +178,3 @@ class GateServer:
             batching=Batching() if largest > 1 else None,
             groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, 1, (0,)),),
         )
-
-
-def _rows(request: Tensors) -> int:
-    return len(next(iter(request.values())))

@@ -21,6 +21,7 @@ from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
+from optimizer.search.deployed_reference import deployed_reference
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -32,7 +33,7 @@ from optimizer.study.gated_artifact import (
     to_json,
 )
 from optimizer.triton.session import ModelFiles, ServingSession
-from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.model_spec import ModelSpec, RepositorySource
 from optimizer.workload.streams import stack
 
 _LOW_INT8_SHARE = 0.5
@@ -104,8 +105,8 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, output = source.model.payloads, source.prepared.output
-                files[spec] = ModelFiles(artifact.path, payloads, output, artifact.engine)
+                payloads, outputs = source.model.payloads, source.prepared.outputs
+                files[spec] = ModelFiles(artifact.path, payloads, outputs, artifact.engine)
             self._announce(result)
         built = [
             *(source.seconds for source in sources.values()),
@@ -120,8 +121,23 @@ class PreparePhase:
         fitting = self._within_memory(left.without_batches(failing), gated)
         return Prepared(fitting, files, tuple(gated), building)
 
+    def _as_deployed(self, model: ModelSpec, space: SearchSpace) -> _Source:
+        """Serve a model of a repository as it is deployed, for its reference outputs."""
+        self.watch(StepStarted(f"serving {model.name} as deployed, for the reference"))
+        [spec] = [spec for spec in space.artifacts if spec.model == model.name]
+        [deployed] = [m for m in space.config(space.baseline).models if m.name == model.name]
+        lengths = sorted(_plan(spec, model, space).lengths)
+        try:
+            artifact = self.builder.build(spec, model)
+            prepared = deployed_reference(self.session, artifact, model, deployed, lengths)
+        except TrialFailure as error:
+            raise EverythingFailedError(f"model {model.name} as deployed: {error}") from error
+        return _Source(model, prepared, 0.0)
+
     def _source(self, model: ModelSpec, space: SearchSpace) -> _Source:
         """Compute a model's reference outputs, and export its graph where one is needed."""
+        if isinstance(model.source, RepositorySource):
+            return self._as_deployed(model, space)
         self.watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
         lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
@@ -226,7 +242,8 @@ class PreparePhase:
         rows = source.prepared.evaluation
         batches = [stack([rows[n % len(rows)] for n in range(size)]) for size in sizes]
         try:
-            bare = self.builder.time_bare(artifact, source.prepared.output.name, batches)
+            outputs = [output.name for output in source.prepared.outputs]
+            bare = self.builder.time_bare(artifact, outputs, batches)
         except TrialFailure:  # timing is optional: the artefact passed the gate
             return ()
         pairs = zip(sizes, bare, strict=True)
@@ -270,10 +287,13 @@ class PreparePhase:
 
 def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | None:
     """Return why an artefact is not built at all; None where it is."""
-    if spec.precision == "int8" and model.int8_is_a_guess:
+    calibrated = spec.precision == "int8"
+    in_int8 = calibrated or spec.precision == "int8_dynamic"
+    if in_int8 and model.int8_is_a_guess(calibrated=calibrated):
+        needed = "calibration and evaluation data" if calibrated else "evaluation data"
         return (
-            "INT8 of trained weights is recommended on real inputs only: give calibration and "
-            "evaluation data, or set accuracy.int8_on_generated_data"
+            f"INT8 of trained weights is recommended on real inputs only: give {needed}, or set "
+            "accuracy.int8_on_generated_data"
         )
     lacking = hardware.lacks(spec.runtime, spec.precision)
     if lacking is None and not hardware.gpus:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.streams import Stream, padded_length
+from optimizer.workload.streams import LENGTH, Payloads, Stream, padded_length
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Shapes:
 
 
 ONE_SHAPE = Shapes()
+_MOST_SHAPES = 4096
 
 
 def shapes_of(model: ModelServing, stream: Stream, factor: Callable[[int], float]) -> Shapes:
@@ -109,21 +110,45 @@ def shapes_of(model: ModelServing, stream: Stream, factor: Callable[[int], float
     Args:
         factor: returns the factor of the curve's time for a padded length in tokens.
     """
-    if not _free_dimensions(stream):
-        return Shapes(factors=(factor(stream.payloads.lengths.longest),))
+    padded, shares = _padded_lengths(model, stream)
+    factors = np.array([factor(length) for length in padded])
+    other = _other_shapes(stream.payloads)
+    joint = np.outer(shares, other).ravel()
+    return Shapes(tuple(joint.tolist()), tuple(np.repeat(factors, len(other)).tolist()))
+
+
+def _padded_lengths(
+    model: ModelServing, stream: Stream
+) -> tuple[Sequence[int], NDArray[np.float64]]:
+    """Return the lengths that requests are padded to, and the share of each."""
     lengths = stream.payloads.lengths
+    if not any(LENGTH in tensor.shape for tensor in stream.payloads.tensors):
+        return (lengths.longest,), np.ones(1)
     share_of: dict[int, float] = defaultdict(float)
     for length, weight in zip(lengths.lengths, lengths.weights, strict=True):
         share_of[padded_length(length, model.padding, lengths)] += weight / sum(lengths.weights)
     padded = sorted(share_of)
     # A request of several inferences has the length of the longest.
     up_to = np.cumsum([share_of[length] for length in padded]) ** stream.batch_size
-    shares = np.diff(up_to, prepend=0.0)
-    return Shapes(tuple(shares.tolist()), tuple(factor(length) for length in padded))
+    return padded, np.diff(up_to, prepend=0.0)
+
+
+def _other_shapes(payloads: Payloads) -> NDArray[np.float64]:
+    """Return the shares of the shapes that the other free dimensions make.
+
+    Above `_MOST_SHAPES`, two requests hardly ever have one shape, however many shapes there are.
+    """
+    own = [each.sizes.weights for each in payloads.dimensions if each.sizes is not None]
+    if math.prod(map(len, own)) > _MOST_SHAPES:
+        return np.full(_MOST_SHAPES, 1 / _MOST_SHAPES)
+    shares = np.ones(1)
+    for weights in own:
+        shares = np.outer(shares, np.asarray(weights) / sum(weights)).ravel()
+    return shares
 
 
 def _free_dimensions(stream: Stream) -> bool:
-    return any(None in tensor.shape for tensor in stream.payloads.tensors)
+    return any(tensor.free for tensor in stream.payloads.tensors)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AliasChoices, Field, create_model, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from optimizer.configuration.parameter_definition import Allowed, Value
 from optimizer.configuration.parameters import (
+    CONFIG_PREFIX,
     PARAMETERS,
     Parameter,
+    is_any_field,
+    parameter_of_field,
     parameters_in_order,
 )
 from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch, wrong
@@ -18,6 +22,8 @@ from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch, wro
 OLD_KEYS: Mapping[str, str] = {each.name: each.key for each in PARAMETERS if each.key}
 """Keys of parameters that are still read, and what each is called now."""
 
+_NAMES = tuple(each.name for each in PARAMETERS)
+_FieldValue = Switch | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | str
 _NotNegative = Annotated[int, Field(ge=0, le=10**9, strict=True)]
 _LISTS = {
     "sizes": Annotated[list[Count], Field(min_length=1, max_length=MAX_VALUES)],
@@ -61,7 +67,35 @@ else:
 
 
 class ParametersSection(_Parameters):
-    """The search space: a list of values is searched, a single value is fixed."""
+    """The search space: a list of values is searched, a single value is fixed.
+
+    A key "config.PATH" is any other field of Triton's config.pbtxt.
+    """
+
+    added_keys = ("fields_of_config",)
+
+    fields_of_config: SkipJsonSchema[
+        dict[str, Annotated[list[_FieldValue], Field(min_length=1)]]
+    ] = Field({}, max_length=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_apart(cls, section: Any) -> Any:
+        """Move the keys "config.PATH" into a section of their own."""
+        if not isinstance(section, Mapping):
+            return section
+        apart = {key: value for key, value in section.items() if is_any_field(str(key))}
+        for key in apart:
+            if (own := parameter_of_field(key.removeprefix(CONFIG_PREFIX))) is not None:
+                raise wrong(key, f"is the parameter {own}", section[key])
+        rest = {key: value for key, value in section.items() if key not in apart}
+        if not apart:
+            return rest
+        lists = {k: v if isinstance(v, list) else [v] for k, v in apart.items()}
+        for key, values in lists.items():
+            if len({(type(value), str(value)) for value in values}) < len(values):
+                raise wrong(key, "values must be distinct", values)
+        return {**rest, "fields_of_config": {**rest.get("fields_of_config", {}), **lists}}
 
     @model_validator(mode="before")
     @classmethod
@@ -72,12 +106,12 @@ class ParametersSection(_Parameters):
                     raise wrong(old, f"is the old name of {key}, which is given too", section[old])
         return section
 
-    @field_validator("*", mode="before")
+    @field_validator(*_NAMES, mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return value if isinstance(value, list) else [value]
 
-    @field_validator("*", mode="after")
+    @field_validator(*_NAMES, mode="after")
     @classmethod
     def _distinct(cls, values: list[Any]) -> list[Any]:
         keys = set()
@@ -99,12 +133,24 @@ class ParametersSection(_Parameters):
             each.name: [_value(each.allowed, value) for value in self.listed(each.name)]
             for each in PARAMETERS
         }
-        return parameters_in_order(model, values)
+        return parameters_in_order(model, {**values, **self.fields_of_config})
+
+    def listed_values(self) -> dict[str, tuple[Value, ...]]:
+        """Return the values of the parameters that the file lists, by name."""
+        listed: dict[str, tuple[Value, ...]] = {
+            each.name: tuple(_value(each.allowed, value) for value in self.listed(each.name))
+            for each in PARAMETERS
+            if each.name in self.model_fields_set
+        }
+        return listed | {name: tuple(own) for name, own in self.fields_of_config.items()}
 
     def with_those_of(self, other: ParametersSection | None) -> Self:
         """Return these parameters, but those that another section sets."""
-        own = {name: getattr(other, name) for name in other.model_fields_set} if other else {}
-        return self.model_copy(update=own)
+        if other is None:
+            return self
+        own = {name: getattr(other, name) for name in other.model_fields_set}
+        fields = {**self.fields_of_config, **other.fields_of_config}
+        return self.model_copy(update={**own, "fields_of_config": fields})
 
 
 def _value(allowed: Allowed, listed: Any) -> Value:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
-from optimizer.configuration.parameters import Parameter, stored_name
+from optimizer.configuration.parameters import (
+    CONFIG_PREFIX,
+    Parameter,
+    is_any_field,
+    stored_name,
+)
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
@@ -25,7 +31,7 @@ from optimizer.space_file.schema import SpaceSection
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
-from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
+from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec, RepositorySource
 from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 
@@ -69,6 +75,7 @@ class Space:
         engines: how TensorRT engines are built; None without GPUs.
         content: the file's keys with their defaults, less the study's name and budget; a study is
             resumed only with the same.
+        deployed: settings of the models that are deployed already, by name.
         deprecations: notes about old names in the file.
     """
 
@@ -83,6 +90,7 @@ class Space:
     measurement: MeasurementSettings
     budget: Budget
     content: Mapping[str, Any]
+    deployed: Mapping[str, DeployedSettings] = field(default_factory=dict)
     deprecations: tuple[str, ...] = ()
 
     @property
@@ -91,13 +99,27 @@ class Space:
         return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
 
 
-def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> Space:
+ReadSettings = Callable[[RepositorySource], DeployedSettings]
+"""Reads the settings of a model in a repository. Raises UsageError."""
+
+
+def _no_repository(source: RepositorySource) -> DeployedSettings:
+    raise UsageError(f"{source.folder}: models of a repository cannot be read here")
+
+
+def load_space(
+    path: Path,
+    prices: Mapping[str, Price],
+    hardware: Hardware,
+    read_settings: ReadSettings = _no_repository,
+) -> Space:
     """Read a space file.
 
     Args:
         path: YAML file; paths in it are relative to its folder.
         prices: price list by instance type.
         hardware: hardware of this machine, whose GPUs the file may select.
+        read_settings: reads the settings of models that are deployed already.
 
     Raises:
         SpaceFileError: with every mistake.
@@ -113,7 +135,8 @@ def load_space(path: Path, prices: Mapping[str, Price], hardware: Hardware) -> S
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    space = _to_value(section, path, prices, hardware)
+    deployed = _deployed(section, path, read_settings)
+    space = _to_value(section, path, prices, hardware, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     if mistakes:
         raise SpaceFileError(path, mistakes)
@@ -197,27 +220,39 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
         for parameter in model.parameters
     }
     for key, text in settings.items():
-        of, _, name = key.rpartition(".")
+        of, name = _model_and_parameter(key)
         if of in ("", model.model):
             values.pop(stored_name(name), None)
             values[name] = [_set_value(key, text)]
-    return ParametersSection.model_validate(values).to_values(model.model)
+    chosen = ParametersSection.model_validate(values).to_values(model.model)
+    deployed = {parameter.name: parameter.deployed for parameter in model.parameters}
+    return tuple(replace(p, deployed=deployed.get(p.name)) for p in chosen)
 
 
 def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
     models = [model.model for model in searched.models]
     for key in settings:
-        model = key.rpartition(".")[0]
+        model, _ = _model_and_parameter(key)
         if model not in ("", *models):
             yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
 
 
 def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    pairs = map(_model_and_parameter, settings)
     return any(
-        stored_name(key.rpartition(".")[2]) == parameter.name
-        and key.rpartition(".")[0] in ("", parameter.model)
-        for key in settings
+        stored_name(name) == parameter.name and of in ("", parameter.model) for of, name in pairs
     )
+
+
+def _model_and_parameter(key: str) -> tuple[str, str]:
+    """Return the parts of "MODEL.PARAMETER"; the model is empty where the key names none."""
+    if is_any_field(key):
+        return "", key
+    of, prefix, path = key.partition(f".{CONFIG_PREFIX}")
+    if prefix:
+        return of, f"{CONFIG_PREFIX}{path}"
+    of, _, name = key.rpartition(".")
+    return of, name
 
 
 def _set_value(key: str, text: str) -> Any:
@@ -273,8 +308,35 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
+def _deployed(
+    section: SpaceSection, path: Path, read_settings: ReadSettings
+) -> dict[str, DeployedSettings]:
+    """Return the settings of the models that are deployed already, by name.
+
+    Raises:
+        SpaceFileError: with every parameter that cannot be searched of them.
+    """
+    deployed, mistakes = {}, []
+    for name, model in section.models.items():
+        source = model.source.to_value(path.parent)
+        if isinstance(source, RepositorySource):
+            deployed[name] = read_settings(source)
+            listed = section.parameters.with_those_of(model.parameters).listed_values()
+            mistakes += [
+                Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
+                for parameter, rule in deployed[name].mistakes(listed)
+            ]
+    if mistakes:
+        raise SpaceFileError(path, mistakes)
+    return deployed
+
+
 def _to_value(
-    section: SpaceSection, path: Path, prices: Mapping[str, Price], hardware: Hardware
+    section: SpaceSection,
+    path: Path,
+    prices: Mapping[str, Price],
+    hardware: Hardware,
+    deployed: Mapping[str, DeployedSettings],
 ) -> Space:
     folder, traffic = path.parent, section.traffic
     models = tuple(model.to_value(name, folder) for name, model in section.models.items())
@@ -282,15 +344,21 @@ def _to_value(
     workload = Workload(streams, traffic.transport.to_value())
     host = section.server.to_value(folder)
     chosen = replace(hardware, gpus=_gpus(section.server, hardware))
-    parameters = [
-        section.parameters.with_those_of(model.parameters).to_values(name)
-        for name, model in section.models.items()
-    ]
+    parameters = []
+    for name, model in section.models.items():
+        own = section.parameters.with_those_of(model.parameters)
+        as_deployed = deployed.get(name)
+        parameters.append(
+            own.to_values(name)
+            if as_deployed is None
+            else as_deployed.parameters(name, own.listed_values())
+        )
     return Space(
         study=section.study,
         host=host,
         engines=section.engines.to_value(host, chosen.gpus[0]) if chosen.gpus else None,
         models=models,
+        deployed=deployed,
         workload=workload,
         price=section.price.to_value(prices),
         demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),

@@ -268,12 +268,18 @@ class SpaceSection(Section):
 def _mistakes_for(
     name: str, model: ModelSection, parameters: ParametersSection
 ) -> Iterator[PydanticCustomError]:
+    if model.source.repository is None and "repository" in parameters.listed("runtime"):
+        rule = f"repository needs a model of a repository, models.{name} is none"
+        yield wrong("runtime", rule, parameters.listed("runtime"))
     if model.source.onnx is not None:
         for runtime in parameters.listed("runtime"):
             if not RUNTIMES[runtime].graphs:
                 rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
                 yield wrong("runtime", rule, parameters.listed("runtime"))
-    longest = model.lengths.to_value().longest
+    if not model.batched and parameters.listed("batching") != [False]:
+        rule = f"models.{name} has no batch axis (batched: false), so nothing can be batched"
+        yield wrong("batching", rule, parameters.listed("batching"))
+    longest = model.lengths.to_value().longest if model.lengths is not None else 0
     for n, sizes in enumerate(parameters.listed("padding")):
         if isinstance(sizes, list) and max(sizes) > longest:
             rule = f"must not be above the longest length ({longest})"
@@ -288,10 +294,22 @@ def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[Pyda
             yield wrong(each.file_key, rule, parameters.listed(each.name))
 
 
+def _leave_out_null(key: dict[str, Any]) -> None:
+    """Describe an optional section as the section, so that editors mark the key that is wrong."""
+    match key.get("anyOf"):
+        case [{"$ref": section}, {"type": "null"}]:
+            del key["anyOf"], key["default"]
+            key["$ref"] = section
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of the file, for editors."""
     schema = SpaceSection.model_json_schema()
+    for definition in schema["$defs"].values():
+        for key in definition.get("properties", {}).values():
+            _leave_out_null(key)
     parameters = schema["$defs"]["ParametersSection"]["properties"]
+    schema["$defs"]["ParametersSection"]["patternProperties"] = {r"^config\.": True}
     for parameter in parameters.values():
         several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]

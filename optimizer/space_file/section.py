@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -15,9 +15,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -115,9 +117,23 @@ def first_mistake(error: ValidationError) -> str:
 
 
 class Section(BaseModel):
-    """A part of a space file; it refuses unknown keys and cannot be changed."""
+    """A part of a space file; it refuses unknown keys and cannot be changed.
+
+    Attributes:
+        added_keys: keys that are not dumped where they have their defaults, since studies that were
+            begun before these keys existed lack them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    added_keys: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, dump: SerializerFunctionWrapHandler) -> Any:
+        content = dump(self)
+        for key in self.added_keys:
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del content[key]
+        return content
 
 
 @cache

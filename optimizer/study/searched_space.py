@@ -76,7 +76,8 @@ def checked(searched: _Searched) -> _Searched:
         if len(listed) < len(model.parameters):
             raise ValueError(f"search_space.parameters lists one of {model.model} twice")
         ordered = ParametersSection.model_validate(listed).to_values(model.model)
-        if tuple(p for p in ordered if p.name in listed) != model.parameters:
+        own = [(p.name, p.values) for p in model.parameters]
+        if [(p.name, p.values) for p in ordered if p.name in listed] != own:
             raise ValueError(f"search_space.parameters of {model.model} must be in order")
     space = space.completed()
     check_workload(searched.workload, [model.model for model in space.models])

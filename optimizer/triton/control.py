@@ -11,18 +11,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
 from google.protobuf import json_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
 from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
+from optimizer.workload.data_types import data_type_of
 from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS = 10.0
@@ -239,12 +241,22 @@ class ServerControl:
             self._client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
 
     def infer(
-        self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
-    ) -> NDArray[np.float64]:
+        self,
+        model: str,
+        requests: Sequence[Tensors],
+        outputs: Sequence[str],
+        timeout_seconds: float,
+        *,
+        batched: bool = True,
+    ) -> Tensors:
         """Send requests together, so that the server may batch them, and return their outputs.
 
+        Args:
+            outputs: names of the outputs to return.
+            batched: whether the first axis of inputs and outputs is the batch.
+
         Returns:
-            Shape [inferences, ...], in the order of the requests.
+            By name, shape [inferences, ...], in the order of the requests. BF16 becomes float32.
 
         Raises:
             LoadTestFailure: when a request fails or gets no reply in time.
@@ -269,7 +281,8 @@ class ServerControl:
         if len(results) < len(replies):
             errors = [_reason(reply) for reply in replies if isinstance(reply, Exception)]
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
-        return _joined(results, requests, output)
+        sizes = [inferences_of(request) if batched else None for request in requests]
+        return {name: _joined(name, results, sizes) for name in outputs}
 
 
 def _reason(error: Exception) -> str:
@@ -279,26 +292,50 @@ def _reason(error: Exception) -> str:
     return (message or text).partition(" At: ")[0]
 
 
+def inferences_of(request: Tensors) -> int:
+    """Return the number of inferences of a request with a batch axis."""
+    return len(next(iter(request.values())))
+
+
 def _joined(
-    results: Sequence[triton_grpc.InferResult], requests: Sequence[Tensors], output: str
-) -> NDArray[np.float64]:
-    arrays = [np.asarray(result.as_numpy(output)) for result in results]
-    for array, request in zip(arrays, requests, strict=True):
-        batch = len(next(iter(request.values())))
-        if array.shape[:1] != (batch,) or array.shape[1:] != arrays[0].shape[1:]:
+    output: str, results: Sequence[triton_grpc.InferResult], sizes: Sequence[int | None]
+) -> NDArray[Any]:
+    """Join an output of several requests.
+
+    Args:
+        sizes: inferences of each request; None without a batch axis.
+    """
+    arrays = [_output(output, result) for result in results]
+    for array, size in zip(arrays, sizes, strict=True):
+        if size is not None and array.shape[:1] != (size,):
             raise ConfigMismatch(
                 f"output {output!r} has no row per request: "
-                f"a batch of {batch} gives the shape {list(array.shape)}"
+                f"a batch of {size} gives the shape {list(array.shape)}"
             )
-    joined: NDArray[np.float64] = np.concatenate(arrays)
-    return joined.astype(np.float64)
+    rows = [array[None] if n is None else array for array, n in zip(arrays, sizes, strict=True)]
+    shapes = sorted({row.shape[1:] for row in rows})
+    if len(shapes) > 1:
+        raise ConfigMismatch(
+            f"output {output!r} must have one shape for all requests of one shape, got "
+            f"{list(shapes[0])} and {list(shapes[1])}: leave it out of `outputs`"
+        )
+    return np.concatenate(rows)
+
+
+def _output(name: str, result: triton_grpc.InferResult) -> NDArray[Any]:
+    array = result.as_numpy(name)
+    if array is None:
+        raise ConfigMismatch(f"the reply has no output {name!r}")
+    return np.asarray(array)
 
 
 def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
     inputs = []
     for name, array in tensors.items():
-        item = triton_grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        item.set_data_from_numpy(array)
+        data_type = data_type_of(array)
+        item = triton_grpc.InferInput(name, list(array.shape), data_type)
+        # The client library takes BF16 as float32, which holds each of its values.
+        item.set_data_from_numpy(array.astype(np.float32) if data_type == "BF16" else array)
         inputs.append(item)
     return inputs
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
 from google.protobuf import json_format, text_format
+from google.protobuf.descriptor import FieldDescriptor
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.triton.server_options import EXECUTION
-from optimizer.workload.streams import DataType, OutputTensor, Payloads, padded_length
+from optimizer.workload.data_types import NUMPY_TYPES, DataType
+from optimizer.workload.streams import OutputTensor, Payloads, padded_length
 
 
 def model_config(
-    model: ModelServing, payloads: Payloads, output: OutputTensor, template: Path
+    model: ModelServing, payloads: Payloads, outputs: Sequence[OutputTensor], template: Path
 ) -> model_config_pb2.ModelConfig:
     """Return the configuration of `model`.
 
@@ -33,8 +37,8 @@ def model_config(
     except text_format.ParseError as error:
         raise ValueError(f"{template} is no Triton model configuration: {error}") from error
     config.name = model.name
-    config.max_batch_size = model.max_batch_size
-    _add_tensors(config, payloads, output)
+    config.max_batch_size = model.max_batch_size if payloads.batched else 0
+    _add_tensors(config, payloads, outputs)
     _add_instances(config, model)
     _add_batching(config, model)
     config.response_cache.enable = model.cache
@@ -43,9 +47,14 @@ def model_config(
     _add_warmup(config, model, payloads)
     for name, value in _settings(model).items():
         config.parameters[name].string_value = value
-    for path, text in model.parameters:
-        config.MergeFrom(_one_field(path, json.loads(text)))
+    merge_fields(config, model.parameters)
     return config
+
+
+def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[str, str]]) -> None:
+    """Set fields of a configuration, given as pairs of path and JSON value."""
+    for path, text in fields:
+        config.MergeFrom(_one_field(path, json.loads(text)))
 
 
 def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
@@ -57,6 +66,64 @@ def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
         return json_format.ParseDict(content, model_config_pb2.ModelConfig())
     except json_format.ParseError as error:
         raise ValueError(f"config.pbtxt has no field {path} that is {value!r}: {error}") from error
+
+
+_NOT_SEARCHED = (
+    "backend",
+    "batch_input",
+    "batch_output",
+    "default_model_filename",
+    "ensemble_scheduling",
+    "input",
+    "model_transaction_policy",
+    "name",
+    "output",
+    "platform",
+    "runtime",
+    "sequence_batching",
+    "version_policy",
+)
+"""Fields that say what is served, not how."""
+
+_KINDS: Mapping[int, str] = {
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number of 32 bits",
+    FieldDescriptor.CPPTYPE_INT64: "a whole number of 64 bits",
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number of 32 bits, at least 0",
+    FieldDescriptor.CPPTYPE_UINT64: "a whole number of 64 bits, at least 0",
+    FieldDescriptor.CPPTYPE_STRING: "a text",
+}
+
+
+def wrong_field(path: str, value: Any) -> str | None:
+    """Return why a field of config.pbtxt cannot have a value; None where it can."""
+    message: Any = model_config_pb2.ModelConfig.DESCRIPTOR
+    parts = iter(path.split("."))
+    field: Any = None
+    for name in parts:
+        fields = message.fields_by_name if message is not None else {}
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            return f"config.pbtxt has no field {name!r} there{meant}"
+        if field is None and name in _NOT_SEARCHED:
+            return f"{name} says what is served, not how, and cannot be searched"
+        field = fields[name]
+        message = field.message_type
+        if message is not None and message.GetOptions().map_entry:
+            next(parts, None)  # the key
+            field = message.fields_by_name["value"]
+            message = field.message_type
+        elif field.is_repeated:
+            return f"{name} is a list, whose entries have no path"
+    if message is not None:
+        return f"must be the path of one of its fields, {', '.join(message.fields_by_name)}"
+    try:
+        _one_field(path, value)
+    except ValueError:
+        names = field.enum_type.values_by_name if field.enum_type is not None else ()
+        return f"must be {_KINDS.get(field.cpp_type, 'one of ' + ', '.join(names))}"
+    return None
 
 
 def _settings(model: ModelServing) -> dict[str, str]:
@@ -82,12 +149,13 @@ def _add_instances(config: model_config_pb2.ModelConfig, model: ModelServing) ->
 
 
 def _add_tensors(
-    config: model_config_pb2.ModelConfig, payloads: Payloads, output: OutputTensor
+    config: model_config_pb2.ModelConfig, payloads: Payloads, outputs: Sequence[OutputTensor]
 ) -> None:
     for tensor in payloads.tensors:
-        dims = [-1 if n is None else n for n in tensor.shape]
+        dims = tensor.sized(dict.fromkeys(tensor.free, -1))
         config.input.add(name=tensor.name, data_type=_type(tensor.data_type), dims=dims)
-    config.output.add(name=output.name, data_type=_type(output.data_type), dims=output.shape)
+    for output in outputs:
+        config.output.add(name=output.name, data_type=_type(output.data_type), dims=output.shape)
 
 
 def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> None:
@@ -115,35 +183,44 @@ def _add_cuda_graphs(
     for size, length in itertools.product(sorted(sizes), sent):
         spec = cuda.graph_spec.add(batch_size=size)
         for tensor in payloads.tensors:
-            dims = (length if n is None else n for n in tensor.shape)
-            spec.input[tensor.name].dim.extend(dims)
+            spec.input[tensor.name].dim.extend(tensor.sized(payloads.largest_sizes(length)))
 
 
 def _add_warmup(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Execute zeros of the longest length, so that the first requests are not slower."""
+    """Execute zeros of the largest shape, so that the first requests are not slower."""
     length = padded_length(payloads.lengths.longest, model.padding, payloads.lengths)
+    sizes = payloads.largest_sizes(length)
     for size in model.warmup_batch_sizes:
         warmup = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
         for tensor in payloads.tensors:
             entry = warmup.inputs[tensor.name]
             entry.data_type = _type(tensor.data_type)
-            entry.dims.extend(length if n is None else n for n in tensor.shape)
+            entry.dims.extend(tensor.sized(sizes))
             entry.zero_data = True
 
 
 def _type(name: DataType) -> model_config_pb2.DataType:
-    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+    return model_config_pb2.DataType.Value(f"TYPE_{'STRING' if name == 'BYTES' else name}")
 
 
-def output_of_config(config: model_config_pb2.ModelConfig) -> OutputTensor:
-    """Return the output of a configuration that was written here."""
-    [output] = config.output
-    data_types = get_args(DataType)
-    name = model_config_pb2.DataType.Name(output.data_type).removeprefix("TYPE_")
-    data_type: DataType = data_types[data_types.index(name)]
-    return OutputTensor(output.name, data_type, tuple(output.dims))
+def data_type_in(tensor: Any) -> DataType:
+    """Return the data type of an input or output of a configuration.
+
+    Raises:
+        ValueError: where the configuration leaves it out.
+    """
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    own = {"STRING": "BYTES"}.get(name, name)
+    if own not in NUMPY_TYPES:
+        raise ValueError(f"{tensor.name}: data_type must be given, got TYPE_{name}")
+    return cast(DataType, own)
+
+
+def outputs_of_config(config: model_config_pb2.ModelConfig) -> tuple[OutputTensor, ...]:
+    """Return the outputs of a configuration. Raises ValueError where one has no data type."""
+    return tuple(OutputTensor(o.name, data_type_in(o), tuple(o.dims)) for o in config.output)
 
 
 def to_text(config: model_config_pb2.ModelConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from optimizer.configuration.runtimes import session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
+from optimizer.triton.deployed_config import CONFIG_FILE, served_text
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.workload.streams import OutputTensor, Payloads
 
@@ -33,7 +34,11 @@ class ModelWriter(Protocol):
     """Writes models to where a server loads them from."""
 
     def write(
-        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+        self,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Write one model; an existing one is replaced as a whole.
 
@@ -63,25 +68,56 @@ class ModelRepository:
         self.place = place
 
     def write(
-        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+        self,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Write one model under a temporary name and rename it."""
-        template = self._templates / model.artifact.backend
-        config = model_config(model, payloads, output, template / "config.pbtxt")
         final, temporary = self.root / model.name, self.root / f".{model.name}.new"
         with storage_errors(final):
             shutil.rmtree(temporary, ignore_errors=True)
-            version = temporary / "1"
-            version.mkdir(parents=True)
-            (temporary / "config.pbtxt").write_text(to_text(config))
-            if model.artifact.backend == "python":
-                sources = template / "model.py", session_file(model.artifact.runtime)
-                for source, name in zip(sources, MODEL_CODE, strict=True):
-                    shutil.copyfile(source, version / name)
-            for file in sorted(artifact.iterdir()):
-                self.place(file, version / file.name)
+            if model.artifact.backend == "repository":
+                config = self._write_deployed(temporary, model, artifact)
+            else:
+                config = self._write_own(temporary, model, artifact, payloads, outputs)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
+        return config
+
+    def _write_own(
+        self,
+        folder: Path,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
+    ) -> model_config_pb2.ModelConfig:
+        template = self._templates / model.artifact.backend
+        config = model_config(model, payloads, outputs, template / CONFIG_FILE)
+        version = folder / "1"
+        version.mkdir(parents=True)
+        (folder / CONFIG_FILE).write_text(to_text(config))
+        if model.artifact.backend == "python":
+            sources = template / "model.py", session_file(model.artifact.runtime)
+            for source, name in zip(sources, MODEL_CODE, strict=True):
+                shutil.copyfile(source, version / name)
+        for file in sorted(artifact.iterdir()):
+            self.place(file, version / file.name)
+        return config
+
+    def _write_deployed(
+        self, folder: Path, model: ModelServing, artifact: Path
+    ) -> model_config_pb2.ModelConfig:
+        """Write a model of another repository, whose folder is `artifact`, with its settings."""
+        text, config = served_text(artifact, model)
+        for source in sorted(path for path in artifact.rglob("*") if path.is_file()):
+            target = folder / source.relative_to(artifact)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target != folder / CONFIG_FILE:
+                self.place(source, target)
+        (folder / CONFIG_FILE).write_text(text, newline="")
         return config
 
 

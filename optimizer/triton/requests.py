@@ -14,10 +14,11 @@ from uuid import uuid4
 
 import numpy as np
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import np_to_triton_dtype, shared_memory
+from tritonclient.utils import shared_memory
 
 from optimizer.triton.control import ServerControl
 from optimizer.triton.shared_memory import region_prefix, reserve
+from optimizer.workload.data_types import data_type_of, encoded
 from optimizer.workload.streams import SerialisedRequest, Tensors, Transport
 
 
@@ -37,7 +38,7 @@ def serialised(
         yield tuple(_serialise(model, tensors, transport, None) for tensors in requests)
         return
     name = f"{region_prefix(0)}{uuid4().hex[:12]}"
-    size = sum(array.nbytes for tensors in requests for array in tensors.values())
+    size = sum(len(encoded(array)) for tensors in requests for array in tensors.values())
     region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
     try:
         reserve(name, size)
@@ -64,15 +65,14 @@ def _copy_tensors(region: object, name: str, requests: Sequence[Tensors]) -> lis
     for tensors in requests:
         placement: Placement = {}
         for tensor, array in tensors.items():
-            shared_memory.set_shared_memory_region(
-                region, [np.ascontiguousarray(array)], offset=offset
-            )
+            content = np.frombuffer(encoded(array), dtype=np.uint8)
+            shared_memory.set_shared_memory_region(region, [content], offset=offset)
             placement[tensor] = {
                 "shared_memory_region": name,
-                "shared_memory_byte_size": array.nbytes,
+                "shared_memory_byte_size": content.nbytes,
                 "shared_memory_offset": offset,
             }
-            offset += array.nbytes
+            offset += content.nbytes
         placements.append(placement)
     return placements
 
@@ -88,11 +88,9 @@ def _serialise(
 def _over_grpc(model: str, tensors: Tensors, placement: Placement | None) -> SerialisedRequest:
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in tensors.items():
-        item = request.inputs.add(
-            name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape
-        )
+        item = request.inputs.add(name=name, datatype=data_type_of(array), shape=array.shape)
         if placement is None:
-            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+            request.raw_input_contents.append(encoded(array))
             continue
         for key, value in placement[name].items():
             if isinstance(value, str):
@@ -110,18 +108,23 @@ def _over_http(
     for name, array in tensors.items():
         item: dict[str, Any] = {
             "name": name,
-            "datatype": np_to_triton_dtype(array.dtype),
+            "datatype": data_type_of(array),
             "shape": list(array.shape),
         }
         if placement is not None:
             item["parameters"] = placement[name]
         elif transport.encoding == "json":
-            item["data"] = array.ravel().tolist()
+            item["data"] = [_json_value(value) for value in array.ravel().tolist()]
         else:
-            item["parameters"] = {"binary_data_size": array.nbytes}
-            tail += np.ascontiguousarray(array).tobytes()
+            content = encoded(array)
+            item["parameters"] = {"binary_data_size": len(content)}
+            tail += content
         inputs.append(item)
     binary = transport.encoding == "binary"
     document = {"inputs": inputs, "parameters": {"binary_data_output": binary}}
     head = json.dumps(document, separators=(",", ":")).encode()
     return SerialisedRequest(model, head + tail, len(head) if tail else None)
+
+
+def _json_value(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

@@ -14,6 +14,7 @@ from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, T
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
 from optimizer.triton.control import ServerControl, UnexplainedLoadFailure
+from optimizer.triton.deployed_config import CONFIG_FILE, served_text
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.triton.repository import ModelWriter
@@ -40,7 +41,7 @@ class ModelFiles:
 
     artifact: Path
     payloads: Payloads
-    output: OutputTensor
+    outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
 
 
@@ -63,9 +64,12 @@ def config_texts(
     several = len(config.models) > 1
     texts = {}
     for model in config.models:
-        own, template = files[model.name], templates / model.artifact.backend / "config.pbtxt"
-        message = model_config(model, own.payloads, own.output, template)
-        texts[f"{model.name}.config.pbtxt" if several else "config.pbtxt"] = to_text(message)
+        own, name = files[model.name], f"{model.name}.{CONFIG_FILE}" if several else CONFIG_FILE
+        if model.artifact.backend == "repository":
+            texts[name], _ = served_text(own.artifact, model)
+        else:
+            template = templates / model.artifact.backend / CONFIG_FILE
+            texts[name] = to_text(model_config(model, own.payloads, own.outputs, template))
     return texts
 
 
@@ -131,7 +135,7 @@ class ServingSession:
                 own = files[model.name]
                 if own.engine is not None:
                     refuse_mismatch(own.engine, served.control.version(), self._gpus)
-                requested = self._repository.write(model, own.artifact, own.payloads, own.output)
+                requested = self._repository.write(model, own.artifact, own.payloads, own.outputs)
                 served.control.load(model.name, requested, _LOAD_SECONDS)
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)

@@ -40,6 +40,24 @@ class OnnxSource:
 
 
 @dataclass(frozen=True)
+class RepositorySource:
+    """A model of an existing Triton repository, served by any backend as it is.
+
+    Attributes:
+        repository: folder of the repository.
+        model: name of the model's folder in it.
+    """
+
+    repository: Path
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return self.repository / self.model
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Inputs for calibration or evaluation.
 
@@ -79,22 +97,39 @@ class TaskMetric:
 
 
 @dataclass(frozen=True)
-class AccuracyLimits:
-    """The accuracy that a served artefact must reach against the FP32 reference.
+class OutputLimits:
+    """The accuracy that an output must reach against the reference.
 
     Attributes:
-        min_argmax_agreement: share of samples with the same largest output, 0 to 1.
-        min_cosine: mean cosine similarity of the outputs, -1 to 1.
-        max_abs_error: largest absolute difference of any output; None does not judge it.
-        int8_on_generated_data: whether INT8 of trained weights may be recommended if it was
-            calibrated or judged on generated inputs.
+        min_argmax_agreement: share of samples with the same largest value, 0 to 1; for integers,
+            truth values and texts the share of equal elements.
+        min_cosine: mean cosine similarity, -1 to 1; for integers, truth values and texts the mean
+            share of equal elements of a sample.
+        max_abs_error: largest absolute difference of any value; None does not judge it.
     """
 
     min_argmax_agreement: float
     min_cosine: float
     max_abs_error: float | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyLimits(OutputLimits):
+    """The accuracy that a served artefact must reach: that of every output.
+
+    Attributes:
+        outputs: limits of single outputs, in place of the common ones.
+        int8_on_generated_data: whether INT8 of trained weights may be recommended if it was
+            calibrated or judged on generated inputs.
+    """
+
     metric: TaskMetric | None = None
     int8_on_generated_data: bool = False
+    outputs: tuple[tuple[str, OutputLimits], ...] = ()
+
+    def of(self, output: str) -> OutputLimits:
+        """Return the limits of one output."""
+        return dict(self.outputs).get(output, self)
 
 
 @dataclass(frozen=True)
@@ -102,17 +137,17 @@ class ModelSpec:
     """One model of the space file.
 
     Attributes:
-        output: name of the output tensor.
+        outputs: names of the outputs that are served and judged; empty for all.
         calibration_percentile: percentage of an activation's values in its INT8 range.
     """
 
     name: str
-    source: TransformersSource | OnnxSource
+    source: TransformersSource | OnnxSource | RepositorySource
     payloads: Payloads
     calibration: DataSet
     evaluation: DataSet
     accuracy: AccuracyLimits
-    output: str = "logits"
+    outputs: tuple[str, ...] = ()
     calibration_percentile: float = USUAL_PERCENTILE
 
     @property
@@ -124,12 +159,15 @@ class ModelSpec:
 
     @property
     def trained(self) -> bool:
-        """Whether the weights are trained; an ONNX file is taken to be."""
+        """Whether the weights are trained; those of given files are taken to be."""
         source = self.source
-        return isinstance(source, OnnxSource) or source.checkpoint is not None
+        return not isinstance(source, TransformersSource) or source.checkpoint is not None
 
-    @property
-    def int8_is_a_guess(self) -> bool:
-        """Whether INT8 of trained weights rests on generated inputs, which was not allowed."""
-        generated = self.calibration.generated or self.evaluation.generated
+    def int8_is_a_guess(self, *, calibrated: bool) -> bool:
+        """Return whether INT8 of trained weights rests on generated inputs that nobody allowed.
+
+        Args:
+            calibrated: whether the INT8 in question takes ranges from the calibration inputs.
+        """
+        generated = self.evaluation.generated or (calibrated and self.calibration.generated)
         return self.trained and generated and not self.accuracy.int8_on_generated_data

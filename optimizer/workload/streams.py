@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.workload.arrivals import ArrivalPattern
+from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
 
 Tensors = dict[str, NDArray[np.generic]]
-"""Input tensors of one request by name; each has shape [1, *shape]."""
+"""Tensors of one request by name, each of shape [inferences, ...]; [...] without a batch axis."""
 
-DataType = Literal["INT32", "INT64", "FP32"]
-NUMPY_TYPES: dict[DataType, type[np.generic]] = {
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-}
+LENGTH = "length"
+"""The free dimension that requests are padded along, by `ModelServing.padding`."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,38 @@ class TensorSpec:
 
     Attributes:
         data_type: Triton's data type.
-        shape: dimensions without the batch; None stands for the request's length.
-        minimum, maximum: inclusive bounds of the values.
+        shape: dimensions without the batch: sizes, and names of free dimensions.
+        minimum, maximum: inclusive bounds of the values, where `choices` is empty.
         pad: value of positions beyond the request's length.
+        choices: values of which each element is one; texts for BYTES.
     """
 
     name: str
     data_type: DataType
-    shape: tuple[int | None, ...]
-    minimum: float
-    maximum: float
+    shape: tuple[int | str | None, ...]
+    minimum: float = 0.0
+    maximum: float = 0.0
     pad: float = 0.0
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # The length had no name in studies of earlier versions.
+        named = tuple(LENGTH if size is None else size for size in self.shape)
+        object.__setattr__(self, "shape", named)
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of its free dimensions, in order."""
+        return tuple(size for size in self.shape if isinstance(size, str))
+
+    @property
+    def example(self) -> bool | int | float | str:
+        """A valid value for its elements."""
+        return self.choices[0] if self.choices else self.minimum
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape without the batch, given the sizes of the free dimensions."""
+        return tuple(sizes[n] if isinstance(n, str) else n for n in self.shape if n is not None)
 
 
 @dataclass(frozen=True)
@@ -73,11 +92,39 @@ class LengthDistribution:
 
 
 @dataclass(frozen=True)
+class Dimension:
+    """A free dimension of input tensors besides the length.
+
+    Attributes:
+        sizes: distribution of its size; None where it follows from another dimension.
+        of, times, plus: where it does, the size is `times` x size of dimension `of` + `plus`.
+    """
+
+    name: str
+    sizes: LengthDistribution | None
+    of: str = ""
+    times: int = 1
+    plus: int = 0
+
+
+_ONE = LengthDistribution((1,), (1.0,))
+
+
+@dataclass(frozen=True)
 class Payloads:
-    """The distribution of a stream's requests."""
+    """The distribution of a stream's requests.
+
+    Attributes:
+        lengths: of the dimension `LENGTH`; without such a dimension it has no effect.
+        dimensions: the other free dimensions; one that follows from another comes after it.
+        batched: whether tensors have a batch axis in front; without, the model's max_batch_size
+            is 0 and each request is one inference.
+    """
 
     tensors: tuple[TensorSpec, ...]
-    lengths: LengthDistribution
+    lengths: LengthDistribution = _ONE
+    dimensions: tuple[Dimension, ...] = ()
+    batched: bool = True
 
     def sample(
         self,
@@ -88,43 +135,91 @@ class Payloads:
     ) -> list[Tensors]:
         """Draw `count` requests of `batch_size` inferences, padded by `ModelServing.padding`.
 
-        Inferences of one request are padded to the same length.
+        All inferences of one request have the same shapes.
         """
         lengths = self.lengths.sample(count * batch_size, rng).reshape(count, batch_size)
-        return [self._batch(own.tolist(), padding, rng) for own in lengths]
+        return [self._request(own.tolist(), padding, rng) for own in lengths]
 
     def sent_lengths(self, padding: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the lengths that requests are padded to, ascending.
 
         Inputs without an axis for the length have one shape, which the longest length stands for.
         """
-        if not any(None in spec.shape for spec in self.tensors):
+        if not any(LENGTH in spec.shape for spec in self.tensors):
             return (self.lengths.longest,)
         lengths = self.lengths
         return tuple(sorted({padded_length(n, padding, lengths) for n in lengths.lengths}))
 
-    def _batch(
+    def largest_sizes(self, length: int | None = None) -> dict[str, int]:
+        """Return the largest size of each free dimension, the length's as given or the longest."""
+        return self._sizes(length or self.lengths.longest, lambda own: own.longest)
+
+    def smallest_sizes(self) -> dict[str, int]:
+        """Return the smallest size of each free dimension."""
+        return self._sizes(min(self.lengths.lengths), lambda own: min(own.lengths))
+
+    def largest(self) -> Payloads:
+        """Return the same requests, each of the largest size in every dimension."""
+        dimensions = tuple(
+            each if each.sizes is None else replace(each, sizes=_only(each.sizes.longest))
+            for each in self.dimensions
+        )
+        return replace(self, lengths=_only(self.lengths.longest), dimensions=dimensions)
+
+    def _sizes(self, length: int, size: Callable[[LengthDistribution], int]) -> dict[str, int]:
+        sizes = {LENGTH: length}
+        for each in self.dimensions:
+            follows = each.times * sizes.get(each.of, 0) + each.plus
+            sizes[each.name] = follows if each.sizes is None else size(each.sizes)
+        return sizes
+
+    def _request(
         self, lengths: list[int], padding: tuple[int, ...], rng: np.random.Generator
     ) -> Tensors:
         padded = padded_length(max(lengths), padding, self.lengths)
-        return stack([self._request(length, padded, rng) for length in lengths])
+        sizes = self._sizes(padded, lambda own: int(own.sample(1, rng)[0]))
+        inferences = [self._inference(length, sizes, rng) for length in lengths]
+        return stack(inferences) if self.batched else inferences[0]
 
-    def _request(self, length: int, padded: int, rng: np.random.Generator) -> Tensors:
-        return {spec.name: _draw(spec, length, padded, rng) for spec in self.tensors}
+    def _inference(self, length: int, sizes: dict[str, int], rng: np.random.Generator) -> Tensors:
+        batch = (1,) if self.batched else ()
+        return {spec.name: _draw(spec, length, sizes, batch, rng) for spec in self.tensors}
+
+
+def _only(length: int) -> LengthDistribution:
+    return LengthDistribution((length,), (1.0,))
 
 
 def _draw(
-    spec: TensorSpec, length: int, padded: int, rng: np.random.Generator
+    spec: TensorSpec,
+    length: int,
+    sizes: Mapping[str, int],
+    batch: tuple[int, ...],
+    rng: np.random.Generator,
+) -> NDArray[np.generic]:
+    shape = (*batch, *spec.sized({**sizes, LENGTH: length}))
+    values = _values(spec, shape, rng)
+    if LENGTH not in spec.shape:
+        return values
+    missing = [(0, sizes[LENGTH] - length if n == LENGTH else 0) for n in spec.shape]
+    pad: Any = spec.pad if spec.data_type != "BYTES" else b""
+    return np.pad(values, [(0, 0)] * len(batch) + missing, constant_values=pad)
+
+
+def _values(
+    spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.generic]:
     dtype = NUMPY_TYPES[spec.data_type]
-    own = [1, *(length if n is None else n for n in spec.shape)]
-    values: NDArray[np.generic]
-    if np.issubdtype(dtype, np.integer):
-        values = rng.integers(int(spec.minimum), int(spec.maximum), size=own, endpoint=True)
-    else:
-        values = rng.uniform(spec.minimum, spec.maximum, size=own)
-    missing = [(0, 0), *((0, padded - length if n is None else 0) for n in spec.shape)]
-    return np.pad(values.astype(dtype), missing, constant_values=spec.pad)
+    if spec.choices:
+        listed = np.empty(len(spec.choices), dtype=dtype)
+        listed[:] = [c.encode() if isinstance(c, str) else c for c in spec.choices]
+        return np.asarray(listed[rng.integers(len(listed), size=shape)], dtype=dtype)
+    if spec.data_type in FLOATING:
+        return np.asarray(rng.uniform(spec.minimum, spec.maximum, size=shape)).astype(dtype)
+    kind = np.uint64 if spec.data_type == "UINT64" else np.int64
+    low, high = int(spec.minimum), int(spec.maximum)
+    drawn = rng.integers(low, high, size=shape, endpoint=True, dtype=kind)
+    return np.asarray(drawn).astype(dtype)
 
 
 def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribution) -> int:
@@ -137,7 +232,12 @@ def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribu
 
 
 def stack(requests: list[Tensors]) -> Tensors:
-    """Join requests of equal shapes into one batch, shape [len(requests), ...] each."""
+    """Join requests of equal shapes into one batch, shape [len(requests), ...] each.
+
+    One request is returned as it is, so it need not have a batch axis.
+    """
+    if len(requests) == 1:
+        return requests[0]
     return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
 
 

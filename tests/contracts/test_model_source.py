@@ -102,13 +102,14 @@ def exported(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def assert_equal_outputs(
-    opened: OpenedModel, run: Callable[[Tensors], NDArray[Any]], tolerance: float
+    opened: OpenedModel, run: Callable[[Tensors], list[NDArray[Any]]], tolerance: float
 ) -> None:
     for batch, length in SHAPES:
         tensors = request(batch, length)
-        outputs = run(tensors)
+        [outputs] = run(tensors)
         assert outputs.dtype == np.float32
-        np.testing.assert_allclose(outputs, opened.run(tensors), atol=tolerance)
+        expected: NDArray[Any] = opened.run(tensors)["logits"]
+        np.testing.assert_allclose(outputs, expected, atol=tolerance)
 
 
 def test_the_fingerprint_is_json_and_names_the_content(
@@ -124,19 +125,20 @@ def test_the_fingerprint_is_json_and_names_the_content(
 
 
 def test_the_opened_model_executes_all_batches_and_lengths(opened: OpenedModel) -> None:
-    assert (opened.output.name, opened.output.data_type) == ("logits", "FP32")
+    [output] = opened.outputs
+    assert (output.name, output.data_type) == ("logits", "FP32")
     assert opened.weight_bytes > 4 * CONFIG["vocab_size"] * CONFIG["hidden_size"]
     for batch, length in SHAPES:
         tensors = request(batch, length)
-        outputs = opened.run(tensors)
-        assert outputs.shape == (batch, *opened.output.shape)
+        outputs = opened.run(tensors)["logits"]
+        assert outputs.shape == (batch, *output.shape)
         assert outputs.dtype == np.float32
-        np.testing.assert_array_equal(outputs, opened.run(tensors))
+        np.testing.assert_array_equal(outputs, opened.run(tensors)["logits"])
         assert not np.array_equal(outputs, outputs.astype(np.float16)), "the arithmetic is FP32"
 
 
 def test_the_onnx_export_gives_the_model_s_own_outputs(opened: OpenedModel, exported: Path) -> None:
-    run = onnxruntime_session.open_session(str(exported), "logits", "fp32", 1, None)
+    run = onnxruntime_session.open_session(str(exported), ["logits"], "fp32", 1, None)
     assert_equal_outputs(opened, run, 1e-4)
 
 
@@ -160,10 +162,10 @@ def test_the_torch_export_gives_the_model_s_own_outputs_or_says_why_there_is_non
         return
     source.export_torch(tmp_path, precision)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
-    run = pytorch_session.open_session(str(tmp_path), "logits", precision, 1, None)
+    run = pytorch_session.open_session(str(tmp_path), ["logits"], precision, 1, None)
     assert_equal_outputs(opened, run, 1e-4 if precision == "fp32" else 0.2)
 
 
 def test_an_output_that_the_model_lacks_is_refused(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no output 'scores'; it has logits"):
-        source_of(replace(spec, output="scores")).open()
+        source_of(replace(spec, outputs=("scores",))).open()

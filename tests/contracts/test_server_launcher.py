@@ -162,7 +162,8 @@ def echo(control: ServerControl, repository: Path) -> None:
     """Load the model and see that it answers."""
     control.load("echo", read_config(repository / "echo" / "config.pbtxt"), 60.0)
     sent = np.array([[1.5, -2.0]], np.float32)
-    np.testing.assert_array_equal(control.infer("echo", [{"x": sent}], "y", 20.0), sent)
+    answers = control.infer("echo", [{"x": sent}], ["y"], 20.0)
+    np.testing.assert_array_equal(answers["y"], sent)
 
 
 def port_of(address: str) -> int:
@@ -217,7 +218,7 @@ def test_executions_at_once_are_limited_where_asked(
     asked.instance_group[0].rate_limiter.resources.add(name=EXECUTION, count=1)
     server.control.load("echo", asked, 60.0)
     x = np.zeros((1, 2), np.float32)
-    answers = server.control.infer("echo", [{"x": x}] * INSTANCES, "y", 20.0)
+    answers = server.control.infer("echo", [{"x": x}] * INSTANCES, ["y"], 20.0)["y"]
     [first, second] = sorted((start, end) for start, end in answers.astype(np.float64))
     assert (2 if second[0] < first[1] else 1) == at_once
     server.stop()

@@ -42,14 +42,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     with BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds:
         prepared = builds.prepare_model(space.models[0])
-        output = prepared.output
+        outputs = prepared.outputs
         files = {
             spec: ModelFiles(
-                builds.build(spec, space.models[0]).path, space.models[0].payloads, output
+                builds.build(spec, space.models[0]).path, space.models[0].payloads, outputs
             )
             for spec in space.search_space.artifacts
         }
-    return Built(folder / "cache", files, prepared.evaluation, prepared.reference)
+    reference = prepared.references[0].outputs["logits"]
+    return Built(folder / "cache", files, prepared.evaluation, reference)
 
 
 StartOptimizer = Callable[..., Optimizer]

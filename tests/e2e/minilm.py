@@ -14,6 +14,8 @@ from tests.sentences import SENTENCES
 LENGTH = 32
 """Tokens that requests are padded to; the longest sentence has 22."""
 
+OUTPUT = "last_hidden_state"
+
 CALIBRATION, EVALUATION = SENTENCES[:32], SENTENCES[32:]
 
 
@@ -54,7 +56,7 @@ def space(length: int = LENGTH) -> dict[str, Any]:
     """A space of every precision that ONNX Runtime and OpenVINO serve on a CPU."""
     model = {
         "source": {"class": "BertModel", "checkpoint": str(checkpoint())},
-        "output": "last_hidden_state",
+        "output": OUTPUT,
         "inputs": {
             "input_ids": {"minimum": 100, "maximum": 30521},
             "attention_mask": {"minimum": 1, "maximum": 1},

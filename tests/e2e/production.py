@@ -28,6 +28,6 @@ def write_repository(built: Built, folder: Path) -> Path:
     files = built.files[spec]
     model = ModelServing("bert", spec, max_batch_size=8, batching=Batching())
     writing = ModelRepository(folder, shipped("model_repository_templates"), shutil.copyfile)
-    writing.write(model, files.artifact, files.payloads, files.output)
+    writing.write(model, files.artifact, files.payloads, files.outputs)
     (folder / "README.md").write_text("# For people\n")
     return folder

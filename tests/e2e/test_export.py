@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from optimizer.export.bundle.manifest import MANIFEST, digests
+from optimizer.export.bundle.manifest import EXAMPLES, MANIFEST, PATCH, digests, read_bundle
+from optimizer.export.patch_format import write_patch
+from optimizer.export.repository_patch import PatchedFile
+from optimizer.triton.config_text import edited
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
@@ -251,3 +254,31 @@ def test_its_configuration_is_commented_and_read_by_protobuf(exported: Path) -> 
         "# parameter max_queue_delay_microseconds: fixed by the space file: 500" in path.read_text()
     )
     assert read_config(path).dynamic_batching.max_queue_delay_microseconds == 500
+
+
+def test_a_patched_repository_passes(bundle: Path, verify: Verify, tmp_path: Path) -> None:
+    """The patch is applied by git to the repository that was deployed, and verified there."""
+    repository = tmp_path / "my models"
+    shutil.copytree(bundle / "bert", repository / "bert", ignore=shutil.ignore_patterns(EXAMPLES))
+    path = PurePosixPath("bert/config.pbtxt")
+    measured = (repository / path).read_text()
+    config = read_config(repository / path)
+    config.dynamic_batching.max_queue_delay_microseconds = 9000
+    deployed = f"# Ask before you change it!\n{edited(measured, config)}"
+    (repository / path).write_text(deployed)
+    file = PatchedFile(path, deployed, f"# Ask before you change it!\n{measured}")
+    (tmp_path / "patch").mkdir()
+    patch = write_patch(read_bundle(bundle), repository, [file], tmp_path / "patch")
+    shutil.rmtree(bundle)
+    before = {each: each.read_bytes() for each in repository.rglob("*") if each.is_file()}
+
+    unpatched = verify(patch.root, "--patched", repository)
+    assert unpatched.code == 1
+    assert "max_queue_delay_microseconds: measured 500, the file says 9000" in unpatched.output
+
+    subprocess.run(["git", "apply", patch.root / PATCH], cwd=repository, check=True)
+    verified = verify(patch.root, "--patched", repository, *LAX)
+    assert verified.code == 0, verified.output
+    assert {check["outcome"] for check in verified.outcome["checks"]} == {"pass"}
+    after = {each: each.read_bytes() for each in repository.rglob("*") if each.is_file()}
+    assert after == {**before, repository / path: file.after.encode()}

@@ -170,12 +170,14 @@ def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
     command[command.index(f"--model-repository={REPOSITORY}")] = f"--model-repository={repository}"
     command += [f"--{what}-address=127.0.0.1" for what in ("http", "grpc", "metrics")]
     with started(command, tmp_path):
-        address = f"http://127.0.0.1:{http}/v2"
+        address, counters = f"http://127.0.0.1:{http}/v2", f"http://127.0.0.1:{metrics}/metrics"
         wait_until(lambda: answers(f"{address}/health/ready") is not None, "a ready server")
-        idle = answers(f"http://127.0.0.1:{metrics}/metrics")
+        # Triton opens this port after the others.
+        wait_until(lambda: answers(counters) is not None, "its metrics")
+        idle = answers(counters)
         for _ in range(5):
             assert answers(f"{address}/models/bert/infer", REQUEST) is not None
-        shown = answers(f"http://127.0.0.1:{metrics}/metrics")
+        shown = answers(counters)
     assert idle is not None
     assert shown is not None
     files = monitoring_files(DEPLOYMENT) | platform_files("kubernetes", DEPLOYMENT)

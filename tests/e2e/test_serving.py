@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
@@ -58,7 +57,7 @@ from optimizer.triton.model_config import model_config
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
-from optimizer.workload.streams import LatencyLimit, Stream, Transport, Workload
+from optimizer.workload.streams import LatencyLimit, Stream, Tensors, Transport, Workload
 from tests.contracts.evaluator import EvaluatorCase, EvaluatorContract, evaluations
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
@@ -67,7 +66,7 @@ from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
 pytestmark = pytest.mark.timeout(300)
 
 BREAKING_SESSION = """
-def open_session(directory, output, precision, threads, gpu):
+def open_session(directory, outputs, precision, threads, gpu):
     def run(inputs):
         raise RuntimeError("the runtime broke down")
     return run
@@ -115,8 +114,8 @@ class Serving:
             yield
 
     def cosine(self, served: ServedConfiguration) -> float:
-        answers = served.control.infer("bert", self.built.evaluation, "logits", 60.0)
-        return compare(self.built.reference, answers).min_cosine
+        answers = served.control.infer("bert", self.built.evaluation, ["logits"], 60.0)
+        return compare(self.built.reference, answers["logits"]).min_cosine
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def serving(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def asked(serving: Serving, config: ServingConfig) -> model_config_pb2.ModelConfig:
     files = serving.files(config)["bert"]
     template = serving.templates / "python" / "config.pbtxt"
-    return model_config(config.models[0], files.payloads, files.output, template)
+    return model_config(config.models[0], files.payloads, files.outputs, template)
 
 
 def test_every_configuration_is_served_as_asked_by_one_server(serving: Serving) -> None:
@@ -464,12 +463,12 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     real = ServerControl.infer
     killed: list[int] = []
 
-    def infer(control: ServerControl, *arguments: Any) -> NDArray[np.float64]:
+    def infer(control: ServerControl, *arguments: Any, **options: Any) -> Tensors:
         if not killed:
             [server] = serving.marked.servers()
             server.kill()
             killed.append(server.pid)
-        return real(control, *arguments)
+        return real(control, *arguments, **options)
 
     monkeypatch.setattr(ServerControl, "infer", infer)
     space = open_space(tiny.write_space(tmp_path, tiny.space(parameters=tiny.ALL_ARTIFACTS)))

@@ -130,7 +130,7 @@ def test_it_goes_on_with_the_same_limits_alone(
     assert searched.code == 0, searched.errors
     again = ran(folder, *command, "--also-limit", "1s")
     assert again.code == 0, again.errors
-    assert "study tiny is finished" in again.output
+    assert "Study tiny is finished" in again.output
     other = ran(folder, *command)
     assert other.code == 2
     assert "also_limit_ms: was [1000.0], is None" in other.errors

@@ -59,7 +59,7 @@ def space_with(**listed: Any) -> SearchSpace:
 
 
 def message(config: ServingConfig) -> model_config_pb2.ModelConfig:
-    return model_config(config.models[0], PAYLOADS, OUTPUT, TEMPLATE)
+    return model_config(config.models[0], PAYLOADS, [OUTPUT], TEMPLATE)
 
 
 def searched(folder: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Exportable:
         reading = read_study(self.directory.root.parent, "one")
         baseline = reading.trials[0].config
         payloads = reading.searched.workload.streams[0].payloads
-        files = {"bert": ModelFiles(entries["fp32"].path, payloads, OUTPUT)}
+        files = {"bert": ModelFiles(entries["fp32"].path, payloads, (OUTPUT,))}
         templates = shipped("model_repository_templates")
         write_model_repository(
             self.directory.baseline, templates, baseline, files, Provenance({}, {})

@@ -56,7 +56,7 @@ class FakeRuns:
     def _prepared(self) -> Prepared:
         space = self.space.search_space
         payloads = self.space.workload.streams[0].payloads
-        files = ModelFiles(self._artifact, payloads, OutputTensor("logits", "FP32", (2,)))
+        files = ModelFiles(self._artifact, payloads, (OutputTensor("logits", "FP32", (2,)),))
         gated = tuple(
             GatedArtifact(spec, "ab", 1.0, Accuracy(1.0, 1.0, 1.0, 0.0, 64), None, None)
             for spec in space.artifacts

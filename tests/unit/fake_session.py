@@ -65,12 +65,19 @@ class FakeSession:
         return ServerSplit("model", inferences, 0.0, 0.0, 1.0, 0.0, points)
 
     def infer(
-        self, model: str, requests: Sequence[Tensors], output: str, timeout_seconds: float
-    ) -> NDArray[np.float64]:
+        self,
+        model: str,
+        requests: Sequence[Tensors],
+        outputs: Sequence[str],
+        timeout_seconds: float,
+        *,
+        batched: bool,
+    ) -> Tensors:
+        assert batched
         largest = self.served[-1].models[0].max_batch_size
         answers = [self._executed(batch) for batch in self._batches(requests, largest)]
-        joined: NDArray[np.float64] = np.concatenate(answers).astype(np.float64)
-        return joined
+        [output] = outputs
+        return {output: np.concatenate(answers).astype(np.float64)}
 
     def _batches(self, requests: Sequence[Tensors], largest: int) -> list[Tensors]:
         if not self.merging or len(requests) == 1:

@@ -74,6 +74,67 @@ def convolutions_and_gemm(path: Path) -> Path:
     return write(path, nodes, weights, {"x": ["batch", 8, 16, 16]})
 
 
+def residual_block_and_product(path: Path) -> Path:
+    """Convolutions with batch normalisation around a residual addition, then a MatMul.
+
+    x is [batch, 8, 16, 16]; the second convolution works by channel.
+    """
+    node = helper.make_node
+    weights = {
+        "w1": normal(8, 8, 3, 3) / 8,
+        "w2": normal(8, 1, 3, 3, seed=1) / 3,
+        "w3": normal(8, 10) / 3,
+    }
+    for at in (1, 2):
+        # Some channels are scaled by far more than others.
+        weights[f"scale{at}"] = np.geomspace(0.05, 5, 8).astype(np.float32)
+        weights[f"shift{at}"] = normal(8, seed=at)
+        weights[f"mean{at}"] = normal(8, seed=10 + at)
+        weights[f"variance{at}"] = np.square(normal(8, seed=20 + at)) + np.float32(0.5)
+    folded = [[f"{each}{at}" for each in ("scale", "shift", "mean", "variance")] for at in (1, 2)]
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], "first", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c1", *folded[0]], ["n1"], "normal1", epsilon=0.01),
+        node("Relu", ["n1"], ["r1"], "relu1"),
+        node("Conv", ["r1", "w2"], ["c2"], "second", pads=[1, 1, 1, 1], group=8),
+        node("BatchNormalization", ["c2", *folded[1]], ["n2"], "normal2"),
+        node("Add", ["n2", "x"], ["a"], "residual"),
+        node("Relu", ["a"], ["r2"], "relu2"),
+        node("GlobalAveragePool", ["r2"], ["p"], "pool"),
+        node("Flatten", ["p"], ["f"], "flatten"),
+        node("MatMul", ["f", "w3"], ["y"], "last"),
+    ]
+    return write(path, nodes, weights, {"x": ["batch", 8, 16, 16]})
+
+
+def outliers(path: Path) -> Path:
+    """A MatMul whose input has two channels a hundred times larger than the others."""
+    factors = np.ones(WIDTH, np.float32)
+    factors[[3, 7]] = 100
+    nodes = [
+        helper.make_node("Mul", ["x", "factors"], ["h"], "scale"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "product"),
+    ]
+    small = normal(WIDTH, INNER) / 6 / factors[:, None]
+    return write(path, nodes, {"factors": factors, "w": small}, {"x": ["batch", LENGTH, WIDTH]})
+
+
+def lstm(path: Path) -> Path:
+    """An LSTM over the second axis; x is [batch, LENGTH, WIDTH]."""
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["t"], "turn", perm=[1, 0, 2]),
+        node("LSTM", ["t", "w", "r"], ["h"], "lstm", hidden_size=INNER),
+        node("Squeeze", ["h", "one"], ["y"], "squeeze"),
+    ]
+    weights = {
+        "w": normal(1, 4 * INNER, WIDTH) / 6,
+        "r": normal(1, 4 * INNER, INNER) / 8,
+        "one": np.array([1]),
+    }
+    return write(path, nodes, weights, {"x": ["batch", LENGTH, WIDTH]})
+
+
 def gemm(path: Path, **attributes: float) -> Path:
     """A Gemm with bias alone; x is [batch, WIDTH]."""
     by_rows = attributes.get("transB", 0)

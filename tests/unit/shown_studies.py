@@ -34,7 +34,7 @@ def texts_of(config: ServingConfig) -> dict[str, str]:
     """config.pbtxt as a real run writes it."""
     (stream,) = WORKLOAD.streams
     output = OutputTensor("output", "FP32", (-1, 128))
-    files = {m.name: ModelFiles(Path(), stream.payloads, output) for m in config.models}
+    files = {m.name: ModelFiles(Path(), stream.payloads, (output,)) for m in config.models}
     return config_texts(config, files, shipped("model_repository_templates"))
 
 

@@ -34,7 +34,7 @@ PAYLOADS = Payloads(
 )
 DATA = DataSet(None, 12, 0)
 MODEL = ModelSpec(
-    "sums", OnnxSource(Path("sums.onnx")), PAYLOADS, DATA, DATA, AccuracyLimits(0.9, 0.95), "y"
+    "sums", OnnxSource(Path("sums.onnx")), PAYLOADS, DATA, DATA, AccuracyLimits(0.9, 0.95), ("y",)
 )
 ARTIFACT = ModelArtifact(
     ArtifactSpec("sums", "onnxruntime", "python", "fp32"), Path("files"), "ab", "a test", 0.0, True
@@ -55,11 +55,11 @@ def references() -> tuple[Reference, ...]:
         rows: list[Tensors] = [
             {"x": rng.uniform(-1, 1, (1, length)).astype(np.float32)} for _ in range(12)
         ]
-        made.append(Reference(length, rows, np.concatenate([sums(row) for row in rows])))
+        made.append(Reference(length, rows, {"y": np.concatenate([sums(row) for row in rows])}))
     return tuple(made)
 
 
-PREPARED = PreparedModel("sums", OutputTensor("y", "FP32", (2,)), references(), 100, False, 0.0)
+PREPARED = PreparedModel("sums", (OutputTensor("y", "FP32", (2,)),), references(), 100, False, 0.0)
 
 
 def judged(
@@ -207,6 +207,16 @@ def test_the_tasks_metric_judges_whole_requests_only(tmp_path: Path) -> None:
     assert served.dropped is None
     assert served.accuracy is not None
     assert served.accuracy.metric == 0.75
+
+
+@pytest.mark.parametrize(("figure", "missed"), [(0.7, False), (0.69, True), (-1.0, True)])
+def test_what_misses_the_metric_leaves(tmp_path: Path, figure: float, missed: bool) -> None:
+    (tmp_path / "metric.py").write_text(f"def own(inputs, outputs): return {figure}")
+    metric = TaskMetric(tmp_path / "metric.py", "own", 0.7)
+    limits = replace(MODEL.accuracy, metric=metric)
+    served, _, _ = judged(sums, model=replace(MODEL, accuracy=limits))
+    reason = f"accuracy at 4 tokens: own must be at least 0.7, got {figure}"
+    assert served.dropped == (reason if missed else None)
 
 
 @pytest.mark.parametrize(

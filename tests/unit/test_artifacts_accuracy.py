@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from optimizer.artifacts.accuracy import Accuracy, batch_mismatch, compare, misses
+from optimizer.artifacts.accuracy import (
+    Accuracy,
+    batch_mismatch,
+    compare,
+    compare_outputs,
+    misses,
+    outputs_mismatch,
+    worst,
+)
 from optimizer.errors import ConfigMismatch
-from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.model_spec import AccuracyLimits, OutputLimits
 
 REFERENCE = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 4.0]], np.float32)
 STRICT = AccuracyLimits(min_argmax_agreement=1.0, min_cosine=1.0, max_abs_error=0.0)
@@ -22,7 +31,7 @@ STRICT = AccuracyLimits(min_argmax_agreement=1.0, min_cosine=1.0, max_abs_error=
 def test_equal_outputs_meet_the_strictest_limits() -> None:
     accuracy = compare(REFERENCE, REFERENCE)
     assert accuracy == Accuracy(1.0, 1.0, 1.0, 0.0, samples=4)
-    assert misses(accuracy, STRICT) == []
+    assert misses({"y": accuracy}, STRICT) == []
 
 
 def test_figures_of_a_difference() -> None:
@@ -30,7 +39,7 @@ def test_figures_of_a_difference() -> None:
     served[0] = [0.0, 1.0]
     accuracy = compare(REFERENCE, served)
     assert accuracy == Accuracy(0.75, 0.75, 0.0, 1.0, samples=4)
-    assert misses(accuracy, STRICT) == [
+    assert misses({"y": accuracy}, STRICT) == [
         "argmax agreement must be at least 1, got 0.7500",
         "mean cosine must be at least 1, got 0.750000",
         "absolute error must be at most 0, got 1",
@@ -51,7 +60,7 @@ def test_an_output_that_is_not_finite_always_misses(bad: float) -> None:
     assert accuracy.mean_cosine == 0.75
     assert accuracy.max_abs_error == math.inf
     anything = AccuracyLimits(min_argmax_agreement=0.0, min_cosine=-1.0)
-    assert misses(accuracy, anything) == ["outputs hold NaN or infinity"]
+    assert misses({"y": accuracy}, anything) == ["outputs hold NaN or infinity"]
 
 
 def test_samples_of_zeros_are_alike() -> None:
@@ -167,3 +176,76 @@ def test_labels_may_differ_where_rounding_decides_and_not_everywhere() -> None:
 def test_one_number_per_request_has_no_largest_class() -> None:
     scores = np.array([0.5, 0.7, 0.6999])
     assert compare(scores, np.array([0.5, 0.6999, 0.7])).argmax_agreement == 1.0
+
+
+USUAL = AccuracyLimits(min_argmax_agreement=0.99, min_cosine=0.99)
+TEXTS = np.array([[b"%d" % n] for n in range(20)], object)
+LABELS = np.arange(20, dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [LABELS, LABELS[:, None], LABELS.astype(np.uint8), TEXTS, np.zeros(20, np.bool_)],
+    ids=["int64", "int64 column", "uint8", "texts", "truth values"],
+)
+def test_labels_and_texts_are_the_same_or_not(reference: NDArray[Any]) -> None:
+    equal = compare(reference, reference)
+    assert equal == Accuracy(1.0, 1.0, 1.0, 0.0, samples=20)
+    assert misses({"y": equal}, STRICT) == []
+    served = reference.copy()
+    served[:2] = served[2:4] if served.dtype != np.bool_ else ~served[2:4]
+    accuracy = compare(reference, served)
+    assert (accuracy.argmax_agreement, accuracy.mean_cosine, accuracy.min_cosine) == (0.9, 0.9, 0.0)
+    assert misses({"y": accuracy}, USUAL)[0] == "argmax agreement must be at least 0.99, got 0.9000"
+    assert misses({"y": accuracy}, AccuracyLimits(0.9, 0.9)) == []
+
+
+def test_the_difference_of_labels_is_that_of_their_numbers() -> None:
+    assert compare(np.array([0, 250], np.uint8), np.array([0, 3], np.uint8)).max_abs_error == 247.0
+
+
+def test_labels_of_padding_count_for_nothing() -> None:
+    reference = np.array([[1, 2, 0], [3, 4, 5]])
+    judged = np.array([[True, True, False], [True, True, True]])
+    assert compare(reference, np.array([[1, 2, 9], [3, 4, 5]]), judged).argmax_agreement == 1.0
+    assert compare(reference, np.array([[1, 7, 9], [3, 4, 5]]), judged).argmax_agreement < 1.0
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_single_numbers_are_one_vector_of_all_samples(column: bool) -> None:
+    reference = np.array([10.0, 20.0, 30.0, 40.0]).reshape((4, 1) if column else (4,))
+    assert compare(reference, reference).mean_cosine == pytest.approx(1.0)
+    factors = np.array([1.0, 2.0, 1.0, 0.5]).reshape(reference.shape)
+    wrong = compare(reference, reference * factors)
+    assert wrong.mean_cosine == pytest.approx(0.86, abs=0.01)
+    assert wrong.argmax_agreement == 1.0, "a single number has no largest class"
+    assert compare(reference, -reference).mean_cosine == pytest.approx(-1.0)
+    # The cosine does not change with a common factor, which the absolute error measures.
+    assert compare(reference, 2 * reference).max_abs_error == 40.0
+    broken = reference.copy()
+    broken[1] = np.nan
+    assert compare(reference, broken).mean_cosine == 0.0
+
+
+def test_each_output_is_judged_by_its_own_limits() -> None:
+    reference = {"scores": SAMPLES, "label": LABELS}
+    served = {"scores": SAMPLES, "label": np.where(LABELS < 2, -1, LABELS)}
+    accuracies = compare_outputs(reference, served)
+    assert worst(accuracies.values()).argmax_agreement == 0.9
+    assert misses(accuracies, USUAL) == [
+        "output 'label': argmax agreement must be at least 0.99, got 0.9000",
+        "output 'label': mean cosine must be at least 0.99, got 0.900000",
+    ]
+    own = AccuracyLimits(0.99, 0.99, outputs=(("label", OutputLimits(0.9, 0.9)),))
+    assert misses(accuracies, own) == []
+    with pytest.raises(ConfigMismatch, match="the served model has no output 'label'"):
+        compare_outputs(reference, {"scores": SAMPLES})
+
+
+def test_a_batch_whose_further_output_is_wrong_is_named() -> None:
+    outputs = {"scores": SAMPLES, "texts": TEXTS}
+    assert outputs_mismatch(outputs, outputs, outputs, {}) is None
+    turned = {**outputs, "texts": np.roll(TEXTS, 1, axis=0)}
+    assert outputs_mismatch(outputs, outputs, turned, {}) == (
+        "output 'texts': 20 of 20 outputs of a batch differ from those of the requests sent alone"
+    )

@@ -56,6 +56,23 @@ def test_generated_sets_have_no_row_in_common_even_with_one_seed() -> None:
     assert first.evaluation[0]["ids"].shape == (1, 8)
 
 
+def test_rows_without_a_batch_axis_keep_their_scalars_as_arrays(tmp_path: Path) -> None:
+    tensors = (
+        TensorSpec("rate", "INT32", (), choices=(16000,)),
+        TensorSpec("name", "BYTES", (), choices=("any",)),
+        TensorSpec("mask", "BOOL", (2,), choices=(True,)),
+    )
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"rate": 8000, "name": "zwölf", "mask": [true, false]}\n')
+    [row] = read_rows(path, 1, Payloads(tensors, batched=False))
+    assert {name: (type(a), a.dtype.name, a.shape) for name, a in row.items()} == {
+        "rate": (np.ndarray, "int32", ()),
+        "name": (np.ndarray, "object", ()),
+        "mask": (np.ndarray, "bool", (2,)),
+    }
+    assert (row["rate"].item(), row["name"].item()) == (8000, "zwölf".encode())
+
+
 def test_draws_stay_clear_of_what_is_taken() -> None:
     few = Payloads(
         (TensorSpec("x", "INT32", (1,), minimum=0, maximum=19),), LengthDistribution((1,), (1.0,))

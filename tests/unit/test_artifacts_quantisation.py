@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from optimizer.artifacts.graphs import arithmetic, calibration
+from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.graphs import arithmetic, calibration, smoothing
 from optimizer.artifacts.graphs.int8 import (
     SIGNED,
     UNSIGNED,
@@ -19,8 +21,11 @@ from optimizer.artifacts.graphs.int8 import (
     to_int8,
     to_int8_tensorrt,
 )
+from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_weights
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
+from optimizer.configuration.runtimes import openvino as openvino_runtime
+from optimizer.configuration.runtimes import openvino_session
 from optimizer.errors import BuildFailure
 from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
@@ -37,6 +42,8 @@ def scaled_gemm(path: Path) -> Path:
 # What makes a graph, shape of its input x, share that can be in INT8.
 CASES: dict[str, tuple[Make, tuple[int, ...], float]] = {
     "convolutions": (graphs.convolutions_and_gemm, (8, 16, 16), 1.0),
+    "residual block": (graphs.residual_block_and_product, (8, 16, 16), 1.0),
+    "outliers": (graphs.outliers, (graphs.LENGTH, graphs.WIDTH), 1.0),
     "gemm": (graphs.gemm, (graphs.WIDTH,), 1.0),
     "scaled gemm": (scaled_gemm, (graphs.WIDTH,), 1.0),
     # Four products of 8 x 32 x 32 with weights, two of 8 x 8 x 32 without.
@@ -235,6 +242,144 @@ def test_older_opsets_are_quantised_too(tmp_path: Path, opset: int) -> None:
     assert graphs.operators_of_onnxruntime(graph)["MatMulIntegerToFloat"] == 1
 
 
+@pytest.mark.parametrize("run", ["onnxruntime", "openvino"])
+def test_a_convolutional_network_is_int8_with_its_normalisations(tmp_path: Path, run: str) -> None:
+    make, shape, _ = CASES["residual block"]
+    graph, share = quantised(tmp_path, make, graphs.rows(shape))
+    assert share == 1
+    operators = {node.op_type for node in onnx.load(graph).graph.node}
+    assert "BatchNormalization" not in operators, "a runtime could no longer fuse it"
+    request = stack(graphs.rows(shape, seed=9))
+    expected = graphs.run_onnxruntime(tmp_path / "fp32" / "model.onnx", request)
+    if "int8_u8s8" not in graphs.OVERFLOWING:
+        served = getattr(graphs, f"run_{run}")(graph, request)
+        assert compare(expected, served).min_cosine > 0.999
+    if run == "openvino":
+        assert graphs.products_of_openvino(graph).keys() <= {"i8", "u8"}
+    else:
+        executed = graphs.operators_of_onnxruntime(graph)
+        assert executed["QLinearConv"] == 2
+        assert executed["MatMulIntegerToFloat"] == 1
+
+
+def test_a_normalisation_stays_where_the_convolution_has_another_reader(tmp_path: Path) -> None:
+    def make(path: Path) -> Path:
+        model = onnx.load(graphs.residual_block_and_product(path))
+        model.graph.output.append(helper.make_tensor_value_info("c1", 1, None))
+        onnx.save(model, path)
+        return path
+
+    graph, _ = quantised(tmp_path, make, graphs.rows((8, 16, 16)))
+    nodes = {node.name for node in onnx.load(graph).graph.node}
+    assert "normal1" in nodes
+    assert "normal2" not in nodes
+    assert error(tmp_path, graph, stack(graphs.rows((8, 16, 16), seed=9)), "onnxruntime") < 0.1
+
+
+@pytest.mark.parametrize("scheme", [SIGNED, UNSIGNED], ids=["s8s8", "u8s8"])
+def test_outliers_of_an_activation_move_into_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Int8Scheme
+) -> None:
+    errors = []
+    for name, limit in (("smoothed", smoothing._OUTLIER), ("plain", math.inf)):
+        monkeypatch.setattr(smoothing, "_OUTLIER", limit)
+        (tmp_path / name).mkdir()
+        make, shape, _ = CASES["outliers"]
+        graph, _ = quantised(tmp_path / name, make, graphs.rows(shape), scheme)
+        request = stack(graphs.rows(shape, seed=9))
+        errors.append(error(tmp_path / name, graph, request, "onnxruntime"))
+    assert errors[0] < errors[1] / 3
+
+
+# Activations quantised at run time
+
+
+@pytest.mark.parametrize("name", ["gemm", "scaled gemm", "attention"])
+def test_weights_in_int8_are_close_to_fp32(tmp_path: Path, name: str) -> None:
+    make, shape, covered = CASES[name]
+    graph, share = weights_quantised(tmp_path, make, graphs.rows(shape, count=1)[0])
+    assert share == pytest.approx(covered)
+    onnx.checker.check_model(graph, full_check=True)
+    request = stack(graphs.rows(shape, seed=9))
+    for run in ("onnxruntime", "openvino"):
+        assert 0 < error(tmp_path, graph, request, run) < 0.03
+    types = {t.name: t.data_type for t in onnx.load(graph).graph.initializer}
+    assert onnx.TensorProto.INT8 in types.values()
+
+
+def test_openvino_quantises_activations_at_run_time(tmp_path: Path) -> None:
+    """The arithmetic is in INT8 exactly where the result differs from that of exact activations."""
+
+    def make(path: Path) -> Path:
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "only")]
+        weights = {"w": graphs.normal(128, 64)}
+        return graphs.write(path, nodes, weights, {"x": ["batch", 128]})
+
+    rows = graphs.rows((128,))
+    graph, _ = weights_quantised(tmp_path, make, rows[0])
+    openvino_runtime.OPENVINO.convert(graph.parent, tmp_path)  # type: ignore[misc]
+    run = openvino_session.open_session(str(tmp_path), ["y"], "int8_dynamic", 1, None)
+
+    def served(request: Tensors) -> NDArray[np.float32]:
+        return np.asarray(run(request)[0])
+
+    exact = graphs.run_onnxruntime(graph, stack(rows))
+    difference = np.abs(served(stack(rows)) - exact).max() / np.abs(exact).max()
+    assert difference > 1e-3, "one scale for 64 channels rounds by about 0.4 %"
+    assert compare(exact, served(stack(rows))).min_cosine > 0.999
+    alone = np.concatenate([served(row) for row in rows])
+    np.testing.assert_allclose(alone, served(stack(rows)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "covered", "operator"),
+    [
+        (graphs.gemm, (graphs.WIDTH,), 1.0, "MatMulInteger"),
+        (graphs.attention, (graphs.LENGTH, graphs.WIDTH), 32 / 36, "MatMulInteger"),
+        (graphs.lstm, (graphs.LENGTH, graphs.WIDTH), 1.0, "DynamicQuantizeLSTM"),
+    ],
+)
+@pytest.mark.parametrize("seven_bits", [False, True])
+def test_onnxruntime_quantises_at_run_time(
+    tmp_path: Path,
+    make: Make,
+    shape: tuple[int, ...],
+    covered: float,
+    operator: str,
+    seven_bits: bool,
+) -> None:
+    before, after = tmp_path / "fp32", tmp_path / "int8"
+    for folder in (before, after):
+        folder.mkdir()
+    make(before / "model.onnx")
+    request = stack(graphs.rows(shape, seed=9))
+    share = to_int8_dynamic(before, after, graphs.rows(shape)[0], seven_bits=seven_bits)
+    assert share == pytest.approx(covered)
+    graph = after / "model.onnx"
+    assert operator in {node.op_type for node in onnx.load(graph).graph.node}
+    if seven_bits or "int8_u8s8" not in graphs.OVERFLOWING:
+        assert 0 < error(tmp_path, graph, request, "onnxruntime") < (0.1 if seven_bits else 0.05)
+
+
+def test_dynamic_quantisation_needs_products(tmp_path: Path) -> None:
+    def make(path: Path) -> Path:
+        nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "only")]
+        weights = {"w": graphs.normal(8, 8, 3, 3)}
+        return graphs.write(path, nodes, weights, {"x": ["batch", 8, 16, 16]})
+
+    with pytest.raises(BuildFailure, match="int8_dynamic: the graph must have a Gemm or MatMul"):
+        weights_quantised(tmp_path, make, graphs.rows((8, 16, 16))[0])
+
+
+def weights_quantised(folder: Path, make: Make, request: Tensors) -> tuple[Path, float]:
+    """Return the graph with INT8 weights of what `make` writes, and their share."""
+    (folder / "fp32").mkdir()
+    (folder / "int8").mkdir()
+    make(folder / "fp32" / "model.onnx")
+    share = to_int8_weights(folder / "fp32", folder / "int8", request)
+    return folder / "int8" / "model.onnx", share
+
+
 # Calibration
 
 
@@ -243,7 +388,8 @@ def observed(
 ) -> dict[str, calibration.Range]:
     path = graphs.attention(folder / "model.onnx")
     shapes = arithmetic.measure_shapes(path, data[0])
-    return calibration.calibrated_ranges(path, {"x", "mixed"}, data, shapes, percentile)
+    run = calibration.Activations(path, {"x", "mixed"}, data, shapes)
+    return calibration.calibrated_ranges(run, percentile, {})
 
 
 def test_ranges_do_not_depend_on_how_rows_are_divided_into_batches(

@@ -113,18 +113,19 @@ def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: P
     with BuildProcess(tmp_path / "cache", tmp_path / "log", threads=2) as builds:
         with pytest.raises(KeyboardInterrupt):
             builds.prepare_model(MODEL, interrupted)
-        assert builds.prepare_model(MODEL).reference.shape == (8, 3)
+        assert builds.prepare_model(MODEL).references[0].outputs["logits"].shape == (8, 3)
         assert told == ["its FP32 outputs"]
 
 
 def test_prepared_model(prepared: PreparedModel, fp32_graph: Path) -> None:
-    assert prepared.output == OutputTensor("logits", "FP32", (3,))
+    assert prepared.outputs == (OutputTensor("logits", "FP32", (3,)),)
     assert len(prepared.evaluation) == 8
-    assert prepared.reference.shape == (8, 3)
+    reference = prepared.references[0].outputs["logits"]
+    assert reference.shape == (8, 3)
     assert prepared.evaluation[0]["input_ids"].shape == (1, LONGEST)
     run = load_onnxruntime(fp32_graph.parent)
     served = np.concatenate([run(row) for row in prepared.evaluation])
-    assert compare(prepared.reference, served).max_abs_error < 1e-4
+    assert compare(reference, served).max_abs_error < 1e-4
 
 
 @pytest.mark.parametrize(("kind", "run"), GRAPH_RUNS)
@@ -174,7 +175,7 @@ def test_openvino_calculates_with_int8(builds: BuildProcess) -> None:
 def test_gpt2_whose_weights_are_those_of_gemm_is_in_int8(tmp_path: Path) -> None:
     config = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": VOCABULARY}
     source = TransformersSource("GPT2Model", config=json.dumps(config))
-    spec = replace(MODEL, source=source, output="last_hidden_state")
+    spec = replace(MODEL, source=source, outputs=("last_hidden_state",))
     graphs = PrecisionGraphs(spec, ArtifactCache(tmp_path))
     kinds: list[GraphKind] = ["int8_u8s8", "int8_u8s7", "int8_trt"]
     entries = {kind: graphs.entry(kind) for kind in kinds}
@@ -220,7 +221,7 @@ def test_artifacts_say_what_they_are(builds: BuildProcess) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"output": "scores"}, UsageError, "no output 'scores'; it has logits"),
+        ({"outputs": ("scores",)}, UsageError, "no output 'scores'; it has logits"),
         (
             {"source": TransformersSource("NoSuchModel")},
             UsageError,
@@ -281,16 +282,21 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     prepared: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: list[GraphKind] = ["fp32", "fp16", "bf16", "int8_s8s8", "int8_u8s7", "int8_trt"]
+    kinds += ["int8_weights", "int8_dynamic_s7"]
     monkeypatch.setattr(transformers_model, "INLINE_LIMIT_BYTES", 1000)
     graphs = PrecisionGraphs(MODEL, ArtifactCache(tmp_path))
     for kind in kinds:
         directory = graphs.entry(kind).path
         assert {path.name for path in directory.iterdir()} == {"model.onnx", "model.onnx.data"}
-        assert kind.startswith("int8_u8") or broken_rules(directory / "model.onnx") == []
-        served = run_openvino(directory / "model.onnx", prepared.evaluation[0])
+        assert (
+            kind.startswith(("int8_u8", "int8_dyn", "int8_w"))
+            or broken_rules(directory / "model.onnx") == []
+        )
+        run = run_onnxruntime if kind == "int8_dynamic_s7" else run_openvino
+        served = run(directory / "model.onnx", prepared.evaluation[0])
         if kind in int8_graphs.OVERFLOWING:
             continue
-        assert compare(prepared.reference[:1], served).min_cosine > 0.98
+        assert compare(prepared.references[0].outputs["logits"][:1], served).min_cosine > 0.98
 
 
 def test_a_reply_names_the_innermost_cause(tmp_path: Path) -> None:

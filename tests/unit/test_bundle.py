@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> ModelFiles:
     artifact = tmp_path / "artifact"
     artifact.mkdir()
     (artifact / "model.bin").symlink_to(cached)
-    return ModelFiles(artifact, PAYLOADS, OUTPUT)
+    return ModelFiles(artifact, PAYLOADS, (OUTPUT,))
 
 
 PACKAGES = {"numpy": "2.5", "openvino": "2026.4", "torch": "2.5+cpu"}

@@ -116,7 +116,8 @@ def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared,
         cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)
     ) as shop:
         own = shop.prepare_model(MODEL)
-        answers = {row_digest(row): own.reference[n] for n, row in enumerate(own.evaluation)}
+        reference = own.references[0].outputs["logits"]
+        answers = {row_digest(row): reference[n] for n, row in enumerate(own.evaluation)}
         fake = FakeSession(lambda batch: np.stack([answers[row] for row in digests(batch)]))
         session = cast(ServingSession, fake)
         phase = PreparePhase(StudyDirectory(folder / "study"), shop, session, events.append)

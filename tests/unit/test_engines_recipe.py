@@ -41,7 +41,7 @@ def test_least_optimal_and_most_are_in_order_and_hold_every_request(
         each = shapes[tensor.name]
         assert len(each.least) == len(each.optimal) == len(each.most) == len(tensor.shape) + 1
         own = padded_length(length, padding, payloads.lengths)
-        asked = (batch, *(own if axis is None else axis for axis in tensor.shape))
+        asked = (batch, *(own if isinstance(axis, str) else axis or 0 for axis in tensor.shape))
         for low, best, here, high in zip(each.least, each.optimal, asked, each.most, strict=True):
             assert low <= best <= high
             assert low <= here <= high

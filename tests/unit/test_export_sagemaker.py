@@ -17,7 +17,6 @@ import pytest
 from botocore.exceptions import WaiterError
 from botocore.stub import ANY, Stubber
 from botocore.validate import validate_parameters
-from cfnlint.api import ManualArgs, lint
 
 from optimizer.errors import StorageError, UsageError
 from optimizer.export.deployment import Deployment
@@ -157,6 +156,9 @@ def test_the_container_is_told_what_it_serves_and_how(tmp_path: Path) -> None:
 
 
 def linted(template: str) -> list[str]:
+    # Importing it takes longer than any test here.
+    from cfnlint.api import ManualArgs, lint
+
     regions = ManualArgs(regions=["us-east-1", "eu-west-1"])
     return [str(match) for match in lint(template, config=regions)]
 

@@ -61,7 +61,7 @@ def test_the_layout(layout: str) -> None:
     text = f"# tritonserver {' '.join(option_flags(config.server))}\n"
     for model in config.models:
         template = TEMPLATES / model.artifact.backend / "config.pbtxt"
-        text += "\n" + to_text(model_config(model, PAYLOADS, OUTPUT, template))
+        text += "\n" + to_text(model_config(model, PAYLOADS, [OUTPUT], template))
     assert text == (GOLDEN / f"layout_{layout}.txt").read_text()
 
 
@@ -72,6 +72,6 @@ def test_a_backend_of_tritons_own_needs_no_python(tmp_path: Path) -> None:
     (artifact / "plan.json").write_text("{}")
     [model] = LAYOUTS["same_on_every_gpu"].models
     repository = ModelRepository(tmp_path / "repository", TEMPLATES)
-    repository.write(model, artifact, PAYLOADS, OUTPUT)
+    repository.write(model, artifact, PAYLOADS, [OUTPUT])
     version = tmp_path / "repository" / "bert" / "1"
     assert sorted(path.name for path in version.iterdir()) == ["model.plan", "plan.json"]

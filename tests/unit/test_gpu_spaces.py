@@ -218,6 +218,7 @@ def test_bf16_of_openvino_needs_a_processor_that_computes_it(
         assert reason.endswith("OpenVINO would compute in FP32")
     # PyTorch computes in BF16 everywhere, if slowly.
     assert processor_lacks("pytorch", "bf16", flags) is None
+    assert processor_lacks("onnxruntime", "int8_dynamic", flags) is None
     assert processor_lacks("openvino", "fp32", flags) is None
 
 
@@ -284,3 +285,11 @@ def test_cores_are_shared_by_the_models_on_a_cpu() -> None:
     assert threads == {(1, 1), (1, 2), (2, 1)}
     with pytest.raises(EmptySpaceError, match="summed over the models"):
         len(SearchSpace(parameters, Hardware(1, 24_000), Limits()))
+
+
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512f"}])
+def test_openvino_quantises_at_run_time_with_vnni_only(flags: set[str]) -> None:
+    """OpenVINO 2026.4, told to use AVX2 only, returned empty outputs."""
+    reason = processor_lacks("openvino", "int8_dynamic", flags)
+    assert str(reason).startswith("int8_dynamic needs a processor with VNNI")
+    assert processor_lacks("openvino", "int8_dynamic", flags | {"avx_vnni"}) is None

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from optimizer.artifacts.graphs.int8 import UNSIGNED, UNSIGNED_7_BITS, to_int8
+from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.workload.streams import Tensors, stack
 from tests.unit import int8_graphs as graphs
@@ -72,9 +74,15 @@ def error(folder: Path, product: str, scheme: Int8Scheme, runtime: str) -> float
     to_int8(before, after, rows, scheme)
     request = stack(rows)
     expected = graphs.run_onnxruntime(before / "model.onnx", request)
+    served = emulated(folder, request, runtime)
+    return float(np.abs(served - expected).max() / np.abs(expected).max())
+
+
+def emulated(folder: Path, request: Tensors, runtime: str) -> NDArray[np.float32]:
+    """Return what a processor without VNNI calculates with `folder`/int8/model.onnx."""
     np.save(folder / "x.npy", request["x"])
     emulator, script = RUNS[runtime]
-    files = [after / "model.onnx", folder / "x.npy", folder / "y.npy"]
+    files = [folder / "int8" / "model.onnx", folder / "x.npy", folder / "y.npy"]
     subprocess.run(
         [*emulator, sys.executable, "-c", script, *files],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -82,8 +90,25 @@ def error(folder: Path, product: str, scheme: Int8Scheme, runtime: str) -> float
         capture_output=True,
         timeout=300,
     )
-    served = np.load(folder / "y.npy")
-    return float(np.abs(served - expected).max() / np.abs(expected).max())
+    served: NDArray[np.float32] = np.load(folder / "y.npy")
+    return served
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed")
+def test_dynamic_quantisation_has_weights_of_7_bits_too(tmp_path: Path) -> None:
+    node, weights, shape = PRODUCTS["MatMul"]
+    rows: list[Tensors] = [{"x": near_one(1, *shape)} for _ in range(4)]
+    for seven_bits in (False, True):
+        folder = tmp_path / str(seven_bits)
+        for made in ("fp32", "int8"):
+            (folder / made).mkdir(parents=True)
+        graph = folder / "fp32" / "model.onnx"
+        graphs.write(graph, [node], {"w": near_one(*weights)}, {"x": ["b", *shape]})
+        to_int8_dynamic(graph.parent, folder / "int8", rows[0], seven_bits=seven_bits)
+        served = emulated(folder, stack(rows), "onnxruntime")
+        expected = graphs.run_onnxruntime(graph, stack(rows))
+        wrong = float(np.abs(served - expected).max() / np.abs(expected).max())
+        assert wrong < 0.02 if seven_bits else wrong > 0.3, (seven_bits, wrong)
 
 
 @pytest.mark.parametrize("product", PRODUCTS)

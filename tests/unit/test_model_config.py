@@ -46,7 +46,7 @@ servable = models.filter(lambda model: bool(model.groups))
 
 
 def built(model: ModelServing) -> model_config_pb2.ModelConfig:
-    return model_config(model, PAYLOADS, OUTPUT, TEMPLATE)
+    return model_config(model, PAYLOADS, [OUTPUT], TEMPLATE)
 
 
 def copy_of(config: model_config_pb2.ModelConfig) -> model_config_pb2.ModelConfig:
@@ -133,13 +133,13 @@ def test_a_template_that_is_none_is_named(tmp_path: Path) -> None:
     template = tmp_path / "config.pbtxt"
     template.write_text('backend: "python"\nbackened: "x"\n')
     with pytest.raises(ValueError, match=f"{template} is no Triton model configuration: 2:1 : "):
-        model_config(MODEL, PAYLOADS, OUTPUT, template)
+        model_config(MODEL, PAYLOADS, [OUTPUT], template)
 
 
 def test_a_template_gives_what_is_the_same_for_every_model(tmp_path: Path) -> None:
     template = tmp_path / "config.pbtxt"
     template.write_text('backend: "other"\nmodel_transaction_policy { decoupled: true }\n')
-    config = model_config(MODEL, PAYLOADS, OUTPUT, template)
+    config = model_config(MODEL, PAYLOADS, [OUTPUT], template)
     assert config.backend == "other"
     assert config.model_transaction_policy.decoupled
 

@@ -15,6 +15,8 @@ from optimizer.configuration.runtimes.openvino_session import inference_precisio
         ("int8", ["FP32", "BF16", "INT8"], "bf16"),
         # Elsewhere BF16 is emulated, which is slower than FP32.
         ("int8", ["FP32", "INT8"], "f32"),
+        ("int8_dynamic", ["FP32", "BF16", "INT8"], "bf16"),
+        ("int8_dynamic", ["FP32", "INT8"], "f32"),
     ],
 )
 def test_what_int8_leaves_is_computed_in_bf16_where_the_processor_has_it(

@@ -12,6 +12,7 @@ import pytest
 
 from optimizer.cli import main
 from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.fleet.planning import fleet_simulation, load_response
 from optimizer.fleet.price_list import price_list
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Price
@@ -37,6 +38,14 @@ pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 SLOW, FAST = 1, -1
 """Configurations of the calibration, by what they are made up to serve."""
+
+
+@pytest.fixture(autouse=True)
+def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate a tenth of the requests: how exact a plan is, test_fleet_plan.py judges."""
+    monkeypatch.setattr(load_response, "_REQUESTS", 20_000)
+    monkeypatch.setattr(load_response, "_CAPACITY_REQUESTS", 100_000)
+    monkeypatch.setattr(fleet_simulation, "_REQUESTS", 200_000)
 
 
 def searched(

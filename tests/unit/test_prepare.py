@@ -11,6 +11,7 @@ import pytest
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import SpaceChangedError
 from optimizer.search import prepare
@@ -18,7 +19,8 @@ from optimizer.search.prepare import PreparePhase, refusal
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
 from optimizer.study.gated_artifact import GatedArtifact, ready_event, to_json
-from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.model_spec import DataSet, ModelSpec, OnnxSource
+from tests.unit.tiny_bert import MODEL, artifact
 
 SPEC = ArtifactSpec("bert", "onnxruntime", "python", "int8")
 ARTIFACT = ModelArtifact(SPEC, Path("files"), "ab" * 32, "onnxruntime 1", 2.0, True)
@@ -71,3 +73,33 @@ def test_bf16_of_openvino_is_not_built_where_the_processor_lacks_it(
     assert refusal(spec, model, Hardware(4, 8000, (gpu,))) is None
     monkeypatch.setattr(prepare, "cpu_flags", lambda: {"avx2", "avx512f"})
     assert refusal(spec, model, Hardware(4, 8000)) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "given", "needed"),
+    [
+        ("int8", (), "calibration and evaluation data"),
+        ("int8", ("evaluation",), "calibration and evaluation data"),
+        ("int8", ("calibration", "evaluation"), None),
+        ("int8_dynamic", (), "evaluation data"),
+        ("int8_dynamic", ("calibration",), "evaluation data"),
+        # Dynamic quantisation needs no calibration.
+        ("int8_dynamic", ("evaluation",), None),
+        ("bf16", (), None),
+    ],
+)
+def test_int8_of_trained_weights_needs_real_inputs(
+    precision: Precision, given: tuple[str, ...], needed: str | None
+) -> None:
+    real = DataSet(Path("rows.npz"), 4, 0)
+    model = replace(
+        MODEL,
+        source=OnnxSource(Path("model.onnx")),
+        **dict.fromkeys(given, real),  # type: ignore[arg-type]
+    )
+    reason = refusal(artifact("onnxruntime", precision), model, Hardware(2, 4096))
+    if needed is None:
+        assert reason is None
+    else:
+        assert reason is not None
+        assert f"give {needed}, or set accuracy.int8_on_generated_data" in reason

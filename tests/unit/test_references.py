@@ -18,8 +18,9 @@ ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5
 
 
 def outputs(run: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    model = OpenedModel(lambda request: run(request["x"]), OutputTensor("y", "FP32", (2,)), 0)
-    return fp32_outputs("sums", model, ROWS)
+    output = OutputTensor("y", "FP32", (2,))
+    model = OpenedModel(lambda request: {"y": run(request["x"])}, (output,), 0)
+    return fp32_outputs("sums", model, ROWS)["y"]
 
 
 def test_every_request_is_asked_by_itself() -> None:
@@ -69,5 +70,5 @@ def test_a_model_that_fails_says_why() -> None:
 
     with pytest.raises(BuildFailure, match=r"^sums: KeyError: 'embedding'$"):
         outputs(broken)
-    with pytest.raises(BuildFailure, match="hold NaN or infinity"):
+    with pytest.raises(BuildFailure, match=r"^sums: its FP32 output 'y' holds NaN or infinity$"):
         outputs(lambda x: x * np.nan)

@@ -41,14 +41,14 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def write(
     root: Path, artifact: Path, model: ModelServing = MODEL, place: Callable[..., object] = link
 ) -> None:
-    ModelRepository(root, TEMPLATES, place).write(model, artifact, PAYLOADS, OUTPUT)
+    ModelRepository(root, TEMPLATES, place).write(model, artifact, PAYLOADS, [OUTPUT])
 
 
 def test_a_model_is_its_configuration_its_code_and_its_files(
     tmp_path: Path, artifact: Path
 ) -> None:
     root = tmp_path / "made" / "repository"
-    asked = ModelRepository(root, TEMPLATES).write(MODEL, artifact, PAYLOADS, OUTPUT)
+    asked = ModelRepository(root, TEMPLATES).write(MODEL, artifact, PAYLOADS, [OUTPUT])
     template = TEMPLATES / "python"
     found = files_in(root)
     assert found == {
@@ -150,7 +150,7 @@ def test_what_is_read_back_is_what_was_asked(model: ModelServing) -> None:
         root, artifact = Path(folder) / "repository", Path(folder) / "artifact"
         artifact.mkdir()
         repository = ModelRepository(root, TEMPLATES)
-        asked = repository.write(model, artifact, PAYLOADS, OUTPUT)
+        asked = repository.write(model, artifact, PAYLOADS, [OUTPUT])
         assert read_config(root / model.name / "config.pbtxt") == asked
 
 

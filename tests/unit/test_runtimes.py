@@ -35,5 +35,5 @@ def test_a_session_needs_nothing_of_this_package(runtime: str) -> None:
 
 def test_tables_are_derived_from_the_runtimes() -> None:
     assert BUILDERS.keys() == RUNTIMES.keys()
-    assert PRECISIONS_OF["KIND_CPU"].keys() == {"onnxruntime", "openvino", "pytorch"}
-    assert PRECISIONS_OF["KIND_GPU"].keys() == {"onnxruntime", "pytorch", "tensorrt"}
+    assert PRECISIONS_OF["KIND_CPU"].keys() == {"onnxruntime", "openvino", "pytorch", "repository"}
+    assert PRECISIONS_OF["KIND_GPU"].keys() == {"onnxruntime", "pytorch", "tensorrt", "repository"}

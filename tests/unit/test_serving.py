@@ -68,7 +68,7 @@ def write_repositories(tmp_path: Path, **which: int) -> None:
     artifact.mkdir(exist_ok=True)
     (artifact / "model.xml").write_text("a graph")
     payloads = reading.searched.workload.streams[0].payloads
-    files = {"bert": ModelFiles(artifact, payloads, OutputTensor("logits", "FP32", (2,)))}
+    files = {"bert": ModelFiles(artifact, payloads, (OutputTensor("logits", "FP32", (2,)),))}
     every = configs(reading.searched.search_space)
     for name, number in which.items():
         target = reading.directory.root / name

@@ -83,14 +83,17 @@ def test_every_precision_that_a_runtime_serves_is_ranked() -> None:
     assert served == set(PRECISION_RANK)
     assert sorted(PRECISION_RANK, key=lambda p: PRECISION_RANK[p]) == [
         "int8",
+        "int8_dynamic",
         "bf16",
         "fp16",
         "fp32",
+        "as_deployed",
     ]
 
 
 def test_every_runtime_serves_the_reference_precision() -> None:
-    assert all("fp32" in precisions for precisions in PRECISIONS_OF["KIND_CPU"].values())
+    precisions = PRECISIONS_OF["KIND_CPU"].values()
+    assert all({"fp32", "as_deployed"} & set(each) for each in precisions)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def open_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 def serve(session: ServingSession, folder: Path, config: ServingConfig = CONFIG) -> None:
     artifact = folder / "artifact"
     artifact.mkdir(exist_ok=True)
-    files = {model.name: ModelFiles(artifact, PAYLOADS, OUTPUT) for model in config.models}
+    files = {model.name: ModelFiles(artifact, PAYLOADS, (OUTPUT,)) for model in config.models}
     session.serve(config, files)
 
 

@@ -27,6 +27,7 @@ from optimizer.simulator.batcher import (
 )
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import (
+    Dimension,
     LatencyLimit,
     LengthDistribution,
     Payloads,
@@ -332,3 +333,34 @@ def test_a_request_of_several_inferences_is_as_long_as_the_longest() -> None:
     padded = ModelServing("m", artifact, padding=(4, 8))
     found = shapes_of(padded, stream(batch_size=2), factor=float)
     assert found == Shapes((1 / 16, 3 / 16, 3 / 4), (4.0, 8.0, 16.0))
+
+
+def with_dimensions(*dimensions: Dimension, length: int | None = None) -> Stream:
+    names = tuple(each.name for each in dimensions)
+    payloads = Payloads((TensorSpec("x", "FP32", (length, *names), 0, 1),), MIXED, dimensions)
+    return replace(stream(), payloads=payloads)
+
+
+def test_every_combination_of_free_dimensions_is_a_shape() -> None:
+    """Triton batches requests of one shape only."""
+    artifact = ArtifactSpec("m", "onnxruntime", "python", "fp32")
+    padded = ModelServing("m", artifact, padding=(8,))
+    height = Dimension("height", LengthDistribution((32, 48), (1.0, 3.0)))
+    follower = Dimension("width", None, of="height", times=2)
+    both = with_dimensions(height, follower)
+    assert shapes_of(padded, both, factor=float) == Shapes(
+        (0.125, 0.375, 0.125, 0.375), (8.0, 8.0, 16.0, 16.0)
+    )
+    fixed = with_dimensions(height, length=3)
+    assert shapes_of(padded, fixed, float) == Shapes((0.25, 0.75), (16.0, 16.0))
+    assert scheduler_of(padded, fixed).free_dimensions
+
+
+def test_of_very_many_shapes_each_is_rare() -> None:
+    artifact = ArtifactSpec("m", "onnxruntime", "python", "fp32")
+    sizes = LengthDistribution(tuple(range(1, 1001)), (1.0,) * 1000)
+    many = with_dimensions(Dimension("height", sizes), Dimension("width", sizes), length=3)
+    found = shapes_of(ModelServing("m", artifact), many, float)
+    assert len(found.shares) == len(found.factors) == 4096
+    assert sum(found.shares) == pytest.approx(1.0)
+    assert max(found.shares) < 0.001

@@ -27,8 +27,21 @@ from optimizer.space_file.reader import (
     only_point,
 )
 from optimizer.space_file.schema import json_schema
-from optimizer.workload.model_spec import AccuracyLimits, DataSet, OnnxSource, TransformersSource
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, TensorSpec, Transport
+from optimizer.workload.model_spec import (
+    AccuracyLimits,
+    DataSet,
+    OnnxSource,
+    OutputLimits,
+    TransformersSource,
+)
+from optimizer.workload.streams import (
+    Dimension,
+    LatencyLimit,
+    LengthDistribution,
+    Payloads,
+    TensorSpec,
+    Transport,
+)
 from tests.unit.studies import small_space
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -225,6 +238,8 @@ def test_every_mistake_at_once() -> None:
 
 
 # An edit of the good file -> the mistake that it makes.
+RANGE = "minimum: 0, maximum: 99"
+INPUTS = "    inputs:\n      input_ids: {" + RANGE + "}\n"
 LENGTHS = "lengths: {fixed: 32}"
 BATCHES = "max_batch_size: [4, 8]"
 PRICE = "{instance_type: listed.large}"
@@ -323,7 +338,8 @@ ONE_MISTAKE = [
         "maximum: 99",
         "maximum: 99, shape: [lenght]",
         "line 8: models.bert.inputs.input_ids.shape.0: "
-        "must be a valid integer, or must be 'length', got 'lenght'",
+        "must be a size, or a dimension under `lengths` or `dimensions`; did you mean length?, "
+        "got 'lenght'",
     ),
     (
         "vocab_size: 100",
@@ -534,6 +550,74 @@ def test_what_is_not_set_goes_with_what_is() -> None:
     assert model.instance_count == baseline.instance_count
 
 
+ANY_INPUT = """\
+    inputs:
+      image: {data_type: UINT8, shape: [3, height, width], minimum: 0, maximum: 255}
+      texts: {data_type: BYTES, shape: [1], values: [yes please, "12"]}
+      mask: {data_type: BOOL, shape: [width]}
+      rate: {data_type: INT32, shape: [], value: 16000}
+      last: {data_type: UINT64, shape: [area], values: [0, 9223372036854775807]}
+    dimensions:
+      height: {uniform: [2, 4]}
+      width: {weights: {10: 1, 20: 3}}
+      area: {of: width, times: 2, plus: 5}
+    batched: false
+    outputs: [scores, label]
+    accuracy:
+      min_cosine: 0.9
+      outputs: {label: {min_argmax_agreement: 0.5, max_abs_error: 1}}
+"""
+
+
+def test_inputs_of_any_type_and_free_dimensions(tmp_path: Path) -> None:
+    text = changed(("    lengths: {fixed: 32}\n", ""), (INPUTS, ANY_INPUT))
+    space = load(tmp_path, text)
+    [model] = space.models
+    assert model.payloads == Payloads(
+        (
+            TensorSpec("image", "UINT8", (3, "height", "width"), 0, 255),
+            TensorSpec("texts", "BYTES", (1,), choices=("yes please", "12")),
+            TensorSpec("mask", "BOOL", ("width",), choices=(False, True)),
+            TensorSpec("rate", "INT32", (), choices=(16000,)),
+            TensorSpec("last", "UINT64", ("area",), choices=(0, 2**63 - 1)),
+        ),
+        dimensions=(
+            Dimension("height", LengthDistribution((2, 3, 4), (1, 1, 1))),
+            Dimension("width", LengthDistribution((10, 20), (1, 3))),
+            Dimension("area", None, "width", times=2, plus=5),
+        ),
+        batched=False,
+    )
+    assert model.outputs == ("scores", "label")
+    own = OutputLimits(0.5, 0.99, 1)
+    assert model.accuracy == AccuracyLimits(0.99, 0.9, outputs=(("label", own),))
+    assert model.accuracy.of("label") == own
+    assert model.accuracy.of("scores") == model.accuracy
+    assert refused(SCHEMA, written(text)) == []
+    [request] = model.payloads.sample(1, np.random.default_rng(0))
+    assert request["last"].shape == (2 * len(request["mask"]) + 5,)
+    # The content of a study is a space file again, but for the name of the study.
+    stored = tmp_path / "stored.json"
+    stored.write_text(json.dumps({"study": "again", **space.content}))
+    again = load_space(stored, PRICES, HARDWARE)
+    assert (again.content, again.models) == (space.content, space.models)
+
+
+def test_what_is_not_given_is_not_in_the_content_of_a_study(tmp_path: Path) -> None:
+    """Studies that were begun before these keys existed are still resumed."""
+    content = load(tmp_path, GOOD).content["models"]["bert"]
+    assert not content.keys() & {"dimensions", "batched", "outputs"}
+    assert content["output"] == "logits"
+    assert not content["inputs"]["input_ids"].keys() & {"value", "values"}
+    assert "outputs" not in content["accuracy"]
+
+
+def test_without_an_output_all_are_served(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).models[0].outputs == ()
+    one = changed((LENGTHS, LENGTHS + "\n    output: scores"))
+    assert load(tmp_path, one).models[0].outputs == ("scores",)
+
+
 def test_traffic_of_client_batches_from_a_trace_over_http(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("seconds\n0\n1\n3\n")
@@ -561,6 +645,125 @@ def test_traffic_of_client_batches_from_a_trace_over_http(tmp_path: Path) -> Non
 def test_one_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
     found = mistakes(tmp_path, changed((old, new)))
     assert found == [message.replace("{folder}", str(tmp_path))]
+
+
+# What stands in place of the bounds of an input -> the mistake that it makes.
+ONE_KIND = "must have exactly one of minimum with maximum, value, values"
+INPUT_MISTAKES = [
+    ("minimum: 0", ": must have both minimum and maximum, got ['minimum']"),
+    ("data_type: FP32", f": {ONE_KIND}, got []"),
+    (f"{RANGE}, value: 1", f": {ONE_KIND}, got ['minimum', 'maximum', 'value']"),
+    ("value: 1, values: [1]", f": {ONE_KIND}, got ['value', 'values']"),
+    ("values: []", ".values: must have at least 1 item after validation, not 0, got []"),
+    ("value: one", ".value: must be a number, got 'one'"),
+    ("values: [1, true]", ".values.1: must be a number, got True"),
+    (
+        "data_type: INT16, values: [1, 1.5]",
+        ".values.1: must be a whole number from -32768 to 32767 as int16, got 1.5",
+    ),
+    (
+        "data_type: UINT8, minimum: 0, maximum: 256",
+        ".maximum: must be a whole number from 0 to 255 as uint8, got 256.0",
+    ),
+    (
+        "data_type: UINT64, value: -1",
+        ".value: must be a whole number from 0 to 18446744073709551615 as uint64, got -1",
+    ),
+    (
+        "data_type: BYTES, minimum: 0, maximum: 9",
+        ".minimum: BYTES needs value or values, got 0.0",
+    ),
+    ("data_type: BYTES, values: [one, 2]", ".values.1: must be a text, got 2"),
+    ("data_type: BOOL, value: 1", ".value: must be true or false, got 1"),
+    (
+        f"{RANGE}, shape: [tokens]",
+        ".shape.0: must be a size, or a dimension under `lengths` or `dimensions`, got 'tokens'",
+    ),
+    (
+        f"{RANGE}, shape: [0]",
+        ".shape.0: must be greater than or equal to 1, or must be a valid string, got 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "mistake"), INPUT_MISTAKES)
+def test_one_mistake_of_an_input(tmp_path: Path, given: str, mistake: str) -> None:
+    text = changed((RANGE, given))
+    assert mistakes(tmp_path, text) == [f"line 8: models.bert.inputs.input_ids{mistake}"]
+
+
+def test_the_length_needs_its_sizes(tmp_path: Path) -> None:
+    two = RANGE + "}\n      mask: {minimum: 1, maximum: 1, shape: [2, length]"
+    text = changed((f"    {LENGTHS}\n", ""), (RANGE, two))
+    rule = "is required by the dimension length of input_ids, mask"
+    assert mistakes(tmp_path, text) == [f"line 3: models.bert.lengths: {rule}, got None"]
+
+
+def test_the_first_dimension_follows_no_other(tmp_path: Path) -> None:
+    text = changed((LENGTHS, "dimensions: {a: {of: b}}"), (RANGE, f"{RANGE}, shape: [a]"))
+    assert mistakes(tmp_path, text) == [
+        "line 9: models.bert.dimensions.a.of: must be a dimension before it, got 'b'"
+    ]
+
+
+# A further key of a model -> the mistake that it makes.
+MODEL_MISTAKES = [
+    (
+        "dimensions: {width: {}}",
+        "dimensions.width: must have exactly one of fixed, uniform, weights, got []",
+    ),
+    (
+        "dimensions: {my width: {fixed: 3}}",
+        "dimensions.my width: must match pattern '^[A-Za-z_][A-Za-z0-9_]{0,63}$', got 'my width'",
+    ),
+    (
+        "dimensions: {length: {fixed: 3}}",
+        "dimensions.length: is given by `lengths`, got 'length'",
+    ),
+    (
+        "dimensions: {width: {of: height}, height: {fixed: 3}}",
+        "dimensions.width.of: must be a dimension before it, one of length, got 'height'",
+    ),
+    (
+        "dimensions: {width: {of: length, fixed: 3}}",
+        "dimensions.width.of: must not be given beside fixed, uniform or weights, got 'length'",
+    ),
+    (
+        "dimensions: {width: {fixed: 3, times: 2}}",
+        "dimensions.width.of: is needed with times or plus, got None",
+    ),
+    (
+        "dimensions: {width: {of: length, times: 0}}",
+        "dimensions.width.times: must be greater than or equal to 1, got 0",
+    ),
+    (
+        "dimensions: {width: {of: length, plus: -1}}",
+        "dimensions.width.plus: must be greater than or equal to 0, got -1",
+    ),
+    ("batched: 1", "batched: must be a valid boolean, got 1"),
+    (
+        "output: y\n    outputs: [y]",
+        "output: must not be given beside outputs, got 'y'",
+    ),
+    (
+        "outputs: [a/b]",
+        r"outputs.0: must match pattern '^[^\x00-\x1f\x7f/]{1,200}$', got 'a/b'",
+    ),
+    (
+        "accuracy: {outputs: {y: {min_cosine: 2}}}",
+        "accuracy.outputs.y.min_cosine: must be less than or equal to 1, got 2",
+    ),
+    (
+        "accuracy: {outputs: {y: {metric: 2}}}",
+        "accuracy.outputs.y.metric: unknown key; did you mean metrics?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "mistake"), MODEL_MISTAKES)
+def test_one_mistake_of_a_model(tmp_path: Path, given: str, mistake: str) -> None:
+    text = changed((LENGTHS, f"{LENGTHS}\n    {given}"))
+    assert mistakes(tmp_path, text) == [f"line 10: models.bert.{mistake}"]
 
 
 def test_an_onnx_file_has_no_pytorch(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def directory(tmp_path: Path) -> StudyDirectory:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def written_soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have changes written at once, but where it is the interval that is tested."""
+    if request.node.name != "test_the_file_is_written_once_a_second_at_most":
+        monkeypatch.setattr("optimizer.study.progress_file._SECONDS_BETWEEN", 0.02)
+
+
 @contextmanager
 def running(directory: StudyDirectory) -> Iterator[Watcher]:
     with directory.locked(), with_progress(directory, lambda _: None) as watch:

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizer.artifacts.accuracy import Accuracy, misses
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.errors import UsageError
-from optimizer.workload.model_spec import AccuracyLimits, TaskMetric
+from optimizer.workload.model_spec import TaskMetric
 from optimizer.workload.streams import Tensors
 
 REQUESTS: list[Tensors] = [{"x": np.array([[n, n]])} for n in range(4)]
@@ -33,7 +32,7 @@ def metric(folder: Path, text: str = LABELLED, function: str = "accuracy") -> Ta
 
 
 def test_it_sees_all_samples_and_all_answers(tmp_path: Path) -> None:
-    assert evaluate_metric(metric(tmp_path), REQUESTS, OUTPUTS) == 0.75
+    assert evaluate_metric(metric(tmp_path), REQUESTS, {"y": OUTPUTS}) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,11 @@ def test_it_sees_all_samples_and_all_answers(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_it_is_said_with_its_place(tmp_path: Path, text: str, rule: str) -> None:
     with pytest.raises(UsageError, match=rule) as caught:
-        evaluate_metric(metric(tmp_path, text), REQUESTS, OUTPUTS)
+        evaluate_metric(metric(tmp_path, text), REQUESTS, {"y": OUTPUTS})
     assert str(caught.value).startswith(f"{tmp_path}/metrics.py:accuracy: ")
 
 
-@pytest.mark.parametrize(("figure", "missed"), [(0.7, False), (0.69, True), (-1.0, True)])
-def test_what_misses_the_metric_leaves(tmp_path: Path, figure: float, missed: bool) -> None:
-    limits = AccuracyLimits(0.9, 0.9, metric=metric(tmp_path))
-    found = misses(Accuracy(1.0, 1.0, 1.0, 0.0, 4, metric=figure), limits)
-    assert found == ([f"accuracy must be at least 0.7, got {figure}"] if missed else [])
+def test_several_outputs_are_passed_by_name(tmp_path: Path) -> None:
+    text = "def accuracy(inputs, outputs): return outputs['y'][0, 1] + outputs['z'].sum()"
+    outputs: Tensors = {"y": OUTPUTS, "z": np.full((4, 1), 2.0)}
+    assert evaluate_metric(metric(tmp_path, text), REQUESTS, outputs) == 9.0

@@ -47,6 +47,7 @@ from optimizer.export.bundle.manifest import LOAD, MANIFEST, Bundle, Manifest, r
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.workload.model_spec import AccuracyLimits
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 from tests.unit.commands import Commands
 from tests.unit.exported import Exportable, signed
 from tests.unit.studies import level, measured
@@ -82,7 +83,7 @@ def test_a_bundle_whose_own_files_are_pipes_is_refused(bundle: Bundle, name: str
     with pytest.raises(UsageError, match=rf"{name} must be a regular file, not a pipe"):
         read_bundle(bundle.root)
     with pytest.raises(UsageError, match="not a pipe"):
-        read_examples(bundle.root / name)
+        read_examples(bundle.root / name, batched=True)
 
 
 @pytest.mark.parametrize("name", ["..", "../../home", "/etc", ".hidden", "a\0b"])
@@ -203,14 +204,14 @@ ANSWERS = np.random.default_rng(0).normal(size=(16, 3))
 
 def written_examples(folder: Path) -> Path:
     path = folder / "examples.npz"
-    write_examples(path, draw_requests(PAYLOADS), "logits", ANSWERS)
+    write_examples(path, draw_requests(PAYLOADS), {"logits": ANSWERS}, batched=True)
     return path
 
 
 def test_examples_come_back_as_they_were_recorded(tmp_path: Path) -> None:
-    examples = read_examples(written_examples(tmp_path))
-    assert examples.output == "logits"
-    np.testing.assert_allclose(examples.answers, ANSWERS, rtol=1e-6)
+    examples = read_examples(written_examples(tmp_path), batched=True)
+    assert examples.outputs.keys() == {"logits"}
+    np.testing.assert_array_equal(examples.outputs["logits"], ANSWERS)
     for given, read in zip(draw_requests(PAYLOADS), examples.requests, strict=True):
         assert given.keys() == read.keys()
         for name, values in given.items():
@@ -219,12 +220,36 @@ def test_examples_come_back_as_they_were_recorded(tmp_path: Path) -> None:
     assert written_examples(tmp_path).read_bytes() == written_examples(tmp_path).read_bytes()
 
 
+def test_examples_without_a_batch_axis_come_back_too(tmp_path: Path) -> None:
+    tensors = (
+        TensorSpec("rate", "INT32", (), choices=(8000, 16000)),
+        TensorSpec("name", "BYTES", (), choices=("one", "two")),
+        TensorSpec("samples", "BF16", (3,), -1, 1),
+    )
+    requests = draw_requests(Payloads(tensors, batched=False))
+    answers: Tensors = {"y": ANSWERS, "text": np.array([b"%d" % n for n in range(16)], object)}
+    path = tmp_path / "examples.npz"
+    write_examples(path, requests, answers, batched=False)
+    examples = read_examples(path, batched=False)
+    for given, read in zip(requests, examples.requests, strict=True):
+        assert given.keys() == read.keys()
+        for name, values in given.items():
+            assert isinstance(read[name], np.ndarray), "as the client of Triton needs it"
+            assert (values.dtype, values.shape) == (read[name].dtype, read[name].shape)
+            np.testing.assert_array_equal(values, read[name])
+    limits = AccuracyLimits(1.0, 1.0 - 1e-12)
+    assert examples.misses(answers, limits) == []
+    wrong = examples.misses({**answers, "text": answers["text"][::-1]}, limits)
+    assert wrong[0] == "output 'text': argmax agreement must be at least 1, got 0.0000"
+    assert examples.misses({"y": ANSWERS}, limits) == ["the served model has no output 'text'"]
+
+
 def test_what_would_be_executed_when_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "examples.npz"
     values = np.array([{"a": 1}], dtype=object)
     np.savez(path, **{"input:x": values, "output:y": values})
     with pytest.raises(UsageError, match="holds no recorded examples"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
@@ -232,7 +257,7 @@ def test_damaged_examples_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "examples.npz"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"examples\.npz holds no recorded examples"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 @pytest.mark.parametrize("rows", [(0, 0), (2, 3)])
@@ -243,12 +268,12 @@ def test_examples_must_be_some_and_each_have_an_answer(
     inputs, answers = rows
     np.savez(path, **{"input:x": np.ones((inputs, 4)), "output:y": np.ones((answers, 3))})
     with pytest.raises(UsageError, match="arrays must have one number of rows, at least 1"):
-        read_examples(path)
+        read_examples(path, batched=True)
 
 
 def outputs(manifest: Manifest, folder: Path, answers: NDArray[Any]) -> tuple[str, str]:
-    examples = {"bert": read_examples(written_examples(folder))}
-    check = check_outputs(manifest, examples, {"bert": answers})
+    examples = {"bert": read_examples(written_examples(folder), batched=True)}
+    check = check_outputs(manifest, examples, {"bert": {"logits": answers}})
     return check.outcome, check.text
 
 

@@ -64,17 +64,13 @@ def input_shapes(payloads: Payloads, profile: EngineProfile) -> tuple[InputShape
     The longest length is the optimal one: without length buckets every request is padded to it, and
     with buckets it still takes most of the time.
     """
-    lengths = payloads.lengths
-
-    def shape(axes: tuple[int | None, ...], batch: int, length: int) -> Shape:
-        return (batch, *(length if axis is None else axis for axis in axes))
-
+    smallest, largest = payloads.smallest_sizes(), payloads.largest_sizes()
     return tuple(
         InputShapes(
             tensor.name,
-            shape(tensor.shape, 1, min(lengths.lengths)),
-            shape(tensor.shape, profile.optimal_batch_size, lengths.longest),
-            shape(tensor.shape, profile.max_batch_size, lengths.longest),
+            (1, *tensor.sized(smallest)),
+            (profile.optimal_batch_size, *tensor.sized(largest)),
+            (profile.max_batch_size, *tensor.sized(largest)),
         )
         for tensor in payloads.tensors
     )

@@ -74,8 +74,9 @@ def _follows(inferred: dict[str, onnx.ValueInfoProto], name: str) -> bool:
 
 
 def _is_batch(inferred: dict[str, onnx.ValueInfoProto], name: str) -> bool:
-    axes = inferred[name].type.tensor_type.shape.dim if name in inferred else ()
-    return bool(axes) and axes[0].dim_param == _BATCH
+    if name not in inferred:
+        return False
+    return any(axis.dim_param == _BATCH for axis in inferred[name].type.tensor_type.shape.dim[:1])
 
 
 def _reason(graph: onnx.GraphProto, inferred: dict[str, onnx.ValueInfoProto]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +30,78 @@ _BINS = 4096
 _GIB = 2**30
 
 
+class Activations:
+    """Values of a graph's tensors on the calibration rows, a batch at a time.
+
+    At most two batches are in memory. Each iteration executes the graph anew.
+    """
+
+    def __init__(self, path: Path, tensors: Set[str], rows: list[Tensors], shapes: Shapes) -> None:
+        """Execute the first batch.
+
+        Args:
+            path: an ONNX file, its external data beside it.
+            tensors: activations, by name.
+            rows: requests of equal shape.
+            shapes: shapes of the graph's tensors for one row.
+
+        Raises:
+            BuildFailure: when one row does not fit in memory.
+        """
+        import onnx
+
+        model = onnx.load(path, load_external_data=False)
+        row_bytes = peak_bytes(model.graph.node, shapes, tensors)
+        weights = sum(file.stat().st_size for file in path.parent.iterdir())
+        batch = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), len(rows))
+        _require_memory(weights, row_bytes, batch, shapes, rows[0])
+        self.tensors = tensors
+        self._inner = sorted(tensors - rows[0].keys())
+        self._session = observing_session(model, path, self._inner) if self._inner else None
+        self._batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+        self._first = self._values(self._batches[0])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the values of each batch."""
+        yield self._first
+        yield from map(self._values, self._batches[1:])
+
+    def _values(self, rows: list[Tensors]) -> Batch:
+        request = stack(rows)
+        inner = self._session.run(self._inner, request) if self._session is not None else []
+        return request | dict(zip(self._inner, inner, strict=True))
+
+
+def channel_peaks(activations: Activations, tensors: Set[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the largest absolute value in each position of the last axis, by tensor."""
+    peaks: dict[str, NDArray[np.float32]] = {}
+    for batch in activations:
+        for name in tensors:
+            values = np.abs(batch[name])
+            peak = values.reshape(-1, values.shape[-1]).max(axis=0)
+            peaks[name] = np.maximum(peaks.get(name, peak), peak)
+    return peaks
+
+
 def calibrated_ranges(
-    path: Path, tensors: Set[str], rows: list[Tensors], shapes: Shapes, percentile: float
+    activations: Activations, percentile: float, factors: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Range]:
-    """Return the range of each tensor over all rows; at most two batches are in memory.
+    """Return the range of each tensor over all rows.
 
     Args:
-        path: an ONNX file, its external data beside it.
-        tensors: activations, by name.
-        rows: requests of equal shape.
-        shapes: shapes of the graph's tensors for one row.
         percentile: share of a tensor's values within its range, in %; 100 covers all of them.
+        factors: that tensors are multiplied by, along their last axis.
 
     Raises:
-        BuildFailure: when one row does not fit in memory, or a tensor holds NaN or infinity.
+        BuildFailure: when a tensor holds NaN or infinity.
     """
-    import onnx
 
-    model = onnx.load(path, load_external_data=False)
-    row_bytes = peak_bytes(model.graph.node, shapes, tensors)
-    weights = sum(file.stat().st_size for file in path.parent.iterdir())
-    batch = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), len(rows))
-    _require_memory(weights, row_bytes, batch, shapes, rows[0])
-    inner_names = sorted(tensors - rows[0].keys())
-    session = observing_session(model, path, inner_names) if inner_names else None
-    del model
+    def scaled() -> Iterator[Batch]:
+        for batch in activations:
+            yield {**batch, **{name: batch[name] * by for name, by in factors.items()}}
 
-    def values(start: int) -> Batch:
-        request = stack(rows[start : start + batch])
-        inner = session.run(inner_names, request) if session is not None else []
-        return request | dict(zip(inner_names, inner, strict=True))
-
-    starts = range(0, len(rows), batch)
-    first = values(0)
-    ranges = _extremes(chain([first], map(values, starts[1:])), tensors)
-    if percentile < 100:
-        ranges = _percentiles(chain([first], map(values, starts[1:])), ranges, percentile)
-    return ranges
+    ranges = _extremes(scaled(), activations.tensors)
+    return ranges if percentile == 100 else _percentiles(scaled(), ranges, percentile)
 
 
 def _require_memory(weights: int, row_bytes: int, batch: int, shapes: Shapes, row: Tensors) -> None:

@@ -30,7 +30,7 @@ def normalise(model: onnx.ModelProto) -> bool:
 
 def is_tensor(value: onnx.ValueInfoProto) -> bool:
     """Return whether an input or output is a tensor, and no map, sequence or optional value."""
-    return value.type.WhichOneof("value") == "tensor_type"
+    return bool(value.type.HasField("tensor_type"))
 
 
 def drop_outputs_without_tensor(graph: onnx.GraphProto) -> bool:

@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optimizer.artifacts.graphs.arithmetic import Shapes, measure_shapes, multiply_accumulates
-from optimizer.artifacts.graphs.calibration import calibrated_ranges
+from optimizer.artifacts.graphs.calibration import (
+    Activations,
+    calibrated_ranges,
+    channel_peaks,
+)
+from optimizer.artifacts.graphs.folding import fold_weights
 from optimizer.artifacts.graphs.half_precision import has_external_data, save, to_fp16, working_copy
 from optimizer.artifacts.graphs.quantisation import (
     Int8Scheme,
-    fold_weights,
     products,
     quantise,
     rounded_tensors,
+)
+from optimizer.artifacts.graphs.smoothing import (
+    smooth,
+    smoothed_groups,
+    smoothing_factors,
+    with_outliers,
 )
 from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.errors import BuildFailure
@@ -71,18 +81,25 @@ def to_int8(
 
     external = has_external_data(graph)
     source = working_copy(graph, into)
-    _allow_scales_per_channel(source, external=external)
+    allow_scales_per_channel(source, external=external)
     model = onnx.load(source)
     fold_weights(model, scheme.operators)
     chosen = products(model, scheme)
     if not chosen:
         raise BuildFailure(f"int8: {_nothing_to_quantise(model, scheme)}")
-    rounded = rounded_tensors(model, scheme)
+    rounded = set(rounded_tensors(model, scheme).values())
+    groups = smoothed_groups(model, [each for each in chosen if each.input[0] not in rounded])
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes = {**measure_shapes(source, calibration[0]), **constants}
-    activations = {node.input[0] for node in chosen} | set(rounded.values())
-    ranges = calibrated_ranges(source, activations, calibration, shapes, percentile)
     share = _share(chosen, model.graph.node, shapes)
+    tensors = {node.input[0] for node in chosen} | rounded
+    activations = Activations(source, tensors, calibration, shapes)
+    peaks = channel_peaks(activations, groups.keys())
+    groups = with_outliers(groups, peaks)
+    factors = smoothing_factors(model, groups, peaks)
+    ranges = calibrated_ranges(activations, percentile, factors)
+    smoothed = smooth(model, groups, factors)
+    ranges = {smoothed.get(name, name): limits for name, limits in ranges.items()}
     quantise(model, scheme, ranges)
     shutil.rmtree(source.parent)
     save(model, into, external=external)
@@ -114,7 +131,7 @@ def to_int8_tensorrt(graph: Path, into: Path) -> None:
     check_tensorrt_rules(path)
 
 
-def _allow_scales_per_channel(source: Path, *, external: bool) -> None:
+def allow_scales_per_channel(source: Path, *, external: bool) -> None:
     """Convert the graph to an opset whose Q/DQ nodes may have a scale for each channel."""
     import onnx
 

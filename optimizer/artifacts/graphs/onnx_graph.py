@@ -140,6 +140,13 @@ def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int | None:
     return axes.get((node.op_type, position))
 
 
+def weight_axis(node: onnx.NodeProto, rank: int) -> int:
+    """Return the axis of the output channels in the second input of a node that has weights."""
+    axis = channel_axis(node, 1, rank)
+    assert axis is not None, f"{node.op_type} has no weights"
+    return axis
+
+
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names that a node and the nodes of its subgraphs read."""
     yield from node.input

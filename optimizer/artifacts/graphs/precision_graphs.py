@@ -15,19 +15,24 @@ from optimizer.artifacts.graphs.int8 import (
     to_int8,
     to_int8_tensorrt,
 )
+from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_weights
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
 _RECIPES: dict[GraphKind, int] = {
     "fp32": 1,
     "fp16": 1,
     "bf16": 1,
-    "int8_s8s8": 2,
-    "int8_u8s8": 2,
-    "int8_u8s7": 1,
+    "int8_s8s8": 3,
+    "int8_u8s8": 3,
+    "int8_u8s7": 2,
     "int8_trt": 1,
+    "int8_weights": 1,
+    "int8_dynamic": 1,
+    "int8_dynamic_s7": 1,
 }
 """Version of how each graph is made: to be raised with every change of the code that changes the
 files, so that no cached file of an earlier version is used again."""
@@ -39,6 +44,9 @@ _MADE_FROM: dict[GraphKind, GraphKind] = {
     "int8_u8s8": "fp32",
     "int8_u8s7": "fp32",
     "int8_trt": "int8_s8s8",
+    "int8_weights": "fp32",
+    "int8_dynamic": "fp32",
+    "int8_dynamic_s7": "fp32",
 }
 _SCHEMES: dict[GraphKind, Int8Scheme] = {
     "int8_s8s8": SIGNED,
@@ -70,13 +78,16 @@ class PrecisionGraphs:
     @cached_property
     def model_key(self) -> Key:
         """What decides the exported model: source, tensors, and the length of the trace."""
-        payloads = self._model.payloads
-        return {
+        payloads, outputs = self._model.payloads, self._model.outputs
+        key: dict[str, object] = {
             "source": self.source.fingerprint(),
-            "inputs": [[t.name, t.data_type, t.shape] for t in payloads.tensors],
+            "inputs": [[t.name, t.data_type, _axes(t)] for t in payloads.tensors],
             "longest": payloads.lengths.longest,
-            "output": self._model.output,
+            "output": outputs[0] if len(outputs) == 1 else list(outputs),
         }
+        if payloads.dimensions:
+            key["sizes"] = payloads.largest_sizes()
+        return key
 
     def key(self, kind: GraphKind) -> Key:
         """Return what decides the graph's content."""
@@ -99,6 +110,11 @@ class PrecisionGraphs:
         """Return the graph's files, built where they are missing."""
         return self.cache.get_or_build(self.key(kind), partial(self._write, kind))
 
+    @property
+    def _request(self) -> Tensors:
+        """A request of the shape on which accuracy is judged."""
+        return self.inputs.evaluation[0]
+
     def _write(self, kind: GraphKind, into: Path) -> Facts | None:
         if kind == "fp32":
             self.source.export_onnx(into)
@@ -114,6 +130,18 @@ class PrecisionGraphs:
                 to_fp16(source.path, into)
             case "bf16":
                 to_bf16(source.path, into)
+            case "int8_weights":
+                return {INT8_SHARE: to_int8_weights(source.path, into, self._request)}
+            case "int8_dynamic" | "int8_dynamic_s7":
+                share = to_int8_dynamic(
+                    source.path, into, self._request, seven_bits=kind == "int8_dynamic_s7"
+                )
+                return {INT8_SHARE: share}
             case "int8_trt":
                 to_int8_tensorrt(source.path, into)
         return source.facts
+
+
+def _axes(spec: TensorSpec) -> list[int | str | None]:
+    """Return the shape as keys have always had it, without a name for the length."""
+    return [None if size == LENGTH else size for size in spec.shape]

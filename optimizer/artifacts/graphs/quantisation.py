@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.graphs.calibration import Range
-from optimizer.artifacts.graphs.onnx_graph import channel_axis, held_tensor, reads
+from optimizer.artifacts.graphs.onnx_graph import reads, weight_axis
 
 if TYPE_CHECKING:
     import onnx
-
-_FOLDED = {"Cast", "Identity", "Reshape", "Transpose"}
-"""Operators that only rearrange weights."""
 
 _REMOVABLE = {"Clip", "Relu"}
 """Activations that a runtime fuses with the quantisation of their output."""
@@ -48,22 +45,6 @@ class Int8Scheme:
     rounded_outputs: Set[str] = field(default_factory=frozenset)
 
 
-def fold_weights(model: onnx.ModelProto, operators: Set[str]) -> None:
-    """Replace weights of products that nodes only rearrange by initializers."""
-    import onnx
-
-    folder = _Constants(model.graph)
-    for node in model.graph.node:
-        if node.op_type in operators and folder.is_computed(node.input[1]):
-            values = folder.values(node.input[1])
-            if values is not None:
-                name = f"{node.input[1]}/folded"
-                if name not in folder.initializers:
-                    folder.initializers[name] = onnx.numpy_helper.from_array(values, name)
-                    model.graph.initializer.append(folder.initializers[name])
-                node.input[1] = name
-
-
 def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]:
     """Return the nodes that a runtime executes in INT8: those with constant FP32 weights."""
     import onnx
@@ -78,7 +59,7 @@ def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]
         bias = node.input[2] if len(node.input) > 2 else ""
         if scheme.signed or not bias:
             return fits
-        channels = weights.dims[_weight_axis(node, len(weights.dims))]
+        channels = weights.dims[weight_axis(node, len(weights.dims))]
         return fits and bias in constant and np.prod(constant[bias].dims) in {1, channels}
 
     return [n for n in model.graph.node if n.op_type in scheme.operators and qualifies(n)]
@@ -119,37 +100,12 @@ def quantise(model: onnx.ModelProto, scheme: Int8Scheme, ranges: Mapping[str, Ra
     writer.remove_unread()
 
 
-class _Constants:
-    """Values of a graph that do not depend on the request."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
-
-    def is_computed(self, name: str) -> bool:
-        """Return whether a node outputs the tensor."""
-        return name in self._makers
-
-    def values(self, name: str) -> NDArray[Any] | None:
-        """Return the values of a tensor, None where they depend on the request."""
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        if name in self.initializers:
-            return onnx.numpy_helper.to_array(self.initializers[name])
-        maker = self._makers.get(name)
-        if maker is None:
-            return None
-        held = held_tensor(maker)
-        if held is not None:
-            return onnx.numpy_helper.to_array(held)
-        if maker.op_type not in _FOLDED:
-            return None
-        inputs = {each: self.values(each) for each in maker.input}
-        if any(values is None for values in inputs.values()):
-            return None
-        outputs: Any = ReferenceEvaluator(maker).run(None, inputs)
-        return np.asarray(outputs[0])
+def quantise_weights(model: onnx.ModelProto, scheme: Int8Scheme) -> None:
+    """Store the weights of the products of `model` in INT8, and leave its activations alone."""
+    writer = _Writer(model, scheme, {})
+    for product in products(model, scheme):
+        writer.store_weights_alone(product)
+    writer.remove_unread()
 
 
 class _Writer:
@@ -182,6 +138,13 @@ class _Writer:
         else:
             self._store_weights(product, self._scales[activation])
 
+    def store_weights_alone(self, product: onnx.NodeProto) -> None:
+        """Store the weights of a product in INT8."""
+        values = self._values(product.input[1])
+        axis = weight_axis(product, values.ndim)
+        scales = self._channel_scales(values, axis)
+        product.input[1] = self._stored_weights(product.input[1], values, scales, axis)
+
     def remove_unread(self) -> None:
         """Remove the initializers that were replaced by quantised ones."""
         read = {name for node in self._graph.node for name in reads(node)}
@@ -212,7 +175,7 @@ class _Writer:
     def _weights_in_pair(self, product: onnx.NodeProto) -> str:
         name = product.input[1]
         values = self._values(name)
-        axis = _weight_axis(product, values.ndim)
+        axis = weight_axis(product, values.ndim)
         done = f"{name}/{axis}/dequantised"
         if done not in self._dequantised:
             self._dequantised[done] = done
@@ -223,7 +186,7 @@ class _Writer:
     def _store_weights(self, product: onnx.NodeProto, activation_scale: np.float32) -> None:
         """Store weights in INT8 and bias in INT32, multiplied by the factors of a Gemm."""
         values = self._values(product.input[1]) * _take_factor(product, "alpha")
-        axis = _weight_axis(product, values.ndim)
+        axis = weight_axis(product, values.ndim)
         scales = self._channel_scales(values, axis)
         if len(product.input) > 2 and product.input[2]:
             bias = self._values(product.input[2]) * _take_factor(product, "beta")
@@ -233,11 +196,16 @@ class _Writer:
             scale = scales * activation_scale
             whole = np.round(bias / scale).astype(np.int32)
             product.input[2] = self._add_stored(f"{product.output[0]}/bias", whole, scale, 0)
+        product.input[1] = self._stored_weights(product.input[1], values, scales, axis)
+
+    def _stored_weights(
+        self, name: str, values: NDArray[Any], scales: NDArray[np.float32], axis: int
+    ) -> str:
         limit = self._scheme.weight_limit
         shape = [-1 if at == axis else 1 for at in range(values.ndim)]
         whole = np.clip(np.round(values / scales.reshape(shape)), -limit, limit).astype(np.int8)
-        key = f"{product.input[1]}/{hashlib.sha256(scales.tobytes()).hexdigest()[:8]}"
-        product.input[1] = self._add_stored(key, whole, scales, axis)
+        key = f"{name}/{hashlib.sha256(scales.tobytes()).hexdigest()[:8]}"
+        return self._add_stored(key, whole, scales, axis)
 
     def _channel_scales(self, values: NDArray[Any], axis: int) -> NDArray[np.float32]:
         others = tuple(at for at in range(values.ndim) if at != axis)
@@ -294,12 +262,6 @@ class _Writer:
         if axis is not None:
             node.attribute.append(onnx.helper.make_attribute("axis", axis))
         self._graph.node.append(node)
-
-
-def _weight_axis(product: onnx.NodeProto, rank: int) -> int:
-    axis = channel_axis(product, 1, rank)
-    assert axis is not None, f"{product.op_type} has no weights"
-    return axis
 
 
 def _take_factor(product: onnx.NodeProto, name: str) -> np.float32:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from optimizer.configuration.runtimes.onnxruntime import ONNXRUNTIME
 from optimizer.configuration.runtimes.openvino import OPENVINO
 from optimizer.configuration.runtimes.pytorch import PYTORCH
+from optimizer.configuration.runtimes.repository import REPOSITORY
 from optimizer.configuration.runtimes.spec import Kind, Precision, RuntimeSpec
 from optimizer.configuration.runtimes.tensorrt import TENSORRT
 
-_ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT)
+_ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT, REPOSITORY)
 
 RUNTIMES: Mapping[str, RuntimeSpec] = {spec.name: spec for spec in _ALL}
 

@@ -7,11 +7,16 @@ from optimizer.configuration.runtimes.spec import RuntimeSpec
 ONNXRUNTIME = RuntimeSpec(
     name="onnxruntime",
     precisions={
-        "KIND_CPU": ("fp32", "fp16", "int8"),
+        "KIND_CPU": ("fp32", "fp16", "int8", "int8_dynamic"),
         # Its CUDA provider has no kernels for quantised matrix products.
         "KIND_GPU": ("fp32", "fp16"),
     },
     package="onnxruntime",
     native_on={"KIND_GPU"},
-    graphs={"fp32": "fp32", "fp16": "fp16", "int8": "int8_u8s8"},
+    graphs={
+        "fp32": "fp32",
+        "fp16": "fp16",
+        "int8": "int8_u8s8",
+        "int8_dynamic": "int8_dynamic",
+    },
 )

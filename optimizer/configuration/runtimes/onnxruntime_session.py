@@ -10,9 +10,9 @@ import onnxruntime
 
 
 def open_session(
-    directory: str, output: str, precision: str, threads: int, gpu: int | None
-) -> Callable[[Mapping[str, Any]], Any]:
-    """Return run(inputs by name) -> output array. The precision is the graph's."""
+    directory: str, outputs: list[str], precision: str, threads: int, gpu: int | None
+) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Return run(inputs by name) -> arrays of the outputs. The precision is the graph's."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -21,4 +21,4 @@ def open_session(
     session = onnxruntime.InferenceSession(
         os.path.join(directory, "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    return lambda inputs: session.run([output], inputs)[0]
+    return lambda inputs: list(session.run(outputs, inputs))

@@ -17,9 +17,9 @@ from torch.export.passes import move_to_device_pass
 
 
 def open_session(
-    directory: str, output: str, precision: str, threads: int, gpu: int | None
-) -> Callable[[Mapping[str, Any]], Any]:
-    """Return run(inputs by name) -> output array. The precision is the program's."""
+    directory: str, outputs: list[str], precision: str, threads: int, gpu: int | None
+) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Return run(inputs by name) -> arrays of the outputs. The precision is the program's."""
     torch.set_num_threads(threads)
     program = torch.export.load(os.path.join(directory, "model.pt2"))
     device = "cpu"
@@ -31,9 +31,10 @@ def open_session(
         program = move_to_device_pass(program, device)
     module = program.module()
 
-    def run(inputs: Mapping[str, Any]) -> Any:
+    def run(inputs: Mapping[str, Any]) -> list[Any]:
         tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
         with torch.inference_mode():
-            return module(**tensors).float().cpu().numpy()
+            results = module(**tensors)
+        return [result.cpu().numpy() for result in results]
 
     return run

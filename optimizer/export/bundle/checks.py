@@ -10,20 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from google.protobuf import text_format
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.export.bundle.config_fields import field_changes, measured_config
 from optimizer.export.bundle.examples import Examples, read_examples
-from optimizer.export.bundle.manifest import LINK, NO_FILE, REBUILD, Bundle, Manifest, digests
+from optimizer.export.bundle.manifest import (
+    LINK,
+    NO_FILE,
+    REBUILD,
+    Bundle,
+    Manifest,
+    digests,
+    model_digests,
+)
 from optimizer.files.untrusted import UnreadableError
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import why_missed
 from optimizer.triton.model_config import differences
 from optimizer.triton.repository import read_config
+from optimizer.workload.streams import Tensors
 
 Outcome = Literal["pass", "drift", "fail", "not checked", "not measured"]
 CheckName = Literal["files", "configuration", "outputs", "limit", "capacity"]
@@ -81,6 +89,11 @@ def check_files(bundle: Bundle) -> Check:
     exported, present = bundle.manifest.files, digests(bundle.root)
     wrong = list(_wrong_files(exported, present))
     wrong += [f"{path}/ was not exported" for path in _unexported_folders(bundle.root, exported)]
+    if bundle.repository is not None:
+        names = [model.name for model in bundle.manifest.models]
+        patched = model_digests(bundle.repository, names)
+        present |= patched
+        wrong += _wrong_files(bundle.manifest.patched, patched, "was not in the repository")
     if not wrong:
         return Check("files", "pass", f"{len(present)} files are those that were exported")
     if len(wrong) > _MAX_NAMED_FILES:
@@ -88,7 +101,9 @@ def check_files(bundle: Bundle) -> Check:
     return Check("files", "fail", "; ".join([*wrong, *_changed_configurations(bundle)]))
 
 
-def _wrong_files(exported: Mapping[str, str], present: Mapping[str, str]) -> Iterator[str]:
+def _wrong_files(
+    exported: Mapping[str, str], present: Mapping[str, str], unexpected: str = "was not exported"
+) -> Iterator[str]:
     for path, digest in exported.items():
         if path not in present:
             yield f"{path} is missing"
@@ -101,7 +116,7 @@ def _wrong_files(exported: Mapping[str, str], present: Mapping[str, str]) -> Ite
     for path in present:
         if path not in exported:
             compiled = ", and Python would run it: delete it" if path.endswith(".pyc") else ""
-            yield f"{path} was not exported{compiled}"
+            yield f"{path} {unexpected}{compiled}"
 
 
 def _unexported_folders(root: Path, exported: Mapping[str, str]) -> list[str]:
@@ -120,7 +135,7 @@ def _changed_configurations(bundle: Bundle) -> list[str]:
     changes = []
     for model in bundle.manifest.models:
         try:
-            config = read_config(bundle.root / model.name / "config.pbtxt")
+            config = read_config(bundle.models / model.name / "config.pbtxt")
         except (UnreadableError, text_format.ParseError) as error:
             changes.append(f"{model.name}/config.pbtxt cannot be read: {error}")
             continue
@@ -151,15 +166,16 @@ def check_configuration(
 
 def examples_of(bundle: Bundle) -> dict[str, Examples]:
     """Return the recorded examples, by model. Raises UsageError for unreadable ones."""
+    batched = {m.name: m.config.get("max_batch_size", 0) > 0 for m in bundle.manifest.models}
     return {
-        model.name: read_examples(bundle.root / model.examples)
+        model.name: read_examples(bundle.root / model.examples, batched=batched[model.name])
         for model in bundle.manifest.models
         if model.examples is not None
     }
 
 
 def check_outputs(
-    manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, NDArray[Any]]
+    manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, Tensors]
 ) -> Check:
     """Check that outputs match the recorded ones, within the limits of the accuracy gate."""
     without = [model.name for model in manifest.models if model.name not in examples]
@@ -174,7 +190,7 @@ def check_outputs(
     if without:
         reason = f"{', '.join(without)}: the bundle has no recorded examples"
         return Check("outputs", "not checked", reason)
-    count = sum(len(each.answers) for each in examples.values())
+    count = sum(len(each) for each in examples.values())
     return Check("outputs", "pass", f"the outputs of {count} recorded examples match")
 
 

@@ -11,6 +11,7 @@ from optimizer.export.bundle.config_fields import ABSENT, field_changes, in_word
 from optimizer.export.bundle.manifest import (
     EXAMPLES,
     LOAD,
+    PATCH,
     UNKNOWN,
     ExportedModel,
     Manifest,
@@ -19,7 +20,7 @@ from optimizer.export.bundle.manifest import (
 
 Kind = Literal["configuration", "artefact", "versions", "limits", "demand", "price"]
 
-_DESCRIBED = ("README.md", "requirements.txt", "config.pbtxt", LOAD, EXAMPLES)
+_DESCRIBED = ("README.md", "requirements.txt", "config.pbtxt", LOAD, EXAMPLES, PATCH)
 """Files whose differences appear as changes, or follow from them."""
 
 
@@ -164,12 +165,11 @@ _FIGURES: Mapping[str, Callable[[Manifest], float]] = {
 
 
 def _files(before: Manifest, after: Manifest) -> tuple[str, ...]:
-    paths = dict.fromkeys((*before.files, *after.files))
+    old, new = ({**each.files, **each.patched} for each in (before, after))
     return tuple(
         path
-        for path in paths
-        if before.files.get(path) != after.files.get(path)
-        and path.rpartition("/")[2] not in _DESCRIBED
+        for path in dict.fromkeys((*old, *new))
+        if old.get(path) != new.get(path) and path.rpartition("/")[2] not in _DESCRIBED
     )
 
 

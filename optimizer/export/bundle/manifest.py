@@ -12,6 +12,11 @@ A bundle is a directory that `optimizer serve` or any suitable tritonserver star
     MODEL/graph/..., recipe.json    what `rebuild_engines.py` builds a TensorRT engine from
     rebuild_engines.py, build_engine.py
 
+An export of the format `patch` has a patch of a model repository, and no files of its models:
+
+    README.md, manifest.json, load.json, MODEL/examples.npz     as above
+    repository.patch                                            for `patch -p1` or `git apply`
+
 Nothing in it identifies the machine that made it; all paths are relative to the bundle.
 """
 
@@ -19,8 +24,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -48,6 +54,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOAD = "load.json"
 EXAMPLES = "examples.npz"
+PATCH = "repository.patch"
 GRAPH = "graph"
 RECIPE = "recipe.json"
 REBUILD = "rebuild_engines.py"
@@ -92,7 +99,6 @@ class ExportedModel:
     Attributes:
         config: Triton's ModelConfig in the measurement, as JSON with protobuf's names; `verify`
             compares it with what the server runs.
-        output: name of the output tensor.
         artifact_sha256: digest of the model file, as in the artefact cache.
         licence: as stated by the model's source, else "unknown".
         tolerance: how much outputs may differ from the recorded ones: the limits of the accuracy
@@ -106,7 +112,6 @@ class ExportedModel:
 
     name: str
     config: Mapping[str, Any]
-    output: str
     artifact_sha256: str
     licence: str
     tolerance: AccuracyLimits
@@ -182,6 +187,8 @@ class Manifest:
         files: sha256 of every other file of the bundle, by path.
         limits: one per stream.
         missing: what the bundle lacks, with the reason.
+        patched: sha256 of every file of its models in the repository that the patch is for, as they
+            are when it is applied, by path; empty where the bundle has its models.
     """
 
     study: str
@@ -197,6 +204,7 @@ class Manifest:
     recommended: Recommended
     files: Mapping[str, str]
     missing: tuple[str, ...] = ()
+    patched: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -214,11 +222,21 @@ class LoadDescription:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk.
+
+    Attributes:
+        repository: where its patch was applied; None where the bundle has its models.
+    """
 
     root: Path
     manifest: Manifest
     load: LoadDescription
+    repository: Path | None = None
+
+    @property
+    def models(self) -> Path:
+        """The folder with the folders of its models."""
+        return self.repository or self.root
 
 
 class _VersionedFile(BaseModel):
@@ -246,9 +264,27 @@ def digests(root: Path) -> dict[str, str]:
     }
 
 
+def model_digests(repository: Path, models: Iterable[str]) -> dict[str, str]:
+    """Return the sha256 of every file of these models, by path relative to `repository`.
+
+    Links are followed, as a server does: a repository may keep its weights elsewhere. What Python
+    has compiled there is left out.
+    """
+    paths = (
+        Path(folder, file)
+        for model in models
+        for folder, _, files in os.walk(repository / model, followlinks=True)
+        if "__pycache__" not in Path(folder).parts
+        for file in files
+    )
+    return {path.relative_to(repository).as_posix(): _content_digest(path) for path in paths}
+
+
 def _digest(path: Path) -> str:
-    if path.is_symlink():
-        return LINK
+    return LINK if path.is_symlink() else _content_digest(path)
+
+
+def _content_digest(path: Path) -> str:
     if not path.is_file():
         return NO_FILE
     with path.open("rb") as file:

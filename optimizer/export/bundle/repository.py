@@ -112,10 +112,11 @@ def _write(
     repository = ModelRepository(folder, templates, place=shutil.copyfile)
     for model in config.models:
         own = files[model.name]
-        written = repository.write(model, own.artifact, own.payloads, own.output)
+        written = repository.write(model, own.artifact, own.payloads, own.outputs)
         _add_labels(folder / model.name, written, provenance.labels.get(model.name, ()))
-        path = folder / model.name / "config.pbtxt"
-        path.write_text(commented(written, model, provenance.origins))
+        if model.artifact.backend != "repository":  # whose text is its owner's
+            path = folder / model.name / "config.pbtxt"
+            path.write_text(commented(written, model, provenance.origins))
     requirements = required_packages(config.models, provenance.packages)
     (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in requirements))
     readme = {
@@ -132,8 +133,9 @@ def _add_labels(
     folder: Path, config: model_config_pb2.ModelConfig, labels: tuple[str, ...]
 ) -> None:
     """Let Triton return class names to clients of its classification extension."""
-    [output] = config.output
-    if labels and list(output.dims) == [len(labels)]:
+    fitting = [each for each in config.output if list(each.dims) == [len(labels)]]
+    if labels and len(fitting) == 1:
+        [output] = fitting
         output.label_filename = _LABELS
         (folder / _LABELS).write_text("".join(f"{label}\n" for label in labels))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -13,7 +14,7 @@ from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import ModelLoadFailure, storage_errors
 from optimizer.export.bundle.manifest import GRAPH
 from optimizer.files.untrusted import UnreadableError
-from optimizer.triton.model_config import output_of_config
+from optimizer.triton.model_config import outputs_of_config
 from optimizer.triton.repository import ModelRepository, read_config
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import OutputTensor, Payloads
@@ -32,14 +33,18 @@ class BundleRepository:
         self._repository = repository
 
     def write(
-        self, model: ModelServing, artifact: Path, payloads: Payloads, output: OutputTensor
+        self,
+        model: ModelServing,
+        artifact: Path,
+        payloads: Payloads,
+        outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Copy a model of the bundle, replacing one of the same name.
 
         Raises:
             ModelLoadFailure: where its config.pbtxt is invalid.
         """
-        del artifact, payloads, output  # the bundle has the whole model
+        del artifact, payloads, outputs  # the bundle has the whole model
         source, target = self._bundle / model.name, self._repository.root / model.name
         with storage_errors(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -56,16 +61,14 @@ def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
     """Return the files and tensors of a model of a bundle.
 
     Raises:
-        ModelLoadFailure: where its config.pbtxt is invalid, or has several outputs.
+        ModelLoadFailure: where its config.pbtxt is invalid.
     """
     version = bundle / model / "1"
     try:
-        output = output_of_config(_config(bundle, model))
+        outputs = outputs_of_config(_config(bundle, model))
     except ValueError as error:
-        raise ModelLoadFailure(
-            f"{model}/config.pbtxt must have exactly one output: {error}"
-        ) from error
-    return ModelFiles(version, payloads, output, read_facts(version))
+        raise ModelLoadFailure(f"{model}/config.pbtxt: {error}") from error
+    return ModelFiles(version, payloads, outputs, read_facts(version))
 
 
 def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:

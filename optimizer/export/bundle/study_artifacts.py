@@ -14,7 +14,7 @@ from optimizer.artifacts.engines.builder import read_facts
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import StorageError, UsageError, storage_errors
 from optimizer.study.files import read_prepared
-from optimizer.triton.model_config import output_of_config
+from optimizer.triton.model_config import outputs_of_config
 from optimizer.triton.repository import MODEL_CODE, link, read_config
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import OutputTensor
@@ -76,7 +76,7 @@ class StudyArtifacts:
         streams = self._study.searched.workload.streams
         payloads = next(stream.payloads for stream in streams if stream.target == spec.model)
         facts = read_facts(path)
-        files = ModelFiles(path, payloads, self._output(spec.model), facts)
+        files = ModelFiles(path, payloads, self._outputs(spec.model), facts)
         source = self._source(cached[1]) if facts is not None and cached is not None else None
         return StoredArtifact(files, sha256, source)
 
@@ -108,15 +108,15 @@ class StudyArtifacts:
                     link(path, folder / path.name)
             yield folder
 
-    def _output(self, model: str) -> OutputTensor:
-        """Return the model's output, which is the same in every configuration."""
+    def _outputs(self, model: str) -> tuple[OutputTensor, ...]:
+        """Return the model's outputs, which are the same in every configuration."""
         path = self._study.directory.baseline / model / "config.pbtxt"
         if not path.exists():
             raise UsageError(
                 f"study {self._study.name} has not finished (there is no {path}): "
                 "`python -m optimizer run` resumes it"
             )
-        return output_of_config(read_config(path))
+        return outputs_of_config(read_config(path))
 
     def _source(self, key: Mapping[str, Any]) -> EngineSource | None:
         """Return what an engine was built from, according to its key in the cache."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -46,6 +47,18 @@ from optimizer.workload.model_spec import AccuracyLimits
 
 
 @dataclass(frozen=True)
+class PatchBase:
+    """A model repository that a patch is for.
+
+    Attributes:
+        folders: of the models in it, by their names in the space file.
+    """
+
+    repository: Path
+    folders: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ExportSource:
     """A configuration of a study, with everything that it is exported from.
 
@@ -55,6 +68,7 @@ class ExportSource:
         versions: of the software and hardware that measured it.
         cards: licences and class names from the models' sources, by model.
         made_by: name and version of this program.
+        base: what the format `patch` is for.
     """
 
     study: StudyReading
@@ -64,6 +78,7 @@ class ExportSource:
     versions: Versions
     cards: Mapping[str, SourceCard]
     made_by: str
+    base: PatchBase | None = None
 
 
 def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Manifest:
@@ -107,22 +122,26 @@ def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Man
 
 def append_readme(root: Path, manifest: Manifest) -> None:
     """Add the measurements and how to verify them to the README. Raises StorageError."""
+    values = {**measurement_values(manifest), "rebuild": REBUILD}
+    with storage_errors(root), (root / "README.md").open("a") as readme:
+        readme.write(render("bundle/measurements.md.jinja", values))
+
+
+def measurement_values(manifest: Manifest) -> dict[str, Any]:
+    """Return what templates need to describe the measurements of a manifest."""
     limits = (
         f"p{each.percentile:g} of {each.stream} within {each.latency_ms:g} ms"
         for each in manifest.limits
     )
     measured = manifest.measured
     high = measured.capacity_high_per_second
-    values = {
+    return {
         "manifest": manifest,
         "machine": _machine(manifest.versions),
         "limits": "; ".join(limits),
         "interval": f"{measured.capacity_low_per_second:,.0f} "
         + (f"to {high:,.0f}" if high is not None else "or more"),
-        "rebuild": REBUILD,
     }
-    with storage_errors(root), (root / "README.md").open("a") as readme:
-        readme.write(render("bundle/measurements.md.jinja", values))
 
 
 def _ship_engine_sources(root: Path, artifacts: Mapping[str, StoredArtifact]) -> None:
@@ -145,7 +164,6 @@ def _model(root: Path, source: ExportSource, model: ModelServing) -> ExportedMod
         config=json.loads(
             json_format.MessageToJson(written, preserving_proto_field_name=True, sort_keys=True)
         ),
-        output=artifact.files.output.name,
         artifact_sha256=artifact.sha256,
         licence=source.cards.get(model.name, SourceCard()).licence or UNKNOWN,
         tolerance=source.tolerances[model.name],

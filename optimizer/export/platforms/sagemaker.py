@@ -19,6 +19,7 @@ from optimizer.export.bundle.manifest import EXAMPLES, GRAPH, RECIPE
 from optimizer.export.deployment import Deployment, startup_seconds
 from optimizer.export.monitoring.alerts import FAILURE_LIMIT
 from optimizer.export.platforms import sagemaker_deploy
+from optimizer.workload.data_types import NUMPY_TYPES
 
 MODEL_ARCHIVE = "model.tar.gz"
 
@@ -34,7 +35,11 @@ _FAMILIES_WITH_OLD_DRIVERS = ("ml.g4dn.", "ml.g5.")
 _DOWNLOAD_SECONDS = 1800
 _MAX_STARTUP_SECONDS = 3600
 
-_NUMPY_TYPES = {"INT32": "np.int32", "INT64": "np.int64", "FP32": "np.float32"}
+_NUMPY_TYPES = {
+    **{name: f"np.{dtype.name}" for name, dtype in NUMPY_TYPES.items()},
+    "BOOL": "np.bool_",
+    "BYTES": "np.object_",
+}
 
 
 def check_hosting(models: Sequence[str], instance_type: str) -> None:

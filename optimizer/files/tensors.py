@@ -1,0 +1,67 @@
+"""Tensors as plain arrays of an .npz file, which needs no pickle for texts either."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.files.untrusted import UNREADABLE_NPZ, UnreadableError
+from optimizer.workload.data_types import DataType, data_type_of, decoded, encoded
+
+_BYTES, _BF16, _SHAPE = "|BYTES", "|BF16", "|shape"
+"""Ends of the names of arrays that hold the encoded elements and the shape of a tensor that NumPy
+cannot store plainly."""
+
+_ENCODED: Mapping[str, DataType] = {_BYTES: "BYTES", _BF16: "BF16"}
+
+
+def to_npz(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the content of an .npz file that holds tensors of any of Triton's data types."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, array in tensors.items():
+        end = f"|{data_type_of(array)}"
+        if end in _ENCODED:
+            arrays[f"{name}{end}"] = np.frombuffer(encoded(array), np.uint8)
+            arrays[f"{name}{_SHAPE}"] = np.asarray(array.shape, np.int64)
+        else:
+            arrays[name] = array
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def from_npz(content: bytes, most_bytes: int = 2**63) -> dict[str, NDArray[Any]]:
+    """Return the tensors of `to_npz`; only arrays, never code.
+
+    Args:
+        most_bytes: largest size of all arrays.
+
+    Raises:
+        UnreadableError: for anything else.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            unpacked = sum(each.file_size for each in stored.zip.infolist())
+            if unpacked > most_bytes:
+                raise UnreadableError(f"arrays must take at most {most_bytes / 2**20:g} MiB")
+            arrays = {name: stored[name] for name in stored.files}
+        plain = {n: a for n, a in arrays.items() if not n.endswith((_BYTES, _BF16, _SHAPE))}
+        return plain | dict(_encoded_tensors(arrays))
+    # A single array, which is not an archive, is a TypeError or an AttributeError here.
+    except (*UNREADABLE_NPZ, TypeError, AttributeError, KeyError) as error:
+        raise UnreadableError(f"must be an .npz file of plain arrays: {error}") from error
+
+
+def _encoded_tensors(
+    arrays: Mapping[str, NDArray[Any]],
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    for key, content in arrays.items():
+        for end, data_type in _ENCODED.items():
+            if key.endswith(end):
+                name = key.removesuffix(end)
+                shape = tuple(arrays[f"{name}{_SHAPE}"].tolist())
+                yield name, decoded(content.tobytes(), data_type, shape)

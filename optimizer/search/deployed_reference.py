@@ -1,0 +1,63 @@
+"""The reference of a model in a repository: the outputs of the server as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimizer.artifacts.build_jobs import judged_positions
+from optimizer.artifacts.build_results import (
+    ModelArtifact,
+    OpenedModel,
+    PreparedModel,
+    Reference,
+)
+from optimizer.artifacts.datasets import cropped, model_inputs
+from optimizer.artifacts.references import fp32_outputs
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.triton.deployed_config import check_inputs, deployed_outputs, read_deployed
+from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import Tensors
+
+_CALL_SECONDS = 120.0
+
+
+def deployed_reference(
+    session: ServingSession,
+    artifact: ModelArtifact,
+    model: ModelSpec,
+    deployed: ModelServing,
+    lengths: Sequence[int],
+) -> PreparedModel:
+    """Serve a model as it is deployed and send the evaluation inputs one by one.
+
+    Args:
+        deployed: the configuration as deployed.
+        lengths: in tokens, that requests are padded to besides the longest.
+
+    Raises:
+        UsageError: when the requests do not fit the model's configuration.
+        TrialFailure: when it cannot be served, or an output is not finite.
+    """
+    _, config = read_deployed(artifact.path)
+    check_inputs(config, model.payloads)
+    outputs = deployed_outputs(config, model.outputs)
+    evaluation, longest = model_inputs(model).evaluation, model.payloads.lengths.longest
+    descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    files = ModelFiles(artifact.path, model.payloads, outputs)
+    served = session.serve(ServingConfig((deployed,)), {model.name: files})
+    names, batched = [output.name for output in outputs], model.payloads.batched
+
+    def run(request: Tensors) -> Tensors:
+        answers = served.control.infer(model.name, [request], names, _CALL_SECONDS, batched=batched)
+        return answers if batched else {name: values[0] for name, values in answers.items()}
+
+    size = sum(path.stat().st_size for path in artifact.path.rglob("*") if path.is_file())
+    opened = OpenedModel(run, outputs, size)
+    references = []
+    for length in descending:
+        rows = cropped(evaluation, length, model.payloads)
+        values = fp32_outputs(f"{model.name} as deployed", opened, rows, batched=batched)
+        references.append(Reference(length, rows, values, judged_positions(rows, outputs)))
+    session.retire(wait=True)
+    return PreparedModel(model.name, outputs, tuple(references), size, built=True, seconds=0.0)

@@ -1,0 +1,207 @@
+"""The configuration of a model in an existing repository: what it means, and changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.serving_config import ModelServing
+from optimizer.errors import UsageError
+from optimizer.files.untrusted import UnreadableError, read_text
+from optimizer.triton.config_text import edited
+from optimizer.triton.model_config import data_type_in, merge_fields, outputs_of_config
+from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
+
+CONFIG_FILE = "config.pbtxt"
+
+
+def read_deployed(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return the text and the content of a model's config.pbtxt.
+
+    Raises:
+        UsageError: when there is none, or it is no ModelConfig.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is missing: write the configuration that the server has completed into it; "
+            "GET v2/models/MODEL/config of a running server returns it"
+        )
+    try:
+        text = read_text(path)
+        return text, text_format.Parse(text, model_config_pb2.ModelConfig())
+    except (UnreadableError, text_format.ParseError, RecursionError) as error:
+        raise UsageError(f"{path} is not a Triton model configuration: {error}") from error
+
+
+def read_settings(source: RepositorySource) -> DeployedSettings:
+    """Return what a model's configuration means for the space that is searched.
+
+    Raises:
+        UsageError: for a configuration that cannot be read, or a model that cannot be tuned.
+    """
+    _, config = read_deployed(source.folder)
+    refusal = refusal_of(config)
+    if refusal is not None:
+        raise UsageError(f"{source.folder / CONFIG_FILE}: {refusal}")
+    return DeployedSettings(
+        values=deployed_values(config),
+        batched=config.max_batch_size > 0,
+        instance_groups=len(config.instance_group),
+        backend=backend_of(config),
+    )
+
+
+def backend_of(config: model_config_pb2.ModelConfig) -> str:
+    """Return the backend that executes a model; empty where the configuration names none."""
+    if config.backend:
+        return str(config.backend)
+    return _BACKEND_OF.get(config.platform, "")
+
+
+_BACKEND_OF = {
+    "tensorrt_plan": "tensorrt",
+    "onnxruntime_onnx": "onnxruntime",
+    "pytorch_libtorch": "pytorch",
+    "tensorflow_savedmodel": "tensorflow",
+    "tensorflow_graphdef": "tensorflow",
+}
+
+
+def refusal_of(config: model_config_pb2.ModelConfig) -> str | None:
+    """Return why a model cannot be tuned, and what to do instead; None where it can."""
+    if config.HasField("sequence_batching"):
+        return (
+            "sequence_batching: requests of a stateful model depend on earlier ones, and load "
+            "tests here send independent requests; use perf_analyzer with --sequence-length"
+        )
+    if config.model_transaction_policy.decoupled:
+        return (
+            "model_transaction_policy.decoupled: a request of a decoupled model has any number of "
+            "replies, and load tests here count one; use genai-perf or perf_analyzer --streaming"
+        )
+    if config.HasField("ensemble_scheduling"):
+        return (
+            "ensemble_scheduling: an ensemble needs other models, which are not served with it; "
+            "tune its steps one by one"
+        )
+    return None
+
+
+def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]:
+    """Return the values of the parameters that a configuration holds."""
+    batcher, largest = config.dynamic_batching, max(1, config.max_batch_size)
+    sizes = tuple(sorted(batcher.preferred_batch_size))
+    counts = [max(1, group.count) for group in config.instance_group]
+    return {
+        "batching": config.HasField("dynamic_batching"),
+        "max_batch_size": largest,
+        "preferred_batch_sizes": sizes if sizes not in ((), (largest,)) else "none",
+        "max_queue_delay_us": int(batcher.max_queue_delay_microseconds),
+        "instance_count": sum(counts) or 1,
+    }
+
+
+def overlay(
+    base: model_config_pb2.ModelConfig, model: ModelServing
+) -> model_config_pb2.ModelConfig:
+    """Return a deployed configuration with those fields changed that `model` has otherwise."""
+    config = model_config_pb2.ModelConfig()
+    config.CopyFrom(base)
+    if base.name:
+        config.name = model.name
+    deployed = deployed_values(base)
+    if model.batching is None:
+        # Without effect, as where one request fills the largest batch, the batcher stays.
+        if base.max_batch_size > model.max_batch_size:
+            config.ClearField("dynamic_batching")
+    else:
+        batcher, wanted = config.dynamic_batching, model.batching
+        batcher.SetInParent()
+        config.max_batch_size = model.max_batch_size
+        kept = (wanted.preferred_batch_sizes or "none") == deployed["preferred_batch_sizes"]
+        # A preference for the largest batch goes with that size.
+        if not kept or max(batcher.preferred_batch_size, default=0) > model.max_batch_size:
+            del batcher.preferred_batch_size[:]
+            batcher.preferred_batch_size.extend(wanted.preferred_batch_sizes)
+        if wanted.max_queue_delay_us != deployed["max_queue_delay_us"]:
+            batcher.max_queue_delay_microseconds = wanted.max_queue_delay_us
+    if model.most_instances != deployed["instance_count"]:
+        group = config.instance_group[0] if base.instance_group else config.instance_group.add()
+        group.count = model.most_instances
+    merge_fields(config, model.parameters)
+    return config
+
+
+def served_text(folder: Path, model: ModelServing) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return the config.pbtxt of a model in `folder` with the settings of `model`, and its content.
+
+    Only the fields that differ are changed in the text.
+    """
+    text, base = read_deployed(folder)
+    config = overlay(base, model)
+    return edited(text, config), config
+
+
+def deployed_outputs(
+    config: model_config_pb2.ModelConfig, names: Sequence[str]
+) -> tuple[OutputTensor, ...]:
+    """Return the named outputs of a configuration, all where none is named.
+
+    Raises:
+        UsageError: where there is no such output, or one has no data type.
+    """
+    try:
+        outputs = {output.name: output for output in outputs_of_config(config)}
+    except ValueError as error:
+        raise UsageError(f"output {error}") from error
+    for name in names:
+        if name not in outputs:
+            raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return tuple(outputs[name] for name in names or outputs)
+
+
+def check_inputs(config: model_config_pb2.ModelConfig, payloads: Payloads) -> None:
+    """Check that requests fit the inputs of a configuration.
+
+    Raises:
+        UsageError: with every tensor that does not fit.
+    """
+    mistakes = list(_input_mistakes(config, payloads))
+    if mistakes:
+        raise UsageError("the inputs do not fit the configuration:\n  " + "\n  ".join(mistakes))
+
+
+def _input_mistakes(config: model_config_pb2.ModelConfig, payloads: Payloads) -> Iterator[str]:
+    inputs = {each.name: each for each in config.input}
+    given = {spec.name: spec for spec in payloads.tensors}
+    for name in given.keys() - inputs.keys():
+        yield f"{name}: the model has no such input; it has {', '.join(inputs)}"
+    for name, each in inputs.items():
+        if name not in given:
+            if not each.optional:
+                yield f"{name}: the model needs this input, and the space file does not give it"
+            continue
+        yield from _tensor_mistakes(each, given[name])
+    batched = config.max_batch_size > 0
+    if batched != payloads.batched:
+        wanted = str(batched).lower()
+        yield f"batched: must be {wanted}: the model's max_batch_size is {config.max_batch_size}"
+
+
+def _tensor_mistakes(tensor: model_config_pb2.ModelInput, spec: TensorSpec) -> Iterator[str]:
+    data_type = data_type_in(tensor)
+    if data_type != spec.data_type:
+        yield f"{spec.name}: the model takes {data_type}, got {spec.data_type}"
+    dims, given = list(tensor.dims), spec.sized(dict.fromkeys(spec.free, -1))
+    fits = len(dims) == len(given) and all(
+        own in (-1, size) for own, size in zip(dims, given, strict=True)
+    )
+    if not fits:
+        yield f"{spec.name}: the model takes {dims} (-1 is any size), got {list(spec.shape)}"
