@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import ConfigMismatch
+from optimizer.workload.data_types import NUMPY_TYPES
 from optimizer.workload.model_spec import AccuracyLimits, OutputLimits
 
 _SPREAD_SHARE, _ROUNDING_SHARE, _VALUE_SHARE = 0.25, 1.0, 1e-4
@@ -31,7 +32,8 @@ class Accuracy:
         argmax_agreement: share of judged positions with the same argmax along the last axis, 0 to
             1. A position that is not finite disagrees.
         mean_cosine, min_cosine: cosine similarity of whole samples, -1 to 1; 0 for a sample that
-            is not finite.
+            is not finite. For an output of one number it is 2ab / (a² + b²) over all samples; for
+            labels and texts the share of equal elements.
         max_abs_error: largest absolute difference; infinite when any served value is not finite.
         metric: the task's own metric, None where there is none.
     """
@@ -71,9 +73,9 @@ def compare(
     finite_values = np.where(finite, got, 0.0)
     rows = _rows(expected), _rows(finite_values)
     if rows[0].shape[1] == 1:
-        # The cosine of two single numbers is 1 or -1, so all samples make one vector.
-        rows = rows[0].T, rows[1].T
-    cosine = _cosine(*rows) * (finite.all() if len(rows[0]) == 1 else _rows(finite).all(axis=1))
+        cosine = _likeness_of_numbers(*rows) * finite.all()
+    else:
+        cosine = _cosine(*rows) * _rows(finite).all(axis=1)
     same = (expected.argmax(axis=-1) == finite_values.argmax(axis=-1)) & finite.all(axis=-1)
     return Accuracy(
         argmax_agreement=float(same.mean() if judged is None else same[judged].mean()),
@@ -82,6 +84,15 @@ def compare(
         max_abs_error=float(np.abs(expected - finite_values).max()) if finite.all() else math.inf,
         samples=len(reference),
     )
+
+
+def _likeness_of_numbers(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 2ab / (a² + b²) over all samples, shape [1]: 1 only where the numbers are equal.
+
+    The cosine of two single numbers is 1 or -1, and a common factor would not change that of all.
+    """
+    squares = float((a * a).sum() + (b * b).sum())
+    return np.array([2 * float((a * b).sum()) / squares if squares else 1.0])
 
 
 def _agreement(
@@ -108,7 +119,7 @@ def _differences(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _floating(values: NDArray[Any]) -> bool:
-    return np.issubdtype(values.dtype, np.floating)
+    return np.issubdtype(values.dtype, np.floating) or values.dtype == NUMPY_TYPES["BF16"]
 
 
 def compare_outputs(

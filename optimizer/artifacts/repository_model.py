@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,10 @@ def _folder(context: BuildContext) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if _COMPILED not in path.parts)
+    # A version may be a link to a folder, which rglob does not enter.
+    walked = os.walk(folder, followlinks=True)
+    files = (Path(parent) / name for parent, _, names in walked for name in names)
+    return sorted(path for path in files if path.is_file() and _COMPILED not in path.parts)
 
 
 def _copy(folder: Path, into: Path) -> None:

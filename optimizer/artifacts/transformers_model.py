@@ -17,7 +17,7 @@ from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
 from optimizer.configuration.parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
-from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.errors import BuildFailure, RequirementError, UsageError, cause_text
 from optimizer.workload.data_types import data_type_of
 from optimizer.workload.model_spec import ModelSpec, TransformersSource
 from optimizer.workload.streams import LengthDistribution, OutputTensor, Tensors, stack
@@ -55,20 +55,42 @@ class TransformersModel:
     def export_onnx(self, into: Path) -> None:
         """Export with torch's exporter, by way of a `torch.export` program."""
         import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        outputs = list(self.model.outputs) or [each.name for each in self.open().outputs]
+        try:
+            try:
+                program = self._onnx_program(outputs)
+            except torch.onnx.OnnxExporterError:
+                # The exporter takes attention apart as this kernel computes it. Strides of the
+                # output of any other kernel, on which some models' views rely, differ from those
+                # of the parts. The kernel's graphs are longer, so it is not the first choice.
+                with sdpa_kernel(SDPBackend.MATH):
+                    program = self._onnx_program(outputs)
+        except torch.onnx.OnnxExporterError as error:
+            raise BuildFailure(
+                f"{self.source.class_name} cannot be exported to ONNX: {cause_text(error)}; "
+                "runtime pytorch serves it without ONNX, and `source: {onnx: FILE}` takes a file "
+                "that you export yourself"
+            ) from None
+        _forget_traces(program.model)
+        weights = program.model.graph.initializers.values()
+        size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
+        program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
+
+    def _onnx_program(self, outputs: list[str]) -> Any:
+        import torch
 
         program = torch.onnx.export(
             self._program("fp32"),
             dynamo=True,
             input_names=[spec.name for spec in self.model.payloads.tensors],
-            output_names=list(self.model.outputs) or [o.name for o in self.open().outputs],
+            output_names=outputs,
             opset_version=ONNX_OPSET,
             verbose=False,
         )
         assert program is not None
-        _forget_traces(program.model)
-        weights = program.model.graph.initializers.values()
-        size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
-        program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
+        return program
 
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Export a program with the weights in `precision`."""
@@ -119,25 +141,40 @@ class TransformersModel:
             | {axis: dynamic for axis, size in enumerate(spec.shape, 1) if isinstance(size, str)}
             for spec in self.model.payloads.tensors
         }
+        module = self._module(precision)
         with torch.no_grad():
-            return torch.export.export(
-                self._module(precision),
-                (),
-                kwargs=_tensors(self._example()),
-                dynamic_shapes=axes,
-                strict=False,
-            )
+            try:
+                return torch.export.export(
+                    module,
+                    (),
+                    kwargs=_tensors(self._example()),
+                    dynamic_shapes=axes,
+                    strict=False,
+                )
+            except Exception as error:  # noqa: BLE001 - of many classes, without a common one
+                raise self._not_exported(error) from None
+
+    def _not_exported(self, error: Exception) -> BuildFailure:
+        free = sorted({size for spec in self.model.payloads.tensors for size in spec.free})
+        remedy = "`source: {onnx: FILE}` takes a file that you export yourself"
+        if free:
+            remedy = f"write a number for {', '.join(free)} in the inputs' shapes, or {remedy}"
+        text = f"{self.source.class_name} cannot be exported by torch.export: {cause_text(error)}"
+        return BuildFailure(f"{text}; {remedy}")
 
     def _example(self, *, smaller: bool = False) -> Tensors:
         """Return a batch of two requests: torch takes an axis of size 1 for a constant.
 
         Args:
-            smaller: whether each free dimension is one smaller than its largest size.
+            smaller: whether each free dimension has its smallest size, and is one smaller than
+                the largest where it has one size only.
         """
-        payloads, less = self.model.payloads.largest(), int(smaller)
+        payloads = self.model.payloads
 
         def size(own: LengthDistribution) -> LengthDistribution:
-            return LengthDistribution((max(own.longest, 2) - less,), (1.0,))
+            largest = max(own.longest, 2)
+            picked = min(*own.lengths, largest - 1) if smaller else largest
+            return LengthDistribution((picked,), (1.0,))
 
         payloads = replace(
             payloads,
@@ -174,7 +211,7 @@ class TransformersModel:
             )
         else:
             self._refuse_unknown(architecture.config_class, config)
-            module = architecture(architecture.config_class(**config))
+            module = self._from_config(architecture, config)
         loaded: torch.nn.Module = module.float()
         return loaded
 
@@ -188,6 +225,18 @@ class TransformersModel:
                     f"models.{self.model.name}.source.config.{key}: {config_class.__name__} has no "
                     f"such key{suggestion(key, sorted(valid_keys))}"
                 )
+
+    def _from_config(self, architecture: Any, config: dict[str, Any]) -> Any:
+        try:
+            return architecture(architecture.config_class(**config))
+        except ImportError as error:  # the text names the package and how to install it
+            reason = " ".join(str(error).split())
+            raise RequirementError(f"{self.source.class_name} cannot be made: {reason}") from error
+        except Exception as error:  # of one of the many architectures
+            raise UsageError(
+                f"models.{self.model.name}.source.config: {self.source.class_name} cannot be made "
+                f"from it: {cause_text(error)}"
+            ) from error
 
     def _from_checkpoint(self, architecture: Any, config: dict[str, Any]) -> Any:
         import torch

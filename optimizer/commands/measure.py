@@ -13,7 +13,7 @@ from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import (
     RunContext,
     cache_folder,
-    open_space,
+    open_point,
     require_machine,
     with_log,
 )
@@ -35,7 +35,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import why_missed
 from optimizer.search.level_runner import LevelRunner, concurrency
-from optimizer.space_file.reader import Space, fixed_at
+from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
@@ -111,7 +111,7 @@ class MeasureResult:
 
 def measure_configuration(options: MeasureOptions, watch: Watcher) -> MeasureResult:
     """Serve one configuration and measure it."""
-    space = fixed_at(open_space(options.space), options.settings)
+    space = open_point(options.space, options.settings)
     binary = _perf_analyzer(space) if options.second_opinion is not None else None
     users = read_user_load(options.users) if options.users is not None else None
     slot, machine = require_machine(space)

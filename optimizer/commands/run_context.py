@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,8 @@ from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
-from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
@@ -29,7 +30,7 @@ from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.space_file.reader import Space, load_space
+from optimizer.space_file.reader import Space, fixed_at, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
@@ -67,22 +68,38 @@ def open_space(space: Path | Space) -> Space:
     if isinstance(space, Space):
         return space
     read = load_space(space, usual_prices(price_list()), local_hardware(), read_settings)
-    _require_fields(read, space)
+    if mistakes := _wrong_fields(read.search_space, "parameters."):
+        raise SpaceFileError(space, mistakes)
     return read
 
 
-def _require_fields(space: Space, file: Path) -> None:
-    """Check that every parameter "config.PATH" is a field of Triton's config.pbtxt."""
-    mistakes = [
-        Mistake(f"parameters.{parameter.name}", rule, repr(value))
-        for parameter in space.search_space.parameters
+def open_point(space: Path | Space, settings: Mapping[str, str]) -> Space:
+    """Read a space as `open_space` does, and return its only point that is set as in `fixed_at`.
+
+    Raises:
+        SpaceFileError: with every mistake in the file.
+        UsageError: with every wrong setting.
+    """
+    fixed = fixed_at(open_space(space), settings)
+    if mistakes := _wrong_fields(fixed.search_space, ""):
+        raise UsageError("\n".join(["--set:", *(f"  {each}" for each in mistakes)]))
+    return fixed
+
+
+def _wrong_fields(space: SearchSpace, prefix: str) -> list[Mistake]:
+    """Return what is wrong with parameters "config.PATH" as fields of Triton's config.pbtxt.
+
+    Args:
+        prefix: of the parameters' keys in the messages.
+    """
+    return [
+        Mistake(f"{prefix}{parameter.name}", rule, repr(value))
+        for parameter in space.parameters
         if is_any_field(parameter.name)
         for value in parameter.values
         if value != UNCHANGED
         and (rule := wrong_field(parameter.name.removeprefix(CONFIG_PREFIX), value)) is not None
     ]
-    if mistakes:
-        raise SpaceFileError(file, mistakes)
 
 
 def require_machine(space: Space) -> tuple[Slot, Machine]:

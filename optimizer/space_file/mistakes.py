@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optimizer.configuration.parameters import suggestion
+from optimizer.configuration.parameters import is_any_field, suggestion
 from optimizer.errors import Mistake
 from optimizer.space_file.section import accepted_keys
 
@@ -15,7 +15,7 @@ from optimizer.space_file.section import accepted_keys
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     """Return a pydantic error as a mistake with key, rule, value and line."""
     context = error.get("ctx") or {}
-    below = [part for part in str(context.get("key", "")).split(".") if part]
+    below = _parts(str(context.get("key", "")))
     location = _existing(document, error["loc"], error["type"] == "missing")
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
@@ -28,6 +28,11 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
         value = short(error["input"])
     key = ".".join(str(part) for part in location) or "file"
     return Mistake(key, rule, value, line_of(document, location))
+
+
+def _parts(key: str) -> list[str]:
+    """Return the keys that a dotted key consists of; a path in config.pbtxt is one key."""
+    return [key] if is_any_field(key) else [part for part in key.split(".") if part]
 
 
 def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:

@@ -145,7 +145,18 @@ def load_space(
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
     """Return the space whose only point is that of `only_point`. Raises UsageError."""
-    return replace(space, search_space=only_point(space.search_space, settings))
+    fixed = only_point(space.search_space, settings)
+    wrong = [
+        f"  {model.model}.{parameter}: {rule}"
+        for model in fixed.models
+        if model.model in space.deployed
+        for parameter, rule in space.deployed[model.model].mistakes(
+            {p.name: p.values for p in model.parameters if _is_set(p, settings)}
+        )
+    ]
+    if wrong:
+        raise UsageError("\n".join(["--set:", *wrong]))
+    return replace(space, search_space=fixed)
 
 
 def only_point(
@@ -171,7 +182,10 @@ def only_point(
             parameters += _with_settings(model, settings)
         except ValidationError as error:
             mistakes = [mistake(each, settings) for each in error.errors()]
-            wrong += [replace(each, key=each.key.split(".")[0]) for each in mistakes]
+            wrong += [
+                each if is_any_field(each.key) else replace(each, key=each.key.split(".")[0])
+                for each in mistakes
+            ]
     if wrong:
         raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
     limits = Limits(request_size=searched.limits.request_size)

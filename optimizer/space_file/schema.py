@@ -40,6 +40,7 @@ from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrac
 from optimizer.workload.streams import Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+_MODEL_NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 def _day(value: object) -> object:
@@ -207,7 +208,7 @@ class SpaceSection(Section):
     study: _NAME = Field(description="name of the study; results are written to results/NAME/")
     server: ServerSection = Field(ServerSection(), description="the Triton server")
     engines: EnginesSection = Field(EnginesSection(), description="how TensorRT engines are built")
-    models: Annotated[dict[_NAME, ModelSection], Field(min_length=1, max_length=32)] = Field(
+    models: Annotated[dict[_MODEL_NAME, ModelSection], Field(min_length=1, max_length=32)] = Field(
         description="one model, or several that share the server"
     )
     traffic: TrafficSection = Field(

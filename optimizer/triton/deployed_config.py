@@ -97,15 +97,20 @@ def refusal_of(config: model_config_pb2.ModelConfig) -> str | None:
 def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]:
     """Return the values of the parameters that a configuration holds."""
     batcher, largest = config.dynamic_batching, max(1, config.max_batch_size)
-    sizes = tuple(sorted(batcher.preferred_batch_size))
     counts = [max(1, group.count) for group in config.instance_group]
     return {
         "batching": config.HasField("dynamic_batching"),
         "max_batch_size": largest,
-        "preferred_batch_sizes": sizes if sizes not in ((), (largest,)) else "none",
+        "preferred_batch_sizes": _preferred(batcher, largest) or "none",
         "max_queue_delay_us": int(batcher.max_queue_delay_microseconds),
         "instance_count": sum(counts) or 1,
     }
+
+
+def _preferred(batcher: model_config_pb2.ModelDynamicBatching, largest: int) -> tuple[int, ...]:
+    """Return the preferred batch sizes; none where there is only the one that Triton takes then."""
+    sizes = tuple(sorted(batcher.preferred_batch_size))
+    return sizes if sizes != (largest,) else ()
 
 
 def overlay(
@@ -125,9 +130,7 @@ def overlay(
         batcher, wanted = config.dynamic_batching, model.batching
         batcher.SetInParent()
         config.max_batch_size = model.max_batch_size
-        kept = (wanted.preferred_batch_sizes or "none") == deployed["preferred_batch_sizes"]
-        # A preference for the largest batch goes with that size.
-        if not kept or max(batcher.preferred_batch_size, default=0) > model.max_batch_size:
+        if _preferred(batcher, model.max_batch_size) != wanted.preferred_batch_sizes:
             del batcher.preferred_batch_size[:]
             batcher.preferred_batch_size.extend(wanted.preferred_batch_sizes)
         if wanted.max_queue_delay_us != deployed["max_queue_delay_us"]:
@@ -196,7 +199,11 @@ def _input_mistakes(config: model_config_pb2.ModelConfig, payloads: Payloads) ->
 
 
 def _tensor_mistakes(tensor: model_config_pb2.ModelInput, spec: TensorSpec) -> Iterator[str]:
-    data_type = data_type_in(tensor)
+    try:
+        data_type = data_type_in(tensor)
+    except ValueError as error:
+        yield str(error)
+        return
     if data_type != spec.data_type:
         yield f"{spec.name}: the model takes {data_type}, got {spec.data_type}"
     dims, given = list(tensor.dims), spec.sized(dict.fromkeys(spec.free, -1))

@@ -53,19 +53,16 @@ def model_config(
 
 def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[str, str]]) -> None:
     """Set fields of a configuration, given as pairs of path and JSON value."""
+    content = json_format.MessageToDict(config, preserving_proto_field_name=True)
     for path, text in fields:
-        config.MergeFrom(_one_field(path, json.loads(text)))
-
-
-def _one_field(path: str, value: Any) -> model_config_pb2.ModelConfig:
-    """Make a message that holds one field, such as "optimization.input_pinned_memory.enable"."""
-    content: Any = value
-    for name in reversed(path.split(".")):
-        content = {name: content}
-    try:
-        return json_format.ParseDict(content, model_config_pb2.ModelConfig())
-    except json_format.ParseError as error:
-        raise ValueError(f"config.pbtxt has no field {path} that is {value!r}: {error}") from error
+        *parents, name = path.split(".")
+        part = content
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[name] = json.loads(text)
+    # Merging messages would not set a field to false, 0 or "".
+    config.Clear()
+    json_format.ParseDict(content, config)
 
 
 _NOT_SEARCHED = (
@@ -119,8 +116,8 @@ def wrong_field(path: str, value: Any) -> str | None:
     if message is not None:
         return f"must be the path of one of its fields, {', '.join(message.fields_by_name)}"
     try:
-        _one_field(path, value)
-    except ValueError:
+        merge_fields(model_config_pb2.ModelConfig(), [(path, json.dumps(value))])
+    except json_format.ParseError:
         names = field.enum_type.values_by_name if field.enum_type is not None else ()
         return f"must be {_KINDS.get(field.cpp_type, 'one of ' + ', '.join(names))}"
     return None

@@ -12,6 +12,7 @@ from tests.unit.exported import Exportable
 from tests.unit.hosts import A10G, T4, price_of
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, small_space
+from tests.unit.test_init_from import DEPLOYED, deployed
 from tests.unit.whole_studies import WholeStudy
 
 TRIALS = 20
@@ -40,6 +41,7 @@ def fill(folder: Path) -> None:
     exportable = Exportable(folder.parent / "exportable")
     exportable.export(folder / "before", trial=0)
     exportable.export(folder / "bundle")
+    deployed(folder / "models", DEPLOYED)
     (folder / "week.csv").write_text("\n".join(_week()) + "\n")
 
 

@@ -101,6 +101,7 @@ _TOOLS: Mapping[tuple[str, ...], Callable[[list[str]], None]] = {
     (".", ".venv/bin/activate"): _as_it_is,
     ("cd", "triton-cost-optimizer"): _as_it_is,
     ("git", "clone", "URL", "triton-cost-optimizer"): _as_it_is,
+    ("cd", "models", "&&", "git", "apply", "../patch/repository.patch"): _as_it_is,
     ("apt-get", "install", "libpython3.11"): _as_it_is,
     ("docker",): _docker,
     ("make",): _make,

@@ -18,15 +18,19 @@ from optimizer.files.shipped import shipped
 from optimizer.fleet.price_list import read_prices, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
 from optimizer.space_file.reader import Space, load_space
+from optimizer.triton.deployed_config import read_settings
 from tests.docs import made_up
 from tests.docs.blocks import Block, blocks
 from tests.docs.python_blocks import run_block, searches
 from tests.e2e import tiny
+from tests.unit.repositories import MAIL, write_config
 
 GPUS = tuple(Gpu(f"GPU-{n}", "NVIDIA A10G", (8, 6), 23_028) for n in range(2))
 HARDWARE = Hardware(cores=4, memory_mib=16_000, gpus=GPUS)
 PRICES = usual_prices(read_prices(shipped("prices.csv")))
-OF_A_MODEL = ("accuracy", "calibration", "evaluation", "inputs", "lengths", "source")
+OF_A_MODEL = (
+    "accuracy", "calibration", "dimensions", "evaluation", "inputs", "lengths", "source",
+)  # fmt: skip
 NO_JOB = ("TrafficPattern", "StoppingConditions", "ThinkTimeInSeconds")
 
 
@@ -45,6 +49,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "arrivals.csv").write_text("seconds\n0.1\n0.2\n0.35\n")
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "checkpoint").mkdir()
+    write_config(tmp_path / "models", MAIL, "texts")
     return tmp_path
 
 
@@ -66,7 +71,7 @@ def completed(fragment: Mapping[str, Any]) -> dict[str, Any]:
 def read(text: str, folder: Path) -> Space:
     content = completed(YAML(typ="safe").load(text))
     path = tiny.write_space(folder, deepcopy(content))
-    return load_space(path, PRICES, HARDWARE)
+    return load_space(path, PRICES, HARDWARE, read_settings)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)

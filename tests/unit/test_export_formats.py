@@ -99,7 +99,7 @@ def keys(value: Any) -> Any:
 
 def test_every_folder_of_templates_is_a_format() -> None:
     folders = {path.name for path in (Path(rendering.__file__).parent / "templates").iterdir()}
-    assert folders - {"bundle", "shared"} == set(PLATFORMS)
+    assert folders - {"bundle", "patch", "shared", "space"} == set(PLATFORMS)
 
 
 def texts(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 
-from optimizer.configuration.runtimes import PRECISIONS_OF, session_file
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE, session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import StorageError
 from optimizer.files.shipped import shipped
@@ -61,7 +61,7 @@ def test_a_model_is_its_configuration_its_code_and_its_files(
     assert read_config(root / "bert" / "config.pbtxt") == asked == built(MODEL)
 
 
-@pytest.mark.parametrize("runtime", sorted(PRECISIONS_OF["KIND_CPU"]))
+@pytest.mark.parametrize("runtime", sorted(RUNTIME_PACKAGE))
 def test_every_runtime_has_its_session(tmp_path: Path, artifact: Path, runtime: str) -> None:
     spec = replace(MODEL.artifact, runtime=runtime, precision="fp32")
     write(tmp_path, artifact, replace(MODEL, artifact=spec))

@@ -46,8 +46,10 @@ sizes = st.lists(st.integers(1, 16), min_size=1, max_size=2, unique=True).map(
 )
 any_values = st.fixed_dictionaries(
     {
-        "runtime": lists_of(st.sampled_from(sorted(PRECISIONS_OF["KIND_CPU"]))),
-        "precision": lists_of(st.sampled_from(sorted(PRECISION_RANK)), ("fp32",)),
+        "runtime": lists_of(st.sampled_from(sorted({*PRECISIONS_OF["KIND_CPU"]} - {"repository"}))),
+        "precision": lists_of(
+            st.sampled_from(sorted({*PRECISION_RANK} - {"as_deployed"})), ("fp32",)
+        ),
         "batching": lists_of(st.booleans()),
         "max_batch_size": lists_of(st.integers(1, 16)),
         "preferred_batch_sizes": lists_of(st.sampled_from(["half", "powers"]) | sizes, ("none",)),

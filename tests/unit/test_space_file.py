@@ -369,13 +369,13 @@ ONE_MISTAKE = [
         SOURCE,
         SOURCE + "      checkpoint: someone/bert\n",
         "line 4: models.bert.source: must have exactly one of config, checkpoint, onnx, "
-        "got ['config', 'checkpoint']",
+        "repository, got ['config', 'checkpoint']",
     ),
     (
         "      class: BertForSequenceClassification\n",
         "",
         "line 4: models.bert.source.class: "
-        "is needed with config or checkpoint, and not with onnx, got None",
+        "is needed with config or checkpoint, and only there, got None",
     ),
     (
         "class: BertForSequenceClassification",
@@ -396,7 +396,7 @@ ONE_MISTAKE = [
         "bert:",
         "'my bert':",
         "line 3: models.my bert: "
-        "must match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$', got 'my bert'",
+        "must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$', got 'my bert'",
     ),
     (
         PRICE,

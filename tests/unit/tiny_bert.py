@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from optimizer.configuration.hardware import processor_lacks
-from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, Runtime
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
@@ -44,9 +44,9 @@ PAIRS = [
     (runtime, precision)
     for runtime, precisions in PRECISIONS_OF["KIND_CPU"].items()
     for precision in precisions
-    if processor_lacks(runtime, precision, cpu_flags()) is None
+    if runtime in RUNTIME_PACKAGE and processor_lacks(runtime, precision, cpu_flags()) is None
 ]
-"""Runtimes and precisions that this machine serves."""
+"""Runtimes that make files of a model, and their precisions that this machine serves."""
 
 
 def artifact(runtime: Runtime, precision: Precision) -> ArtifactSpec:

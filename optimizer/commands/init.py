@@ -1,0 +1,81 @@
+"""Write new space files, for a model of an existing Triton repository among others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from optimizer.commands.run_context import open_space
+from optimizer.errors import OptimizerError, UsageError
+from optimizer.export.deployed_space import space_text
+from optimizer.machine.slots import local_hardware
+from optimizer.triton.deployed_config import CONFIG_FILE
+from optimizer.workload.model_spec import RepositorySource
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet. Raises UsageError."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{path}: must not exist yet; it is not overwritten") from error
+    except OSError as error:
+        raise UsageError(f"{path}: must be writable ({error.strerror})") from error
+
+
+def write_space_from(given: Path, path: Path) -> None:
+    """Write a space file for a deployed model to `path`, which is read once to check it.
+
+    Args:
+        given: a model repository that holds one model, or the folder of a model in a repository.
+
+    Raises:
+        UsageError: when `given` is no such folder, when the model cannot be tuned or described, or
+            when `path` cannot be written.
+    """
+    source = find_model(given)
+    # A path that was given relative to the working folder becomes relative to the file's.
+    in_file = source.repository
+    if not given.is_absolute():
+        in_file = Path(os.path.relpath(in_file, path.absolute().parent))
+    write_new(path, space_text(source, str(in_file), local_hardware()))
+    try:
+        open_space(path)
+    except OptimizerError as error:
+        path.unlink()
+        raise UsageError(f"{source.folder}: no space file can describe it: {error}") from error
+
+
+def find_model(given: Path) -> RepositorySource:
+    """Return the model of a folder, which is a model's or a repository's with one model.
+
+    Raises:
+        UsageError: when there is no model, or which of several is meant is open.
+    """
+    # Normalised, so that the last part is a name; symbolic links stay.
+    folder = Path(os.path.normpath(given.absolute()))
+    if not folder.is_dir():
+        raise UsageError(f"--from: {given} must be a model repository, or REPOSITORY/MODEL")
+    if _is_model(folder):
+        return RepositorySource(folder.parent, folder.name)
+    models = sorted(each.name for each in folder.iterdir() if _is_model(each))
+    if not models:
+        raise UsageError(
+            f"--from: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
+            "for each version, such as 1"
+        )
+    if len(models) > 1:
+        listed = "\n  ".join(str(given / model) for model in models)
+        raise UsageError(f"--from: {given} holds several models; give one of\n  {listed}")
+    return RepositorySource(folder, models[0])
+
+
+def _is_model(folder: Path) -> bool:
+    """Return whether a folder has a configuration, or at least a version, which is a number."""
+    if not folder.is_dir():
+        return False
+    return any(
+        each.name == CONFIG_FILE or (each.name.isdecimal() and each.is_dir())
+        for each in folder.iterdir()
+    )

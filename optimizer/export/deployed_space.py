@@ -1,0 +1,150 @@
+"""The text of a space file for a model of an existing Triton repository."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.parameter_definition import Value
+from optimizer.errors import UsageError
+from optimizer.export.rendering import render
+from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed, read_settings
+from optimizer.triton.model_config import data_type_in
+from optimizer.workload.data_types import DataType
+from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.streams import LENGTH
+
+_PLACEHOLDER_SIZE = 64
+"""Of free dimensions: small, and not too small for the strides of an image model."""
+
+_QUEUE_DELAYS = (0, 500, 2000)
+_INSTANCES_ON_GPUS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input as the template writes it; `shape` has sizes and names of free dimensions."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[str, ...]
+
+
+def space_text(source: RepositorySource, repository: str, hardware: Hardware) -> str:
+    """Return a space file with placeholders for what only a person knows.
+
+    Args:
+        source: the model.
+        repository: path of the repository as the file names it.
+        hardware: hardware of this machine, for which parameters are proposed.
+
+    Raises:
+        UsageError: for a configuration that is missing or incomplete, or a model that cannot be
+            tuned.
+    """
+    settings = read_settings(source)
+    _, config = read_deployed(source.folder)
+    names = _dimension_names(config.input)
+    try:
+        inputs = [(each.optional, _input(each, names)) for each in config.input]
+    except ValueError as error:
+        raise _incomplete(source, f"input {error}") from error
+    if not inputs:
+        raise _incomplete(source, "it has no inputs")
+    on_gpus = bool(hardware.gpus) and _may_use_gpus(config)
+    # A request needs at least one input.
+    left_out = [own for optional, own in inputs if optional]
+    sent = [own for optional, own in inputs if not optional] or left_out
+    values = {
+        "key": _key(source.model),
+        "launcher": "embedded" if settings.backend == "python" and not on_gpus else "docker",
+        "gpus": on_gpus,
+        "repository": repository,
+        "model": source.model,
+        "batched": settings.batched,
+        "instance_groups": settings.instance_groups,
+        "inputs": sent,
+        "optional": [own for own in left_out if own not in sent],
+        "dimensions": [d for d in names.values() if any(d in own.shape for own in sent)],
+        "size": _PLACEHOLDER_SIZE,
+        "parameters": _parameters(settings, hardware, on_gpus=on_gpus),
+    }
+    return render("space/space.yaml.jinja", values)
+
+
+def _incomplete(source: RepositorySource, rule: str) -> UsageError:
+    return UsageError(
+        f"{source.folder / CONFIG_FILE}: {rule}: write the configuration that the server has "
+        "completed into it; GET v2/models/MODEL/config of a running server returns it"
+    )
+
+
+def _key(model: str) -> str:
+    """Return a name for the study and the model in the space file, which allow fewer letters."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", model).strip("-_")[:64] or "model"
+
+
+def _may_use_gpus(config: model_config_pb2.ModelConfig) -> bool:
+    on_cpu = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    kinds = [group.kind for group in config.instance_group]
+    return not kinds or any(kind != on_cpu for kind in kinds)
+
+
+_Axis = tuple[tuple[int, ...], int]
+"""The `dims` of inputs and the position of a free dimension in them."""
+
+
+def _dimension_names(inputs: Sequence[model_config_pb2.ModelInput]) -> Mapping[_Axis, str]:
+    """Return the names of the free dimensions; inputs with the same dims share theirs."""
+    names: dict[_Axis, str] = {}
+    for each in inputs:
+        dims = tuple(each.dims)
+        for axis in (n for n, size in enumerate(dims) if size == -1):
+            if (dims, axis) not in names:
+                names[dims, axis] = _unused(each.name, axis, {LENGTH, *names.values()})
+    return names
+
+
+def _unused(tensor: str, axis: int, taken: set[str]) -> str:
+    base = re.sub(r"[^A-Za-z0-9_]", "_", tensor)[:32]
+    name = f"{base if base[:1].isalpha() else f'_{base}'}_{axis}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _input(tensor: model_config_pb2.ModelInput, names: Mapping[_Axis, str]) -> _Input:
+    dims = tuple(tensor.dims)
+    shape = tuple(names.get((dims, axis), str(size)) for axis, size in enumerate(dims))
+    return _Input(tensor.name, data_type_in(tensor), shape)
+
+
+def _parameters(
+    settings: DeployedSettings, hardware: Hardware, *, on_gpus: bool
+) -> dict[str, Sequence[Value]]:
+    """Return the values of the parameters that are worth a search on this machine."""
+    parameters: dict[str, Sequence[Value]] = {}
+    largest = cast(int, settings.values["max_batch_size"])
+    if largest > 1:
+        parameters["batching"] = (True, False)
+        parameters["max_batch_size"] = tuple(_powers_of_two_to(largest))[1:][-4:]
+        parameters["max_queue_delay_microseconds"] = _QUEUE_DELAYS
+    if settings.instance_groups <= 1:
+        counts = _INSTANCES_ON_GPUS if on_gpus else tuple(_powers_of_two_to(hardware.cores))
+        parameters["instance_count"] = counts
+    return parameters
+
+
+def _powers_of_two_to(largest: int) -> Iterator[int]:
+    """Yield 1, 2, 4 and so on below `largest`, and `largest` itself."""
+    power = 1
+    while power < largest:
+        yield power
+        power *= 2
+    yield largest

@@ -1,0 +1,312 @@
+"""Models of existing repositories on the real server: as people build them, tuned and exported."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
+from optimizer.files.shipped import shipped
+from optimizer.machine.slots import local_slot
+from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.embedded_launcher import EmbeddedLauncher
+from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.workload.data_types import NUMPY_TYPES
+from optimizer.workload.streams import Payloads
+from tests.e2e import repository_models as models
+from tests.e2e import tiny
+from tests.e2e.running import Optimizer
+
+pytestmark = pytest.mark.timeout(300)
+
+PINNED = "config.optimization.input_pinned_memory.enable"
+TEXT_INPUTS = {
+    "TEXT": {"data_type": "BYTES", "shape": [1], "values": ["alpha", "béta", ""]},
+    "MASK": {"data_type": "BOOL", "shape": ["marks"]},
+}
+WIDE_INPUTS = {
+    "IMAGE": {"data_type": "FP16", "shape": ["height", "width", 3], "minimum": 0, "maximum": 0.5},
+    "BOXES": {"data_type": "FP64", "shape": ["boxes", "corners"], "minimum": -2, "maximum": 2},
+    "IDS": {"data_type": "UINT8", "shape": ["words", "letters"], "minimum": 0, "maximum": 250},
+}
+WIDE_DIMENSIONS = {
+    "height": {"uniform": [2, 3]},
+    "width": {"of": "height", "times": 2, "plus": 1},
+    "boxes": {"uniform": [1, 4]},
+    "corners": {"fixed": 4},
+    "words": {"of": "boxes"},
+    "letters": {"weights": {5: 3, 9: 1}},
+}
+VOICE_INPUTS = {
+    "AUDIO": {"data_type": "FP32", "shape": [1, "samples"], "minimum": -1, "maximum": 1},
+    "RATE": {"data_type": "INT64", "shape": [1], "value": 16000},
+}
+NUMBER_INPUTS = {"X": {"data_type": "FP32", "shape": [4], "minimum": -1, "maximum": 1}}
+
+
+def model(repository: str, name: str, inputs: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
+    section = {"repository": repository, "model": name}
+    return {"source": section, "inputs": dict(inputs), "evaluation": {"samples": 6}, **keys}
+
+
+def space(
+    folder: Path, served: Mapping[str, Any], parameters: Mapping[str, Any], **keys: Any
+) -> Path:
+    content = {**tiny.space(**keys), "models": dict(served), "parameters": dict(parameters)}
+    return tiny.write_space(folder, {**content, "study": "deployed"})
+
+
+def run(folder: Path, command: str, *arguments: object) -> Optimizer:
+    """Run a command to its end."""
+    cache = ("--cache", folder / "cache") if command in ("run", "measure", "export") else ()
+    optimizer = Optimizer([command, *cache, *arguments], folder)
+    try:
+        optimizer.wait(280)
+    finally:
+        optimizer.end()
+    return optimizer
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """Models of three kinds on one server, at one rate."""
+    folder = tmp_path_factory.mktemp("measured")
+    repository = folder / "our models-v1.2" / "mail room"
+    models.write_texts(repository, "texts-v1.2")
+    models.write_model(repository, "wide one", models.WIDE, models.WIDE_CODE)
+    models.write_model(repository, "voice.activity", models.VOICE, models.VOICE_CODE)
+    at, demand = "our models-v1.2/mail room", {"demand_per_second": 20}
+    served = {
+        "texts-v1.2": model(
+            at, "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}, **demand
+        ),
+        "wide": model(at, "wide one", WIDE_INPUTS, dimensions=WIDE_DIMENSIONS, **demand),
+        "voice.activity": model(
+            at,
+            "voice.activity",
+            VOICE_INPUTS,
+            dimensions={"samples": {"fixed": 512}},
+            batched=False,
+            **demand,
+        ),
+    }
+    path = space(folder, served, {})
+    optimizer = run(folder, "measure", path, "--rate", 60, "--set", f"wide.{PINNED}=false")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    [file] = (folder / "results" / "deployed" / "measured").glob("*/measured.json")
+    return dict(json.loads(file.read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["texts-v1.2", "wide", "voice.activity"])
+def test_every_request_is_one_that_the_model_takes(measured: Mapping[str, Any], name: str) -> None:
+    """The models fail on requests of other types, shapes and values."""
+    [level] = measured["levels"]
+    [stream] = [each for each in level["streams"] if each["name"] == name]
+    assert stream["completed"] > 5
+    assert (stream["errors"], stream["first_error"]) == (0, None)
+
+
+@pytest.mark.slow
+def test_every_output_is_compared_with_the_server_as_deployed(measured: Mapping[str, Any]) -> None:
+    assert {label: row["samples"] for label, row in measured["accuracy"].items()} == {
+        "texts-v1.2/repository/as_deployed": 6,
+        "wide/repository/as_deployed": 6,
+        "voice.activity/repository/as_deployed": 6,
+    }
+    assert all(row["max_abs_error"] == 0 for row in measured["accuracy"].values())
+
+
+@pytest.mark.slow
+def test_a_field_is_set_for_one_of_the_models(measured: Mapping[str, Any]) -> None:
+    fields = {each["name"]: each["parameters"] for each in measured["config"]["models"]}
+    path = PINNED.removeprefix("config.")
+    assert fields == {"texts-v1.2": [], "wide": [[path, "false"]], "voice.activity": []}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingSession]:
+    folder = tmp_path_factory.mktemp("server")
+    runtime = find_embedded_runtime()
+    launcher = EmbeddedLauncher(
+        runtime, runtime.lay_out(folder / "backends"), folder / "repository", folder / "server.log"
+    )
+    repository = ModelRepository(folder / "repository", shipped("model_repository_templates"))
+    with ServingSession(launcher, repository, local_slot()) as session:
+        yield session
+
+
+def extremes(name: str) -> np.ndarray[Any, Any]:
+    """The values of a data type that a conversion on the way would change."""
+    if name == "STRING":
+        values = np.empty(4, dtype=object)
+        values[:] = [b"", b"\x00\xff", "béta".encode(), b"x" * 70_000]
+        return values
+    dtype = np.dtype(NUMPY_TYPES[name])  # type: ignore[index]
+    if dtype == np.bool_:
+        return np.array([True, False, False, True])
+    if np.issubdtype(dtype, np.integer):
+        info = np.iinfo(dtype)
+        return np.array([info.min, info.max, 0, info.max - 1], dtype)
+    limits = np.finfo(dtype)
+    return np.array([limits.max, limits.smallest_subnormal, -0.0, 1 / 3], dtype)
+
+
+def test_every_data_type_arrives_as_it_was_sent(session: ServingSession, tmp_path: Path) -> None:
+    folder = models.write_model(tmp_path, "echo", models.ECHO, models.ECHO_CODE)
+    spec = ArtifactSpec("echo", "repository", "repository", "as_deployed")
+    config = ServingConfig((ModelServing("echo", spec),))
+    served = session.serve(config, {"echo": ModelFiles(folder, Payloads(()), ())})
+    sent = {f"IN_{name}": extremes(name)[None] for name in models.ECHO_TYPES}
+    outputs = [f"OUT_{name}" for name in models.ECHO_TYPES]
+    answers = served.control.infer("echo", [sent], outputs, 60.0)
+    for name in models.ECHO_TYPES:
+        got, expected = answers[f"OUT_{name}"], sent[f"IN_{name}"]
+        assert got.dtype == expected.dtype, name
+        if name == "STRING":
+            assert got.tolist() == expected.tolist()
+        else:
+            assert got.tobytes() == expected.tobytes(), name
+
+
+@pytest.mark.slow
+def test_batches_that_are_answered_wrong_leave_the_space(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "number", models.NUMBER, models.WRONG_ROWS_CODE)
+    path = space(
+        tmp_path,
+        {"number": model(".", "number", NUMBER_INPUTS)},
+        {"batching": [True, False], "max_batch_size": [4, 8]},
+        budget={"trials": 2},
+    )
+    optimizer = run(tmp_path, "run", path, "--sampler", "grid")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    results = tmp_path / "results" / "deployed"
+    [row] = json.loads((results / "prepared.json").read_text())["artifacts"]
+    assert row["dropped"] is None
+    assert row["failing_batch"]["size"] == 4, "the smallest of the space"
+    assert "the first for request 2" in row["failing_batch"]["reason"]
+    assert "number/repository/as_deployed: configurations with a max_batch_size of 4" in (
+        optimizer.output
+    )
+    trials = [json.loads(file.read_text()) for file in (results / "trials").glob("*.json")]
+    assert [t["config"]["models"][0]["batching"] for t in trials] == [None]
+
+
+@pytest.mark.slow
+def test_a_model_that_batches_make_slower_is_recommended_without(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "number", models.NUMBER, models.SLOW_BATCHES_CODE)
+    path = space(
+        tmp_path,
+        {"number": model(".", "number", NUMBER_INPUTS)},
+        {"batching": [True, False], "max_queue_delay_microseconds": [5000]},
+        traffic={"demand_per_second": 400},
+        limit={"latency_ms": 300},
+        budget={"trials": 4},
+    )
+    optimizer = run(tmp_path, "run", path, "--sampler", "grid")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    assert "Serve as deployed, no batching, 1 instance" in optimizer.output
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study of a deployed model, and its baseline's rival in `bundle`."""
+    folder = tmp_path_factory.mktemp("exported")
+    models.write_texts(folder / "models", "texts-v1.2")
+    path = space(
+        folder,
+        {
+            "texts-v1.2": model(
+                "models", "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}
+            )
+        },
+        {"batching": [True], "instance_count": [2], PINNED: [False]},
+        budget={"trials": 3},
+    )
+    for _ in range(2):  # the second resumes the study
+        optimizer = run(folder, "run", path, "--sampler", "grid", "--trials", 3)
+        assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    trials = (folder / "results" / "deployed" / "trials").glob("*.json")
+    assert len(list(trials)) >= 3
+    optimizer = run(folder, "export", "deployed", "--to", folder / "bundle")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    return folder
+
+
+@pytest.mark.slow
+def test_only_searched_fields_differ_in_what_is_exported(exported: Path) -> None:
+    base = (exported / "models" / "texts-v1.2" / "config.pbtxt").read_text()
+    text = (exported / "bundle" / "texts-v1.2" / "config.pbtxt").read_text()
+    changes = difflib.ndiff(base.splitlines(), text.splitlines())
+    removed = [line for line in changes if line.startswith("- ")]
+    assert all("instance_group" in line for line in removed), removed
+    config = text_format.Parse(text, ModelConfig())
+    for field in ("dynamic_batching", "instance_group", "optimization"):
+        config.ClearField(field)
+    expected = text_format.Parse(base, ModelConfig())
+    expected.ClearField("instance_group")
+    assert config == expected
+
+
+@pytest.mark.slow
+def test_every_other_file_is_the_owners_byte_for_byte(exported: Path) -> None:
+    base, bundle = exported / "models" / "texts-v1.2", exported / "bundle" / "texts-v1.2"
+    files = [path.relative_to(base) for path in base.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    for file in files:
+        if file.name != "config.pbtxt":
+            assert (bundle / file).read_bytes() == (base / file).read_bytes()
+    added = {p.relative_to(bundle) for p in bundle.rglob("*") if p.is_file()} - {*files}
+    assert added == {Path("examples.npz")}
+
+
+@pytest.mark.slow
+def test_the_exported_model_is_verified(exported: Path) -> None:
+    optimizer = run(exported, "verify", exported / "bundle")
+    checks = optimizer.output
+    assert optimizer.process.returncode in (0, 1, 5), checks + optimizer.errors
+    for name in ("files", "configuration", "outputs"):
+        assert f"\n{name}: pass, " in f"\n{checks}", checks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "code", "message"),
+    [
+        (models.NUMBER.replace('"python"', '"onnxruntime"'), 3, "has no backend 'onnxruntime'"),
+        ("", 2, "config.pbtxt is missing"),
+        (models.NUMBER + "sequence_batching { }", 2, "sequence_batching: requests of a stateful"),
+        (models.NUMBER.replace("FP32 dims: [ 4 ]", "FP16 dims: [ 4 ]", 1), 2, "takes FP16, got"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(
+    tmp_path: Path, config: str, code: int, message: str
+) -> None:
+    folder = models.write_model(tmp_path, "number", config, models.SLOW_BATCHES_CODE)
+    if not config:
+        (folder / "config.pbtxt").unlink()
+    path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
+    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    assert optimizer.process.returncode == code, optimizer.output
+    assert message in optimizer.errors
+    assert "Traceback" not in optimizer.errors
+
+
+@pytest.mark.slow
+def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+    folder = models.write_model(tmp_path, "number", models.NUMBER, models.SLOW_BATCHES_CODE)
+    shutil.move(folder / "1", tmp_path / "release")
+    (folder / "1").symlink_to(tmp_path / "release")
+    path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
+    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
