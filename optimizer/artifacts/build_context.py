@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
+from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.workload.model_spec import ModelSpec
 

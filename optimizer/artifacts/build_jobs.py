@@ -17,7 +17,7 @@ from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest, ver
 from optimizer.artifacts.datasets import MASK, cropped, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
-from optimizer.artifacts.graphs.precision_graphs import INT8_SHARE, PrecisionGraphs
+from optimizer.artifacts.precision_graphs import INT8_SHARE, PrecisionGraphs
 from optimizer.artifacts.references import fp32_outputs
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes import PRECISIONS_OF

@@ -10,34 +10,33 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from optimizer.artifacts.accuracy import batch_mismatch
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
+from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, free_batch_axis, size_of_batch
+from optimizer.artifacts.graphs.exporter_forms import drop_outputs_without_tensor, normalise
+from optimizer.artifacts.graphs.onnx_graph import OnnxGraph
+from optimizer.artifacts.onnx_interface import (
+    check_inputs,
+    graph_inputs,
+    output_tensor,
+    served_outputs,
+)
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.workload.data_types import NUMPY_TYPES, DataType
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
-from optimizer.workload.streams import OutputTensor, Tensors, TensorSpec
+from optimizer.workload.streams import Tensors, stack
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
-_TRITON_TYPES: dict[str, DataType] = {
-    "BOOL": "BOOL",
-    "UINT8": "UINT8",
-    "UINT16": "UINT16",
-    "UINT32": "UINT32",
-    "UINT64": "UINT64",
-    "INT8": "INT8",
-    "INT16": "INT16",
-    "INT32": "INT32",
-    "INT64": "INT64",
-    "FLOAT16": "FP16",
-    "FLOAT": "FP32",
-    "DOUBLE": "FP64",
-    "BFLOAT16": "BF16",
-    "STRING": "BYTES",
-}
-"""Triton's names of the ONNX element types."""
+_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
+
+_CHECKED_BATCH = 3
+"""Requests in the batch that a graph must answer once its batch axis was freed."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,11 @@ class OnnxModel:
     def export_onnx(self, into: Path) -> None:
         """Copy the files, so that a later change of the source cannot change the cache.
 
-        Notes of the exporter on the machine that it ran on are removed.
+        What not every runtime loads is rewritten, and notes of the exporter on the machine that it
+        ran on are removed.
         """
-        header = self._checked_header()
         names = self._external_names()
+        header, _ = self._served_header()
         _forget_traces(header)
         (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:
@@ -76,26 +76,88 @@ class OnnxModel:
 
     def open(self) -> OpenedModel:
         """Open the file with ONNX Runtime."""
-        import onnxruntime
-
-        outputs = _outputs(self._checked_header(), self.model.outputs)
         files = [self.source.path, *map(self._beside, self._external_names())]
-        session = onnxruntime.InferenceSession(self.source.path, providers=["CPUExecutionProvider"])
-
-        names = [output.name for output in outputs]
+        header, rewritten = self._served_header()
+        session = self._session(header if rewritten else None)
+        batched = self.model.payloads.batched
+        values = served_outputs(header.graph, self.model.outputs, batched=batched)
+        names = [value.name for value in values]
 
         def run(request: Tensors) -> Tensors:
             return dict(zip(names, session.run(names, request), strict=True))
 
-        return OpenedModel(run, outputs, sum(file.stat().st_size for file in files))
+        ranks: dict[str, int] = {}
+        if not all(value.type.tensor_type.HasField("shape") for value in values):
+            ranks = {name: array.ndim for name, array in run(self._requests(1)[0]).items()}
+        outputs = [output_tensor(v, ranks.get(v.name), batched=batched) for v in values]
+        return OpenedModel(run, tuple(outputs), sum(file.stat().st_size for file in files))
 
-    def _checked_header(self) -> onnx.ModelProto:
-        """Return the graph without its external data, after checking payloads and outputs."""
+    def _served_header(self) -> tuple[onnx.ModelProto, bool]:
+        """Return the graph as it is served, without its external data, and whether it is rewritten.
+
+        Raises:
+            UsageError: where it does not fit the payloads or the outputs.
+        """
         with _readable(self.source.path):
             header = _header(self.source.path)
-        _check_inputs(header, self.model.payloads.tensors)
-        _check_outputs(header, self.model.outputs)
-        return header
+            rewritten = normalise(header)
+        inputs, batched = graph_inputs(header.graph), self.model.payloads.batched
+        check_inputs(inputs, self.model.payloads)
+        values = served_outputs(header.graph, self.model.outputs, batched=batched)
+        names = [value.name for value in values]
+        rewritten |= drop_outputs_without_tensor(header.graph)
+        if batched and any(size_of_batch(value) == 1 for value in inputs.values()):
+            alone = self._session(header if rewritten else None)
+            free_batch_axis(header, inputs.values(), names)
+            self._check_batch(alone, self._session(header), names)
+            rewritten = True
+        return header, rewritten
+
+    def _session(self, header: onnx.ModelProto | None) -> onnxruntime.InferenceSession:
+        """Open the graph, or the file as it is."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        model = self.source.path if header is None else header.SerializeToString()
+        folder = str(self.source.path.parent.resolve())
+        options.add_session_config_entry(_EXTERNAL_DATA, folder)
+        with _readable(self.source.path):
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def _check_batch(
+        self,
+        alone: onnxruntime.InferenceSession,
+        batched: onnxruntime.InferenceSession,
+        outputs: Sequence[str],
+    ) -> None:
+        """Raise UsageError where a batch is answered differently from its requests by themselves.
+
+        Args:
+            alone: takes batches of 1 only.
+            batched: the same graph with a dynamic batch.
+        """
+        rows = self._requests(_CHECKED_BATCH)
+        rule = "the first axis of the inputs, fixed to 1, cannot become a batch"
+        singles = [alone.run(outputs, row) for row in rows]
+        try:
+            answers = batched.run(outputs, stack(rows))
+        except Exception as error:  # whatever ONNX Runtime raises
+            raise UsageError(
+                f"outputs {', '.join(outputs)}: {rule}: {cause_text(error)}; {NO_BATCHES}"
+            ) from error
+        for n, name in enumerate(outputs):
+            single = np.concatenate([row[n] for row in singles])
+            if answers[n].shape != single.shape:
+                wrong = f"a batch of {len(rows)} gives the shape {list(answers[n].shape)}"
+            else:
+                wrong = batch_mismatch(single, single, answers[n]) or ""
+            if wrong:
+                raise UsageError(f"output {name!r}: {rule}: {wrong}; {NO_BATCHES}")
+
+    def _requests(self, count: int) -> list[Tensors]:
+        """Return requests of one inference and of equal, largest shapes."""
+        return self.model.payloads.largest().sample(count, np.random.default_rng(0))
 
     def _external_names(self) -> tuple[str, ...]:
         with _readable(self.source.path):
@@ -163,68 +225,8 @@ def _clear(*messages: Any) -> None:
 def _external_files(path: Path, _state: FileState) -> tuple[str, ...]:
     locations = {
         entry.value
-        for tensor in _header(path).graph.initializer
+        for tensor in OnnxGraph(path).weights.values()
         for entry in tensor.external_data
         if entry.key == "location"
     }
     return tuple(sorted(locations))
-
-
-def _check_inputs(header: onnx.ModelProto, specs: Iterable[TensorSpec]) -> None:
-    weights = {tensor.name for tensor in header.graph.initializer}
-    inputs = {value.name: value for value in header.graph.input if value.name not in weights}
-    given = {spec.name: spec for spec in specs}
-    if inputs.keys() != given.keys():
-        raise UsageError(
-            f"the ONNX graph has the inputs {', '.join(sorted(inputs))};"
-            f" the payloads give {', '.join(sorted(given))}"
-        )
-    for name, spec in given.items():
-        _check_input(inputs[name], spec)
-
-
-def _check_input(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
-    import onnx
-
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if dtype != NUMPY_TYPES[spec.data_type]:
-        raise UsageError(f"{spec.name}: the ONNX graph takes {dtype}, got {spec.data_type}")
-    sizes = [axis.dim_value or None for axis in tensor.shape.dim]
-    if sizes[:1] != [None]:
-        raise UsageError(f"{spec.name}: the first axis must be a dynamic batch, got {sizes[:1]}")
-    given = spec.sized(dict.fromkeys(spec.free, 0))
-    fits = len(sizes) == len(given) + 1 and all(
-        size is None or size == own for size, own in zip(sizes[1:], given, strict=True)
-    )
-    if not fits:
-        raise UsageError(
-            f"{spec.name}: the ONNX graph takes {sizes} (None is any size),"
-            f" got [None, {', '.join(map(str, spec.shape))}]"
-        )
-
-
-def _check_outputs(header: onnx.ModelProto, wanted: Sequence[str]) -> None:
-    names = [value.name for value in header.graph.output]
-    for name in wanted:
-        if name not in names:
-            raise UsageError(f"the model has no output {name!r}; it has {', '.join(names)}")
-
-
-def _outputs(header: onnx.ModelProto, wanted: Sequence[str]) -> tuple[OutputTensor, ...]:
-    """Return the wanted outputs, all of the graph where none is named."""
-    values = {value.name: value for value in header.graph.output}
-    return tuple(_output(values[name]) for name in wanted or values)
-
-
-def _output(value: onnx.ValueInfoProto) -> OutputTensor:
-    import onnx
-
-    tensor = value.type.tensor_type
-    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    if onnx_type not in _TRITON_TYPES:
-        raise UsageError(
-            f"output {value.name!r} must be one of {', '.join(_TRITON_TYPES)}, got {onnx_type}"
-        )
-    sizes = [axis.dim_value or -1 for axis in tensor.shape.dim]
-    return OutputTensor(value.name, _TRITON_TYPES[onnx_type], tuple(sizes[1:]))

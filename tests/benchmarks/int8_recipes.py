@@ -26,7 +26,7 @@ from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.graphs import smoothing
 from optimizer.artifacts.graphs.int8 import SIGNED, UNSIGNED, to_int8
 from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_weights
-from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
+from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.runtimes import onnxruntime_session, openvino_session
 from optimizer.configuration.runtimes.openvino import OPENVINO

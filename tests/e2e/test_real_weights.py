@@ -19,8 +19,8 @@ from optimizer.artifacts.build_jobs import export_graph
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
+from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.hardware import processor_lacks
 from optimizer.configuration.runtimes import Runtime

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from optimizer.artifacts import builders
+from optimizer.artifacts import precision_graphs as graphs_module
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.build_jobs import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs import precision_graphs as graphs_module
-from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE
+from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.openvino import OPENVINO
@@ -268,12 +268,6 @@ def test_a_graph_that_does_not_fit(
 ) -> None:
     spec = model(write_graph(tmp_path / "m.onnx"), output, **tensor)
     with pytest.raises(UsageError, match=message):
-        prepare_model(spec, ArtifactCache(tmp_path / "cache"))
-
-
-def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
-    spec = model(write_graph(tmp_path / "m.onnx", batch=1))
-    with pytest.raises(UsageError, match=r"must be a dynamic batch, got \[1\]"):
         prepare_model(spec, ArtifactCache(tmp_path / "cache"))
 
 

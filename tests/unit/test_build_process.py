@@ -25,8 +25,8 @@ from optimizer.artifacts.build_messages import Job, answer
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs.precision_graphs import PrecisionGraphs
 from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
+from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
 from optimizer.workload.model_spec import TransformersSource

@@ -26,7 +26,7 @@ class OnnxGraph:
         header = onnx.load(path, load_external_data=False)
         self._folder = path.parent
         self._header = header.graph
-        self.opset = max(o.version for o in header.opset_import if o.domain in {"", "ai.onnx"})
+        self.opset = opset_of(header)
 
     @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -96,6 +96,12 @@ class OnnxGraph:
     @cached_property
     def _makers(self) -> dict[str, onnx.NodeProto]:
         return {name: node for node in self.nodes for name in node.output if name}
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators; 0 for a graph that has none of them."""
+    versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]
+    return max(versions, default=0)
 
 
 def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
