@@ -81,15 +81,15 @@ class ModelRepository:
             temporary.mkdir(parents=True)
             text, config = config_of(model, artifact, payloads, outputs, self._templates)
             if model.artifact.backend == "repository":
-                self._place_deployed(temporary, artifact)
+                self._add_deployed_files(temporary, artifact)
             else:
-                self._place_own(temporary / "1", model, artifact)
+                self._add_own_files(temporary / "1", model, artifact)
             (temporary / CONFIG_FILE).write_text(text, newline="")
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
         return config
 
-    def _place_own(self, version: Path, model: ModelServing, artifact: Path) -> None:
+    def _add_own_files(self, version: Path, model: ModelServing, artifact: Path) -> None:
         template = self._templates / model.artifact.backend
         version.mkdir()
         if model.artifact.backend == "python":
@@ -99,8 +99,8 @@ class ModelRepository:
         for file in sorted(artifact.iterdir()):
             self.place(file, version / file.name)
 
-    def _place_deployed(self, folder: Path, artifact: Path) -> None:
-        """Place all but the configuration of a model of another repository."""
+    def _add_deployed_files(self, folder: Path, artifact: Path) -> None:
+        """Add all but the configuration of a model of another repository."""
         for source in sorted(path for path in artifact.rglob("*") if path.is_file()):
             target = folder / source.relative_to(artifact)
             target.parent.mkdir(parents=True, exist_ok=True)
