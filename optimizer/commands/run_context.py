@@ -40,7 +40,7 @@ from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
 from optimizer.study.run_state import RunState
 from optimizer.study.warm_start import differences
-from optimizer.triton.deployed_config import read_settings
+from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import wrong_field
 from optimizer.triton.session import ServingSession
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import (
+    CONFIG_PREFIX,
     UNCHANGED,
     Parameter,
     is_any_field,
@@ -15,7 +17,21 @@ from optimizer.configuration.parameters import (
 
 _FIXED: Mapping[str, Value] = {"runtime": "repository", "precision": "as_deployed"}
 _REQUESTS = ("padding",)
-"""Parameters of the requests, which every model has."""
+"""Parameters of the requests, which every model has that clients send requests to."""
+
+_OF_ENSEMBLES = f"{CONFIG_PREFIX}ensemble_scheduling."
+
+
+def concerns(name: str, *, ensemble: bool, step: bool) -> bool:
+    """Return whether a parameter that names no model is one of a model of a pipeline.
+
+    Args:
+        ensemble: whether the model is an ensemble, which has no batcher and no instances.
+        step: whether the model is a step of one, which clients send no requests to.
+    """
+    if name in _REQUESTS:
+        return not step
+    return name.startswith(_OF_ENSEMBLES) == ensemble
 
 
 @dataclass(frozen=True)
@@ -27,30 +43,84 @@ class DeployedSettings:
         batched: whether the model has a batch axis.
         instance_groups: number of instance groups in its config.pbtxt.
         backend: Triton backend that executes the model; empty where it is not named.
+        steps: of an ensemble, the names of the models that it is composed of, each once.
+        ensemble: of a step, the ensemble with the largest max_batch_size that needs it; empty for
+            other models.
+        least_batch_size: that max_batch_size, which a step must take.
     """
 
     values: Mapping[str, Value]
     batched: bool
     instance_groups: int
     backend: str
+    steps: tuple[str, ...] = ()
+    ensemble: str = ""
+    least_batch_size: int = 0
+
+    def as_step_of(self, ensemble: str, settings: DeployedSettings) -> DeployedSettings:
+        """Return the settings as those of a step of an ensemble, given the ensemble's own."""
+        size = cast(int, settings.values["max_batch_size"]) if settings.batched else 0
+        if self.ensemble and size <= self.least_batch_size:
+            return self
+        return replace(self, ensemble=ensemble, least_batch_size=size)
 
     def mistakes(self, listed: Mapping[str, Sequence[Value]]) -> Iterator[tuple[str, str]]:
         """Yield the name of each listed parameter that cannot be searched, and the reason."""
         for name, values in listed.items():
             others = [v for v in values if v != self.values.get(name, _FIXED.get(name))]
-            if not others or is_any_field(name) or name in _REQUESTS:
-                continue
-            if name in _FIXED:
-                yield name, f"must be left out: the model is served as {_FIXED[name]}"
-            elif name not in self.values:
-                yield name, "has no effect on a model of a repository"
-            elif name == "batching" and not self.batched:
-                yield name, "must be false: the model's max_batch_size is 0"
-            elif name == "instance_count" and self.instance_groups > 1:
-                yield (
-                    name,
-                    f"must be left out: the model has {self.instance_groups} instance groups",
-                )
+            rule = self._refusal(name, others) if others else None
+            if rule is not None:
+                yield name, rule
+
+    def _refusal(self, name: str, values: Sequence[Value]) -> str | None:
+        """Return why a parameter cannot have these values, which are not the deployed one."""
+        if is_any_field(name) or name in _REQUESTS:
+            return self._refusal_in_pipeline(name)
+        least = self.least_batch_size
+        below = name == "max_batch_size" and min(cast(Sequence[int], values)) < least
+        rules = (
+            (name in _FIXED, f"must be left out: the model is served as {_FIXED.get(name)}"),
+            (
+                bool(self.steps),
+                f"has no effect on an ensemble, only on its steps: {', '.join(self.steps)}",
+            ),
+            (name not in self.values, "has no effect on a model of a repository"),
+            (
+                name == "batching" and not self.batched,
+                "must be false: the model's max_batch_size is 0",
+            ),
+            (
+                name == "instance_count" and self.instance_groups > 1,
+                f"must be left out: the model has {self.instance_groups} instance groups",
+            ),
+            (
+                below,
+                f"must be at least {least}, the max_batch_size of the ensemble {self.ensemble}",
+            ),
+        )
+        return next((rule for broken, rule in rules if broken), None)
+
+    def _refusal_in_pipeline(self, name: str) -> str | None:
+        if name in _REQUESTS and self.ensemble:
+            return f"has no effect on a step: requests go to the ensemble {self.ensemble}"
+        if name.startswith(_OF_ENSEMBLES) and not self.steps:
+            return "is a field of ensembles, and the model is none"
+        return None
+
+    def common(self, listed: Mapping[str, Sequence[Value]]) -> dict[str, Sequence[Value]]:
+        """Return those of the parameters listed for all models that can be searched of this one.
+
+        Outside a pipeline these are all: one that cannot be searched is a mistake.
+        """
+        if not (self.steps or self.ensemble):
+            return dict(listed)
+        wrong = {name for name, _ in self.mistakes(listed)}
+        own = {"ensemble": bool(self.steps), "step": bool(self.ensemble)}
+        return {
+            name: values
+            for name, values in listed.items()
+            if name not in wrong and concerns(name, **own)
+        }
 
     def parameters(
         self, model: str, listed: Mapping[str, Sequence[Value]]

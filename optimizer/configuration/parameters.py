@@ -378,6 +378,20 @@ def is_any_field(name: str) -> bool:
     return name.startswith(CONFIG_PREFIX)
 
 
+def model_and_parameter(key: str) -> tuple[str, str]:
+    """Return the parts of "MODEL.PARAMETER"; the model is empty where the key names none.
+
+    A name in the table has no dots, so that the model of "a.b.instance_count" is "a.b".
+    """
+    if is_any_field(key):
+        return "", key
+    of, prefix, path = key.partition(f".{CONFIG_PREFIX}")
+    if prefix:
+        return of, f"{CONFIG_PREFIX}{path}"
+    of, _, name = key.rpartition(".")
+    return of, name
+
+
 def parameter_of_field(path: str) -> str | None:
     """Return the key of the parameter in the table that holds a field of config.pbtxt."""
     holding = [each.file_key for each in PARAMETERS if path in each.fields]

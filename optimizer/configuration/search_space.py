@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.conditions import ConditionError
 from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
     CORES_CONDITION,
     MAX_POINTS,
@@ -49,18 +50,36 @@ class SearchSpace:
 
     Attributes:
         parameters: model by model, each in the order of the table; ordinal values ascend.
-        limits: limits of every model.
+        limits: limits of every model; conditions are not those of an ensemble itself.
+        graph: the ensembles among the models; None without any.
     """
 
     parameters: tuple[Parameter, ...]
     hardware: Hardware
     limits: Limits = field(default_factory=Limits)
+    graph: ModelGraph | None = None
 
     @cached_property
     def models(self) -> tuple[ModelSpace, ...]:
         """The space of each model by itself."""
         own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
-        return tuple(ModelSpace(p, self.limits, self.hardware, len(own) == 1) for p in own)
+        ensembles = (self.graph or NO_GRAPH).names
+        without = replace(self.limits, conditions=())
+        return tuple(
+            ModelSpace(
+                parameters,
+                without if parameters[0].model in ensembles else self.limits,
+                self.hardware,
+                len(own) == 1,
+            )
+            for parameters in own
+        )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the models that clients send requests to: all but the steps of ensembles."""
+        steps = (self.graph or NO_GRAPH).steps
+        return tuple(model.model for model in self.models if model.model not in steps)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -132,6 +151,7 @@ class SearchSpace:
             backends = sorted({each for o in options for each in o.backend_config})
             self._configs[position] = ServingConfig(
                 models=tuple(model.serving(at) for model, at in own),
+                graph=self.graph,
                 server=ServerOptions(tuple(backends), options[0].executions_per_device),
             )
         return self._configs[position]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
 
@@ -155,11 +156,33 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """One point of the search: the models, the graph that joins them, and the server's options."""
+    """One point of the search: the models, the graph that joins them, and the server's options.
+
+    Attributes:
+        models: in the order in which they are loaded: the steps of an ensemble before it.
+        graph: the ensembles among the models; None without any.
+    """
 
     models: tuple[ModelServing, ...]
-    graph: str | None = None
+    graph: ModelGraph | None = None
     server: ServerOptions = field(default_factory=ServerOptions)
+
+    @property
+    def targets(self) -> tuple[ModelServing, ...]:
+        """The models that clients send requests to: all but the steps of ensembles."""
+        steps = (self.graph or NO_GRAPH).steps
+        return tuple(model for model in self.models if model.name not in steps)
+
+    def part(self, target: str) -> ServingConfig:
+        """Return the configuration of one model and of the steps that it is composed of."""
+        graph = self.graph or NO_GRAPH
+        names = graph.below(target) | {target}
+        own = tuple(each for each in graph.ensembles if each.name in names)
+        return replace(
+            self,
+            models=tuple(model for model in self.models if model.name in names),
+            graph=ModelGraph(own) if own else None,
+        )
 
     @property
     def digest(self) -> str:
@@ -173,12 +196,15 @@ def describe(config: ServingConfig) -> str:
 
     Such as "openvino int8, max_batch_size 16, queue delay 100 us, 2 x 1 thread".
     """
+    ensembles = (config.graph or NO_GRAPH).names
     several = len(config.models) > 1
-    parts = [
-        f"{model.name}: {describe_model(model)}" if several else describe_model(model)
+    parts = {
+        model.name: _fields(model) if model.name in ensembles else [describe_model(model)]
         for model in config.models
-    ]
-    text = "; ".join(parts)
+    }
+    text = "; ".join(
+        f"{name}: {', '.join(own)}" if several else own[0] for name, own in parts.items() if own
+    )
     for backend, setting, value in config.server.backend_config:
         text += f", {backend} {setting} {value}"
     if config.server.executions_per_device is not None:
@@ -208,8 +234,12 @@ def describe_model(model: ModelServing) -> str:
         parts.append("CUDA graphs")
     if model.padding:
         parts.append("padded to " + "/".join(map(str, model.padding)))
-    parts += (f"{path} {text}" for path, text in model.parameters)
+    parts += _fields(model)
     return ", ".join(parts)
+
+
+def _fields(model: ModelServing) -> list[str]:
+    return [f"{path} {text}" for path, text in model.parameters]
 
 
 def _describe_group(group: InstanceGroup) -> str:

@@ -14,7 +14,8 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import Value
 from optimizer.errors import UsageError
 from optimizer.export.rendering import render
-from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed, read_settings
+from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed
+from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import data_type_in
 from optimizer.workload.data_types import DataType
 from optimizer.workload.model_spec import RepositorySource

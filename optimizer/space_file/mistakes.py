@@ -15,8 +15,8 @@ from optimizer.space_file.section import accepted_keys
 def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     """Return a pydantic error as a mistake with key, rule, value and line."""
     context = error.get("ctx") or {}
-    below = _parts(str(context.get("key", "")))
-    location = _existing(document, error["loc"], error["type"] == "missing")
+    given, below = _with_model(error["loc"], _parts(str(context.get("key", ""))))
+    location = _existing(document, given, error["type"] == "missing")
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
@@ -36,6 +36,19 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
 def _parts(key: str) -> list[str]:
     """Return the keys that a dotted key consists of; a path in config.pbtxt is one key."""
     return [key] if is_any_field(key) else [part for part in key.split(".") if part]
+
+
+def _with_model(
+    location: Sequence[Any], below: Sequence[str]
+) -> tuple[Sequence[Any], Sequence[str]]:
+    """Return a location, and the keys below it, with "MODEL.PARAMETER" as one key again."""
+    if "of_models" not in location:
+        return location, below
+    at = location.index("of_models")
+    model, *rest = (part for part in location[at + 1 :] if part != "fields_of_config")
+    if rest:
+        return [*location[:at], f"{model}.{rest[0]}", *rest[1:]], below
+    return location[:at], [f"{model}.{below[0]}", *below[1:]] if below else []
 
 
 def _existing(document: Any, location: Sequence[Any], absent_last: bool) -> list[Any]:

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AliasChoices, Field, create_model, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    create_model,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from optimizer.configuration.parameter_definition import Allowed, Value
@@ -15,6 +22,7 @@ from optimizer.configuration.parameters import (
     PARAMETERS,
     Parameter,
     is_any_field,
+    model_and_parameter,
     parameter_of_field,
     parameters_in_order,
 )
@@ -70,14 +78,31 @@ else:
 class ParametersSection(_Parameters):
     """The search space: a list of values is searched, a single value is fixed.
 
-    A key "config.PATH" is any other field of Triton's config.pbtxt.
+    A key "config.PATH" is any other field of Triton's config.pbtxt. A key "MODEL.PARAMETER" is a
+    parameter of one of several models, or of a step of a pipeline.
     """
 
-    added_keys = ("fields_of_config",)
+    added_keys = ("fields_of_config", "of_models")
 
     fields_of_config: SkipJsonSchema[
         dict[str, Annotated[list[_FieldValue], Field(min_length=1)]]
     ] = Field({}, max_length=100)
+    of_models: SkipJsonSchema[dict[str, ParametersSection]] = Field({}, max_length=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _models_apart(cls, section: Any) -> Any:
+        """Move the keys "MODEL.PARAMETER" into sections of their models."""
+        if not isinstance(section, Mapping):
+            return section
+        rest, apart = {}, {**section.get("of_models", {})}
+        for key, value in section.items():
+            model, name = model_and_parameter(str(key))
+            if model:
+                apart[model] = {**apart.get(model, {}), name: value}
+            elif key != "of_models":
+                rest[key] = value
+        return {**rest, "of_models": apart} if apart else rest
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +148,14 @@ class ParametersSection(_Parameters):
             keys.add(key)
         return values
 
+    @field_serializer("of_models", mode="plain")
+    def _as_listed(self, of_models: dict[str, ParametersSection]) -> dict[str, Any]:
+        """Return the parameters that are listed, and no others."""
+        return {
+            model: own.model_dump(mode="json", include=own.model_fields_set)
+            for model, own in of_models.items()
+        }
+
     def listed(self, name: str) -> list[Any]:
         """Return the values that a parameter may take."""
         values: list[Any] = getattr(self, name)
@@ -157,7 +190,17 @@ class ParametersSection(_Parameters):
             return self
         own = {name: getattr(other, name) for name in other.model_fields_set}
         fields = {**self.fields_of_config, **other.fields_of_config}
-        return self.model_copy(update={**own, "fields_of_config": fields})
+        models = self.of_models | {
+            model: self.of_models.get(model, section).with_those_of(section)
+            for model, section in other.of_models.items()
+        }
+        return self.model_copy(
+            update={**own, "fields_of_config": fields, "of_models": models},
+        )
+
+    def of(self, model: str) -> Self:
+        """Return these parameters, but those whose key names the model as the key sets them."""
+        return self.with_those_of(self.of_models.get(model))
 
 
 def _value(allowed: Allowed, listed: Any) -> Value:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.configuration.deployed_settings import DeployedSettings, concerns
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
 from optimizer.configuration.parameters import (
-    CONFIG_PREFIX,
     Parameter,
     is_any_field,
+    model_and_parameter,
     stored_name,
 )
 from optimizer.configuration.search_space import SearchSpace
@@ -27,6 +27,14 @@ from optimizer.files.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.mistakes import line_of, mistake, one_for_each_value, short
 from optimizer.space_file.parameter_schema import ParametersSection, deprecations
+from optimizer.space_file.pipelines import (
+    DeployedModels,
+    ReadSettings,
+    graph_of,
+    listed_values,
+    parameter_mistakes,
+    read_models,
+)
 from optimizer.space_file.schema import SpaceSection
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
@@ -73,6 +81,7 @@ class Space:
 
     Attributes:
         engines: how TensorRT engines are built; None without GPUs.
+        models: of the file, each after the steps that it is composed of.
         content: the file's keys with their defaults, less the study's name and budget; a study is
             resumed only with the same.
         deployed: settings of the models that are deployed already, by name.
@@ -97,10 +106,6 @@ class Space:
     def accuracy_evidence(self) -> AccuracyEvidence:
         """The weakest evidence of the models' accuracy figures."""
         return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
-
-
-ReadSettings = Callable[[RepositorySource], DeployedSettings]
-"""Reads the settings of a model in a repository. Raises UsageError."""
 
 
 def _no_repository(source: RepositorySource) -> DeployedSettings:
@@ -135,7 +140,9 @@ def load_space(
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    deployed = _deployed(section, path, read_settings)
+    deployed = read_models(section, path.parent, read_settings)
+    if mistakes := list(parameter_mistakes(section, deployed)):
+        raise SpaceFileError(path, mistakes)
     space = _to_value(section, path, prices, hardware, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     if mistakes:
@@ -151,7 +158,7 @@ def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
         for model in fixed.models
         if model.model in space.deployed
         for parameter, rule in space.deployed[model.model].mistakes(
-            {p.name: p.values for p in model.parameters if _is_set(p, settings)}
+            {p.name: p.values for p in model.parameters if _is_set(fixed, p, settings)}
         )
     ]
     if wrong:
@@ -179,7 +186,7 @@ def only_point(
     wrong = list(_unknown_models(searched, settings))
     for model in searched.models:
         try:
-            parameters += _with_settings(model, settings)
+            parameters += _with_settings(model, _settings_of(searched, model.model, settings))
         except ValidationError as error:
             mistakes = [mistake(each, settings) for each in error.errors()]
             wrong += [
@@ -189,10 +196,10 @@ def only_point(
     if wrong:
         raise UsageError("\n".join(["--set:", *(f"  {m}" for m in one_for_each_value(wrong))]))
     limits = Limits(request_size=searched.limits.request_size)
-    allowed = SearchSpace(tuple(parameters), searched.hardware, limits)
+    allowed = replace(searched, parameters=tuple(parameters), limits=limits)
     given = ", ".join(f"{key}={text}" for key, text in settings.items())
     try:
-        used = [p.key for p in parameters if with_effect and _is_set(p, settings)]
+        used = [p.key for p in parameters if with_effect and _is_set(searched, p, settings)]
         chosen = allowed.baseline_with_effect(used)
     except EmptySpaceError as error:
         raise UsageError(f"--set: {error}; with {given}") from error
@@ -206,7 +213,7 @@ def only_point(
         replace(parameter, values=(parameter.values[at],))
         for parameter, at in zip(parameters, chosen, strict=True)
     )
-    return SearchSpace(fixed, searched.hardware, limits)
+    return replace(allowed, parameters=fixed)
 
 
 def read_host(settings: Mapping[str, object], folder: Path) -> Host:
@@ -234,10 +241,9 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
         for parameter in model.parameters
     }
     for key, text in settings.items():
-        of, name = _model_and_parameter(key)
-        if of in ("", model.model):
-            values.pop(stored_name(name), None)
-            values[name] = [_set_value(key, text)]
+        _, name = model_and_parameter(key)
+        values.pop(stored_name(name), None)
+        values[name] = [_set_value(key, text)]
     deployed = {parameter.name: parameter.deployed for parameter in model.parameters}
     return ParametersSection.model_validate(values).to_values(model.model, deployed)
 
@@ -245,27 +251,31 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
 def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:
     models = [model.model for model in searched.models]
     for key in settings:
-        model, _ = _model_and_parameter(key)
+        model, _ = model_and_parameter(key)
         if model not in ("", *models):
             yield Mistake(key[:80], f"{model[:80]} is none of the models, {', '.join(models)}")
 
 
-def _is_set(parameter: Parameter, settings: Mapping[str, str]) -> bool:
-    pairs = map(_model_and_parameter, settings)
-    return any(
-        stored_name(name) == parameter.name and of in ("", parameter.model) for of, name in pairs
-    )
+def _settings_of(
+    searched: SearchSpace, model: str, settings: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the settings that are for one of the models."""
+    graph = searched.graph or NO_GRAPH
+    pipeline = model in graph.names | graph.steps
+    own = {}
+    for key, text in settings.items():
+        of, name = model_and_parameter(key)
+        common = not pipeline or concerns(
+            stored_name(name), ensemble=model in graph.names, step=model in graph.steps
+        )
+        if of == model or (of == "" and common):
+            own[key] = text
+    return own
 
 
-def _model_and_parameter(key: str) -> tuple[str, str]:
-    """Return the parts of "MODEL.PARAMETER"; the model is empty where the key names none."""
-    if is_any_field(key):
-        return "", key
-    of, prefix, path = key.partition(f".{CONFIG_PREFIX}")
-    if prefix:
-        return of, f"{CONFIG_PREFIX}{path}"
-    of, _, name = key.rpartition(".")
-    return of, name
+def _is_set(searched: SearchSpace, parameter: Parameter, settings: Mapping[str, str]) -> bool:
+    own = _settings_of(searched, parameter.model, settings)
+    return any(stored_name(model_and_parameter(key)[1]) == parameter.name for key in own)
 
 
 def _set_value(key: str, text: str) -> Any:
@@ -321,69 +331,60 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
-def _deployed(
-    section: SpaceSection, path: Path, read_settings: ReadSettings
-) -> dict[str, DeployedSettings]:
-    """Return the settings of the models that are deployed already, by name.
-
-    Raises:
-        SpaceFileError: with every parameter that cannot be searched of them.
-    """
-    deployed, mistakes = {}, []
-    for name, model in section.models.items():
-        source = model.source.to_value(path.parent)
-        if isinstance(source, RepositorySource):
-            deployed[name] = read_settings(source)
-            listed = section.parameters.with_those_of(model.parameters).listed_values()
-            mistakes += [
-                Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
-                for parameter, rule in deployed[name].mistakes(listed)
-            ]
-    if mistakes:
-        raise SpaceFileError(path, mistakes)
-    return deployed
-
-
 def _to_value(
     section: SpaceSection,
     path: Path,
     prices: Mapping[str, Price],
     hardware: Hardware,
-    deployed: Mapping[str, DeployedSettings],
+    deployed: DeployedModels,
 ) -> Space:
     folder, traffic = path.parent, section.traffic
-    models = tuple(model.to_value(name, folder) for name, model in section.models.items())
-    streams = tuple(_stream(section, model, folder) for model in models)
+    targets = {name: model.to_value(name, folder) for name, model in section.models.items()}
+    streams = tuple(_stream(section, model, folder) for model in targets.values())
     workload = Workload(streams, traffic.transport.to_value())
     host = section.server.to_value(folder)
     chosen = replace(hardware, gpus=_gpus(section.server, hardware))
-    parameters = []
-    for name, model in section.models.items():
-        own = section.parameters.with_those_of(model.parameters)
-        as_deployed = deployed.get(name)
-        parameters.append(
-            own.to_values(name)
-            if as_deployed is None
-            else as_deployed.parameters(name, own.listed_values())
-        )
+    models = _in_load_order(targets, deployed)
     return Space(
         study=section.study,
         host=host,
         engines=section.engines.to_value(host, chosen.gpus[0]) if chosen.gpus else None,
         models=models,
-        deployed=deployed,
+        deployed={name: model.settings for name, model in deployed.items()},
         workload=workload,
         price=section.price.to_value(prices),
         demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
         search_space=SearchSpace(
-            tuple(itertools.chain.from_iterable(parameters)),
+            tuple(p for model in models for p in _parameters(section, model.name, deployed)),
             chosen,
             Limits(tuple(section.conditions), traffic.batch_size),
+            graph_of(deployed),
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
         budget=Budget(section.budget.trials, section.budget.wall_clock),
         content=_content(section, streams[0]),
     )
+
+
+def _in_load_order(
+    targets: Mapping[str, ModelSpec], deployed: DeployedModels
+) -> tuple[ModelSpec, ...]:
+    """Return the models of the file, each after the steps that it is composed of."""
+    ordered: list[ModelSpec] = []
+    for target in targets.values():
+        own = {name: model for name, model in deployed.items() if model.of == target.name}
+        ordered += [model.spec(name, target) for name, model in own.items()] or [target]
+    return tuple(ordered)
+
+
+def _parameters(
+    section: SpaceSection, name: str, deployed: DeployedModels
+) -> tuple[Parameter, ...]:
+    if name in deployed:
+        model = deployed[name]
+        return model.settings.parameters(name, listed_values(section, name, model))
+    own = section.parameters.with_those_of(section.models[name].parameters)
+    return own.of(name).to_values(name)
 
 
 def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:

@@ -258,7 +258,8 @@ class SpaceSection(Section):
     ) -> ParametersSection:
         mistakes: list[PydanticCustomError] = []
         for name, model in info.data.get("models", {}).items():
-            mistakes += _mistakes_for(name, model, parameters.with_those_of(model.parameters))
+            own = parameters.with_those_of(model.parameters).of(name)
+            mistakes += _mistakes_for(name, model, own)
         server: ServerSection | None = info.data.get("server")
         if server is not None and server.launcher == "remote":
             mistakes += _options_of_a_running_server(parameters)
@@ -310,7 +311,7 @@ def json_schema() -> dict[str, Any]:
         for key in definition.get("properties", {}).values():
             _leave_out_null(key)
     parameters = schema["$defs"]["ParametersSection"]["properties"]
-    schema["$defs"]["ParametersSection"]["patternProperties"] = {r"^config\.": True}
+    schema["$defs"]["ParametersSection"]["patternProperties"] = {r"\.": True}
     for parameter in parameters.values():
         several = {key: parameter.pop(key) for key in ("type", "items", "minItems", "maxItems")}
         parameter["anyOf"] = [several["items"], several]

@@ -141,7 +141,8 @@ class Section(BaseModel):
         content = dump(self)
         for key in self.added_keys:
             if getattr(self, key) == type(self).model_fields[key].default:
-                del content[key]
+                # Of a section within itself, pydantic calls this twice.
+                content.pop(key, None)
         return content
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.config_text import edited
 from optimizer.triton.model_config import data_type_in, merge_fields, outputs_of_config
-from optimizer.workload.model_spec import RepositorySource
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
@@ -38,24 +36,6 @@ def read_deployed(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
         return text, text_format.Parse(text, model_config_pb2.ModelConfig())
     except (UnreadableError, text_format.ParseError, RecursionError) as error:
         raise UsageError(f"{path} is not a Triton model configuration: {error}") from error
-
-
-def read_settings(source: RepositorySource) -> DeployedSettings:
-    """Return what a model's configuration means for the space that is searched.
-
-    Raises:
-        UsageError: for a configuration that cannot be read, or a model that cannot be tuned.
-    """
-    _, config = read_deployed(source.folder)
-    refusal = refusal_of(config)
-    if refusal is not None:
-        raise UsageError(f"{source.folder / CONFIG_FILE}: {refusal}")
-    return DeployedSettings(
-        values=deployed_values(config),
-        batched=config.max_batch_size > 0,
-        instance_groups=len(config.instance_group),
-        backend=backend_of(config),
-    )
 
 
 def backend_of(config: model_config_pb2.ModelConfig) -> str:
@@ -85,11 +65,6 @@ def refusal_of(config: model_config_pb2.ModelConfig) -> str | None:
         return (
             "model_transaction_policy.decoupled: a request of a decoupled model has any number of "
             "replies, and load tests here count one; use genai-perf or perf_analyzer --streaming"
-        )
-    if config.HasField("ensemble_scheduling"):
-        return (
-            "ensemble_scheduling: an ensemble needs other models, which are not served with it; "
-            "tune its steps one by one"
         )
     return None
 
@@ -150,6 +125,13 @@ def served_text(folder: Path, model: ModelServing) -> tuple[str, model_config_pb
     text, base = read_deployed(folder)
     config = overlay(base, model)
     return edited(text, config), config
+
+
+def versions_without_files(config: model_config_pb2.ModelConfig) -> tuple[int, ...]:
+    """Return the versions whose folders Triton needs though they hold no file: an ensemble's."""
+    if not config.HasField("ensemble_scheduling"):
+        return ()
+    return tuple(config.version_policy.specific.versions) or (1,)
 
 
 def deployed_outputs(

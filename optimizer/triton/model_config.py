@@ -72,7 +72,6 @@ _NOT_SEARCHED = (
     "batch_input",
     "batch_output",
     "default_model_filename",
-    "ensemble_scheduling",
     "input",
     "model_transaction_policy",
     "name",

@@ -14,7 +14,11 @@ from optimizer.configuration.runtimes import session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
-from optimizer.triton.deployed_config import CONFIG_FILE, served_text
+from optimizer.triton.deployed_config import (
+    CONFIG_FILE,
+    served_text,
+    versions_without_files,
+)
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.workload.streams import OutputTensor, Payloads
 
@@ -82,6 +86,8 @@ class ModelRepository:
             text, config = config_of(model, artifact, payloads, outputs, self._templates)
             if model.artifact.backend == "repository":
                 self._add_deployed_files(temporary, artifact)
+                for version in versions_without_files(config):
+                    (temporary / str(version)).mkdir(exist_ok=True)
             else:
                 self._add_own_files(temporary / "1", model, artifact)
             (temporary / CONFIG_FILE).write_text(text, newline="")

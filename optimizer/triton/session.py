@@ -138,11 +138,11 @@ class ServingSession:
             raise self.failure(error) from error
 
     def retire(self, *, wait: bool = False) -> None:
-        """Unload the models; with `wait`, return when they are gone."""
+        """Unload the models, the last one first; with `wait`, return when they are gone."""
         if self._running is None:
             return
         try:
-            for model in self._running.control.loaded:
+            for model in reversed(self._running.control.loaded):
                 self._running.control.unload(model, _UNLOAD_SECONDS if wait else 0.0)
         except ServerFailure:
             self.stop()

@@ -18,7 +18,7 @@ from optimizer.files.shipped import shipped
 from optimizer.fleet.price_list import read_prices, usual_prices
 from optimizer.load.user_load_file import read_job, read_user_load
 from optimizer.space_file.reader import Space, load_space
-from optimizer.triton.deployed_config import read_settings
+from optimizer.triton.deployed_pipeline import read_settings
 from tests.docs import made_up
 from tests.docs.blocks import Block, blocks
 from tests.docs.python_blocks import run_block, searches

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from optimizer.configuration.hardware import Hardware
 from optimizer.measurement.cost import Price
 from optimizer.space_file.reader import Space, load_space
-from optimizer.triton.deployed_config import read_settings
+from optimizer.triton.deployed_pipeline import read_settings
 from tests.e2e import tiny
 
 MAIL = """\

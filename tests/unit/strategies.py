@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from optimizer.configuration.model_graph import Ensemble, ModelGraph
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -94,10 +95,13 @@ models = st.builds(
         st.tuples(names.map(lambda name: f"parameters.{name}.string_value"), texts.map(json.dumps))
     ),
 )
+model_graphs = st.builds(
+    ModelGraph, tuples(st.builds(Ensemble, names, tuples(names, shortest=1)), shortest=1)
+)
 serving_configs = st.builds(
     ServingConfig,
     models=tuples(models, shortest=1),
-    graph=st.none() | names,
+    graph=st.none() | model_graphs,
     server=st.builds(
         ServerOptions,
         backend_config=tuples(st.tuples(names, names, texts)),

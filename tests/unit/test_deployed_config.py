@@ -28,9 +28,9 @@ from optimizer.triton.deployed_config import (
     deployed_values,
     overlay,
     read_deployed,
-    read_settings,
     served_text,
 )
+from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import wrong_field
 from optimizer.workload.model_spec import RepositorySource
 from optimizer.workload.streams import Dimension, LengthDistribution, Payloads, TensorSpec
@@ -232,7 +232,6 @@ def test_the_baseline_of_any_configuration_is_the_configuration(
             "model_transaction_policy { decoupled: true }",
             "model_transaction_policy.decoupled: a request of a decoupled model",
         ),
-        ('platform: "ensemble" ensemble_scheduling { }', "ensemble_scheduling: an ensemble needs"),
     ],
 )
 def test_models_that_cannot_be_tuned_are_refused(tmp_path: Path, text: str, reason: str) -> None:

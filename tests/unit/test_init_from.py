@@ -18,7 +18,8 @@ from optimizer.errors import UsageError
 from optimizer.export.deployed_space import space_text
 from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.space_file.reader import Space, load_space
-from optimizer.triton.deployed_config import check_inputs, read_deployed, read_settings
+from optimizer.triton.deployed_config import check_inputs, read_deployed
+from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.workload.model_spec import RepositorySource
 from tests.unit.commands import Commands, Said
 

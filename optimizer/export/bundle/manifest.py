@@ -329,7 +329,7 @@ def read_bundle(root: Path) -> Bundle:
     for mistake in _mistakes(manifest):
         raise UsageError(f"{root / MANIFEST}: {mistake}")
     try:
-        check_workload(load.workload, [model.name for model in manifest.config.models])
+        check_workload(load.workload, [model.name for model in manifest.config.targets])
     except ValueError as error:
         raise UsageError(f"{root / LOAD}: {error}") from error
     return Bundle(root, manifest, load)

@@ -1,0 +1,161 @@
+"""The models of existing repositories that a space file names, and the steps of its ensembles."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.parameter_definition import Value
+from optimizer.errors import Mistake, UsageError
+from optimizer.files.untrusted import is_safe_name
+from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.schema import SpaceSection
+from optimizer.workload.model_spec import ModelSpec, RepositorySource
+from optimizer.workload.streams import Payloads
+
+ReadSettings = Callable[[RepositorySource], DeployedSettings]
+"""Reads the settings of a model in a repository. Raises UsageError."""
+
+_Listed = dict[str, Sequence[Value]]
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A model of an existing repository.
+
+    Attributes:
+        of: the model of the space file that it is, or that it is a step of.
+    """
+
+    of: str
+    source: RepositorySource
+    settings: DeployedSettings
+
+    def spec(self, name: str, target: ModelSpec) -> ModelSpec:
+        """Return the model as a specification; a step is judged by the answers of its target."""
+        if name == self.of:
+            return target
+        payloads = Payloads((), batched=self.settings.batched)
+        return replace(target, name=name, source=self.source, payloads=payloads, outputs=())
+
+
+DeployedModels = Mapping[str, DeployedModel]
+"""By name, each after its steps."""
+
+
+def read_models(section: SpaceSection, folder: Path, read: ReadSettings) -> DeployedModels:
+    """Return the deployed models that a space file names, and their steps.
+
+    Raises:
+        UsageError: for a model or a step that cannot be read or tuned, and for names that clash.
+    """
+    models: dict[str, DeployedModel] = {}
+    for name, model in section.models.items():
+        source = model.source.to_value(folder)
+        if isinstance(source, RepositorySource):
+            _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
+    for name, own in models.items():
+        if name in section.models and own.of != name:
+            raise UsageError(
+                f"models.{name}: is also the name of a step of {own.of}: give the model another "
+                "name in the space file"
+            )
+    return models
+
+
+def _add(
+    models: dict[str, DeployedModel],
+    name: str,
+    model: DeployedModel,
+    read: ReadSettings,
+    within: Collection[str],
+) -> None:
+    """Add a model after its steps.
+
+    Args:
+        within: names of the ensembles that it is a step of, and its own.
+    """
+    for step in model.settings.steps:
+        source = replace(model.source, model=step)
+        if step in within:
+            raise UsageError(f"{model.source.folder}: the ensemble {step} is a step of itself")
+        if not is_safe_name(step):
+            raise UsageError(
+                f"{model.source.folder}: the name of the step {step!r} must consist of letters, "
+                "digits, '.', '_' and '-'"
+            )
+        if step not in models:
+            _add(models, step, DeployedModel(model.of, source, read(source)), read, (*within, step))
+        earlier = models[step]
+        if earlier.source != source:
+            raise UsageError(
+                f"the step {step} of {name} is {source.folder}, and {earlier.source.folder} has "
+                "the same name: a server has one model of a name"
+            )
+        settings = earlier.settings.as_step_of(name, model.settings)
+        models[step] = replace(earlier, settings=settings)
+    models[name] = model
+
+
+def graph_of(models: DeployedModels) -> ModelGraph | None:
+    """Return the ensembles among the models; None without any."""
+    ensembles = tuple(
+        Ensemble(name, model.settings.steps)
+        for name, model in models.items()
+        if model.settings.steps
+    )
+    return ModelGraph(ensembles) if ensembles else None
+
+
+def listed_values(section: SpaceSection, name: str, model: DeployedModel) -> _Listed:
+    """Return the values that a space file lists for the parameters of a deployed model."""
+    parameters = _parameters(section, model)
+    return model.settings.common(parameters.listed_values()) | _own(parameters, name)
+
+
+def parameter_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mistake]:
+    """Yield the parameters that cannot be searched, and those of models that do not exist."""
+    names = tuple(dict.fromkeys([*section.models, *models]))
+    sections = [section.parameters, *(own.parameters for own in section.models.values())]
+    for unknown in {key: None for own in sections if own for key in own.of_models}:
+        if unknown not in names:
+            near = difflib.get_close_matches(unknown, names, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            rule = f"{unknown[:80]} is none of the models, {', '.join(names)}{meant}"
+            yield Mistake(f"parameters.{unknown[:80]}", rule)
+    for name, model in models.items():
+        for parameter, rule in model.settings.mistakes(_own(_parameters(section, model), name)):
+            yield Mistake(f"parameters.{name}.{parameter}", f"{rule} (models.{model.of})")
+    for name in section.models:
+        pipeline = {key: model for key, model in models.items() if model.of == name}
+        yield from _mistakes_of_all(section, name, pipeline)
+
+
+def _mistakes_of_all(
+    section: SpaceSection, name: str, pipeline: DeployedModels
+) -> Iterator[Mistake]:
+    """Yield the parameters without a model's name that can be searched of no model."""
+    searched: set[str] = set()
+    rules: dict[str, str] = {}
+    for model in pipeline.values():
+        listed = _parameters(section, model).listed_values()
+        wrong = dict(model.settings.mistakes(listed))
+        searched |= model.settings.common(listed).keys() - wrong.keys()
+        rules = {**wrong, **rules}
+    for parameter, rule in rules.items():
+        if parameter not in searched:
+            yield Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
+
+
+def _parameters(section: SpaceSection, model: DeployedModel) -> ParametersSection:
+    return section.parameters.with_those_of(section.models[model.of].parameters)
+
+
+def _own(parameters: ParametersSection, name: str) -> _Listed:
+    """Return the values of the parameters whose key names the model."""
+    own = parameters.of_models.get(name)
+    return dict(own.listed_values()) if own is not None else {}

@@ -1,0 +1,155 @@
+"""The models of existing repositories with the steps that they are composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.errors import UsageError
+from optimizer.triton.deployed_config import (
+    CONFIG_FILE,
+    backend_of,
+    deployed_values,
+    read_deployed,
+    refusal_of,
+)
+from optimizer.workload.model_spec import RepositorySource
+
+_Configs = Mapping[str, model_config_pb2.ModelConfig]
+
+
+def read_settings(source: RepositorySource) -> DeployedSettings:
+    """Return what a model's configuration means for the space that is searched.
+
+    Raises:
+        UsageError: for a configuration that cannot be read, and for a model that cannot be tuned,
+            such as an ensemble with a step that is missing or takes other tensors than it gets.
+    """
+    _, config = read_deployed(source.folder)
+    mistakes = [refusal] if (refusal := refusal_of(config)) is not None else []
+    steps = tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+    if config.HasField("ensemble_scheduling"):
+        mistakes += _ensemble_mistakes(source, config, steps)
+    if mistakes:
+        file = source.folder / CONFIG_FILE
+        raise UsageError(
+            f"{file}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{file}:", *mistakes])
+        )
+    return DeployedSettings(
+        values=deployed_values(config),
+        batched=config.max_batch_size > 0,
+        instance_groups=len(config.instance_group),
+        backend=backend_of(config),
+        steps=steps,
+    )
+
+
+def _ensemble_mistakes(
+    source: RepositorySource, config: model_config_pb2.ModelConfig, steps: Sequence[str]
+) -> Iterator[str]:
+    """Yield why an ensemble cannot be served: a line for each step or tensor, which names it."""
+    if not steps:
+        yield "ensemble_scheduling: an ensemble needs a step"
+    configs = {}
+    for name in steps:
+        try:
+            _, configs[name] = read_deployed(source.repository / name)
+        except UsageError as error:
+            yield f"step {name}: {error}"
+            continue
+        refusal = refusal_of(configs[name])
+        if refusal is not None:
+            yield f"step {name}: {refusal}"
+    if len(configs) == len(steps):
+        yield from _tensor_mistakes(config, configs)
+        yield from _batch_mistakes(config, configs)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor between the models of an ensemble.
+
+    Attributes:
+        shape: with the batch axis, -1 for any size.
+        origin: what makes it, for messages.
+    """
+
+    data_type: str
+    shape: tuple[int, ...]
+    origin: str
+
+    @classmethod
+    def of(cls, config: model_config_pb2.ModelConfig, tensor: Any, origin: str) -> _Tensor:
+        """Return an input or output of a model."""
+        name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        batch = (-1,) if config.max_batch_size > 0 else ()
+        return cls(name, (*batch, *tensor.dims), origin)
+
+    def fits(self, other: _Tensor) -> bool:
+        """Return whether a tensor can be passed on as another."""
+        pairs = zip(self.shape, other.shape, strict=False)
+        return (
+            self.data_type == other.data_type
+            and len(self.shape) == len(other.shape)
+            and all(-1 in pair or pair[0] == pair[1] for pair in pairs)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.data_type} {list(self.shape)}"
+
+
+def _tensor_mistakes(config: model_config_pb2.ModelConfig, configs: _Configs) -> Iterator[str]:
+    """Yield each tensor that is missing, or is another than what it is passed on as."""
+    tensors = {each.name: _Tensor.of(config, each, "the ensemble") for each in config.input}
+    for step in config.ensemble_scheduling.step:
+        own = configs[step.model_name]
+        outputs = {each.name: each for each in own.output}
+        for name, tensor in step.output_map.items():
+            if name not in outputs:
+                yield f"step {step.model_name}: has no output {name}, only {', '.join(outputs)}"
+                continue
+            origin = f"the step {step.model_name}"
+            tensors[tensor] = _Tensor.of(own, outputs[name], origin)
+    for step in config.ensemble_scheduling.step:
+        yield from _input_mistakes(step, configs[step.model_name], tensors)
+    for each in config.output:
+        made, wanted = tensors.get(each.name), _Tensor.of(config, each, "the ensemble")
+        if made is None:
+            yield f"output {each.name}: no step makes it"
+        elif not made.fits(wanted):
+            yield f"{made.origin} makes {each.name} as {made}, and the ensemble says {wanted}"
+
+
+def _input_mistakes(
+    step: Any, config: model_config_pb2.ModelConfig, tensors: Mapping[str, _Tensor]
+) -> Iterator[str]:
+    inputs = {each.name: each for each in config.input}
+    for name in sorted(step.input_map.keys() - inputs.keys()):
+        yield f"step {step.model_name}: has no input {name}, only {', '.join(inputs)}"
+    for name, each in inputs.items():
+        passed = step.input_map.get(name)
+        if passed is None:
+            if not each.optional:
+                yield f"step {step.model_name}: the ensemble does not pass its input {name}"
+            continue
+        made, wanted = tensors.get(passed), _Tensor.of(config, each, step.model_name)
+        if made is None:
+            yield f"step {step.model_name}: no step makes {passed}, its input {name}"
+        elif not made.fits(wanted):
+            yield (
+                f"step {step.model_name}: takes {name} as {wanted}, and {made.origin} passes "
+                f"{passed} as {made}"
+            )
+
+
+def _batch_mistakes(config: model_config_pb2.ModelConfig, configs: _Configs) -> Iterator[str]:
+    for name, own in configs.items():
+        if 0 < own.max_batch_size < config.max_batch_size:
+            yield (
+                f"step {name}: its max_batch_size is {own.max_batch_size}, and the ensemble's "
+                f"{config.max_batch_size}, which must not be larger"
+            )
