@@ -86,7 +86,8 @@ def run(
         trials, timeout_seconds: end the search after so many configurations or so much time; None
             is the space file's.
         seed: of the sampler and of arrivals.
-        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
+        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with
+            `also_limits_ms` or a pipeline.
         storage: URL of a study database; None is a journal file in the study's folder.
         warm_start: name of a study in `results` whose still-valid results are reused.
         enqueue: configurations that are measured first: those of the published benchmark.

@@ -47,7 +47,7 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
     if result.missed is not None and (result.measurement is None or result.measurement.load_factor):
         print_sentence(console, f"The limit was not met: {result.missed}.", "yellow")
     print_table(console, _time(result.shown, _timings(measured)))
-    for split in result.shown.server:
+    for split in result.shown.executed:
         print_table(console, _batches(split))
     for line in _machine(result.shown):
         print_sentence(console, line)
@@ -128,7 +128,7 @@ def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Tabl
     saturation = level.kind == "saturation"
     load = "saturation" if saturation else f"{form.rate(level.offered_per_second)} requests/s"
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
-    for split in level.server:
+    for split in level.executed:
         rows += [
             (f"{split.model}: queue", split.queue_ms),
             (f"{split.model}: compute input", split.compute_input_ms),

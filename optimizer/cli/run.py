@@ -50,7 +50,8 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @seed_option("sampler and arrivals")
 @click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)),
-    help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit.",
+    help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit or for a "
+    "pipeline.",
 )  # fmt: skip
 @click.option(
     "--storage", help="URL of a study database. Default: a journal file in the study's folder."

@@ -22,7 +22,7 @@ from optimizer.space_file.reader import read_host
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.launcher import PickPorts, free_ports
 from optimizer.triton.session import ServedConfiguration, ServingSession
-from optimizer.workload.streams import Tensors, Workload
+from optimizer.workload.streams import Payloads, Tensors, Workload
 
 _ANSWER_SECONDS = 120.0
 
@@ -141,7 +141,7 @@ def served_bundle(
         models = BundleRepository(root.resolve(), repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:
             files = {
-                model.name: files_in(root, model.name, payloads[model.name])
+                model.name: files_in(root, model.name, payloads.get(model.name, Payloads(())))
                 for model in config.models
             }
             yield ServedBundle(session, session.serve(config, files))

@@ -127,7 +127,11 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
             study=study,
             finding=finding,
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
-            tolerances={m.name: content.tolerance(m.name) for m in config.models},
+            tolerances={
+                model.name: content.tolerance(target.name)
+                for target in config.targets
+                for model in config.part(target.name).models
+            },
             versions=content.versions(),
             cards=read_source_cards(study.directory),
             made_by=made_by,
@@ -281,6 +285,9 @@ def _with_examples(
     with served_bundle(root, manifest.config, load.workload, where) as bundle:
         triton = bundle.served.control.version()
         for model in manifest.models:
+            if model.name not in payloads:  # a step, whose ensemble is asked
+                models.append(model)
+                continue
             requests = draw_requests(payloads[model.name])
             outputs = [output["name"] for output in model.config["output"]]
             answers = bundle.answers(model.name, requests, outputs)

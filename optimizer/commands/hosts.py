@@ -77,7 +77,8 @@ def require_host(space: Space, slot: Slot) -> str:
     """
     _require_engine_builder(space)
     hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
-    backends = tuple(each.backend for each in space.deployed.values())
+    # Ensembles are part of the server itself.
+    backends = tuple(each.backend for each in space.deployed.values() if not each.steps)
     needs = Needs(tuple(model.name for model in space.models), tuple(hosted), backends)
     return require_server(space.host, needs, slot)
 

@@ -63,6 +63,9 @@ _REMEDY = (
     "--study NEW --warm-start {}"
 )
 
+_WITHOUT_SIMULATOR = "tpe"
+"""The default sampler where that with a simulator cannot be used."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -84,7 +87,7 @@ class RunOptions:
     @property
     def chosen_sampler(self) -> str:
         """The sampler, the default one where none was given."""
-        return self.sampler or ("tpe" if self.also_limits_ms else "guided")
+        return self.sampler or (_WITHOUT_SIMULATOR if self.also_limits_ms else "guided")
 
     @property
     def extra_limits_ms(self) -> tuple[float, ...]:
@@ -107,6 +110,9 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
+    note = _note_of_sampler(options, space.search_space)
+    if note is not None:
+        options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def check(machine: Machine) -> None:
@@ -127,6 +133,8 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
+            if note is not None:
+                watch_all(note)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
 
@@ -137,6 +145,22 @@ def _with_options(space: Space, options: RunOptions) -> Space:
         options.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=options.study or space.study, budget=budget)
+
+
+def _note_of_sampler(options: RunOptions, space: SearchSpace) -> Note | None:
+    """Return why another sampler than the usual one is chosen; None where it is not.
+
+    Raises:
+        UsageError: where the given sampler cannot search the space.
+    """
+    if space.graph is None or options.chosen_sampler not in CALIBRATED:
+        return None
+    pipelines = ", ".join(sorted(space.graph.names))
+    reason = f"the simulator of {options.chosen_sampler} is of single models, and {pipelines} has "
+    if options.sampler is not None:
+        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
+        raise UsageError(f"--sampler: must be one of {others}: {reason}steps")
+    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}steps")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:

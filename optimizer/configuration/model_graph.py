@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -41,6 +42,30 @@ class ModelGraph:
         """Return the names of all models that a model is composed of, directly or not."""
         own = {step for each in self.ensembles if each.name == name for step in each.steps}
         return frozenset(own).union(*map(self.below, own))
+
+    def check(self, models: Collection[str]) -> None:
+        """Check that ensembles and steps are among the models, and each ensemble after its steps.
+
+        Raises:
+            ValueError: with the first rule that is broken.
+        """
+        before = {*models} - self.names
+        for ensemble in self.ensembles:
+            for step in ensemble.steps:
+                if step not in before:
+                    raise ValueError(f"graph: step {step[:80]!r} is no model before its ensemble")
+            if ensemble.name not in models:
+                raise ValueError(f"graph: ensemble {ensemble.name[:80]!r} is none of the models")
+            before.add(ensemble.name)
+
+    def renamed(self, names: Mapping[str, str]) -> ModelGraph:
+        """Return the graph with other names of the models."""
+        return ModelGraph(
+            tuple(
+                Ensemble(names[each.name], tuple(names[step] for step in each.steps))
+                for each in self.ensembles
+            )
+        )
 
 
 NO_GRAPH = ModelGraph(())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -38,7 +39,7 @@ def patch_base(study: StudyReading, config: ServingConfig, repository: Path | No
     Raises:
         UsageError: where a model does not come from a repository, or is not in this one.
     """
-    sources = {model.name: study.content["models"][model.name]["source"] for model in config.models}
+    sources = _sources(study, config)
     for name, source in sources.items():
         if source.get("repository") is None:
             raise UsageError(
@@ -52,6 +53,17 @@ def patch_base(study: StudyReading, config: ServingConfig, repository: Path | No
         if not (repository / folder).is_dir():
             raise UsageError(f"--base: {repository} has no model {folder}")
     return PatchBase(repository, folders)
+
+
+def _sources(study: StudyReading, config: ServingConfig) -> dict[str, Mapping[str, Any]]:
+    """Return the source of each model; that of a step is where the source of its ensemble is."""
+    sources: dict[str, Mapping[str, Any]] = {}
+    for target in config.targets:
+        source = study.content["models"][target.name]["source"]
+        for step in config.part(target.name).models:
+            sources[step.name] = {**source, "model": step.name}
+        sources[target.name] = source
+    return sources
 
 
 def refuse_changed(source: ExportSource) -> None:
@@ -111,13 +123,18 @@ def _patched(name: str, folder: str, bundle: Bundle, source: ExportSource) -> Pa
 def _renamed(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
     """Return a bundle whose models have other names."""
     manifest, workload = bundle.manifest, bundle.load.workload
-    served = tuple(replace(each, name=names[each.name]) for each in manifest.config.models)
+    graph, models = manifest.config.graph, manifest.config.models
+    config = replace(
+        manifest.config,
+        models=tuple(replace(each, name=names[each.name]) for each in models),
+        graph=graph.renamed(names) if graph is not None else None,
+    )
     streams = tuple(replace(each, target=names[each.target]) for each in workload.streams)
     return replace(
         bundle,
         manifest=replace(
             manifest,
-            config=replace(manifest.config, models=served),
+            config=config,
             models=tuple(_renamed_model(each, names[each.name]) for each in manifest.models),
             limits=tuple(replace(each, model=names[each.model]) for each in manifest.limits),
         ),

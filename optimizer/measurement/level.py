@@ -90,7 +90,13 @@ class BatchPoint:
 
 @dataclass(frozen=True)
 class ServerSplit:
-    """Mean times of a request in the server, in ms, and the executed batch sizes."""
+    """Mean times of a request in the server, in ms, and the executed batch sizes.
+
+    Attributes:
+        ensemble: whether the model passes its requests through other models; its compute times are
+            sums of theirs, and its queue time leaves theirs out.
+        step: whether the requests came from an ensemble and not from clients.
+    """
 
     model: str
     requests: int
@@ -99,6 +105,8 @@ class ServerSplit:
     compute_infer_ms: float
     compute_output_ms: float
     batches: tuple[BatchPoint, ...]
+    ensemble: bool = False
+    step: bool = False
 
     @property
     def total_ms(self) -> float:
@@ -291,11 +299,20 @@ class LoadLevel:
         None without the server's statistics. 0 where these cover all of it: Triton counts the
         output of a batch until its last reply is sent, and other replies have arrived by then.
         """
-        requests = sum(split.requests for split in self.server)
-        if requests == 0 or self.replied_ms is None:
+        if self.requests_received == 0 or self.replied_ms is None:
             return None
-        inside = sum(split.total_ms * split.requests for split in self.server) / requests
-        return max(0.0, self.replied_ms - inside)
+        inside = sum(split.total_ms * split.requests for split in self.executed)
+        return max(0.0, self.replied_ms - inside / self.requests_received)
+
+    @property
+    def executed(self) -> tuple[ServerSplit, ...]:
+        """The splits of models that execute requests; an ensemble passes them to its steps."""
+        return tuple(split for split in self.server if not split.ensemble)
+
+    @property
+    def requests_received(self) -> int:
+        """Requests that the server got from clients, not those that ensembles sent to steps."""
+        return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:
         """Return the largest percentile of any stream. Raises KeyError if it was not recorded."""

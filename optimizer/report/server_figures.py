@@ -22,30 +22,30 @@ Timings = Mapping[str, Sequence[HostTiming]]
 
 
 def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
-    """Return a request's mean time by part, over the models that were asked.
+    """Return a request's mean time by part, over the models that execute it.
 
     Where Triton's Python backend hosts a model that was timed without it, `HOST` is what it adds to
     the model's own "compute".
     """
-    requests = sum(split.requests for split in level.server)
-    model = [model_ms(split, timings.get(split.model, ())) for split in level.server]
+    requests, executed = level.requests_received, level.executed
+    model = [model_ms(split, timings.get(split.model, ())) for split in executed]
     compute = [
         split.compute_infer_ms if own is None else own
-        for split, own in zip(level.server, model, strict=True)
+        for split, own in zip(executed, model, strict=True)
     ]
-    host = [s.compute_infer_ms - own for s, own in zip(level.server, compute, strict=True)]
+    host = [s.compute_infer_ms - own for s, own in zip(executed, compute, strict=True)]
 
     def mean(values: Sequence[float]) -> float:
-        weighted = zip(level.server, values, strict=True)
+        weighted = zip(executed, values, strict=True)
         return sum(split.requests * ms for split, ms in weighted) / requests if requests else 0.0
 
     host_ms = {HOST: mean(host)} if any(own is not None for own in model) else {}
     return {
-        "queue": mean([split.queue_ms for split in level.server]),
-        "input": mean([split.compute_input_ms for split in level.server]),
+        "queue": mean([split.queue_ms for split in executed]),
+        "input": mean([split.compute_input_ms for split in executed]),
         "compute": mean(compute),
         **host_ms,
-        "output": mean([split.compute_output_ms for split in level.server]),
+        "output": mean([split.compute_output_ms for split in executed]),
         "network": level.network_ms or 0.0,
     }
 
@@ -53,7 +53,7 @@ def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
 def batch_shares(level: LoadLevel) -> Mapping[int, float]:
     """Share of the inferences that are executed in each batch size, ascending."""
     inferences: dict[int, int] = {}
-    for split in level.server:
+    for split in level.executed:
         for point in split.batches:
             size = point.batch_size
             inferences[size] = inferences.get(size, 0) + point.inferences

@@ -22,7 +22,7 @@ from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Refe
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.errors import TrialFailure
-from optimizer.search.gate_server import GateServer
+from optimizer.search.gate_server import DeployedPipeline, GateServer, GateSubject
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
@@ -69,16 +69,26 @@ class AccuracyGate:
     watch: Watcher
 
     def judge(
-        self, artifact: ModelArtifact, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
+        self,
+        artifact: ModelArtifact,
+        model: ModelSpec,
+        prepared: PreparedModel,
+        plan: GatePlan,
+        pipeline: DeployedPipeline | None = None,
     ) -> GateResult:
         """Serve an artefact and judge it at every planned shape; retry transient failures once.
+
+        Args:
+            model: that requests go to, of which `prepared` has the reference.
+            pipeline: for an artefact of an ensemble or of a step, the ensemble.
 
         Raises:
             TrialFailure: when it cannot be served.
             UsageError: when the task's metric cannot be calculated.
         """
         placement = (self.kind, self.cores)
-        server = GateServer(self.session, artifact, model, prepared.outputs, placement, self.watch)
+        subject = GateSubject(artifact, model, prepared.outputs, pipeline)
+        server = GateServer(self.session, subject, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()
         finally:
@@ -121,7 +131,7 @@ class _Judge:
         """Return the instance's memory after it executed a batch of medium size."""
         alone, size = self._server.instance_mib, self._plan.request_size
         batch = min(self._plan.largest, _MEMORY_BATCH) // size * size
-        if batch <= size:
+        if alone is None or batch <= size:
             return alone
         try:
             self._server.infer_concurrently([self._batch(self._longest, batch)])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optimizer.artifacts.build_results import (
-    ModelArtifact,
     OpenedModel,
     PreparedModel,
     Reference,
 )
 from optimizer.artifacts.datasets import model_inputs, rows_by_length
 from optimizer.artifacts.references import fp32_outputs, judged_positions
-from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.triton.deployed_config import check_inputs, deployed_outputs, read_deployed
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec
@@ -23,34 +22,35 @@ _CALL_SECONDS = 120.0
 
 def deployed_reference(
     session: ServingSession,
-    artifact: ModelArtifact,
     model: ModelSpec,
-    deployed: ModelServing,
+    deployed: ServingConfig,
+    files: Mapping[str, ModelFiles],
     lengths: Sequence[int],
 ) -> PreparedModel:
     """Serve a model as it is deployed and send the evaluation inputs one by one.
 
     Args:
-        deployed: the configuration as deployed.
+        deployed: the configuration as deployed, of the model and of the steps of an ensemble.
+        files: of each model of the configuration, by name.
         lengths: in tokens, that requests are padded to besides the longest.
 
     Raises:
         UsageError: when the requests do not fit the model's configuration.
         TrialFailure: when it cannot be served, or an output is not finite.
     """
-    _, config = read_deployed(artifact.path)
+    _, config = read_deployed(files[model.name].artifact)
     check_inputs(config, model.payloads)
     outputs = deployed_outputs(config, model.outputs)
     by_length = rows_by_length(model_inputs(model).evaluation, lengths, model.payloads)
-    files = ModelFiles(artifact.path, model.payloads, outputs)
-    served = session.serve(ServingConfig((deployed,)), {model.name: files})
+    served = session.serve(deployed, files)
     names, batched = [output.name for output in outputs], model.payloads.batched
 
     def run(request: Tensors) -> Tensors:
         answers = served.control.infer(model.name, [request], names, _CALL_SECONDS, batched=batched)
         return answers if batched else {name: values[0] for name, values in answers.items()}
 
-    size = sum(path.stat().st_size for path in artifact.path.rglob("*") if path.is_file())
+    paths = (path for own in files.values() for path in own.artifact.rglob("*"))
+    size = sum(path.stat().st_size for path in paths if path.is_file())
     opened = OpenedModel(run, outputs, size)
     references = []
     for length, rows in by_length.items():

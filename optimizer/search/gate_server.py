@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.configuration.runtimes.spec import Kind
@@ -24,6 +25,37 @@ from optimizer.workload.streams import OutputTensor, Tensors, stack
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 
 
+@dataclass(frozen=True)
+class DeployedPipeline:
+    """An ensemble and its steps as they are deployed.
+
+    Attributes:
+        files: of each model of the configuration, by name.
+        most_inferences: that a request to the ensemble may ask for.
+    """
+
+    config: ServingConfig
+    files: Mapping[str, ModelFiles]
+    most_inferences: int
+
+
+@dataclass(frozen=True)
+class GateSubject:
+    """An artefact, and how its answers are got.
+
+    Attributes:
+        target: the model that requests go to: the artefact's own, or the ensemble that it is part
+            of, whose answers show whether its parts answer correctly.
+        outputs: of the target.
+        pipeline: the ensemble; None for a model that is served alone.
+    """
+
+    artifact: ModelArtifact
+    target: ModelSpec
+    outputs: tuple[OutputTensor, ...]
+    pipeline: DeployedPipeline | None = None
+
+
 class GateServer:
     """Serves one instance of an artefact, again after a failure.
 
@@ -34,16 +66,15 @@ class GateServer:
     def __init__(
         self,
         session: ServingSession,
-        artifact: ModelArtifact,
-        model: ModelSpec,
-        outputs: tuple[OutputTensor, ...],
+        subject: GateSubject,
         placement: tuple[Kind, int],
         watch: Watcher,
     ) -> None:
         self._session = session
-        self._artifact = artifact
-        self._model = model
-        self._outputs = outputs
+        self._artifact = subject.artifact
+        self._model = subject.target
+        self._outputs = subject.outputs
+        self._pipeline = subject.pipeline
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
@@ -79,24 +110,32 @@ class GateServer:
 
         Args:
             batch: size that the server must have executed; None where it may merge requests
-                freely.
+                freely. What an ensemble does not take as one request is sent as several, which
+                its steps merge freely.
 
         Raises:
             TrialFailure: when a request fails, twice where the failure is transient.
         """
+        most = self._pipeline.most_inferences if self._pipeline is not None else None
+        if most is not None and batch is not None and batch > most:
+            requests = [part for request in requests for part in _split(request, most)]
+            batch = None
         return self._infer_with_retry([requests], batch)
 
     @property
     def instance_mib(self) -> float | None:
         """Memory that the instance takes, None where it cannot be measured."""
-        return self._session.memory_of_models_mib() if self._served is not None else None
+        if self._served is None or self._pipeline is not None:
+            return None
+        return self._session.memory_of_models_mib()
 
     @property
     def last_ms(self) -> dict[int, float]:
         """Mean compute time of the batch size that most inferences of the last call were in."""
         assert self._executed is not None, "nothing was inferred yet"
-        usual = max(self._executed.batches, key=lambda point: point.inferences)
-        return {usual.batch_size: usual.compute_ms}
+        batches = self._executed.batches
+        usual = max(batches, key=lambda point: point.inferences, default=None)
+        return {usual.batch_size: usual.compute_ms} if usual is not None else {}
 
     def close(self) -> None:
         """Unload the artefact and wait: memory is measured relative to an empty server."""
@@ -112,11 +151,16 @@ class GateServer:
         return inferences_of(request) if self._batched else 1
 
     def _start(self) -> None:
-        name = self._model.name
-        files = ModelFiles(
-            self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
-        )
-        self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
+        serving, pipeline = self._serving(), self._pipeline
+        if pipeline is None:
+            files = ModelFiles(
+                self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
+            )
+            self._served = self._session.serve(ServingConfig((serving,)), {serving.name: files})
+            return
+        models = (serving if own.name == serving.name else own for own in pipeline.config.models)
+        config = replace(pipeline.config, models=tuple(models))
+        self._served = self._session.serve(config, pipeline.files)
 
     def _restart(self, error: TrialFailure) -> None:
         """Serve again after a transient failure; raise any other."""
@@ -144,7 +188,7 @@ class GateServer:
     def _infer(self, calls: Sequence[Sequence[Tensors]], batch: int | None) -> Tensors:
         assert self._served is not None, "the artefact is not served"
         control, name = self._served.control, self._model.name
-        before = control.statistics(name)
+        before = control.statistics(self._artifact.spec.model)
         outputs = [
             control.infer(
                 name,
@@ -172,9 +216,17 @@ class GateServer:
         on_cpu = InstanceGroup("KIND_CPU", 1, (), cores)
         largest = self._max_batch_size
         return ModelServing(
-            name=self._model.name,
+            name=self._artifact.spec.model,
             artifact=self._artifact.spec,
             max_batch_size=largest,
             batching=Batching() if largest > 1 else None,
             groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, 1, (0,)),),
         )
+
+
+def _split(request: Tensors, most: int) -> list[Tensors]:
+    """Return a request as several, each of at most so many inferences."""
+    return [
+        {name: values[start : start + most] for name, values in request.items()}
+        for start in range(0, inferences_of(request), most)
+    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
 
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.capacity import RunLevel
@@ -15,7 +16,7 @@ from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse
+from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.control import server_split
 from optimizer.triton.liveness import Liveness
@@ -109,7 +110,7 @@ class LevelRunner:
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
-            server=tuple(map(server_split, before, after)),
+            server=_with_roles(map(server_split, before, after), config),
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
@@ -141,6 +142,15 @@ class LevelRunner:
             rng = np.random.default_rng(_PAYLOAD_SEED)
             self._drawn[key] = stream.payloads.sample(_POOL, rng, model.padding, stream.batch_size)
         return self._drawn[key]
+
+
+def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[ServerSplit, ...]:
+    """Return the models' splits with what the models are in a pipeline."""
+    graph = config.graph or NO_GRAPH
+    return tuple(
+        replace(split, ensemble=split.model in graph.names, step=split.model in graph.steps)
+        for split in splits
+    )
 
 
 def _refuse_overheated(use: MachineUse) -> None:

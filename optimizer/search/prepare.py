@@ -12,16 +12,18 @@ from typing import Any
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.configuration.hardware import Hardware, processor_lacks
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.model_space import EmptySpaceError
 from optimizer.configuration.runtimes import RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.configuration.serving_config import ArtifactSpec, ServerOptions
 from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.search.deployed_reference import deployed_reference
+from optimizer.search.gate_server import DeployedPipeline
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -32,6 +34,7 @@ from optimizer.study.gated_artifact import (
     ready_event,
     to_json,
 )
+from optimizer.triton.deployed_config import read_deployed
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
 from optimizer.workload.streams import stack
@@ -65,14 +68,19 @@ class _Source:
     """A model's references, and its ONNX graph where one is needed.
 
     Attributes:
+        target: the model of whose answers the references are: the model itself, or the ensemble
+            that it is a step of.
+        pipeline: the ensemble with its steps; None for a model that is served alone.
         seconds: build time of references and graph in this run.
         no_graph: why the export of a needed ONNX graph failed.
     """
 
     model: ModelSpec
+    target: ModelSpec
     prepared: PreparedModel
     seconds: float
     no_graph: str | None = None
+    pipeline: DeployedPipeline | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class PreparePhase:
             StorageError: when the study's directory cannot be written.
         """
         self.watch(PhaseStarted("prepare", len(space.artifacts)))
-        sources = {model.name: self._source(model, space) for model in models}
+        sources = self._sources({model.name: model for model in models}, space)
         earlier = self._earlier()
         rows = {row["artifact"]: row for row in earlier["artifacts"]}
         kind, cores = space.models[0].scope.kind, space.hardware.cores
@@ -121,23 +129,47 @@ class PreparePhase:
         fitting = self._within_memory(left.without_batches(failing), gated)
         return Prepared(fitting, files, tuple(gated), building)
 
-    def _as_deployed(self, model: ModelSpec, space: SearchSpace) -> _Source:
+    def _sources(
+        self, models: Mapping[str, ModelSpec], space: SearchSpace
+    ) -> Mapping[str, _Source]:
+        """Return the source of each model; steps share the references of their ensemble."""
+        sources = {}
+        for target in space.targets:
+            source = self._source(models[target], models, space)
+            for name in (space.graph or NO_GRAPH).below(target) | {target}:
+                sources[name] = replace(source, model=models[name])
+        return sources
+
+    def _as_deployed(
+        self, model: ModelSpec, models: Mapping[str, ModelSpec], space: SearchSpace
+    ) -> _Source:
         """Serve a model of a repository as it is deployed, for its reference outputs."""
         self.watch(StepStarted(f"serving {model.name} as deployed, for the reference"))
-        [spec] = [spec for spec in space.artifacts if spec.model == model.name]
-        [deployed] = [m for m in space.config(space.baseline).models if m.name == model.name]
+        config = replace(space.config(space.baseline).part(model.name), server=ServerOptions())
+        [spec] = [own.artifact for own in config.models if own.name == model.name]
         lengths = sorted(_plan(spec, model, space).lengths)
         try:
-            artifact = self.builder.build(spec, model)
-            prepared = deployed_reference(self.session, artifact, model, deployed, lengths)
+            files = {
+                own.name: ModelFiles(
+                    self.builder.build(own.artifact, models[own.name]).path, model.payloads, ()
+                )
+                for own in config.models
+            }
+            prepared = deployed_reference(self.session, model, config, files, lengths)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name} as deployed: {error}") from error
-        return _Source(model, prepared, 0.0)
+        pipeline = None
+        if config.graph is not None:
+            _, deployed = read_deployed(files[model.name].artifact)
+            pipeline = DeployedPipeline(config, files, max(1, deployed.max_batch_size))
+        return _Source(model, model, prepared, 0.0, pipeline=pipeline)
 
-    def _source(self, model: ModelSpec, space: SearchSpace) -> _Source:
+    def _source(
+        self, model: ModelSpec, models: Mapping[str, ModelSpec], space: SearchSpace
+    ) -> _Source:
         """Compute a model's reference outputs, and export its graph where one is needed."""
         if isinstance(model.source, RepositorySource):
-            return self._as_deployed(model, space)
+            return self._as_deployed(model, models, space)
         self.watch(StepStarted(f"reading {model.name} and its FP32 reference"))
         own = [spec for spec in space.artifacts if spec.model == model.name]
         lengths = {n for spec in own for n in _plan(spec, model, space).lengths}
@@ -149,13 +181,13 @@ class PreparePhase:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
         seconds = prepared.seconds if prepared.built else 0.0
         if not any(map(_made_from_graph, own)):
-            return _Source(model, prepared, seconds)
+            return _Source(model, model, prepared, seconds)
         self.watch(StepStarted(f"exporting {model.name} to ONNX"))
         try:
             graph = self.builder.export_graph(model)
         except TrialFailure as error:
-            return _Source(model, prepared, seconds, no_graph=str(error))
-        return _Source(model, prepared, seconds + (graph.seconds if graph.built else 0.0))
+            return _Source(model, model, prepared, seconds, no_graph=str(error))
+        return _Source(model, model, prepared, seconds + (graph.seconds if graph.built else 0.0))
 
     def _announce(self, result: GatedArtifact) -> None:
         self.watch(ready_event(result))
@@ -197,7 +229,7 @@ class PreparePhase:
             return None, GatedArtifact(spec, dropped=f"build failed: {error}")
         self._warn_of_low_int8_share(artifact)
         seconds = 0.0 if artifact.cached else artifact.build_seconds
-        plan = _plan(spec, source.model, space)
+        plan = _plan(spec, source.target, space)
         if row is not None and row["sha256"] is not None:
             self._refuse_changed_file(artifact, row["sha256"])
             judged = from_json(row, spec)
@@ -212,7 +244,7 @@ class PreparePhase:
         spec, sha256 = artifact.spec, artifact.sha256
         self.watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
-            served = gate.judge(artifact, source.model, source.prepared, plan)
+            served = gate.judge(artifact, source.target, source.prepared, plan, source.pipeline)
         except TrialFailure as error:
             return GatedArtifact(spec, sha256, dropped=f"could not be served: {error}")
         dropped, failing = served.dropped, served.failing

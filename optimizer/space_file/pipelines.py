@@ -56,14 +56,10 @@ def read_models(section: SpaceSection, folder: Path, read: ReadSettings) -> Depl
     models: dict[str, DeployedModel] = {}
     for name, model in section.models.items():
         source = model.source.to_value(folder)
+        if name in models:
+            raise _clash(name, models[name].of, name)
         if isinstance(source, RepositorySource):
             _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
-    for name, own in models.items():
-        if name in section.models and own.of != name:
-            raise UsageError(
-                f"models.{name}: is also the name of a step of {own.of}: give the model another "
-                "name in the space file"
-            )
     return models
 
 
@@ -91,14 +87,19 @@ def _add(
         if step not in models:
             _add(models, step, DeployedModel(model.of, source, read(source)), read, (*within, step))
         earlier = models[step]
-        if earlier.source != source:
-            raise UsageError(
-                f"the step {step} of {name} is {source.folder}, and {earlier.source.folder} has "
-                "the same name: a server has one model of a name"
-            )
+        if earlier.of != model.of:
+            raise _clash(step, earlier.of, model.of)
         settings = earlier.settings.as_step_of(name, model.settings)
         models[step] = replace(earlier, settings=settings)
     models[name] = model
+
+
+def _clash(name: str, *of: str) -> UsageError:
+    # Triton loads a step with each ensemble, so that two of them would end each other's step.
+    return UsageError(
+        f"models: {name} is a part of {' and of '.join(dict.fromkeys(of))} at the same time: search "
+        "one ensemble at a time, and give no model of the space file the name of a step"
+    )
 
 
 def graph_of(models: DeployedModels) -> ModelGraph | None:

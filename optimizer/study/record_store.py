@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_text
 from optimizer.files.untrusted import check_ranges, is_safe_name, parse_json, read_bytes
@@ -80,6 +81,7 @@ def _check_record(record: TrialRecord, path: Path) -> None:
     refuse_unsafe_names(
         name for model in record.config.models for name in (model.name, model.artifact.model)
     )
+    (record.config.graph or NO_GRAPH).check([model.name for model in record.config.models])
     if record.outcome == "ok" and record.measurement is None:
         raise ValueError("outcome must not be ok without a measurement")
     if not record.config.models or not all(model.groups for model in record.config.models):

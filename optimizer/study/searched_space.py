@@ -81,28 +81,13 @@ def checked(searched: _Searched) -> _Searched:
         if [(p.name, p.values) for p in ordered if p.name in listed] != own:
             raise ValueError(f"search_space.parameters of {model.model} must be in order")
     space = space.completed()
-    _check_graph(space)
+    (space.graph or NO_GRAPH).check([model.model for model in space.models])
     check_workload(searched.workload, space.targets)
     if wrong := next(space.check_conditions(), None):
         rule, text = wrong.args
         raise ValueError(f"search_space.limits.conditions: {rule}, got {text[:80]!r}")
     len(space)
     return replace(searched, search_space=space)
-
-
-def _check_graph(space: SearchSpace) -> None:
-    """Raise ValueError where an ensemble or one of its steps is no model, or they are a cycle."""
-    graph, names = space.graph or NO_GRAPH, [model.model for model in space.models]
-    before: set[str] = {*names} - graph.names
-    for ensemble in graph.ensembles:
-        for step in ensemble.steps:
-            if step not in before:
-                raise ValueError(
-                    f"search_space.graph: {step!r} must be a model before its ensemble"
-                )
-        before.add(ensemble.name)
-    if not before <= {*names}:
-        raise ValueError("search_space.graph: an ensemble is none of the models")
 
 
 def check_workload(workload: Workload, models: Sequence[str]) -> None:

@@ -6,11 +6,12 @@ Launchers only start and stop servers. Errors of the client library are converte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -106,12 +107,20 @@ class ServerControl:
         return tuple(self._loaded)
 
     def load(
-        self, model: str, requested: model_config_pb2.ModelConfig, timeout_seconds: float
+        self,
+        model: str,
+        requested: model_config_pb2.ModelConfig,
+        timeout_seconds: float,
+        steps: Mapping[str, model_config_pb2.ModelConfig] = MappingProxyType({}),
     ) -> model_config_pb2.ModelConfig:
         """Load or reload a model, and compare the server's configuration with the requested one.
 
         The configuration is sent with the request, since a server on a network file system may
         read an old config.pbtxt.
+
+        Args:
+            steps: configurations by name of the models that an ensemble is composed of. Triton
+                loads these with the ensemble, even those that are loaded already.
 
         Returns:
             The configuration that the server runs.
@@ -122,13 +131,22 @@ class ServerControl:
             ConfigMismatch: the server runs another configuration.
             ServerFailure: the server is gone.
         """
-        self._loaded[model] = None
-        self._ever_loaded.add(model)
+        for name in (*steps, model):
+            self._loaded[name] = None
+            self._ever_loaded.add(name)
         config = json_format.MessageToJson(requested, preserving_proto_field_name=True)
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
+        for name, wanted in steps.items():
+            self._require(name, wanted)
+        return self._require(model, requested)
+
+    def _require(
+        self, model: str, requested: model_config_pb2.ModelConfig
+    ) -> model_config_pb2.ModelConfig:
+        """Return the configuration that the server runs. Raises ConfigMismatch."""
         running = self.config(model)
         wrong = differences(requested, running)
         if wrong:

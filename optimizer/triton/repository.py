@@ -86,8 +86,7 @@ class ModelRepository:
             text, config = config_of(model, artifact, payloads, outputs, self._templates)
             if model.artifact.backend == "repository":
                 self._add_deployed_files(temporary, artifact)
-                for version in versions_without_files(config):
-                    (temporary / str(version)).mkdir(exist_ok=True)
+                _keep_versions(temporary, config)
             else:
                 self._add_own_files(temporary / "1", model, artifact)
             (temporary / CONFIG_FILE).write_text(text, newline="")
@@ -112,6 +111,14 @@ class ModelRepository:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target != folder / CONFIG_FILE:
                 self.place(source, target)
+
+
+def _keep_versions(folder: Path, config: model_config_pb2.ModelConfig) -> None:
+    """Add the folders of versions without files; Git and archives keep one only with a file."""
+    for version in versions_without_files(config):
+        if not (folder / str(version)).is_dir():
+            (folder / str(version)).mkdir()
+            (folder / str(version) / ".gitkeep").touch()
 
 
 def config_of(

@@ -7,9 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tritonclient.grpc import model_config_pb2
+
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.releases import EngineFacts, refuse_mismatch
-from optimizer.configuration.serving_config import ArtifactSpec, ServerOptions, ServingConfig
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
@@ -126,16 +133,27 @@ class ServingSession:
             served = self._server(config.server)
             # Processes of unloaded models may still run.
             before = frozenset(served.server.model_processes() or ())
-            for model in config.models:
-                own = files[model.name]
-                if own.engine is not None:
-                    refuse_mismatch(own.engine, served.control.version(), self._gpus)
-                requested = self._repository.write(model, own.artifact, own.payloads, own.outputs)
-                served.control.load(model.name, requested, _LOAD_SECONDS)
+            for target in config.targets:
+                models = config.part(target.name).models
+                steps = {
+                    model.name: self._written(model, files[model.name], served.control)
+                    for model in models
+                }
+                requested = steps.pop(target.name)
+                seconds = _LOAD_SECONDS * len(models)
+                served.control.load(target.name, requested, seconds, steps)
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
         except TrialFailure as error:
             raise self.failure(error) from error
+
+    def _written(
+        self, model: ModelServing, files: ModelFiles, control: ServerControl
+    ) -> model_config_pb2.ModelConfig:
+        """Write a model to the repository; return the configuration that is written."""
+        if files.engine is not None:
+            refuse_mismatch(files.engine, control.version(), self._gpus)
+        return self._repository.write(model, files.artifact, files.payloads, files.outputs)
 
     def retire(self, *, wait: bool = False) -> None:
         """Unload the models, the last one first; with `wait`, return when they are gone."""

@@ -178,7 +178,7 @@ def check_outputs(
     manifest: Manifest, examples: Mapping[str, Examples], answers: Mapping[str, Tensors]
 ) -> Check:
     """Check that outputs match the recorded ones, within the limits of the accuracy gate."""
-    without = [model.name for model in manifest.models if model.name not in examples]
+    without = [model.name for model in manifest.config.targets if model.name not in examples]
     wrong = [
         f"{model.name}: {text}"
         for model in manifest.models

@@ -32,6 +32,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError, storage_errors
@@ -341,6 +342,10 @@ def _mistakes(manifest: Manifest) -> Iterator[str]:
     for name in served:
         if not is_safe_name(name):
             yield f"a model's name must be the name of a folder, got {name[:80]!r}"
+    try:
+        (manifest.config.graph or NO_GRAPH).check(served)
+    except ValueError as error:
+        yield f"config.{error}"
     if [model.name for model in manifest.models] != served:
         yield f"models must be the models of config, {', '.join(served)}"
     for model in manifest.models:

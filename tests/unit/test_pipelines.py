@@ -1,0 +1,366 @@
+"""Ensembles of repositories: their graph, what is refused, and parameters of their steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.commands.run import RunOptions, run_study
+from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
+from optimizer.space_file.reader import Space, fixed_at
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
+from optimizer.triton.deployed_config import served_text
+from optimizer.triton.deployed_pipeline import read_settings
+from optimizer.triton.repository import ModelRepository
+from optimizer.workload.model_spec import RepositorySource
+from tests.unit.pipelines import CONFIGS, OUTER, STEPS, TOP, space_of, write_repository
+
+INFLIGHT = "config.ensemble_scheduling.max_inflight_requests"
+PINNED = "config.optimization.input_pinned_memory.enable"
+
+
+def values(space: Space) -> dict[str, tuple[object, ...]]:
+    """The values of all parameters by key, without those that have only one."""
+    return {p.key: p.values for p in space.search_space.parameters if len(p.values) > 1}
+
+
+def baseline(space: Space) -> ServingConfig:
+    return space.search_space.config(space.search_space.baseline)
+
+
+def refusals(folder: Path, parameters: dict[str, Any], **keys: Any) -> list[str]:
+    with pytest.raises(SpaceFileError) as caught:
+        space_of(folder, parameters, **keys)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+# The graph
+
+
+def test_an_ensemble_is_served_with_its_steps_before_it(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {}, names={"emails": TOP})
+    config = baseline(space)
+    assert [model.name for model in config.models] == [*STEPS, "emails"]
+    assert config.graph == ModelGraph((Ensemble("emails", STEPS),))
+    assert [model.name for model in config.targets] == ["emails"]
+    assert [stream.target for stream in space.workload.streams] == ["emails"]
+    folders = [model.source.folder for model in space.models]  # type: ignore[union-attr]
+    assert folders == [tmp_path / name for name in (*STEPS, TOP)]
+
+
+def test_the_baseline_is_the_pipeline_as_deployed(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {"instance_count": [2], "classifier.batching": [True]})
+    for model in baseline(space).models:
+        assert served_text(tmp_path / model.name, model)[0] == CONFIGS[model.name]
+
+
+def test_steps_of_steps_are_served_and_a_shared_step_once(tmp_path: Path) -> None:
+    configs = {**CONFIGS, "outer": OUTER}
+    config = baseline(space_of(tmp_path, {}, configs, {"outer": "outer"}))
+    assert [model.name for model in config.models] == [*STEPS, TOP, "outer"]
+    assert config.graph == ModelGraph((Ensemble(TOP, STEPS), Ensemble("outer", (TOP, "tokenizer"))))
+    assert [model.name for model in config.targets] == ["outer"]
+    assert [model.name for model in config.part(TOP).models] == [*STEPS, TOP]
+
+
+def test_an_ensemble_needs_the_folder_of_a_version_without_files(tmp_path: Path) -> None:
+    space = space_of(tmp_path / "models", {})
+    (tmp_path / "models" / TOP / "1").rmdir()
+    repository = ModelRepository(tmp_path / "served", tmp_path)
+    [top] = baseline(space).targets
+    repository.write(top, tmp_path / "models" / TOP, space.models[-1].payloads, ())
+    assert (tmp_path / "served" / TOP / "1").is_dir()
+
+
+# What cannot be served
+
+
+@pytest.mark.parametrize(
+    ("step", "old", "new", "message"),
+    [
+        (
+            "tokenizer",
+            "max_batch_size: 8",
+            "max_batch_size: 8 sequence_batching { }",
+            "step tokenizer: sequence_batching: requests of a stateful model",
+        ),
+        (
+            "labeller",
+            "max_batch_size: 8",
+            "max_batch_size: 8 model_transaction_policy { decoupled: true }",
+            "step labeller: model_transaction_policy.decoupled",
+        ),
+        (
+            "classifier",
+            "TYPE_INT64",
+            "TYPE_INT32",
+            "step classifier: takes TOKENS as INT32 [-1, -1], and the step tokenizer passes ids "
+            "as INT64 [-1, 4]",
+        ),
+        (
+            "labeller",
+            "dims: [ 2 ]",
+            "dims: [ 3 ]",
+            "step labeller: takes SCORES as FP32 [-1, 3], and the step classifier passes logits "
+            "as FP32 [-1, 2]",
+        ),
+        (
+            "labeller",
+            '"NAME" data_type: TYPE_STRING',
+            '"NAME" data_type: TYPE_INT32',
+            "the step labeller makes LABEL as INT32 [-1, 1], and the ensemble says STRING [-1, 1]",
+        ),
+        (
+            "tokenizer",
+            "max_batch_size: 8",
+            "max_batch_size: 4",
+            "step tokenizer: its max_batch_size is 4, and the ensemble's 8",
+        ),
+        (
+            "classifier",
+            "LOGITS",
+            "SCORES",
+            "step classifier: has no output LOGITS, only SCORES",
+        ),
+        (TOP, 'key: "TOKENS"', 'key: "IDS"', "step classifier: has no input IDS, only TOKENS"),
+        (
+            TOP,
+            '{ key: "TOKENS" value: "ids" }',
+            '{ key: "TOKENS" value: "x" }',
+            "step classifier: no step makes x, its input TOKENS",
+        ),
+        (TOP, '"labeller"', '"labels"', "step labels: "),
+        (TOP, '"LABEL" data_type', '"TAG" data_type', "output TAG: no step makes it"),
+    ],
+)
+def test_one_message_names_the_step(
+    tmp_path: Path, step: str, old: str, new: str, message: str
+) -> None:
+    assert old in CONFIGS[step]
+    write_repository(tmp_path, {**CONFIGS, step: CONFIGS[step].replace(old, new, 1)})
+    with pytest.raises(UsageError) as caught:
+        read_settings(RepositorySource(tmp_path, TOP))
+    assert str(caught.value).startswith(f"{tmp_path / TOP / 'config.pbtxt'}:")
+    assert message in str(caught.value)
+
+
+LOOP = """\
+platform: "ensemble"
+input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "LABEL" data_type: TYPE_STRING dims: [ 1 ] } ]
+ensemble_scheduling {
+  step [ { model_name: "OTHER" model_version: -1
+           input_map { key: "TEXT" value: "TEXT" } output_map { key: "LABEL" value: "LABEL" } } ]
+}
+"""
+
+
+def test_an_ensemble_that_is_a_step_of_itself_is_refused(tmp_path: Path) -> None:
+    configs = {"one": LOOP.replace("OTHER", "two"), "two": LOOP.replace("OTHER", "one")}
+    with pytest.raises(UsageError, match="the ensemble one is a step of itself"):
+        space_of(tmp_path, {}, configs, {"one": "one"})
+
+
+def test_a_missing_step_is_named_with_what_to_do(tmp_path: Path) -> None:
+    write_repository(tmp_path, {name: CONFIGS[name] for name in (TOP, "tokenizer", "labeller")})
+    with pytest.raises(UsageError, match=r"step classifier: .*config\.pbtxt is missing: write"):
+        read_settings(RepositorySource(tmp_path, TOP))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"mail": TOP, "tokenizer": "labeller"}, {"tokenizer": "labeller", "mail": TOP}],
+)
+def test_a_model_of_the_file_cannot_be_called_like_a_step(
+    tmp_path: Path, names: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError, match="models: tokenizer is a part of "):
+        space_of(tmp_path, {}, names=names)
+
+
+def test_two_ensembles_cannot_share_a_step(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"models: tokenizer is a part of {TOP} and of tags"):
+        space_of(tmp_path, {}, {**CONFIGS, "tags": CONFIGS[TOP]}, {TOP: TOP, "tags": "tags"})
+
+
+# Parameters of the steps
+
+
+def test_a_key_names_the_step_that_its_parameter_is_of(tmp_path: Path) -> None:
+    listed = {
+        "tokenizer.instance_count": [1, 2],
+        f"classifier.{PINNED}": [False],
+        "classifier.batching": [True, False],
+        f"{TOP}.{INFLIGHT}": [4],
+    }
+    assert values(space_of(tmp_path, listed)) == {
+        "tokenizer.instance_count": (1, 2),
+        f"classifier.{PINNED}": ("unchanged", False),
+        "classifier.batching": (False, True),
+        f"{TOP}.{INFLIGHT}": ("unchanged", 4),
+    }
+
+
+def test_a_parameter_without_a_name_is_of_every_step_that_it_concerns(tmp_path: Path) -> None:
+    configs = {**CONFIGS, "labeller": CONFIGS["labeller"] + "instance_group [ { }, { } ]\n"}
+    listed = {"instance_count": [1, 2], INFLIGHT: [4], "tokenizer.instance_count": [3]}
+    found = values(space_of(tmp_path, listed, configs))
+    assert found == {
+        "tokenizer.instance_count": (1, 3),
+        "classifier.instance_count": (1, 2),
+        f"{TOP}.{INFLIGHT}": ("unchanged", 4),
+    }
+
+
+def test_conditions_are_not_of_the_ensemble_itself(tmp_path: Path) -> None:
+    listed = {"instance_count": [1, 2]}
+    space = space_of(tmp_path, listed, conditions=["instance_count == 2"])
+    counts = {model.name: model.instance_count for model in baseline(space).models}
+    assert counts == {**dict.fromkeys(STEPS, 2), TOP: 1}
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (
+            {"tokeniser.instance_count": [1, 2]},
+            "parameters.tokeniser: tokeniser is none of the models, text_classifier, tokenizer, "
+            "classifier, labeller; did you mean tokenizer?",
+        ),
+        (
+            {f"{TOP}.instance_count": [2]},
+            f"parameters.{TOP}.instance_count: has no effect on an ensemble, only on its steps: "
+            "tokenizer, classifier, labeller",
+        ),
+        (
+            {"classifier.padding": [[4]]},
+            "parameters.classifier.padding: has no effect on a step: requests go to the ensemble",
+        ),
+        (
+            {"classifier.max_batch_size": [4, 16]},
+            "parameters.classifier.max_batch_size: must be at least 8, the max_batch_size of the "
+            "ensemble text_classifier",
+        ),
+        (
+            {"max_batch_size": [4]},
+            "parameters.max_batch_size: must be at least 8, the max_batch_size of the ensemble",
+        ),
+        (
+            {f"classifier.{INFLIGHT}": [4]},
+            f"parameters.classifier.{INFLIGHT}: is a field of ensembles, and the model is none",
+        ),
+        ({"precision": ["int8"]}, "parameters.precision: must be left out"),
+    ],
+)
+def test_a_parameter_that_cannot_be_searched_is_refused(
+    tmp_path: Path, listed: dict[str, Any], message: str
+) -> None:
+    [mistake] = refusals(tmp_path, listed)
+    assert mistake.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ({"tokenizer.instance_cont": 2}, "did you mean instance_count?"),
+        ({"tokenizer.instance_count": [0]}, "tokenizer.instance_count"),
+        ({"tokenizer.config.max_batch_size": 2}, "is the parameter max_batch_size"),
+    ],
+)
+def test_a_wrong_value_is_reported_at_its_key(
+    tmp_path: Path, listed: dict[str, Any], message: str
+) -> None:
+    [mistake] = refusals(tmp_path, listed)
+    assert mistake.startswith("line ") or "parameters.tokenizer." in mistake
+    assert message in mistake
+
+
+def test_the_command_line_sets_parameters_of_steps(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {})
+    fixed = fixed_at(space, {"instance_count": "2", "tokenizer.instance_count": "3"})
+    config = baseline(fixed)
+    counts = {model.name: model.most_instances for model in config.models}
+    assert counts == {"tokenizer": 3, "classifier": 2, "labeller": 2, TOP: 1}
+    assert config.graph == ModelGraph((Ensemble(TOP, STEPS),))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({f"{TOP}.instance_count": "2"}, "has no effect on an ensemble"),
+        ({"classifier.max_batch_size": "4", "classifier.batching": "true"}, "must be at least 8"),
+        ({"tokeniser.instance_count": "2"}, "tokeniser is none of the models"),
+    ],
+)
+def test_a_wrong_setting_is_refused(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fixed_at(space_of(tmp_path, {}), settings)
+
+
+# As one configuration
+
+
+def test_the_description_leaves_out_what_an_ensemble_does_not_have(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {"classifier.batching": [True], f"{TOP}.{INFLIGHT}": [4]})
+    described = {
+        describe(space.search_space.config(space.search_space.at(row)))
+        for row in range(len(space.search_space))
+    }
+    steps = (
+        "tokenizer: as deployed, no batching, 1 instance; classifier: as deployed, max_batch_size "
+        "8, queue delay 0 us, 1 instance; labeller: as deployed, no batching, 1 instance"
+    )
+    assert steps in described
+    assert f"{steps}; {TOP}: ensemble_scheduling.max_inflight_requests 4" in described
+
+
+def test_a_pipeline_is_stored_and_read_back(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {"tokenizer.instance_count": [1, 2]})
+    directory = StudyDirectory(tmp_path / "study")
+    directory.root.mkdir()
+    searched = SearchedSpace("s", space.search_space, space.workload, space.price, space.demand)
+    write_searched(directory, searched)
+    read = read_searched(directory).search_space
+    assert read == space.search_space
+    for row in range(len(read)):
+        assert read.position_of(read.config(read.at(row))) == read.at(row)
+    assert space.content["parameters"]["of_models"] == {"tokenizer": {"instance_count": [1, 2]}}
+
+
+def test_a_stored_stream_to_a_step_is_refused(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {})
+    directory = StudyDirectory(tmp_path / "study")
+    directory.root.mkdir()
+    [stream] = space.workload.streams
+    workload = replace(space.workload, streams=(replace(stream, target="classifier"),))
+    write_searched(
+        directory, SearchedSpace("s", space.search_space, workload, space.price, space.demand)
+    )
+    with pytest.raises(DamagedStudyError, match="'classifier' is none of the models"):
+        read_searched(directory)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        ModelGraph((Ensemble("a", ("b",)), Ensemble("b", ("a",)))),
+        ModelGraph((Ensemble("c", ("a",)),)),
+        ModelGraph((Ensemble("a", ("c",)),)),
+    ],
+)
+def test_a_graph_of_other_models_or_a_circle_is_refused(graph: ModelGraph) -> None:
+    with pytest.raises(ValueError, match="graph: "):
+        graph.check(["a", "b"])
+
+
+def test_the_guided_sampler_is_refused_with_the_reason(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {})
+    options = RunOptions(space, sampler="guided", results=tmp_path / "results")
+    with pytest.raises(UsageError, match=r"--sampler: must be one of gp, tpe, .* has steps"):
+        run_study(options, lambda _: None)
