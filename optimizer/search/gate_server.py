@@ -23,20 +23,16 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors, stack
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
+_STEP_DELAY_US = 20_000
+"""A step's requests come one after the other, as the steps before it answer them."""
 
 
 @dataclass(frozen=True)
 class DeployedPipeline:
-    """An ensemble and its steps as they are deployed.
-
-    Attributes:
-        files: of each model of the configuration, by name.
-        most_inferences: that a request to the ensemble may ask for.
-    """
+    """An ensemble and its steps as they are deployed; `files` are of each, by its name."""
 
     config: ServingConfig
     files: Mapping[str, ModelFiles]
-    most_inferences: int
 
 
 @dataclass(frozen=True)
@@ -110,15 +106,14 @@ class GateServer:
 
         Args:
             batch: size that the server must have executed; None where it may merge requests
-                freely. What an ensemble does not take as one request is sent as several, which
-                its steps merge freely.
+                freely. A step gets it as requests of one inference, which its batcher merges as
+                under load: a request of several would be a batch for the other steps too.
 
         Raises:
             TrialFailure: when a request fails, twice where the failure is transient.
         """
-        most = self._pipeline.most_inferences if self._pipeline is not None else None
-        if most is not None and batch is not None and batch > most:
-            requests = [part for request in requests for part in _split(request, most)]
+        if self._pipeline is not None and batch is not None:
+            requests = [row for request in requests for row in _rows(request)]
             batch = None
         return self._infer_with_retry([requests], batch)
 
@@ -215,18 +210,19 @@ class GateServer:
         kind, cores = self._placement
         on_cpu = InstanceGroup("KIND_CPU", 1, (), cores)
         largest = self._max_batch_size
+        delay_us = _STEP_DELAY_US if self._pipeline is not None else 0
         return ModelServing(
             name=self._artifact.spec.model,
             artifact=self._artifact.spec,
             max_batch_size=largest,
-            batching=Batching() if largest > 1 else None,
+            batching=Batching(max_queue_delay_us=delay_us) if largest > 1 else None,
             groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, 1, (0,)),),
         )
 
 
-def _split(request: Tensors, most: int) -> list[Tensors]:
-    """Return a request as several, each of at most so many inferences."""
+def _rows(request: Tensors) -> list[Tensors]:
+    """Return a request as requests of one inference each."""
     return [
-        {name: values[start : start + most] for name, values in request.items()}
-        for start in range(0, inferences_of(request), most)
+        {name: values[row : row + 1] for name, values in request.items()}
+        for row in range(inferences_of(request))
     ]

@@ -34,7 +34,6 @@ from optimizer.study.gated_artifact import (
     ready_event,
     to_json,
 )
-from optimizer.triton.deployed_config import read_deployed
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
 from optimizer.workload.streams import stack
@@ -158,10 +157,7 @@ class PreparePhase:
             prepared = deployed_reference(self.session, model, config, files, lengths)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name} as deployed: {error}") from error
-        pipeline = None
-        if config.graph is not None:
-            _, deployed = read_deployed(files[model.name].artifact)
-            pipeline = DeployedPipeline(config, files, max(1, deployed.max_batch_size))
+        pipeline = DeployedPipeline(config, files) if config.graph is not None else None
         return _Source(model, model, prepared, 0.0, pipeline=pipeline)
 
     def _source(

@@ -97,8 +97,8 @@ def _add(
 def _clash(name: str, *of: str) -> UsageError:
     # Triton loads a step with each ensemble, so that two of them would end each other's step.
     return UsageError(
-        f"models: {name} is a part of {' and of '.join(dict.fromkeys(of))} at the same time: search "
-        "one ensemble at a time, and give no model of the space file the name of a step"
+        f"models: {name} is a part of {' and of '.join(dict.fromkeys(of))}: search one ensemble at "
+        "a time, and give no model of the space file the name of a step"
     )
 
 

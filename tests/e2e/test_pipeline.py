@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optimizer.export.bundle.manifest import PATCH
 from tests.e2e import pipeline_models, tiny
 from tests.e2e.running import Optimizer
 
@@ -102,6 +105,51 @@ def test_the_study_is_resumed_and_reported(searched: tuple[Path, Optimizer]) -> 
     assert resumed.process.returncode == 0, resumed.output + resumed.errors
     report = run(folder, "report", "pipeline")
     assert report.process.returncode == 0, report.output + report.errors
+
+
+@pytest.mark.slow
+def test_the_exported_pipeline_is_verified(searched: tuple[Path, Optimizer]) -> None:
+    folder, _ = searched
+    exported = run(folder, "export", "pipeline", "--to", folder / "bundle")
+    assert exported.process.returncode == 0, exported.output + exported.errors
+    served = {path.parent.name for path in (folder / "bundle").glob("*/config.pbtxt")}
+    assert served == {*STEPS, "text_classifier"}
+    examples = {path.parent.name for path in (folder / "bundle").glob("*/examples.npz")}
+    assert examples == {"text_classifier"}, "requests go to the ensemble"
+    verified = run(folder, "verify", folder / "bundle")
+    assert verified.process.returncode in (0, 1, 5), verified.output + verified.errors
+    for name in ("files", "configuration", "outputs"):
+        assert f"\n{name}: pass, " in f"\n{verified.output}", verified.output
+
+
+@pytest.mark.slow
+def test_the_patch_changes_the_step_and_nothing_else(
+    searched: tuple[Path, Optimizer], tmp_path: Path
+) -> None:
+    folder, _ = searched
+    export = ("export", "pipeline", "--format", "patch", "--base", folder / "models")
+    exported = run(folder, *export, "--to", tmp_path / "patch")
+    assert exported.process.returncode == 0, exported.output + exported.errors
+    patched = tmp_path / "patched"
+    shutil.copytree(folder / "models", patched)
+    subprocess.run(["git", "apply", tmp_path / "patch" / PATCH], cwd=patched, check=True)
+    text = (patched / "classifier" / "config.pbtxt").read_text()
+    assert text.startswith(pipeline_models.CLASSIFIER)
+    assert "dynamic_batching" in text
+    for name, config in (
+        ("labeller", pipeline_models.LABELLER),
+        ("text_classifier", pipeline_models.ENSEMBLE),
+    ):
+        assert (patched / name / "config.pbtxt").read_text() == config
+
+
+@pytest.mark.slow
+def test_platforms_are_refused(searched: tuple[Path, Optimizer]) -> None:
+    folder, _ = searched
+    export = ("export", "pipeline", "--format", "kubernetes", "--to", folder / "platform")
+    exported = run(folder, *export)
+    assert exported.process.returncode == 2
+    assert "text_classifier is a pipeline, which is exported as repository" in exported.errors
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ class FakeSession:
     Attributes:
         answer: what the model answers to a batch.
         merging: whether requests that come together are executed together.
+        asked: names of the models that got requests.
+        rows: numbers of inferences of the requests.
         executing: turns the batch that the model gets into what the server counts.
     """
 
@@ -35,6 +37,8 @@ class FakeSession:
     served: list[ServingConfig] = field(default_factory=list)
     files: list[Mapping[str, ModelFiles]] = field(default_factory=list)
     failures: list[TrialFailure] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    rows: set[int] = field(default_factory=set)
 
     @property
     def control(self) -> FakeSession:
@@ -74,7 +78,9 @@ class FakeSession:
         batched: bool,
     ) -> Tensors:
         assert batched
-        largest = self.served[-1].models[0].max_batch_size
+        self.asked.add(model)
+        self.rows.update(len(next(iter(request.values()))) for request in requests)
+        largest = max(served.max_batch_size for served in self.served[-1].models)
         answers = [self._executed(batch) for batch in self._batches(requests, largest)]
         [output] = outputs
         return {output: np.concatenate(answers).astype(np.float64)}

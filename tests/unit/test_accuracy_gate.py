@@ -12,12 +12,19 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
-from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse
+from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    ArtifactUse,
+    ModelServing,
+    ServingConfig,
+)
 from optimizer.errors import LoadTestFailure, TrialFailure
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
+from optimizer.search.gate_server import DeployedPipeline
 from optimizer.study.events import Event, Note
 from optimizer.study.gated_artifact import GatedShapes, GatePlan
-from optimizer.triton.session import ServingSession
+from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
 from optimizer.workload.streams import (
     LengthDistribution,
@@ -242,3 +249,53 @@ def test_lengths_are_those_of_every_way_of_padding() -> None:
     assert GatePlan.of(use, PAYLOADS, 1) == GatePlan((4, 3, 2), (1, 4))
     fixed = replace(PAYLOADS, tensors=(TensorSpec("x", "FP32", (8,), minimum=0, maximum=1),))
     assert GatePlan.of(use, fixed, 1).lengths == (4,)
+
+
+def pipeline() -> DeployedPipeline:
+    """The model "sums" as a step of the ensemble "top", after another step."""
+    spec = ArtifactSpec("sums", "repository", "repository", "as_deployed")
+    models = tuple(
+        ModelServing(name, replace(spec, model=name)) for name in ("first", "sums", "top")
+    )
+    config = ServingConfig(models, ModelGraph((Ensemble("top", ("first", "sums")),)))
+    files = {m.name: ModelFiles(Path(m.name), PAYLOADS, ()) for m in models}
+    return DeployedPipeline(config, files)
+
+
+def judged_as_step(answer: Answer) -> tuple[GateResult, FakeSession]:
+    session = FakeSession(answer)
+    gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, lambda _: None)
+    own = pipeline()
+    artifact = replace(ARTIFACT, spec=own.config.models[1].artifact)
+    return gate.judge(artifact, replace(MODEL, name="top"), PREPARED, PLAN, own), session
+
+
+def test_a_step_is_judged_by_the_answers_of_its_ensemble() -> None:
+    result, session = judged_as_step(sums)
+    assert (result.dropped, result.failing, result.instance_mib) == (None, None, None)
+    assert session.asked == {"top"}
+    for config in session.served:
+        first, step, top = config.models
+        assert step.max_batch_size == 16, "that of the step alone is changed"
+        assert (first, top) == (own := pipeline().config).models[::2]
+        assert config.graph == own.graph
+
+
+def test_batches_of_a_step_are_merged_from_single_requests() -> None:
+    batches = set[int]()
+
+    def counted(batch: Tensors) -> NDArray[Any]:
+        batches.add(len(batch["x"]))
+        return sums(batch)
+
+    result, session = judged_as_step(counted)
+    assert result.failing is None
+    assert session.rows == {1}, "a larger request would be a batch for the other steps too"
+    assert {16, 9} <= batches
+
+
+def test_wrong_batches_of_a_step_leave_the_space_of_that_step() -> None:
+    result, _ = judged_as_step(when(lambda x: len(x) > 2, lambda batch: 0 * sums(batch)))
+    assert result.failing is not None
+    assert result.failing.size == 4
+    assert result.dropped is None

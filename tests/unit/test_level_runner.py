@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import utilisation as use
 from optimizer.machine.slots import Slot
 from optimizer.measurement.level import LoadLevel
+from optimizer.report.server_figures import times_ms
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import Event, LevelFinished, LevelStarted
 from optimizer.triton.control import ServerControl
@@ -114,10 +117,10 @@ class Levels:
         client = cast(LoadClient, self.client)
         self.levels = LevelRunner(client, work, self.slot, rng, self.events.append)
 
-    def run(self) -> LoadLevel:
+    def run(self, config: ServingConfig = CONFIG) -> LoadLevel:
         control, ids = cast(ServerControl, self.server), frozenset({2, 3})
         served = ServedConfiguration(cast(RunningServer, self.server), control, ids)
-        with self.levels.on(served, CONFIG) as run:
+        with self.levels.on(served, config) as run:
             return run(PLAN)
 
 
@@ -156,6 +159,22 @@ def test_a_level_has_what_server_and_machine_say_of_it(make: Make) -> None:
     assert found.machine.server_memory_mib == 1024
     assert found.machine.no_gpu == "the trial runs on no GPU"
     assert levels.events == [LevelStarted(250.0, PLAN.sending_seconds), LevelFinished(found)]
+
+
+def test_the_ensemble_and_each_step_is_asked_for_its_statistics(make: Make) -> None:
+    [top] = CONFIG.models
+    steps = tuple(replace(top, name=name) for name in ("tokenizer", "model"))
+    graph = ModelGraph((Ensemble("bert", ("tokenizer", "model")),))
+    measured = make().run(ServingConfig((*steps, top), graph))
+    roles = [(split.model, split.ensemble, split.step) for split in measured.server]
+    assert roles == [
+        ("tokenizer", False, True), ("model", False, True), ("bert", True, False)
+    ]  # fmt: skip
+    assert measured.requests_received == measured.server[-1].requests
+    # The queues of both steps; the ensemble's own times are sums of theirs.
+    inside = sum(split.total_ms for split in measured.server[:2])
+    assert replace(measured, replied_ms=inside + 2.0).network_ms == pytest.approx(2.0)
+    assert times_ms(measured, {})["queue"] == pytest.approx(inside)
 
 
 def test_a_server_that_ended_in_a_level_is_the_reason_of_its_failure(make: Make) -> None:

@@ -175,7 +175,7 @@ def test_a_missing_step_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [{"mail": TOP, "tokenizer": "labeller"}, {"tokenizer": "labeller", "mail": TOP}],
+    [{"mail": TOP, "tokenizer": "labeller"}, {"zoo": TOP, "tokenizer": "labeller"}],
 )
 def test_a_model_of_the_file_cannot_be_called_like_a_step(
     tmp_path: Path, names: dict[str, str]
@@ -185,7 +185,7 @@ def test_a_model_of_the_file_cannot_be_called_like_a_step(
 
 
 def test_two_ensembles_cannot_share_a_step(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"models: tokenizer is a part of {TOP} and of tags"):
+    with pytest.raises(UsageError, match=f"models: tokenizer is a part of tags and of {TOP}"):
         space_of(tmp_path, {}, {**CONFIGS, "tags": CONFIGS[TOP]}, {TOP: TOP, "tags": "tags"})
 
 
