@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.conditions import ConditionError
+from optimizer.configuration.deployed_settings import concerns
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
@@ -80,6 +81,12 @@ class SearchSpace:
         """Names of the models that clients send requests to: all but the steps of ensembles."""
         steps = (self.graph or NO_GRAPH).steps
         return tuple(model.model for model in self.models if model.model not in steps)
+
+    def concerns(self, model: str, parameter: str) -> bool:
+        """Return whether a model has a parameter: those of a pipeline do not have each."""
+        graph = self.graph or NO_GRAPH
+        ensemble, step = model in graph.names, model in graph.steps
+        return not (ensemble or step) or concerns(parameter, ensemble=ensemble, step=step)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:

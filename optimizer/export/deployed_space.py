@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from tritonclient.grpc import model_config_pb2
@@ -58,13 +58,16 @@ def space_text(source: RepositorySource, repository: str, hardware: Hardware) ->
         raise _incomplete(source, f"input {error}") from error
     if not inputs:
         raise _incomplete(source, "it has no inputs")
-    on_gpus = bool(hardware.gpus) and _may_use_gpus(config)
+    steps = _steps(source, settings)
+    configs = [read_deployed(source.repository / name)[1] for name in steps] or [config]
+    on_gpus = bool(hardware.gpus) and any(map(_may_use_gpus, configs))
+    backends = {own.backend for own in steps.values()} or {settings.backend}
     # A request needs at least one input.
     left_out = [own for optional, own in inputs if optional]
     sent = [own for optional, own in inputs if not optional] or left_out
     values = {
         "key": _key(source.model),
-        "launcher": "embedded" if settings.backend == "python" and not on_gpus else "docker",
+        "launcher": "embedded" if backends == {"python"} and not on_gpus else "docker",
         "gpus": on_gpus,
         "repository": repository,
         "model": source.model,
@@ -74,9 +77,30 @@ def space_text(source: RepositorySource, repository: str, hardware: Hardware) ->
         "optional": [own for own in left_out if own not in sent],
         "dimensions": [d for d in names.values() if any(d in own.shape for own in sent)],
         "size": _PLACEHOLDER_SIZE,
-        "parameters": _parameters(settings, hardware, on_gpus=on_gpus),
+        "parameters": {
+            f"{name}.{parameter}": values
+            for name, own in steps.items()
+            for parameter, values in _parameters(own, hardware, on_gpus=on_gpus).items()
+            if parameter in _OF_STEPS
+        }
+        if steps
+        else _parameters(settings, hardware, on_gpus=on_gpus),
     }
     return render("space/space.yaml.jinja", values)
+
+
+_OF_STEPS = ("batching", "instance_count")
+"""Parameters that are proposed for each step; more would make too many combinations."""
+
+
+def _steps(source: RepositorySource, settings: DeployedSettings) -> dict[str, DeployedSettings]:
+    """Return the models that execute the requests to an ensemble, by name."""
+    steps: dict[str, DeployedSettings] = {}
+    for name in settings.steps:
+        step = replace(source, model=name)
+        own = read_settings(step)
+        steps |= _steps(step, own) if own.steps else {name: own}
+    return steps
 
 
 def _incomplete(source: RepositorySource, rule: str) -> UsageError:

@@ -127,6 +127,8 @@ def _parameters(config: ServingConfig | None, space: SearchSpace) -> Row:
         gpus = len(space.hardware.gpus)
         served = Served(model, config.server, gpus) if config and model is not None else None
         for parameter in own.parameters:
+            if len(parameter.values) == 1 and not space.concerns(own.model, parameter.name):
+                continue
             key = parameter.key if several else parameter.name
             row[key] = parameter.definition.read(served) if served is not None else None
     return row

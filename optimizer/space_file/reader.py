@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from optimizer.configuration.deployed_settings import DeployedSettings, concerns
+from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
-from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
 from optimizer.configuration.parameters import (
     Parameter,
@@ -260,14 +259,10 @@ def _settings_of(
     searched: SearchSpace, model: str, settings: Mapping[str, str]
 ) -> Mapping[str, str]:
     """Return the settings that are for one of the models."""
-    graph = searched.graph or NO_GRAPH
-    pipeline = model in graph.names | graph.steps
     own = {}
     for key, text in settings.items():
         of, name = model_and_parameter(key)
-        common = not pipeline or concerns(
-            stored_name(name), ensemble=model in graph.names, step=model in graph.steps
-        )
+        common = searched.concerns(model, stored_name(name))
         if of == model or (of == "" and common):
             own[key] = text
     return own

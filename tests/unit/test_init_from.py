@@ -22,6 +22,7 @@ from optimizer.triton.deployed_config import check_inputs, read_deployed
 from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.workload.model_spec import RepositorySource
 from tests.unit.commands import Commands, Said
+from tests.unit.pipelines import STEPS, TOP, write_repository
 
 ON_CPU = Hardware(cores=6, memory_mib=8192)
 ON_GPU = Hardware(6, 8192, (Gpu("GPU-1", "NVIDIA A10G", (8, 6), 22_000),))
@@ -57,7 +58,7 @@ def loaded(source: RepositorySource, hardware: Hardware = ON_CPU) -> Space:
     written(source, hardware)
     space = load_space(source.repository / "space.yaml", {}, hardware, read_settings)
     _, config = read_deployed(source.folder)
-    check_inputs(config, space.models[0].payloads)
+    check_inputs(config, space.models[-1].payloads)
     return space
 
 
@@ -264,3 +265,13 @@ def test_the_folder_must_hold_a_model(tmp_path: Path) -> None:
 def test_the_schema_is_of_no_repository(optimizer: Commands) -> None:
     said = optimizer("init", "--schema", "--from", "models")
     assert said == Said(2, "", "error: give one of --from and --schema, not both\n")
+
+
+def test_an_ensemble_gets_parameters_of_its_steps(tmp_path: Path) -> None:
+    source = RepositorySource(write_repository(tmp_path), TOP)
+    text = written(source)
+    assert "  launcher: embedded" in text
+    assert "  tokenizer.batching: [true, false]\n  tokenizer.instance_count: [1, 2, 4, 6]\n" in text
+    space = loaded(source)
+    searched = {p.key for p in space.search_space.parameters if len(p.values) > 1}
+    assert searched == {f"{n}.{p}" for n in STEPS for p in ("batching", "instance_count")}

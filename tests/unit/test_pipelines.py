@@ -12,6 +12,7 @@ from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import Ensemble, ModelGraph
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
+from optimizer.report.study_frames import trials_frame
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
@@ -318,6 +319,14 @@ def test_the_description_leaves_out_what_an_ensemble_does_not_have(tmp_path: Pat
     )
     assert steps in described
     assert f"{steps}; {TOP}: ensemble_scheduling.max_inflight_requests 4" in described
+
+
+def test_tables_have_the_parameters_of_each_step(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {f"{TOP}.{INFLIGHT}": [4], f"{TOP}.{PINNED}": [False]})
+    columns = trials_frame([], space.search_space).columns
+    assert {f"{step}.instance_count" for step in STEPS} <= {*columns}
+    of_top = {name for name in columns if name.startswith(f"{TOP}.")}
+    assert of_top == {f"{TOP}.padding", f"{TOP}.{INFLIGHT}", f"{TOP}.{PINNED}"}
 
 
 def test_a_pipeline_is_stored_and_read_back(tmp_path: Path) -> None:
