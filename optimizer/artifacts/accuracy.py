@@ -73,7 +73,7 @@ def compare(
     finite_values = np.where(finite, got, 0.0)
     rows = _rows(expected), _rows(finite_values)
     if rows[0].shape[1] == 1:
-        cosine = _likeness_of_numbers(*rows) * finite.all()
+        cosine = _similarity_of_numbers(*rows) * finite.all()
     else:
         cosine = _cosine(*rows) * _rows(finite).all(axis=1)
     same = (expected.argmax(axis=-1) == finite_values.argmax(axis=-1)) & finite.all(axis=-1)
@@ -86,7 +86,7 @@ def compare(
     )
 
 
-def _likeness_of_numbers(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _similarity_of_numbers(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return 2ab / (a² + b²) over all samples, shape [1]: 1 only where the numbers are equal.
 
     The cosine of two single numbers is 1 or -1, and a common factor would not change that of all.

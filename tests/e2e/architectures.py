@@ -1,8 +1,11 @@
-"""Architectures of `transformers` by tiny random configurations, as a space file names them."""
+"""Architectures of `transformers` by tiny random configurations, as a space file names them.
+
+`python -m tests.e2e.architectures` exports each one and writes docs/reference/architectures.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.artifacts.cache import versions
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes import onnxruntime_session
+from optimizer.errors import OptimizerError
 from optimizer.space_file.model_schema import ModelSection
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor
 
 VOCABULARY = 100
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 
 _BERT = {
     "vocab_size": VOCABULARY,
@@ -293,3 +299,45 @@ ARCHITECTURES = (
     ),
     Architecture("WhisperForAudioClassification", _WHISPER, spectrogram("input_features", 16, 80)),
 )  # fmt: skip
+
+
+def _cell(tensors: Mapping[str, Sequence[object]]) -> str:
+    return ", ".join(f"`{name}` {shape}" for name, shape in tensors.items())
+
+
+def _row(architecture: Architecture) -> str:
+    inputs = {spec.name: list(spec.shape) for spec in architecture.model.payloads.tensors}
+    try:
+        outputs = {each.name: list(each.shape) for each in architecture.export()}
+        shown, result = _cell(outputs), "exported"
+    except OptimizerError as error:
+        shown, result = "", f"refused: {error}".replace("|", "\\|")
+    listed = _cell(inputs).replace("'", "")
+    return f"| {architecture.class_name} | {listed} | {shown} | {result} |"
+
+
+def page() -> str:
+    """Return the page of the documentation."""
+    libraries = versions("torch", "transformers", "onnxscript", "onnxruntime")
+    used = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    return "\n".join(
+        [
+            "# Architectures that were tried",
+            "",
+            "Each class of `transformers` was built with a tiny random configuration and exported"
+            " to ONNX. The outputs of the exported graph equal the model's own at batches 1 and 3",
+            "and at several sizes of the free dimensions, executed by ONNX Runtime without a"
+            " server. Shapes leave out the batch axis; -1 is any size.",
+            "",
+            f"Versions: {used}.",
+            "",
+            "| Class | Inputs | Outputs | Result |",
+            "|---|---|---|---|",
+            *map(_row, ARCHITECTURES),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

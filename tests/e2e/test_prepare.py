@@ -111,7 +111,7 @@ def test_a_crash_of_one_build_drops_what_is_made_from_it_alone(
 
 
 @pytest.mark.slow
-def test_a_model_that_has_no_onnx_graph_is_served_by_pytorch(
+def test_a_model_whose_attention_needs_another_kernel_is_exported_all_the_same(
     tmp_path: Path, session: ServingSession
 ) -> None:
     content = tiny.space(parameters={"runtime": ["pytorch", "onnxruntime"], "batching": False})
@@ -127,10 +127,7 @@ def test_a_model_that_has_no_onnx_graph_is_served_by_pytorch(
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, print)
         found = phase.run(space.models, space.search_space)
     reasons = {each.spec.runtime: each.dropped for each in found.gated}
-    assert reasons["pytorch"] is None
-    assert str(reasons["onnxruntime"]).startswith(
-        "build failed: ONNX export of bert: ValueError: Cannot view a tensor with shape"
-    )
+    assert reasons == {"pytorch": None, "onnxruntime": None}
 
 
 def with_metric(minimum: float) -> dict[str, Any]:

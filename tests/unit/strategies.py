@@ -62,7 +62,7 @@ artifact_specs = st.sampled_from(RUNTIMES_AND_PRECISIONS).flatmap(
         ArtifactSpec,
         model=names,
         runtime=st.just(pair[0]),
-        backend=st.just("tensorrt" if pair[0] == "tensorrt" else "python"),
+        backend=st.just(pair[0] if pair[0] in ("tensorrt", "repository") else "python"),
         precision=st.just(pair[1]),
         profile=st.none() | st.builds(EngineProfile, st.integers(1, 64), st.integers(64, 128)),
         options=tuples(st.tuples(names, texts)),

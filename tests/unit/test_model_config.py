@@ -42,7 +42,9 @@ MODEL = ModelServing(
     parameters=(("parameters.num_streams.string_value", '"1"'),),
 )
 
-servable = models.filter(lambda model: bool(model.groups))
+servable = models.filter(
+    lambda model: bool(model.groups) and model.artifact.backend != "repository"
+)
 
 
 def built(model: ModelServing) -> model_config_pb2.ModelConfig:
