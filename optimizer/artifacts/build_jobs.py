@@ -7,25 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from optimizer.artifacts.build_context import BuildContext, ReportProgress, no_progress
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest, versions
-from optimizer.artifacts.datasets import MASK, cropped, rows_digest
+from optimizer.artifacts.datasets import rows_by_length, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.artifacts.precision_graphs import INT8_SHARE, PrecisionGraphs
-from optimizer.artifacts.references import fp32_outputs
+from optimizer.artifacts.references import fp32_outputs, judged_positions
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure
 from optimizer.files.tensors import from_npz, to_npz
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor, Tensors
+from optimizer.workload.streams import OutputTensor
 
 _REFERENCE_RECIPE = 2
 """Version of how references are computed, to be raised with every change of their values."""
@@ -43,10 +40,7 @@ def prepare_model(
         lengths: in tokens, that requests are padded to besides the longest.
     """
     graphs = PrecisionGraphs(model, cache)
-    evaluation = graphs.inputs.evaluation
-    longest = model.payloads.lengths.longest
-    descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
-    rows = {length: cropped(evaluation, length, model.payloads) for length in descending}
+    rows = rows_by_length(graphs.inputs.evaluation, lengths, model.payloads)
     key = {
         "kind": "reference",
         "recipe": _REFERENCE_RECIPE,
@@ -140,14 +134,3 @@ def _check(spec: ArtifactSpec) -> None:
         raise BuildFailure(f"{spec.label}: {spec.runtime} does not serve {spec.precision}")
     if (spec.profile is not None and spec.runtime != "tensorrt") or spec.options:
         raise BuildFailure(f"{spec.label}: {spec.runtime} takes no profile and no build options")
-
-
-def judged_positions(
-    rows: list[Tensors], outputs: Sequence[OutputTensor]
-) -> dict[str, NDArray[np.bool_]]:
-    """Return `Reference.judged`."""
-    with_length = [o.name for o in outputs if len(o.shape) > 1 and o.shape[0] == -1]
-    if not with_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
-        return {}
-    judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
-    return dict.fromkeys(with_length, judged) if judged.any() else {}

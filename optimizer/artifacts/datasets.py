@@ -70,6 +70,15 @@ def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Te
     return [_cut(row, length, axes) for row in rows]
 
 
+def rows_by_length(
+    evaluation: Sequence[Tensors], lengths: Sequence[int], payloads: Payloads
+) -> dict[int, list[Tensors]]:
+    """Return the requests at the longest length of the workload, then at `lengths`, descending."""
+    longest = payloads.lengths.longest
+    descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    return {length: cropped(evaluation, length, payloads) for length in descending}
+
+
 def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
     mask = row.get(MASK)
     kept = slice(length)

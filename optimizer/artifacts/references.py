@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
+from optimizer.artifacts.datasets import MASK
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.workload.streams import Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors, stack
 
 
 def fp32_outputs(
@@ -73,3 +74,14 @@ def _check_rows(answers: Sequence[Tensors], batches: Sequence[int]) -> None:
                     f"output {output!r} has no row per request: "
                     f"a batch of {batch} gives the shape {list(array.shape)}"
                 )
+
+
+def judged_positions(
+    rows: list[Tensors], outputs: Sequence[OutputTensor]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return `Reference.judged`."""
+    with_length = [o.name for o in outputs if len(o.shape) > 1 and o.shape[0] == -1]
+    if not with_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
+        return {}
+    judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
+    return dict.fromkeys(with_length, judged) if judged.any() else {}

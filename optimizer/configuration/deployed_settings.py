@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
 
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import (
@@ -69,7 +68,4 @@ class DeployedSettings:
                 values[name] = tuple(own) if UNCHANGED in own else (UNCHANGED, *own)
             elif name in _REQUESTS:
                 values[name] = own
-        return tuple(
-            replace(parameter, deployed=cast(Value, self.values.get(parameter.name)))
-            for parameter in parameters_in_order(model, values)
-        )
+        return parameters_in_order(model, values, self.values)

@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import pandas as pd
@@ -426,13 +427,18 @@ class Parameter:
         return all(isinstance(v, int) and not isinstance(v, bool) for v in self.values)
 
 
-def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tuple[Parameter, ...]:
+def parameters_in_order(
+    model: str,
+    values: Mapping[str, Sequence[Value]],
+    deployed: Mapping[str, Value | None] = MappingProxyType({}),
+) -> tuple[Parameter, ...]:
     """Return the parameters of a model in the order of the table, numbers ascending.
 
     Further fields of config.pbtxt follow in the order of their names.
 
     Args:
         values: by name; a parameter that is left out has its default alone.
+        deployed: values in a configuration that is deployed already, by name.
     """
     fields = sorted(filter(is_any_field, values))
     listed = [
@@ -442,7 +448,8 @@ def parameters_in_order(model: str, values: Mapping[str, Sequence[Value]]) -> tu
         ),
         *(Parameter(model, name, tuple(values[name])) for name in fields),
     ]
-    return tuple(
+    ascending = (
         replace(p, values=tuple(sorted(cast(tuple[int, ...], p.values)))) if p.ordinal else p
         for p in listed
     )
+    return tuple(replace(p, deployed=deployed.get(p.name)) for p in ascending)

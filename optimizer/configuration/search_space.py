@@ -222,8 +222,9 @@ class SearchSpace:
         A space that was stored before a parameter was added to the table lacks it.
         """
         own = (
-            _with_deployed(
-                parameters_in_order(model.model, {p.name: p.values for p in model.parameters}),
+            parameters_in_order(
+                model.model,
+                {p.name: p.values for p in model.parameters},
                 {p.name: p.deployed for p in model.parameters},
             )
             for model in self.models
@@ -279,12 +280,6 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.points)
-
-
-def _with_deployed(
-    parameters: tuple[Parameter, ...], deployed: Mapping[str, Value | None]
-) -> tuple[Parameter, ...]:
-    return tuple(replace(p, deployed=deployed.get(p.name)) for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

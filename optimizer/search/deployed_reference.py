@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.artifacts.build_jobs import judged_positions
 from optimizer.artifacts.build_results import (
     ModelArtifact,
     OpenedModel,
     PreparedModel,
     Reference,
 )
-from optimizer.artifacts.datasets import cropped, model_inputs
-from optimizer.artifacts.references import fp32_outputs
+from optimizer.artifacts.datasets import model_inputs, rows_by_length
+from optimizer.artifacts.references import fp32_outputs, judged_positions
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.triton.deployed_config import check_inputs, deployed_outputs, read_deployed
 from optimizer.triton.session import ModelFiles, ServingSession
@@ -42,8 +41,7 @@ def deployed_reference(
     _, config = read_deployed(artifact.path)
     check_inputs(config, model.payloads)
     outputs = deployed_outputs(config, model.outputs)
-    evaluation, longest = model_inputs(model).evaluation, model.payloads.lengths.longest
-    descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
+    by_length = rows_by_length(model_inputs(model).evaluation, lengths, model.payloads)
     files = ModelFiles(artifact.path, model.payloads, outputs)
     served = session.serve(ServingConfig((deployed,)), {model.name: files})
     names, batched = [output.name for output in outputs], model.payloads.batched
@@ -55,8 +53,7 @@ def deployed_reference(
     size = sum(path.stat().st_size for path in artifact.path.rglob("*") if path.is_file())
     opened = OpenedModel(run, outputs, size)
     references = []
-    for length in descending:
-        rows = cropped(evaluation, length, model.payloads)
+    for length, rows in by_length.items():
         values = fp32_outputs(f"{model.name} as deployed", opened, rows, batched=batched)
         references.append(Reference(length, rows, values, judged_positions(rows, outputs)))
     session.retire(wait=True)

@@ -20,7 +20,10 @@ def mistake(error: Mapping[str, Any], document: Any) -> Mistake:
     location = _existing(document, [*location, *below], absent_last=True)
     rule, value = error["msg"].removeprefix("Value error, "), context.get("value")
     if error["type"] == "extra_forbidden":
-        rule = "unknown key" + suggestion(str(error["loc"][-1])[:80], accepted_keys())
+        # The key may be one of another section.
+        unknown = str(error["loc"][-1])[:80]
+        others = [key for key in accepted_keys() if key != unknown]
+        rule = "unknown key" + suggestion(unknown, others)
     elif error["type"] == "missing":
         rule = "is required"
     elif value is None:

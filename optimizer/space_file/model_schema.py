@@ -1,4 +1,4 @@
-"""The schema of a model: its source, its requests and its accuracy.
+"""The schema of a model: its source, and the sections of its requests and its accuracy.
 
 A rule over several keys is checked in the smallest section that holds them.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-import numpy as np
 from pydantic import (
     Field,
     JsonValue,
@@ -20,66 +19,42 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from optimizer.files.untrusted import is_there, parse_json, read_bytes
+from optimizer.space_file.accuracy_schema import AccuracySection, CalibrationSection, DataSection
+from optimizer.space_file.input_schema import (
+    DimensionName,
+    DimensionSection,
+    InputSection,
+    LengthSection,
+)
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import (
-    MAX_VALUES,
-    Count,
     Name,
     Number,
     Positive,
     Section,
     Seed,
     Switch,
+    check_finite,
     folder_of,
     missing_file,
     raise_all,
-    require_file,
     wrong,
 )
-from optimizer.workload.data_types import NUMPY_TYPES, DataType
 from optimizer.workload.model_spec import (
-    USUAL_PERCENTILE,
-    AccuracyLimits,
-    DataSet,
     ModelSpec,
     OnnxSource,
-    OutputLimits,
     RepositorySource,
-    TaskMetric,
     TransformersSource,
 )
 from optimizer.workload.streams import (
     LENGTH,
-    Dimension,
-    LengthDistribution,
     Payloads,
-    TensorSpec,
 )
-
-Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-DimensionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-_Scalar = (
-    Annotated[bool, Field(strict=True)]
-    | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
-    | Number
-    | Annotated[str, Field(max_length=1_000_000)]
-)
-_KINDS = {"BYTES": "a text", "BOOL": "true or false"}
-_Share = Annotated[Number, Field(ge=0, le=1)]
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 """Integer inputs of `transformers` models, and the configuration value that bounds each."""
-
-
-def _check_finite(values: object) -> None:
-    """Raise ValueError for NaN and infinity, which JSON lacks."""
-    try:
-        json.dumps(values, allow_nan=False)
-    except ValueError as error:
-        raise ValueError("numbers must be finite") from error
 
 
 class SourceSection(Section):
@@ -104,7 +79,7 @@ class SourceSection(Section):
     @field_validator("config")
     @classmethod
     def _finite(cls, config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        _check_finite(config)
+        check_finite(config)
         return config
 
     @model_validator(mode="after")
@@ -165,279 +140,6 @@ def _undefined(dimension: str, defined: Sequence[str]) -> str:
 def _limits_of_source(info: ValidationInfo) -> dict[str, int]:
     source: SourceSection | None = info.data.get("source")
     return source.config_limits(folder_of(info)) if source is not None else {}
-
-
-class InputSection(Section):
-    """An input tensor and its values: bounds, one value, or values of which each element is one."""
-
-    added_keys = ("value", "values")
-
-    data_type: DataType = Field("INT64", description="Triton's data type; texts are BYTES")
-    shape: Annotated[list[Count | DimensionName], Field(max_length=8)] = Field(
-        [LENGTH],
-        description="shape without the batch axis: sizes, and names of free dimensions, of which"
-        " `length` is the request's length",
-    )
-    minimum: Number | None = Field(None, description="smallest value, inclusive")
-    maximum: Number | None = Field(None, description="largest value, inclusive")
-    value: _Scalar | None = Field(None, description="the value of every element")
-    values: Annotated[list[_Scalar], Field(min_length=1, max_length=MAX_VALUES)] | None = Field(
-        None, description="values of which each element is one, such as a vocabulary of texts"
-    )
-    pad: Number = Field(0, description="value of positions beyond the request's length")
-
-    @model_validator(mode="after")
-    def _one_kind_of_values(self) -> Self:
-        bounds = [key for key in ("minimum", "maximum") if getattr(self, key) is not None]
-        given = [key for key in ("value", "values") if getattr(self, key) is not None]
-        if len(bounds) == 1:
-            raise wrong("", "must have both minimum and maximum", bounds)
-        if not bounds and not given and self.data_type == "BOOL":
-            return self
-        if bool(bounds) + len(given) != 1:
-            rule = "must have exactly one of minimum with maximum, value, values"
-            raise wrong("", rule, [*bounds, *given])
-        if bounds and self.data_type in ("BOOL", "BYTES"):
-            raise wrong("minimum", f"{self.data_type} needs value or values", self.minimum)
-        return self
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.minimum, self.maximum
-        if low is None or high is None:
-            return self
-        if low > high:
-            raise wrong("minimum", f"must not be above maximum ({high:g})", low)
-        self._require_range("minimum", low)
-        self._require_range("maximum", high)
-        return self
-
-    @model_validator(mode="after")
-    def _of_the_type(self) -> Self:
-        listed = self.values if self.values is not None else [self.value]
-        for n, value in enumerate(listed):
-            if value is None:
-                continue
-            key = "value" if self.values is None else f"values.{n}"
-            kind = {"BYTES": str, "BOOL": bool}.get(self.data_type)
-            fits = isinstance(value, kind) if kind else type(value) in (int, float)
-            if not fits:
-                raise wrong(key, f"must be {_KINDS.get(self.data_type, 'a number')}", value)
-            if kind is None:
-                self._require_range(key, value)
-        return self
-
-    def _require_range(self, key: str, value: Any) -> None:
-        dtype = NUMPY_TYPES[self.data_type]
-        if np.issubdtype(dtype, np.integer):
-            limits = np.iinfo(dtype)
-            if not (limits.min <= value <= limits.max and value == int(value)):
-                rule = f"must be a whole number from {limits.min} to {limits.max} as {dtype}"
-                raise wrong(key, rule, value)
-
-    def to_value(self, name: str) -> TensorSpec:
-        """Return the tensor of this name."""
-        choices: tuple[Any, ...] = tuple(self.values or ())
-        if self.value is not None:
-            choices = (self.value,)
-        elif self.data_type == "BOOL" and not choices:
-            choices = (False, True)
-        low, high = self.minimum or 0.0, self.maximum or 0.0
-        return TensorSpec(name, self.data_type, tuple(self.shape), low, high, self.pad, choices)
-
-
-class LengthSection(Section):
-    """The length of requests in tokens, or another size: one of fixed, uniform and weights."""
-
-    fixed: Length | None = Field(None, description="size in every request")
-    uniform: tuple[Length, Length] | None = Field(None, description="[smallest, largest]")
-    weights: dict[Length, Positive] | None = Field(None, description="weight by size")
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _whole_lengths(cls, weights: object) -> object:
-        # Keys in JSON are text, so those of a stored space are.
-        if isinstance(weights, Mapping):
-            return {int(k) if str(k).isdecimal() else k: v for k, v in weights.items()}
-        return weights
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        self._check_sizes()
-        return self
-
-    def _check_sizes(self) -> None:
-        given = [k for k in ("fixed", "uniform", "weights") if getattr(self, k)]
-        if len(given) != 1:
-            raise wrong("", "must have exactly one of fixed, uniform, weights", given)
-        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
-            raise wrong("uniform", "must be [shortest, longest]", self.uniform)
-
-    def to_value(self) -> LengthDistribution:
-        """Return the distribution of lengths."""
-        if self.fixed is not None:
-            return LengthDistribution((self.fixed,), (1.0,))
-        if self.uniform is not None:
-            lengths = tuple(range(self.uniform[0], self.uniform[1] + 1))
-            return LengthDistribution(lengths, (1.0,) * len(lengths))
-        pairs = sorted((self.weights or {}).items())
-        return LengthDistribution(tuple(k for k, _ in pairs), tuple(w for _, w in pairs))
-
-
-class DimensionSection(LengthSection):
-    """A free dimension: sizes of its own, or `times` x the size of another one + `plus`."""
-
-    of: DimensionName | None = Field(None, description="dimension that its size follows")
-    times: Count = Field(1, description="factor of the other dimension's size")
-    plus: Annotated[int, Field(ge=0, le=10**6, strict=True)] = Field(
-        0, description="what is added to it"
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if self.of is None:
-            self._check_sizes()
-            if (self.times, self.plus) != (1, 0):
-                raise wrong("of", "is needed with times or plus", None)
-        elif self.fixed or self.uniform or self.weights:
-            raise wrong("of", "must not be given beside fixed, uniform or weights", self.of)
-        return self
-
-    def to_dimension(self, name: str) -> Dimension:
-        """Return the dimension of this name."""
-        if self.of is not None:
-            return Dimension(name, None, self.of, self.times, self.plus)
-        return Dimension(name, self.to_value())
-
-
-class DataSection(Section):
-    """Inputs from a file, or given here, or generated from the model's inputs and lengths."""
-
-    file: str | None = Field(
-        None,
-        description=".npz with an array of shape [samples, ...] for each input, or .jsonl with an"
-        " object of values by input on each line; shorter rows are padded to the longest length",
-    )
-    tensors: Annotated[dict[str, list[JsonValue]], Field(min_length=1)] | None = Field(
-        None, description="rows by input; shorter rows are padded to the longest length"
-    )
-    samples: Count = Field(64, description="number of samples; by default all of `tensors`")
-    seed: Seed = Field(0, description="random seed of generated inputs")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _all_that_are_given(cls, section: object) -> object:
-        if not isinstance(section, Mapping) or "samples" in section:
-            return section
-        tensors = section.get("tensors")
-        rows = tensors.values() if isinstance(tensors, Mapping) else ()
-        most = max((len(values) for values in rows if isinstance(values, list)), default=0)
-        return {**section, "samples": most} if most else section
-
-    @field_validator("file")
-    @classmethod
-    def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file is not None:
-            require_file(folder_of(info) / file)
-        return file
-
-    @field_validator("tensors")
-    @classmethod
-    def _finite(
-        cls, tensors: dict[str, list[JsonValue]] | None
-    ) -> dict[str, list[JsonValue]] | None:
-        _check_finite(tensors)
-        return tensors
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if self.file is not None and self.tensors is not None:
-            raise wrong("tensors", "must not be given beside file", self.file)
-        return self
-
-    def to_value(self, folder: Path) -> DataSet:
-        """Return the data set, with its path resolved."""
-        file = (folder / self.file).resolve() if self.file is not None else None
-        tensors = json.dumps(self.tensors) if self.tensors is not None else None
-        return DataSet(file, self.samples, self.seed, tensors)
-
-
-class CalibrationSection(DataSection):
-    """Inputs for the calibration of INT8, and how activation ranges follow from them."""
-
-    percentile: Annotated[Number, Field(gt=50, le=100)] = Field(
-        USUAL_PERCENTILE,
-        description="percentage of an activation's values in its INT8 range;"
-        " 100 ranges from the smallest to the largest",
-    )
-
-    added_keys = ("percentile",)
-
-
-class MetricSection(Section):
-    """A metric of the model's task, calculated by your own Python function."""
-
-    function: str = Field(
-        description="FILE.py:NAME, called as NAME(inputs, outputs) with all evaluation samples"
-    )
-    minimum: Number = Field(description="least value that it must return")
-
-    @field_validator("function")
-    @classmethod
-    def _exists(cls, function: str, info: ValidationInfo) -> str:
-        file, _, name = function.rpartition(":")
-        if not (file.endswith(".py") and name.isidentifier()):
-            raise PydanticCustomError("space_rule", "must be FILE.py:NAME")
-        require_file(folder_of(info) / file)
-        return function
-
-    def to_value(self, folder: Path) -> TaskMetric:
-        """Return the metric, with its path resolved."""
-        file, _, name = self.function.rpartition(":")
-        return TaskMetric((folder / file).resolve(), name, self.minimum)
-
-
-class OutputAccuracySection(Section):
-    """The accuracy that an output must reach on the server, against the reference."""
-
-    min_argmax_agreement: _Share = Field(
-        0.99, description="least share of samples with the same largest output, or of equal labels"
-    )
-    min_cosine: Annotated[Number, Field(ge=-1, le=1)] = Field(
-        0.99, description="least mean cosine similarity of the outputs"
-    )
-    max_abs_error: Positive | None = Field(
-        None, description="largest allowed difference of any value; by default not judged"
-    )
-
-    def to_limits(self) -> OutputLimits:
-        """Return the limits of one output."""
-        return OutputLimits(self.min_argmax_agreement, self.min_cosine, self.max_abs_error)
-
-
-class AccuracySection(OutputAccuracySection):
-    """The accuracy that each artefact must reach on the server, against the FP32 reference."""
-
-    added_keys = ("outputs",)
-
-    metric: MetricSection | None = Field(None, description="metric of your own task, in addition")
-    int8_on_generated_data: Switch = Field(
-        False, description="allow INT8 of trained weights that saw only generated inputs"
-    )
-    outputs: dict[Name, OutputAccuracySection] = Field(
-        {}, description="limits of single outputs, in place of the common ones"
-    )
-
-    def to_value(self, folder: Path) -> AccuracyLimits:
-        """Return the limits."""
-        return AccuracyLimits(
-            self.min_argmax_agreement,
-            self.min_cosine,
-            self.max_abs_error,
-            self.metric.to_value(folder) if self.metric is not None else None,
-            self.int8_on_generated_data,
-            tuple((name, section.to_limits()) for name, section in self.outputs.items()),
-        )
 
 
 class LimitSection(Section):

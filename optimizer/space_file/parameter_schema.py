@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AliasChoices, Field, create_model, field_validator, model_validator
@@ -127,13 +128,19 @@ class ParametersSection(_Parameters):
         values: list[Any] = getattr(self, name)
         return values
 
-    def to_values(self, model: str) -> tuple[Parameter, ...]:
-        """Return the parameters of a model in the order of the table."""
+    def to_values(
+        self, model: str, deployed: Mapping[str, Value | None] = MappingProxyType({})
+    ) -> tuple[Parameter, ...]:
+        """Return the parameters of a model in the order of the table.
+
+        Args:
+            deployed: values in a configuration that is deployed already, by name.
+        """
         values = {
             each.name: [_value(each.allowed, value) for value in self.listed(each.name)]
             for each in PARAMETERS
         }
-        return parameters_in_order(model, {**values, **self.fields_of_config})
+        return parameters_in_order(model, {**values, **self.fields_of_config}, deployed)
 
     def listed_values(self) -> dict[str, tuple[Value, ...]]:
         """Return the values of the parameters that the file lists, by name."""

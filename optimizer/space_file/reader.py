@@ -238,9 +238,8 @@ def _with_settings(model: ModelSpace, settings: Mapping[str, str]) -> tuple[Para
         if of in ("", model.model):
             values.pop(stored_name(name), None)
             values[name] = [_set_value(key, text)]
-    chosen = ParametersSection.model_validate(values).to_values(model.model)
     deployed = {parameter.name: parameter.deployed for parameter in model.parameters}
-    return tuple(replace(p, deployed=deployed.get(p.name)) for p in chosen)
+    return ParametersSection.model_validate(values).to_values(model.model, deployed)
 
 
 def _unknown_models(searched: SearchSpace, settings: Mapping[str, str]) -> Iterator[Mistake]:

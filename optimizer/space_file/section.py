@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -101,6 +102,14 @@ def require_file(path: Path) -> None:
         raise missing_file(path)
 
 
+def check_finite(values: object) -> None:
+    """Raise ValueError for NaN and infinity, which JSON lacks."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("numbers must be finite") from error
+
+
 def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError]) -> None:
     """Report every mistake of a section at once; nothing without one."""
     if mistakes:
@@ -136,6 +145,13 @@ class Section(BaseModel):
         return content
 
 
+def _sections(base: type[Section]) -> Iterator[type[Section]]:
+    """Yield the sections that derive from one, and those that derive from them."""
+    for section in base.__subclasses__():
+        yield section
+        yield from _sections(section)
+
+
 @cache
 def accepted_keys() -> tuple[str, ...]:
     """Return the keys of all sections of a space file."""
@@ -143,7 +159,7 @@ def accepted_keys() -> tuple[str, ...]:
         field.validation_alias.choices[0]
         if isinstance(field.validation_alias, AliasChoices)
         else field.alias or name
-        for section in Section.__subclasses__()
+        for section in _sections(Section)
         for name, field in section.model_fields.items()
     )
     return tuple(dict.fromkeys(map(str, keys)))

@@ -53,6 +53,8 @@ def model_config(
 
 def merge_fields(config: model_config_pb2.ModelConfig, fields: Sequence[tuple[str, str]]) -> None:
     """Set fields of a configuration, given as pairs of path and JSON value."""
+    if not fields:
+        return
     content = json_format.MessageToDict(config, preserving_proto_field_name=True)
     for path, text in fields:
         *parents, name = path.split(".")

@@ -78,47 +78,54 @@ class ModelRepository:
         final, temporary = self.root / model.name, self.root / f".{model.name}.new"
         with storage_errors(final):
             shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            text, config = config_of(model, artifact, payloads, outputs, self._templates)
             if model.artifact.backend == "repository":
-                config = self._write_deployed(temporary, model, artifact)
+                self._add_deployed_files(temporary, artifact)
             else:
-                config = self._write_own(temporary, model, artifact, payloads, outputs)
+                self._add_own_files(temporary / "1", model, artifact)
+            (temporary / CONFIG_FILE).write_text(text, newline="")
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
         return config
 
-    def _write_own(
-        self,
-        folder: Path,
-        model: ModelServing,
-        artifact: Path,
-        payloads: Payloads,
-        outputs: Sequence[OutputTensor],
-    ) -> model_config_pb2.ModelConfig:
+    def _add_own_files(self, version: Path, model: ModelServing, artifact: Path) -> None:
         template = self._templates / model.artifact.backend
-        config = model_config(model, payloads, outputs, template / CONFIG_FILE)
-        version = folder / "1"
-        version.mkdir(parents=True)
-        (folder / CONFIG_FILE).write_text(to_text(config))
+        version.mkdir()
         if model.artifact.backend == "python":
             sources = template / "model.py", session_file(model.artifact.runtime)
             for source, name in zip(sources, MODEL_CODE, strict=True):
                 shutil.copyfile(source, version / name)
         for file in sorted(artifact.iterdir()):
             self.place(file, version / file.name)
-        return config
 
-    def _write_deployed(
-        self, folder: Path, model: ModelServing, artifact: Path
-    ) -> model_config_pb2.ModelConfig:
-        """Write a model of another repository, whose folder is `artifact`, with its settings."""
-        text, config = served_text(artifact, model)
+    def _add_deployed_files(self, folder: Path, artifact: Path) -> None:
+        """Add all but the configuration of a model of another repository."""
         for source in sorted(path for path in artifact.rglob("*") if path.is_file()):
             target = folder / source.relative_to(artifact)
             target.parent.mkdir(parents=True, exist_ok=True)
             if target != folder / CONFIG_FILE:
                 self.place(source, target)
-        (folder / CONFIG_FILE).write_text(text, newline="")
-        return config
+
+
+def config_of(
+    model: ModelServing,
+    artifact: Path,
+    payloads: Payloads,
+    outputs: Sequence[OutputTensor],
+    templates: Path,
+) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return the text of a model's config.pbtxt, and its content.
+
+    Args:
+        artifact: directory of the model's files; of a model of another repository, its folder.
+        templates: folder with one folder per backend.
+    """
+    if model.artifact.backend == "repository":
+        return served_text(artifact, model)
+    template = templates / model.artifact.backend / CONFIG_FILE
+    config = model_config(model, payloads, outputs, template)
+    return to_text(config), config
 
 
 def read_config(path: Path) -> model_config_pb2.ModelConfig:

@@ -14,10 +14,9 @@ from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, T
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
 from optimizer.triton.control import ServerControl, UnexplainedLoadFailure
-from optimizer.triton.deployed_config import CONFIG_FILE, served_text
+from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
-from optimizer.triton.model_config import model_config, to_text
-from optimizer.triton.repository import ModelWriter
+from optimizer.triton.repository import ModelWriter, config_of
 from optimizer.workload.streams import OutputTensor, Payloads
 
 _LOAD_SECONDS = 120.0
@@ -65,11 +64,7 @@ def config_texts(
     texts = {}
     for model in config.models:
         own, name = files[model.name], f"{model.name}.{CONFIG_FILE}" if several else CONFIG_FILE
-        if model.artifact.backend == "repository":
-            texts[name], _ = served_text(own.artifact, model)
-        else:
-            template = templates / model.artifact.backend / CONFIG_FILE
-            texts[name] = to_text(model_config(model, own.payloads, own.outputs, template))
+        texts[name], _ = config_of(model, own.artifact, own.payloads, own.outputs, templates)
     return texts
 
 

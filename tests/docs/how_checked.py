@@ -23,10 +23,16 @@ RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "
 
 _SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
 
+_PATCHES = (
+    "needs a study of a model repository; tests/e2e/test_patch.py exports, applies and verifies one"
+)
+
 PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer dashboard quickstart": (
         "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
     ),
+    "python -m optimizer export my-model --format patch --base ./models --to patch": _PATCHES,
+    "python -m optimizer verify ../patch --patched .": _PATCHES,
     "python -m optimizer measure space.yaml --rate 300 --with perf_analyzer": (
         "needs perf_analyzer on PATH; tests/e2e/test_measure.py runs it where it is installed"
     ),

@@ -162,7 +162,7 @@ def test_a_changed_delay_fails_by_its_name(bundle: Path, verify: Verify) -> None
 
 def test_a_wrong_output_fails(bundle: Path, verify: Verify) -> None:
     code = bundle / "bert" / "1" / "model.py"
-    changed(code, "np.split(self.run(batch)", "np.split(-self.run(batch)")
+    changed(code, "np.split(array", "np.split(-array")
     verified = verify(signed(bundle))
     assert verified.code == 1
     assert verified.check("outputs")["outcome"] == "fail"

@@ -16,17 +16,13 @@ from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.atomic import write_json
-from optimizer.files.shipped import shipped
-from optimizer.machine.slots import local_slot
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import ArtifactReady, Event, Note
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from tests.e2e import tiny
+from tests.e2e.embedded import embedded_session
 from tests.e2e.faulty_graphs import LENGTHS, write_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,13 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingSession]:
-    folder = tmp_path_factory.mktemp("server")
-    runtime = find_embedded_runtime()
-    launcher = EmbeddedLauncher(
-        runtime, runtime.lay_out(folder / "backends"), folder / "repository", folder / "server.log"
-    )
-    models = ModelRepository(folder / "repository", shipped("model_repository_templates"))
-    with ServingSession(launcher, models, local_slot()) as session:
+    with embedded_session(tmp_path_factory.mktemp("server")) as session:
         yield session
 
 

@@ -13,16 +13,11 @@ import pytest
 
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.commands.run_context import open_space
-from optimizer.files.shipped import shipped
-from optimizer.machine.slots import local_slot
 from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import GatedArtifact
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
-from optimizer.triton.session import ServingSession
 from tests.e2e import minilm, tiny
+from tests.e2e.embedded import embedded_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,14 +29,8 @@ def gated(folder: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
     content["parameters"]["precision"] = ["int8", "int8_dynamic"]
     content["models"]["minilm"]["evaluation"]["samples"] = 16
     space = open_space(tiny.write_space(folder, content))
-    runtime = find_embedded_runtime()
-    repository = folder / "repository"
-    launcher = EmbeddedLauncher(
-        runtime, runtime.lay_out(folder / "backends"), repository, folder / "server.log"
-    )
-    models = ModelRepository(repository, shipped("model_repository_templates"))
     with (
-        ServingSession(launcher, models, local_slot()) as session,
+        embedded_session(folder) as session,
         BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds,
     ):
         phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, lambda _: None)

@@ -17,13 +17,14 @@ from tests.e2e.running import Optimizer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MODEL = """\
-import json, numpy as np, triton_python_backend_utils as pb
+import json, time, numpy as np, triton_python_backend_utils as pb
 
 class TritonPythonModel:
     def initialize(self, args):
         self.scale = float(json.loads(args["model_config"])["parameters"]["scale"]["string_value"])
 
     def execute(self, requests):
+        time.sleep(0.01)  # of any batch, so that batches and instances win for certain
         values = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
         return [
             pb.InferenceResponse([pb.Tensor("y", (each * self.scale).astype(np.float32))])

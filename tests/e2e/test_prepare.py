@@ -22,18 +22,15 @@ from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.shipped import shipped
-from optimizer.machine.slots import local_slot
 from optimizer.search.prepare import Prepared, PreparePhase, refusal
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
+from tests.e2e.embedded import embedded_session
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,13 +44,7 @@ def agreement(inputs, outputs):
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[ServingSession]:
-    runtime = find_embedded_runtime()
-    repository = tmp_path / "repository"
-    launcher = EmbeddedLauncher(
-        runtime, runtime.lay_out(tmp_path / "backends"), repository, tmp_path / "server.log"
-    )
-    models = ModelRepository(repository, shipped("model_repository_templates"))
-    with ServingSession(launcher, models, local_slot()) as session:
+    with embedded_session(tmp_path) as session:
         yield session
 
 

@@ -15,16 +15,12 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
-from optimizer.files.shipped import shipped
-from optimizer.machine.slots import local_slot
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.data_types import NUMPY_TYPES
 from optimizer.workload.streams import Payloads
 from tests.e2e import repository_models as models
 from tests.e2e import tiny
+from tests.e2e.embedded import embedded_session
 from tests.e2e.running import Optimizer
 
 pytestmark = pytest.mark.timeout(300)
@@ -136,13 +132,7 @@ def test_a_field_is_set_for_one_of_the_models(measured: Mapping[str, Any]) -> No
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingSession]:
-    folder = tmp_path_factory.mktemp("server")
-    runtime = find_embedded_runtime()
-    launcher = EmbeddedLauncher(
-        runtime, runtime.lay_out(folder / "backends"), folder / "repository", folder / "server.log"
-    )
-    repository = ModelRepository(folder / "repository", shipped("model_repository_templates"))
-    with ServingSession(launcher, repository, local_slot()) as session:
+    with embedded_session(tmp_path_factory.mktemp("server")) as session:
         yield session
 
 

@@ -51,16 +51,14 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, LevelStarted, Note
 from optimizer.triton import repository as repository_module
 from optimizer.triton.control import ServerControl, server_split
-from optimizer.triton.embedded import find_embedded_runtime
-from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import model_config
-from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
 from optimizer.workload.streams import LatencyLimit, Stream, Tensors, Transport, Workload
 from tests.contracts.evaluator import EvaluatorCase, EvaluatorContract, evaluations
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
+from tests.e2e.embedded import embedded_session
 from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -124,20 +122,12 @@ def serving(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder, marked = tmp_path_factory.mktemp("serving"), Marked()
     templates = folder / "templates"
     shutil.copytree(shipped("model_repository_templates"), templates)
-    runtime = find_embedded_runtime()
-    launcher = EmbeddedLauncher(
-        runtime,
-        runtime.lay_out(folder / "backends"),
-        folder / "repository",
-        folder / "server.log",
-    )
-    repository = ModelRepository(folder / "repository", templates)
     # Watches shared memory for this process and lives as long: not the session's to end.
     resource_tracker.ensure_running()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in marked.environment.items():
             patch.setenv(name, value)
-        with ServingSession(launcher, repository, local_slot()) as session:
+        with embedded_session(folder, templates) as session:
             yield Serving(built, session, marked, templates)
     marked.wait_gone(1.0)
 

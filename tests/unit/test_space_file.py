@@ -757,6 +757,10 @@ MODEL_MISTAKES = [
         "accuracy: {outputs: {y: {metric: 2}}}",
         "accuracy.outputs.y.metric: unknown key; did you mean metrics?",
     ),
+    (
+        "accuracy: {int8_on_generated: true}",
+        "accuracy.int8_on_generated: unknown key; did you mean int8_on_generated_data?",
+    ),
 ]
 
 

@@ -1,0 +1,182 @@
+"""The schema of a model's inputs: their values, and the sizes of their free dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from optimizer.space_file.section import (
+    MAX_VALUES,
+    Count,
+    Number,
+    Positive,
+    Section,
+    wrong,
+)
+from optimizer.workload.data_types import NUMPY_TYPES, DataType
+from optimizer.workload.streams import (
+    LENGTH,
+    Dimension,
+    LengthDistribution,
+    TensorSpec,
+)
+
+Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+DimensionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+_Scalar = (
+    Annotated[bool, Field(strict=True)]
+    | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
+    | Number
+    | Annotated[str, Field(max_length=1_000_000)]
+)
+_KINDS = {"BYTES": "a text", "BOOL": "true or false"}
+
+
+class InputSection(Section):
+    """An input tensor and its values: bounds, one value, or values of which each element is one."""
+
+    added_keys = ("value", "values")
+
+    data_type: DataType = Field("INT64", description="Triton's data type; texts are BYTES")
+    shape: Annotated[list[Count | DimensionName], Field(max_length=8)] = Field(
+        [LENGTH],
+        description="shape without the batch axis: sizes, and names of free dimensions, of which"
+        " `length` is the request's length",
+    )
+    minimum: Number | None = Field(None, description="smallest value, inclusive")
+    maximum: Number | None = Field(None, description="largest value, inclusive")
+    value: _Scalar | None = Field(None, description="the value of every element")
+    values: Annotated[list[_Scalar], Field(min_length=1, max_length=MAX_VALUES)] | None = Field(
+        None, description="values of which each element is one, such as a vocabulary of texts"
+    )
+    pad: Number = Field(0, description="value of positions beyond the request's length")
+
+    @model_validator(mode="after")
+    def _one_kind_of_values(self) -> Self:
+        bounds = [key for key in ("minimum", "maximum") if getattr(self, key) is not None]
+        given = [key for key in ("value", "values") if getattr(self, key) is not None]
+        if len(bounds) == 1:
+            raise wrong("", "must have both minimum and maximum", bounds)
+        if not bounds and not given and self.data_type == "BOOL":
+            return self
+        if bool(bounds) + len(given) != 1:
+            rule = "must have exactly one of minimum with maximum, value, values"
+            raise wrong("", rule, [*bounds, *given])
+        if bounds and self.data_type in ("BOOL", "BYTES"):
+            raise wrong("minimum", f"{self.data_type} needs value or values", self.minimum)
+        return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.minimum, self.maximum
+        if low is None or high is None:
+            return self
+        if low > high:
+            raise wrong("minimum", f"must not be above maximum ({high:g})", low)
+        self._require_range("minimum", low)
+        self._require_range("maximum", high)
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_type(self) -> Self:
+        listed = self.values if self.values is not None else [self.value]
+        for n, value in enumerate(listed):
+            if value is None:
+                continue
+            key = "value" if self.values is None else f"values.{n}"
+            kind = {"BYTES": str, "BOOL": bool}.get(self.data_type)
+            fits = isinstance(value, kind) if kind else type(value) in (int, float)
+            if not fits:
+                raise wrong(key, f"must be {_KINDS.get(self.data_type, 'a number')}", value)
+            if kind is None:
+                self._require_range(key, value)
+        return self
+
+    def _require_range(self, key: str, value: Any) -> None:
+        dtype = NUMPY_TYPES[self.data_type]
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            if not (limits.min <= value <= limits.max and value == int(value)):
+                rule = f"must be a whole number from {limits.min} to {limits.max} as {dtype}"
+                raise wrong(key, rule, value)
+
+    def to_value(self, name: str) -> TensorSpec:
+        """Return the tensor of this name."""
+        choices: tuple[Any, ...] = tuple(self.values or ())
+        if self.value is not None:
+            choices = (self.value,)
+        elif self.data_type == "BOOL" and not choices:
+            choices = (False, True)
+        low, high = self.minimum or 0.0, self.maximum or 0.0
+        return TensorSpec(name, self.data_type, tuple(self.shape), low, high, self.pad, choices)
+
+
+class LengthSection(Section):
+    """The length of requests in tokens, or another size: one of fixed, uniform and weights."""
+
+    fixed: Length | None = Field(None, description="size in every request")
+    uniform: tuple[Length, Length] | None = Field(None, description="[smallest, largest]")
+    weights: dict[Length, Positive] | None = Field(None, description="weight by size")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _whole_lengths(cls, weights: object) -> object:
+        # Keys in JSON are text, so those of a stored space are.
+        if isinstance(weights, Mapping):
+            return {int(k) if str(k).isdecimal() else k: v for k, v in weights.items()}
+        return weights
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        self._check_sizes()
+        return self
+
+    def _check_sizes(self) -> None:
+        given = [k for k in ("fixed", "uniform", "weights") if getattr(self, k)]
+        if len(given) != 1:
+            raise wrong("", "must have exactly one of fixed, uniform, weights", given)
+        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
+            raise wrong("uniform", "must be [shortest, longest]", self.uniform)
+
+    def to_value(self) -> LengthDistribution:
+        """Return the distribution of lengths."""
+        if self.fixed is not None:
+            return LengthDistribution((self.fixed,), (1.0,))
+        if self.uniform is not None:
+            lengths = tuple(range(self.uniform[0], self.uniform[1] + 1))
+            return LengthDistribution(lengths, (1.0,) * len(lengths))
+        pairs = sorted((self.weights or {}).items())
+        return LengthDistribution(tuple(k for k, _ in pairs), tuple(w for _, w in pairs))
+
+
+class DimensionSection(LengthSection):
+    """A free dimension: sizes of its own, or `times` x the size of another one + `plus`."""
+
+    of: DimensionName | None = Field(None, description="dimension that its size follows")
+    times: Count = Field(1, description="factor of the other dimension's size")
+    plus: Annotated[int, Field(ge=0, le=10**6, strict=True)] = Field(
+        0, description="what is added to it"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if self.of is None:
+            self._check_sizes()
+            if (self.times, self.plus) != (1, 0):
+                raise wrong("of", "is needed with times or plus", None)
+        elif self.fixed or self.uniform or self.weights:
+            raise wrong("of", "must not be given beside fixed, uniform or weights", self.of)
+        return self
+
+    def to_dimension(self, name: str) -> Dimension:
+        """Return the dimension of this name."""
+        if self.of is not None:
+            return Dimension(name, None, self.of, self.times, self.plus)
+        return Dimension(name, self.to_value())
