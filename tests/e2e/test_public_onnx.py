@@ -1,25 +1,37 @@
-"""Public ONNX files that packages ship, measured on the embedded server by a space file alone."""
+"""Public ONNX files that packages ship, gated and loaded on the server by a space file alone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from optimizer.artifacts.build_process import BuildProcess
+from optimizer.commands.run_context import open_space
+from optimizer.errors import UsageError
+from optimizer.load.client import LoadClient
+from optimizer.load.level_plan import LevelPlan, OpenLoop
+from optimizer.machine.slots import local_slot
+from optimizer.measurement.level import LoadLevel
+from optimizer.search.level_runner import LevelRunner
+from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.space_file.reader import Space
+from optimizer.study.directory import StudyDirectory
+from optimizer.triton.session import ServingSession, files_of
 from tests.e2e import tiny
-from tests.e2e.conftest import StartOptimizer
+from tests.e2e.embedded import embedded_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OCR = "rapidocr_onnxruntime/models"
 SILERO = "silero_vad/data"
-AUDIO = {"data_type": "FP32", "minimum": -1, "maximum": 1}
+IMAGE = AUDIO = {"data_type": "FP32", "minimum": -1, "maximum": 1}
 STATE = {"data_type": "FP32", "value": 0}
-IMAGE = {"data_type": "FP32", "minimum": -1, "maximum": 1}
 
 SERVED: Mapping[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "file type": (
@@ -85,49 +97,88 @@ def shipped(file: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / inner)
 
 
-def write_space(folder: Path, file: str, model: Mapping[str, Any]) -> Path:
-    batching = [False, True] if model.get("batched", True) else [False]
+def space_of(folder: Path, file: str, model: Mapping[str, Any]) -> Space:
+    batching = [True] if model.get("batched", True) else [False]
     content = tiny.space(
         traffic={"demand_per_second": 20},
-        parameters={"runtime": ["onnxruntime", "openvino"], "batching": batching},
+        parameters={
+            "runtime": ["onnxruntime", "openvino"],
+            "batching": batching,
+            "max_batch_size": [4],
+        },
     )
-    samples = {"evaluation": {"samples": 8, "seed": 2}, "calibration": {"samples": 8, "seed": 1}}
+    samples = {"evaluation": {"samples": 3, "seed": 2}, "calibration": {"samples": 3, "seed": 1}}
     content["models"] = {"public": {"source": {"onnx": shipped(file)}, **model, **samples}}
-    return tiny.write_space(folder, content)
+    return open_space(tiny.write_space(folder, content))
 
 
-@pytest.mark.parametrize(
-    ("name", "runtime"),
-    [(name, runtime) for name, (_, _, runtimes) in SERVED.items() for runtime in runtimes],
-)
-def test_a_public_file_is_measured(
-    start: StartOptimizer, tmp_path: Path, name: str, runtime: str
+@dataclass
+class Bench:
+    """One server, one process that builds and one load client for all files."""
+
+    session: ServingSession
+    builds: BuildProcess
+    client: LoadClient
+
+    def prepare(self, space: Space, folder: Path) -> Prepared:
+        phase = PreparePhase(StudyDirectory(folder), self.builds, self.session, lambda _: None)
+        return phase.run(space.models, space.search_space)
+
+    def levels(self, space: Space, prepared: Prepared) -> Iterator[tuple[str, LoadLevel]]:
+        """Run a short level on each configuration that is left; yield its runtime with it."""
+        plan = LevelPlan(OpenLoop(1.0), 0.1, 0.5, timeout_seconds=5.0)
+        rng, slot = np.random.default_rng(1), local_slot()
+        runner = LevelRunner(self.client, space.workload, slot, rng, lambda _: None)
+        for row in range(len(prepared.space)):
+            config = prepared.space.config(prepared.space.at(row))
+            served = self.session.serve(config, files_of(config, prepared.files))
+            with runner.on(served, config) as run:
+                yield config.models[0].artifact.runtime, run(plan)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("public")
+    with (
+        embedded_session(folder) as session,
+        BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds,
+        LoadClient() as client,
+    ):
+        yield Bench(session, builds, client)
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_public_file_is_served_in_batches_where_it_can(
+    bench: Bench, tmp_path: Path, name: str
 ) -> None:
-    file, model, _ = SERVED[name]
-    batched = model.get("batched", True)
-    chosen = ("--set", f"runtime={runtime}", "--set", f"batching={str(batched).lower()}")
-    optimizer = start(write_space(tmp_path, file, model), *chosen, "--rate", 10, command="measure")
-    assert optimizer.wait() == 0, optimizer.errors
-    [path] = (tmp_path / "results").glob("*/measured/*/measured.json")
-    measured = json.loads(path.read_text())
-    [level] = measured["levels"]
-    assert level["streams"][0]["errors"] == 0
-    assert level["streams"][0]["offered_per_second"] == pytest.approx(10, rel=0.5)
-    assert (measured["config"]["models"][0]["max_batch_size"] > 1) == batched
+    file, model, runtimes = SERVED[name]
+    space = space_of(tmp_path, file, model)
+    prepared = bench.prepare(space, tmp_path / "study")
+    dropped = {gated.spec.runtime: gated.dropped for gated in prepared.gated}
+    assert tuple(runtime for runtime, reason in dropped.items() if reason is None) == runtimes
+    assert not any("Exception from" in reason for reason in dropped.values() if reason), dropped
+    sizes = (1, 3, 4) if model.get("batched", True) else (1,)
+    for gated in prepared.gated:
+        if gated.dropped is None:
+            assert gated.failing is None
+            assert gated.shapes is not None
+            assert gated.shapes.batch_sizes == sizes
+    measured = dict(bench.levels(space, prepared))
+    assert tuple(measured) == runtimes
+    for level in measured.values():
+        [stream] = level.streams
+        assert stream.first_error is None
+        assert stream.completed == stream.sent > 3
 
 
-def test_a_state_whose_batch_is_its_second_axis_is_refused(
-    start: StartOptimizer, tmp_path: Path
-) -> None:
+def test_a_state_whose_batch_is_its_second_axis_is_refused(bench: Bench, tmp_path: Path) -> None:
     model = {
         "inputs": {
             "input": {**AUDIO, "shape": [576]},
             "state": {**STATE, "shape": [1, 128]},
         }
     }
-    space = write_space(tmp_path, f"{SILERO}/silero_vad_half.onnx", model)
-    optimizer = start(space, "--set", "runtime=onnxruntime", "--rate", 10, command="measure")
-    assert optimizer.wait() == 2
-    rule = "state: the first axis must be a batch, the ONNX graph takes [2, None, 128]"
-    assert rule in optimizer.errors
-    assert "`batched: false`" in optimizer.errors
+    space = space_of(tmp_path, f"{SILERO}/silero_vad_half.onnx", model)
+    rule = r"state: the first axis must be a batch, the ONNX graph takes \[2, None, 128\]"
+    with pytest.raises(UsageError, match=f"{rule}.*`batched: false`"):
+        bench.prepare(space, tmp_path / "study")
