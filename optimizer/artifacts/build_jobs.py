@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from optimizer.artifacts.build_context import BuildContext, ReportProgress, no_progress
@@ -19,9 +19,9 @@ from optimizer.artifacts.references import fp32_outputs, judged_positions
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import BuildFailure
+from optimizer.errors import BuildFailure, NoBatchAxis
 from optimizer.files.tensors import from_npz, to_npz
-from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import OutputTensor
 
 _REFERENCE_RECIPE = 2
@@ -36,9 +36,26 @@ def prepare_model(
 ) -> PreparedModel:
     """Compute FP32 outputs for the evaluation inputs by the model itself, not by an export.
 
+    An ONNX model that cannot take batches is executed without.
+
     Args:
         lengths: in tokens, that requests are padded to besides the longest.
     """
+    try:
+        return _prepared(model, cache, report_progress, lengths)
+    except NoBatchAxis as error:
+        if not isinstance(model.source, OnnxSource):
+            raise
+        alone = replace(model, no_batching=str(error))
+    return _prepared(alone, cache, report_progress, lengths)
+
+
+def _prepared(
+    model: ModelSpec,
+    cache: ArtifactCache,
+    report_progress: ReportProgress,
+    lengths: Sequence[int],
+) -> PreparedModel:
     graphs = PrecisionGraphs(model, cache)
     rows = rows_by_length(graphs.inputs.evaluation, lengths, model.payloads)
     key = {
@@ -57,7 +74,7 @@ def prepare_model(
         report_progress("its FP32 outputs")
         for length, requests in rows.items():
             name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            values = fp32_outputs(name, opened, requests, batched=model.payloads.batched)
+            values = fp32_outputs(name, opened, requests, batched=model.served.batched)
             (into / f"{length}.npz").write_bytes(to_npz(values))
 
     entry = cache.get_or_build(key, build)
@@ -68,12 +85,18 @@ def prepare_model(
             length,
             requests,
             from_npz((entry.path / f"{length}.npz").read_bytes()),
-            judged_positions(requests, outputs, batched=model.payloads.batched),
+            judged_positions(requests, outputs, batched=model.served.batched),
         )
         for length, requests in rows.items()
     )
     return PreparedModel(
-        model.name, outputs, references, facts["weight_bytes"], entry.built, entry.seconds
+        model.name,
+        outputs,
+        references,
+        facts["weight_bytes"],
+        entry.built,
+        entry.seconds,
+        model.no_batching,
     )
 
 

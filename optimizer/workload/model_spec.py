@@ -160,8 +160,11 @@ class ModelSpec:
     """One model of the space file.
 
     Attributes:
+        payloads: its requests, as they are drawn and read from files.
         outputs: names of the outputs that are served and judged; empty for all.
         calibration_percentile: percentage of an activation's values in its INT8 range.
+        no_batching: why it is served without batches though its requests have a batch axis; empty
+            for all other models.
     """
 
     name: str
@@ -172,6 +175,12 @@ class ModelSpec:
     accuracy: AccuracyLimits
     outputs: tuple[str, ...] = ()
     calibration_percentile: float = USUAL_PERCENTILE
+    no_batching: str = ""
+
+    @property
+    def served(self) -> Payloads:
+        """The requests as the server takes them."""
+        return self.payloads.without_batches() if self.no_batching else self.payloads
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:

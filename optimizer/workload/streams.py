@@ -158,6 +158,11 @@ class Payloads:
         """Return the smallest size of each free dimension."""
         return self._sizes(min(self.lengths.lengths), lambda own: min(own.lengths))
 
+    def without_batches(self) -> Payloads:
+        """Return the same requests for a model without batches; the first axis has the size 1."""
+        tensors = tuple(replace(each, shape=(1, *each.shape)) for each in self.tensors)
+        return replace(self, tensors=tensors, batched=False)
+
     def largest(self) -> Payloads:
         """Return the same requests, each of the largest size in every dimension."""
         dimensions = tuple(
