@@ -19,6 +19,7 @@ from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_wei
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes.spec import GraphKind
+from optimizer.errors import BuildFailure
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
@@ -123,6 +124,11 @@ class PrecisionGraphs:
         if kind in _SCHEMES:
             percentile = self._model.calibration_percentile
             rows = self.inputs.calibration
+            if not rows:
+                raise BuildFailure(
+                    f"{self._model.name}: {kind} needs calibration inputs, and one request is"
+                    " needed for the evaluation: give more requests, or `calibration.file`"
+                )
             share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile)
             return {INT8_SHARE: share}
         match kind:
