@@ -19,7 +19,6 @@ from optimizer.artifacts.graphs.int8_dynamic import to_int8_dynamic, to_int8_wei
 from optimizer.artifacts.graphs.quantisation import Int8Scheme
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.runtimes.spec import GraphKind
-from optimizer.errors import BuildFailure
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
@@ -105,6 +104,8 @@ class PrecisionGraphs:
         if kind in _SCHEMES:
             key["calibration"] = rows_digest(self.inputs.calibration)
             key["percentile"] = self._model.calibration_percentile
+            if not self._model.payloads.batched:  # rows were joined along another axis once
+                key["batched"] = False
         return key
 
     def entry(self, kind: GraphKind) -> CacheEntry:
@@ -122,14 +123,9 @@ class PrecisionGraphs:
             return None
         source = self.entry(_MADE_FROM[kind])
         if kind in _SCHEMES:
-            percentile = self._model.calibration_percentile
+            percentile, batched = self._model.calibration_percentile, self._model.payloads.batched
             rows = self.inputs.calibration
-            if not rows:
-                raise BuildFailure(
-                    f"{self._model.name}: {kind} needs calibration inputs, and one request is"
-                    " needed for the evaluation: give more requests, or `calibration.file`"
-                )
-            share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile)
+            share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile, batched=batched)
             return {INT8_SHARE: share}
         match kind:
             case "fp16":

@@ -282,6 +282,15 @@ class ModelSection(Section):
         raise_all(cls, [wrong(name, rule, []) for name in needed])
         return inputs
 
+    @field_validator("batched")
+    @classmethod
+    def _as_the_source(cls, batched: bool, info: ValidationInfo) -> bool:
+        source: SourceSection | None = info.data.get("source")
+        if not batched and source is not None and source.class_name is not None:
+            rule = "must be true: tensors of a transformers class have a batch axis"
+            raise wrong("", rule, batched)
+        return batched
+
     @field_validator("inputs")
     @classmethod
     def _below_the_vocabulary(

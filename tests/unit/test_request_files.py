@@ -479,6 +479,12 @@ def test_the_accuracy_is_judged_on_the_requests(tmp_path: Path) -> None:
     assert values(inputs.evaluation, "IDS") == [[[1, 0]], [[3, 0]], [[5, 6]]]
 
 
+def test_one_request_is_all_that_there_is_to_judge(tmp_path: Path) -> None:
+    write(tmp_path, "d.jsonl", [{"IDS": [3]}])
+    inputs = model_inputs(space(tmp_path, "d.jsonl", IDS).models[0])
+    assert values(inputs.calibration, "IDS") == values(inputs.evaluation, "IDS") == [[[3]]]
+
+
 def test_only_requests_of_the_most_frequent_shape_are_compared(tmp_path: Path) -> None:
     rows = [{"X": [[n], [n]]} for n in range(2)] + [{"X": [[n, n]] * 2} for n in range(6)]
     write(tmp_path, "d.jsonl", rows)
