@@ -5,6 +5,7 @@
     │   ├── SpaceFileError             the space file: every mistake at once, with key and line
     │   ├── SpaceChangedError          the study was started with another space or machine
     │   ├── NoBatchAxis                the model can be served, but not in batches
+    │   ├── ChangedRequestsError       the file of a workload's requests is gone or has changed
     │   └── StudyBusyError             another process is running this study
     ├── RequirementError           3   the machine lacks something; the message says what to install
     ├── RunError                   4   the run could not continue
@@ -116,6 +117,10 @@ class SpaceChangedError(UsageError):
 
 class NoBatchAxis(UsageError):
     """A model whose requests have a batch axis can be served without batches only; and why."""
+
+
+class ChangedRequestsError(UsageError):
+    """The file of a workload's requests is gone, or has changed since it was measured."""
 
 
 class StudyBusyError(UsageError):

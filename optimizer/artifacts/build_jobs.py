@@ -46,8 +46,9 @@ def prepare_model(
     except NoBatchAxis as error:
         if not isinstance(model.source, OnnxSource):
             raise
-        alone = replace(model, no_batching=str(error))
-    return _prepared(alone, cache, report_progress, lengths)
+        reason = str(error)
+    alone = replace(model, payloads=replace(model.payloads, one_at_a_time=True))
+    return replace(_prepared(alone, cache, report_progress, lengths), no_batching=reason)
 
 
 def _prepared(
@@ -56,7 +57,7 @@ def _prepared(
     report_progress: ReportProgress,
     lengths: Sequence[int],
 ) -> PreparedModel:
-    graphs = PrecisionGraphs(model, cache)
+    graphs, batched = PrecisionGraphs(model, cache), model.payloads.as_served().batched
     rows = rows_by_length(graphs.inputs.evaluation, lengths, model.payloads)
     key = {
         "kind": "reference",
@@ -74,7 +75,7 @@ def _prepared(
         report_progress("its FP32 outputs")
         for length, requests in rows.items():
             name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            values = fp32_outputs(name, opened, requests, batched=model.served.batched)
+            values = fp32_outputs(name, opened, requests, batched=batched)
             (into / f"{length}.npz").write_bytes(to_npz(values))
 
     entry = cache.get_or_build(key, build)
@@ -85,18 +86,12 @@ def _prepared(
             length,
             requests,
             from_npz((entry.path / f"{length}.npz").read_bytes()),
-            judged_positions(requests, outputs, batched=model.served.batched),
+            judged_positions(requests, outputs, batched=batched),
         )
         for length, requests in rows.items()
     )
     return PreparedModel(
-        model.name,
-        outputs,
-        references,
-        facts["weight_bytes"],
-        entry.built,
-        entry.seconds,
-        model.no_batching,
+        model.name, outputs, references, facts["weight_bytes"], entry.built, entry.seconds
     )
 
 

@@ -54,7 +54,8 @@ class PreparedModel:
     Attributes:
         references: one for each length that requests are padded to, the longest first.
         weight_bytes: size of its FP32 weights.
-        no_batching: see `ModelSpec`; it was only now learnt.
+        no_batching: why the model was executed without batches though its requests have a batch
+            axis; empty for all other models.
         built: whether this call computed anything.
         seconds: that the references took when they were computed.
     """

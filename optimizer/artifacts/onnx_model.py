@@ -30,6 +30,7 @@ from optimizer.artifacts.onnx_interface import (
 )
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, NoBatchAxis, UsageError, cause_text
+from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import Tensors, stack
 
@@ -83,7 +84,7 @@ class OnnxModel:
         files = [self.source.path, *map(self._beside, self._external_names())]
         header, rewritten = self._served_header()
         session = self._session(header if rewritten else None)
-        batched = self.model.served.batched
+        batched = self.model.payloads.as_served().batched
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
 
@@ -106,11 +107,11 @@ class OnnxModel:
         with _readable(self.source.path):
             header = _header(self.source.path)
             rewritten = normalise(header)
-        batched = self.model.served.batched
+        batched = self.model.payloads.as_served().batched
         if not batched:
             rewritten |= scalars_to_vectors(header.graph)
         inputs = graph_inputs(header.graph)
-        check_inputs(inputs, self.model.served)
+        check_inputs(inputs, self.model.payloads.as_served())
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
         rewritten |= drop_outputs_without_tensor(header.graph)
@@ -165,7 +166,8 @@ class OnnxModel:
 
     def _requests(self, count: int) -> list[Tensors]:
         """Return requests of one inference and of equal, largest shapes."""
-        return self.model.served.largest().sample(count, np.random.default_rng(0))
+        rows = requests_of_one_shape(self.model.payloads, count, np.random.default_rng(0))
+        return [rows[n % len(rows)] for n in range(count)]
 
     def _external_names(self) -> tuple[str, ...]:
         with _readable(self.source.path):

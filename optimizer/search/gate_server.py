@@ -107,7 +107,7 @@ class GateServer:
 
     @property
     def _batched(self) -> bool:
-        return self._model.served.batched
+        return self._model.payloads.as_served().batched
 
     def _inferences(self, request: Tensors) -> int:
         return inferences_of(request) if self._batched else 1
@@ -115,7 +115,7 @@ class GateServer:
     def _start(self) -> None:
         name = self._model.name
         files = ModelFiles(
-            self._artifact.path, self._model.served, self._outputs, self._artifact.engine
+            self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
         )
         self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
 

@@ -117,7 +117,7 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, outputs = source.model.served, source.prepared.outputs
+                payloads, outputs = source.model.payloads, source.prepared.outputs
                 files[spec] = ModelFiles(artifact.path, payloads, outputs, artifact.engine)
             self._announce(result)
         built = [
@@ -241,8 +241,8 @@ class PreparePhase:
         except TrialFailure as error:
             return GatedArtifact(spec, sha256, dropped=f"could not be served: {error}")
         dropped, failing = served.dropped, served.failing
-        if source.model.no_batching:
-            failing = FailingBatch(2, source.model.no_batching)
+        if source.prepared.no_batching:
+            failing = FailingBatch(2, source.prepared.no_batching)
         if dropped is None and failing is not None and failing.size <= smallest:
             dropped = failing.reason
         timed = dropped is None and gate.kind == "KIND_CPU"
@@ -338,7 +338,7 @@ def _require_one_artifact_each(models: Sequence[ModelSpec], gated: Sequence[Gate
 
 def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
     plan = GatePlan.of(space.use_of(spec), model.payloads, space.limits.request_size)
-    return replace(plan, max_batch_sizes=(1,)) if model.no_batching else plan
+    return replace(plan, max_batch_sizes=(1,)) if model.payloads.one_at_a_time else plan
 
 
 def _without_batches(model: ModelSpec, reason: str, space: SearchSpace) -> ModelSpec:
@@ -348,7 +348,7 @@ def _without_batches(model: ModelSpec, reason: str, space: SearchSpace) -> Model
             f"traffic.batch_size must be 1, got {size}: model {model.name} is served without "
             f"batches: {reason}"
         )
-    return replace(model, no_batching=reason)
+    return replace(model, payloads=replace(model.payloads, one_at_a_time=True))
 
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:

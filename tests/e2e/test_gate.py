@@ -233,8 +233,7 @@ def test_an_output_without_a_row_per_request_is_served_without_batches(
     assert len(told) == len(runtimes)
     assert all(re.search(f"output 'y' has no row per request: .*{shape}", note) for note in told)
     [stream] = prepared.as_served(space.workload).streams
-    assert stream.payloads.tensors[0].shape == (1, "length")
-    assert not stream.payloads.batched
+    assert stream.payloads.as_served().tensors[0].shape == (1, "length")
 
 
 def test_a_source_with_a_length_baked_in_names_the_length(
