@@ -86,11 +86,12 @@ def rows_by_length(
 def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
     mask = row.get(MASK)
     kept = slice(length)
-    if mask is not None and mask.ndim == 2 and not mask[:, :length].any():
-        kept = slice(mask.shape[1] - length, None)
+    if mask is not None and 0 < mask.ndim <= 2 and not mask[..., :length].any():
+        kept = slice(mask.shape[-1] - length, None)
     return {
+        # The ellipsis keeps an array without axes an array.
         name: values[
-            tuple(kept if axis in axes[name] else slice(None) for axis in range(values.ndim))
+            (*(kept if axis in axes[name] else slice(None) for axis in range(values.ndim)), ...)
         ]
         for name, values in row.items()
     }
