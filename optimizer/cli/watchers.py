@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -123,17 +123,25 @@ class LiveView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         within = options.update(width=options.max_width - _FRAME)
-        for notes, levels in _NOTES_AND_LEVELS:
-            parts = [*self._latest_notes(notes), self._progress(options.max_width)]
-            parts.append(LabelledRows(self._rows(bars_for(options), levels)))
-            height = len(console.render_lines(Group(*parts), within, pad=False))
-            # The frame, and an empty line above the latest events.
-            room = console.height - height - 3
-            if room >= -1:
-                break
-        if self._recent and room > 0:
-            parts += [Text(), *list(self._recent)[-room:]]
+
+        def room(parts: Sequence[RenderableType]) -> int:
+            """Return the lines that are left beside the frame."""
+            return console.height - len(console.render_lines(Group(*parts), within, pad=False)) - 2
+
+        drafts = [self._parts(options, *most) for most in _NOTES_AND_LEVELS]
+        parts = next((draft for draft in drafts if room(draft) >= 0), drafts[-1])
+        # An empty line stands above the latest events.
+        events = list(self._recent)[-room(parts) + 1 :] if room(parts) > 1 else []
+        if events:
+            parts += [Text(), *events]
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
+
+    def _parts(self, options: ConsoleOptions, notes: int, levels: int) -> list[RenderableType]:
+        return [
+            *self._latest_notes(notes),
+            self._progress(options.max_width),
+            LabelledRows(self._rows(bars_for(options), levels)),
+        ]
 
     def _latest_notes(self, most: int) -> list[RenderableType]:
         return [Text(note, style="dim") for note in self._notes[max(0, len(self._notes) - most) :]]
