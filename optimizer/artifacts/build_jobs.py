@@ -68,7 +68,7 @@ def prepare_model(
             length,
             requests,
             from_npz((entry.path / f"{length}.npz").read_bytes()),
-            judged_positions(requests, outputs),
+            judged_positions(requests, outputs, batched=model.payloads.batched),
         )
         for length, requests in rows.items()
     )

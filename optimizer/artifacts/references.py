@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.datasets import MASK
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.workload.streams import OutputTensor, Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors, stack, with_batch_axis
 
 
 def fp32_outputs(
@@ -38,7 +38,7 @@ def fp32_outputs(
         _check_rows(answers, [1] * len(answers))
         _check_rows_of_a_batch(model, requests)
     else:
-        answers = [{key: array[None] for key, array in answer.items()} for answer in answers]
+        answers = [with_batch_axis(answer) for answer in answers]
     return {output.name: _rows_of(name, output.name, answers) for output in model.outputs}
 
 
@@ -77,10 +77,15 @@ def _check_rows(answers: Sequence[Tensors], batches: Sequence[int]) -> None:
 
 
 def judged_positions(
-    rows: list[Tensors], outputs: Sequence[OutputTensor]
+    rows: list[Tensors], outputs: Sequence[OutputTensor], *, batched: bool = True
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return `Reference.judged`."""
+    """Return `Reference.judged`.
+
+    Args:
+        batched: whether the rows have a batch axis.
+    """
     with_length = [o.name for o in outputs if len(o.shape) > 1 and o.shape[0] == -1]
+    rows = rows if batched else [with_batch_axis(row) for row in rows]
     if not with_length or any(MASK not in row or row[MASK].ndim != 2 for row in rows):
         return {}
     judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
