@@ -34,6 +34,7 @@ WITHOUT_LOAD = {
     "test_postgresql.py",
     "test_prepare.py",
     "test_production.py",
+    "test_public_onnx.py",
     "test_real_weights.py",
     "test_remote.py",
     "test_server_launcher.py",
