@@ -18,6 +18,7 @@ SERIAL_SUITES = ("contracts", "e2e")
 """They start servers and put load on them."""
 
 WITHOUT_LOAD = {
+    "test_architectures.py",
     "test_arrivals.py",
     "test_artifact_builder.py",
     "test_bad_machine.py",

@@ -66,7 +66,7 @@ def prepare_model(
     references = []
     for length, requests in rows.items():
         values = from_npz((entry.path / f"{length}.npz").read_bytes())
-        judged = judged_positions(requests, outputs, values)
+        judged = judged_positions(requests, outputs, values, batched=model.payloads.batched)
         references.append(Reference(length, requests, values, judged))
     return PreparedModel(
         model.name, outputs, tuple(references), facts["weight_bytes"], entry.built, entry.seconds

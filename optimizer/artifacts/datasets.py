@@ -17,7 +17,8 @@ from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
 _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}
-_DRAWS_PER_SAMPLE = 100
+_TAKEN_IN_A_ROW = 300
+"""Number of taken rows, drawn one after the other, after which no others are taken to exist."""
 
 MASK = "attention_mask"
 """Name of transformers' input that marks padding."""
@@ -25,7 +26,10 @@ MASK = "attention_mask"
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Requests of batch 1 and equal shapes; no row is in both lists."""
+    """Requests of batch 1 and equal shapes.
+
+    No row is in both lists, unless the payloads have too few different values.
+    """
 
     calibration: list[Tensors]
     evaluation: list[Tensors]
@@ -82,11 +86,12 @@ def rows_by_length(
 def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
     mask = row.get(MASK)
     kept = slice(length)
-    if mask is not None and mask.ndim == 2 and not mask[:, :length].any():
-        kept = slice(mask.shape[1] - length, None)
+    if mask is not None and 0 < mask.ndim <= 2 and not mask[..., :length].any():
+        kept = slice(mask.shape[-1] - length, None)
     return {
+        # The ellipsis keeps an array without axes an array.
         name: values[
-            tuple(kept if axis in axes[name] else slice(None) for axis in range(values.ndim))
+            (*(kept if axis in axes[name] else slice(None) for axis in range(values.ndim)), ...)
         ]
         for name, values in row.items()
     }
@@ -115,18 +120,21 @@ def _given(dataset: DataSet, source: str, payloads: Payloads) -> list[Tensors]:
 def _draw(
     samples: int, payloads: Payloads, rng: np.random.Generator, taken: Set[str]
 ) -> list[Tensors]:
-    """Draw rows that are not taken; of the largest size in each dimension but the length."""
+    """Draw rows of the largest size in each dimension but the length.
+
+    Taken rows are avoided while there are others. Where every request that clients can send is
+    taken, no judgement could rest on others.
+    """
     payloads = replace(payloads, dimensions=payloads.largest().dimensions)
     rows: list[Tensors] = []
-    for _ in range(_DRAWS_PER_SAMPLE):
+    drawn: list[Tensors] = []
+    in_a_row = 0
+    while len(rows) < samples and in_a_row < _TAKEN_IN_A_ROW:
         drawn = payloads.sample(samples - len(rows), rng)
-        rows += [row for row in drawn if row_digest(row) not in taken]
-        if len(rows) == samples:
-            return rows
-    raise UsageError(
-        f"the payloads have too few different values for {samples} samples that are not"
-        " in the other set too"
-    )
+        new = [row for row in drawn if row_digest(row) not in taken]
+        rows += new
+        in_a_row = 0 if new else in_a_row + len(drawn)
+    return rows + drawn[: samples - len(rows)]
 
 
 def _check_disjoint(source: str, rows: list[Tensors], taken: Set[str]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.datasets import MASK
 from optimizer.errors import BuildFailure, UsageError, cause_text
-from optimizer.workload.streams import OutputTensor, Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors, stack, with_batch_axis
 
 
 def fp32_outputs(
@@ -38,7 +38,7 @@ def fp32_outputs(
         _check_rows(answers, [1] * len(answers))
         _check_a_batch(model, requests, answers)
     else:
-        answers = [{key: array[None] for key, array in answer.items()} for answer in answers]
+        answers = [with_batch_axis(answer) for answer in answers]
     return {output.name: _rows_of(name, output.name, answers) for output in model.outputs}
 
 
@@ -88,7 +88,11 @@ def _check_rows(answers: Sequence[Tensors], batches: Sequence[int]) -> None:
 
 
 def judged_positions(
-    rows: list[Tensors], outputs: Sequence[OutputTensor], values: Tensors
+    rows: list[Tensors],
+    outputs: Sequence[OutputTensor],
+    values: Tensors,
+    *,
+    batched: bool = True,
 ) -> dict[str, NDArray[np.bool_]]:
     """Return `Reference.judged`.
 
@@ -96,8 +100,10 @@ def judged_positions(
     decoder's output, for example, is another one.
 
     Args:
-        values: of the outputs for `rows`.
+        values: of the outputs for `rows`, shape [rows, ...].
+        batched: whether the rows have a batch axis.
     """
+    rows = rows if batched else [with_batch_axis(row) for row in rows]
     if any(MASK not in row or row[MASK].ndim != 2 for row in rows):
         return {}
     judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)

@@ -227,6 +227,15 @@ class ModelSection(Section):
         return "logits" if output is None and not self.outputs else output
 
     # Validators of fields, which run even if other fields are wrong.
+    @field_validator("batched")
+    @classmethod
+    def _as_the_source(cls, batched: bool, info: ValidationInfo) -> bool:
+        source: SourceSection | None = info.data.get("source")
+        if not batched and source is not None and source.class_name is not None:
+            rule = "must be true: tensors of a transformers class have a batch axis"
+            raise wrong("", rule, batched)
+        return batched
+
     @field_validator("inputs")
     @classmethod
     def _below_the_vocabulary(

@@ -249,6 +249,10 @@ class SpaceSection(Section):
         if traffic.transport.shared_memory and server and server.launcher != "embedded":
             rule = f"needs launcher embedded; a {server.launcher} server has its own memory"
             raise wrong("transport.shared_memory", rule, value=True)
+        for name, model in info.data.get("models", {}).items():
+            if traffic.batch_size > 1 and not model.batched:
+                rule = f"must be 1: models.{name} has no batch axis (batched: false)"
+                raise wrong("batch_size", rule, traffic.batch_size)
         return traffic
 
     @field_validator("parameters")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from optimizer.errors import UsageError
 from optimizer.workload.streams import Payloads
 
 AccuracyEvidence = Literal["task", "dataset", "synthetic"]
@@ -130,6 +132,27 @@ class AccuracyLimits(OutputLimits):
     def of(self, output: str) -> OutputLimits:
         """Return the limits of one output."""
         return dict(self.outputs).get(output, self)
+
+
+_Output = TypeVar("_Output")
+
+
+def chosen_outputs(outputs: Mapping[str, _Output], names: Sequence[str]) -> dict[str, _Output]:
+    """Return the outputs that are served: the named ones, all where none is named.
+
+    Args:
+        outputs: the model's own that are tensors, by name.
+        names: see `ModelSpec.outputs`.
+
+    Raises:
+        UsageError: where the model lacks one of them, or has none at all.
+    """
+    if not outputs:
+        raise UsageError("the model must have an output that is a tensor, and has none")
+    for name in names:
+        if name not in outputs:
+            raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return {name: outputs[name] for name in names or outputs}
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,11 @@ def stack(requests: list[Tensors]) -> Tensors:
     return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
 
 
+def with_batch_axis(tensors: Tensors) -> Tensors:
+    """Return the tensors of one inference with a batch axis of size 1 in front."""
+    return {name: values[None] for name, values in tensors.items()}
+
+
 @dataclass(frozen=True)
 class LatencyLimit:
     """`percentile` (50 to 99.9) of the latency must not exceed `latency_ms`."""

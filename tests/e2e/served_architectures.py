@@ -1,12 +1,8 @@
-"""Architectures of `transformers`, each from its space file to load on the real server.
-
-`python -m tests.e2e.served_architectures` writes docs/reference/architectures.md.
-"""
+"""Architectures of `transformers`, each from its space file to load on the real server."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,12 +16,11 @@ from numpy.typing import NDArray
 from optimizer.artifacts.build_context import ReportProgress
 from optimizer.artifacts.build_messages import Job
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.artifacts.cache import ArtifactCache, versions
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.commands.protocols import protocols
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.runtimes import onnxruntime_session
-from optimizer.errors import OptimizerError
 from optimizer.load.client import LoadClient
 from optimizer.machine.slots import local_slot
 from optimizer.search.evaluator import LiveEvaluator
@@ -38,12 +33,9 @@ from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor
 from tests.e2e import tiny
-from tests.e2e.architectures import ARCHITECTURES, Architecture
+from tests.e2e.architectures import Architecture
 from tests.e2e.embedded import embedded_session
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
-
-LABEL = "tiny/onnxruntime/fp32"
 BATCH = 4
 GATED_BATCHES = (1, 3, BATCH)
 
@@ -151,55 +143,3 @@ def architecture_bench(folder: Path) -> Iterator[ArchitectureBench]:
         LoadClient(local_slot().client_cores) as client,
     ):
         yield ArchitectureBench(folder, session, builds, client)
-
-
-def _cell(tensors: Mapping[str, Sequence[object]]) -> str:
-    return ", ".join(f"`{name}` {list(shape)}" for name, shape in tensors.items())
-
-
-def _row(bench: ArchitectureBench, architecture: Architecture) -> str:
-    inputs = {name: spec["shape"] for name, spec in architecture.requests["inputs"].items()}
-    shown, batches = "", ""
-    try:
-        served = bench.serve(architecture)
-        shown = _cell({output.name: output.shape for output in served.outputs})
-        assert served.shapes is not None
-        batches = ", ".join(map(str, served.shapes.batch_sizes))
-        result = "served"
-    except OptimizerError as error:
-        reason = str(error).splitlines()[-1].strip().removeprefix(f"{LABEL}: ")
-        result = f"refused: {reason}".replace("|", "\\|")
-    listed = _cell(inputs).replace("'", "")
-    return f"| {architecture.class_name} | {listed} | {shown} | {batches} | {result} |"
-
-
-def page(bench: ArchitectureBench) -> str:
-    """Return the page of the documentation."""
-    libraries = versions("torch", "transformers", "onnxscript", "onnxruntime", "nvidia-pytriton")
-    used = ", ".join(f"{name} {version}" for name, version in libraries.items())
-    return "\n".join(
-        [
-            "# Architectures that were tried",
-            "",
-            "Each class of `transformers` was built with a tiny random configuration, exported to"
-            " ONNX, and served by ONNX Runtime on the embedded Triton server, from a space",
-            "file to a load level with requests of all sizes. The accuracy gate compared every"
-            " output with the model's own, alone and in batches of the listed sizes. The exported"
-            " graph",
-            "was also compared with the model at several sizes of the free dimensions. Shapes"
-            " leave out the batch axis; -1 is any size.",
-            "",
-            f"Versions: {used}.",
-            "",
-            "| Class | Inputs | Outputs | Batches | Result |",
-            "|---|---|---|---|---|",
-            *(_row(bench, each) for each in ARCHITECTURES),
-            "",
-        ]
-    )
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    with TemporaryDirectory() as scratch, architecture_bench(Path(scratch)) as shared:
-        PAGE.write_text(page(shared))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from optimizer.errors import OptimizerError
+from tests.e2e.architecture_page import PAGE
 from tests.e2e.architectures import ARCHITECTURES, Architecture
 from tests.e2e.served_architectures import (
     GATED_BATCHES,
-    PAGE,
     ArchitectureBench,
     architecture_bench,
 )

@@ -82,12 +82,15 @@ def test_draws_stay_clear_of_what_is_taken() -> None:
     assert not taken & {int(row["x"][0, 0]) for row in inputs.evaluation}
 
 
-def test_too_small_a_population_is_said() -> None:
-    one = Payloads(
-        (TensorSpec("x", "INT32", (1,), minimum=3, maximum=3),), LengthDistribution((1,), (1.0,))
+def test_requests_that_are_all_alike_calibrate_and_are_judged() -> None:
+    tensors = (
+        TensorSpec("rate", "INT32", (1,), choices=(16000,)),
+        TensorSpec("text", "BYTES", (1,), choices=("only",)),
     )
-    with pytest.raises(UsageError, match="too few different values for 2 samples"):
-        model_inputs(model(DataSet(None, 2, 0), DataSet(None, 2, 0), one))
+    inputs = model_inputs(model(DataSet(None, 2, 0), DataSet(None, 3, 0), Payloads(tensors)))
+    assert (len(inputs.calibration), len(inputs.evaluation)) == (2, 3)
+    for row in inputs.evaluation:
+        assert (row["rate"].item(), row["text"].item()) == (16000, b"only")
 
 
 def test_a_file_gives_its_first_rows_in_the_tensors_types(tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ SOURCE = """\
 """
 
 
+ONNX = ((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
+"""Edits of the good file, which then has an ONNX file."""
+
+
 def load(folder: Path, text: str, cores: int = CORES) -> Space:
     path = folder / "space.yaml"
     path.write_text(text)
@@ -179,7 +183,7 @@ def test_a_machine_that_is_owned_costs_its_purchase_and_its_power(tmp_path: Path
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
-    text = changed((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
+    text = changed(*ONNX)
     assert load(tmp_path, text).models[0].source == OnnxSource(tmp_path / "model.onnx")
 
 
@@ -570,7 +574,8 @@ ANY_INPUT = """\
 
 
 def test_inputs_of_any_type_and_free_dimensions(tmp_path: Path) -> None:
-    text = changed(("    lengths: {fixed: 32}\n", ""), (INPUTS, ANY_INPUT))
+    text = changed(("    lengths: {fixed: 32}\n", ""), (INPUTS, ANY_INPUT), *ONNX)
+    (tmp_path / "model.onnx").touch()
     space = load(tmp_path, text)
     [model] = space.models
     assert model.payloads == Payloads(
@@ -742,6 +747,10 @@ MODEL_MISTAKES = [
     ),
     ("batched: 1", "batched: must be a valid boolean, got 1"),
     (
+        "batched: false",
+        "batched: must be true: tensors of a transformers class have a batch axis, got False",
+    ),
+    (
         "output: y\n    outputs: [y]",
         "output: must not be given beside outputs, got 'y'",
     ),
@@ -775,6 +784,16 @@ def test_an_onnx_file_has_no_pytorch(tmp_path: Path) -> None:
     assert mistakes(tmp_path, changed((SOURCE, "      onnx: model.onnx\n"))) == [
         "line 11: parameters.runtime: pytorch needs a transformers source, "
         "models.bert is an ONNX file, got ['pytorch', 'openvino']"
+    ]
+
+
+def test_requests_without_a_batch_axis_have_one_inference(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    unbatched = (LENGTHS, f"{LENGTHS}\n    batched: false")
+    text = changed(*ONNX, unbatched, (BATCHES, BATCHES + "\ntraffic: {batch_size: 2}"))
+    assert mistakes(tmp_path, text) == [
+        "line 15: traffic.batch_size: must be 1: models.bert has no batch axis (batched: false),"
+        " got 2"
     ]
 
 

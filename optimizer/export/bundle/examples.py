@@ -17,7 +17,7 @@ from optimizer.errors import ConfigMismatch, UsageError, storage_errors
 from optimizer.files.tensors import from_npz, to_npz
 from optimizer.files.untrusted import UnreadableError, read_bytes
 from optimizer.workload.model_spec import AccuracyLimits
-from optimizer.workload.streams import Payloads, Tensors, stack
+from optimizer.workload.streams import Payloads, Tensors, stack, with_batch_axis
 
 COUNT = 16
 _SEED = 11
@@ -65,7 +65,7 @@ def write_examples(
     path: Path, requests: Sequence[Tensors], answers: Tensors, *, batched: bool
 ) -> None:
     """Write requests and their answers as an npz file. Raises StorageError."""
-    rows = requests if batched else [{n: v[None] for n, v in each.items()} for each in requests]
+    rows = requests if batched else [with_batch_axis(each) for each in requests]
     tensors = {f"{_INPUT}{name}": values for name, values in stack(list(rows)).items()}
     tensors |= {f"{_OUTPUT}{name}": values for name, values in answers.items()}
     with storage_errors(path):
