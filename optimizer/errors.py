@@ -4,6 +4,7 @@
     ├── UsageError                 2   a mistake in what was given
     │   ├── SpaceFileError             the space file: every mistake at once, with key and line
     │   ├── SpaceChangedError          the study was started with another space or machine
+    │   ├── ChangedRequestsError       the file of a workload's requests is gone or has changed
     │   └── StudyBusyError             another process is running this study
     ├── RequirementError           3   the machine lacks something; the message says what to install
     ├── RunError                   4   the run could not continue
@@ -111,6 +112,10 @@ class SpaceFileError(UsageError):
 
 class SpaceChangedError(UsageError):
     """A study is resumed with another space or on another machine."""
+
+
+class ChangedRequestsError(UsageError):
+    """The file of a workload's requests is gone, or has changed since it was measured."""
 
 
 class StudyBusyError(UsageError):

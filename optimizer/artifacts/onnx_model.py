@@ -30,6 +30,7 @@ from optimizer.artifacts.onnx_interface import (
 )
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import Tensors, stack
 
@@ -164,7 +165,8 @@ class OnnxModel:
 
     def _requests(self, count: int) -> list[Tensors]:
         """Return requests of one inference and of equal, largest shapes."""
-        return self.model.payloads.largest().sample(count, np.random.default_rng(0))
+        rows = requests_of_one_shape(self.model.payloads, count, np.random.default_rng(0))
+        return [rows[n % len(rows)] for n in range(count)]
 
     def _external_names(self) -> tuple[str, ...]:
         with _readable(self.source.path):

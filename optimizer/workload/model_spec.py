@@ -64,12 +64,13 @@ class DataSet:
     """Inputs for calibration or evaluation.
 
     Attributes:
-        file: .npz with one array per input tensor, shape [samples, ...], or .jsonl with one JSON
-            object of the inputs' values a row.
+        file: .npz with one array per input tensor, shape [samples, ...], .jsonl with one JSON
+            object of the inputs' values a row, or another file or directory of requests.
         samples: number of samples.
         seed: random seed of generated inputs.
         tensors: the inputs as JSON text, a list of rows by input tensor. Without a file and
-            tensors, inputs are generated from the workload's distribution.
+            tensors, inputs are generated from the workload's distribution, or are requests of its
+            file.
     """
 
     file: Path | None
@@ -176,7 +177,7 @@ class ModelSpec:
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """The basis of the model's accuracy figures."""
-        if self.evaluation.generated:
+        if self._is_drawn(self.evaluation):
             return "synthetic"
         return "task" if self.accuracy.metric is not None else "dataset"
 
@@ -192,5 +193,9 @@ class ModelSpec:
         Args:
             calibrated: whether the INT8 in question takes ranges from the calibration inputs.
         """
-        generated = self.evaluation.generated or (calibrated and self.calibration.generated)
-        return self.trained and generated and not self.accuracy.int8_on_generated_data
+        drawn = self._is_drawn(self.evaluation) or (calibrated and self._is_drawn(self.calibration))
+        return self.trained and drawn and not self.accuracy.int8_on_generated_data
+
+    def _is_drawn(self, inputs: DataSet) -> bool:
+        """Return whether inputs have values that are drawn, and not those of real requests."""
+        return inputs.generated and not self.payloads.recorded

@@ -40,8 +40,8 @@ from optimizer.workload.streams import (
     LengthDistribution,
     Payloads,
     TensorSpec,
-    Transport,
 )
+from optimizer.workload.transport import Transport
 from tests.unit.studies import small_space
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -653,10 +653,10 @@ def test_one_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
 
 
 # What stands in place of the bounds of an input -> the mistake that it makes.
-ONE_KIND = "must have exactly one of minimum with maximum, value, values"
+ONE_KIND = "must have exactly one of minimum with maximum, value, values, pattern"
 INPUT_MISTAKES = [
     ("minimum: 0", ": must have both minimum and maximum, got ['minimum']"),
-    ("data_type: FP32", f": {ONE_KIND}, got []"),
+    ("data_type: FP32", f": {ONE_KIND}, or the model a file of `requests`, got []"),
     (f"{RANGE}, value: 1", f": {ONE_KIND}, got ['minimum', 'maximum', 'value']"),
     ("value: 1, values: [1]", f": {ONE_KIND}, got ['value', 'values']"),
     ("values: []", ".values: must have at least 1 item after validation, not 0, got []"),
@@ -876,12 +876,18 @@ def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
         ("{tensors: {input_ids: 7}}", "evaluation.tensors.input_ids: must be a valid list, got 7"),
         ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
         (
-            "{tensors: {input_ids: [[7]]}, file: space.yaml}",
-            "models.bert.evaluation.tensors: must not be given beside file, got 'space.yaml'",
+            "{tensors: {input_ids: [[7]]}, file: d.jsonl}",
+            "models.bert.evaluation.tensors: must not be given beside file, got 'd.jsonl'",
+        ),
+        (
+            "{file: d.txt}",
+            "evaluation.file: must be a directory or end with .npz, .jsonl, .json, got 'd.txt'",
         ),
     ],
 )
 def test_mistakes_of_inputs_in_the_file(tmp_path: Path, section: str, mistake: str) -> None:
+    for name in ("d.jsonl", "d.txt"):
+        (tmp_path / name).touch()
     [said] = mistakes(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + section)))
     assert mistake in said
 
