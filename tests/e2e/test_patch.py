@@ -50,7 +50,7 @@ parameters { key: "scale" value { string_value: "3" } }
 SPACE: dict[str, Any] = {
     **{key: tiny.SPACE[key] for key in ("limit", "price", "measurement")},
     "study": "deployed",
-    "traffic": {"demand_per_second": 20},
+    "traffic": {"demand_per_second": 200},
     "models": {
         "mail": {
             "source": {"repository": "./my models", "model": "mail.v2"},

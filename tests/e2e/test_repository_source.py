@@ -356,5 +356,5 @@ def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     shutil.move(folder / "1", tmp_path / "release")
     (folder / "1").symlink_to(tmp_path / "release")
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    optimizer = run(tmp_path, "measure", path, "--rate", 100)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors

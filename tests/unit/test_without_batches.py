@@ -91,11 +91,12 @@ def test_padding_is_judged_by_a_mask_of_one_axis_only() -> None:
     outputs = [OutputTensor("y", "FP32", (-1, 4))]
     masks = [np.array([1, 1, 0]), np.array([1, 0, 0])]
     rows: list[Tensors] = [{"attention_mask": mask} for mask in masks]
-    judged = judged_positions(rows, outputs, batched=False)["y"]
+    values: Tensors = {"y": np.zeros((2, 3, 4))}
+    judged = judged_positions(rows, outputs, values, batched=False)["y"]
     np.testing.assert_array_equal(judged, np.array(masks).astype(bool))
     # Its first axis is no batch, so it does not say where the requests are padded.
     with_axis: list[Tensors] = [{"attention_mask": mask[None]} for mask in masks]
-    assert judged_positions(with_axis, outputs, batched=False) == {}
+    assert judged_positions(with_axis, outputs, values, batched=False) == {}
 
 
 def test_a_request_that_is_padded_in_front_keeps_its_end() -> None:
