@@ -65,21 +65,24 @@ def from_npz(source: bytes | Path, most_bytes: int = 2**63) -> dict[str, NDArray
         UnreadableError: for anything else.
     """
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise UnreadableError("must be an .npz file of plain arrays: it is one bare array")
-        with loaded as stored:
-            unpacked = sum(each.file_size for each in stored.zip.infolist())
-            if unpacked > most_bytes:
-                raise UnreadableError(f"arrays must take at most {most_bytes / 2**20:g} MiB")
-            arrays = {name: stored[name] for name in stored.files}
+        # NumPy leaves a damaged file open where it is given the path.
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            arrays = _arrays(np.load(file, allow_pickle=False), most_bytes)
         plain = {n: a for n, a in arrays.items() if not n.endswith((_BYTES, _BF16, _SHAPE))}
         return _with_rows_joined(plain | dict(_encoded_tensors(arrays)))
     except UnreadableError:
         raise
     except (*UNREADABLE_NPZ, TypeError, AttributeError, KeyError) as error:
         raise UnreadableError(f"must be an .npz file of plain arrays: {error}") from error
+
+
+def _arrays(loaded: object, most_bytes: int) -> dict[str, NDArray[Any]]:
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise UnreadableError("must be an .npz file of plain arrays: it is one bare array")
+    with loaded as stored:
+        if sum(each.file_size for each in stored.zip.infolist()) > most_bytes:
+            raise UnreadableError(f"arrays must take at most {most_bytes / 2**20:g} MiB")
+        return {name: stored[name] for name in stored.files}
 
 
 def _with_rows_joined(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

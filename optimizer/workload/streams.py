@@ -136,12 +136,16 @@ class RequestFile:
         sha256: of the content.
         requests: number of requests of one inference.
         shapes: number of requests of each shape, leaving the length aside.
+        binary: whether an element of BYTES is no UTF-8 text.
+        unused: keys of the file that have no meaning here.
     """
 
     path: Path
     sha256: str
     requests: int
     shapes: tuple[int, ...]
+    binary: bool = False
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
