@@ -172,21 +172,18 @@ def test_external_data_in_a_folder_lies_beside_the_graph_that_is_served(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("newer", "rule"),
+    ("opset", "ir_version", "rule"),
     [
-        ({"ir_version": 99}, r"its IR version must be at most \d+, .*, got 99: export it with an"),
-        (
-            {"opset": 99},
-            r"its opset must be at most \d+, .*, got 99: .* install a newer onnxruntime",
-        ),
+        (17, 99, r"its IR version must be at most \d+, .*, got 99: export it with an older one"),
+        (99, 8, r"its opset must be at most \d+, .*, got 99: .* install a newer onnxruntime"),
     ],
 )
 def test_a_file_that_is_newer_than_the_runtime_is_refused_with_the_remedy(
-    tmp_path: Path, newer: dict[str, int], rule: str
+    tmp_path: Path, opset: int, ir_version: int, rule: str
 ) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
-    axes = ["N", WIDTH]
-    path = save(tmp_path / "m.onnx", nodes, [tensor("x", axes)], [tensor("y", axes)], **newer)
+    x, y = tensor("x", ["N", WIDTH]), tensor("y", ["N", WIDTH])
+    path = save(tmp_path / "m.onnx", nodes, [x], [y], opset=opset, ir_version=ir_version)
     with pytest.raises(UsageError, match=rule):
         source_of(model(path)).open()
 
