@@ -68,6 +68,7 @@ class PerfAnalyzerJob:
         concurrency: requests outstanding in a closed loop.
         batch_size: inferences in each of `requests`.
         cores: CPU cores that it may use; None for all.
+        version: of the model; empty for the newest that is served.
     """
 
     model: str
@@ -80,6 +81,7 @@ class PerfAnalyzerJob:
     concurrency: int = 1
     batch_size: int = 1
     cores: Sequence[int] | None = None
+    version: str = ""
 
 
 def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
@@ -109,7 +111,7 @@ def _arguments(job: PerfAnalyzerJob) -> list[str]:
         ]  # fmt: skip
     return [
         "-m", job.model, "-i", job.protocol, "-u", job.address, "--async", *load,
-        "-b", str(job.batch_size),
+        "-b", str(job.batch_size), *(["-x", job.version] if job.version else []),
         "--measurement-interval", str(window_ms), "--max-trials", str(_WINDOWS),
         "--stability-percentage", str(_ALWAYS_STABLE), "--percentile", "95",
     ]  # fmt: skip

@@ -257,6 +257,7 @@ class Stream:
         target: name of the model.
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     name: str
@@ -266,6 +267,7 @@ class Stream:
     limit: LatencyLimit
     demand_per_second: float
     batch_size: int = 1
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,11 +292,13 @@ class SerialisedRequest:
         body: a ModelInferRequest, or the body of an HTTP request.
         json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
             None without binary tensors.
+        version: of the model; empty for the newest that is served.
     """
 
     model: str
     body: bytes
     json_bytes: int | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True)
