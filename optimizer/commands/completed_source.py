@@ -55,7 +55,8 @@ def complete_source(
         raise RequirementError(lacks, _REMEDY) from error
     still = [name for name in left_out(completed) if name != "max_batch_size"]
     if still:
-        raise UsageError(f"{_rule(source, still)}, and the server does not add it: {_REMEDY}")
+        rule = f"{_rule(source, missing)}, and the server does not complete {', '.join(still)}"
+        raise UsageError(f"{rule}: {_REMEDY}")
     return replace(source, completed=completed)
 
 

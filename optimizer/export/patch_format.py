@@ -116,9 +116,12 @@ def as_patch(bundle: Bundle, source: ExportSource, target: Path) -> None:
 
 def _patched(name: str, folder: str, bundle: Bundle, source: ExportSource) -> PatchedFile:
     before = _config_text(_base(source).repository / folder)
+    deployed = read_text(source.artifacts[name].files.artifact / _CONFIG)
     config = text_format.Parse(read_text(bundle.root / name / _CONFIG), ModelConfig())
     config.name = text_format.Parse(before or "", ModelConfig()).name
-    return PatchedFile(PurePosixPath(folder, _CONFIG), before, edited(before or "", config))
+    after = edited(before or "", config)
+    completed = deployed if deployed != before else None
+    return PatchedFile(PurePosixPath(folder, _CONFIG), before, after, completed)
 
 
 def write_patch(

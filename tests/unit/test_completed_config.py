@@ -130,5 +130,5 @@ def test_what_no_server_completes_is_refused_with_the_reason(
     monkeypatch.setattr(
         completed_source, "_completed", lambda text, *_: completed_text(text, ModelConfig())
     )
-    with pytest.raises(UsageError, match="and the server does not add it: write a complete one"):
+    with pytest.raises(UsageError, match=rf"{rule}, and the server does not complete input, out"):
         completed(source)
