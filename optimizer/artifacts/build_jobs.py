@@ -63,17 +63,13 @@ def prepare_model(
     entry = cache.get_or_build(key, build)
     facts = json.loads((entry.path / "model.json").read_text())
     outputs = tuple(OutputTensor(**{**o, "shape": tuple(o["shape"])}) for o in facts["outputs"])
-    references = tuple(
-        Reference(
-            length,
-            requests,
-            from_npz((entry.path / f"{length}.npz").read_bytes()),
-            judged_positions(requests, outputs),
-        )
-        for length, requests in rows.items()
-    )
+    references = []
+    for length, requests in rows.items():
+        values = from_npz((entry.path / f"{length}.npz").read_bytes())
+        judged = judged_positions(requests, outputs, values, batched=model.payloads.batched)
+        references.append(Reference(length, requests, values, judged))
     return PreparedModel(
-        model.name, outputs, references, facts["weight_bytes"], entry.built, entry.seconds
+        model.name, outputs, tuple(references), facts["weight_bytes"], entry.built, entry.seconds
     )
 
 

@@ -16,7 +16,11 @@ from optimizer.artifacts.accuracy import batch_mismatch
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
 from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, free_batch_axis, size_of_batch
-from optimizer.artifacts.graphs.exporter_forms import drop_outputs_without_tensor, normalise
+from optimizer.artifacts.graphs.exporter_forms import (
+    drop_outputs_without_tensor,
+    normalise,
+    scalars_to_vectors,
+)
 from optimizer.artifacts.graphs.onnx_graph import OnnxGraph
 from optimizer.artifacts.onnx_interface import (
     check_inputs,
@@ -26,6 +30,7 @@ from optimizer.artifacts.onnx_interface import (
 )
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import Tensors, stack
 
@@ -101,7 +106,10 @@ class OnnxModel:
         with _readable(self.source.path):
             header = _header(self.source.path)
             rewritten = normalise(header)
-        inputs, batched = graph_inputs(header.graph), self.model.payloads.batched
+        batched = self.model.payloads.batched
+        if not batched:
+            rewritten |= scalars_to_vectors(header.graph)
+        inputs = graph_inputs(header.graph)
         check_inputs(inputs, self.model.payloads)
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
@@ -157,7 +165,8 @@ class OnnxModel:
 
     def _requests(self, count: int) -> list[Tensors]:
         """Return requests of one inference and of equal, largest shapes."""
-        return self.model.payloads.largest().sample(count, np.random.default_rng(0))
+        rows = requests_of_one_shape(self.model.payloads, count, np.random.default_rng(0))
+        return [rows[n % len(rows)] for n in range(count)]
 
     def _external_names(self) -> tuple[str, ...]:
         with _readable(self.source.path):

@@ -104,6 +104,8 @@ class PrecisionGraphs:
         if kind in _SCHEMES:
             key["calibration"] = rows_digest(self.inputs.calibration)
             key["percentile"] = self._model.calibration_percentile
+            if not self._model.payloads.batched:  # rows were joined along another axis once
+                key["batched"] = False
         return key
 
     def entry(self, kind: GraphKind) -> CacheEntry:
@@ -121,9 +123,9 @@ class PrecisionGraphs:
             return None
         source = self.entry(_MADE_FROM[kind])
         if kind in _SCHEMES:
-            percentile = self._model.calibration_percentile
+            percentile, batched = self._model.calibration_percentile, self._model.payloads.batched
             rows = self.inputs.calibration
-            share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile)
+            share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile, batched=batched)
             return {INT8_SHARE: share}
         match kind:
             case "fp16":

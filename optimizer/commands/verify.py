@@ -21,6 +21,7 @@ from optimizer.commands.bundle_serving import (
 from optimizer.commands.protocols import protocol_of
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
+    ChangedRequestsError,
     EngineMismatch,
     LoadTestFailure,
     TrialFailure,
@@ -171,6 +172,10 @@ class _Serving:
             return Verification((*checks, *rest), notes)
         try:
             return self._loaded(checks, served, notes)
+        except ChangedRequestsError as error:
+            unmeasured = Check("limit", "not measured", str(error))
+            rest = unchecked("there are no requests to send", "capacity")
+            return Verification((*checks, unmeasured, *rest), notes)
         except TrialFailure as error:
             failure = served.session.failure(error)
             outcome: Outcome = "not measured" if failure.transient else "fail"

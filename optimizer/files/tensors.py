@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,24 +35,30 @@ def to_npz(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     return content.getvalue()
 
 
-def from_npz(content: bytes, most_bytes: int = 2**63) -> dict[str, NDArray[Any]]:
-    """Return the tensors of `to_npz`; only arrays, never code.
+def from_npz(source: bytes | Path, most_bytes: int = 2**63) -> dict[str, NDArray[Any]]:
+    """Return the tensors of `to_npz`, or of any .npz file; only arrays, never code.
 
     Args:
+        source: a file, or its content.
         most_bytes: largest size of all arrays.
 
     Raises:
         UnreadableError: for anything else.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UnreadableError("must be an .npz file of plain arrays: it is one bare array")
+        with loaded as stored:
             unpacked = sum(each.file_size for each in stored.zip.infolist())
             if unpacked > most_bytes:
                 raise UnreadableError(f"arrays must take at most {most_bytes / 2**20:g} MiB")
             arrays = {name: stored[name] for name in stored.files}
         plain = {n: a for n, a in arrays.items() if not n.endswith((_BYTES, _BF16, _SHAPE))}
         return plain | dict(_encoded_tensors(arrays))
-    # A single array, which is not an archive, is a TypeError or an AttributeError here.
+    except UnreadableError:
+        raise
     except (*UNREADABLE_NPZ, TypeError, AttributeError, KeyError) as error:
         raise UnreadableError(f"must be an .npz file of plain arrays: {error}") from error
 

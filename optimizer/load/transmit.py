@@ -17,7 +17,7 @@ import aiohttp
 import grpc
 
 from optimizer.triton.connections import http_session, load_channel
-from optimizer.workload.streams import SerialisedRequest
+from optimizer.workload.transport import SerialisedRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"

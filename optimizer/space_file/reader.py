@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -27,7 +27,7 @@ from optimizer.files.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.mistakes import line_of, mistake, one_for_each_value, short
 from optimizer.space_file.parameter_schema import ParametersSection, deprecations
-from optimizer.space_file.schema import SpaceSection
+from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
@@ -151,6 +151,8 @@ def load_space(
     deployed = _deployed(section, path, sources, read_settings)
     space = _to_value(section, path, prices, hardware, sources, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
+    for model in space.models:
+        mistakes += mistakes_with_requests(section, model, path.parent)
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return replace(space, deprecations=tuple(deprecations(document)))
@@ -415,7 +417,7 @@ def _to_value(
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
         budget=Budget(section.budget.trials, section.budget.wall_clock),
-        content=_content(section, streams[0]),
+        content=_content(section, streams),
     )
 
 
@@ -456,9 +458,12 @@ def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in hardware.gpus if gpu in chosen)
 
 
-def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:
-    """Return `Space.content`; for a recorded trace it holds the digest of the file."""
+def _content(section: SpaceSection, streams: Sequence[Stream]) -> Mapping[str, Any]:
+    """Return `Space.content`, with the digests of a recorded trace and of files of requests."""
     content = section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"})
-    if isinstance(stream.arrivals, ArrivalTrace):
-        content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+    for stream in streams:
+        if isinstance(stream.arrivals, ArrivalTrace):
+            content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+        if stream.payloads.file is not None:
+            content["models"][stream.target]["requests_sha256"] = stream.payloads.file.sha256
     return content

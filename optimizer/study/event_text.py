@@ -66,12 +66,13 @@ def _extra_limits_text(record: TrialRecord) -> str:
 
 
 def expectation_text(expected: ExpectedCost) -> str:
-    """Return why a configuration was proposed, and its expected cost."""
+    """Return the expected cost of a configuration, and why it was proposed."""
     low, cost, high = expected.low, expected.usd_per_million, expected.high
     saving = f", saving {expected.saving:.1%}" if expected.saving is not None else ""
     return (
-        f"{expected.why}: ${cost:.4f} per million ({low:.4f} to {high:.4f}){saving}, "
-        f"{expected.feasible:.0%} likely within the limits, in {expected.seconds:.0f} s"
+        f"${cost:.4f} per million ({low:.4f} to {high:.4f}){saving}, "
+        f"{expected.feasible:.0%} likely within the limits, measured in {expected.seconds:.0f} s; "
+        f"reason: {expected.why}"
     )
 
 
@@ -97,7 +98,7 @@ def event_lines(event: Event, *, verbose: bool = False) -> list[str]:
         text = _detail(event)
     lines = text.split("\n") if text is not None else []
     if verbose and isinstance(event, TrialStarted) and event.expected is not None:
-        lines.append(f"      {expectation_text(event.expected)}")
+        lines.append(f"      expected {expectation_text(event.expected)}")
     return lines
 
 

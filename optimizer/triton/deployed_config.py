@@ -15,7 +15,7 @@ from optimizer.errors import UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.config_text import edited
 from optimizer.triton.model_config import data_type_in, merge_fields, outputs_of_config
-from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.model_spec import RepositorySource, chosen_outputs
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
@@ -198,10 +198,7 @@ def deployed_outputs(
         outputs = {output.name: output for output in outputs_of_config(config)}
     except ValueError as error:
         raise UsageError(f"output {error}") from error
-    for name in names:
-        if name not in outputs:
-            raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
-    return tuple(outputs[name] for name in names or outputs)
+    return tuple(chosen_outputs(outputs, names).values())
 
 
 def check_inputs(config: model_config_pb2.ModelConfig, payloads: Payloads) -> None:

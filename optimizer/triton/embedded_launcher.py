@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.errors import StorageError
+from optimizer.errors import ServerFailure, StorageError
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
@@ -38,6 +38,7 @@ from optimizer.triton.shared_memory import (
 )
 
 _KILL_SECONDS = 2.0
+_UNLOAD_SECONDS = 3.0
 
 
 class EmbeddedLauncher:
@@ -161,8 +162,8 @@ class _EmbeddedServer(RunningServer):
         return read_log(self._log, self._start_of_log)
 
     def stop(self) -> None:
-        self.control.close()
         if self._process.poll() is None:
+            self._unload()
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
@@ -171,7 +172,14 @@ class _EmbeddedServer(RunningServer):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._wait_for_group()
+        self.control.close()
         remove_regions(self._region)
+
+    def _unload(self) -> None:
+        """Unload the models: a server that ends looks only once a second whether they are gone."""
+        with contextlib.suppress(ServerFailure):
+            if self.control.alive():
+                self.control.unload_all(_UNLOAD_SECONDS)
 
     def _wait_for_group(self) -> None:
         """Wait until no process of the server's session runs."""

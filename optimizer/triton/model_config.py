@@ -189,7 +189,13 @@ def _add_cuda_graphs(
 def _add_warmup(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Execute zeros of the largest shape, so that the first requests are not slower."""
+    """Execute zeros of the largest shape, so that the first requests are not slower.
+
+    A model with an input whose listed values lack zero, such as a sampling rate, may fail on zeros,
+    and is not warmed up.
+    """
+    if any(t.choices and t.data_type != "BYTES" and 0 not in t.choices for t in payloads.tensors):
+        return
     length = padded_length(payloads.lengths.longest, model.padding, payloads.lengths)
     sizes = payloads.largest_sizes(length)
     for size in model.warmup_batch_sizes:

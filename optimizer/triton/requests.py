@@ -19,7 +19,8 @@ from tritonclient.utils import shared_memory
 from optimizer.triton.control import ServerControl
 from optimizer.triton.shared_memory import region_prefix, reserve
 from optimizer.workload.data_types import data_type_of, encoded
-from optimizer.workload.streams import SerialisedRequest, Tensors, Transport
+from optimizer.workload.streams import Tensors
+from optimizer.workload.transport import SerialisedRequest, Transport
 
 
 @contextmanager

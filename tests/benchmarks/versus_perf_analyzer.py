@@ -249,8 +249,57 @@ def identity_space(folder: Path) -> Space:
     return fixed_at(open_space(folder / "identity.yaml"), BATCHING)
 
 
+_MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.weights = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32) / 32
+
+    def execute(self, requests):
+        inputs = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
+        rows = np.concatenate(inputs)
+        for _ in range(64):
+            rows = np.tanh(rows @ self.weights)
+        parts = np.split(rows, np.cumsum([len(each) for each in inputs])[:-1])
+        return [pb.InferenceResponse([pb.Tensor("y", part)]) for part in parts]
+"""
+
+_CONFIG = """
+backend: "python"
+max_batch_size: 16
+input { name: "x" data_type: TYPE_FP32 dims: [ 512 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 512 ] }
+dynamic_batching { }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+
+
+def repository_space(folder: Path) -> Space:
+    """A Python model in a repository, as deployed; it multiplies matrices with NumPy."""
+    version = folder / "models" / "products" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(_MODEL)
+    (version.parent / "config.pbtxt").write_text(_CONFIG)
+    content = {
+        "study": "repository",
+        "models": {
+            "products": {
+                "source": {"repository": "models", "model": "products"},
+                "inputs": {"x": {"data_type": "FP32", "shape": [512], "minimum": -1, "maximum": 1}},
+            }
+        },
+        "price": {"instance_type": "this", "usd_per_hour": 1},
+        "parameters": {"instance_count": [1]},
+    }
+    YAML(typ="safe").dump(content, folder / "repository.yaml")
+    return open_space(folder / "repository.yaml")
+
+
 def main() -> None:
-    """Run both comparisons."""
+    """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each level")
@@ -261,6 +310,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, binary = Path(name), Path(found)
         with bench(bert_space(), folder, binary, arguments.seconds) as it:
+            compare_latencies(it, arguments.pairs)
+        with bench(repository_space(folder), folder, binary, arguments.seconds) as it:
             compare_latencies(it, arguments.pairs)
         with bench(identity_space(folder), folder, binary, arguments.seconds / 2) as it:
             compare_clients(it, arguments.pairs)

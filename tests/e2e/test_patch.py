@@ -86,7 +86,7 @@ SPACE: dict[str, Any] = {
         "mail": {
             "source": {"repository": "./my models", "model": "mail.v2"},
             "inputs": {"x": X},
-            "demand_per_second": 20,
+            "demand_per_second": 200,
             "parameters": {
                 "batching": [True],
                 "instance_count": [2],

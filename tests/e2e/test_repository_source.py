@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +27,8 @@ from optimizer.triton.model_config import merge_fields, wrong_field
 from optimizer.triton.requests import serialised
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.workload.data_types import NUMPY_TYPES
-from optimizer.workload.streams import Payloads, Tensors, Transport
+from optimizer.workload.streams import Payloads, Tensors
+from optimizer.workload.transport import Transport
 from tests.e2e import repository_models as models
 from tests.e2e import tiny
 from tests.e2e.embedded import embedded_session
@@ -35,8 +37,9 @@ from tests.e2e.running import Optimizer
 pytestmark = pytest.mark.timeout(300)
 
 PINNED = "config.optimization.input_pinned_memory.enable"
+TEXTS = ["alpha", "béta", ""]
 TEXT_INPUTS = {
-    "TEXT": {"data_type": "BYTES", "shape": [1], "values": ["alpha", "béta", ""]},
+    "TEXT": {"data_type": "BYTES", "shape": [1], "values": TEXTS},
     "MASK": {"data_type": "BOOL", "shape": ["marks"]},
 }
 WIDE_INPUTS = {
@@ -55,6 +58,12 @@ WIDE_DIMENSIONS = {
 VOICE_INPUTS = {
     "AUDIO": {"data_type": "FP32", "shape": [1, "samples"], "minimum": -1, "maximum": 1},
     "RATE": {"data_type": "INT64", "shape": [1], "value": 16000},
+}
+IMAGE_INPUTS = {"IMAGE": {"data_type": "BYTES", "shape": [1]}}
+ROUTE_INPUTS = {
+    "POINTS": {"data_type": "FP32", "shape": ["points", 2]},
+    "NAME": {"data_type": "BYTES", "shape": [1]},
+    "DETOUR": {"data_type": "FP64", "shape": [1], "minimum": 1, "maximum": 2},
 }
 NUMBER_INPUTS = {"X": {"data_type": "FP32", "shape": [4], "minimum": -1, "maximum": 1}}
 
@@ -86,14 +95,40 @@ def run(folder: Path, command: str, *arguments: object) -> Optimizer:
     return optimizer
 
 
+def route(points: int, **form: Any) -> dict[str, Any]:
+    """A request of perf_analyzer's data, of which the points are in a given form."""
+    content = np.arange(2 * points, dtype=np.float32)
+    forms = {
+        "list": content.tolist(),
+        "shape": {"content": content.tolist(), "shape": [points, 2]},
+        "b64": {"b64": b64encode(content.tobytes()).decode()},
+    }
+    return {"POINTS": forms[form["form"]], "NAME": [f"{points} points"]}
+
+
+def write_requests(folder: Path) -> None:
+    """Write a directory of images, and perf_analyzer's data of routes of two sequences."""
+    (folder / "images").mkdir()
+    for name, content in models.IMAGE_FILES.items():
+        (folder / "images" / name).write_bytes(content)
+    streams = [
+        [route(2, form="list"), route(3, form="shape")],
+        [route(3, form="b64"), route(3, form="list"), route(4, form="b64")],
+    ]
+    (folder / "routes.json").write_text(json.dumps({"data": streams}))
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """Models of three kinds on one server, at one rate."""
+    """Models of five kinds on one server, at one rate; two take their requests from files."""
     folder = tmp_path_factory.mktemp("measured")
     repository = folder / "our models-v1.2" / "mail room"
     models.write_texts(repository, "texts-v1.2", versions="2, 3")
     models.write_model(repository, "wide one", models.WIDE, models.WIDE_CODE)
     models.write_model(repository, "voice.activity", models.VOICE, models.VOICE_CODE)
+    models.write_model(repository, "images", models.IMAGES, models.IMAGES_CODE)
+    models.write_model(repository, "routes", models.ROUTES, models.ROUTES_CODE)
+    write_requests(folder)
     at, demand = "our models-v1.2/mail room", {"demand_per_second": 20}
     served = {
         "texts-v1.2": model(
@@ -108,16 +143,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
             batched=False,
             **demand,
         ),
+        "images": model(at, "images", IMAGE_INPUTS, requests="images", **demand),
+        "routes": model(at, "routes", ROUTE_INPUTS, requests="routes.json", **demand),
     }
     path = space(folder, served, {})
-    optimizer = run(folder, "measure", path, "--rate", 60, "--set", f"wide.{PINNED}=false")
+    optimizer = run(folder, "measure", path, "--rate", 100, "--set", f"wide.{PINNED}=false")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     [file] = (folder / "results" / "deployed" / "measured").glob("*/measured.json")
     return dict(json.loads(file.read_text()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["texts-v1.2", "wide", "voice.activity"])
+@pytest.mark.parametrize("name", ["texts-v1.2", "wide", "voice.activity", "images", "routes"])
 def test_every_request_is_one_that_the_model_takes(measured: Mapping[str, Any], name: str) -> None:
     """The models fail on requests of other types, shapes and values."""
     [level] = measured["levels"]
@@ -134,6 +171,9 @@ def test_every_output_is_compared_with_the_server_as_deployed(measured: Mapping[
         "texts-v1.2/repository/as_deployed": 6,
         "wide/repository/as_deployed": 6,
         "voice.activity/repository/as_deployed": 6,
+        "images/repository/as_deployed": 6,
+        # Of the five routes, three have the most frequent shape.
+        "routes/repository/as_deployed": 3,
     }
     assert all(row["max_abs_error"] == 0 for row in measured["accuracy"].values())
 
@@ -142,7 +182,13 @@ def test_every_output_is_compared_with_the_server_as_deployed(measured: Mapping[
 def test_a_field_is_set_for_one_of_the_models(measured: Mapping[str, Any]) -> None:
     fields = {each["name"]: each["parameters"] for each in measured["config"]["models"]}
     path = PINNED.removeprefix("config.")
-    assert fields == {"texts-v1.2": [], "wide": [[path, "false"]], "voice.activity": []}
+    assert fields == {
+        "texts-v1.2": [],
+        "wide": [[path, "false"]],
+        "voice.activity": [],
+        "images": [],
+        "routes": [],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -299,14 +345,27 @@ def test_a_model_that_batches_make_slower_is_recommended_without(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of a deployed model, and its baseline's rival in `bundle`."""
+    """A folder with a study of a deployed model, and its baseline's rival in `bundle`.
+
+    The texts of its requests are in a file.
+    """
     folder = tmp_path_factory.mktemp("exported")
+    lines = [json.dumps({"TEXT": [text]}) for text in TEXTS]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    inputs = {
+        "TEXT": {"data_type": "BYTES", "shape": [1]},
+        "MASK": {"data_type": "BOOL", "shape": ["marks"], "values": [False, True]},
+    }
     models.write_texts(folder / "models", "texts-v1.2")
     path = space(
         folder,
         {
             "texts-v1.2": model(
-                "models", "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}
+                "models",
+                "texts-v1.2",
+                inputs,
+                requests="texts.jsonl",
+                dimensions={"marks": {"fixed": 7}},
             )
         },
         {"batching": [True], "instance_count": [2], PINNED: [False]},
@@ -387,5 +446,5 @@ def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     shutil.move(folder / "1", tmp_path / "release")
     (folder / "1").symlink_to(tmp_path / "release")
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    optimizer = run(tmp_path, "measure", path, "--rate", 100)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors

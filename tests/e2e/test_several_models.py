@@ -24,11 +24,11 @@ def two_models() -> dict[str, Any]:
     )
     model = content["models"]["bert"]
     content["models"] = {
-        "bert": {**model, "demand_per_second": 150},
+        "bert": {**model, "demand_per_second": 450},
         "ranker": {
             **model,
             "source": {**model["source"], "seed": 1},
-            "demand_per_second": 50,
+            "demand_per_second": 150,
             "limit": {"latency_ms": 1000},
             "parameters": {"batching": [False, True], "max_batch_size": 4},
         },
@@ -50,18 +50,17 @@ def test_two_models_are_searched_and_handed_out_together(
         assert [model.name for model in record.config.models] == ["bert", "ranker"]
         assert record.outcome in ("ok", "bounded"), record.reason
         assert record.measurement is not None
+        loads = [level for level in record.measurement.levels if level.kind == "open_loop"]
+        for level in loads:
+            assert [stream.limit_ms for stream in level.streams] == [2000, 1000]
+        bert, ranker = (sum(level.streams[model].sent for level in loads) for model in (0, 1))
+        assert bert == pytest.approx(3 * ranker, rel=0.3)
         for level in record.measurement.levels:
-            if level.kind == "open_loop":
-                bert, ranker = level.streams
-                assert bert.offered_per_second == pytest.approx(
-                    3 * ranker.offered_per_second, rel=0.3
-                )
-                assert (bert.limit_ms, ranker.limit_ms) == (2000, 1000)
             assert [split.model for split in level.server] == ["bert", "ranker"]
     # Both values of the rate limit were served by the real server.
     assert {r.config.server.executions_per_device for r in records} == {None, 1}
     summary = json.loads(study.summary.read_text())
-    assert summary["demand_per_second"] == 200
+    assert summary["demand_per_second"] == 600
     assert summary["best"]["description"].startswith("bert: onnxruntime fp32")
     for name in ("bert", "ranker"):
         assert read_config(study.best / name / "config.pbtxt").name == name

@@ -394,8 +394,8 @@ DETAILS: list[tuple[Event, str]] = [
     (LevelStarted(250.0, 4.0), "      offering 250/s for 4 s\n"),
     (TrialStarted(3, 2, 12, A, EXPECTED),
      "  2/12 openvino fp32, no batching, 1 x 1 thread\n"
-     "      the largest saving: $0.5000 per million (0.4000 to 0.6250), 90% likely within the "
-     "limits, in 20 s\n"),
+     "      expected $0.5000 per million (0.4000 to 0.6250), 90% likely within the limits, "
+     "measured in 20 s; reason: the largest saving\n"),
     (SearchStatusChanged(SearchStatus(regret_bound=0.2)),
      "  remaining potential: up to 20% cheaper (95% bound)\n"),
     (SearchStatusChanged(SearchStatus()), ""),

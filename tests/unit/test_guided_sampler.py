@@ -289,7 +289,7 @@ def test_what_is_proposed_is_explained_by_what_is_expected_of_it() -> None:
     assert position is not None
     expected = policy.explain(position)
     assert expected is not None
-    assert expected.why == "largest expected saving per second"
+    assert expected.why == "the largest expected saving per second"
     true_cost = PRICE.usd_per_hour / 3600 / capacity_of(SPACE.config(position)) * 1e6
     assert expected.low < true_cost < expected.high
     assert expected.low < expected.usd_per_million < expected.high

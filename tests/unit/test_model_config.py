@@ -114,6 +114,17 @@ def test_warmup_pads_the_longest_request() -> None:
     assert all(each.zero_data for each in one.inputs.values())
 
 
+@pytest.mark.parametrize(
+    ("choices", "warmed_up"), [((0,), True), ((0, 1), True), ((16000,), False)]
+)
+def test_zeros_warm_up_no_model_that_never_gets_a_zero(
+    choices: tuple[int, ...], warmed_up: bool
+) -> None:
+    rate = TensorSpec("rate", "INT64", (1,), choices=choices)
+    config = model_config(MODEL, Payloads((rate,)), [OUTPUT], TEMPLATE)
+    assert bool(config.model_warmup) == warmed_up
+
+
 def test_cuda_graphs_are_recorded_at_every_length_that_is_sent() -> None:
     asked = replace(MODEL, padding=(32,), cuda_graphs=True)
     cuda = built(asked).optimization.cuda

@@ -20,7 +20,7 @@ from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 
 Axis = int | str | None
 WIDTH, CLASSES = 6, 3
@@ -98,6 +98,34 @@ def test_without_batches_the_first_axis_is_one_of_the_shape(tmp_path: Path, batc
     source_of(replace(spec, payloads=replace(spec.payloads, batched=False))).export_onnx(tmp_path)
     kept = onnx.load(tmp_path / "model.onnx").graph.input[0]
     assert kept == tensor("x", [batch, WIDTH])
+
+
+def test_a_scalar_is_given_as_a_tensor_of_one_value(tmp_path: Path) -> None:
+    """The node that reads it is in a branch."""
+    branch = helper.make_graph(
+        [helper.make_node("Mul", ["x", "rate"], ["z"])], "branch", [], [tensor("z", [2, WIDTH])]
+    )
+    nodes = [helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    inputs = [tensor("x", [2, WIDTH]), tensor("rate", [])]
+    outputs = [tensor("y", [2, WIDTH])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, yes=np.array(True))
+    spec = model(path, shape=(2, WIDTH))
+    rate = TensorSpec("rate", "FP32", (1,), choices=(3.0,))
+    payloads = Payloads((*spec.payloads.tensors, rate), batched=False)
+    source = source_of(replace(spec, payloads=payloads))
+    request: Tensors = {"x": X[:2], "rate": np.array([3], np.float32)}
+    np.testing.assert_array_equal(source.open().run(request)["y"], 3 * X[:2])
+    scalar = replace(payloads, tensors=(payloads.tensors[0], replace(rate, shape=())))
+    with pytest.raises(UsageError, match=r"rate: the ONNX graph takes \[1\] .* got \[\]"):
+        source_of(replace(spec, payloads=scalar)).open()
+
+
+def test_a_scalar_output_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
+    path = save(tmp_path / "m.onnx", nodes, [tensor("x", [2, WIDTH])], [tensor("y", [])])
+    spec = model(path, shape=(2, WIDTH))
+    with pytest.raises(UsageError, match="output 'y' must have an axis"):
+        source_of(replace(spec, payloads=replace(spec.payloads, batched=False))).open()
 
 
 def test_all_outputs_that_are_tensors_are_served_where_none_is_named(tmp_path: Path) -> None:

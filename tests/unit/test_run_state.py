@@ -75,8 +75,8 @@ def test_a_trial_is_followed_from_its_beginning_to_its_end() -> None:
     assert state.configuration == "openvino fp32, no batching, 1 x 1 thread"
     assert state.doing == "offering 142/s for 4 s"
     assert state.expected == (
-        "the largest saving: $0.5000 per million (0.4000 to 0.6250), saving 5.0%, "
-        "90% likely within the limits, in 20 s"
+        "$0.5000 per million (0.4000 to 0.6250), saving 5.0%, "
+        "90% likely within the limits, measured in 20 s; reason: the largest saving"
     )
     assert (state.rates, state.p95s_ms) == ([200.0, 150.0], [40.0, 30.0])
     assert state.warnings == ("it is hot",)

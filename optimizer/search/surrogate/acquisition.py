@@ -140,7 +140,7 @@ class Assessment:
             return (
                 f"no point is expected to save {WORTHWHILE:.0%}; this has the lowest plausible cost"
             )
-        return "largest expected saving per second"
+        return "the largest expected saving per second"
 
     def expectation(self, at: int, why: str) -> ExpectedCost:
         """Return the expected cost of one of the points."""
