@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.artifacts.accuracy import batch_mismatch
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
-from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, free_batch_axis, size_of_batch
+from optimizer.artifacts.graphs.batch_axis import free_batch_axis, size_of_batch
 from optimizer.artifacts.graphs.exporter_forms import (
     drop_outputs_without_tensor,
     normalise,
@@ -29,7 +29,7 @@ from optimizer.artifacts.onnx_interface import (
     served_outputs,
 )
 from optimizer.configuration.runtimes.spec import Precision
-from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.errors import BuildFailure, NoBatchAxis, UsageError, cause_text
 from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import Tensors, stack
@@ -84,7 +84,7 @@ class OnnxModel:
         files = [self.source.path, *map(self._beside, self._external_names())]
         header, rewritten = self._served_header()
         session = self._session(header if rewritten else None)
-        batched = self.model.payloads.batched
+        batched = self.model.payloads.as_served().batched
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
 
@@ -102,15 +102,16 @@ class OnnxModel:
 
         Raises:
             UsageError: where it does not fit the payloads or the outputs.
+            NoBatchAxis: where it must be served without batches.
         """
         with _readable(self.source.path):
             header = _header(self.source.path)
             rewritten = normalise(header)
-        batched = self.model.payloads.batched
+        batched = self.model.payloads.as_served().batched
         if not batched:
             rewritten |= scalars_to_vectors(header.graph)
         inputs = graph_inputs(header.graph)
-        check_inputs(inputs, self.model.payloads)
+        check_inputs(inputs, self.model.payloads.as_served())
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
         rewritten |= drop_outputs_without_tensor(header.graph)
@@ -139,7 +140,7 @@ class OnnxModel:
         batched: onnxruntime.InferenceSession,
         outputs: Sequence[str],
     ) -> None:
-        """Raise UsageError where a batch is answered differently from its requests by themselves.
+        """Raise NoBatchAxis where a batch is answered unlike its requests by themselves.
 
         Args:
             alone: takes batches of 1 only.
@@ -151,8 +152,8 @@ class OnnxModel:
         try:
             answers = batched.run(outputs, stack(rows))
         except Exception as error:  # whatever ONNX Runtime raises
-            raise UsageError(
-                f"outputs {', '.join(outputs)}: {rule}: {cause_text(error)}; {NO_BATCHES}"
+            raise NoBatchAxis(
+                f"outputs {', '.join(outputs)}: {rule}: {cause_text(error)}"
             ) from error
         for n, name in enumerate(outputs):
             single = np.concatenate([row[n] for row in singles])
@@ -161,7 +162,7 @@ class OnnxModel:
             else:
                 wrong = batch_mismatch(single, single, answers[n]) or ""
             if wrong:
-                raise UsageError(f"output {name!r}: {rule}: {wrong}; {NO_BATCHES}")
+                raise NoBatchAxis(f"output {name!r}: {rule}: {wrong}")
 
     def _requests(self, count: int) -> list[Tensors]:
         """Return requests of one inference and of equal, largest shapes."""

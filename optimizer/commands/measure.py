@@ -221,6 +221,7 @@ class _Bench:
             address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
             requests=self.levels.requests(stream, self.config),
             batch_size=stream.batch_size,
+            batched=stream.payloads.batched,
             rate_per_second=rate,
             arrivals=stream.arrivals,
             seconds=level.seconds,

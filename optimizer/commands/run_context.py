@@ -294,7 +294,7 @@ def require_same_space(
 def warn_of_space_file(space: Space, watch: Watcher) -> None:
     """Warn of an old price and of old names in the space file."""
     old_price = price_warning(space.price, datetime.now(UTC).date())
-    for warning in (*space.deprecations, *([old_price] if old_price is not None else [])):
+    for warning in (*space.notes, *([old_price] if old_price is not None else [])):
         watch(Note(warning, True))
 
 

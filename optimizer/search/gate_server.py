@@ -18,8 +18,9 @@ from optimizer.study.events import Note, Watcher
 from optimizer.triton.control import inferences_of
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
+from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor, Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 
@@ -106,7 +107,7 @@ class GateServer:
 
     @property
     def _batched(self) -> bool:
-        return self._model.payloads.batched
+        return self._model.payloads.as_served().batched
 
     def _inferences(self, request: Tensors) -> int:
         return inferences_of(request) if self._batched else 1
@@ -159,7 +160,10 @@ class GateServer:
             )
             for call in calls
         ]
-        joined = stack(outputs)
+        joined = {
+            output.name: concatenated([each[output.name] for each in outputs])
+            for output in self._outputs
+        }
         sent = sum(self._inferences(request) for call in calls for request in call)
         self._executed = control.executed_since(before, sent)
         executed = [point.batch_size for point in self._executed.batches]

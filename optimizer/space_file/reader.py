@@ -76,7 +76,7 @@ class Space:
         content: the file's keys with their defaults, less the study's name and budget; a study is
             resumed only with the same.
         deployed: settings of the models that are deployed already, by name.
-        deprecations: notes about old names in the file.
+        notes: about old names in the file, and content of other files that is not used.
     """
 
     study: str
@@ -91,7 +91,7 @@ class Space:
     budget: Budget
     content: Mapping[str, Any]
     deployed: Mapping[str, DeployedSettings] = field(default_factory=dict)
-    deprecations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
@@ -155,7 +155,7 @@ def load_space(
         mistakes += mistakes_with_requests(section, model, path.parent)
     if mistakes:
         raise SpaceFileError(path, mistakes)
-    return replace(space, deprecations=tuple(deprecations(document)))
+    return replace(space, notes=(*deprecations(document), *_unused(space.models)))
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
@@ -347,6 +347,15 @@ def _sources(
         for name, source in given.items()
         if isinstance(source, RepositorySource)
     }
+
+
+def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
+    """Yield a note for each key of files of requests that has no meaning here."""
+    for file in filter(None, (model.payloads.file for model in models)):
+        for key in file.unused:
+            compared = key == "validation_data"
+            reason = "; outputs are compared with the model's own" if compared else ""
+            yield f"{file.path}: {key} is not used{reason}"
 
 
 def _deployed(

@@ -24,7 +24,7 @@ from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, 
 from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
-from optimizer.workload.data_types import data_type_of
+from optimizer.workload.data_types import concatenated, data_type_of
 from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS = 10.0
@@ -300,7 +300,8 @@ class ServerControl:
             batched: whether the first axis of inputs and outputs is the batch.
 
         Returns:
-            By name, shape [inferences, ...], in the order of the requests. BF16 becomes float32.
+            By name, shape [inferences, ...], in the order of the requests; an array of arrays where
+            a model without a batch axis answers with several shapes. BF16 becomes float32.
 
         Raises:
             LoadTestFailure: when a request fails or gets no reply in time.
@@ -357,14 +358,15 @@ def _joined(
                 f"output {output!r} has no row per request: "
                 f"a batch of {size} gives the shape {list(array.shape)}"
             )
-    rows = [array[None] if n is None else array for array, n in zip(arrays, sizes, strict=True)]
-    shapes = sorted({row.shape[1:] for row in rows})
+    if None in sizes:
+        return concatenated([array[None] for array in arrays])
+    shapes = sorted({array.shape[1:] for array in arrays})
     if len(shapes) > 1:
         raise ConfigMismatch(
             f"output {output!r} must have one shape for all requests of one shape, got "
             f"{list(shapes[0])} and {list(shapes[1])}: leave it out of `outputs`"
         )
-    return np.concatenate(rows)
+    return np.concatenate(arrays)
 
 
 def _output(name: str, result: triton_grpc.InferResult) -> NDArray[Any]:

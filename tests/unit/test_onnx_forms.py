@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizer.artifacts.build_jobs import build_artifact
+from optimizer.artifacts.build_jobs import build_artifact, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import UsageError
+from optimizer.errors import NoBatchAxis, UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 
@@ -175,22 +176,22 @@ def test_a_reshape_that_keeps_the_rows_is_no_obstacle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "answers", "message"),
     [
-        ([1, 6], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis.*batched: false"),
-        (
-            [1, -1],
-            [1, 6],
-            r"output 'y'.*'flatten' \(Reshape\) fixes the first axis.*batched: false",
-        ),
-        ([-1], [6], r"output 'y' must have a batch as its first axis.*batched: false"),
-        ([-1, 3], [2, 3], r"output 'y' must have a batch as its first axis.*batched: false"),
+        ([1, 6], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis"),
+        ([1, -1], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis"),
+        ([-1], [6], r"output 'y' must have a batch as its first axis, got \[6\]"),
+        ([-1, 3], [2, 3], r"output 'y' must have a batch as its first axis, got \[2, 3\]"),
     ],
 )
 def test_a_reshape_that_fixes_the_batch_is_named(
     tmp_path: Path, shape: list[int], answers: list[int], message: str
 ) -> None:
     path = baked(tmp_path / "m.onnx", shape, answers)
-    with pytest.raises(UsageError, match=message):
-        source_of(model(path, shape=(2, 3))).open()
+    spec = model(path, shape=(2, 3))
+    with pytest.raises(NoBatchAxis, match=message):
+        source_of(spec).open()
+    prepared = prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+    assert re.search(message, prepared.no_batching)
+    assert prepared.references[0].outputs["y"].shape == (4, *answers)
 
 
 def test_a_batch_whose_rows_depend_on_each_other_is_not_made_dynamic(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_batch_whose_rows_depend_on_each_other_is_not_made_dynamic(tmp_path: P
         helper.make_node("Add", ["x", "mean"], ["y"]),
     ]
     path = save(tmp_path / "m.onnx", nodes, [tensor("x", [1, WIDTH])], [tensor("y", [1, WIDTH])])
-    with pytest.raises(UsageError, match=r"output 'y'.*3 of 3 outputs of a batch.*batched: false"):
+    with pytest.raises(NoBatchAxis, match=r"output 'y'.*3 of 3 outputs of a batch"):
         source_of(model(path)).export_onnx(tmp_path)
 
 
@@ -219,7 +220,7 @@ def test_a_batch_that_cannot_be_executed_is_not_made_dynamic(tmp_path: Path) -> 
         h=np.zeros((1, 1, 2), np.float32),
         zero=np.array([0]),
     )  # fmt: skip
-    with pytest.raises(UsageError, match=r"outputs y: .*cannot become a batch.*batched: false"):
+    with pytest.raises(NoBatchAxis, match=r"outputs y: .*cannot become a batch"):
         source_of(model(path)).open()
 
 

@@ -140,6 +140,13 @@ def test_a_directory_has_a_file_for_each_request(tmp_path: Path) -> None:
     assert raw.file.shapes == (1, 1)
 
 
+def test_validation_data_is_noted_and_not_used(tmp_path: Path) -> None:
+    data = {"data": [{"IDS": [1]}], "validation_data": [{"Y": [1]}]}
+    noted = space(tmp_path, write(tmp_path, "d.json", data), IDS)
+    reason = "validation_data is not used; outputs are compared with the model's own"
+    assert noted.notes == (f"{tmp_path}/d.json: {reason}",)
+
+
 def test_texts_of_perf_analyzer_are_lists_or_bytes_after_their_lengths(tmp_path: Path) -> None:
     two = b"".join(struct.pack("<I", len(text)) + text for text in (b"\xff", b""))
     data = [{"T": ["a", "ü"]}, {"T": {"b64": encoded(two)}}]
@@ -356,6 +363,17 @@ def test_a_directory_that_cannot_be_used(
     assert message in str(caught.value)
 
 
+def test_a_damaged_archive_is_read_or_refused(tmp_path: Path) -> None:
+    whole = to_npz({"X": np.stack(PIXEL_ROWS)})
+    for at in range(0, len(whole), 3):
+        damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
+        try:
+            payloads = loaded(tmp_path, write(tmp_path, "d.npz", damaged), PIXELS)
+        except UsageError:
+            continue
+        assert payloads.file is not None
+
+
 def test_requests_beyond_the_memory_of_load_clients_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +448,15 @@ def test_keys_that_do_not_go_with_a_file(
     with pytest.raises(SpaceFileError) as caught:
         space(tmp_path, requests, inputs, keys, end)
     assert message in str(caught.value)
+
+
+def test_json_cannot_send_what_is_no_text(tmp_path: Path) -> None:
+    _one(tmp_path / "files")
+    json_only = "traffic: {transport: {protocol: http, encoding: json}}"
+    assert space(tmp_path, "files", TEXTS, end=json_only).workload.transport.encoding == "json"
+    (tmp_path / "files" / "b").write_bytes(b"\xff")
+    with pytest.raises(SpaceFileError, match=r"traffic\.transport\.encoding: must be binary: JSON"):
+        space(tmp_path, "files", TEXTS, end=json_only)
 
 
 def test_a_length_in_a_file_fits_the_models_positions(tmp_path: Path) -> None:
