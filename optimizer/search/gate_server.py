@@ -113,11 +113,15 @@ class GateServer:
         return inferences_of(request) if self._batched else 1
 
     def _start(self) -> None:
-        name = self._model.name
+        model = self._model
         files = ModelFiles(
-            self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
+            self._artifact.path,
+            model.payloads,
+            self._outputs,
+            self._artifact.engine,
+            model.version,
         )
-        self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
+        self._served = self._session.serve(ServingConfig((self._serving(),)), {model.name: files})
 
     def _restart(self, error: TrialFailure) -> None:
         """Serve again after a transient failure; raise any other."""

@@ -117,8 +117,14 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, outputs = source.model.payloads, source.prepared.outputs
-                files[spec] = ModelFiles(artifact.path, payloads, outputs, artifact.engine)
+                model = source.model
+                files[spec] = ModelFiles(
+                    artifact.path,
+                    model.payloads,
+                    source.prepared.outputs,
+                    artifact.engine,
+                    model.version,
+                )
             self._announce(result)
         built = [
             *(source.seconds for source in sources.values()),

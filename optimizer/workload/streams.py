@@ -365,6 +365,7 @@ class Stream:
         target: name of the model.
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     name: str
@@ -374,6 +375,7 @@ class Stream:
     limit: LatencyLimit
     demand_per_second: float
     batch_size: int = 1
+    version: str = ""
 
 
 _USUAL_TRANSPORT = Transport()
