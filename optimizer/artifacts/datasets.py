@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.artifacts.dataset_files import read_rows, rows_from_tensors
+from optimizer.artifacts.dataset_files import rows_from_file, rows_from_tensors
 from optimizer.errors import UsageError
+from optimizer.files.request_payloads import of_most_frequent_shape, rows_of_file
 from optimizer.workload.data_types import encoded
-from optimizer.workload.model_spec import DataSet, ModelSpec
+from optimizer.workload.model_spec import DataSet, ModelSpec, RepositorySource
 from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
@@ -29,6 +30,9 @@ class ModelInputs:
     """Requests of batch 1 and equal shapes.
 
     No row is in both lists, unless the payloads have too few different values.
+
+    Attributes:
+        calibration: empty for a model of a repository with a file of requests, which needs none.
     """
 
     calibration: list[Tensors]
@@ -37,6 +41,8 @@ class ModelInputs:
 
 def model_inputs(model: ModelSpec) -> ModelInputs:
     """Read or draw the inputs that `model` names.
+
+    Where requests have a file, they are taken from it in place of drawn ones.
 
     Raises:
         UsageError: when given rows do not fit the model's tensors, or a row is in both sets.
@@ -51,8 +57,7 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
     for purpose in sorted(datasets, key=lambda purpose: datasets[purpose].generated):
         dataset = datasets[purpose]
         if dataset.generated:
-            stream = np.random.default_rng([dataset.seed, _SEED_STREAMS[purpose]])
-            rows[purpose] = _draw(dataset.samples, model.payloads, stream, taken)
+            rows[purpose] = _generated(purpose, dataset, model, taken)
         else:
             source = str(dataset.file or f"models.{model.name}.{purpose}.tensors")
             rows[purpose] = _given(dataset, source, model.payloads)
@@ -86,11 +91,12 @@ def rows_by_length(
 def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
     mask = row.get(MASK)
     kept = slice(length)
-    if mask is not None and mask.ndim == 2 and not mask[:, :length].any():
-        kept = slice(mask.shape[1] - length, None)
+    if mask is not None and 0 < mask.ndim <= 2 and not mask[..., :length].any():
+        kept = slice(mask.shape[-1] - length, None)
     return {
+        # The ellipsis keeps an array without axes an array.
         name: values[
-            tuple(kept if axis in axes[name] else slice(None) for axis in range(values.ndim))
+            (*(kept if axis in axes[name] else slice(None) for axis in range(values.ndim)), ...)
         ]
         for name, values in row.items()
     }
@@ -112,19 +118,46 @@ def rows_digest(rows: Sequence[Tensors]) -> str:
 
 def _given(dataset: DataSet, source: str, payloads: Payloads) -> list[Tensors]:
     if dataset.file is not None:
-        return read_rows(dataset.file, dataset.samples, payloads)
+        return rows_from_file(dataset.file, dataset.samples, payloads)
     return rows_from_tensors(dataset.tensors or "{}", dataset.samples, payloads, source)
+
+
+def _generated(
+    purpose: Purpose, dataset: DataSet, model: ModelSpec, taken: Set[str]
+) -> list[Tensors]:
+    """Draw rows that are not taken; of the largest size in each dimension but the length."""
+    rng = np.random.default_rng([dataset.seed, _SEED_STREAMS[purpose]])
+    payloads = replace(model.payloads, dimensions=model.payloads.largest().dimensions)
+    if payloads.file is None:
+        return _draw(dataset.samples, payloads, rng, taken)
+    if purpose == "calibration" and isinstance(model.source, RepositorySource):
+        return []
+    rows = _of_file(payloads, rng, taken)
+    if purpose == "calibration" and len(rows) > 1:
+        rows = rows[1::2]  # the others are left for the evaluation
+    return rows[: dataset.samples]
+
+
+def _of_file(payloads: Payloads, rng: np.random.Generator, taken: Set[str]) -> list[Tensors]:
+    """Return the different requests of the file, of its most frequent shape.
+
+    Those that are taken are left out, unless there are no others.
+    """
+    rows = rows_of_file(payloads)
+    requests = of_most_frequent_shape(payloads.sample(len(rows), rng, rows=rows))
+    different = {row_digest(request): request for request in requests}
+    others = [request for digest, request in different.items() if digest not in taken]
+    return others or list(different.values())
 
 
 def _draw(
     samples: int, payloads: Payloads, rng: np.random.Generator, taken: Set[str]
 ) -> list[Tensors]:
-    """Draw rows of the largest size in each dimension but the length.
+    """Draw rows.
 
     Taken rows are avoided while there are others. Where every request that clients can send is
     taken, no judgement could rest on others.
     """
-    payloads = replace(payloads, dimensions=payloads.largest().dimensions)
     rows: list[Tensors] = []
     drawn: list[Tensors] = []
     in_a_row = 0

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, size_of_batch
 from optimizer.artifacts.graphs.exporter_forms import is_tensor
-from optimizer.errors import UsageError
+from optimizer.errors import NoBatchAxis, UsageError
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
+from optimizer.workload.model_spec import chosen_outputs
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 
 if TYPE_CHECKING:
@@ -57,28 +58,26 @@ def served_outputs(
     """Return the wanted outputs, all tensors of the graph where none is named.
 
     Raises:
-        UsageError: where the graph lacks one, or has no batch axis in one.
+        UsageError: where the graph lacks one, or Triton cannot serve one.
+        NoBatchAxis: where one has no batch axis and must have one.
     """
-    values = {value.name: value for value in graph.output}
-    tensors = [name for name, value in values.items() if is_tensor(value)]
-    for name in wanted:
-        if name not in values:
-            raise UsageError(f"the model has no output {name!r}; it has {', '.join(values)}")
-        if name not in tensors:
+    tensors = {value.name: value for value in graph.output if is_tensor(value)}
+    for value in graph.output:
+        if value.name in wanted and value.name not in tensors:
             raise UsageError(
-                f"output {name!r} must be a tensor, the ONNX graph gives a {_kind(values[name])};"
+                f"output {value.name!r} must be a tensor, the ONNX graph gives a {_kind(value)};"
                 f" its tensors are {', '.join(tensors) or 'none'}"
             )
-    served = [values[name] for name in wanted or tensors]
-    if not served:
-        raise UsageError(
-            f"the ONNX graph must have an output that is a tensor, got {', '.join(values)}"
-        )
+    served = list(chosen_outputs(tensors, wanted).values())
     for value in served:
         if batched and size_of_batch(value) not in {None, 1}:
+            raise NoBatchAxis(
+                f"output {value.name!r} must have a batch as its first axis, got {_sizes(value)}"
+            )
+        if not batched and size_of_batch(value) == 0:
             raise UsageError(
-                f"output {value.name!r} must have a batch as its first axis, got"
-                f" {_sizes(value)}; leave it out of `outputs`, or {NO_BATCHES}"
+                f"output {value.name!r} must have an axis, since Triton has no scalars;"
+                " leave it out of `outputs`"
             )
     return served
 

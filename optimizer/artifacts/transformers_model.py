@@ -19,7 +19,7 @@ from optimizer.configuration.parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, RequirementError, UsageError, cause_text
 from optimizer.workload.data_types import data_type_of
-from optimizer.workload.model_spec import ModelSpec, TransformersSource
+from optimizer.workload.model_spec import ModelSpec, TransformersSource, chosen_outputs
 from optimizer.workload.streams import LengthDistribution, OutputTensor, Tensors, stack
 
 if TYPE_CHECKING:
@@ -314,7 +314,8 @@ def _tensors_only(
 
     def named_outputs(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs.items()}
-        picked = _pick(model(**cast), outputs)
+        own = model(**cast).items()
+        picked = chosen_outputs({n: t for n, t in own if isinstance(t, torch.Tensor)}, outputs)
         return {n: t.float() if t.is_floating_point() else t for n, t in picked.items()}
 
     def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -329,16 +330,3 @@ def _tensors_only(
     wrapper.forward = forward
     wrapper.named_outputs = named_outputs
     return wrapper
-
-
-def _pick(outputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
-    import torch
-
-    tensors = {name: each for name, each in outputs.items() if isinstance(each, torch.Tensor)}
-    for name in names:
-        if name not in tensors:
-            listed = ", ".join(tensors) or "no output that is a tensor"
-            raise UsageError(f"the model has no output {name!r}; it has {listed}")
-    if not tensors:
-        raise UsageError(f"the model has no output that is a tensor; it has {', '.join(outputs)}")
-    return {name: tensors[name] for name in names or tensors}

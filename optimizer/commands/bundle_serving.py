@@ -22,7 +22,7 @@ from optimizer.space_file.reader import read_host
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.launcher import PickPorts, free_ports
 from optimizer.triton.session import ServedConfiguration, ServingSession
-from optimizer.workload.streams import Payloads, Tensors, Workload
+from optimizer.workload.streams import Tensors, Workload
 
 _ANSWER_SECONDS = 120.0
 
@@ -120,11 +120,13 @@ def served_bundle(
     workload: Workload,
     where: BundleHost,
     pick_ports: PickPorts = free_ports,
+    folders: Mapping[str, Path] | None = None,
 ) -> Iterator[ServedBundle]:
     """Serve the files of a bundle as they are; nothing is left running.
 
     Args:
         root: folder of the bundle.
+        folders: of the models in `root`, by name; None where they have the models' names.
         config: the configuration.
         workload: the streams, whose payloads the models are loaded with.
         where: see `bundle_host`.
@@ -133,15 +135,13 @@ def served_bundle(
     Raises:
         TrialFailure: where it cannot be served.
     """
-    payloads = {stream.target: stream.payloads for stream in workload.streams}
-    with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
+    own = folders or {model.name: root / model.name for model in config.models}
+    streams = {stream.target: stream for stream in workload.streams}
+    with tempfile.TemporaryDirectory(prefix="optimizer-") as temporary:
         # Only these two folders are visible in a container.
-        directory = StudyDirectory(Path(folder))
+        directory = StudyDirectory(Path(temporary))
         launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
-        models = BundleRepository(root.resolve(), repository)
+        models = BundleRepository(own, repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:
-            files = {
-                model.name: files_in(root, model.name, payloads.get(model.name, Payloads(())))
-                for model in config.models
-            }
+            files = {name: files_in(folder, streams.get(name)) for name, folder in own.items()}
             yield ServedBundle(session, session.serve(config, files))

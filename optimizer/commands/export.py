@@ -22,7 +22,13 @@ from optimizer.commands.platforms import refuse_unfit, write_platform
 from optimizer.commands.run_context import cache_folder
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.errors import DamagedStudyError, StorageError, UsageError, storage_errors
+from optimizer.errors import (
+    ChangedRequestsError,
+    DamagedStudyError,
+    StorageError,
+    UsageError,
+    storage_errors,
+)
 from optimizer.export.bundle.examples import draw_requests, write_examples
 from optimizer.export.bundle.manifest import (
     EXAMPLES,
@@ -277,23 +283,30 @@ def _with_examples(
 ) -> Manifest:
     """Record the outputs of a few inputs, or note that none were recorded."""
     if where is None:
-        reason = f"{EXAMPLES}: no examples were recorded, so outputs cannot be verified"
-        return replace(manifest, missing=(*manifest.missing, reason))
-    watch(StepStarted("serving it to record examples"))
+        return _without_examples(manifest)
     payloads = {stream.target: stream.payloads for stream in load.workload.streams}
+    try:
+        requests = {name: draw_requests(own) for name, own in payloads.items()}
+    except ChangedRequestsError as error:
+        return _without_examples(manifest, f" ({error})")
+    watch(StepStarted("serving it to record examples"))
     models = []
     with served_bundle(root, manifest.config, load.workload, where) as bundle:
         triton = bundle.served.control.version()
         for model in manifest.models:
-            if model.name not in payloads:  # a step, whose ensemble is asked
+            if model.name not in requests:  # a step, whose ensemble is asked
                 models.append(model)
                 continue
-            requests = draw_requests(payloads[model.name])
             outputs = [output["name"] for output in model.config["output"]]
-            answers = bundle.answers(model.name, requests, outputs)
+            answers = bundle.answers(model.name, requests[model.name], outputs)
             path = f"{model.name}/{EXAMPLES}"
-            batched = payloads[model.name].batched
-            write_examples(root / path, requests, answers, batched=batched)
+            batched = payloads[model.name].as_served().batched
+            write_examples(root / path, requests[model.name], answers, batched=batched)
             models.append(replace(model, examples=path))
     versions = replace(manifest.versions, triton=triton)
     return replace(manifest, models=tuple(models), versions=versions)
+
+
+def _without_examples(manifest: Manifest, cause: str = "") -> Manifest:
+    reason = f"{EXAMPLES}: no examples were recorded{cause}, so outputs cannot be verified"
+    return replace(manifest, missing=(*manifest.missing, reason))

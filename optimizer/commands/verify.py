@@ -21,6 +21,7 @@ from optimizer.commands.bundle_serving import (
 from optimizer.commands.protocols import protocol_of
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
+    ChangedRequestsError,
     EngineMismatch,
     LoadTestFailure,
     TrialFailure,
@@ -144,7 +145,10 @@ class _Serving:
         notes = [*rebuilt_engines(manifest), *_other_packages(manifest, self.where)]
         self.watch(StepStarted("loading it in a clean server"))
         try:
-            with served_bundle(self.bundle.models, manifest.config, workload, self.where) as served:
+            root, folders = self.bundle.models, self.bundle.folders
+            with served_bundle(
+                root, manifest.config, workload, self.where, folders=folders
+            ) as served:
                 notes += _other_versions(manifest, served, self.where)
                 return self._checked(files, served, tuple(notes))
         except TrialFailure as error:
@@ -168,6 +172,10 @@ class _Serving:
             return Verification((*checks, *rest), notes)
         try:
             return self._loaded(checks, served, notes)
+        except ChangedRequestsError as error:
+            unmeasured = Check("limit", "not measured", str(error))
+            rest = unchecked("there are no requests to send", "capacity")
+            return Verification((*checks, unmeasured, *rest), notes)
         except TrialFailure as error:
             failure = served.session.failure(error)
             outcome: Outcome = "not measured" if failure.transient else "fail"

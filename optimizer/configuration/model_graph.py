@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -57,15 +57,6 @@ class ModelGraph:
             if ensemble.name not in models:
                 raise ValueError(f"graph: ensemble {ensemble.name[:80]!r} is none of the models")
             before.add(ensemble.name)
-
-    def renamed(self, names: Mapping[str, str]) -> ModelGraph:
-        """Return the graph with other names of the models."""
-        return ModelGraph(
-            tuple(
-                Ensemble(names[each.name], tuple(names[step] for step in each.steps))
-                for each in self.ensembles
-            )
-        )
 
 
 NO_GRAPH = ModelGraph(())

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.workload.streams import SerialisedRequest
+from optimizer.workload.transport import SerialisedRequest
 
 
 @dataclass(frozen=True)

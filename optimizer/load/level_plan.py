@@ -9,7 +9,8 @@ from typing import Literal
 from optimizer.load.exchange import LevelProgress
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.level import LevelVerdict
-from optimizer.workload.streams import SerialisedRequest, Stream
+from optimizer.workload.streams import Stream
+from optimizer.workload.transport import SerialisedRequest
 
 
 @dataclass(frozen=True)

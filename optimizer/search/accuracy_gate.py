@@ -245,7 +245,8 @@ class _Judge:
         accuracy, missed = worst(accuracies.values()), misses(accuracies, limits)
         metric = limits.metric
         if metric is not None and reference is self._longest:
-            value = evaluate_metric(metric, reference.requests, outputs)
+            batched = self._model.payloads.batched
+            value = evaluate_metric(metric, reference.requests, outputs, batched=batched)
             accuracy = replace(accuracy, metric=value)
             if value < metric.minimum:
                 missed.append(f"{metric.function} must be at least {metric.minimum:g}, got {value}")

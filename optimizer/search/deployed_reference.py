@@ -55,6 +55,7 @@ def deployed_reference(
     references = []
     for length, rows in by_length.items():
         values = fp32_outputs(f"{model.name} as deployed", opened, rows, batched=batched)
-        references.append(Reference(length, rows, values, judged_positions(rows, outputs)))
+        judged = judged_positions(rows, outputs, values, batched=batched)
+        references.append(Reference(length, rows, values, judged))
     session.retire(wait=True)
     return PreparedModel(model.name, outputs, tuple(references), size, built=True, seconds=0.0)

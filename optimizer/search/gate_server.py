@@ -19,8 +19,9 @@ from optimizer.study.events import Note, Watcher
 from optimizer.triton.control import inferences_of
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
+from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor, Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 _STEP_DELAY_US = 20_000
@@ -140,16 +141,20 @@ class GateServer:
 
     @property
     def _batched(self) -> bool:
-        return self._model.payloads.batched
+        return self._model.payloads.as_served().batched
 
     def _inferences(self, request: Tensors) -> int:
         return inferences_of(request) if self._batched else 1
 
     def _start(self) -> None:
-        serving, pipeline = self._serving(), self._pipeline
+        serving, pipeline, model = self._serving(), self._pipeline, self._model
         if pipeline is None:
             files = ModelFiles(
-                self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
+                self._artifact.path,
+                model.payloads,
+                self._outputs,
+                self._artifact.engine,
+                model.version,
             )
             self._served = self._session.serve(ServingConfig((serving,)), {serving.name: files})
             return
@@ -194,7 +199,10 @@ class GateServer:
             )
             for call in calls
         ]
-        joined = stack(outputs)
+        joined = {
+            output.name: concatenated([each[output.name] for each in outputs])
+            for output in self._outputs
+        }
         sent = sum(self._inferences(request) for call in calls for request in call)
         self._executed = control.executed_since(before, sent)
         executed = [point.batch_size for point in self._executed.batches]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
+from optimizer.files.request_payloads import rows_of_file
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
@@ -26,7 +28,7 @@ from optimizer.triton.session import ServedConfiguration
 from optimizer.workload.streams import Stream, Tensors, Workload
 
 _POOL = 128
-"""Distinct requests that a stream cycles through."""
+"""Distinct requests that a stream with drawn values cycles through, at least."""
 
 _PAYLOAD_SEED = 7
 _LEAST_OUTSTANDING = 8
@@ -135,12 +137,19 @@ class LevelRunner:
         return Target(transport.protocol, address, tuple(streams))
 
     def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
-        """Return the stream's requests, drawn once for every padding."""
+        """Return the stream's requests, drawn once for every padding.
+
+        Raises:
+            ChangedRequestsError: when their file is gone or has changed.
+        """
         model = _model(config, stream)
         key = (stream.name, model.padding)
         if key not in self._drawn:
             rng = np.random.default_rng(_PAYLOAD_SEED)
-            self._drawn[key] = stream.payloads.sample(_POOL, rng, model.padding, stream.batch_size)
+            rows = rows_of_file(stream.payloads)
+            self._drawn[key] = stream.payloads.sample(
+                _pool_size(stream), rng, model.padding, stream.batch_size, rows
+            )
         return self._drawn[key]
 
 
@@ -151,6 +160,15 @@ def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[S
         replace(split, ensemble=split.model in graph.names, step=split.model in graph.steps)
         for split in splits
     )
+
+
+def _pool_size(stream: Stream) -> int:
+    """Return the number of requests to cycle through; each of a file is sent in its order."""
+    file = stream.payloads.file
+    if file is None:
+        return _POOL
+    of_file = math.ceil(file.requests / stream.batch_size)
+    return of_file if stream.payloads.recorded else max(_POOL, of_file)
 
 
 def _refuse_overheated(use: MachineUse) -> None:

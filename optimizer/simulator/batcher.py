@@ -138,7 +138,14 @@ def _other_shapes(payloads: Payloads) -> NDArray[np.float64]:
 
     Above `_MOST_SHAPES`, two requests hardly ever have one shape, however many shapes there are.
     """
-    own = [each.sizes.weights for each in payloads.dimensions if each.sizes is not None]
+    joint = payloads.dimensions_of_file
+    own: list[Sequence[float]] = [
+        each.sizes.weights
+        for each in payloads.dimensions
+        if each.sizes is not None and each.name not in joint
+    ]
+    if payloads.file is not None:
+        own.append(payloads.file.shapes)
     if math.prod(map(len, own)) > _MOST_SHAPES:
         return np.full(_MOST_SHAPES, 1 / _MOST_SHAPES)
     shares = np.ones(1)

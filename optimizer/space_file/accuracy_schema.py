@@ -27,6 +27,7 @@ from optimizer.space_file.section import (
     check_finite,
     folder_of,
     require_file,
+    require_requests,
     wrong,
 )
 from optimizer.workload.model_spec import (
@@ -45,8 +46,9 @@ class DataSection(Section):
 
     file: str | None = Field(
         None,
-        description=".npz with an array of shape [samples, ...] for each input, or .jsonl with an"
-        " object of values by input on each line; shorter rows are padded to the longest length",
+        description=".npz with an array of shape [samples, ...] for each input, .jsonl with an"
+        " object of values by input on each line, perf_analyzer's .json, or a directory with one"
+        " file for each sample; shorter rows are padded to the longest length",
     )
     tensors: Annotated[dict[str, list[JsonValue]], Field(min_length=1)] | None = Field(
         None, description="rows by input; shorter rows are padded to the longest length"
@@ -68,7 +70,7 @@ class DataSection(Section):
     @classmethod
     def _exists(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file is not None:
-            require_file(folder_of(info) / file)
+            require_requests(folder_of(info) / file)
         return file
 
     @field_validator("tensors")

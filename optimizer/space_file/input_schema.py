@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import (
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,6 +28,7 @@ from optimizer.workload.streams import (
     LengthDistribution,
     TensorSpec,
 )
+from optimizer.workload.text_pattern import text_pattern
 
 Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 DimensionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -36,13 +38,16 @@ _Scalar = (
     | Number
     | Annotated[str, Field(max_length=1_000_000)]
 )
+VALUE_KEYS = "minimum with maximum, value, values, pattern"
+"""Keys with the values of an input, for messages."""
+
 _KINDS = {"BYTES": "a text", "BOOL": "true or false"}
 
 
 class InputSection(Section):
-    """An input tensor and its values: bounds, one value, or values of which each element is one."""
+    """An input tensor and its values; one without any takes them from the model's `requests`."""
 
-    added_keys = ("value", "values")
+    added_keys = ("value", "values", "pattern")
 
     data_type: DataType = Field("INT64", description="Triton's data type; texts are BYTES")
     shape: Annotated[list[Count | DimensionName], Field(max_length=8)] = Field(
@@ -56,22 +61,37 @@ class InputSection(Section):
     values: Annotated[list[_Scalar], Field(min_length=1, max_length=MAX_VALUES)] | None = Field(
         None, description="values of which each element is one, such as a vocabulary of texts"
     )
+    pattern: Annotated[str, Field(max_length=1000)] | None = Field(
+        None, description="regular expression of texts, such as `[A-Z]{3}-[0-9]{4}`"
+    )
     pad: Number = Field(0, description="value of positions beyond the request's length")
 
     @model_validator(mode="after")
     def _one_kind_of_values(self) -> Self:
         bounds = [key for key in ("minimum", "maximum") if getattr(self, key) is not None]
-        given = [key for key in ("value", "values") if getattr(self, key) is not None]
+        given = [key for key in ("value", "values", "pattern") if getattr(self, key) is not None]
         if len(bounds) == 1:
             raise wrong("", "must have both minimum and maximum", bounds)
-        if not bounds and not given and self.data_type == "BOOL":
-            return self
-        if bool(bounds) + len(given) != 1:
-            rule = "must have exactly one of minimum with maximum, value, values"
-            raise wrong("", rule, [*bounds, *given])
+        if bool(bounds) + len(given) > 1:
+            raise wrong("", f"must have exactly one of {VALUE_KEYS}", [*bounds, *given])
         if bounds and self.data_type in ("BOOL", "BYTES"):
             raise wrong("minimum", f"{self.data_type} needs value or values", self.minimum)
         return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _of_texts(cls, pattern: str | None, info: ValidationInfo) -> str | None:
+        if pattern is not None:
+            if info.data.get("data_type", "BYTES") != "BYTES":
+                raise ValueError("must go with data_type BYTES")
+            text_pattern(pattern)
+        return pattern
+
+    @property
+    def valued(self) -> bool:
+        """Whether its values are given here."""
+        keys = ("minimum", "value", "values", "pattern")
+        return any(getattr(self, key) is not None for key in keys)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -107,15 +127,31 @@ class InputSection(Section):
                 rule = f"must be a whole number from {limits.min} to {limits.max} as {dtype}"
                 raise wrong(key, rule, value)
 
-    def to_value(self, name: str) -> TensorSpec:
-        """Return the tensor of this name."""
+    def to_value(self, name: str, *, requests: bool = False) -> TensorSpec:
+        """Return the tensor of this name.
+
+        Args:
+            requests: whether there is a file of requests, which has the values that are not here.
+        """
+        if requests and not self.valued:
+            shape = tuple(self.shape)
+            return TensorSpec(name, self.data_type, shape, pad=self.pad, from_file=True)
         choices: tuple[Any, ...] = tuple(self.values or ())
         if self.value is not None:
             choices = (self.value,)
         elif self.data_type == "BOOL" and not choices:
             choices = (False, True)
         low, high = self.minimum or 0.0, self.maximum or 0.0
-        return TensorSpec(name, self.data_type, tuple(self.shape), low, high, self.pad, choices)
+        return TensorSpec(
+            name,
+            self.data_type,
+            tuple(self.shape),
+            minimum=low,
+            maximum=high,
+            pad=self.pad,
+            choices=choices,
+            pattern=self.pattern or "",
+        )
 
 
 class LengthSection(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,10 +19,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from optimizer.files.request_payloads import with_file
 from optimizer.files.untrusted import is_there, parse_json, read_bytes
 from optimizer.space_file.accuracy_schema import AccuracySection, CalibrationSection, DataSection
 from optimizer.space_file.input_schema import (
+    VALUE_KEYS,
     DimensionName,
     DimensionSection,
     InputSection,
@@ -30,6 +33,7 @@ from optimizer.space_file.input_schema import (
 )
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import (
+    Count,
     Name,
     Number,
     Positive,
@@ -40,6 +44,7 @@ from optimizer.space_file.section import (
     folder_of,
     missing_file,
     raise_all,
+    require_requests,
     wrong,
 )
 from optimizer.workload.model_spec import (
@@ -60,7 +65,7 @@ CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 class SourceSection(Section):
     """The model's source: a transformers class, an ONNX file, or a Triton model repository."""
 
-    added_keys = ("repository", "model")
+    added_keys = ("repository", "model", "version")
 
     class_name: str | None = Field(
         None, alias="class", description="class of the transformers package"
@@ -75,6 +80,9 @@ class SourceSection(Section):
         None, description="model repository of Triton, whose model is served as it is"
     )
     model: Name | None = Field(None, description="name of the model in the repository")
+    version: Count | None = Field(
+        None, description="version that is measured; by default the newest that is served"
+    )
 
     @field_validator("config")
     @classmethod
@@ -94,6 +102,8 @@ class SourceSection(Section):
             )
         if (self.repository is None) != (self.model is None):
             raise wrong("model", "is needed with repository, and only there", self.model)
+        if self.version is not None and self.repository is None:
+            raise wrong("version", "goes with repository, and only there", self.version)
         return self
 
     @field_validator("onnx", "checkpoint", "repository")
@@ -119,7 +129,8 @@ class SourceSection(Section):
         if self.onnx is not None:
             return OnnxSource((folder / self.onnx).resolve())
         if self.repository is not None:
-            return RepositorySource((folder / self.repository).resolve(), self.model or "")
+            repository = (folder / self.repository).resolve()
+            return RepositorySource(repository, self.model or "", self.version)
         checkpoint = self.checkpoint
         if checkpoint is not None and _looks_local(checkpoint):
             checkpoint = str((folder / checkpoint).resolve())
@@ -156,9 +167,14 @@ class LimitSection(Section):
 class ModelSection(Section):
     """One model: its source, its requests, and how its accuracy is judged."""
 
-    added_keys = ("dimensions", "batched", "outputs")
+    added_keys = ("requests", "dimensions", "batched", "outputs")
 
     source: SourceSection = Field(description="the source of the model")
+    requests: str | None = Field(
+        None,
+        description="file with the values of requests, for inputs without values of their own:"
+        " .npz, .jsonl, perf_analyzer's .json, or a directory with one file for each request",
+    )
     inputs: Annotated[dict[Name, InputSection], Field(min_length=1, max_length=64)] = Field(
         description="input tensors of a request"
     )
@@ -196,7 +212,12 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _dimensions_are_defined(self) -> Self:
-        defined = [*self.dimensions, *([LENGTH] if self.lengths is not None else [])]
+        of_file = self._dimensions_of_requests
+        defined = [
+            *self.dimensions,
+            *([LENGTH] if self.lengths is not None else []),
+            *of_file,
+        ]
         mistakes = [
             wrong(f"inputs.{name}.shape.{n}", _undefined(size, defined), size)
             for name, section in self.inputs.items()
@@ -204,12 +225,13 @@ class ModelSection(Section):
             if isinstance(size, str) and size not in (LENGTH, *defined)
         ]
         with_length = [name for name, section in self.inputs.items() if LENGTH in section.shape]
-        if with_length and self.lengths is None:
+        if with_length and self.lengths is None and LENGTH not in of_file:
             rule = f"is required by the dimension {LENGTH} of {', '.join(with_length)}"
             mistakes.append(wrong("lengths", rule, None))
         if LENGTH in self.dimensions:
             mistakes.append(wrong(f"dimensions.{LENGTH}", "is given by `lengths`", LENGTH))
-        earlier = {LENGTH} if self.lengths is not None else set()
+        mistakes += self._given_twice(of_file)
+        earlier = {LENGTH, *of_file} if self.lengths is not None else {*of_file}
         for name, section in self.dimensions.items():
             if section.of is not None and section.of not in earlier:
                 listed = f", one of {', '.join(sorted(earlier))}" if earlier else ""
@@ -221,12 +243,61 @@ class ModelSection(Section):
         raise_all(type(self), mistakes)
         return self
 
+    @property
+    def _dimensions_of_requests(self) -> list[str]:
+        """Names of the free dimensions whose sizes are those of values in `requests`."""
+        if self.requests is None:
+            return []
+        shapes = [section.shape for section in self.inputs.values() if not section.valued]
+        return [size for shape in shapes for size in shape if isinstance(size, str)]
+
+    def _given_twice(self, of_file: Sequence[str]) -> Iterator[PydanticCustomError]:
+        rule = "must be left out: `requests` gives the sizes of this dimension"
+        if self.lengths is not None and LENGTH in of_file:
+            yield wrong("lengths", rule, LENGTH)
+        for name in sorted({*self.dimensions} & {*of_file}):
+            yield wrong(f"dimensions.{name}", rule, name)
+
     @field_serializer("output")
     def _earlier_default(self, output: str | None) -> str | None:
         """Return what studies have stored where no output was named."""
         return "logits" if output is None and not self.outputs else output
 
     # Validators of fields, which run even if other fields are wrong.
+    @field_validator("requests")
+    @classmethod
+    def _readable(cls, requests: str | None, info: ValidationInfo) -> str | None:
+        if requests is not None:
+            require_requests(folder_of(info) / requests)
+        return requests
+
+    @field_validator("inputs")
+    @classmethod
+    def _each_has_values(
+        cls, inputs: dict[str, InputSection], info: ValidationInfo
+    ) -> dict[str, InputSection]:
+        if "requests" not in info.data:  # it has a mistake of its own
+            return inputs
+        without = [name for name, section in inputs.items() if not section.valued]
+        if info.data["requests"] is not None:
+            if not without:
+                rule = "have values, so `requests` is not used: leave the values of an input out"
+                raise wrong("", rule, ", ".join(inputs))
+            return inputs
+        rule = f"must have exactly one of {VALUE_KEYS}, or the model a file of `requests`"
+        needed = [name for name in without if inputs[name].data_type != "BOOL"]
+        raise_all(cls, [wrong(name, rule, []) for name in needed])
+        return inputs
+
+    @field_validator("batched")
+    @classmethod
+    def _as_the_source(cls, batched: bool, info: ValidationInfo) -> bool:
+        source: SourceSection | None = info.data.get("source")
+        if not batched and source is not None and source.class_name is not None:
+            rule = "must be true: tensors of a transformers class have a batch axis"
+            raise wrong("", rule, batched)
+        return batched
+
     @field_validator("inputs")
     @classmethod
     def _below_the_vocabulary(
@@ -258,11 +329,18 @@ class ModelSection(Section):
         return lengths
 
     def to_value(self, name: str, folder: Path) -> ModelSpec:
-        """Return the model of this name."""
+        """Return the model of this name; its file of requests is read wholly.
+
+        Raises:
+            UsageError: every mistake of that file.
+        """
+        payloads = self._payloads()
+        if self.requests is not None:
+            payloads = with_file(payloads, (folder / self.requests).resolve())
         return ModelSpec(
             name=name,
             source=self.source.to_value(folder),
-            payloads=self._payloads(),
+            payloads=payloads,
             calibration=self.calibration.to_value(folder),
             evaluation=self.evaluation.to_value(folder),
             accuracy=self.accuracy.to_value(folder),
@@ -271,7 +349,10 @@ class ModelSection(Section):
         )
 
     def _payloads(self) -> Payloads:
-        tensors = tuple(section.to_value(key) for key, section in self.inputs.items())
+        requests = self.requests is not None
+        tensors = tuple(
+            section.to_value(key, requests=requests) for key, section in self.inputs.items()
+        )
         dimensions = tuple(own.to_dimension(key) for key, own in self.dimensions.items())
         if self.lengths is None:
             return Payloads(tensors, dimensions=dimensions, batched=self.batched)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.model_graph import Ensemble, ModelGraph
@@ -47,19 +46,26 @@ DeployedModels = Mapping[str, DeployedModel]
 """By name, each after its steps."""
 
 
-def read_models(section: SpaceSection, folder: Path, read: ReadSettings) -> DeployedModels:
-    """Return the deployed models that a space file names, and their steps.
+def read_models(
+    sources: Mapping[str, RepositorySource], read: ReadSettings, names: Collection[str]
+) -> DeployedModels:
+    """Return the deployed models of a space file, and their steps.
+
+    Args:
+        sources: of the deployed models, by name.
+        names: of all models of the file.
 
     Raises:
         UsageError: for a model or a step that cannot be read or tuned, and for names that clash.
     """
     models: dict[str, DeployedModel] = {}
-    for name, model in section.models.items():
-        source = model.source.to_value(folder)
+    for name, source in sources.items():
         if name in models:
             raise _clash(name, models[name].of, name)
-        if isinstance(source, RepositorySource):
-            _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
+        _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
+    for name in names:
+        if name in models and models[name].of != name:
+            raise _clash(name, models[name].of, name)
     return models
 
 
@@ -76,7 +82,7 @@ def _add(
         within: names of the ensembles that it is a step of, and its own.
     """
     for step in model.settings.steps:
-        source = replace(model.source, model=step)
+        source = RepositorySource(model.source.repository, step)
         if step in within:
             raise UsageError(f"{model.source.folder}: the ensemble {step} is a step of itself")
         if not is_safe_name(step):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -34,7 +34,7 @@ from optimizer.space_file.pipelines import (
     parameter_mistakes,
     read_models,
 )
-from optimizer.space_file.schema import SpaceSection
+from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
@@ -84,7 +84,7 @@ class Space:
         content: the file's keys with their defaults, less the study's name and budget; a study is
             resumed only with the same.
         deployed: settings of the models that are deployed already, by name.
-        deprecations: notes about old names in the file.
+        notes: about old names in the file, and content of other files that is not used.
     """
 
     study: str
@@ -99,7 +99,7 @@ class Space:
     budget: Budget
     content: Mapping[str, Any]
     deployed: Mapping[str, DeployedSettings] = field(default_factory=dict)
-    deprecations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
@@ -111,11 +111,22 @@ def _no_repository(source: RepositorySource) -> DeployedSettings:
     raise UsageError(f"{source.folder}: models of a repository cannot be read here")
 
 
+CompleteSource = Callable[[str, RepositorySource, Host, tuple[Gpu, ...]], RepositorySource]
+"""Completes the configuration of a model, by its name in the file, on the server of the file."""
+
+
+def _as_it_is(
+    model: str, source: RepositorySource, host: Host, gpus: tuple[Gpu, ...]
+) -> RepositorySource:
+    return source
+
+
 def load_space(
     path: Path,
     prices: Mapping[str, Price],
     hardware: Hardware,
     read_settings: ReadSettings = _no_repository,
+    complete: CompleteSource = _as_it_is,
 ) -> Space:
     """Read a space file.
 
@@ -124,6 +135,7 @@ def load_space(
         prices: price list by instance type.
         hardware: hardware of this machine, whose GPUs the file may select.
         read_settings: reads the settings of models that are deployed already.
+        complete: completes their configurations before.
 
     Raises:
         SpaceFileError: with every mistake.
@@ -139,14 +151,17 @@ def load_space(
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    deployed = read_models(section, path.parent, read_settings)
-    if mistakes := list(parameter_mistakes(section, deployed)):
+    sources = _sources(section, path, hardware, complete)
+    deployed = read_models(sources, read_settings, section.models)
+    if mistakes := list(_deployed_mistakes(section, deployed)):
         raise SpaceFileError(path, mistakes)
     space = _to_value(section, path, prices, hardware, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
+    for model in space.models:
+        mistakes += mistakes_with_requests(section, model, path.parent)
     if mistakes:
         raise SpaceFileError(path, mistakes)
-    return replace(space, deprecations=tuple(deprecations(document)))
+    return replace(space, notes=(*deprecations(document), *_unused(space.models)))
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
@@ -326,6 +341,39 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
+def _sources(
+    section: SpaceSection, path: Path, hardware: Hardware, complete: CompleteSource
+) -> dict[str, RepositorySource]:
+    """Return the sources of the models that are deployed already, by name."""
+    given = {name: model.source.to_value(path.parent) for name, model in section.models.items()}
+    host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
+    return {
+        name: complete(name, source, host, gpus)
+        for name, source in given.items()
+        if isinstance(source, RepositorySource)
+    }
+
+
+def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
+    """Yield a note for each key of files of requests that has no meaning here."""
+    for file in filter(None, (model.payloads.file for model in models)):
+        for key in file.unused:
+            compared = key == "validation_data"
+            reason = "; outputs are compared with the model's own" if compared else ""
+            yield f"{file.path}: {key} is not used{reason}"
+
+
+def _deployed_mistakes(section: SpaceSection, deployed: DeployedModels) -> Iterator[Mistake]:
+    """Yield everything that the configurations of deployed models do not allow."""
+    yield from parameter_mistakes(section, deployed)
+    size = section.traffic.batch_size
+    for name, model in deployed.items():
+        largest = cast(int, model.settings.values["max_batch_size"])
+        if name == model.of and largest < size:
+            rule = f"must be at most the max_batch_size of models.{name} as deployed, {largest}"
+            yield Mistake("traffic.batch_size", rule, str(size))
+
+
 def _to_value(
     section: SpaceSection,
     path: Path,
@@ -335,6 +383,11 @@ def _to_value(
 ) -> Space:
     folder, traffic = path.parent, section.traffic
     targets = {name: model.to_value(name, folder) for name, model in section.models.items()}
+    targets |= {
+        name: replace(target, source=deployed[name].source)
+        for name, target in targets.items()
+        if name in deployed
+    }
     streams = tuple(_stream(section, model, folder) for model in targets.values())
     workload = Workload(streams, traffic.transport.to_value())
     host = section.server.to_value(folder)
@@ -357,7 +410,7 @@ def _to_value(
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
         budget=Budget(section.budget.trials, section.budget.wall_clock),
-        content=_content(section, streams[0]),
+        content=_content(section, streams),
     )
 
 
@@ -393,6 +446,7 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
         limit=LatencyLimit(limit.percentile, limit.latency_ms),
         demand_per_second=own.demand_per_second or traffic.demand_per_second,
         batch_size=traffic.batch_size,
+        version=model.version,
     )
 
 
@@ -418,9 +472,12 @@ def _gpus(server: ServerSection, hardware: Hardware) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in hardware.gpus if gpu in chosen)
 
 
-def _content(section: SpaceSection, stream: Stream) -> Mapping[str, Any]:
-    """Return `Space.content`; for a recorded trace it holds the digest of the file."""
+def _content(section: SpaceSection, streams: Sequence[Stream]) -> Mapping[str, Any]:
+    """Return `Space.content`, with the digests of a recorded trace and of files of requests."""
     content = section.model_dump(mode="json", by_alias=True, exclude={"study", "budget"})
-    if isinstance(stream.arrivals, ArrivalTrace):
-        content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+    for stream in streams:
+        if isinstance(stream.arrivals, ArrivalTrace):
+            content["traffic"]["arrivals"]["sha256"] = stream.arrivals.sha256
+        if stream.payloads.file is not None:
+            content["models"][stream.target]["requests_sha256"] = stream.payloads.file.sha256
     return content

@@ -20,8 +20,10 @@ from pydantic_core import PydanticCustomError
 
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.errors import Mistake
 from optimizer.files.arrival_trace import read_trace
 from optimizer.measurement.cost import OWNED, Price, Purchase
+from optimizer.space_file.mistakes import short
 from optimizer.space_file.model_schema import LimitSection, ModelSection
 from optimizer.space_file.parameter_schema import OLD_KEYS, ParametersSection
 from optimizer.space_file.section import (
@@ -37,7 +39,9 @@ from optimizer.space_file.section import (
 )
 from optimizer.space_file.server_schema import EnginesSection, ServerSection
 from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace
-from optimizer.workload.streams import Transport
+from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.streams import LENGTH
+from optimizer.workload.transport import Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 _MODEL_NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -249,6 +253,10 @@ class SpaceSection(Section):
         if traffic.transport.shared_memory and server and server.launcher != "embedded":
             rule = f"needs launcher embedded; a {server.launcher} server has its own memory"
             raise wrong("transport.shared_memory", rule, value=True)
+        for name, model in info.data.get("models", {}).items():
+            if traffic.batch_size > 1 and not model.batched:
+                rule = f"must be 1: models.{name} has no batch axis (batched: false)"
+                raise wrong("batch_size", rule, traffic.batch_size)
         return traffic
 
     @field_validator("parameters")
@@ -281,11 +289,39 @@ def _mistakes_for(
     if not model.batched and parameters.listed("batching") != [False]:
         rule = f"models.{name} has no batch axis (batched: false), so nothing can be batched"
         yield wrong("batching", rule, parameters.listed("batching"))
+    if model.requests is not None and model.lengths is None:
+        return  # the longest length may be that of the requests in the file
     longest = model.lengths.to_value().longest if model.lengths is not None else 0
     for n, sizes in enumerate(parameters.listed("padding")):
         if isinstance(sizes, list) and max(sizes) > longest:
             rule = f"must not be above the longest length ({longest})"
             yield wrong(f"padding.{n}", rule, sizes)
+
+
+def mistakes_with_requests(
+    section: SpaceSection, model: ModelSpec, folder: Path
+) -> Iterator[Mistake]:
+    """Yield mistakes of keys that do not go with the requests in a model's file."""
+    file, longest = model.payloads.file, model.payloads.lengths.longest
+    if file is None:
+        return
+    own, size = section.models[model.name], section.traffic.batch_size
+    if size > 1 and len(file.shapes) > 1:
+        rule = f"must be 1: requests of {len(file.shapes)} shapes in {file.path} cannot be joined"
+        yield Mistake("traffic.batch_size", rule, str(size))
+    if section.traffic.transport.encoding == "json" and file.binary:
+        rule = f"must be binary: JSON has no form for elements of {file.path} that are no text"
+        yield Mistake("traffic.transport.encoding", rule, "json")
+    if LENGTH not in model.payloads.dimensions_of_file:
+        return
+    positions = own.source.config_limits(folder).get("max_position_embeddings", longest)
+    if longest > positions:
+        rule = f"must not be longer than the model's max_position_embeddings ({positions})"
+        yield Mistake(f"models.{model.name}.requests", rule, f"a length of {longest}")
+    for sizes in section.parameters.with_those_of(own.parameters).listed("padding"):
+        if isinstance(sizes, list) and max(sizes) > longest:
+            rule = f"must not be above the longest length in {file.path} ({longest})"
+            yield Mistake("parameters.padding", rule, short(sizes))
 
 
 def _options_of_a_running_server(parameters: ParametersSection) -> Iterator[PydanticCustomError]:

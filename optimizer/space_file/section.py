@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from optimizer.files.request_files import SUFFIXES
 from optimizer.files.untrusted import is_there
 
 # Strict, so that neither "4" nor true is a number. Bounded, so that results are finite too.
@@ -100,6 +101,14 @@ def require_file(path: Path) -> None:
     """Raise a mistake unless a file exists."""
     if not (is_there(path) and path.is_file()):
         raise missing_file(path)
+
+
+def require_requests(path: Path) -> None:
+    """Raise a mistake unless a path is a directory, or a file of one of the forms of requests."""
+    if not is_there(path):
+        raise missing_file(path)
+    if not path.is_dir() and not (path.is_file() and path.suffix in SUFFIXES):
+        raise wrong("", f"must be a directory or end with {', '.join(SUFFIXES)}", path.name)
 
 
 def check_finite(values: object) -> None:

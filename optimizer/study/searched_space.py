@@ -103,6 +103,9 @@ def check_workload(workload: Workload, models: Sequence[str]) -> None:
             raise ValueError("payloads.lengths must have a weight for each length")
         if not min(*lengths.lengths, *lengths.weights) > 0:
             raise ValueError("payloads.lengths must have lengths and weights above 0")
+        file = stream.payloads.file
+        if file is not None and not (file.shapes and min(*file.shapes, file.requests) > 0):
+            raise ValueError("payloads.file must have requests, and requests of each shape")
 
 
 def _listed(value: Value) -> object:

@@ -14,6 +14,7 @@ from optimizer.errors import UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.config_text import edited
 from optimizer.triton.model_config import data_type_in, merge_fields, outputs_of_config
+from optimizer.workload.model_spec import RepositorySource, chosen_outputs
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
@@ -26,16 +27,42 @@ def read_deployed(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
         UsageError: when there is none, or it is no ModelConfig.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UsageError(
-            f"{path} is missing: write the configuration that the server has completed into it; "
-            "GET v2/models/MODEL/config of a running server returns it"
-        )
     try:
         text = read_text(path)
         return text, text_format.Parse(text, model_config_pb2.ModelConfig())
     except (UnreadableError, text_format.ParseError, RecursionError) as error:
         raise UsageError(f"{path} is not a Triton model configuration: {error}") from error
+
+
+def read_if_present(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return what `read_deployed` does; empty where the model has no config.pbtxt."""
+    if (folder / CONFIG_FILE).exists():
+        return read_deployed(folder)
+    return "", model_config_pb2.ModelConfig()
+
+
+def read_source(source: RepositorySource) -> model_config_pb2.ModelConfig:
+    """Return the configuration of a deployed model, completed if that was necessary.
+
+    Raises:
+        UsageError: when there is none, or it is no ModelConfig.
+    """
+    if source.completed:
+        return text_format.Parse(source.completed, model_config_pb2.ModelConfig())
+    return read_deployed(source.folder)[1]
+
+
+def served_versions(folder: Path, config: model_config_pb2.ModelConfig) -> tuple[int, ...]:
+    """Return the versions of a model that its version_policy serves, ascending."""
+    names = [each.name for each in folder.iterdir() if each.is_dir()]
+    # Triton ignores folders whose names begin with 0.
+    versions = sorted(int(n) for n in names if n.isdecimal() and not n.startswith("0"))
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return tuple(versions)
+    if policy.HasField("specific"):
+        return tuple(version for version in versions if version in policy.specific.versions)
+    return tuple(versions[-(policy.latest.num_versions or 1) :])
 
 
 def backend_of(config: model_config_pb2.ModelConfig) -> str:
@@ -146,10 +173,7 @@ def deployed_outputs(
         outputs = {output.name: output for output in outputs_of_config(config)}
     except ValueError as error:
         raise UsageError(f"output {error}") from error
-    for name in names:
-        if name not in outputs:
-            raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
-    return tuple(outputs[name] for name in names or outputs)
+    return tuple(chosen_outputs(outputs, names).values())
 
 
 def check_inputs(config: model_config_pb2.ModelConfig, payloads: Payloads) -> None:

@@ -10,12 +10,15 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.errors import UsageError
+from optimizer.triton.completed_config import left_out
 from optimizer.triton.deployed_config import (
     CONFIG_FILE,
     backend_of,
     deployed_values,
     read_deployed,
+    read_source,
     refusal_of,
+    served_versions,
 )
 from optimizer.workload.model_spec import RepositorySource
 
@@ -26,18 +29,25 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
     """Return what a model's configuration means for the space that is searched.
 
     Raises:
-        UsageError: for a configuration that cannot be read, and for a model that cannot be tuned,
-            such as an ensemble with a step that is missing or takes other tensors than it gets.
+        UsageError: for a configuration that cannot be read, a version that is not served, and a
+            model that cannot be tuned, such as an ensemble with a step that is missing or takes
+            other tensors than it gets.
     """
-    _, config = read_deployed(source.folder)
+    config, path = read_source(source), source.folder / CONFIG_FILE
     mistakes = [refusal] if (refusal := refusal_of(config)) is not None else []
     steps = tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
     if config.HasField("ensemble_scheduling"):
         mistakes += _ensemble_mistakes(source, config, steps)
+    if len(mistakes) == 1:
+        raise UsageError(f"{path}: {mistakes[0]}")
     if mistakes:
-        file = source.folder / CONFIG_FILE
+        raise UsageError("\n  ".join([f"{path}:", *mistakes]))
+    served = served_versions(source.folder, config)
+    if source.version is not None and source.version not in served:
+        listed = ", ".join(map(str, served)) or "none"
         raise UsageError(
-            f"{file}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{file}:", *mistakes])
+            f"source.version: must be one that the model's version_policy serves, got "
+            f"{source.version}; of {source.folder} it serves {listed}"
         )
     return DeployedSettings(
         values=deployed_values(config),
@@ -56,14 +66,21 @@ def _ensemble_mistakes(
         yield "ensemble_scheduling: an ensemble needs a step"
     configs = {}
     for name in steps:
+        path = source.repository / name / CONFIG_FILE
+        if not path.is_file():
+            yield f"step {name}: {path} is missing: write the complete one"
+            continue
         try:
-            _, configs[name] = read_deployed(source.repository / name)
+            text, own = read_deployed(path.parent)
         except UsageError as error:
             yield f"step {name}: {error}"
             continue
-        refusal = refusal_of(configs[name])
-        if refusal is not None:
+        if (refusal := refusal_of(own)) is not None:
             yield f"step {name}: {refusal}"
+        if missing := left_out(text):
+            yield f"step {name}: {path} leaves out {', '.join(missing)}: write the complete one"
+        else:
+            configs[name] = own
     if len(configs) == len(steps):
         yield from _tensor_mistakes(config, configs)
         yield from _batch_mistakes(config, configs)

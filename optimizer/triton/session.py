@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tritonclient.grpc import model_config_pb2
-
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.releases import EngineFacts, refuse_mismatch
 from optimizer.configuration.serving_config import (
@@ -20,7 +18,7 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
-from optimizer.triton.control import ServerControl, UnexplainedLoadFailure
+from optimizer.triton.control import RequestedModel, ServerControl, UnexplainedLoadFailure
 from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.repository import ModelWriter, config_of
@@ -43,12 +41,14 @@ class ModelFiles:
     Attributes:
         artifact: directory of its files.
         engine: TensorRT and GPU that an engine was built with and for; None for other files.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     artifact: Path
     payloads: Payloads
     outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
+    version: str = ""
 
 
 def files_of(
@@ -135,13 +135,19 @@ class ServingSession:
             before = frozenset(served.server.model_processes() or ())
             for target in config.targets:
                 models = config.part(target.name).models
-                steps = {
+                written = {
                     model.name: self._written(model, files[model.name], served.control)
                     for model in models
                 }
-                requested = steps.pop(target.name)
-                seconds = _LOAD_SECONDS * len(models)
-                served.control.load(target.name, requested, seconds, steps)
+                requested, paths = written.pop(target.name)
+                served.control.load(
+                    target.name,
+                    requested,
+                    _LOAD_SECONDS * len(models),
+                    paths=paths,
+                    version=files[target.name].version,
+                    steps=written,
+                )
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
         except TrialFailure as error:
@@ -149,11 +155,12 @@ class ServingSession:
 
     def _written(
         self, model: ModelServing, files: ModelFiles, control: ServerControl
-    ) -> model_config_pb2.ModelConfig:
+    ) -> RequestedModel:
         """Write a model to the repository; return the configuration that is written."""
         if files.engine is not None:
             refuse_mismatch(files.engine, control.version(), self._gpus)
-        return self._repository.write(model, files.artifact, files.payloads, files.outputs)
+        config = self._repository.write(model, files.artifact, files.payloads, files.outputs)
+        return config, [path for path, _ in model.parameters]
 
     def retire(self, *, wait: bool = False) -> None:
         """Unload the models, the last one first; with `wait`, return when they are gone."""

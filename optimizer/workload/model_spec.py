@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from optimizer.errors import UsageError
 from optimizer.workload.streams import Payloads
 
 AccuracyEvidence = Literal["task", "dataset", "synthetic"]
@@ -46,10 +48,15 @@ class RepositorySource:
     Attributes:
         repository: folder of the repository.
         model: name of the model's folder in it.
+        version: that requests name; None for the newest that is served.
+        completed: text of its complete config.pbtxt, where the file leaves out what a server
+            completes; empty where the file is complete.
     """
 
     repository: Path
     model: str
+    version: int | None = None
+    completed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -62,12 +69,13 @@ class DataSet:
     """Inputs for calibration or evaluation.
 
     Attributes:
-        file: .npz with one array per input tensor, shape [samples, ...], or .jsonl with one JSON
-            object of the inputs' values a row.
+        file: .npz with one array per input tensor, shape [samples, ...], .jsonl with one JSON
+            object of the inputs' values a row, or another file or directory of requests.
         samples: number of samples.
         seed: random seed of generated inputs.
         tensors: the inputs as JSON text, a list of rows by input tensor. Without a file and
-            tensors, inputs are generated from the workload's distribution.
+            tensors, inputs are generated from the workload's distribution, or are requests of its
+            file.
     """
 
     file: Path | None
@@ -132,6 +140,27 @@ class AccuracyLimits(OutputLimits):
         return dict(self.outputs).get(output, self)
 
 
+_Output = TypeVar("_Output")
+
+
+def chosen_outputs(outputs: Mapping[str, _Output], names: Sequence[str]) -> dict[str, _Output]:
+    """Return the outputs that are served: the named ones, all where none is named.
+
+    Args:
+        outputs: the model's own that are tensors, by name.
+        names: see `ModelSpec.outputs`.
+
+    Raises:
+        UsageError: where the model lacks one of them, or has none at all.
+    """
+    if not outputs:
+        raise UsageError("the model must have an output that is a tensor, and has none")
+    for name in names:
+        if name not in outputs:
+            raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return {name: outputs[name] for name in names or outputs}
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One model of the space file.
@@ -151,9 +180,16 @@ class ModelSpec:
     calibration_percentile: float = USUAL_PERCENTILE
 
     @property
+    def version(self) -> str:
+        """Version of the model that requests name; empty for the newest that is served."""
+        source = self.source
+        given = source.version if isinstance(source, RepositorySource) else None
+        return "" if given is None else str(given)
+
+    @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """The basis of the model's accuracy figures."""
-        if self.evaluation.generated:
+        if self._is_drawn(self.evaluation):
             return "synthetic"
         return "task" if self.accuracy.metric is not None else "dataset"
 
@@ -169,5 +205,9 @@ class ModelSpec:
         Args:
             calibrated: whether the INT8 in question takes ranges from the calibration inputs.
         """
-        generated = self.evaluation.generated or (calibrated and self.calibration.generated)
-        return self.trained and generated and not self.accuracy.int8_on_generated_data
+        drawn = self._is_drawn(self.evaluation) or (calibrated and self._is_drawn(self.calibration))
+        return self.trained and drawn and not self.accuracy.int8_on_generated_data
+
+    def _is_drawn(self, inputs: DataSet) -> bool:
+        """Return whether inputs have values that are drawn, and not those of real requests."""
+        return inputs.generated and not self.payloads.recorded

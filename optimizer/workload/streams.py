@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.workload.arrivals import ArrivalPattern
 from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
+from optimizer.workload.text_pattern import draw_texts
+from optimizer.workload.transport import Transport
 
 Tensors = dict[str, NDArray[np.generic]]
 """Tensors of one request by name, each of shape [inferences, ...]; [...] without a batch axis."""
@@ -26,9 +30,12 @@ class TensorSpec:
     Attributes:
         data_type: Triton's data type.
         shape: dimensions without the batch: sizes, and names of free dimensions.
-        minimum, maximum: inclusive bounds of the values, where `choices` is empty.
+        minimum, maximum: inclusive bounds of the values, where nothing below is given.
         pad: value of positions beyond the request's length.
         choices: values of which each element is one; texts for BYTES.
+        pattern: regular expression of the texts of BYTES; see `text_pattern`.
+        from_file: whether requests take the values from `Payloads.file`. Where it is not at hand,
+            they are the smallest, or empty texts.
     """
 
     name: str
@@ -38,6 +45,8 @@ class TensorSpec:
     maximum: float = 0.0
     pad: float = 0.0
     choices: tuple[bool | int | float | str, ...] = ()
+    pattern: str = ""
+    from_file: bool = False
 
     def __post_init__(self) -> None:
         # The length had no name in studies of earlier versions.
@@ -52,7 +61,16 @@ class TensorSpec:
     @property
     def example(self) -> bool | int | float | str:
         """A valid value for its elements."""
-        return self.choices[0] if self.choices else self.minimum
+        if self.choices:
+            return self.choices[0]
+        if self.data_type == "BYTES":
+            return draw_texts(self.pattern, 1, np.random.default_rng(0))[0].decode()
+        return self.minimum
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its values differ at random between requests."""
+        return not self.from_file and len(self.choices) != 1
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape without the batch, given the sizes of the free dimensions."""
@@ -111,6 +129,26 @@ _ONE = LengthDistribution((1,), (1.0,))
 
 
 @dataclass(frozen=True)
+class RequestFile:
+    """A file, or a directory of files, with the values of requests.
+
+    Attributes:
+        sha256: of the content.
+        requests: number of requests of one inference.
+        shapes: number of requests of each shape, leaving the length aside.
+        binary: whether an element of BYTES is no UTF-8 text.
+        unused: keys of the file that have no meaning here.
+    """
+
+    path: Path
+    sha256: str
+    requests: int
+    shapes: tuple[int, ...]
+    binary: bool = False
+    unused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Payloads:
     """The distribution of a stream's requests.
 
@@ -119,12 +157,16 @@ class Payloads:
         dimensions: the other free dimensions; one that follows from another comes after it.
         batched: whether tensors have a batch axis in front; without, the model's max_batch_size
             is 0 and each request is one inference.
+        one_at_a_time: whether max_batch_size is 0 although tensors have a batch axis.
+        file: has the values of the tensors that are `from_file`; None without such a tensor.
     """
 
     tensors: tuple[TensorSpec, ...]
     lengths: LengthDistribution = _ONE
     dimensions: tuple[Dimension, ...] = ()
     batched: bool = True
+    file: RequestFile | None = None
+    one_at_a_time: bool = False
 
     def sample(
         self,
@@ -132,13 +174,44 @@ class Payloads:
         rng: np.random.Generator,
         padding: tuple[int, ...] = (),
         batch_size: int = 1,
+        rows: Sequence[Tensors] = (),
     ) -> list[Tensors]:
         """Draw `count` requests of `batch_size` inferences, padded by `ModelServing.padding`.
 
         All inferences of one request have the same shapes.
+
+        Args:
+            rows: tensors of the file's requests, without a batch axis, which are taken in turn.
         """
         lengths = self.lengths.sample(count * batch_size, rng).reshape(count, batch_size)
-        return [self._request(own.tolist(), padding, rng) for own in lengths]
+        taken: list[Sequence[Tensors]] = [
+            [rows[(n * batch_size + k) % len(rows)] if rows else {} for k in range(batch_size)]
+            for n in range(count)
+        ]
+        return [
+            self._request(own.tolist(), of_file, padding, rng)
+            for own, of_file in zip(lengths, taken, strict=True)
+        ]
+
+    @property
+    def recorded(self) -> bool:
+        """Whether requests are as the file has them: no value is drawn."""
+        return self.file is not None and not any(spec.drawn for spec in self.tensors)
+
+    @property
+    def dimensions_of_file(self) -> frozenset[str]:
+        """Names of the free dimensions whose sizes are those of the file's values."""
+        return frozenset(name for spec in self.tensors if spec.from_file for name in spec.free)
+
+    def sizes_of(self, row: Tensors) -> dict[str, int]:
+        """Return the sizes of the free dimensions in a row of the file."""
+        return {
+            axis: size
+            for spec in self.tensors
+            if spec.name in row
+            for axis, size in zip(spec.shape, row[spec.name].shape, strict=True)
+            if isinstance(axis, str)
+        }
 
     def sent_lengths(self, padding: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the lengths that requests are padded to, ascending.
@@ -158,6 +231,13 @@ class Payloads:
         """Return the smallest size of each free dimension."""
         return self._sizes(min(self.lengths.lengths), lambda own: min(own.lengths))
 
+    def as_served(self) -> Payloads:
+        """Return tensors as the server takes them: a batch of 1 is an axis of their shape there."""
+        if not self.one_at_a_time:
+            return self
+        tensors = tuple(replace(each, shape=(1, *each.shape)) for each in self.tensors)
+        return replace(self, tensors=tensors, batched=False, one_at_a_time=False)
+
     def largest(self) -> Payloads:
         """Return the same requests, each of the largest size in every dimension."""
         dimensions = tuple(
@@ -166,50 +246,73 @@ class Payloads:
         )
         return replace(self, lengths=_only(self.lengths.longest), dimensions=dimensions)
 
-    def _sizes(self, length: int, size: Callable[[LengthDistribution], int]) -> dict[str, int]:
+    def _sizes(
+        self,
+        length: int,
+        size: Callable[[LengthDistribution], int],
+        of_file: Mapping[str, int] | None = None,
+    ) -> dict[str, int]:
         sizes = {LENGTH: length}
         for each in self.dimensions:
+            if of_file and each.name in of_file:
+                sizes[each.name] = of_file[each.name]
+                continue
             follows = each.times * sizes.get(each.of, 0) + each.plus
             sizes[each.name] = follows if each.sizes is None else size(each.sizes)
         return sizes
 
     def _request(
-        self, lengths: list[int], padding: tuple[int, ...], rng: np.random.Generator
+        self,
+        drawn_lengths: list[int],
+        rows: Sequence[Tensors],
+        padding: tuple[int, ...],
+        rng: np.random.Generator,
     ) -> Tensors:
+        of_file = [self.sizes_of(row) for row in rows]
+        pairs = zip(of_file, drawn_lengths, strict=True)
+        lengths = [sizes.get(LENGTH, drawn) for sizes, drawn in pairs]
         padded = padded_length(max(lengths), padding, self.lengths)
-        sizes = self._sizes(padded, lambda own: int(own.sample(1, rng)[0]))
-        inferences = [self._inference(length, sizes, rng) for length in lengths]
+        sizes = self._sizes(padded, lambda own: int(own.sample(1, rng)[0]), of_file[0])
+        inferences = [
+            self._inference(length, sizes, row, rng)
+            for length, row in zip(lengths, rows, strict=True)
+        ]
         return stack(inferences) if self.batched else inferences[0]
 
-    def _inference(self, length: int, sizes: dict[str, int], rng: np.random.Generator) -> Tensors:
-        batch = (1,) if self.batched else ()
-        return {spec.name: _draw(spec, length, sizes, batch, rng) for spec in self.tensors}
+    def _inference(
+        self, length: int, sizes: Mapping[str, int], row: Tensors, rng: np.random.Generator
+    ) -> Tensors:
+        tensors: Tensors = {}
+        for spec in self.tensors:
+            values = row.get(spec.name)
+            if values is None:
+                values = _values(spec, spec.sized({**sizes, LENGTH: length}), rng)
+            padded = _padded(spec, values, sizes[LENGTH] - length)
+            tensors[spec.name] = padded[None] if self.batched else padded
+        return tensors
 
 
 def _only(length: int) -> LengthDistribution:
     return LengthDistribution((length,), (1.0,))
 
 
-def _draw(
-    spec: TensorSpec,
-    length: int,
-    sizes: Mapping[str, int],
-    batch: tuple[int, ...],
-    rng: np.random.Generator,
-) -> NDArray[np.generic]:
-    shape = (*batch, *spec.sized({**sizes, LENGTH: length}))
-    values = _values(spec, shape, rng)
+def _padded(spec: TensorSpec, values: NDArray[Any], missing: int) -> NDArray[Any]:
+    """Return values with `missing` positions added at the end of each axis of the length."""
     if LENGTH not in spec.shape:
         return values
-    missing = [(0, sizes[LENGTH] - length if n == LENGTH else 0) for n in spec.shape]
     pad: Any = spec.pad if spec.data_type != "BYTES" else b""
-    return np.pad(values, [(0, 0)] * len(batch) + missing, constant_values=pad)
+    widths = [(0, missing if axis == LENGTH else 0) for axis in spec.shape]
+    return np.pad(values, widths, constant_values=pad)
 
 
 def _values(
     spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.generic]:
     dtype = NUMPY_TYPES[spec.data_type]
+    if spec.data_type == "BYTES" and not spec.choices:
+        texts = np.empty(math.prod(shape), dtype=dtype)
+        texts[:] = draw_texts(spec.pattern, len(texts), rng)
+        return texts.reshape(shape)
     if spec.choices:
         listed = np.empty(len(spec.choices), dtype=dtype)
         listed[:] = [c.encode() if isinstance(c, str) else c for c in spec.choices]
@@ -241,6 +344,11 @@ def stack(requests: list[Tensors]) -> Tensors:
     return {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
 
 
+def with_batch_axis(tensors: Tensors) -> Tensors:
+    """Return the tensors of one inference with a batch axis of size 1 in front."""
+    return {name: values[None] for name, values in tensors.items()}
+
+
 @dataclass(frozen=True)
 class LatencyLimit:
     """`percentile` (50 to 99.9) of the latency must not exceed `latency_ms`."""
@@ -257,6 +365,7 @@ class Stream:
         target: name of the model.
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     name: str
@@ -266,35 +375,10 @@ class Stream:
     limit: LatencyLimit
     demand_per_second: float
     batch_size: int = 1
+    version: str = ""
 
 
-@dataclass(frozen=True)
-class Transport:
-    """How requests are sent to the server.
-
-    Attributes:
-        encoding: encoding of tensors; "json" is for comparison and needs HTTP.
-        shared_memory: whether inputs are in system shared memory.
-    """
-
-    protocol: Literal["grpc", "http"] = "grpc"
-    encoding: Literal["binary", "json"] = "binary"
-    shared_memory: bool = False
-
-
-@dataclass(frozen=True)
-class SerialisedRequest:
-    """A request as bytes, which can be sent many times.
-
-    Attributes:
-        body: a ModelInferRequest, or the body of an HTTP request.
-        json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
-            None without binary tensors.
-    """
-
-    model: str
-    body: bytes
-    json_bytes: int | None = None
+_USUAL_TRANSPORT = Transport()
 
 
 @dataclass(frozen=True)
@@ -302,7 +386,7 @@ class Workload:
     """All request streams; load factor 1.0 is the whole demand on one replica."""
 
     streams: tuple[Stream, ...]
-    transport: Transport = Transport()
+    transport: Transport = _USUAL_TRANSPORT
 
     @property
     def demand_per_second(self) -> float:

@@ -1,29 +1,12 @@
-"""Architectures of `transformers` by tiny random configurations, as a space file names them.
-
-`python -m tests.e2e.architectures` exports each one and writes docs/reference/architectures.md.
-"""
+"""Architectures of `transformers` by tiny random configurations, as a space file names them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from optimizer.artifacts.cache import versions
-from optimizer.artifacts.model_source import source_of
-from optimizer.configuration.runtimes import onnxruntime_session
-from optimizer.errors import OptimizerError
-from optimizer.space_file.model_schema import ModelSection
-from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor
-
 VOCABULARY = 100
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 
 _BERT = {
     "vocab_size": VOCABULARY,
@@ -43,6 +26,11 @@ _VISION = {
     "image_size": 32,
     "patch_size": 8,
     "initializer_range": 0.2,
+}
+_CLIP = {
+    "text_config": {**_BERT, "projection_dim": 16, "bos_token_id": 1, "eos_token_id": 2},
+    "vision_config": {**_VISION, "projection_dim": 16},
+    "projection_dim": 16,
 }
 _WAV2VEC2 = {
     **{key: value for key, value in _BERT.items() if key != "max_position_embeddings"},
@@ -104,6 +92,12 @@ def image(size: int = 32) -> dict[str, Any]:
     return {"inputs": {"pixel_values": tensor}}
 
 
+TEXT_AND_IMAGE: Mapping[str, Any] = {
+    "inputs": {**TEXT["inputs"], **image()["inputs"]},
+    **_LENGTHS,
+}
+
+
 def images(*sizes: int) -> dict[str, Any]:
     """Images of free height and width."""
     tensor = {"data_type": "FP32", "shape": [3, "height", "width"], "minimum": -1, "maximum": 1}
@@ -129,7 +123,7 @@ class Architecture:
     """A class of `transformers`, a tiny configuration of it, and its requests.
 
     Attributes:
-        requests: `inputs`, `lengths` and `dimensions` of the space file.
+        requests: `inputs`, `lengths`, `dimensions` and `outputs` of the space file.
         refusal: what the message must hold, where the class is refused.
     """
 
@@ -142,38 +136,7 @@ class Architecture:
     def section(self) -> dict[str, Any]:
         """The model's section of the space file."""
         source = {"class": self.class_name, "config": dict(self.config)}
-        return {"source": source, "outputs": [], **self.requests}
-
-    @property
-    def model(self) -> ModelSpec:
-        """The model with all its outputs."""
-        return ModelSection.model_validate(self.section).to_value("tiny", Path())
-
-    def export(self) -> tuple[OutputTensor, ...]:
-        """Export to ONNX, and compare every output at batches 1 and 3 and at the largest sizes.
-
-        Raises:
-            OptimizerError: where the class is refused.
-        """
-        model = self.model
-        source = source_of(model)
-        opened = source.open()
-        names = [output.name for output in opened.outputs]
-        with TemporaryDirectory() as folder:
-            source.export_onnx(Path(folder))
-            run = onnxruntime_session.open_session(folder, names, "fp32", 1, None)
-            for payloads in (model.payloads, model.payloads.largest()):
-                for batch in (1, 3):
-                    [tensors] = payloads.sample(1, np.random.default_rng(batch), batch_size=batch)
-                    expected: Mapping[str, NDArray[Any]] = opened.run(tensors)
-                    for output, array in zip(opened.outputs, run(tensors), strict=True):
-                        own = expected[output.name]
-                        assert np.std(own) > 0, f"{output.name} is constant: it shows nothing"
-                        scale = float(np.abs(own).max())
-                        np.testing.assert_allclose(array, own, atol=1e-4 * scale, rtol=1e-4)
-                        pairs = zip(output.shape, array.shape[1:], strict=True)
-                        assert all(declared in (-1, size) for declared, size in pairs)
-        return opened.outputs
+        return {"source": source, **self.requests}
 
 
 ARCHITECTURES = (
@@ -249,6 +212,13 @@ ARCHITECTURES = (
         {**_BERT, "projection_dim": 16, "bos_token_id": 1, "eos_token_id": 2},
     ),
     Architecture("CLIPVisionModelWithProjection", {**_VISION, "projection_dim": 16}, image()),
+    Architecture(
+        "CLIPModel", _CLIP, TEXT_AND_IMAGE,
+        refusal="list the other outputs under `outputs`",
+    ),
+    Architecture(
+        "CLIPModel", _CLIP, {**TEXT_AND_IMAGE, "outputs": ["text_embeds", "image_embeds"]},
+    ),
     Architecture("ViTForImageClassification", _VISION, image()),
     Architecture("DeiTForImageClassification", _VISION, image()),
     Architecture(
@@ -285,6 +255,16 @@ ARCHITECTURES = (
          "mlp_ratios": [2, 2], "decoder_hidden_size": 16, "initializer_range": 0.2},
         images(32, 64),
     ),
+    Architecture(
+        "DetrForObjectDetection",
+        {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64,
+         "decoder_ffn_dim": 64, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+         "num_queries": 5,
+         "backbone_config": {"model_type": "resnet", "embedding_size": 16,
+                             "hidden_sizes": [16, 32], "depths": [1, 1],
+                             "layer_type": "basic", "out_features": ["stage2"]}},
+        image(),
+    ),
     Architecture("Wav2Vec2ForSequenceClassification", _WAV2VEC2, waveform(2000, 3000)),
     Architecture("Wav2Vec2ForCTC", _WAV2VEC2, waveform(2000, 3000)),
     Architecture(
@@ -299,45 +279,3 @@ ARCHITECTURES = (
     ),
     Architecture("WhisperForAudioClassification", _WHISPER, spectrogram("input_features", 16, 80)),
 )  # fmt: skip
-
-
-def _cell(tensors: Mapping[str, Sequence[object]]) -> str:
-    return ", ".join(f"`{name}` {shape}" for name, shape in tensors.items())
-
-
-def _row(architecture: Architecture) -> str:
-    inputs = {spec.name: list(spec.shape) for spec in architecture.model.payloads.tensors}
-    try:
-        outputs = {each.name: list(each.shape) for each in architecture.export()}
-        shown, result = _cell(outputs), "exported"
-    except OptimizerError as error:
-        shown, result = "", f"refused: {error}".replace("|", "\\|")
-    listed = _cell(inputs).replace("'", "")
-    return f"| {architecture.class_name} | {listed} | {shown} | {result} |"
-
-
-def page() -> str:
-    """Return the page of the documentation."""
-    libraries = versions("torch", "transformers", "onnxscript", "onnxruntime")
-    used = ", ".join(f"{name} {version}" for name, version in libraries.items())
-    return "\n".join(
-        [
-            "# Architectures that were tried",
-            "",
-            "Each class of `transformers` was built with a tiny random configuration and exported"
-            " to ONNX. The outputs of the exported graph equal the model's own at batches 1 and 3",
-            "and at several sizes of the free dimensions, executed by ONNX Runtime without a"
-            " server. Shapes leave out the batch axis; -1 is any size.",
-            "",
-            f"Versions: {used}.",
-            "",
-            "| Class | Inputs | Outputs | Result |",
-            "|---|---|---|---|",
-            *map(_row, ARCHITECTURES),
-            "",
-        ]
-    )
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())

@@ -107,6 +107,49 @@ VOICE_CODE = """
         return responses
 """
 
+IMAGES = """\
+backend: "python"
+max_batch_size: 8
+input [ { name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "SUM" data_type: TYPE_INT64 dims: [ 1 ] } ]
+dynamic_batching { }
+"""
+IMAGE_FILES = {f"{n:02}.jpg": bytes([255, 216, 0, n, 10]) * (1 + 100 * n) for n in range(7)}
+"""Files of images that the model of images takes, by name."""
+IMAGES_CODE = f"""
+        files = {sorted(IMAGE_FILES.values())!r}
+        responses = []
+        for request in requests:
+            images = [row[0] for row in tensor(request, "IMAGE")]
+            assert set(images) <= set(files), images
+            responses.append(response(SUM=np.array([[sum(each)] for each in images])))
+        return responses
+"""
+
+ROUTES = """\
+backend: "python"
+max_batch_size: 8
+input [
+  { name: "POINTS" data_type: TYPE_FP32 dims: [ -1, 2 ] },
+  { name: "NAME" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "DETOUR" data_type: TYPE_FP64 dims: [ 1 ] }
+]
+output [ { name: "LENGTH" data_type: TYPE_FP64 dims: [ 1 ] } ]
+dynamic_batching { }
+"""
+ROUTES_CODE = """
+        responses = []
+        for request in requests:
+            points = tensor(request, "POINTS")
+            names, detours = tensor(request, "NAME"), tensor(request, "DETOUR")
+            assert {n for [n] in names} == {b"%d points" % points.shape[1]}, (names, points.shape)
+            assert (points == np.arange(2 * points.shape[1]).reshape(-1, 2)).all(), points
+            assert ((1 <= detours) & (detours <= 2)).all(), detours
+            total = np.abs(points).sum((1, 2))[:, None]
+            responses.append(response(LENGTH=total * detours))
+        return responses
+"""
+
 ECHO_TYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
     "FP16", "FP32", "FP64", "STRING",
@@ -154,9 +197,21 @@ def write_model(
     return folder
 
 
-def write_texts(repository: Path, name: str) -> Path:
-    """Write a model of texts, of whose three versions the second is served."""
-    folder = write_model(repository, name, TEXTS, TEXTS_CODE, (1, 2, 3))
+VERSION_CODE = """
+        # Each version answers with its number.
+        version = int(__file__.split("/")[-2])
+        return [response(Y=tensor(request, "X") * 0 + version) for request in requests]
+"""
+
+
+def write_texts(repository: Path, name: str, versions: str = "2") -> Path:
+    """Write a model of texts, of whose three versions only the second answers.
+
+    Args:
+        versions: that are served.
+    """
+    config = TEXTS.replace("versions: [ 2 ]", f"versions: [ {versions} ]")
+    folder = write_model(repository, name, config, TEXTS_CODE, (1, 2, 3))
     broken = _HEAD + "        raise RuntimeError('this version is not the deployed one')\n"
     for version in (1, 3):
         (folder / str(version) / "model.py").write_text(broken)

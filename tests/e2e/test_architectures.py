@@ -1,27 +1,51 @@
-"""`transformers` classes: exported with the outputs of the model itself, or refused."""
+"""`transformers` classes, each from its space file to load on the real server, or refused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from optimizer.errors import BuildFailure
+from optimizer.errors import OptimizerError
+from tests.e2e.architecture_page import PAGE
 from tests.e2e.architectures import ARCHITECTURES, Architecture
+from tests.e2e.served_architectures import (
+    GATED_BATCHES,
+    ArchitectureBench,
+    architecture_bench,
+)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # of torch, its exporter and transformers
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchitectureBench]:
+    with architecture_bench(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture", ARCHITECTURES, ids=[f"{a.class_name}-{n}" for n, a in enumerate(ARCHITECTURES)]
 )
-def test_an_architecture_is_exported_or_refused(architecture: Architecture) -> None:
-    if not architecture.refusal:
-        assert architecture.export()
+def test_an_architecture_is_served_or_refused(
+    bench: ArchitectureBench, architecture: Architecture
+) -> None:
+    if architecture.refusal:
+        with pytest.raises(OptimizerError) as raised:
+            bench.serve(architecture)
+        assert architecture.refusal in str(raised.value)
         return
-    with pytest.raises(BuildFailure) as raised:
-        architecture.export()
-    assert architecture.class_name in str(raised.value)
-    assert architecture.refusal in str(raised.value)
+    served = bench.serve(architecture)
+    assert served.shapes is not None
+    assert served.shapes.batch_sizes == GATED_BATCHES
+    assert served.replies > 0
+    assert served.failed == 0
+
+
+def test_the_page_lists_every_architecture() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][1:]
+    for row, architecture in zip(rows, ARCHITECTURES, strict=True):
+        assert row.startswith(f"| {architecture.class_name} |")
+        assert ("| refused: " in row) == bool(architecture.refusal)
+        assert row.endswith("| served |") != bool(architecture.refusal)

@@ -41,7 +41,7 @@ SPACE = tiny.space(
             "source": {**_BERT["source"], "config": {**_CONFIG, "id2label": _LABELS}},
         }
     },
-    traffic={"demand_per_second": 20},
+    traffic={"demand_per_second": 200},
     parameters={
         "runtime": ["onnxruntime"],
         "precision": ["fp32"],

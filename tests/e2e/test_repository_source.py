@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
-from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    ModelServing,
+    ServingConfig,
+)
+from optimizer.load.transmit import TRANSMITTERS
+from optimizer.triton.model_config import merge_fields, wrong_field
+from optimizer.triton.requests import serialised
+from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.workload.data_types import NUMPY_TYPES
-from optimizer.workload.streams import Payloads
+from optimizer.workload.streams import Payloads, Tensors
+from optimizer.workload.transport import Transport
 from tests.e2e import repository_models as models
 from tests.e2e import tiny
 from tests.e2e.embedded import embedded_session
@@ -26,8 +37,9 @@ from tests.e2e.running import Optimizer
 pytestmark = pytest.mark.timeout(300)
 
 PINNED = "config.optimization.input_pinned_memory.enable"
+TEXTS = ["alpha", "béta", ""]
 TEXT_INPUTS = {
-    "TEXT": {"data_type": "BYTES", "shape": [1], "values": ["alpha", "béta", ""]},
+    "TEXT": {"data_type": "BYTES", "shape": [1], "values": TEXTS},
     "MASK": {"data_type": "BOOL", "shape": ["marks"]},
 }
 WIDE_INPUTS = {
@@ -47,11 +59,21 @@ VOICE_INPUTS = {
     "AUDIO": {"data_type": "FP32", "shape": [1, "samples"], "minimum": -1, "maximum": 1},
     "RATE": {"data_type": "INT64", "shape": [1], "value": 16000},
 }
+IMAGE_INPUTS = {"IMAGE": {"data_type": "BYTES", "shape": [1]}}
+ROUTE_INPUTS = {
+    "POINTS": {"data_type": "FP32", "shape": ["points", 2]},
+    "NAME": {"data_type": "BYTES", "shape": [1]},
+    "DETOUR": {"data_type": "FP64", "shape": [1], "minimum": 1, "maximum": 2},
+}
 NUMBER_INPUTS = {"X": {"data_type": "FP32", "shape": [4], "minimum": -1, "maximum": 1}}
 
 
-def model(repository: str, name: str, inputs: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
-    section = {"repository": repository, "model": name}
+def model(
+    repository: str, name: str, inputs: Mapping[str, Any], version: int | None = None, **keys: Any
+) -> dict[str, Any]:
+    section: dict[str, Any] = {"repository": repository, "model": name}
+    if version is not None:
+        section["version"] = version
     return {"source": section, "inputs": dict(inputs), "evaluation": {"samples": 6}, **keys}
 
 
@@ -73,18 +95,44 @@ def run(folder: Path, command: str, *arguments: object) -> Optimizer:
     return optimizer
 
 
+def route(points: int, **form: Any) -> dict[str, Any]:
+    """A request of perf_analyzer's data, of which the points are in a given form."""
+    content = np.arange(2 * points, dtype=np.float32)
+    forms = {
+        "list": content.tolist(),
+        "shape": {"content": content.tolist(), "shape": [points, 2]},
+        "b64": {"b64": b64encode(content.tobytes()).decode()},
+    }
+    return {"POINTS": forms[form["form"]], "NAME": [f"{points} points"]}
+
+
+def write_requests(folder: Path) -> None:
+    """Write a directory of images, and perf_analyzer's data of routes of two sequences."""
+    (folder / "images").mkdir()
+    for name, content in models.IMAGE_FILES.items():
+        (folder / "images" / name).write_bytes(content)
+    streams = [
+        [route(2, form="list"), route(3, form="shape")],
+        [route(3, form="b64"), route(3, form="list"), route(4, form="b64")],
+    ]
+    (folder / "routes.json").write_text(json.dumps({"data": streams}))
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """Models of three kinds on one server, at one rate."""
+    """Models of five kinds on one server, at one rate; two take their requests from files."""
     folder = tmp_path_factory.mktemp("measured")
     repository = folder / "our models-v1.2" / "mail room"
-    models.write_texts(repository, "texts-v1.2")
+    models.write_texts(repository, "texts-v1.2", versions="2, 3")
     models.write_model(repository, "wide one", models.WIDE, models.WIDE_CODE)
     models.write_model(repository, "voice.activity", models.VOICE, models.VOICE_CODE)
+    models.write_model(repository, "images", models.IMAGES, models.IMAGES_CODE)
+    models.write_model(repository, "routes", models.ROUTES, models.ROUTES_CODE)
+    write_requests(folder)
     at, demand = "our models-v1.2/mail room", {"demand_per_second": 20}
     served = {
         "texts-v1.2": model(
-            at, "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}, **demand
+            at, "texts-v1.2", TEXT_INPUTS, 2, dimensions={"marks": {"fixed": 7}}, **demand
         ),
         "wide": model(at, "wide one", WIDE_INPUTS, dimensions=WIDE_DIMENSIONS, **demand),
         "voice.activity": model(
@@ -95,22 +143,26 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
             batched=False,
             **demand,
         ),
+        "images": model(at, "images", IMAGE_INPUTS, requests="images", **demand),
+        "routes": model(at, "routes", ROUTE_INPUTS, requests="routes.json", **demand),
     }
     path = space(folder, served, {})
-    optimizer = run(folder, "measure", path, "--rate", 60, "--set", f"wide.{PINNED}=false")
+    optimizer = run(folder, "measure", path, "--rate", 100, "--set", f"wide.{PINNED}=false")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     [file] = (folder / "results" / "deployed" / "measured").glob("*/measured.json")
     return dict(json.loads(file.read_text()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["texts-v1.2", "wide", "voice.activity"])
+@pytest.mark.parametrize("name", ["texts-v1.2", "wide", "voice.activity", "images", "routes"])
 def test_every_request_is_one_that_the_model_takes(measured: Mapping[str, Any], name: str) -> None:
     """The models fail on requests of other types, shapes and values."""
     [level] = measured["levels"]
     [stream] = [each for each in level["streams"] if each["name"] == name]
     assert stream["completed"] > 5
     assert (stream["errors"], stream["first_error"]) == (0, None)
+    [split] = [each for each in level["server"] if each["model"] == name]
+    assert split["requests"] > 5, "of the version that requests name"
 
 
 @pytest.mark.slow
@@ -119,6 +171,9 @@ def test_every_output_is_compared_with_the_server_as_deployed(measured: Mapping[
         "texts-v1.2/repository/as_deployed": 6,
         "wide/repository/as_deployed": 6,
         "voice.activity/repository/as_deployed": 6,
+        "images/repository/as_deployed": 6,
+        # Of the five routes, three have the most frequent shape.
+        "routes/repository/as_deployed": 3,
     }
     assert all(row["max_abs_error"] == 0 for row in measured["accuracy"].values())
 
@@ -127,7 +182,13 @@ def test_every_output_is_compared_with_the_server_as_deployed(measured: Mapping[
 def test_a_field_is_set_for_one_of_the_models(measured: Mapping[str, Any]) -> None:
     fields = {each["name"]: each["parameters"] for each in measured["config"]["models"]}
     path = PINNED.removeprefix("config.")
-    assert fields == {"texts-v1.2": [], "wide": [[path, "false"]], "voice.activity": []}
+    assert fields == {
+        "texts-v1.2": [],
+        "wide": [[path, "false"]],
+        "voice.activity": [],
+        "images": [],
+        "routes": [],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +228,80 @@ def test_every_data_type_arrives_as_it_was_sent(session: ServingSession, tmp_pat
             assert got.tolist() == expected.tolist()
         else:
             assert got.tobytes() == expected.tobytes(), name
+
+
+X: Tensors = {"X": np.ones((1, 4), np.float32)}
+
+
+def serve_number(
+    session: ServingSession,
+    folder: Path,
+    code: str,
+    *,
+    config: str = models.NUMBER,
+    version: str = "",
+    **serving: Any,
+) -> ServedConfiguration:
+    """Serve a model in three versions, and return what serves it."""
+    folder = models.write_model(folder, "number", config, code, (1, 2, 3))
+    spec = ArtifactSpec("number", "repository", "repository", "as_deployed")
+    served = ModelServing("number", spec, 8, **serving)
+    files = ModelFiles(folder, Payloads(()), (), version=version)
+    return session.serve(ServingConfig((served,)), {"number": files})
+
+
+@pytest.mark.parametrize(("version", "answer"), [("2", 2), ("", 3)])
+def test_requests_and_counters_are_of_one_version(
+    session: ServingSession, tmp_path: Path, version: str, answer: int
+) -> None:
+    every = models.NUMBER + "version_policy { all { } }\n"
+    served = serve_number(session, tmp_path, models.VERSION_CODE, config=every, version=version)
+    control, before = served.control, served.control.statistics("number")
+    assert before.version == str(answer)
+    assert control.infer("number", [X], ["Y"], 60.0)["Y"].tolist() == [[answer] * 4]
+    assert control.error_of_one_request("number", X, 60.0) is None
+    addresses = {"grpc": served.server.endpoint.grpc, "http": served.server.endpoint.http}
+    for protocol, transmitter in TRANSMITTERS.items():
+        sending, replies = transmitter(addresses[protocol]), SimpleQueue[str | None]()
+        with serialised(control, "number", [X], Transport(protocol)) as [request]:  # type: ignore[arg-type]
+            sending.send(request, 60.0, replies.put)
+            assert replies.get(timeout=60.0) is None
+        sending.close()
+    assert control.executed_since(before, 4).requests == 4
+
+
+QUEUES = {
+    "dynamic_batching.priority_levels": 2,
+    "dynamic_batching.default_priority_level": 1,
+    "dynamic_batching.default_queue_policy.timeout_action": "DELAY",
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": 90_000_000,
+    "dynamic_batching.default_queue_policy.allow_timeout_override": True,
+    "dynamic_batching.priority_queue_policy.2.max_queue_size": 50,
+}
+ORDERED = {
+    "dynamic_batching.preserve_ordering": True,  # which excludes several priorities
+    "optimization.input_pinned_memory.enable": False,
+    "parameters.greeting.string_value": "",
+}
+
+
+@pytest.mark.parametrize("fields", [QUEUES, ORDERED], ids=["queues", "ordered"])
+def test_every_field_of_the_batcher_is_served(
+    session: ServingSession, tmp_path: Path, fields: Mapping[str, Any]
+) -> None:
+    """The session compares what is requested with what the server runs, `false` and "" too."""
+    assert [wrong_field(path, value) for path, value in fields.items()] == [None] * len(fields)
+    parameters = tuple((path, json.dumps(value)) for path, value in fields.items())
+    batching = Batching((2, 4), 300)
+    served = serve_number(
+        session, tmp_path, models.VERSION_CODE, batching=batching, parameters=parameters
+    )
+    running = served.control.config("number")
+    requested = ModelConfig()
+    requested.CopyFrom(running)
+    merge_fields(requested, parameters)
+    assert requested == running
+    assert served.control.infer("number", [X, X], ["Y"], 60.0)["Y"].tolist() == [[3] * 4] * 2
 
 
 @pytest.mark.slow
@@ -210,14 +345,27 @@ def test_a_model_that_batches_make_slower_is_recommended_without(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of a deployed model, and its baseline's rival in `bundle`."""
+    """A folder with a study of a deployed model, and its baseline's rival in `bundle`.
+
+    The texts of its requests are in a file.
+    """
     folder = tmp_path_factory.mktemp("exported")
+    lines = [json.dumps({"TEXT": [text]}) for text in TEXTS]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    inputs = {
+        "TEXT": {"data_type": "BYTES", "shape": [1]},
+        "MASK": {"data_type": "BOOL", "shape": ["marks"], "values": [False, True]},
+    }
     models.write_texts(folder / "models", "texts-v1.2")
     path = space(
         folder,
         {
             "texts-v1.2": model(
-                "models", "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}
+                "models",
+                "texts-v1.2",
+                inputs,
+                requests="texts.jsonl",
+                dimensions={"marks": {"fixed": 7}},
             )
         },
         {"batching": [True], "instance_count": [2], PINNED: [False]},
@@ -274,7 +422,7 @@ def test_the_exported_model_is_verified(exported: Path) -> None:
     ("config", "code", "message"),
     [
         (models.NUMBER.replace('"python"', '"onnxruntime"'), 3, "has no backend 'onnxruntime'"),
-        ("", 2, "config.pbtxt is missing"),
+        ("", 2, "config.pbtxt is missing, and the server does not complete input, output"),
         (models.NUMBER + "sequence_batching { }", 2, "sequence_batching: requests of a stateful"),
         (models.NUMBER.replace("FP32 dims: [ 4 ]", "FP16 dims: [ 4 ]", 1), 2, "takes FP16, got"),
     ],
@@ -298,5 +446,5 @@ def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     shutil.move(folder / "1", tmp_path / "release")
     (folder / "1").symlink_to(tmp_path / "release")
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    optimizer = run(tmp_path, "measure", path, "--rate", 100)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors

@@ -54,7 +54,8 @@ from optimizer.triton.control import ServerControl, server_split
 from optimizer.triton.model_config import model_config
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
-from optimizer.workload.streams import LatencyLimit, Stream, Tensors, Transport, Workload
+from optimizer.workload.streams import LatencyLimit, Stream, Tensors, Workload
+from optimizer.workload.transport import Transport
 from tests.contracts.evaluator import EvaluatorCase, EvaluatorContract, evaluations
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
@@ -329,7 +330,7 @@ def live(serving: Serving) -> Iterator[Live]:
     """Evaluate configurations of the tiny model as the search does, with short levels."""
     limit = LatencyLimit(95, 2000)
     payloads = serving.files(serving.config())["bert"].payloads
-    workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
+    workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 800),))
     protocol = CapacityProtocol(
         0.5,
         0.5,

@@ -16,9 +16,9 @@ from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,
-    SerialisedRequest,
     Stream,
 )
+from optimizer.workload.transport import SerialisedRequest
 
 BODIES = (b"first", b"second", b"third")
 RATE = 100.0

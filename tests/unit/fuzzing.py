@@ -12,11 +12,13 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
 import tempfile
 import traceback
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.samplers import RandomSampler
 
 from optimizer.analysis.study_reading import read_study
@@ -36,6 +39,7 @@ from optimizer.export.bundle.checks import check_files
 from optimizer.export.bundle.difference import difference
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, read_bundle
 from optimizer.files.arrival_trace import read_trace
+from optimizer.files.request_payloads import rows_of_file, with_file
 from optimizer.files.shipped import shipped
 from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.price_list import price_warning, read_prices, usual_prices
@@ -45,6 +49,9 @@ from optimizer.space_file.reader import load_space
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import read_searched
+from optimizer.workload.data_types import NUMPY_TYPES
+from optimizer.workload.streams import Payloads, TensorSpec
+from optimizer.workload.text_pattern import draw_texts
 from tests.unit.exported import Exportable
 from tests.unit.studies import HARDWARE, PRICE, four_points, small_space
 from tests.unit.tables import recorded_table
@@ -303,6 +310,66 @@ def _trace(folder: Path) -> Kind:
     return Kind([*kind.files, other], kind.damage, kind.read, kind.codes)
 
 
+REQUESTS = Payloads(
+    (
+        TensorSpec("IDS", "INT64", ("length",), from_file=True),
+        TensorSpec("BOXES", "FP16", ("boxes", 2), from_file=True),
+        TensorSpec("TEXT", "BYTES", (1,), from_file=True),
+        TensorSpec("FLAG", "BOOL", (), from_file=True),
+    )
+)
+
+
+def _read_requests(path: Path) -> None:
+    payloads = with_file(REQUESTS, path)
+    rows = rows_of_file(payloads)
+    [request] = payloads.sample(1, np.random.default_rng(0), rows=rows)
+    assert {name: array.dtype for name, array in request.items()} == {
+        spec.name: NUMPY_TYPES[spec.data_type] for spec in REQUESTS.tensors
+    }
+
+
+def _requests(folder: Path) -> Kind:
+    """Requests of two shapes as JSON lines."""
+    rows = [
+        {"IDS": [n] * (n + 1), "BOXES": [[0.5, n]], "TEXT": [f"text {n}"], "FLAG": n == 0}
+        for n in range(3)
+    ]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    return _of_text(folder, "requests.jsonl", lines, damaged_lines, _read_requests)
+
+
+def _perf_analyzer(folder: Path) -> Kind:
+    """The same as perf_analyzer describes them, in every form."""
+    boxes = np.ones((2, 2), np.float16).tobytes()
+    forms: list[dict[str, Any]] = [
+        {"IDS": [1, 2], "BOXES": [1, 2], "TEXT": ["a"], "FLAG": [True]},
+        {
+            "IDS": {"content": [1, 2, 3], "shape": [3]},
+            "BOXES": {"content": {"b64": b64encode(boxes).decode()}, "shape": [2, 2]},
+            "TEXT": {"b64": b64encode(b"\x01\0\0\0a").decode()},
+            "FLAG": {"content": [False], "shape": []},
+        },
+    ]
+    paths = [folder / "list.json", folder / "streams.json"]
+    paths[0].write_text(json.dumps({"data": forms}))
+    paths[1].write_text(json.dumps({"data": [forms, forms[:1]], "validation_data": []}))
+    return Kind(paths, damaged_json, _read_requests, frozenset({0, 2}))
+
+
+def _pattern(folder: Path) -> Kind:
+    def read(path: Path) -> None:
+        pattern = path.read_text(encoding="utf-8")
+        try:
+            [text] = draw_texts(pattern, 1, np.random.default_rng(0))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        assert re.fullmatch(pattern, text.decode())
+
+    text = "[A-Z]{3} -[0-9]{4} (a|b c)+ \\d{2,5} [^a-z] ."
+    return _of_text(folder, "pattern", text, damaged_condition, read)
+
+
 def _table(folder: Path) -> Kind:
     path = folder / "table.csv"
     write_table(path, recorded_table(four_points()))
@@ -409,6 +476,9 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "space": _space,
     "condition": _condition,
     "trace": _trace,
+    "requests": _requests,
+    "perf_analyzer": _perf_analyzer,
+    "pattern": _pattern,
     "table": _table,
     "prices": _prices,
     "users": _users,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.artifacts.dataset_files import read_rows
+from optimizer.artifacts.dataset_files import rows_from_file
 from optimizer.artifacts.datasets import cropped, model_inputs, row_digest
 from optimizer.errors import UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
@@ -64,7 +64,7 @@ def test_rows_without_a_batch_axis_keep_their_scalars_as_arrays(tmp_path: Path) 
     )
     path = tmp_path / "d.jsonl"
     path.write_text('{"rate": 8000, "name": "zwölf", "mask": [true, false]}\n')
-    [row] = read_rows(path, 1, Payloads(tensors, batched=False))
+    [row] = rows_from_file(path, 1, Payloads(tensors, batched=False))
     assert {name: (type(a), a.dtype.name, a.shape) for name, a in row.items()} == {
         "rate": (np.ndarray, "int32", ()),
         "name": (np.ndarray, "object", ()),
@@ -95,7 +95,7 @@ def test_requests_that_are_all_alike_calibrate_and_are_judged() -> None:
 
 def test_a_file_gives_its_first_rows_in_the_tensors_types(tmp_path: Path) -> None:
     arrays = good()
-    rows = read_rows(save(tmp_path / "d.npz", arrays), 4, PAYLOADS)
+    rows = rows_from_file(save(tmp_path / "d.npz", arrays), 4, PAYLOADS)
     assert len(rows) == 4
     np.testing.assert_array_equal(rows[3]["ids"], arrays["ids"][3:4])
     assert rows[0]["score"].dtype == np.float32
@@ -148,14 +148,14 @@ def test_mistakes_name_the_tensor_the_rule_and_the_value(
 ) -> None:
     path = save(tmp_path / "d.npz", edit(good()))
     with pytest.raises(UsageError, match=message) as caught:
-        read_rows(path, 4, PAYLOADS)
+        rows_from_file(path, 4, PAYLOADS)
     assert str(caught.value).startswith(f"{path} cannot be used:")
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     path = save(tmp_path / "d.npz", {"ids": np.zeros((6, 8))})
     with pytest.raises(UsageError) as caught:
-        read_rows(path, 4, PAYLOADS)
+        rows_from_file(path, 4, PAYLOADS)
     assert len(str(caught.value).splitlines()) == 4
 
 
@@ -164,16 +164,16 @@ def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes | None) -> Non
     path = tmp_path / "d.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"must be a readable \.npz file"):
-        read_rows(path, 1, PAYLOADS)
+    with pytest.raises(UsageError, match=r"must be an \.npz file of plain arrays: "):
+        rows_from_file(path, 1, PAYLOADS)
 
 
 def test_a_single_array_and_pickled_objects_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     save(tmp_path / "pickled.npz", {"ids": np.array([{}], object)})
-    for name, message in [("one.npy", "got one bare array"), ("pickled.npz", "plain arrays")]:
+    for name, message in [("one.npy", "it is one bare array"), ("pickled.npz", "plain arrays")]:
         with pytest.raises(UsageError, match=message):
-            read_rows(tmp_path / name, 1, PAYLOADS)
+            rows_from_file(tmp_path / name, 1, PAYLOADS)
 
 
 def good_row(length: int = 8, token: int = 7) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def given(rows: list[dict[str, Any]]) -> DataSet:
 
 def test_json_lines_are_padded_as_requests_are(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [good_row(3), good_row(8), "not read"])
-    short, long = read_rows(path, 2, PAYLOADS)
+    short, long = rows_from_file(path, 2, PAYLOADS)
     np.testing.assert_array_equal(short["ids"], [[7, 7, 7, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(short["mask"], [[1, 1, 1, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(short["score"], np.array([[0.5, -1, 1]], np.float32))
@@ -251,20 +251,20 @@ def test_all_three_ways_give_the_same_rows(tmp_path: Path) -> None:
 def test_mistakes_of_json_lines_name_the_row(tmp_path: Path, row: Any, message: str) -> None:
     path = write_lines(tmp_path / "d.jsonl", [good_row(), row])
     with pytest.raises(UsageError, match=message) as caught:
-        read_rows(path, 2, PAYLOADS)
+        rows_from_file(path, 2, PAYLOADS)
     assert str(caught.value).startswith(f"{path} cannot be used:\n  row 1")
 
 
 def test_too_few_lines_and_all_their_mistakes_are_said_at_once(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [good_row(9), good_row(), good_row(token=1)])
     with pytest.raises(UsageError) as caught:
-        read_rows(path, 4, PAYLOADS)
+        rows_from_file(path, 4, PAYLOADS)
     said = [line.split(",")[0] for line in str(caught.value).splitlines()]
     assert [line[:6] for line in said[1:4]] == ["  row ", "  row ", "  row "]
     assert said[-1] == "  rows: must be at least 4"
     many = write_lines(tmp_path / "many.jsonl", [good_row(token=1)] * 50)
     with pytest.raises(UsageError, match=r"\n  and 30 more$"):
-        read_rows(many, 50, PAYLOADS)
+        rows_from_file(many, 50, PAYLOADS)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
@@ -273,7 +273,7 @@ def test_json_lines_that_cannot_be_read(tmp_path: Path, content: bytes | None) -
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r"d\.jsonl: must be a readable file of UTF-8 text"):
-        read_rows(path, 1, PAYLOADS)
+        rows_from_file(path, 1, PAYLOADS)
 
 
 def test_tensors_of_the_space_file_are_named_by_their_key() -> None:

@@ -203,4 +203,6 @@ def chained() -> Exception:
 def test_the_innermost_cause_is_told_in_one_line() -> None:
     assert cause_text(chained()) == "ValueError: Cannot view a tensor"
     assert cause_text(MemoryError()) == "MemoryError: no reason given"
+    nested = "Exception from src/core.cpp:84:\nException from src/node.cpp:7:\nrank must be static"
+    assert cause_text(RuntimeError(nested)) == "RuntimeError: rank must be static"
     assert innermost(alone := KeyError("x")) is alone

@@ -37,7 +37,8 @@ from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement.cost import Candidate, Demand, Price, Score
 from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, Transport, Workload
+from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, Workload
+from optimizer.workload.transport import Transport
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL, platform_files
 from tests.unit.studies import LIMIT_MS, measured
 from tests.unit.tables import WORKLOAD as STUDIED

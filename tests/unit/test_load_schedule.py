@@ -10,9 +10,9 @@ from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,
-    SerialisedRequest,
     Stream,
 )
+from optimizer.workload.transport import SerialisedRequest
 
 
 def prepared(name: str, demand_per_second: float) -> PreparedStream:

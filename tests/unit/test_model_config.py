@@ -17,7 +17,7 @@ from optimizer.configuration.serving_config import (
     ModelServing,
 )
 from optimizer.files.shipped import shipped
-from optimizer.triton.model_config import differences, model_config, to_text
+from optimizer.triton.model_config import differences, merge_fields, model_config, to_text
 from optimizer.workload.streams import LengthDistribution, OutputTensor, Payloads, TensorSpec
 from tests.unit.strategies import models
 
@@ -112,6 +112,17 @@ def test_warmup_pads_the_longest_request() -> None:
     assert (one.batch_size, largest.batch_size) == (1, 16)
     assert [list(one.inputs[name].dims) for name in ("input_ids", "pixels")] == [[64], [3, 64]]
     assert all(each.zero_data for each in one.inputs.values())
+
+
+@pytest.mark.parametrize(
+    ("choices", "warmed_up"), [((0,), True), ((0, 1), True), ((16000,), False)]
+)
+def test_zeros_warm_up_no_model_that_never_gets_a_zero(
+    choices: tuple[int, ...], warmed_up: bool
+) -> None:
+    rate = TensorSpec("rate", "INT64", (1,), choices=choices)
+    config = model_config(MODEL, Payloads((rate,)), [OUTPUT], TEMPLATE)
+    assert bool(config.model_warmup) == warmed_up
 
 
 def test_cuda_graphs_are_recorded_at_every_length_that_is_sent() -> None:
@@ -305,6 +316,31 @@ def test_a_batcher_that_nobody_asked_for_is_a_difference() -> None:
     running = copy_of(asked)
     running.dynamic_batching.preferred_batch_size.append(4)
     assert differences(asked, running) == [
-        "dynamic_batching: requested none, the server runs "
-        "{'preferred_batch_size': [4], 'max_queue_delay_microseconds': '0'}"
+        "dynamic_batching: requested none, the server runs {'preferred_batch_size': [4]}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "default", "other"),
+    [
+        ("optimization.input_pinned_memory.enable", False, True),
+        ("dynamic_batching.default_queue_policy.max_queue_size", 0, 4),
+        ("dynamic_batching.priority_queue_policy.2.timeout_action", "REJECT", "DELAY"),
+        ("parameters.greeting.string_value", "", "hello"),
+    ],
+)
+def test_a_field_that_is_set_to_its_default_is_compared(
+    path: str, default: object, other: object
+) -> None:
+    """A message leaves it out, and the server's own value may be another one."""
+    asked = built(MODEL)
+    merge_fields(asked, [(path, json.dumps(default))])
+    running = copy_of(asked)
+    assert differences(asked, running, [path]) == []
+    merge_fields(running, [(path, json.dumps(other))])
+    assert differences(asked, running, [path]) == [
+        f"{path}: requested {default}, the server runs {other}"
+    ]
+    assert differences(running, asked, [path]) == [
+        f"{path}: requested {other}, the server runs {default}"
     ]

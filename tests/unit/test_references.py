@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
-from optimizer.artifacts.references import fp32_outputs
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.artifacts.references import fp32_outputs, judged_positions
+from optimizer.errors import BuildFailure, NoBatchAxis
 from optimizer.workload.streams import OutputTensor, Tensors
 
 ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
@@ -40,7 +40,7 @@ def test_every_request_is_asked_by_itself() -> None:
 def test_an_output_without_a_row_per_request(
     run: Callable[[NDArray[Any]], NDArray[Any]], batch: int, shape: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(NoBatchAxis) as caught:
         outputs(run)
     assert str(caught.value) == (
         f"output 'y' has no row per request: a batch of {batch} gives the shape {shape}"
@@ -48,8 +48,17 @@ def test_an_output_without_a_row_per_request(
 
 
 def test_an_output_whose_shape_goes_with_the_data() -> None:
-    with pytest.raises(UsageError, match=r"one shape for all requests .* \[1\] to one and \[2\]"):
+    with pytest.raises(NoBatchAxis, match=r"one shape for all requests .* \[1, 1\] and \[1, 2\]"):
         outputs(lambda x: x[:, : 1 + (x[0, 0] > 2)])
+
+
+def test_an_output_whose_shape_depends_on_the_batch() -> None:
+    with pytest.raises(NoBatchAxis) as caught:
+        outputs(lambda x: x @ x.T)
+    assert str(caught.value) == (
+        "output 'y' must have a shape that does not depend on the batch: a request alone gives "
+        "[1, 1], a batch of 3 [3, 3]; list the other outputs under `outputs` to leave it out"
+    )
 
 
 def test_a_model_that_takes_no_batches_is_left_to_the_gate() -> None:
@@ -72,3 +81,13 @@ def test_a_model_that_fails_says_why() -> None:
         outputs(broken)
     with pytest.raises(BuildFailure, match=r"^sums: its FP32 output 'y' holds NaN or infinity$"):
         outputs(lambda x: x * np.nan)
+
+
+def test_the_mask_judges_outputs_along_its_own_length_only() -> None:
+    rows: list[Tensors] = [{"attention_mask": np.array([[1, 1, 0]])}] * 2
+    shapes = {"hidden": (3, 4), "decoded": (2, 4), "start": (3,), "pooled": (4,)}
+    values: Tensors = {name: np.zeros((2, *shape)) for name, shape in shapes.items()}
+    outputs = [OutputTensor(name, "FP32", (-1, *shape[1:])) for name, shape in shapes.items()]
+    judged = judged_positions(rows, outputs, values)
+    assert judged.keys() == {"hidden"}
+    assert judged["hidden"].tolist() == [[True, True, False]] * 2

@@ -40,8 +40,8 @@ from optimizer.workload.streams import (
     LengthDistribution,
     Payloads,
     TensorSpec,
-    Transport,
 )
+from optimizer.workload.transport import Transport
 from tests.unit.studies import small_space
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -71,6 +71,10 @@ SOURCE = """\
       class: BertForSequenceClassification
       config: {vocab_size: 100, max_position_embeddings: 64}
 """
+
+
+ONNX = ((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
+"""Edits of the good file, which then has an ONNX file."""
 
 
 def load(folder: Path, text: str, cores: int = CORES) -> Space:
@@ -179,7 +183,7 @@ def test_a_machine_that_is_owned_costs_its_purchase_and_its_power(tmp_path: Path
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
-    text = changed((SOURCE, "      onnx: model.onnx\n"), ("[pytorch, openvino]", "openvino"))
+    text = changed(*ONNX)
     assert load(tmp_path, text).models[0].source == OnnxSource(tmp_path / "model.onnx")
 
 
@@ -570,7 +574,8 @@ ANY_INPUT = """\
 
 
 def test_inputs_of_any_type_and_free_dimensions(tmp_path: Path) -> None:
-    text = changed(("    lengths: {fixed: 32}\n", ""), (INPUTS, ANY_INPUT))
+    text = changed(("    lengths: {fixed: 32}\n", ""), (INPUTS, ANY_INPUT), *ONNX)
+    (tmp_path / "model.onnx").touch()
     space = load(tmp_path, text)
     [model] = space.models
     assert model.payloads == Payloads(
@@ -648,10 +653,10 @@ def test_one_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
 
 
 # What stands in place of the bounds of an input -> the mistake that it makes.
-ONE_KIND = "must have exactly one of minimum with maximum, value, values"
+ONE_KIND = "must have exactly one of minimum with maximum, value, values, pattern"
 INPUT_MISTAKES = [
     ("minimum: 0", ": must have both minimum and maximum, got ['minimum']"),
-    ("data_type: FP32", f": {ONE_KIND}, got []"),
+    ("data_type: FP32", f": {ONE_KIND}, or the model a file of `requests`, got []"),
     (f"{RANGE}, value: 1", f": {ONE_KIND}, got ['minimum', 'maximum', 'value']"),
     ("value: 1, values: [1]", f": {ONE_KIND}, got ['value', 'values']"),
     ("values: []", ".values: must have at least 1 item after validation, not 0, got []"),
@@ -742,6 +747,10 @@ MODEL_MISTAKES = [
     ),
     ("batched: 1", "batched: must be a valid boolean, got 1"),
     (
+        "batched: false",
+        "batched: must be true: tensors of a transformers class have a batch axis, got False",
+    ),
+    (
         "output: y\n    outputs: [y]",
         "output: must not be given beside outputs, got 'y'",
     ),
@@ -775,6 +784,16 @@ def test_an_onnx_file_has_no_pytorch(tmp_path: Path) -> None:
     assert mistakes(tmp_path, changed((SOURCE, "      onnx: model.onnx\n"))) == [
         "line 11: parameters.runtime: pytorch needs a transformers source, "
         "models.bert is an ONNX file, got ['pytorch', 'openvino']"
+    ]
+
+
+def test_requests_without_a_batch_axis_have_one_inference(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    unbatched = (LENGTHS, f"{LENGTHS}\n    batched: false")
+    text = changed(*ONNX, unbatched, (BATCHES, BATCHES + "\ntraffic: {batch_size: 2}"))
+    assert mistakes(tmp_path, text) == [
+        "line 15: traffic.batch_size: must be 1: models.bert has no batch axis (batched: false),"
+        " got 2"
     ]
 
 
@@ -857,12 +876,18 @@ def test_inputs_may_stand_in_the_file(tmp_path: Path) -> None:
         ("{tensors: {input_ids: 7}}", "evaluation.tensors.input_ids: must be a valid list, got 7"),
         ("{tensors: {input_ids: [[.nan]]}}", "evaluation.tensors: numbers must be finite"),
         (
-            "{tensors: {input_ids: [[7]]}, file: space.yaml}",
-            "models.bert.evaluation.tensors: must not be given beside file, got 'space.yaml'",
+            "{tensors: {input_ids: [[7]]}, file: d.jsonl}",
+            "models.bert.evaluation.tensors: must not be given beside file, got 'd.jsonl'",
+        ),
+        (
+            "{file: d.txt}",
+            "evaluation.file: must be a directory or end with .npz, .jsonl, .json, got 'd.txt'",
         ),
     ],
 )
 def test_mistakes_of_inputs_in_the_file(tmp_path: Path, section: str, mistake: str) -> None:
+    for name in ("d.jsonl", "d.txt"):
+        (tmp_path / name).touch()
     [said] = mistakes(tmp_path, changed(("{fixed: 32}", LENGTHS_AND + section)))
     assert mistake in said
 
@@ -1062,8 +1087,8 @@ def test_old_names_of_parameters_are_read_with_a_note(tmp_path: Path) -> None:
     before, now = load(tmp_path, old), load(tmp_path, new)
     assert before.search_space.points.tolist() == now.search_space.points.tolist()
     assert before.content["parameters"] == now.content["parameters"]
-    assert now.deprecations == ()
-    assert before.deprecations == (
+    assert now.notes == ()
+    assert before.notes == (
         "parameters.preferred_batch_sizes is now called preferred_batch_size; "
         "the old name is still read",
         "parameters.max_queue_delay_us is now called max_queue_delay_microseconds; "

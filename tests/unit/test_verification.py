@@ -23,6 +23,7 @@ from optimizer.commands.bundle_serving import BundleHost, bundle_host
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
+    ChangedRequestsError,
     EngineMismatch,
     LoadTestFailure,
     ModelLoadFailure,
@@ -340,6 +341,7 @@ class MadeUp:
         void: whether the load generator falls behind at the recommended load.
         p95s_ms: 95th percentiles at the recommended load, one after the other.
         capacities: requests/s that measurements find, one after the other.
+        no_requests: that reading the requests to send raises.
     """
 
     def __init__(
@@ -351,6 +353,7 @@ class MadeUp:
         void: bool = False,
         p95s_ms: tuple[float, ...] = (60.0,),
         capacities: tuple[float, ...] = (285.0,),
+        no_requests: Exception | None = None,
     ) -> None:
         self._config = measured_config(manifest.models[0])
         self._error = error
@@ -358,6 +361,7 @@ class MadeUp:
         self._void = void
         self._p95s_ms = iter(p95s_ms)
         self._capacities = iter(capacities)
+        self._no_requests = no_requests
         self.levels: list[LoadLevel] = []
         self.served = self.control = self.session = self
 
@@ -371,7 +375,7 @@ class MadeUp:
         monkeypatch.setattr(verifying, "find_capacity", self._found)
 
     @contextmanager
-    def _serving(self, *_: object) -> Iterator[MadeUp]:
+    def _serving(self, *_: object, **__: object) -> Iterator[MadeUp]:
         if self._error is not None:
             raise self._error
         yield self
@@ -386,6 +390,8 @@ class MadeUp:
         return error
 
     def on(self, *_: object) -> AbstractContextManager[None]:
+        if self._no_requests is not None:
+            raise self._no_requests
         return nullcontext()
 
     def meets_limits(self, load_factor: float, _: int) -> bool:
@@ -443,6 +449,13 @@ def test_a_machine_that_falters_once_is_forgiven(verify: Any) -> None:
     code, lines = verify(p95s_ms=(130.0, 60.0), capacities=(100.0, 285.0))
     assert (code, lines[-1]) == (0, "pass")
     assert "the capacity differs by -64%" in lines
+
+
+def test_without_the_measured_requests_no_load_is_measured(verify: Any) -> None:
+    code, lines = verify(no_requests=ChangedRequestsError("images: has changed since"))
+    assert (code, lines[-1]) == (4, "not measured")
+    assert "limit: not measured, images: has changed since" in lines
+    assert "capacity: not checked, there are no requests to send" in lines
 
 
 def test_another_capacity_is_drift(verify: Any) -> None:

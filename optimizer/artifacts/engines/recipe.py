@@ -22,7 +22,8 @@ class InputShapes:
     """The optimisation profile of one input.
 
     Attributes:
-        least, optimal, most: TensorRT's minimum, optimal and maximum shape, [batch, *dimensions].
+        least, optimal, most: TensorRT's minimum, optimal and maximum shape, [batch, *dimensions];
+            without the batch where the model has no batch axis.
     """
 
     name: str
@@ -65,12 +66,14 @@ def input_shapes(payloads: Payloads, profile: EngineProfile) -> tuple[InputShape
     with buckets it still takes most of the time.
     """
     smallest, largest = payloads.smallest_sizes(), payloads.largest_sizes()
+    batches = (1, profile.optimal_batch_size, profile.max_batch_size)
+    least, optimal, most = ((size,) if payloads.batched else () for size in batches)
     return tuple(
         InputShapes(
             tensor.name,
-            (1, *tensor.sized(smallest)),
-            (profile.optimal_batch_size, *tensor.sized(largest)),
-            (profile.max_batch_size, *tensor.sized(largest)),
+            (*least, *tensor.sized(smallest)),
+            (*optimal, *tensor.sized(largest)),
+            (*most, *tensor.sized(largest)),
         )
         for tensor in payloads.tensors
     )

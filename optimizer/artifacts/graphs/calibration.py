@@ -36,7 +36,15 @@ class Activations:
     At most two batches are in memory. Each iteration executes the graph anew.
     """
 
-    def __init__(self, path: Path, tensors: Set[str], rows: list[Tensors], shapes: Shapes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: Set[str],
+        rows: list[Tensors],
+        shapes: Shapes,
+        *,
+        batched: bool = True,
+    ) -> None:
         """Execute the first batch.
 
         Args:
@@ -44,6 +52,7 @@ class Activations:
             tensors: activations, by name.
             rows: requests of equal shape.
             shapes: shapes of the graph's tensors for one row.
+            batched: whether rows have a batch axis; without one, each is executed by itself.
 
         Raises:
             BuildFailure: when one row does not fit in memory.
@@ -53,7 +62,8 @@ class Activations:
         model = onnx.load(path, load_external_data=False)
         row_bytes = peak_bytes(model.graph.node, shapes, tensors)
         weights = sum(file.stat().st_size for file in path.parent.iterdir())
-        batch = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), len(rows))
+        most = _BATCH_BYTES // max(row_bytes, 1) if batched else 1
+        batch = min(max(most, 1), len(rows))
         _require_memory(weights, row_bytes, batch, shapes, rows[0])
         self.tensors = tensors
         self._inner = sorted(tensors - rows[0].keys())

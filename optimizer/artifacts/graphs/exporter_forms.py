@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from optimizer.artifacts.graphs.onnx_graph import opset_of, reads
+from optimizer.artifacts.graphs.onnx_graph import opset_of, reads, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -55,6 +55,25 @@ def drop_outputs_without_tensor(graph: onnx.GraphProto) -> bool:
     return True
 
 
+def scalars_to_vectors(graph: onnx.GraphProto) -> bool:
+    """Give scalar inputs the shape [1], since Triton has no scalars.
+
+    Returns:
+        Whether there are any.
+    """
+    import onnx
+
+    weights = {tensor.name for tensor in graph.initializer}
+    scalars = [v for v in graph.input if v.name not in weights and _is_scalar(v)]
+    for value in scalars:
+        inner, shape = f"{value.name}/scalar", f"{value.name}/shape"
+        _rename_reads(graph, value.name, inner)
+        value.type.tensor_type.shape.dim.add(dim_value=1)
+        graph.initializer.append(onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [0], []))
+        graph.node.insert(0, onnx.helper.make_node("Reshape", [value.name, shape], [inner]))
+    return bool(scalars)
+
+
 def _free_axes(graph: onnx.GraphProto) -> bool:
     free = [
         axis
@@ -88,3 +107,19 @@ def _maps_to_tensors(graph: onnx.GraphProto) -> bool:
         outputs[name].CopyFrom(tensor)
         node.CopyFrom(onnx.helper.make_node("Identity", node.input, [name], node.name))
     return bool(zipped)
+
+
+def _is_scalar(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return is_tensor(value) and bool(tensor.HasField("shape")) and not tensor.shape.dim
+
+
+def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Let the nodes of a graph and of its subgraphs read another tensor."""
+    for node in graph.node:
+        for n, name in enumerate(node.input):
+            if name == old:
+                node.input[n] = new
+        for attribute in node.attribute:
+            for inner in subgraphs(attribute):
+                _rename_reads(inner, old, new)

@@ -61,6 +61,8 @@ def to_int8(
     calibration: list[Tensors],
     scheme: Int8Scheme,
     percentile: float = 100.0,
+    *,
+    batched: bool = True,
 ) -> float:
     """Write `into`/model.onnx with quantised products; attention stays in floating point.
 
@@ -70,6 +72,7 @@ def to_int8(
         calibration: requests of equal shape.
         scheme: what the runtime requires.
         percentile: share of each activation's values within its range, in %.
+        batched: whether the requests have a batch axis.
 
     Returns:
         The share of the model's multiply-accumulates that are in INT8, above 0 and at most 1.
@@ -93,7 +96,7 @@ def to_int8(
     shapes = {**measure_shapes(source, calibration[0]), **constants}
     share = _share(chosen, model.graph.node, shapes)
     tensors = {node.input[0] for node in chosen} | rounded
-    activations = Activations(source, tensors, calibration, shapes)
+    activations = Activations(source, tensors, calibration, shapes, batched=batched)
     peaks = channel_peaks(activations, groups.keys())
     groups = with_outliers(groups, peaks)
     factors = smoothing_factors(model, groups, peaks)

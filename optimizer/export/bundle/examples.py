@@ -1,7 +1,7 @@
 """Recorded examples: a few inputs of a model, and the outputs of the measured server.
 
-Inputs are drawn like those of load tests, never taken from evaluation data. They have the largest
-shape, so all have one shape and none is padded.
+Inputs are those of load tests, never taken from evaluation data. They have one shape, the largest
+or that of most requests in the workload's file.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from optimizer.artifacts.accuracy import compare_outputs, misses
 from optimizer.errors import ConfigMismatch, UsageError, storage_errors
+from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.files.tensors import from_npz, to_npz
 from optimizer.files.untrusted import UnreadableError, read_bytes
 from optimizer.workload.model_spec import AccuracyLimits
-from optimizer.workload.streams import Payloads, Tensors, stack
+from optimizer.workload.streams import Payloads, Tensors, stack, with_batch_axis
 
 COUNT = 16
 _SEED = 11
@@ -57,15 +58,19 @@ class Examples:
 
 
 def draw_requests(payloads: Payloads) -> list[Tensors]:
-    """Return `COUNT` requests of one inference, always the same ones."""
-    return payloads.largest().sample(COUNT, np.random.default_rng(_SEED))
+    """Return up to `COUNT` requests of one inference, always the same ones.
+
+    Raises:
+        ChangedRequestsError: when the file of the requests is gone or has changed.
+    """
+    return requests_of_one_shape(payloads, COUNT, np.random.default_rng(_SEED))
 
 
 def write_examples(
     path: Path, requests: Sequence[Tensors], answers: Tensors, *, batched: bool
 ) -> None:
     """Write requests and their answers as an npz file. Raises StorageError."""
-    rows = requests if batched else [{n: v[None] for n, v in each.items()} for each in requests]
+    rows = requests if batched else [with_batch_axis(each) for each in requests]
     tensors = {f"{_INPUT}{name}": values for name, values in stack(list(rows)).items()}
     tensors |= {f"{_OUTPUT}{name}": values for name, values in answers.items()}
     with storage_errors(path):

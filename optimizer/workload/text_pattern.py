@@ -1,0 +1,256 @@
+"""Random texts that a regular expression matches.
+
+A pattern may have characters, `.`, classes such as `[A-Z_]` and `[^,]`, escapes such as those of
+digits and words, groups, `|`, and the repetitions `?`, `*`, `+`, `{3}` and `{2,5}`. They mean what
+they mean in Python; each choice is uniform.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+LONGEST_TEXT = 100_000
+"""Longest text that a pattern may give, in characters."""
+
+_MOST_OPEN = 10
+"""Repetitions beyond the least where a pattern has no upper bound."""
+
+_MOST_GROUPS = 20
+_PRINTABLE = "".join(map(chr, range(32, 127)))
+_CLASSES: Mapping[str, str] = {
+    "d": string.digits,
+    "w": f"{string.ascii_letters}{string.digits}_",
+    "s": " \t",
+}
+_CONTROLS: Mapping[str, str] = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+class TextPattern(Protocol):
+    """A part of a pattern."""
+
+    @property
+    def longest(self) -> int:
+        """Length of its longest text in characters."""
+        ...
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """Draw a text."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Characters:
+    """One of several characters."""
+
+    choices: str
+    longest: int = 1
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return self.choices[rng.integers(len(self.choices))]
+
+
+@dataclass(frozen=True)
+class _Concatenation:
+    parts: tuple[TextPattern, ...]
+
+    @property
+    def longest(self) -> int:
+        return sum(part.longest for part in self.parts)
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return "".join(part.draw(rng) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class _Alternatives:
+    parts: tuple[TextPattern, ...]
+
+    @property
+    def longest(self) -> int:
+        return max(part.longest for part in self.parts)
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return self.parts[rng.integers(len(self.parts))].draw(rng)
+
+
+@dataclass(frozen=True)
+class _Repetition:
+    part: TextPattern
+    least: int
+    most: int
+
+    @property
+    def longest(self) -> int:
+        return self.most * self.part.longest
+
+    def draw(self, rng: np.random.Generator) -> str:
+        count = int(rng.integers(self.least, self.most, endpoint=True))
+        return "".join(self.part.draw(rng) for _ in range(count))
+
+
+@lru_cache(maxsize=64)
+def text_pattern(pattern: str) -> TextPattern:
+    """Return a regular expression as the texts that it matches.
+
+    Raises:
+        ValueError: with the rule that it breaks.
+    """
+    reader = _PatternReader(pattern)
+    parsed = reader.alternatives()
+    if not reader.at_end:
+        raise ValueError(f"has a ')' without '(' at character {reader.position + 1}")
+    if parsed.longest > LONGEST_TEXT:
+        raise ValueError(f"must give texts of at most {LONGEST_TEXT:,} characters")
+    return parsed
+
+
+class _PatternReader:
+    """Reads a pattern from left to right."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self.position = 0
+        self._open_groups = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self.position == len(self._pattern)
+
+    def alternatives(self) -> TextPattern:
+        parts = [self._sequence()]
+        while self._take("|"):
+            parts.append(self._sequence())
+        return parts[0] if len(parts) == 1 else _Alternatives(tuple(parts))
+
+    def _sequence(self) -> TextPattern:
+        parts: list[TextPattern] = []
+        while not self.at_end and self._pattern[self.position] not in "|)":
+            parts.append(self._repeated(self._atom()))
+        return _Concatenation(tuple(parts))
+
+    def _atom(self) -> TextPattern:
+        match self._next():
+            case "(":
+                return self._group()
+            case "[":
+                return _Characters(self._class())
+            case "\\":
+                return _Characters(self._escaped())
+            case ".":
+                return _Characters(_PRINTABLE)
+            case char if char in "?*+{^$":
+                raise self._wrong(f"has {char!r} where a character must stand (write \\{char})")
+            case char:
+                return _Characters(char)
+
+    def _group(self) -> TextPattern:
+        if self._take("?") and not self._take(":"):
+            raise self._wrong("must have no group that begins with '(?' but '(?:'")
+        self._open_groups += 1
+        if self._open_groups > _MOST_GROUPS:
+            raise self._wrong(f"must have at most {_MOST_GROUPS} groups within each other")
+        inner = self.alternatives()
+        self._require(")")
+        self._open_groups -= 1
+        return inner
+
+    def _repeated(self, part: TextPattern) -> TextPattern:
+        bounds = self._bounds()
+        if bounds is None:
+            return part
+        if not self.at_end and self._pattern[self.position] in "?*+{":
+            raise self._wrong("must have one repetition after a character or group")
+        return _Repetition(part, *bounds)
+
+    def _bounds(self) -> tuple[int, int] | None:
+        if self._take("?"):
+            return 0, 1
+        if self._take("*"):
+            return 0, _MOST_OPEN
+        if self._take("+"):
+            return 1, 1 + _MOST_OPEN
+        if not self._take("{"):
+            return None
+        least = self._number()
+        most = least
+        if self._take(","):
+            open_ended = not self.at_end and self._pattern[self.position] == "}"
+            most = least + _MOST_OPEN if open_ended else self._number()
+        self._require("}")
+        if most < least:
+            raise self._wrong(f"must repeat from few to many times, got {{{least},{most}}}")
+        return least, most
+
+    def _number(self) -> int:
+        start = self.position
+        while not self.at_end and self._pattern[self.position] in string.digits:
+            self.position += 1
+        digits = self._pattern[start : self.position]
+        if not 1 <= len(digits) <= len(str(LONGEST_TEXT)):
+            raise self._wrong(f"must have a number from 0 to {LONGEST_TEXT:,} within braces")
+        return int(digits)
+
+    def _class(self) -> str:
+        excluded = self._take("^")
+        chars: dict[str, None] = {}
+        first = True
+        while first or not self._take("]"):
+            first = False
+            begin = self._class_part()
+            if len(begin) == 1 and self._pattern[self.position :][:1] == "-" and (
+                self._pattern[self.position + 1 :][:1] not in ("]", "")
+            ):  # fmt: skip
+                self._require("-")
+                end = self._class_part()
+                if len(end) != 1 or end < begin:
+                    raise self._wrong("must have ranges from a lower to a higher character")
+                begin = "".join(map(chr, range(ord(begin), ord(end) + 1)))
+            chars |= dict.fromkeys(begin)
+        wanted = [c for c in _PRINTABLE if c not in chars] if excluded else list(chars)
+        if not wanted:
+            raise self._wrong("must leave a character in every class")
+        return "".join(wanted)
+
+    def _class_part(self) -> str:
+        char = self._next()
+        return self._escaped() if char == "\\" else char
+
+    def _escaped(self) -> str:
+        char = self._next()
+        if char in _CLASSES:
+            return _CLASSES[char]
+        if char.lower() in _CLASSES:
+            return "".join(c for c in _PRINTABLE if c not in _CLASSES[char.lower()])
+        if char.isalnum() and char not in _CONTROLS:
+            raise self._wrong(f"must not have \\{char}, which names no list of characters")
+        return _CONTROLS.get(char, char)
+
+    def _next(self) -> str:
+        if self.at_end:
+            raise self._wrong("must not end within a group, a class or an escape")
+        self.position += 1
+        return self._pattern[self.position - 1]
+
+    def _take(self, char: str) -> bool:
+        taken = not self.at_end and self._pattern[self.position] == char
+        self.position += taken
+        return taken
+
+    def _require(self, char: str) -> None:
+        if not self._take(char):
+            raise self._wrong(f"needs {char!r}")
+
+    def _wrong(self, rule: str) -> ValueError:
+        return ValueError(f"{rule}, at character {self.position}")
+
+
+def draw_texts(pattern: str, count: int, rng: np.random.Generator) -> Sequence[bytes]:
+    """Draw texts that a pattern matches, in UTF-8. Raises ValueError as `text_pattern`."""
+    parsed = text_pattern(pattern)
+    return [parsed.draw(rng).encode() for _ in range(count)]
