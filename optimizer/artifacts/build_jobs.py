@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from optimizer.artifacts.build_context import BuildContext, ReportProgress, no_progress
@@ -19,9 +19,9 @@ from optimizer.artifacts.references import fp32_outputs, judged_positions
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import BuildFailure
+from optimizer.errors import BuildFailure, NoBatchAxis
 from optimizer.files.tensors import from_npz, to_npz
-from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import OutputTensor
 
 _REFERENCE_RECIPE = 2
@@ -36,10 +36,28 @@ def prepare_model(
 ) -> PreparedModel:
     """Compute FP32 outputs for the evaluation inputs by the model itself, not by an export.
 
+    An ONNX model that cannot take batches is executed without.
+
     Args:
         lengths: in tokens, that requests are padded to besides the longest.
     """
-    graphs = PrecisionGraphs(model, cache)
+    try:
+        return _prepared(model, cache, report_progress, lengths)
+    except NoBatchAxis as error:
+        if not isinstance(model.source, OnnxSource):
+            raise
+        reason = str(error)
+    alone = replace(model, payloads=replace(model.payloads, one_at_a_time=True))
+    return replace(_prepared(alone, cache, report_progress, lengths), no_batching=reason)
+
+
+def _prepared(
+    model: ModelSpec,
+    cache: ArtifactCache,
+    report_progress: ReportProgress,
+    lengths: Sequence[int],
+) -> PreparedModel:
+    graphs, batched = PrecisionGraphs(model, cache), model.payloads.as_served().batched
     rows = rows_by_length(graphs.inputs.evaluation, lengths, model.payloads)
     key = {
         "kind": "reference",
@@ -57,7 +75,7 @@ def prepare_model(
         report_progress("its FP32 outputs")
         for length, requests in rows.items():
             name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            values = fp32_outputs(name, opened, requests, batched=model.payloads.batched)
+            values = fp32_outputs(name, opened, requests, batched=batched)
             (into / f"{length}.npz").write_bytes(to_npz(values))
 
     entry = cache.get_or_build(key, build)
@@ -66,7 +84,7 @@ def prepare_model(
     references = []
     for length, requests in rows.items():
         values = from_npz((entry.path / f"{length}.npz").read_bytes())
-        judged = judged_positions(requests, outputs, values, batched=model.payloads.batched)
+        judged = judged_positions(requests, outputs, values, batched=batched)
         references.append(Reference(length, requests, values, judged))
     return PreparedModel(
         model.name, outputs, tuple(references), facts["weight_bytes"], entry.built, entry.seconds

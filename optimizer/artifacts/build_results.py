@@ -54,6 +54,8 @@ class PreparedModel:
     Attributes:
         references: one for each length that requests are padded to, the longest first.
         weight_bytes: size of its FP32 weights.
+        no_batching: why the model was executed without batches though its requests have a batch
+            axis; empty for all other models.
         built: whether this call computed anything.
         seconds: that the references took when they were computed.
     """
@@ -64,6 +66,7 @@ class PreparedModel:
     weight_bytes: int
     built: bool
     seconds: float
+    no_batching: str = ""
 
     @property
     def evaluation(self) -> list[Tensors]:

@@ -216,6 +216,7 @@ class _Bench:
         transport, endpoint = workload.transport, self.served.server.endpoint
         job = PerfAnalyzerJob(
             model=stream.target,
+            version=stream.version,
             protocol=transport.protocol,
             address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
             requests=self.levels.requests(stream, self.config),

@@ -74,6 +74,7 @@ class PerfAnalyzerJob:
         batch_size: inferences in each of `requests`.
         batched: whether their tensors have a batch axis.
         cores: CPU cores that it may use; None for all.
+        version: of the model; empty for the newest that is served.
     """
 
     model: str
@@ -87,6 +88,7 @@ class PerfAnalyzerJob:
     batch_size: int = 1
     batched: bool = True
     cores: Sequence[int] | None = None
+    version: str = ""
 
 
 def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
@@ -116,7 +118,7 @@ def _arguments(job: PerfAnalyzerJob) -> list[str]:
         ]  # fmt: skip
     return [
         "-m", job.model, "-i", job.protocol, "-u", job.address, "--async", *load,
-        "-b", str(job.batch_size),
+        "-b", str(job.batch_size), *(["-x", job.version] if job.version else []),
         "--measurement-interval", str(window_ms), "--max-trials", str(_WINDOWS),
         "--stability-percentage", str(_ALWAYS_STABLE), "--percentile", "95",
     ]  # fmt: skip

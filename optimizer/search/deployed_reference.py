@@ -42,7 +42,7 @@ def deployed_reference(
     check_inputs(config, model.payloads)
     outputs = deployed_outputs(config, model.outputs)
     by_length = rows_by_length(model_inputs(model).evaluation, lengths, model.payloads)
-    files = ModelFiles(artifact.path, model.payloads, outputs)
+    files = ModelFiles(artifact.path, model.payloads, outputs, version=model.version)
     served = session.serve(ServingConfig((deployed,)), {model.name: files})
     names, batched = [output.name for output in outputs], model.payloads.batched
 

@@ -158,6 +158,7 @@ class Payloads:
         dimensions: the other free dimensions; one that follows from another comes after it.
         batched: whether tensors have a batch axis in front; without, the model's max_batch_size
             is 0 and each request is one inference.
+        one_at_a_time: whether max_batch_size is 0 although tensors have a batch axis.
         file: has the values of the tensors that are `from_file`; None without such a tensor.
     """
 
@@ -166,6 +167,7 @@ class Payloads:
     dimensions: tuple[Dimension, ...] = ()
     batched: bool = True
     file: RequestFile | None = None
+    one_at_a_time: bool = False
 
     def sample(
         self,
@@ -229,6 +231,13 @@ class Payloads:
     def smallest_sizes(self) -> dict[str, int]:
         """Return the smallest size of each free dimension."""
         return self._sizes(min(self.lengths.lengths), lambda own: min(own.lengths))
+
+    def as_served(self) -> Payloads:
+        """Return tensors as the server takes them: a batch of 1 is an axis of their shape there."""
+        if not self.one_at_a_time:
+            return self
+        tensors = tuple(replace(each, shape=(1, *each.shape)) for each in self.tensors)
+        return replace(self, tensors=tensors, batched=False, one_at_a_time=False)
 
     def largest(self) -> Payloads:
         """Return the same requests, each of the largest size in every dimension."""
@@ -357,6 +366,7 @@ class Stream:
         target: name of the model.
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     name: str
@@ -366,6 +376,7 @@ class Stream:
     limit: LatencyLimit
     demand_per_second: float
     batch_size: int = 1
+    version: str = ""
 
 
 _USUAL_TRANSPORT = Transport()

@@ -125,7 +125,7 @@ def test_summary_json_holds_what_it_must(finished: Finished) -> None:
         assert entry["usd_per_million_at_capacity"] == pytest.approx(per_million)
         assert isinstance(entry["replicas"], int)
         assert entry["fleet_usd_per_hour"] == pytest.approx(0.36 * entry["replicas"])
-        at_demand = entry["fleet_usd_per_hour"] / (500 * 3600) * 1e6
+        at_demand = entry["fleet_usd_per_hour"] / (200 * 3600) * 1e6
         assert entry["usd_per_million_at_demand"] == pytest.approx(at_demand)
         assert entry["config"]["models"][0]["name"] == "bert"
     machine = summary["machine"]

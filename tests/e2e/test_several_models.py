@@ -24,11 +24,11 @@ def two_models() -> dict[str, Any]:
     )
     model = content["models"]["bert"]
     content["models"] = {
-        "bert": {**model, "demand_per_second": 450},
+        "bert": {**model, "demand_per_second": 150},
         "ranker": {
             **model,
             "source": {**model["source"], "seed": 1},
-            "demand_per_second": 150,
+            "demand_per_second": 50,
             "limit": {"latency_ms": 1000},
             "parameters": {"batching": [False, True], "max_batch_size": 4},
         },
@@ -60,7 +60,7 @@ def test_two_models_are_searched_and_handed_out_together(
     # Both values of the rate limit were served by the real server.
     assert {r.config.server.executions_per_device for r in records} == {None, 1}
     summary = json.loads(study.summary.read_text())
-    assert summary["demand_per_second"] == 600
+    assert summary["demand_per_second"] == 200
     assert summary["best"]["description"].startswith("bert: onnxruntime fp32")
     for name in ("bert", "ranker"):
         assert read_config(study.best / name / "config.pbtxt").name == name

@@ -36,7 +36,7 @@ SPACE: Mapping[str, Any] = {
             "accuracy": {"min_argmax_agreement": 0.8, "min_cosine": 0.95},
         }
     },
-    "traffic": {"demand_per_second": 500},
+    "traffic": {"demand_per_second": 200},
     # So lax that a machine that is busy with something else meets it too.
     "limit": {"latency_ms": 2000},
     "price": {"instance_type": "test.large", "usd_per_hour": 0.36},

@@ -269,6 +269,15 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
         read_bundle(bundle.root)
 
 
+def test_a_models_folder_lies_in_its_repository(study: Exportable, tmp_path: Path) -> None:
+    bundle = study.export(tmp_path / "to")
+    manifest = json.loads((bundle.root / MANIFEST).read_text())
+    manifest["models"][0]["folder"] = "../bert"
+    (bundle.root / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"models\.bert\.folder: must be a name without /, got"):
+        read_bundle(bundle.root)
+
+
 # For a platform
 
 
