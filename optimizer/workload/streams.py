@@ -70,7 +70,8 @@ class TensorSpec:
     @property
     def drawn(self) -> bool:
         """Whether its values differ at random between requests."""
-        return not self.from_file and len(self.choices) != 1
+        several = len(self.choices) > 1 or bool(self.pattern) or self.minimum < self.maximum
+        return several and not self.from_file
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape without the batch, given the sizes of the free dimensions."""
