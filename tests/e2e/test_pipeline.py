@@ -108,6 +108,17 @@ def test_the_study_is_resumed_and_reported(searched: tuple[Path, Optimizer]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["simulate", "plan"])
+def test_simulations_of_a_pipeline_are_refused(
+    searched: tuple[Path, Optimizer], command: str
+) -> None:
+    folder, _ = searched
+    simulated = run(folder, command, "pipeline")
+    assert simulated.process.returncode == 2
+    assert "text_classifier has steps, and the simulator is of single" in simulated.errors
+
+
+@pytest.mark.slow
 def test_the_exported_pipeline_is_verified(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
     exported = run(folder, "export", "pipeline", "--to", folder / "bundle")
