@@ -47,10 +47,10 @@ def complete_source(
         return source
     backend = backend_of(config)
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
-    require_server(host, Needs((model,), (), (backend,) if backend else ()), slot)
     try:
+        require_server(host, Needs((model,), (), (backend,) if backend else ()), slot)
         completed = _completed(text, model, source, host, slot)
-    except TrialFailure as error:
+    except (RequirementError, TrialFailure) as error:
         lacks = f"{_rule(source, missing)}, and the server could not complete it ({error})"
         raise RequirementError(lacks, _REMEDY) from error
     still = [name for name in left_out(completed) if name != "max_batch_size"]
