@@ -96,7 +96,7 @@ SPACE: dict[str, Any] = {
         "bare": {
             "source": {"repository": "./my models", "model": "my model-1.2"},
             "inputs": {"x": X},
-            "demand_per_second": 1,
+            "demand_per_second": 100,
         },
     },
     "parameters": {},
