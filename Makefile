@@ -35,7 +35,7 @@ test-all: test
 	@$(MAKE) --no-print-directory test-stock
 
 test-stock:
-	@scripts/stock-machine 'make run ARGS="--trials 3"' 'make docs' 'make test'
+	@scripts/stock-machine 'make run ARGS="--trials 1"' 'make docs' 'make test'
 
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu

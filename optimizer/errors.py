@@ -4,6 +4,7 @@
     ├── UsageError                 2   a mistake in what was given
     │   ├── SpaceFileError             the space file: every mistake at once, with key and line
     │   ├── SpaceChangedError          the study was started with another space or machine
+    │   ├── NoBatchAxis                the model can be served, but not in batches
     │   ├── ChangedRequestsError       the file of a workload's requests is gone or has changed
     │   └── StudyBusyError             another process is running this study
     ├── RequirementError           3   the machine lacks something; the message says what to install
@@ -112,6 +113,10 @@ class SpaceFileError(UsageError):
 
 class SpaceChangedError(UsageError):
     """A study is resumed with another space or on another machine."""
+
+
+class NoBatchAxis(UsageError):
+    """A model whose requests have a batch axis can be served without batches only; and why."""
 
 
 class ChangedRequestsError(UsageError):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import ConfigMismatch
-from optimizer.workload.data_types import NUMPY_TYPES
+from optimizer.workload.data_types import NUMPY_TYPES, is_ragged
 from optimizer.workload.model_spec import AccuracyLimits, OutputLimits
 
 _SPREAD_SHARE, _ROUNDING_SHARE, _VALUE_SHARE = 0.25, 1.0, 1e-4
@@ -51,6 +51,8 @@ def compare(
 ) -> Accuracy:
     """Compare outputs of equal shape [samples, ...], samples >= 1; `reference` is finite.
 
+    Either may be an array of arrays, where the shape depends on the sample.
+
     Args:
         judged: shape [samples, positions], for outputs [samples, positions, ..., classes]:
             positions that are False, such as padding, are ignored. None judges every position.
@@ -58,6 +60,8 @@ def compare(
     Raises:
         ConfigMismatch: when `served` has another shape.
     """
+    if is_ragged(reference) or is_ragged(served):
+        return _compare_each(reference, served)
     if served.shape != reference.shape:
         raise ConfigMismatch(
             f"served outputs have shape {list(served.shape)}, the reference {list(reference.shape)}"
@@ -82,6 +86,28 @@ def compare(
         mean_cosine=float(cosine.mean()),
         min_cosine=float(cosine.min()),
         max_abs_error=float(np.abs(expected - finite_values).max()) if finite.all() else math.inf,
+        samples=len(reference),
+    )
+
+
+def _compare_each(reference: NDArray[Any], served: NDArray[Any]) -> Accuracy:
+    """Compare samples whose shape depends on their values, and must be equal; one by one."""
+    each = []
+    for number, (expected, got) in enumerate(zip(reference, served, strict=True), 1):
+        if got.shape != expected.shape:
+            raise ConfigMismatch(
+                f"the served output for request {number} has shape {list(got.shape)}, the "
+                f"reference {list(expected.shape)}"
+            )
+        if expected.size:
+            each.append(compare(expected[None], got[None]))
+    if not each:
+        return Accuracy(1.0, 1.0, 1.0, 0.0, len(reference))
+    return Accuracy(
+        argmax_agreement=float(np.mean([own.argmax_agreement for own in each])),
+        mean_cosine=float(np.mean([own.mean_cosine for own in each])),
+        min_cosine=min(own.min_cosine for own in each),
+        max_abs_error=max(own.max_abs_error for own in each),
         samples=len(reference),
     )
 

@@ -27,7 +27,7 @@ def rows_from_file(path: Path, samples: int, payloads: Payloads) -> list[Tensors
         UsageError: every mistake of the file, with the row or tensor, the rule and the value.
     """
     rows = read_rows(path, Expected.in_data_set(payloads), samples)
-    return _requests(rows, payloads, str(path))
+    return _requests(rows.rows, payloads, str(path))
 
 
 def rows_from_tensors(text: str, samples: int, payloads: Payloads, source: str) -> list[Tensors]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, size_of_batch
 from optimizer.artifacts.graphs.exporter_forms import is_tensor
-from optimizer.errors import UsageError
+from optimizer.errors import NoBatchAxis, UsageError
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
 from optimizer.workload.model_spec import chosen_outputs
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
@@ -58,7 +58,8 @@ def served_outputs(
     """Return the wanted outputs, all tensors of the graph where none is named.
 
     Raises:
-        UsageError: where the graph lacks one, or has no batch axis in one.
+        UsageError: where the graph lacks one, or Triton cannot serve one.
+        NoBatchAxis: where one has no batch axis and must have one.
     """
     tensors = {value.name: value for value in graph.output if is_tensor(value)}
     for value in graph.output:
@@ -70,9 +71,8 @@ def served_outputs(
     served = list(chosen_outputs(tensors, wanted).values())
     for value in served:
         if batched and size_of_batch(value) not in {None, 1}:
-            raise UsageError(
-                f"output {value.name!r} must have a batch as its first axis, got"
-                f" {_sizes(value)}; leave it out of `outputs`, or {NO_BATCHES}"
+            raise NoBatchAxis(
+                f"output {value.name!r} must have a batch as its first axis, got {_sizes(value)}"
             )
         if not batched and size_of_batch(value) == 0:
             raise UsageError(

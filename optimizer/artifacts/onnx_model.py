@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,18 @@ import numpy as np
 from optimizer.artifacts.accuracy import batch_mismatch
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
-from optimizer.artifacts.graphs.batch_axis import NO_BATCHES, free_batch_axis, size_of_batch
+from optimizer.artifacts.graphs.batch_axis import free_batch_axis, size_of_batch
 from optimizer.artifacts.graphs.exporter_forms import (
     drop_outputs_without_tensor,
     normalise,
     scalars_to_vectors,
 )
-from optimizer.artifacts.graphs.onnx_graph import OnnxGraph
+from optimizer.artifacts.graphs.onnx_graph import (
+    OnnxGraph,
+    held_tensor,
+    opset_of,
+    with_subgraphs,
+)
 from optimizer.artifacts.onnx_interface import (
     check_inputs,
     graph_inputs,
@@ -29,7 +35,7 @@ from optimizer.artifacts.onnx_interface import (
     served_outputs,
 )
 from optimizer.configuration.runtimes.spec import Precision
-from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.errors import BuildFailure, NoBatchAxis, UsageError, cause_text
 from optimizer.files.request_payloads import requests_of_one_shape
 from optimizer.workload.model_spec import ModelSpec, OnnxSource
 from optimizer.workload.streams import Tensors, stack
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
+
+_NEWEST_IR_VERSION = re.compile(r"max supported IR version: (\d+)")
+_NEWEST_OPSET = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 
 _CHECKED_BATCH = 3
 """Requests in the batch that a graph must answer once its batch axis was freed."""
@@ -66,11 +75,10 @@ class OnnxModel:
         names = self._external_names()
         header, _ = self._served_header()
         _forget_traces(header)
+        _flatten_external_data(header)
         (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._beside(name), target)
+            shutil.copyfile(self._beside(name), into / _flat(name))
 
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Raise BuildFailure: an ONNX file has no torch program."""
@@ -84,7 +92,7 @@ class OnnxModel:
         files = [self.source.path, *map(self._beside, self._external_names())]
         header, rewritten = self._served_header()
         session = self._session(header if rewritten else None)
-        batched = self.model.payloads.batched
+        batched = self.model.payloads.as_served().batched
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
 
@@ -102,15 +110,16 @@ class OnnxModel:
 
         Raises:
             UsageError: where it does not fit the payloads or the outputs.
+            NoBatchAxis: where it must be served without batches.
         """
         with _readable(self.source.path):
             header = _header(self.source.path)
             rewritten = normalise(header)
-        batched = self.model.payloads.batched
+        batched = self.model.payloads.as_served().batched
         if not batched:
             rewritten |= scalars_to_vectors(header.graph)
         inputs = graph_inputs(header.graph)
-        check_inputs(inputs, self.model.payloads)
+        check_inputs(inputs, self.model.payloads.as_served())
         values = served_outputs(header.graph, self.model.outputs, batched=batched)
         names = [value.name for value in values]
         rewritten |= drop_outputs_without_tensor(header.graph)
@@ -130,8 +139,26 @@ class OnnxModel:
         model = self.source.path if header is None else header.SerializeToString()
         folder = str(self.source.path.parent.resolve())
         options.add_session_config_entry(_EXTERNAL_DATA, folder)
+        providers = ["CPUExecutionProvider"]
         with _readable(self.source.path):
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            try:
+                return onnxruntime.InferenceSession(model, options, providers=providers)
+            except Exception as error:  # of pybind11's
+                self._refuse_newer(str(error))
+                raise
+
+    def _refuse_newer(self, reason: str) -> None:
+        """Raise UsageError where ONNX Runtime says that the file's form is newer than its own."""
+        header = _header(self.source.path)
+        newest = _NEWEST_IR_VERSION.search(reason), _NEWEST_OPSET.search(reason)
+        names = ("IR version", header.ir_version), ("opset", opset_of(header))
+        for (name, own), most in zip(names, newest, strict=True):
+            if most is not None:
+                raise UsageError(
+                    f"{self.source.path}: its {name} must be at most {most[1]}, the newest that "
+                    f"the installed ONNX Runtime reads, got {own}: export it with an older one, "
+                    "or install a newer onnxruntime"
+                )
 
     def _check_batch(
         self,
@@ -139,7 +166,7 @@ class OnnxModel:
         batched: onnxruntime.InferenceSession,
         outputs: Sequence[str],
     ) -> None:
-        """Raise UsageError where a batch is answered differently from its requests by themselves.
+        """Raise NoBatchAxis where a batch is answered unlike its requests by themselves.
 
         Args:
             alone: takes batches of 1 only.
@@ -151,8 +178,8 @@ class OnnxModel:
         try:
             answers = batched.run(outputs, stack(rows))
         except Exception as error:  # whatever ONNX Runtime raises
-            raise UsageError(
-                f"outputs {', '.join(outputs)}: {rule}: {cause_text(error)}; {NO_BATCHES}"
+            raise NoBatchAxis(
+                f"outputs {', '.join(outputs)}: {rule}: {cause_text(error)}"
             ) from error
         for n, name in enumerate(outputs):
             single = np.concatenate([row[n] for row in singles])
@@ -161,7 +188,7 @@ class OnnxModel:
             else:
                 wrong = batch_mismatch(single, single, answers[n]) or ""
             if wrong:
-                raise UsageError(f"output {name!r}: {rule}: {wrong}; {NO_BATCHES}")
+                raise NoBatchAxis(f"output {name!r}: {rule}: {wrong}")
 
     def _requests(self, count: int) -> list[Tensors]:
         """Return requests of one inference and of equal, largest shapes."""
@@ -200,6 +227,20 @@ def _header(path: Path) -> onnx.ModelProto:
     import onnx
 
     return onnx.load(path, load_external_data=False)
+
+
+def _flat(location: str) -> str:
+    """Return the name of external data in the folder of the graph, without folders of its own."""
+    return location.replace("/", ".")
+
+
+def _flatten_external_data(model: onnx.ModelProto) -> None:
+    for graph in with_subgraphs(model.graph):
+        held = (held_tensor(node) for node in graph.node)
+        for tensor in (*graph.initializer, *(each for each in held if each is not None)):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = _flat(entry.value)
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:

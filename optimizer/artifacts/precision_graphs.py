@@ -78,7 +78,7 @@ class PrecisionGraphs:
     @cached_property
     def model_key(self) -> Key:
         """What decides the exported model: source, tensors, and the length of the trace."""
-        payloads, outputs = self._model.payloads, self._model.outputs
+        payloads, outputs = self._model.payloads.as_served(), self._model.outputs
         key: dict[str, object] = {
             "source": self.source.fingerprint(),
             "inputs": [[t.name, t.data_type, _axes(t)] for t in payloads.tensors],
@@ -104,13 +104,17 @@ class PrecisionGraphs:
         if kind in _SCHEMES:
             key["calibration"] = rows_digest(self.inputs.calibration)
             key["percentile"] = self._model.calibration_percentile
-            if not self._model.payloads.batched:  # rows were joined along another axis once
+            if not self._batched:  # rows were joined along another axis once
                 key["batched"] = False
         return key
 
     def entry(self, kind: GraphKind) -> CacheEntry:
         """Return the graph's files, built where they are missing."""
         return self.cache.get_or_build(self.key(kind), partial(self._write, kind))
+
+    @property
+    def _batched(self) -> bool:
+        return self._model.payloads.as_served().batched
 
     @property
     def _request(self) -> Tensors:
@@ -123,7 +127,7 @@ class PrecisionGraphs:
             return None
         source = self.entry(_MADE_FROM[kind])
         if kind in _SCHEMES:
-            percentile, batched = self._model.calibration_percentile, self._model.payloads.batched
+            percentile, batched = self._model.calibration_percentile, self._batched
             rows = self.inputs.calibration
             share = to_int8(source.path, into, rows, _SCHEMES[kind], percentile, batched=batched)
             return {INT8_SHARE: share}

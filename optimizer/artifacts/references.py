@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.datasets import MASK
-from optimizer.errors import BuildFailure, UsageError, cause_text
+from optimizer.errors import BuildFailure, NoBatchAxis, cause_text
+from optimizer.workload.data_types import concatenated
 from optimizer.workload.streams import OutputTensor, Tensors, stack, with_batch_axis
 
 
@@ -24,10 +25,11 @@ def fp32_outputs(
         batched: whether tensors have a batch axis.
 
     Returns:
-        By name, shape [requests, ...].
+        By name, shape [requests, ...]; an array of arrays where their shapes depend on the request,
+        which only a model without a batch axis may have.
 
     Raises:
-        UsageError: when an output does not have one row per request.
+        NoBatchAxis: when an output does not have one row per request, all of one shape.
         BuildFailure: when an execution fails, or an output is not finite.
     """
     try:
@@ -37,23 +39,29 @@ def fp32_outputs(
     if batched:
         _check_rows(answers, [1] * len(answers))
         _check_a_batch(model, requests, answers)
+        for output in model.outputs:
+            _check_shapes(output.name, [answer[output.name] for answer in answers])
     else:
         answers = [with_batch_axis(answer) for answer in answers]
     return {output.name: _rows_of(name, output.name, answers) for output in model.outputs}
 
 
-def _rows_of(name: str, output: str, answers: Sequence[Tensors]) -> NDArray[Any]:
-    shapes = sorted({answer[output].shape[1:] for answer in answers})
+def _check_shapes(output: str, answers: Sequence[NDArray[Any]]) -> None:
+    shapes = sorted({answer.shape for answer in answers})
     if len(shapes) > 1:
-        raise UsageError(
-            f"output {output!r} must have one shape for all requests of a length: {name} answered "
-            f"{list(shapes[0])} to one and {list(shapes[1])} to another; list the other outputs "
-            "under `outputs` to leave it out"
+        raise NoBatchAxis(
+            f"output {output!r} must have one shape for all requests of one shape, got "
+            f"{list(shapes[0])} and {list(shapes[1])}; list the other outputs under `outputs` to "
+            "leave it out"
         )
-    rows: NDArray[Any] = np.concatenate([answer[output] for answer in answers])
-    if np.issubdtype(rows.dtype, np.floating) and not np.isfinite(rows).all():
-        raise BuildFailure(f"{name}: its FP32 output {output!r} holds NaN or infinity")
-    return rows
+
+
+def _rows_of(name: str, output: str, answers: Sequence[Tensors]) -> NDArray[Any]:
+    arrays = [answer[output] for answer in answers]
+    for array in arrays:
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise BuildFailure(f"{name}: its FP32 output {output!r} holds NaN or infinity")
+    return concatenated(arrays)
 
 
 def _check_a_batch(
@@ -70,7 +78,7 @@ def _check_a_batch(
         shapes = {each[output].shape for each in (alone[0], alone[-1])}
         # Shapes that depend on the data are reported for requests alone.
         if len(shapes) == 1 and array.shape[1:] not in {shape[1:] for shape in shapes}:
-            raise UsageError(
+            raise NoBatchAxis(
                 f"output {output!r} must have a shape that does not depend on the batch: a request "
                 f"alone gives {list(*shapes)}, a batch of 3 {list(array.shape)}; list the other "
                 "outputs under `outputs` to leave it out"
@@ -81,7 +89,7 @@ def _check_rows(answers: Sequence[Tensors], batches: Sequence[int]) -> None:
     for answer, batch in zip(answers, batches, strict=True):
         for output, array in answer.items():
             if array.shape[:1] != (batch,):
-                raise UsageError(
+                raise NoBatchAxis(
                     f"output {output!r} has no row per request: "
                     f"a batch of {batch} gives the shape {list(array.shape)}"
                 )
@@ -108,5 +116,5 @@ def judged_positions(
         return {}
     judged: NDArray[np.bool_] = np.concatenate([row[MASK] for row in rows]).astype(np.bool_)
     free = [output.name for output in outputs if len(output.shape) > 1 and output.shape[0] == -1]
-    with_length = [name for name in free if values[name].shape[1] == judged.shape[1]]
+    with_length = [name for name in free if values[name].shape[1:2] == judged.shape[1:]]
     return dict.fromkeys(with_length, judged) if judged.any() else {}

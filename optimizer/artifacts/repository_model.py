@@ -1,4 +1,7 @@
-"""A model of an existing Triton repository, whose files are served as they are."""
+"""A model of an existing Triton repository, whose files are served as they are.
+
+A configuration that its owner leaves to the server is completed in the copy.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Key, file_digest
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, cause_text
+from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.workload.model_spec import RepositorySource
 
 _COMPILED = "__pycache__"
@@ -22,17 +26,21 @@ class RepositoryBuilder:
 
     def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
         """Return the digests of all files of the model."""
-        folder = _folder(context)
+        source = _source(context)
         try:
-            files = {p.relative_to(folder).as_posix(): file_digest(p) for p in _files(folder)}
+            files = {
+                path.relative_to(source.folder).as_posix(): file_digest(path)
+                for path in _files(source.folder)
+            }
         except OSError as error:
             raise BuildFailure(f"{spec.label}: {cause_text(error)}") from error
-        return {"kind": "repository", "files": files}
+        completed = {"completed": source.completed} if source.completed else {}
+        return {"kind": "repository", "files": files, **completed}
 
     def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
-        """Return a copy of the model's folder."""
+        """Return a copy of the model's folder, its configuration complete."""
         return context.cache.get_or_build(
-            self.key(spec, context), lambda into: _copy(_folder(context), into)
+            self.key(spec, context), lambda into: _copy(_source(context), into)
         )
 
     def maker(self, entry: CacheEntry) -> str:
@@ -40,10 +48,10 @@ class RepositoryBuilder:
         return "the model repository"
 
 
-def _folder(context: BuildContext) -> Path:
+def _source(context: BuildContext) -> RepositorySource:
     source = context.model.source
     assert isinstance(source, RepositorySource), "the runtime belongs to this source"
-    return source.folder
+    return source
 
 
 def _files(folder: Path) -> list[Path]:
@@ -53,8 +61,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file() and _COMPILED not in path.parts)
 
 
-def _copy(folder: Path, into: Path) -> None:
-    for path in _files(folder):
-        target = into / path.relative_to(folder)
+def _copy(source: RepositorySource, into: Path) -> None:
+    for path in _files(source.folder):
+        target = into / path.relative_to(source.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
+    if source.completed:
+        (into / CONFIG_FILE).unlink(missing_ok=True)
+        (into / CONFIG_FILE).write_text(source.completed, newline="")

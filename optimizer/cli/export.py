@@ -52,10 +52,11 @@ def export(**options: Any) -> int:
     with watching(console) as watch:
         manifest = export_study(chosen, watch, f"triton-cost-optimizer {__version__}")
     score = manifest.recommended.score
+    replicas = f"{score.replicas} replica{'s' if score.replicas != 1 else ''}"
     print_line(console, f"trial {manifest.trial} of {manifest.study}: {manifest.description}")
     print_line(
         console,
-        f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {score.replicas} replicas,"
+        f"{manifest.measured.capacity_per_second:,.0f}/s a replica, {replicas},"
         f" ${score.fleet_usd_per_hour:.3f} an hour",
     )
     if not manifest.measured.confirmed:

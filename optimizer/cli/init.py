@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -34,7 +35,8 @@ def init(path: Path, repository: Path | None, schema: bool) -> None:
     elif schema:
         write_new(path, json.dumps(json_schema(), indent=2) + "\n")
     else:
-        write_new(path, shipped("space_template.yaml").read_text(encoding="utf-8"))
+        template = shipped("space_template.yaml").read_text(encoding="utf-8")
+        write_new(path, template.replace("run space.yaml", f"run {shlex.quote(path.name)}"))
     click.echo(f"wrote {path}")
     if not schema:
         click.echo(f"edit it, then run: python -m optimizer run {path}")

@@ -58,9 +58,10 @@ def level_rows(
     rates: Sequence[float],
     p95s_ms: Sequence[float],
     bars: str,
+    most: int = _LEVELS,
 ) -> Iterator[Row]:
     """Yield the latest load levels of the current trial, and its rates and latencies."""
-    for level in levels[-_LEVELS:]:
+    for level in levels[max(0, len(levels) - most) :]:
         yield "", level, "cyan"
     for warning in warnings:
         yield "", f"warning: {warning}", "yellow"

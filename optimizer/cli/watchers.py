@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -38,7 +38,9 @@ from optimizer.study.run_state import RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}
 _RECENT = 8
-_NOTES = 3
+_NOTES_AND_LEVELS = ((3, 6), (3, 4), (3, 2), (2, 2), (1, 1), (0, 1))
+"""How many are shown, from a high terminal to a low one."""
+
 _FRAME = 4
 """Columns of the panel's borders."""
 
@@ -95,7 +97,7 @@ class Warnings:
 
 
 class LiveView:
-    """The state of a run, in a panel that is no higher than the terminal."""
+    """The state of a run, in a panel that is no higher than a terminal of 24 lines."""
 
     def __init__(self) -> None:
         self._state = RunState(time.monotonic)
@@ -120,25 +122,40 @@ class LiveView:
                 pass
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        parts: list[RenderableType] = [Text(note, style="dim") for note in self._notes[-_NOTES:]]
-        parts.append(self._progress(options.max_width))
-        parts.append(LabelledRows(self._rows(bars_for(options))))
         within = options.update(width=options.max_width - _FRAME)
-        height = len(console.render_lines(Group(*parts), within, pad=False))
-        # The frame, and an empty line above the latest events.
-        room = console.height - height - 3
-        if self._recent and room > 0:
-            parts += [Text(), *list(self._recent)[-room:]]
+
+        def room(parts: Sequence[RenderableType]) -> int:
+            """Return the lines that are left beside the frame."""
+            return console.height - len(console.render_lines(Group(*parts), within, pad=False)) - 2
+
+        drafts = [self._parts(options, *most) for most in _NOTES_AND_LEVELS]
+        parts = next((draft for draft in drafts if room(draft) >= 0), drafts[-1])
+        # An empty line stands above the latest events.
+        events = list(self._recent)[-room(parts) + 1 :] if room(parts) > 1 else []
+        if events:
+            parts += [Text(), *events]
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
 
-    def _rows(self, bars: str) -> Iterator[Row]:
-        """Yield the current trial, the best one, and the remaining potential."""
+    def _parts(self, options: ConsoleOptions, notes: int, levels: int) -> list[RenderableType]:
+        return [
+            *self._latest_notes(notes),
+            self._progress(options.max_width),
+            LabelledRows(self._rows(bars_for(options), levels)),
+        ]
+
+    def _latest_notes(self, most: int) -> list[RenderableType]:
+        return [Text(note, style="dim") for note in self._notes[max(0, len(self._notes) - most) :]]
+
+    def _rows(self, bars: str, levels: int) -> Iterator[Row]:
+        """Yield the current trial with its latest levels, the best one, and the potential."""
         state = self._state
         doing = f"; {state.doing}" if state.configuration else state.doing
         yield "now", state.configuration + doing, ""
         if state.expected:
             yield "expected", state.expected, "dim"
-        yield from level_rows(state.levels, state.warnings, state.rates, state.p95s_ms, bars)
+        yield from level_rows(
+            state.levels, state.warnings, state.rates, state.p95s_ms, bars, levels
+        )
         if state.best is not None:
             best = f"{describe(state.best.config)}: {state.best.figures}"
             yield "best", best, "bold green"

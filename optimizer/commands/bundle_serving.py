@@ -120,11 +120,13 @@ def served_bundle(
     workload: Workload,
     where: BundleHost,
     pick_ports: PickPorts = free_ports,
+    folders: Mapping[str, Path] | None = None,
 ) -> Iterator[ServedBundle]:
     """Serve the files of a bundle as they are; nothing is left running.
 
     Args:
         root: folder of the bundle.
+        folders: of the models in `root`, by name; None where they have the models' names.
         config: the configuration.
         workload: the streams, whose payloads the models are loaded with.
         where: see `bundle_host`.
@@ -133,15 +135,14 @@ def served_bundle(
     Raises:
         TrialFailure: where it cannot be served.
     """
-    payloads = {stream.target: stream.payloads for stream in workload.streams}
+    own = folders or {model.name: root / model.name for model in config.models}
     with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
         # Only these two folders are visible in a container.
         directory = StudyDirectory(Path(folder))
         launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
-        models = BundleRepository(root.resolve(), repository)
+        models = BundleRepository(own, repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:
             files = {
-                model.name: files_in(root, model.name, payloads[model.name])
-                for model in config.models
+                stream.target: files_in(own[stream.target], stream) for stream in workload.streams
             }
             yield ServedBundle(session, session.serve(config, files))

@@ -293,7 +293,7 @@ def _with_examples(
             outputs = [output["name"] for output in model.config["output"]]
             answers = bundle.answers(model.name, requests[model.name], outputs)
             path = f"{model.name}/{EXAMPLES}"
-            batched = payloads[model.name].batched
+            batched = payloads[model.name].as_served().batched
             write_examples(root / path, requests[model.name], answers, batched=batched)
             models.append(replace(model, examples=path))
     versions = replace(manifest.versions, triton=triton)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from optimizer.commands.completed_source import complete_source
+from optimizer.commands.hosts import EMBEDDED_BACKEND
 from optimizer.commands.run_context import open_space
+from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.deployed_space import space_text
 from optimizer.machine.slots import local_hardware
-from optimizer.triton.deployed_config import CONFIG_FILE
+from optimizer.triton.completed_config import left_out
+from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present
 from optimizer.workload.model_spec import RepositorySource
 
 
@@ -33,18 +37,29 @@ def write_space_from(given: Path, path: Path) -> None:
     Raises:
         UsageError: when `given` is no such folder, when the model cannot be tuned or described, or
             when `path` cannot be written.
+        RequirementError: when the model's configuration leaves out its tensors, and the embedded
+            server cannot complete it.
     """
-    source = find_model(given)
+    source = _complete(find_model(given))
     # A path that was given relative to the working folder becomes relative to the file's.
     in_file = source.repository
     if not given.is_absolute():
         in_file = Path(os.path.relpath(in_file, path.absolute().parent))
-    write_new(path, space_text(source, str(in_file), local_hardware()))
+    write_new(path, space_text(source, str(in_file), local_hardware(), path.name))
     try:
-        open_space(path)
+        open_space(path, lambda *_: source)
     except OptimizerError as error:
         path.unlink()
         raise UsageError(f"{source.folder}: no space file can describe it: {error}") from error
+
+
+def _complete(source: RepositorySource) -> RepositorySource:
+    """Complete a configuration by the embedded server, where that can run the model or must."""
+    text, config = read_if_present(source.folder)
+    tensors_left_out = {"input", "output"} & {*left_out(text)}
+    if backend_of(config) in ("", EMBEDDED_BACKEND) or tensors_left_out:
+        return complete_source("model", source, EmbeddedHost(), ())
+    return source
 
 
 def find_model(given: Path) -> RepositorySource:

@@ -216,10 +216,12 @@ class _Bench:
         transport, endpoint = workload.transport, self.served.server.endpoint
         job = PerfAnalyzerJob(
             model=stream.target,
+            version=stream.version,
             protocol=transport.protocol,
             address=endpoint.grpc if transport.protocol == "grpc" else endpoint.http,
             requests=self.levels.requests(stream, self.config),
             batch_size=stream.batch_size,
+            batched=stream.payloads.batched,
             rate_per_second=rate,
             arrivals=stream.arrivals,
             seconds=level.seconds,

@@ -71,7 +71,7 @@ def record_space(options: RecordOptions, watch: Watcher) -> RecordResult:
         recorded_space = RecordedSpace(
             study=space.study,
             search_space=prepared.space,
-            workload=space.workload,
+            workload=prepared.as_served(space.workload),
             price=space.price,
             demand=space.demand,
             warmup_seconds=protocol.warmup_seconds,

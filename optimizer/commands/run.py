@@ -256,7 +256,8 @@ class _Study:
     ) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
-        write_searched(self._directory, self._searched(prepared.space))
+        served = prepared.as_served(self._space.workload)
+        write_searched(self._directory, replace(self._searched(prepared.space), workload=served))
         write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
         strategy = strategies.calibrated(

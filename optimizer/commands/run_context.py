@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.commands.completed_source import complete_source
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
@@ -30,7 +31,7 @@ from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
-from optimizer.space_file.reader import Space, fixed_at, load_space
+from optimizer.space_file.reader import CompleteSource, Space, fixed_at, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
@@ -58,16 +59,21 @@ def cache_folder(folder: Path | None) -> Path:
     return folder.absolute()
 
 
-def open_space(space: Path | Space) -> Space:
+def open_space(space: Path | Space, complete: CompleteSource = complete_source) -> Space:
     """Read a space file for this machine; return a space that was read already as it is.
+
+    Args:
+        complete: completes the configurations of models that are deployed already.
 
     Raises:
         SpaceFileError: with every mistake in the file.
         UsageError: for a price list that cannot be used.
+        RequirementError: where no server could be asked for what a configuration leaves out.
     """
     if isinstance(space, Space):
         return space
-    read = load_space(space, usual_prices(price_list()), local_hardware(), read_settings)
+    prices, hardware = usual_prices(price_list()), local_hardware()
+    read = load_space(space, prices, hardware, read_settings, complete)
     if mistakes := _wrong_fields(read.search_space, "parameters."):
         raise SpaceFileError(space, mistakes)
     return read
@@ -288,7 +294,7 @@ def require_same_space(
 def warn_of_space_file(space: Space, watch: Watcher) -> None:
     """Warn of an old price and of old names in the space file."""
     old_price = price_warning(space.price, datetime.now(UTC).date())
-    for warning in (*space.deprecations, *([old_price] if old_price is not None else [])):
+    for warning in (*space.notes, *([old_price] if old_price is not None else [])):
         watch(Note(warning, True))
 
 

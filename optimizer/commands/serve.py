@@ -83,7 +83,8 @@ class Servable:
         """Return a shell command that sends one inference request to the first model."""
         stream = self.workload.streams[0]
         inputs = ", ".join(map(_input_text, longest_inputs(stream.payloads)))
-        url = f"http://{self.endpoint.http}/v2/models/{stream.target}/infer"
+        version = f"/versions/{stream.version}" if stream.version else ""
+        url = f"http://{self.endpoint.http}/v2/models/{stream.target}{version}/infer"
         return f"curl --silent {url} --data '{{\"inputs\": [{inputs}]}}'"
 
 

@@ -145,7 +145,10 @@ class _Serving:
         notes = [*rebuilt_engines(manifest), *_other_packages(manifest, self.where)]
         self.watch(StepStarted("loading it in a clean server"))
         try:
-            with served_bundle(self.bundle.models, manifest.config, workload, self.where) as served:
+            root, folders = self.bundle.models, self.bundle.folders
+            with served_bundle(
+                root, manifest.config, workload, self.where, folders=folders
+            ) as served:
                 notes += _other_versions(manifest, served, self.where)
                 return self._checked(files, served, tuple(notes))
         except TrialFailure as error:

@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optimizer.configuration.parameters import PARAMETER_KEYS, stored_name, suggestion
+from optimizer.configuration.parameters import (
+    PARAMETER_KEYS,
+    is_any_field,
+    stored_name,
+    suggestion,
+)
 
 NAMES = (*PARAMETER_KEYS, "cores", "gpus")
 _COLUMNS = {stored_name(name) for name in NAMES}
@@ -55,8 +60,8 @@ class ConditionError(ValueError):
 def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
     """Return which rows meet a condition such as "max_batch_size <= 16 or batching".
 
-    A condition may use names, numbers, texts, true and false, lists, comparisons, `in`, `and`,
-    `or`, `not`, and + - * / // % **.
+    A condition may use names, listed fields of config.pbtxt as config.PATH, numbers, texts, true
+    and false, lists, comparisons, `in`, `and`, `or`, `not`, and + - * / // % **.
 
     Raises:
         ConditionError: the condition is no comparison of known names.
@@ -114,6 +119,8 @@ class _Evaluation:
         match node:
             case ast.Name(id=name):
                 return self._column(name)
+            case ast.Attribute() if is_any_field(path := ast.unparse(node)):
+                return self._field(path)
             case ast.Constant(value=constant):
                 return _constant(constant)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
@@ -149,6 +156,13 @@ class _Evaluation:
         if column not in _COLUMNS:
             raise ValueError(f"name {name!r} is not defined{suggestion(name, NAMES)}")
         return self._rows[column]
+
+    def _field(self, name: str) -> Any:
+        if name not in self._rows:
+            listed = [column for column in map(str, self._rows) if is_any_field(column)]
+            others = f", only {', '.join(listed)}" if listed else ""
+            raise ValueError(f"{name!r} is not among the parameters{others}")
+        return self._rows[name]
 
     def _truth(self, node: ast.expr, depth: int) -> Any:
         value = self.value(node, depth)

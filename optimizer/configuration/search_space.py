@@ -118,7 +118,8 @@ class SearchSpace:
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
-        return self.models[0].check_conditions()
+        wrong = itertools.chain.from_iterable(model.check_conditions() for model in self.models)
+        return iter({error.args[1]: error for error in wrong}.values())
 
     @cached_property
     def _configs(self) -> dict[Position, ServingConfig]:

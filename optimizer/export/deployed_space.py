@@ -14,7 +14,7 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import Value
 from optimizer.errors import UsageError
 from optimizer.export.rendering import render
-from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed, read_settings
+from optimizer.triton.deployed_config import CONFIG_FILE, read_settings, read_source
 from optimizer.triton.model_config import data_type_in
 from optimizer.workload.data_types import DataType
 from optimizer.workload.model_spec import RepositorySource
@@ -36,20 +36,21 @@ class _Input:
     shape: tuple[str, ...]
 
 
-def space_text(source: RepositorySource, repository: str, hardware: Hardware) -> str:
+def space_text(
+    source: RepositorySource, repository: str, hardware: Hardware, file: str = "space.yaml"
+) -> str:
     """Return a space file with placeholders for what only a person knows.
 
     Args:
-        source: the model.
+        source: the model, its configuration complete.
         repository: path of the repository as the file names it.
         hardware: hardware of this machine, for which parameters are proposed.
+        file: name of the space file, for the comments in it.
 
     Raises:
-        UsageError: for a configuration that is missing or incomplete, or a model that cannot be
-            tuned.
+        UsageError: for a configuration that is incomplete, or a model that cannot be tuned.
     """
-    settings = read_settings(source)
-    _, config = read_deployed(source.folder)
+    settings, config = read_settings(source), read_source(source)
     names = _dimension_names(config.input)
     try:
         inputs = [(each.optional, _input(each, names)) for each in config.input]
@@ -63,6 +64,7 @@ def space_text(source: RepositorySource, repository: str, hardware: Hardware) ->
     sent = [own for optional, own in inputs if not optional] or left_out
     values = {
         "key": _key(source.model),
+        "file": file,
         "launcher": "embedded" if settings.backend == "python" and not on_gpus else "docker",
         "gpus": on_gpus,
         "repository": repository,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +13,8 @@ from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError, storage_errors
 from optimizer.export.bundle.manifest import (
-    EXAMPLES,
     PATCH,
     Bundle,
-    ExportedModel,
     model_digests,
     write_manifest,
 )
@@ -60,6 +58,8 @@ def refuse_changed(source: ExportSource) -> None:
     for name, folder in base.folders.items():
         studied = source.artifacts[name].files.artifact
         then, now = _files_of(studied.parent, studied.name), _files_of(base.repository, folder)
+        if _completed(base.repository / folder, studied):
+            now[_CONFIG] = then[_CONFIG]
         changed = [path for path in sorted({*then, *now}) if then.get(path) != now.get(path)]
         if changed:
             digests = [files.get(changed[0], "no file") for files in (then, now)]
@@ -68,6 +68,21 @@ def refuse_changed(source: ExportSource) -> None:
                 f"{', '.join(changed)} (sha256 of the first {digests[0]}, now {digests[1]}); "
                 "restore what was measured, or run a study of the model as it is now"
             )
+
+
+def _completed(folder: Path, studied: Path) -> bool:
+    """Return whether a model's config.pbtxt, completed as the study's is, has the same text."""
+    text = read_text(studied / _CONFIG)
+    try:
+        return edited(_config_text(folder) or "", text_format.Parse(text, ModelConfig())) == text
+    except ValueError:
+        return False
+
+
+def _config_text(folder: Path) -> str | None:
+    """Return the text of a model's config.pbtxt, None where it has none."""
+    path = folder / _CONFIG
+    return read_text(path) if path.exists() else None
 
 
 def _base(source: ExportSource) -> PatchBase:
@@ -82,7 +97,7 @@ def _files_of(root: Path, folder: str) -> dict[str, str]:
 
 
 def as_patch(bundle: Bundle, source: ExportSource, target: Path) -> None:
-    """Write the format into an empty folder, with the models' names in the repository.
+    """Write the format into an empty folder.
 
     Raises:
         UsageError: where no file changes.
@@ -94,41 +109,19 @@ def as_patch(bundle: Bundle, source: ExportSource, target: Path) -> None:
         for model in bundle.manifest.models
         for folder in (base.folders[model.name],)
     ]
-    with storage_errors(target):
-        for name, folder in base.folders.items():
-            (bundle.root / name).rename(bundle.root / folder)
-    write_patch(_renamed(bundle, base.folders), base.repository, files, target)
+    models = tuple(replace(each, folder=base.folders[each.name]) for each in bundle.manifest.models)
+    in_base = replace(bundle, manifest=replace(bundle.manifest, models=models))
+    write_patch(in_base, base.repository, files, target)
 
 
 def _patched(name: str, folder: str, bundle: Bundle, source: ExportSource) -> PatchedFile:
-    deployed = source.artifacts[name].files.artifact / _CONFIG
-    before = read_text(deployed) if deployed.exists() else None
+    before = _config_text(_base(source).repository / folder)
+    deployed = read_text(source.artifacts[name].files.artifact / _CONFIG)
     config = text_format.Parse(read_text(bundle.root / name / _CONFIG), ModelConfig())
-    config.name = folder if before is None else text_format.Parse(before, ModelConfig()).name
-    return PatchedFile(PurePosixPath(folder, _CONFIG), before, edited(before or "", config))
-
-
-def _renamed(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
-    """Return a bundle whose models have other names."""
-    manifest, workload = bundle.manifest, bundle.load.workload
-    served = tuple(replace(each, name=names[each.name]) for each in manifest.config.models)
-    streams = tuple(replace(each, target=names[each.target]) for each in workload.streams)
-    return replace(
-        bundle,
-        manifest=replace(
-            manifest,
-            config=replace(manifest.config, models=served),
-            models=tuple(_renamed_model(each, names[each.name]) for each in manifest.models),
-            limits=tuple(replace(each, model=names[each.model]) for each in manifest.limits),
-        ),
-        load=replace(bundle.load, workload=replace(workload, streams=streams)),
-    )
-
-
-def _renamed_model(model: ExportedModel, name: str) -> ExportedModel:
-    config = {**model.config, **({"name": name} if "name" in model.config else {})}
-    examples = f"{name}/{EXAMPLES}" if model.examples is not None else None
-    return replace(model, name=name, config=config, examples=examples)
+    config.name = text_format.Parse(before or "", ModelConfig()).name
+    after = edited(before or "", config)
+    completed = deployed if deployed != before else None
+    return PatchedFile(PurePosixPath(folder, _CONFIG), before, after, completed)
 
 
 def write_patch(
@@ -151,8 +144,8 @@ def write_patch(
             f"trial {bundle.manifest.trial} is the configuration as deployed, so there is nothing"
             " to patch: --trial exports another one"
         )
-    names = [model.name for model in bundle.manifest.models]
-    patched = model_digests(repository, names)
+    folders = [model.source_folder for model in bundle.manifest.models]
+    patched = model_digests(repository, folders)
     patched |= {str(file.path): sha256(file.after) for file in changed}
     values = {**measurement_values(bundle.manifest), "files": changed, "patch": PATCH}
     with storage_errors(target):

@@ -34,11 +34,13 @@ class PatchedFile:
     Attributes:
         path: inside the repository.
         before: None where the model has no config.pbtxt.
+        completed: the configuration as deployed, where `before` leaves fields of it to the server.
     """
 
     path: PurePosixPath
     before: str | None
     after: str
+    completed: str | None = None
 
     @property
     def base(self) -> str:
@@ -47,8 +49,8 @@ class PatchedFile:
 
     @property
     def fields(self) -> list[FieldChange]:
-        """The fields that change."""
-        texts = (self.before or "", self.after)
+        """The fields that change from the configuration as deployed."""
+        texts = (self.completed or self.before or "", self.after)
         return field_changes(*(text_format.Parse(text, ModelConfig()) for text in texts))
 
 

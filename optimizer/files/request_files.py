@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -31,30 +31,42 @@ _MOST_UNPACKED = 2**32
 """Largest size of the arrays of an .npz file."""
 
 
-def read_rows(path: Path, expected: Expected, count: int | None = None) -> list[Arrays]:
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file.
+
+    Attributes:
+        rows: tensors by input, each of shape [1, ...], in types that hold the inputs' values.
+        unused: keys beside the rows that have no meaning here.
+    """
+
+    rows: list[Arrays]
+    unused: tuple[str, ...] = ()
+
+
+def read_rows(path: Path, expected: Expected, count: int | None = None) -> FileRows:
     """Read the rows of a file or directory.
 
     Args:
         count: number of rows to read; None for all, at least one.
-
-    Returns:
-        Tensors by input, each of shape [1, ...], in types that hold the values of the inputs.
 
     Raises:
         UsageError: every mistake, with the row or tensor, the rule and the value.
     """
     try:
         if path.is_dir():
-            return _from_directory(path, expected, count)
+            return FileRows(_from_directory(path, expected, count))
         match path.suffix:
             case ".jsonl":
-                return rows_of_objects(_json_lines(path, count), expected, count, str(path))
+                lines = _json_lines(path, count)
+                return FileRows(rows_of_objects(lines, expected, count, str(path)))
             case ".json":
                 document = parse_json(read_bytes(path, _MOST_BYTES))
                 rows = list(islice(entries(document), count))
-                return _checked(rows, entry_arrays, expected, count, str(path))
+                checked = _checked(rows, entry_arrays, expected, count, str(path))
+                return FileRows(checked, tuple(key[:80] for key in document if key != "data"))
             case _:
-                return _from_npz(path, expected, count)
+                return FileRows(_from_npz(path, expected, count))
     except UnreadableError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -62,7 +74,7 @@ def read_rows(path: Path, expected: Expected, count: int | None = None) -> list[
 def rows_of_objects(
     rows: Iterable[object], expected: Expected, count: int | None, source: str
 ) -> list[Arrays]:
-    """Return rows of JSON objects of values by input; see `read_rows`.
+    """Return rows of JSON objects of values by input, as `FileRows` has them.
 
     Args:
         source: file or key that holds them, for messages.

@@ -33,7 +33,7 @@ def with_file(payloads: Payloads, path: Path) -> Payloads:
     Raises:
         UsageError: every mistake of the file.
     """
-    rows = _rows(payloads, path)
+    rows, unused = _rows(payloads, path)
     sizes = [payloads.sizes_of(row) for row in rows]
     names = sorted(payloads.dimensions_of_file - {LENGTH})
     shapes = Counter(tuple(own[name] for name in names) for own in sizes)
@@ -46,7 +46,14 @@ def with_file(payloads: Payloads, path: Path) -> Payloads:
         lengths=lengths,
         # A dimension that follows one of the file comes after it.
         dimensions=(*added, *payloads.dimensions),
-        file=RequestFile(path, content_digest(path), len(rows), tuple(shapes.values())),
+        file=RequestFile(
+            path,
+            content_digest(path),
+            len(rows),
+            tuple(shapes.values()),
+            binary=any(_is_binary(array) for row in rows for array in row.values()),
+            unused=unused,
+        ),
     )
 
 
@@ -66,7 +73,7 @@ def rows_of_file(payloads: Payloads) -> list[Tensors]:
             f"{file.path}: must have the requests that were measured (SHA-256 {file.sha256}); it"
             " has changed since"
         )
-    return _rows(payloads, file.path)
+    return _rows(payloads, file.path)[0]
 
 
 def requests_of_one_shape(
@@ -94,14 +101,25 @@ def of_most_frequent_shape(requests: Sequence[Tensors]) -> list[Tensors]:
     return [each for each, shape in zip(requests, shapes, strict=True) if shape == chosen]
 
 
-def _rows(payloads: Payloads, path: Path) -> list[Tensors]:
+def _rows(payloads: Payloads, path: Path) -> tuple[list[Tensors], tuple[str, ...]]:
+    """Return the rows of a file, and its unused keys."""
     expected = Expected.in_requests(payloads)
-    rows = typed_rows(read_rows(path, expected), expected.tensors)
+    read = read_rows(path, expected)
+    rows = typed_rows(read.rows, expected.tensors)
     size = sum(_size(array) for row in rows for array in row.values())
     if size > _MOST_BYTES:
         rule = f"must take at most {_MOST_BYTES / 2**20:g} MiB as tensors; keep fewer of them"
         refuse(str(path), [Mistake("requests", rule, f"{size / 2**20:,.0f} MiB")])
-    return rows
+    return rows, read.unused
+
+
+def _is_binary(array: NDArray[Any]) -> bool:
+    try:
+        for text in array.flat if array.dtype == np.object_ else ():
+            text.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _size(array: NDArray[Any]) -> int:

@@ -86,6 +86,11 @@ def is_safe_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def is_one_folder(name: str) -> bool:
+    """Return whether a name, of any characters, is that of a folder and no path to another."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = None) -> Any:
     """Return the values of JSON text, whose numbers must be finite and fit in 64 bits.
 

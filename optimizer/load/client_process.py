@@ -255,6 +255,7 @@ def serve(connection: Connection) -> None:
             return
         except Exception:  # noqa: BLE001 - the parent turns it into a LoadTestFailure
             connection.send(traceback.format_exc())
+        del order  # its requests may be large, and the next order has them again
 
 
 def _take_realtime_priority() -> None:

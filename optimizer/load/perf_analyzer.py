@@ -5,6 +5,7 @@ It times from the send, so a request that it sends late does not count as latenc
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -15,11 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure
 from optimizer.triton.connections import environment_without_proxies
 from optimizer.workload.arrivals import ArrivalName
+from optimizer.workload.data_types import encoded
 from optimizer.workload.streams import Tensors
 
 NAME = "perf_analyzer"
@@ -67,7 +72,9 @@ class PerfAnalyzerJob:
         seconds: measured time.
         concurrency: requests outstanding in a closed loop.
         batch_size: inferences in each of `requests`.
+        batched: whether their tensors have a batch axis.
         cores: CPU cores that it may use; None for all.
+        version: of the model; empty for the newest that is served.
     """
 
     model: str
@@ -79,7 +86,9 @@ class PerfAnalyzerJob:
     arrivals: ArrivalName = "poisson"
     concurrency: int = 1
     batch_size: int = 1
+    batched: bool = True
     cores: Sequence[int] | None = None
+    version: str = ""
 
 
 def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
@@ -90,7 +99,7 @@ def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
     """
     with TemporaryDirectory(prefix="perf_analyzer-") as folder:
         data, table = Path(folder) / "input.json", Path(folder) / "latency.csv"
-        data.write_text(input_data(job.requests))
+        data.write_text(input_data(job.requests, batched=job.batched))
         command = (str(binary), *_arguments(job), "--input-data", str(data), "-f", str(table))
         cpu_seconds = _run(command, job)
         if not table.exists():
@@ -109,23 +118,29 @@ def _arguments(job: PerfAnalyzerJob) -> list[str]:
         ]  # fmt: skip
     return [
         "-m", job.model, "-i", job.protocol, "-u", job.address, "--async", *load,
-        "-b", str(job.batch_size),
+        "-b", str(job.batch_size), *(["-x", job.version] if job.version else []),
         "--measurement-interval", str(window_ms), "--max-trials", str(_WINDOWS),
         "--stability-percentage", str(_ALWAYS_STABLE), "--percentile", "95",
     ]  # fmt: skip
 
 
-def input_data(requests: Sequence[Tensors]) -> str:
-    """Return requests as JSON for --input-data, without the batch axis."""
-    entries = [
-        {
-            name: {"content": array[n].ravel().tolist(), "shape": list(array.shape[1:])}
-            for name, array in tensors.items()
-        }
+def input_data(requests: Sequence[Tensors], *, batched: bool = True) -> str:
+    """Return requests as JSON for --input-data, without the batch axis.
+
+    Tensors are in base64, because perf_analyzer reads no FP16 and no binary texts from lists.
+    """
+    inferences = [
+        {name: array[n] if batched else array for name, array in tensors.items()}
         for tensors in requests
-        for n in range(len(next(iter(tensors.values()))))
+        for n in range(len(next(iter(tensors.values()))) if batched else 1)
     ]
+    entries = [{name: _entry(array) for name, array in each.items()} for each in inferences]
     return json.dumps({"data": entries})
+
+
+def _entry(array: NDArray[Any]) -> dict[str, Any]:
+    content = {"b64": base64.b64encode(encoded(np.asarray(array))).decode()}
+    return {"content": content, "shape": list(array.shape)}
 
 
 def _run(command: Sequence[str], job: PerfAnalyzerJob) -> float:

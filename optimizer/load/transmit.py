@@ -104,7 +104,8 @@ class HttpTransmitter:
         if request.json_bytes is not None:
             headers["Content-Type"] = "application/octet-stream"
             headers["Inference-Header-Content-Length"] = str(request.json_bytes)
-        url = f"{self._base}/v2/models/{request.model}/infer"
+        version = f"/versions/{request.version}" if request.version else ""
+        url = f"{self._base}/v2/models/{request.model}{version}/infer"
         try:
             async with (
                 asyncio.timeout(timeout_seconds),

@@ -18,8 +18,9 @@ from optimizer.study.events import Note, Watcher
 from optimizer.triton.control import inferences_of
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
+from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
-from optimizer.workload.streams import OutputTensor, Tensors, stack
+from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
 
@@ -106,17 +107,21 @@ class GateServer:
 
     @property
     def _batched(self) -> bool:
-        return self._model.payloads.batched
+        return self._model.payloads.as_served().batched
 
     def _inferences(self, request: Tensors) -> int:
         return inferences_of(request) if self._batched else 1
 
     def _start(self) -> None:
-        name = self._model.name
+        model = self._model
         files = ModelFiles(
-            self._artifact.path, self._model.payloads, self._outputs, self._artifact.engine
+            self._artifact.path,
+            model.payloads,
+            self._outputs,
+            self._artifact.engine,
+            model.version,
         )
-        self._served = self._session.serve(ServingConfig((self._serving(),)), {name: files})
+        self._served = self._session.serve(ServingConfig((self._serving(),)), {model.name: files})
 
     def _restart(self, error: TrialFailure) -> None:
         """Serve again after a transient failure; raise any other."""
@@ -155,7 +160,10 @@ class GateServer:
             )
             for call in calls
         ]
-        joined = stack(outputs)
+        joined = {
+            output.name: concatenated([each[output.name] for each in outputs])
+            for output in self._outputs
+        }
         sent = sum(self._inferences(request) for call in calls for request in call)
         self._executed = control.executed_since(before, sent)
         executed = [point.batch_size for point in self._executed.batches]

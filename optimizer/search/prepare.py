@@ -16,7 +16,12 @@ from optimizer.configuration.model_space import EmptySpaceError
 from optimizer.configuration.runtimes import RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import EverythingFailedError, SpaceChangedError, TrialFailure
+from optimizer.errors import (
+    EverythingFailedError,
+    SpaceChangedError,
+    TrialFailure,
+    UsageError,
+)
 from optimizer.files.atomic import write_json
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.measurement.host_share import HostTiming
@@ -26,6 +31,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
 from optimizer.study.gated_artifact import (
+    FailingBatch,
     GatedArtifact,
     GatePlan,
     from_json,
@@ -34,7 +40,7 @@ from optimizer.study.gated_artifact import (
 )
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
-from optimizer.workload.streams import stack
+from optimizer.workload.streams import Workload, stack
 
 _LOW_INT8_SHARE = 0.5
 """Share of the multiply-accumulates in INT8 below which a warning is given."""
@@ -58,6 +64,12 @@ class Prepared:
     files: Mapping[ArtifactSpec, ModelFiles]
     gated: tuple[GatedArtifact, ...]
     building_seconds: float
+
+    def as_served(self, workload: Workload) -> Workload:
+        """Return the workload with its requests as the server takes them."""
+        payloads = {spec.model: files.payloads for spec, files in self.files.items()}
+        streams = (replace(s, payloads=payloads[s.target]) for s in workload.streams)
+        return replace(workload, streams=tuple(streams))
 
 
 @dataclass(frozen=True)
@@ -105,8 +117,14 @@ class PreparePhase:
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
-                payloads, outputs = source.model.payloads, source.prepared.outputs
-                files[spec] = ModelFiles(artifact.path, payloads, outputs, artifact.engine)
+                model = source.model
+                files[spec] = ModelFiles(
+                    artifact.path,
+                    model.payloads,
+                    source.prepared.outputs,
+                    artifact.engine,
+                    model.version,
+                )
             self._announce(result)
         built = [
             *(source.seconds for source in sources.values()),
@@ -147,6 +165,8 @@ class PreparePhase:
             self.builder.require_room(own, model, prepared.weight_bytes)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name}: {error}") from error
+        if prepared.no_batching:
+            model = _without_batches(model, prepared.no_batching, space)
         seconds = prepared.seconds if prepared.built else 0.0
         if not any(map(_made_from_graph, own)):
             return _Source(model, prepared, seconds)
@@ -203,12 +223,23 @@ class PreparePhase:
             judged = from_json(row, spec)
             if judged is not None and judged.covers(plan):
                 return artifact, replace(judged, build_seconds=seconds)
-        return artifact, replace(self._served(artifact, source, plan, gate), build_seconds=seconds)
+        smallest = space.use_of(spec).max_batch_sizes[0]
+        judged = self._served(artifact, source, plan, gate, smallest)
+        return artifact, replace(judged, build_seconds=seconds)
 
     def _served(
-        self, artifact: ModelArtifact, source: _Source, plan: GatePlan, gate: AccuracyGate
+        self,
+        artifact: ModelArtifact,
+        source: _Source,
+        plan: GatePlan,
+        gate: AccuracyGate,
+        smallest: int,
     ) -> GatedArtifact:
-        """Judge an artefact on the server, and time it without."""
+        """Judge an artefact on the server, and time it without.
+
+        Args:
+            smallest: max_batch_size of the space; without it, the artefact is of no use.
+        """
         spec, sha256 = artifact.spec, artifact.sha256
         self.watch(StepStarted(f"serving {spec.label} for the accuracy gate"))
         try:
@@ -216,7 +247,9 @@ class PreparePhase:
         except TrialFailure as error:
             return GatedArtifact(spec, sha256, dropped=f"could not be served: {error}")
         dropped, failing = served.dropped, served.failing
-        if dropped is None and failing is not None and failing.size <= plan.max_batch_sizes[0]:
+        if source.prepared.no_batching:
+            failing = FailingBatch(2, source.prepared.no_batching)
+        if dropped is None and failing is not None and failing.size <= smallest:
             dropped = failing.reason
         timed = dropped is None and gate.kind == "KIND_CPU"
         timings = self._timings(artifact, source, served) if timed else ()
@@ -310,7 +343,18 @@ def _require_one_artifact_each(models: Sequence[ModelSpec], gated: Sequence[Gate
 
 
 def _plan(spec: ArtifactSpec, model: ModelSpec, space: SearchSpace) -> GatePlan:
-    return GatePlan.of(space.use_of(spec), model.payloads, space.limits.request_size)
+    plan = GatePlan.of(space.use_of(spec), model.payloads, space.limits.request_size)
+    return replace(plan, max_batch_sizes=(1,)) if model.payloads.one_at_a_time else plan
+
+
+def _without_batches(model: ModelSpec, reason: str, space: SearchSpace) -> ModelSpec:
+    size = space.limits.request_size
+    if size > 1:
+        raise UsageError(
+            f"traffic.batch_size must be 1, got {size}: model {model.name} is served without "
+            f"batches: {reason}"
+        )
+    return replace(model, payloads=replace(model.payloads, one_at_a_time=True))
 
 
 def _made_from_graph(spec: ArtifactSpec) -> bool:

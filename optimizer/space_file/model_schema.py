@@ -33,6 +33,7 @@ from optimizer.space_file.input_schema import (
 )
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import (
+    Count,
     Name,
     Number,
     Positive,
@@ -64,7 +65,7 @@ CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 class SourceSection(Section):
     """The model's source: a transformers class, an ONNX file, or a Triton model repository."""
 
-    added_keys = ("repository", "model")
+    added_keys = ("repository", "model", "version")
 
     class_name: str | None = Field(
         None, alias="class", description="class of the transformers package"
@@ -79,6 +80,9 @@ class SourceSection(Section):
         None, description="model repository of Triton, whose model is served as it is"
     )
     model: Name | None = Field(None, description="name of the model in the repository")
+    version: Count | None = Field(
+        None, description="version that is measured; by default the newest that is served"
+    )
 
     @field_validator("config")
     @classmethod
@@ -98,6 +102,8 @@ class SourceSection(Section):
             )
         if (self.repository is None) != (self.model is None):
             raise wrong("model", "is needed with repository, and only there", self.model)
+        if self.version is not None and self.repository is None:
+            raise wrong("version", "goes with repository, and only there", self.version)
         return self
 
     @field_validator("onnx", "checkpoint", "repository")
@@ -123,7 +129,8 @@ class SourceSection(Section):
         if self.onnx is not None:
             return OnnxSource((folder / self.onnx).resolve())
         if self.repository is not None:
-            return RepositorySource((folder / self.repository).resolve(), self.model or "")
+            repository = (folder / self.repository).resolve()
+            return RepositorySource(repository, self.model or "", self.version)
         checkpoint = self.checkpoint
         if checkpoint is not None and _looks_local(checkpoint):
             checkpoint = str((folder / checkpoint).resolve())

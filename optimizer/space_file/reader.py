@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -76,7 +76,7 @@ class Space:
         content: the file's keys with their defaults, less the study's name and budget; a study is
             resumed only with the same.
         deployed: settings of the models that are deployed already, by name.
-        deprecations: notes about old names in the file.
+        notes: about old names in the file, and content of other files that is not used.
     """
 
     study: str
@@ -91,7 +91,7 @@ class Space:
     budget: Budget
     content: Mapping[str, Any]
     deployed: Mapping[str, DeployedSettings] = field(default_factory=dict)
-    deprecations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
@@ -107,11 +107,22 @@ def _no_repository(source: RepositorySource) -> DeployedSettings:
     raise UsageError(f"{source.folder}: models of a repository cannot be read here")
 
 
+CompleteSource = Callable[[str, RepositorySource, Host, tuple[Gpu, ...]], RepositorySource]
+"""Completes the configuration of a model, by its name in the file, on the server of the file."""
+
+
+def _as_it_is(
+    model: str, source: RepositorySource, host: Host, gpus: tuple[Gpu, ...]
+) -> RepositorySource:
+    return source
+
+
 def load_space(
     path: Path,
     prices: Mapping[str, Price],
     hardware: Hardware,
     read_settings: ReadSettings = _no_repository,
+    complete: CompleteSource = _as_it_is,
 ) -> Space:
     """Read a space file.
 
@@ -120,6 +131,7 @@ def load_space(
         prices: price list by instance type.
         hardware: hardware of this machine, whose GPUs the file may select.
         read_settings: reads the settings of models that are deployed already.
+        complete: completes their configurations before.
 
     Raises:
         SpaceFileError: with every mistake.
@@ -135,14 +147,15 @@ def load_space(
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    deployed = _deployed(section, path, read_settings)
-    space = _to_value(section, path, prices, hardware, deployed)
+    sources = _sources(section, path, hardware, complete)
+    deployed = _deployed(section, path, sources, read_settings)
+    space = _to_value(section, path, prices, hardware, sources, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     for model in space.models:
         mistakes += mistakes_with_requests(section, model, path.parent)
     if mistakes:
         raise SpaceFileError(path, mistakes)
-    return replace(space, deprecations=tuple(deprecations(document)))
+    return replace(space, notes=(*deprecations(document), *_unused(space.models)))
 
 
 def fixed_at(space: Space, settings: Mapping[str, str]) -> Space:
@@ -323,24 +336,51 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
+def _sources(
+    section: SpaceSection, path: Path, hardware: Hardware, complete: CompleteSource
+) -> dict[str, RepositorySource]:
+    """Return the sources of the models that are deployed already, by name."""
+    given = {name: model.source.to_value(path.parent) for name, model in section.models.items()}
+    host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
+    return {
+        name: complete(name, source, host, gpus)
+        for name, source in given.items()
+        if isinstance(source, RepositorySource)
+    }
+
+
+def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
+    """Yield a note for each key of files of requests that has no meaning here."""
+    for file in filter(None, (model.payloads.file for model in models)):
+        for key in file.unused:
+            compared = key == "validation_data"
+            reason = "; outputs are compared with the model's own" if compared else ""
+            yield f"{file.path}: {key} is not used{reason}"
+
+
 def _deployed(
-    section: SpaceSection, path: Path, read_settings: ReadSettings
+    section: SpaceSection,
+    path: Path,
+    sources: Mapping[str, RepositorySource],
+    read_settings: ReadSettings,
 ) -> dict[str, DeployedSettings]:
     """Return the settings of the models that are deployed already, by name.
 
     Raises:
-        SpaceFileError: with every parameter that cannot be searched of them.
+        SpaceFileError: with everything that their configurations do not allow.
     """
-    deployed, mistakes = {}, []
-    for name, model in section.models.items():
-        source = model.source.to_value(path.parent)
-        if isinstance(source, RepositorySource):
-            deployed[name] = read_settings(source)
-            listed = section.parameters.with_those_of(model.parameters).listed_values()
-            mistakes += [
-                Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
-                for parameter, rule in deployed[name].mistakes(listed)
-            ]
+    deployed = {name: read_settings(source) for name, source in sources.items()}
+    mistakes = []
+    for name, settings in deployed.items():
+        listed = section.parameters.with_those_of(section.models[name].parameters).listed_values()
+        mistakes += [
+            Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
+            for parameter, rule in settings.mistakes(listed)
+        ]
+        largest, size = settings.values["max_batch_size"], section.traffic.batch_size
+        if cast(int, largest) < size:
+            rule = f"must be at most the max_batch_size of models.{name} as deployed, {largest}"
+            mistakes.append(Mistake("traffic.batch_size", rule, str(size)))
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return deployed
@@ -351,10 +391,12 @@ def _to_value(
     path: Path,
     prices: Mapping[str, Price],
     hardware: Hardware,
+    sources: Mapping[str, RepositorySource],
     deployed: Mapping[str, DeployedSettings],
 ) -> Space:
     folder, traffic = path.parent, section.traffic
-    models = tuple(model.to_value(name, folder) for name, model in section.models.items())
+    read = [model.to_value(name, folder) for name, model in section.models.items()]
+    models = tuple(replace(model, source=sources.get(model.name, model.source)) for model in read)
     streams = tuple(_stream(section, model, folder) for model in models)
     workload = Workload(streams, traffic.transport.to_value())
     host = section.server.to_value(folder)
@@ -399,6 +441,7 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
         limit=LatencyLimit(limit.percentile, limit.latency_ms),
         demand_per_second=own.demand_per_second or traffic.demand_per_second,
         batch_size=traffic.batch_size,
+        version=model.version,
     )
 
 

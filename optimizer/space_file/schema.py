@@ -308,6 +308,9 @@ def mistakes_with_requests(
     if size > 1 and len(file.shapes) > 1:
         rule = f"must be 1: requests of {len(file.shapes)} shapes in {file.path} cannot be joined"
         yield Mistake("traffic.batch_size", rule, str(size))
+    if section.traffic.transport.encoding == "json" and file.binary:
+        rule = f"must be binary: JSON has no form for elements of {file.path} that are no text"
+        yield Mistake("traffic.transport.encoding", rule, "json")
     if LENGTH not in model.payloads.dimensions_of_file:
         return
     positions = own.source.config_limits(folder).get("max_position_embeddings", longest)

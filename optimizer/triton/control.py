@@ -6,7 +6,7 @@ Launchers only start and stop servers. Errors of the client library are converte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, 
 from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
-from optimizer.workload.data_types import data_type_of
+from optimizer.workload.data_types import concatenated, data_type_of
 from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS = 10.0
@@ -59,6 +59,7 @@ class ServerControl:
         self._loaded: dict[str, None] = {}
         self._last_error = ""
         self._ever_loaded: set[str] = set()
+        self._versions: dict[str, str] = {}
 
     def __enter__(self) -> ServerControl:
         return self
@@ -106,12 +107,22 @@ class ServerControl:
         return tuple(self._loaded)
 
     def load(
-        self, model: str, requested: model_config_pb2.ModelConfig, timeout_seconds: float
+        self,
+        model: str,
+        requested: model_config_pb2.ModelConfig,
+        timeout_seconds: float,
+        *,
+        paths: Iterable[str] = (),
+        version: str = "",
     ) -> model_config_pb2.ModelConfig:
         """Load or reload a model, and compare the server's configuration with the requested one.
 
         The configuration is sent with the request, since a server on a network file system may
         read an old config.pbtxt.
+
+        Args:
+            paths: of fields that are compared even where they are false, 0 or empty.
+            version: that requests and counters are for; empty for the newest that is served.
 
         Returns:
             The configuration that the server runs.
@@ -122,18 +133,40 @@ class ServerControl:
             ConfigMismatch: the server runs another configuration.
             ServerFailure: the server is gone.
         """
+        self._versions[model] = version
+        config = json_format.MessageToJson(requested, preserving_proto_field_name=True)
+        running = self._load(model, config, timeout_seconds)
+        wrong = differences(requested, running, paths)
+        if wrong:
+            raise ConfigMismatch(f"{model}: " + "; ".join(wrong))
+        return running
+
+    def load_as_it_is(self, model: str, timeout_seconds: float) -> model_config_pb2.ModelConfig:
+        """Load a model with the config.pbtxt in the server's repository, if it has one.
+
+        Returns:
+            The configuration that the server runs, which it has completed if it does so at all.
+
+        Raises:
+            ModelLoadFailure: the server refused or failed, or took longer than the timeout.
+            ServerFailure: the server is gone.
+        """
+        return self._load(model, None, timeout_seconds)
+
+    def _load(
+        self, model: str, config: str | None, timeout_seconds: float
+    ) -> model_config_pb2.ModelConfig:
         self._loaded[model] = None
         self._ever_loaded.add(model)
-        config = json_format.MessageToJson(requested, preserving_proto_field_name=True)
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
-        running = self.config(model)
-        wrong = differences(requested, running)
-        if wrong:
-            raise ConfigMismatch(f"{model}: " + "; ".join(wrong))
-        return running
+        return self.config(model)
+
+    def version_of(self, model: str) -> str:
+        """Return the version of a model that requests name; empty for the newest."""
+        return self._versions.get(model, "")
 
     def unload(self, model: str, wait_seconds: float = 0.0) -> None:
         """Unload a model, and wait up to `wait_seconds` until it is gone."""
@@ -172,10 +205,17 @@ class ServerControl:
         return answer.config
 
     def statistics(self, model: str) -> service_pb2.ModelStatistics:
-        """Return the server's counters of a model since it was loaded. Raises ServerFailure."""
+        """Return the server's counters of a model's version since it was loaded.
+
+        Raises:
+            ServerFailure: the server is gone, or the model is not loaded.
+        """
         with _server_errors(f"read the statistics of {model}"):
-            answer = self._client.get_inference_statistics(model, client_timeout=_CALL_SECONDS)
-        return answer.model_stats[0]
+            answer = self._client.get_inference_statistics(
+                model, model_version=self.version_of(model), client_timeout=_CALL_SECONDS
+            )
+        # Without a version there is a row for each, and requests go to the newest.
+        return max(answer.model_stats, key=lambda row: int(row.version))
 
     def error_of_one_request(self, model: str, tensors: Tensors, seconds: float) -> str | None:
         """Send one request and return the error of its reply, None where it succeeds.
@@ -189,7 +229,10 @@ class ServerControl:
             ServerFailure: the server is gone, or the model is not ready or executes nothing.
         """
         with _server_errors(f"check whether {model} is ready"):
-            if not self._client.is_model_ready(model, client_timeout=_CALL_SECONDS):
+            version = self.version_of(model)
+            if not self._client.is_model_ready(
+                model, model_version=version, client_timeout=_CALL_SECONDS
+            ):
                 raise ServerFailure(f"the server reports that {model} is not ready")
         replies = SimpleQueue[InferenceServerException | None]()
         executed, end = self._executed(model), time.monotonic() + _LONGEST_QUEUE_SECONDS
@@ -197,6 +240,7 @@ class ServerControl:
             model,
             _inputs(tensors),
             callback=lambda result, error: replies.put(error),
+            model_version=version,
             client_timeout=2 * _LONGEST_QUEUE_SECONDS,
         )
         while time.monotonic() < end:
@@ -256,7 +300,9 @@ class ServerControl:
             batched: whether the first axis of inputs and outputs is the batch.
 
         Returns:
-            By name, shape [inferences, ...], in the order of the requests. BF16 becomes float32.
+            By name, shape [inferences, ...], in the order of the requests; an array of arrays where
+            requests of several shapes, or those of a model without a batch axis, have answers of
+            several shapes. BF16 becomes float32.
 
         Raises:
             LoadTestFailure: when a request fails or gets no reply in time.
@@ -272,6 +318,7 @@ class ServerControl:
                 model,
                 _inputs(tensors),
                 callback=partial(keep, index),
+                model_version=self.version_of(model),
                 client_timeout=timeout_seconds,
             )
         end = time.monotonic() + timeout_seconds + 1.0
@@ -282,7 +329,8 @@ class ServerControl:
             errors = [_reason(reply) for reply in replies if isinstance(reply, Exception)]
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
         sizes = [inferences_of(request) if batched else None for request in requests]
-        return {name: _joined(name, results, sizes) for name in outputs}
+        shapes = {tuple(array.shape for array in request.values()) for request in requests}
+        return {name: _joined(name, results, sizes, one_shape=len(shapes) == 1) for name in outputs}
 
 
 def _reason(error: Exception) -> str:
@@ -298,12 +346,17 @@ def inferences_of(request: Tensors) -> int:
 
 
 def _joined(
-    output: str, results: Sequence[triton_grpc.InferResult], sizes: Sequence[int | None]
+    output: str,
+    results: Sequence[triton_grpc.InferResult],
+    sizes: Sequence[int | None],
+    *,
+    one_shape: bool,
 ) -> NDArray[Any]:
     """Join an output of several requests.
 
     Args:
         sizes: inferences of each request; None without a batch axis.
+        one_shape: whether the requests, and so their answers, have one shape.
     """
     arrays = [_output(output, result) for result in results]
     for array, size in zip(arrays, sizes, strict=True):
@@ -312,14 +365,15 @@ def _joined(
                 f"output {output!r} has no row per request: "
                 f"a batch of {size} gives the shape {list(array.shape)}"
             )
-    rows = [array[None] if n is None else array for array, n in zip(arrays, sizes, strict=True)]
-    shapes = sorted({row.shape[1:] for row in rows})
-    if len(shapes) > 1:
+    if None in sizes:
+        return concatenated([array[None] for array in arrays])
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if one_shape and len(shapes) > 1:
         raise ConfigMismatch(
             f"output {output!r} must have one shape for all requests of one shape, got "
             f"{list(shapes[0])} and {list(shapes[1])}: leave it out of `outputs`"
         )
-    return np.concatenate(rows)
+    return concatenated(arrays)
 
 
 def _output(name: str, result: triton_grpc.InferResult) -> NDArray[Any]:

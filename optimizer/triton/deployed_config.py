@@ -28,11 +28,6 @@ def read_deployed(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
         UsageError: when there is none, or it is no ModelConfig.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UsageError(
-            f"{path} is missing: write the configuration that the server has completed into it; "
-            "GET v2/models/MODEL/config of a running server returns it"
-        )
     try:
         text = read_text(path)
         return text, text_format.Parse(text, model_config_pb2.ModelConfig())
@@ -40,22 +35,61 @@ def read_deployed(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
         raise UsageError(f"{path} is not a Triton model configuration: {error}") from error
 
 
+def read_if_present(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return what `read_deployed` does; empty where the model has no config.pbtxt."""
+    if (folder / CONFIG_FILE).exists():
+        return read_deployed(folder)
+    return "", model_config_pb2.ModelConfig()
+
+
+def read_source(source: RepositorySource) -> model_config_pb2.ModelConfig:
+    """Return the configuration of a deployed model, completed if that was necessary.
+
+    Raises:
+        UsageError: when there is none, or it is no ModelConfig.
+    """
+    if source.completed:
+        return text_format.Parse(source.completed, model_config_pb2.ModelConfig())
+    return read_deployed(source.folder)[1]
+
+
 def read_settings(source: RepositorySource) -> DeployedSettings:
     """Return what a model's configuration means for the space that is searched.
 
     Raises:
-        UsageError: for a configuration that cannot be read, or a model that cannot be tuned.
+        UsageError: for a configuration that cannot be read, a model that cannot be tuned, or a
+            version that is not served.
     """
-    _, config = read_deployed(source.folder)
+    config, path = read_source(source), source.folder / CONFIG_FILE
     refusal = refusal_of(config)
     if refusal is not None:
-        raise UsageError(f"{source.folder / CONFIG_FILE}: {refusal}")
+        raise UsageError(f"{path}: {refusal}")
+    served = served_versions(source.folder, config)
+    if source.version is not None and source.version not in served:
+        listed = ", ".join(map(str, served)) or "none"
+        raise UsageError(
+            f"source.version: must be one that the model's version_policy serves, got "
+            f"{source.version}; of {source.folder} it serves {listed}"
+        )
     return DeployedSettings(
         values=deployed_values(config),
         batched=config.max_batch_size > 0,
         instance_groups=len(config.instance_group),
         backend=backend_of(config),
     )
+
+
+def served_versions(folder: Path, config: model_config_pb2.ModelConfig) -> tuple[int, ...]:
+    """Return the versions of a model that its version_policy serves, ascending."""
+    names = [each.name for each in folder.iterdir() if each.is_dir()]
+    # Triton ignores folders whose names begin with 0.
+    versions = sorted(int(n) for n in names if n.isdecimal() and not n.startswith("0"))
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return tuple(versions)
+    if policy.HasField("specific"):
+        return tuple(version for version in versions if version in policy.specific.versions)
+    return tuple(versions[-(policy.latest.num_versions or 1) :])
 
 
 def backend_of(config: model_config_pb2.ModelConfig) -> str:

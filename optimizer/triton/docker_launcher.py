@@ -69,7 +69,9 @@ class DockerLauncher:
         self._log = log
         self._pick_ports = pick_ports
 
-    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+    def start(
+        self, options: ServerOptions, slot: Slot, *, completes: bool = False
+    ) -> RunningServer:
         """Start a container, on other ports when one of those picked is in use.
 
         Raises:
@@ -78,23 +80,28 @@ class DockerLauncher:
         """
         try:
             self._engine.reap()
-            return on_free_ports(partial(self._start, options, slot), self._pick_ports)
+            start = partial(self._start, options, slot, completes=completes)
+            return on_free_ports(start, self._pick_ports)
         except ContainerFailure as error:
             raise ServerFailure(str(error)) from error
 
-    def _start(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> RunningServer:
+    def _start(
+        self, options: ServerOptions, slot: Slot, endpoint: Endpoint, *, completes: bool
+    ) -> RunningServer:
         with storage_errors(self._repository):
             self._repository.mkdir(parents=True, exist_ok=True)
         log = _Log(self._log)
-        container = self._engine.start(self._task(options, slot, endpoint))
+        container = self._engine.start(self._task(options, slot, endpoint, completes=completes))
         server = _ContainerServer(container, endpoint, log)
         wait_ready(server, server.listens)
         return server
 
-    def _task(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> ContainerTask:
+    def _task(
+        self, options: ServerOptions, slot: Slot, endpoint: Endpoint, *, completes: bool = False
+    ) -> ContainerTask:
         # A relative path: Triton starts the processes of Python models by an unquoted shell
         # command, and the names of parent folders may need quotes.
-        command = arguments(options, slot, endpoint, self._repository.name)
+        command = arguments(options, slot, endpoint, self._repository.name, completes=completes)
         return ContainerTask(
             self._host.image,
             ("tritonserver", *command),

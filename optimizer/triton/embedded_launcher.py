@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from optimizer.configuration.serving_config import ServerOptions
-from optimizer.errors import StorageError
+from optimizer.errors import ServerFailure, StorageError
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
@@ -38,6 +38,7 @@ from optimizer.triton.shared_memory import (
 )
 
 _KILL_SECONDS = 2.0
+_UNLOAD_SECONDS = 3.0
 
 
 class EmbeddedLauncher:
@@ -69,18 +70,23 @@ class EmbeddedLauncher:
         self._pick_ports = pick_ports
         self._started = 0
 
-    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+    def start(
+        self, options: ServerOptions, slot: Slot, *, completes: bool = False
+    ) -> RunningServer:
         """Start a server, on other ports when one of those picked is in use."""
         remove_regions_of_the_dead()
-        return on_free_ports(partial(self._start, options, slot), self._pick_ports)
+        start = partial(self._start, options, slot, completes=completes)
+        return on_free_ports(start, self._pick_ports)
 
-    def _start(self, options: ServerOptions, slot: Slot, endpoint: Endpoint) -> RunningServer:
+    def _start(
+        self, options: ServerOptions, slot: Slot, endpoint: Endpoint, *, completes: bool
+    ) -> RunningServer:
         self._started += 1
         region = region_prefix(self._started)
         # Triton starts the processes of Python models by a line of shell in which these two paths
         # are not quoted: relative to where they meet, nothing that a folder is called can do harm.
         folder = Path(os.path.commonpath([self._repository, self._backends]))
-        command = self._command(options, slot, endpoint, region, folder)
+        command = self._command(options, slot, endpoint, region, folder, completes)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._repository.mkdir(parents=True, exist_ok=True)
@@ -102,7 +108,13 @@ class EmbeddedLauncher:
         return server
 
     def _command(
-        self, options: ServerOptions, slot: Slot, endpoint: Endpoint, region: str, folder: Path
+        self,
+        options: ServerOptions,
+        slot: Slot,
+        endpoint: Endpoint,
+        region: str,
+        folder: Path,
+        completes: bool,
     ) -> list[str]:
         return [
             *(sys.executable, "-I", "-S", str(child_shim.__file__)),
@@ -115,6 +127,7 @@ class EmbeddedLauncher:
                 str(self._repository.relative_to(folder)),
                 f"--backend-directory={self._backends.relative_to(folder)}",
                 f"--backend-config=python,shm-region-prefix-name={region}",
+                completes=completes,
             ),
         ]
 
@@ -149,8 +162,8 @@ class _EmbeddedServer(RunningServer):
         return read_log(self._log, self._start_of_log)
 
     def stop(self) -> None:
-        self.control.close()
         if self._process.poll() is None:
+            self._unload()
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
@@ -159,7 +172,14 @@ class _EmbeddedServer(RunningServer):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._wait_for_group()
+        self.control.close()
         remove_regions(self._region)
+
+    def _unload(self) -> None:
+        """Unload the models: a server that ends looks only once a second whether they are gone."""
+        with contextlib.suppress(ServerFailure):
+            if self.control.alive():
+                self.control.unload_all(_UNLOAD_SECONDS)
 
     def _wait_for_group(self) -> None:
         """Wait until no process of the server's session runs."""

@@ -91,8 +91,13 @@ class RunningServer(ABC):
 class ServerLauncher(Protocol):
     """Starts servers over one model repository, in explicit model-control mode."""
 
-    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+    def start(
+        self, options: ServerOptions, slot: Slot, *, completes: bool = False
+    ) -> RunningServer:
         """Start a server and return when it is ready.
+
+        Args:
+            completes: whether it completes the configurations of models.
 
         Raises:
             ServerFailure: when it does not come up; the message holds the end of its log.
@@ -122,13 +127,19 @@ def on_free_ports(
 
 
 def arguments(
-    options: ServerOptions, slot: Slot, endpoint: Endpoint, repository: str, *own: str
+    options: ServerOptions,
+    slot: Slot,
+    endpoint: Endpoint,
+    repository: str,
+    *own: str,
+    completes: bool = False,
 ) -> list[str]:
     """Return the arguments of tritonserver.
 
     Args:
         repository: path as the server sees it.
         own: arguments of one launcher, such as the backend directory.
+        completes: whether the server completes the configurations of models.
     """
     listening = [
         f"--{service}-{part}={value}"
@@ -140,7 +151,7 @@ def arguments(
         *own,
         "--model-control-mode=explicit",
         # Auto-complete would enable batching where a trial disables it.
-        "--disable-auto-complete-config",
+        *([] if completes else ["--disable-auto-complete-config"]),
         *listening,
         *(["--allow-gpu-metrics=false"] if not slot.gpu_uuids else []),
         f"--exit-timeout-secs={_EXIT_TIMEOUT_SECONDS}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.parameters import PARAMETERS
@@ -36,6 +37,7 @@ def model_config(
         text_format.Parse(template.read_text(), config)
     except text_format.ParseError as error:
         raise ValueError(f"{template} is no Triton model configuration: {error}") from error
+    payloads = payloads.as_served()
     config.name = model.name
     config.max_batch_size = model.max_batch_size if payloads.batched else 0
     _add_tensors(config, payloads, outputs)
@@ -234,70 +236,80 @@ def to_text(config: model_config_pb2.ModelConfig) -> str:
 
 
 def differences(
-    requested: model_config_pb2.ModelConfig, running: model_config_pb2.ModelConfig
+    requested: model_config_pb2.ModelConfig,
+    running: model_config_pb2.ModelConfig,
+    paths: Iterable[str] = (),
 ) -> list[str]:
     """Return a line "field: requested A, the server runs B" for each requested field that differs.
 
     Defaults that the server fills in elsewhere are ignored, except for a dynamic batcher.
+
+    Args:
+        paths: of fields that were requested even where they are false, 0 or empty, which a message
+            does not tell from fields that are left out.
     """
     wanted = json_format.MessageToDict(requested, preserving_proto_field_name=True)
     actual = json_format.MessageToDict(running, preserving_proto_field_name=True)
-    for message in (wanted, actual):
-        _fill_in_zeros(message)
     batcher = wanted.get("dynamic_batching")
     if batcher is not None and "preferred_batch_size" not in batcher:
         # Triton reads "no preference" as a preference for the largest batch.
         batcher["preferred_batch_size"] = [requested.max_batch_size]
-    lines = _differing_fields(wanted, actual, "")
+    differing = {path: (asked, runs) for path, asked, runs in _differing(wanted, actual, "")}
+    default = model_config_pb2.ModelConfig()
+    for path in dict.fromkeys((*_ALWAYS_REQUESTED, *paths)):
+        asked, runs = _value_at(requested, path), _value_at(running, path)
+        if path in differing or asked == _value_at(default, path) != runs:
+            differing[path] = (asked, runs)
     if batcher is None and "dynamic_batching" in actual:
-        value = actual["dynamic_batching"]
-        lines.append(f"dynamic_batching: requested none, the server runs {value}")
-    return lines
+        differing["dynamic_batching"] = ("none", actual["dynamic_batching"])
+    return [
+        f"{path}: requested {asked}, the server runs {runs}"
+        for path, (asked, runs) in differing.items()
+    ]
 
 
-def _zero_of(path: str) -> object:
-    """Return what JSON has where a message leaves a field out; None for what is repeated."""
-    message = model_config_pb2.ModelConfig
-    *sections, field = path.split(".")
-    for name in sections:
-        if name in _zeros_of(message):  # as a list or a map has, and a single message has not
+def _value_at(config: model_config_pb2.ModelConfig, path: str) -> object:
+    """Return the value of a field, its default where it is left out; None for no single value."""
+    part: Any = model_config_pb2.ModelConfig()
+    part.CopyFrom(config)  # reading an absent key of a map adds it
+    names, field = iter(path.split(".")), None
+    for name in names:
+        field = part.DESCRIPTOR.fields_by_name[name]
+        part = getattr(part, name)
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            key, field = next(names, None), entry.fields_by_name["value"]
+            if key is None:
+                return None
+            is_text = entry.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+            part = part[key if is_text else int(key)]
+        elif field.is_repeated:
             return None
-        message = message.DESCRIPTOR.fields_by_name[name].message_type._concrete_class
-    zero = _zeros_of(message).get(field)
-    return zero if isinstance(zero, bool | int | str) else None
+    if isinstance(part, Message):
+        return None
+    kind = field.enum_type if field is not None else None
+    return kind.values_by_number[part].name if kind is not None else part
 
 
-def _zeros_of(message: type[Any]) -> dict[str, Any]:
-    return json_format.MessageToDict(
-        message(), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-
-
-_ZEROS = {
-    path: zero
+_ALWAYS_REQUESTED = tuple(
+    path
     for path in ("response_cache.enable", *(path for each in PARAMETERS for path in each.fields))
-    if (zero := _zero_of(path)) is not None
-}
+    if isinstance(_value_at(model_config_pb2.ModelConfig(), path), bool | int)
+)
+"""Fields that a configuration of this program has even where they are false or 0."""
 
 
-def _fill_in_zeros(message: dict[str, Any]) -> None:
-    """Add requested parameters that are 0 or false, which a message omits."""
-    for path, zero in _ZEROS.items():
-        *sections, field = path.split(".")
-        part: dict[str, Any] | None = message
-        for name in sections:
-            part = part.get(name) if part is not None else None
-        if part is not None:
-            part.setdefault(field, zero)
-
-
-def _differing_fields(wanted: Any, actual: Any, path: str) -> list[str]:
+def _differing(wanted: Any, actual: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the path of each part that differs, with both values."""
     if isinstance(wanted, dict) and isinstance(actual, dict):
         parts = [(f"{path}.{k}" if path else k, v, actual.get(k)) for k, v in wanted.items()]
     elif isinstance(wanted, list) and isinstance(actual, list) and len(wanted) == len(actual):
         pairs = zip(wanted, actual, strict=True)
         parts = [(f"{path}[{n}]", w, a) for n, (w, a) in enumerate(pairs)]
+    elif wanted == actual:
+        return
     else:
-        same = wanted == actual
-        return [] if same else [f"{path}: requested {wanted}, the server runs {actual}"]
-    return [line for key, w, a in parts for line in _differing_fields(w, a, key)]
+        yield path, wanted, actual
+        return
+    for key, asked, runs in parts:
+        yield from _differing(asked, runs, key)

@@ -29,8 +29,10 @@ class RemoteLauncher:
         self._endpoint = Endpoint(host.grpc, host.http, host.metrics)
         self._start_seconds = start_seconds
 
-    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
-        """Wait until the server answers.
+    def start(
+        self, options: ServerOptions, slot: Slot, *, completes: bool = False
+    ) -> RunningServer:
+        """Wait until the server answers; whether it completes configurations is as it was started.
 
         Raises:
             ServerFailure: it does not answer, has the wrong mode, or would have to be restarted.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from optimizer.configuration.runtimes import session_file
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import storage_errors
 from optimizer.files.untrusted import read_text
-from optimizer.triton.deployed_config import CONFIG_FILE, served_text
+from optimizer.triton.config_text import edited
+from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed, served_text
 from optimizer.triton.model_config import model_config, to_text
 from optimizer.workload.streams import OutputTensor, Payloads
 
@@ -75,19 +77,38 @@ class ModelRepository:
         outputs: Sequence[OutputTensor],
     ) -> model_config_pb2.ModelConfig:
         """Write one model under a temporary name and rename it."""
-        final, temporary = self.root / model.name, self.root / f".{model.name}.new"
+        text, config = config_of(model, artifact, payloads, outputs, self._templates)
+        with self._replacing(model.name) as folder:
+            if model.artifact.backend == "repository":
+                self._add_deployed_files(folder, artifact)
+            else:
+                self._add_own_files(folder / "1", model, artifact)
+            (folder / CONFIG_FILE).write_text(text, newline="")
+        return config
+
+    def write_deployed(self, name: str, source: Path) -> None:
+        """Write a model of another repository as it is there, perhaps without a config.pbtxt.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        with self._replacing(name) as folder:
+            self._add_deployed_files(folder, source)
+            if (source / CONFIG_FILE).exists():
+                text, config = read_deployed(source)
+                config.name = name if config.name else ""
+                (folder / CONFIG_FILE).write_text(edited(text, config), newline="")
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """Yield a folder that takes a model's place when it is complete."""
+        final, temporary = self.root / name, self.root / f".{name}.new"
         with storage_errors(final):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            text, config = config_of(model, artifact, payloads, outputs, self._templates)
-            if model.artifact.backend == "repository":
-                self._add_deployed_files(temporary, artifact)
-            else:
-                self._add_own_files(temporary / "1", model, artifact)
-            (temporary / CONFIG_FILE).write_text(text, newline="")
+            yield temporary
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-        return config
 
     def _add_own_files(self, version: Path, model: ModelServing, artifact: Path) -> None:
         template = self._templates / model.artifact.backend

@@ -35,8 +35,9 @@ def serialised(
         ServerFailure: when the server refuses the region.
         StorageError: when there is not enough shared memory.
     """
+    target = model, control.version_of(model)
     if not transport.shared_memory:
-        yield tuple(_serialise(model, tensors, transport, None) for tensors in requests)
+        yield tuple(_serialise(target, tensors, transport, None) for tensors in requests)
         return
     name = f"{region_prefix(0)}{uuid4().hex[:12]}"
     size = sum(len(encoded(array)) for tensors in requests for array in tensors.values())
@@ -47,7 +48,7 @@ def serialised(
         control.register_shared_memory(name, f"/{name}", size)
         try:
             yield tuple(
-                _serialise(model, tensors, transport, placement)
+                _serialise(target, tensors, transport, placement)
                 for tensors, placement in zip(requests, placements, strict=True)
             )
         finally:
@@ -78,16 +79,21 @@ def _copy_tensors(region: object, name: str, requests: Sequence[Tensors]) -> lis
     return placements
 
 
+_Target = tuple[str, str]
+"""A model and its version, which is empty for the newest."""
+
+
 def _serialise(
-    model: str, tensors: Tensors, transport: Transport, placement: Placement | None
+    target: _Target, tensors: Tensors, transport: Transport, placement: Placement | None
 ) -> SerialisedRequest:
     if transport.protocol == "grpc":
-        return _over_grpc(model, tensors, placement)
-    return _over_http(model, tensors, transport, placement)
+        return _over_grpc(target, tensors, placement)
+    return _over_http(target, tensors, transport, placement)
 
 
-def _over_grpc(model: str, tensors: Tensors, placement: Placement | None) -> SerialisedRequest:
-    request = service_pb2.ModelInferRequest(model_name=model)
+def _over_grpc(target: _Target, tensors: Tensors, placement: Placement | None) -> SerialisedRequest:
+    model, version = target
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in tensors.items():
         item = request.inputs.add(name=name, datatype=data_type_of(array), shape=array.shape)
         if placement is None:
@@ -98,11 +104,11 @@ def _over_grpc(model: str, tensors: Tensors, placement: Placement | None) -> Ser
                 item.parameters[key].string_param = value
             else:
                 item.parameters[key].int64_param = value
-    return SerialisedRequest(model, bytes(request.SerializeToString()))
+    return SerialisedRequest(model, bytes(request.SerializeToString()), version=version)
 
 
 def _over_http(
-    model: str, tensors: Tensors, transport: Transport, placement: Placement | None
+    target: _Target, tensors: Tensors, transport: Transport, placement: Placement | None
 ) -> SerialisedRequest:
     inputs: list[dict[str, Any]] = []
     tail = b""
@@ -124,7 +130,8 @@ def _over_http(
     binary = transport.encoding == "binary"
     document = {"inputs": inputs, "parameters": {"binary_data_output": binary}}
     head = json.dumps(document, separators=(",", ":")).encode()
-    return SerialisedRequest(model, head + tail, len(head) if tail else None)
+    model, version = target
+    return SerialisedRequest(model, head + tail, len(head) if tail else None, version)
 
 
 def _json_value(value: Any) -> Any:

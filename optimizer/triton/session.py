@@ -36,12 +36,14 @@ class ModelFiles:
     Attributes:
         artifact: directory of its files.
         engine: TensorRT and GPU that an engine was built with and for; None for other files.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     artifact: Path
     payloads: Payloads
     outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
+    version: str = ""
 
 
 def files_of(
@@ -131,7 +133,13 @@ class ServingSession:
                 if own.engine is not None:
                     refuse_mismatch(own.engine, served.control.version(), self._gpus)
                 requested = self._repository.write(model, own.artifact, own.payloads, own.outputs)
-                served.control.load(model.name, requested, _LOAD_SECONDS)
+                served.control.load(
+                    model.name,
+                    requested,
+                    _LOAD_SECONDS,
+                    paths=[path for path, _ in model.parameters],
+                    version=own.version,
+                )
             loaded = frozenset(served.server.model_processes() or ()) - before
             return replace(served, processes=loaded)
         except TrialFailure as error:

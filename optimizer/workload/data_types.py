@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import ml_dtypes
@@ -36,6 +36,30 @@ NUMPY_TYPES: Mapping[DataType, np.dtype[Any]] = {
 _TRITON_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 
 FLOATING: frozenset[DataType] = frozenset({"FP16", "FP32", "FP64", "BF16"})
+
+
+def concatenated(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Join arrays along their first axis; where their other axes differ, into an array of arrays.
+
+    Args:
+        arrays: shape [rows, ...] each.
+
+    Returns:
+        Shape [all rows, ...], or an array of objects [all rows], see `is_ragged`.
+    """
+    if len({array.shape[1:] for array in arrays}) == 1:
+        joined: NDArray[Any] = np.concatenate(arrays)
+        return joined
+    rows = [row for array in arrays for row in array]
+    ragged = np.empty(len(rows), dtype=np.object_)
+    for n, row in enumerate(rows):
+        ragged[n] = row
+    return ragged
+
+
+def is_ragged(array: NDArray[Any]) -> bool:
+    """Return whether an array holds arrays of different shapes."""
+    return array.dtype == np.object_ and array.size > 0 and isinstance(array.flat[0], np.ndarray)
 
 
 def data_type_of(array: NDArray[Any]) -> DataType:

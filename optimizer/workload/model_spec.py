@@ -48,10 +48,15 @@ class RepositorySource:
     Attributes:
         repository: folder of the repository.
         model: name of the model's folder in it.
+        version: that requests name; None for the newest that is served.
+        completed: text of its complete config.pbtxt, where the file leaves out what a server
+            completes; empty where the file is complete.
     """
 
     repository: Path
     model: str
+    version: int | None = None
+    completed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -173,6 +178,13 @@ class ModelSpec:
     accuracy: AccuracyLimits
     outputs: tuple[str, ...] = ()
     calibration_percentile: float = USUAL_PERCENTILE
+
+    @property
+    def version(self) -> str:
+        """Version of the model that requests name; empty for the newest that is served."""
+        source = self.source
+        given = source.version if isinstance(source, RepositorySource) else None
+        return "" if given is None else str(given)
 
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:

@@ -70,7 +70,8 @@ class TensorSpec:
     @property
     def drawn(self) -> bool:
         """Whether its values differ at random between requests."""
-        return not self.from_file and len(self.choices) != 1
+        several = len(self.choices) > 1 or bool(self.pattern) or self.minimum < self.maximum
+        return several and not self.from_file
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape without the batch, given the sizes of the free dimensions."""
@@ -136,12 +137,16 @@ class RequestFile:
         sha256: of the content.
         requests: number of requests of one inference.
         shapes: number of requests of each shape, leaving the length aside.
+        binary: whether an element of BYTES is no UTF-8 text.
+        unused: keys of the file that have no meaning here.
     """
 
     path: Path
     sha256: str
     requests: int
     shapes: tuple[int, ...]
+    binary: bool = False
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ class Payloads:
         dimensions: the other free dimensions; one that follows from another comes after it.
         batched: whether tensors have a batch axis in front; without, the model's max_batch_size
             is 0 and each request is one inference.
+        one_at_a_time: whether max_batch_size is 0 although tensors have a batch axis.
         file: has the values of the tensors that are `from_file`; None without such a tensor.
     """
 
@@ -161,6 +167,7 @@ class Payloads:
     dimensions: tuple[Dimension, ...] = ()
     batched: bool = True
     file: RequestFile | None = None
+    one_at_a_time: bool = False
 
     def sample(
         self,
@@ -225,13 +232,27 @@ class Payloads:
         """Return the smallest size of each free dimension."""
         return self._sizes(min(self.lengths.lengths), lambda own: min(own.lengths))
 
+    def as_served(self) -> Payloads:
+        """Return tensors as the server takes them: a batch of 1 is an axis of their shape there."""
+        if not self.one_at_a_time:
+            return self
+        tensors = tuple(replace(each, shape=(1, *each.shape)) for each in self.tensors)
+        return replace(self, tensors=tensors, batched=False, one_at_a_time=False)
+
     def largest(self) -> Payloads:
         """Return the same requests, each of the largest size in every dimension."""
+        return self._of_sizes(lambda own: own.longest)
+
+    def smallest(self) -> Payloads:
+        """Return the same requests, each of the smallest size in every dimension."""
+        return self._of_sizes(lambda own: min(own.lengths))
+
+    def _of_sizes(self, size: Callable[[LengthDistribution], int]) -> Payloads:
         dimensions = tuple(
-            each if each.sizes is None else replace(each, sizes=_only(each.sizes.longest))
+            each if each.sizes is None else replace(each, sizes=_only(size(each.sizes)))
             for each in self.dimensions
         )
-        return replace(self, lengths=_only(self.lengths.longest), dimensions=dimensions)
+        return replace(self, lengths=_only(size(self.lengths)), dimensions=dimensions)
 
     def _sizes(
         self,
@@ -352,6 +373,7 @@ class Stream:
         target: name of the model.
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
+        version: of the model that requests name; empty for the newest that is served.
     """
 
     name: str
@@ -361,6 +383,7 @@ class Stream:
     limit: LatencyLimit
     demand_per_second: float
     batch_size: int = 1
+    version: str = ""
 
 
 _USUAL_TRANSPORT = Transport()

@@ -28,8 +28,10 @@ class SerialisedRequest:
         body: a ModelInferRequest, or the body of an HTTP request.
         json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
             None without binary tensors.
+        version: of the model; empty for the newest that is served.
     """
 
     model: str
     body: bytes
     json_bytes: int | None = None
+    version: str = ""

@@ -18,8 +18,11 @@ RUN_AT_ONCE = frozenset(
 )  # fmt: skip
 """Commands that read studies or bundles; they are run on generated ones, without a server."""
 
-RUN_ON_A_SERVER = frozenset({"baseline", "export", "measure", "record", "run", "verify"})
+RUN_ON_A_SERVER = frozenset({"export", "measure", "run", "verify"})
 """Commands that serve models; they are run on the embedded server, with a tiny model."""
+
+_BASELINES = "tests/e2e/test_baseline.py runs it, on a tiny model"
+_RECORDS = "tests/e2e/test_record.py runs it, on a tiny model, and replays its table"
 
 _SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
 
@@ -28,6 +31,7 @@ _PATCHES = (
 )
 
 PARSED_ONLY: Mapping[str, str] = {
+    "python -m optimizer baseline search_spaces/quickstart.yaml": _BASELINES,
     "python -m optimizer dashboard quickstart": (
         "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
     ),
@@ -39,6 +43,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer prices update --region eu-west-1 --type ml.g5.xlarge --type g5.xlarge": (
         "needs AWS credentials; tests/unit/test_price_list.py asks a stub of the price list"
     ),
+    "python -m optimizer record search_spaces/short_sequences.yaml": _RECORDS,
     "python -m optimizer recommend t4 a10g --advanced": (
         "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks generated ones"
     ),

@@ -36,19 +36,12 @@ USERS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with files named as in the pages; its studies are shared by the commands."""
     folder = tmp_path_factory.mktemp("served")
-    write(folder, "my-model", "space.yaml")
-    write(folder, "quickstart", "search_spaces/quickstart.yaml", runtime=["pytorch", "openvino"])
-    write(folder, "short_sequences", "search_spaces/short_sequences.yaml", precision=["fp32"])
+    space = tiny.space(parameters=PARAMETERS)
+    tiny.write_space(folder, {**space, "study": "my-model"})
     (folder / "users.json").write_text(json.dumps(USERS))
     job = {**USERS, "ResourceLimit": {"MaxNumberOfTests": 1}, "JobDurationInSeconds": 120}
     (folder / "job.json").write_text(json.dumps(job))
     return folder
-
-
-def write(folder: Path, study: str, name: str, **parameters: list[str]) -> None:
-    path = folder / name
-    space = tiny.space(parameters={**PARAMETERS, **parameters})
-    tiny.write_space(path.parent, {**space, "study": study}, path.name)
 
 
 @pytest.mark.parametrize("command", SERVED, ids=str)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         }
     reference = prepared.references[0].outputs["logits"]
     return Built(folder / "cache", files, prepared.evaluation, reference)
+
+
+def searched_results(built: Built, folder: Path, space: Mapping[str, Any]) -> Path:
+    """Run a search at random to its end in `folder`, and return where its results are."""
+    command = ["run", tiny.write_space(folder, space), "--cache", built.cache]
+    optimizer = Optimizer([*command, "--sampler", "random"], folder)
+    try:
+        assert optimizer.wait() == 0, optimizer.errors
+    finally:
+        optimizer.end()
+    return folder / "results"
 
 
 StartOptimizer = Callable[..., Optimizer]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.e2e import tiny
 from tests.sentences import SENTENCES
 
 LENGTH = 32
@@ -70,19 +71,15 @@ def space(length: int = LENGTH) -> dict[str, Any]:
     return {
         "study": "minilm",
         "models": {"minilm": model},
-        "traffic": {"demand_per_second": 20},
+        "traffic": {"demand_per_second": 200},
         "limit": {"latency_ms": 2000},
         "price": {"instance_type": "test.large", "usd_per_hour": 0.36},
         "parameters": {
             "runtime": ["onnxruntime", "openvino"],
             "precision": ["fp32", "bf16", "int8"],
+            # Or every artefact is compared at batches too, which takes longest.
+            "batching": [False],
         },
-        "measurement": {
-            "saturation_seconds": 0.6,
-            "check_seconds": 0.6,
-            "warmup_seconds": 0.2,
-            "confirm_seconds": 0.6,
-            "confirm_requests": 50,
-        },
+        "measurement": tiny.SPACE["measurement"],
         "budget": {"trials": 1, "wall_clock": "10m"},
     }

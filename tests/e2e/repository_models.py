@@ -197,9 +197,21 @@ def write_model(
     return folder
 
 
-def write_texts(repository: Path, name: str) -> Path:
-    """Write a model of texts, of whose three versions the second is served."""
-    folder = write_model(repository, name, TEXTS, TEXTS_CODE, (1, 2, 3))
+VERSION_CODE = """
+        # Each version answers with its number.
+        version = int(__file__.split("/")[-2])
+        return [response(Y=tensor(request, "X") * 0 + version) for request in requests]
+"""
+
+
+def write_texts(repository: Path, name: str, versions: str = "2") -> Path:
+    """Write a model of texts, of whose three versions only the second answers.
+
+    Args:
+        versions: that are served.
+    """
+    config = TEXTS.replace("versions: [ 2 ]", f"versions: [ {versions} ]")
+    folder = write_model(repository, name, config, TEXTS_CODE, (1, 2, 3))
     broken = _HEAD + "        raise RuntimeError('this version is not the deployed one')\n"
     for version in (1, 3):
         (folder / str(version) / "model.py").write_text(broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import EverythingFailedError, UsageError
+from optimizer.errors import EverythingFailedError
 from optimizer.files.atomic import write_json
 from optimizer.search.prepare import Prepared, PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import ArtifactReady, Event, Note
+from optimizer.study.gated_artifact import GatedShapes
 from optimizer.triton.session import ServingSession
 from optimizer.workload.model_spec import ModelSpec
 from tests.e2e import tiny
@@ -206,16 +208,32 @@ def test_a_study_that_was_begun_before_shapes_were_recorded_is_gated_again(
 
 
 @pytest.mark.parametrize(
-    ("fault", "shape"), [("rows of data", r"\[2, \d+\]"), ("batch reduced", r"\[1, 4\]")]
+    ("fault", "shape", "runtimes"),
+    [
+        ("rows of data", r"\[2, \d+\]", ["onnxruntime", "openvino"]),
+        ("batch reduced", r"\[1, 4\]", ["onnxruntime"]),
+    ],
 )
-def test_an_output_without_a_row_per_request_is_refused_before_anything_is_served(
-    tmp_path: Path, session: ServingSession, fault: str, shape: str
+def test_an_output_without_a_row_per_request_is_served_without_batches(
+    tmp_path: Path, session: ServingSession, fault: str, shape: str, runtimes: list[str]
 ) -> None:
-    space = open_space(tiny.write_space(tmp_path, content(tmp_path, fault)))
+    made = content(tmp_path, fault, runtime=runtimes)
+    space, events = open_space(tiny.write_space(tmp_path, made)), list[Event]()
     with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
-        phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
-        with pytest.raises(UsageError, match=f"output 'y' has no row per request: .*{shape}"):
-            phase.run(space.models, space.search_space)
+        directory = StudyDirectory(tmp_path / "study")
+        phase = PreparePhase(directory, builds, session, events.append)
+        prepared = phase.run(space.models, space.search_space)
+    for gated in prepared.gated:
+        assert gated.dropped is None
+        assert gated.accuracy is not None
+        assert gated.accuracy.min_cosine > 0.9999
+        assert gated.shapes == GatedShapes((1,), LENGTHS)
+    assert largest_batches(prepared) == {1}
+    told = [note for note in notes(events) if "max_batch_size of 2 or more are excluded" in note]
+    assert len(told) == len(runtimes)
+    assert all(re.search(f"output 'y' has no row per request: .*{shape}", note) for note in told)
+    [stream] = prepared.as_served(space.workload).streams
+    assert stream.payloads.as_served().tensors[0].shape == (1, "length")
 
 
 def test_a_source_with_a_length_baked_in_names_the_length(

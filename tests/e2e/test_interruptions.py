@@ -31,7 +31,7 @@ INTERRUPTED = 130
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     """One artefact, two trials; the levels after the saturation leave time to strike."""
-    slow_checks = {"check_seconds": 1.5}
+    slow_checks = {"check_seconds": 1.0}
     content = tiny.space(budget={"trials": 2}, measurement=slow_checks)
     return tiny.write_space(tmp_path, content)
 

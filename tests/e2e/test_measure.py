@@ -92,7 +92,7 @@ def test_no_request_goes_through_a_proxy(
     names = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "all_proxy")
     environment = {**dict.fromkeys(names, proxy), "no_proxy": "", "NO_PROXY": ""}
     space = tiny.write_space(tmp_path, own)
-    optimizer = start(space, "--rate", 20, command="measure", environment=environment)
+    optimizer = start(space, "--rate", 200, command="measure", environment=environment)
     assert optimizer.wait() == 0, optimizer.errors
     [level] = measured(tmp_path, 0)["levels"]
     assert level["streams"][0]["errors"] == 0
@@ -120,7 +120,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
 @pytest.mark.slow
 def test_a_rate_that_misses_the_limit_ends_with_1(start: StartOptimizer, tmp_path: Path) -> None:
     space = tiny.write_space(tmp_path, tiny.space(limit={"latency_ms": 0.2}))
-    optimizer = start(space, "--rate", 20, command="measure")
+    optimizer = start(space, "--rate", 100, command="measure")
     assert optimizer.wait() == 1, optimizer.errors
     assert "The limit was not met: p95 of bert" in optimizer.output, optimizer.errors
     assert "over the limit of 0.2 ms" in measured(tmp_path, 0)["missed"]

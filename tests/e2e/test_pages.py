@@ -41,11 +41,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """The other pages, by what they show."""
+    """A page of each kind, by what it shows: axe-core would read a thousand rows for a minute."""
     results = tmp_path_factory.mktemp("results")
     studied(results / "small", 20)
     demand = daily_demand(3_000.0, 500.0)
     return {
+        "report": report_study(results, "small").page,
         "plan": plan_for(PlanOptions(("small",), daily=demand, results=results)).page,
         "pareto": latency_costs(ParetoOptions("small", results=results))[1],
         "published": replay_published_benchmark(results).page,
@@ -90,8 +91,7 @@ def test_a_report_of_a_thousand_trials_opens_offline(
     assert_sound(found)
     assert len(drawn(found.page)) == 9
     assert found.page.locator("#trials tbody tr").count() == TRIALS
-    screenshot(found.page, f"report-{width}")
-    assert serious(found.page) == []
+    screenshot(found.page, f"large-report-{width}")
 
 
 def test_tables_sort_and_filter(chromium: Browser, report: Path) -> None:
@@ -131,8 +131,10 @@ def test_hostile_names_run_nothing(chromium: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize(("name", "figures"), [("plan", 2), ("pareto", 2), ("published", 3)])
-def test_the_other_pages_open_offline(
+@pytest.mark.parametrize(
+    ("name", "figures"), [("report", 9), ("plan", 2), ("pareto", 2), ("published", 3)]
+)
+def test_every_page_opens_offline_and_can_be_used_by_anybody(
     chromium: Browser, pages: Mapping[str, Path], name: str, figures: int, width: int
 ) -> None:
     found = opened(chromium, pages[name].as_uri(), width)
@@ -142,8 +144,8 @@ def test_the_other_pages_open_offline(
     assert serious(found.page) == []
 
 
-def test_a_report_prints(chromium: Browser, report: Path, tmp_path: Path) -> None:
-    page = opened(chromium, report.as_uri()).page
+def test_a_report_prints(chromium: Browser, pages: Mapping[str, Path], tmp_path: Path) -> None:
+    page = opened(chromium, pages["report"].as_uri()).page
     paper = tmp_path / "report.pdf"
     page.pdf(path=str(paper), format="A4")
     assert paper.read_bytes().startswith(b"%PDF")

@@ -47,21 +47,64 @@ instance_group [
 ]
 parameters { key: "scale" value { string_value: "3" } }
 """
+BARE = """\
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        config.set_max_batch_size(8)
+        config.add_input({"name": "x", "data_type": "TYPE_FP32", "dims": [-1]})
+        config.add_output({"name": "y", "data_type": "TYPE_FP32", "dims": [-1]})
+        return config
+
+    def execute(self, requests):
+        values = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
+        return [pb.InferenceResponse([pb.Tensor("y", each + 1)]) for each in values]
+"""
+BARE_CONFIG = """\
+backend: "python"
+max_batch_size: 8
+input {
+  name: "x"
+  data_type: TYPE_FP32
+  dims: [-1]
+}
+output {
+  name: "y"
+  data_type: TYPE_FP32
+  dims: [-1]
+}
+"""
+"""What the server has completed, and none of its defaults."""
+
+X = {"data_type": "FP32", "shape": [4], "minimum": 0, "maximum": 1}
 SPACE: dict[str, Any] = {
     **{key: tiny.SPACE[key] for key in ("limit", "price", "measurement")},
     "study": "deployed",
-    "traffic": {"demand_per_second": 20},
     "models": {
         "mail": {
             "source": {"repository": "./my models", "model": "mail.v2"},
-            "inputs": {"x": {"data_type": "FP32", "shape": [4], "minimum": 0, "maximum": 1}},
-        }
+            "inputs": {"x": X},
+            "demand_per_second": 200,
+            "parameters": {
+                "batching": [True],
+                "instance_count": [2],
+                "max_queue_delay_microseconds": [500],
+            },
+        },
+        "bare": {
+            "source": {"repository": "./my models", "model": "my model-1.2"},
+            "inputs": {"x": X},
+            "demand_per_second": 1,
+        },
     },
-    "parameters": {
-        "batching": [True],
-        "instance_count": [2],
-        "max_queue_delay_microseconds": [500],
-    },
+    "parameters": {},
+    # As deployed, or all of it.
+    "conditions": [
+        "batching == (instance_count == 2)",
+        "not batching or max_queue_delay_microseconds == 500",
+    ],
     "budget": {"trials": 2, "wall_clock": "5m"},
 }
 
@@ -91,12 +134,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "my models" / model / version
         path.mkdir(parents=True)
         (path / "model.py").write_text(MODEL if version == "2" else "not to be loaded")
+    (folder / "my models" / "my model-1.2" / "1").mkdir(parents=True)
+    (folder / "my models" / "my model-1.2" / "1" / "model.py").write_text(BARE)
     (folder / "my models" / "mail.v2" / "config.pbtxt").write_bytes(
         CONFIG.replace("\n", "\r\n").encode()
     )
     tiny.write_space(folder, SPACE)
     before = contents(folder / "my models")
-    call(folder, "run", "space.yaml", "--cache", "cache", "--sampler", "random")
+    call(folder, "run", "space.yaml", "--cache", "cache", "--sampler", "grid")
     assert contents(folder / "my models") == before
     return folder
 
@@ -118,6 +163,7 @@ def test_the_patch_changes_what_was_searched_and_is_verified(
     assert contents(patched) == {
         **contents(repository),
         "mail.v2/config.pbtxt": text.replace("\n", "\r\n").encode(),
+        "my model-1.2/config.pbtxt": BARE_CONFIG.encode(),
     }
     lax = ("--within", "100000", "--json", "outcome.json")
     call(tmp_path, "verify", patch, "--patched", patched, *lax)

@@ -8,6 +8,7 @@ import shutil
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
-from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    ModelServing,
+    ServingConfig,
+)
+from optimizer.load.transmit import TRANSMITTERS
+from optimizer.triton.model_config import merge_fields, wrong_field
+from optimizer.triton.requests import serialised
+from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.workload.data_types import NUMPY_TYPES
-from optimizer.workload.streams import Payloads
+from optimizer.workload.streams import Payloads, Tensors
+from optimizer.workload.transport import Transport
 from tests.e2e import repository_models as models
 from tests.e2e import tiny
 from tests.e2e.embedded import embedded_session
@@ -58,8 +68,12 @@ ROUTE_INPUTS = {
 NUMBER_INPUTS = {"X": {"data_type": "FP32", "shape": [4], "minimum": -1, "maximum": 1}}
 
 
-def model(repository: str, name: str, inputs: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
-    section = {"repository": repository, "model": name}
+def model(
+    repository: str, name: str, inputs: Mapping[str, Any], version: int | None = None, **keys: Any
+) -> dict[str, Any]:
+    section: dict[str, Any] = {"repository": repository, "model": name}
+    if version is not None:
+        section["version"] = version
     return {"source": section, "inputs": dict(inputs), "evaluation": {"samples": 6}, **keys}
 
 
@@ -109,7 +123,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """Models of five kinds on one server, at one rate; two take their requests from files."""
     folder = tmp_path_factory.mktemp("measured")
     repository = folder / "our models-v1.2" / "mail room"
-    models.write_texts(repository, "texts-v1.2")
+    models.write_texts(repository, "texts-v1.2", versions="2, 3")
     models.write_model(repository, "wide one", models.WIDE, models.WIDE_CODE)
     models.write_model(repository, "voice.activity", models.VOICE, models.VOICE_CODE)
     models.write_model(repository, "images", models.IMAGES, models.IMAGES_CODE)
@@ -118,7 +132,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     at, demand = "our models-v1.2/mail room", {"demand_per_second": 20}
     served = {
         "texts-v1.2": model(
-            at, "texts-v1.2", TEXT_INPUTS, dimensions={"marks": {"fixed": 7}}, **demand
+            at, "texts-v1.2", TEXT_INPUTS, 2, dimensions={"marks": {"fixed": 7}}, **demand
         ),
         "wide": model(at, "wide one", WIDE_INPUTS, dimensions=WIDE_DIMENSIONS, **demand),
         "voice.activity": model(
@@ -147,6 +161,8 @@ def test_every_request_is_one_that_the_model_takes(measured: Mapping[str, Any], 
     [stream] = [each for each in level["streams"] if each["name"] == name]
     assert stream["completed"] > 5
     assert (stream["errors"], stream["first_error"]) == (0, None)
+    [split] = [each for each in level["server"] if each["model"] == name]
+    assert split["requests"] > 5, "of the version that requests name"
 
 
 @pytest.mark.slow
@@ -212,6 +228,80 @@ def test_every_data_type_arrives_as_it_was_sent(session: ServingSession, tmp_pat
             assert got.tolist() == expected.tolist()
         else:
             assert got.tobytes() == expected.tobytes(), name
+
+
+X: Tensors = {"X": np.ones((1, 4), np.float32)}
+
+
+def serve_number(
+    session: ServingSession,
+    folder: Path,
+    code: str,
+    *,
+    config: str = models.NUMBER,
+    version: str = "",
+    **serving: Any,
+) -> ServedConfiguration:
+    """Serve a model in three versions, and return what serves it."""
+    folder = models.write_model(folder, "number", config, code, (1, 2, 3))
+    spec = ArtifactSpec("number", "repository", "repository", "as_deployed")
+    served = ModelServing("number", spec, 8, **serving)
+    files = ModelFiles(folder, Payloads(()), (), version=version)
+    return session.serve(ServingConfig((served,)), {"number": files})
+
+
+@pytest.mark.parametrize(("version", "answer"), [("2", 2), ("", 3)])
+def test_requests_and_counters_are_of_one_version(
+    session: ServingSession, tmp_path: Path, version: str, answer: int
+) -> None:
+    every = models.NUMBER + "version_policy { all { } }\n"
+    served = serve_number(session, tmp_path, models.VERSION_CODE, config=every, version=version)
+    control, before = served.control, served.control.statistics("number")
+    assert before.version == str(answer)
+    assert control.infer("number", [X], ["Y"], 60.0)["Y"].tolist() == [[answer] * 4]
+    assert control.error_of_one_request("number", X, 60.0) is None
+    addresses = {"grpc": served.server.endpoint.grpc, "http": served.server.endpoint.http}
+    for protocol, transmitter in TRANSMITTERS.items():
+        sending, replies = transmitter(addresses[protocol]), SimpleQueue[str | None]()
+        with serialised(control, "number", [X], Transport(protocol)) as [request]:  # type: ignore[arg-type]
+            sending.send(request, 60.0, replies.put)
+            assert replies.get(timeout=60.0) is None
+        sending.close()
+    assert control.executed_since(before, 4).requests == 4
+
+
+QUEUES = {
+    "dynamic_batching.priority_levels": 2,
+    "dynamic_batching.default_priority_level": 1,
+    "dynamic_batching.default_queue_policy.timeout_action": "DELAY",
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": 90_000_000,
+    "dynamic_batching.default_queue_policy.allow_timeout_override": True,
+    "dynamic_batching.priority_queue_policy.2.max_queue_size": 50,
+}
+ORDERED = {
+    "dynamic_batching.preserve_ordering": True,  # which excludes several priorities
+    "optimization.input_pinned_memory.enable": False,
+    "parameters.greeting.string_value": "",
+}
+
+
+@pytest.mark.parametrize("fields", [QUEUES, ORDERED], ids=["queues", "ordered"])
+def test_every_field_of_the_batcher_is_served(
+    session: ServingSession, tmp_path: Path, fields: Mapping[str, Any]
+) -> None:
+    """The session compares what is requested with what the server runs, `false` and "" too."""
+    assert [wrong_field(path, value) for path, value in fields.items()] == [None] * len(fields)
+    parameters = tuple((path, json.dumps(value)) for path, value in fields.items())
+    batching = Batching((2, 4), 300)
+    served = serve_number(
+        session, tmp_path, models.VERSION_CODE, batching=batching, parameters=parameters
+    )
+    running = served.control.config("number")
+    requested = ModelConfig()
+    requested.CopyFrom(running)
+    merge_fields(requested, parameters)
+    assert requested == running
+    assert served.control.infer("number", [X, X], ["Y"], 60.0)["Y"].tolist() == [[3] * 4] * 2
 
 
 @pytest.mark.slow
@@ -332,7 +422,7 @@ def test_the_exported_model_is_verified(exported: Path) -> None:
     ("config", "code", "message"),
     [
         (models.NUMBER.replace('"python"', '"onnxruntime"'), 3, "has no backend 'onnxruntime'"),
-        ("", 2, "config.pbtxt is missing"),
+        ("", 2, "config.pbtxt is missing, and the server does not complete input, output"),
         (models.NUMBER + "sequence_batching { }", 2, "sequence_batching: requests of a stateful"),
         (models.NUMBER.replace("FP32 dims: [ 4 ]", "FP16 dims: [ 4 ]", 1), 2, "takes FP16, got"),
     ],
@@ -356,5 +446,5 @@ def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     shutil.move(folder / "1", tmp_path / "release")
     (folder / "1").symlink_to(tmp_path / "release")
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    optimizer = run(tmp_path, "measure", path, "--rate", 100)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors

@@ -330,7 +330,7 @@ def live(serving: Serving) -> Iterator[Live]:
     """Evaluate configurations of the tiny model as the search does, with short levels."""
     limit = LatencyLimit(95, 2000)
     payloads = serving.files(serving.config())["bert"].payloads
-    workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 200),))
+    workload = Workload((Stream("bert", "bert", "poisson", payloads, limit, 800),))
     protocol = CapacityProtocol(
         0.5,
         0.5,

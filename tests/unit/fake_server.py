@@ -27,7 +27,9 @@ class FakeGpuServer:
         self.loaded: tuple[str, ...] = ()
         self.endpoint = Endpoint("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
 
-    def start(self, options: ServerOptions, slot: Slot) -> RunningServer:
+    def start(
+        self, options: ServerOptions, slot: Slot, *, completes: bool = False
+    ) -> RunningServer:
         self.starts.append(options)
         self._lost = 0.0
         return cast(RunningServer, self)
@@ -40,7 +42,7 @@ class FakeGpuServer:
     def control(self) -> ServerControl:
         return cast(ServerControl, self)
 
-    def load(self, model: str, *_: object) -> None:
+    def load(self, model: str, *_: object, **__: object) -> None:
         self.loaded = (*self.loaded, model)
 
     def unload(self, model: str, *_: object) -> None:

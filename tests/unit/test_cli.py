@@ -512,12 +512,14 @@ LATER: list[Event] = [
 ]
 
 
-def drawn(width: int, *events: Event) -> str:
+def drawn(width: int, *events: Event, height: int = 25) -> str:
     view = LiveView()
     for event in events:
         view.watch(event)
     file = io.StringIO()
-    Console(file=file, width=width, force_terminal=True, color_system=None).print(view)
+    Console(file=file, width=width, height=height, force_terminal=True, color_system=None).print(
+        view
+    )
     return file.getvalue()
 
 
@@ -559,6 +561,15 @@ def test_the_live_view_fits_any_width(width: int) -> None:
         assert "2/12" in said
         assert "now openvino fp32, no batching, 1 x 1 thread; offering 142/s for 4 s" in said
         assert "best openvino fp32, no batching, 2 x 1 thread: 130/s, $0.7692 per million" in said
+
+
+def test_the_live_view_keeps_the_latest_level_and_the_best_trial_on_24_lines() -> None:
+    notes = [Note("a text that fills more than one line of the terminal " * 2, warning=True)] * 3
+    later = [LevelFinished(level(0.4 + n / 100, 300.0)) for n in range(6)]
+    text = drawn(80, *notes, *LATER, *later, height=24)
+    assert len(text.splitlines()) <= 24
+    assert "225/s: 225/s served" in text
+    assert "best" in text
 
 
 def test_the_live_view_shows_what_others_wrote_as_it_is() -> None:

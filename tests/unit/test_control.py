@@ -39,6 +39,7 @@ class Client:
         self.readings += 1
         self._answer()
         counted = SimpleNamespace(
+            version="1",
             execution_count=min(self.readings, self.busy_readings),
             inference_stats=SimpleNamespace(fail=SimpleNamespace(count=0)),
         )

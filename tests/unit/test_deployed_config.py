@@ -243,9 +243,31 @@ def test_models_that_cannot_be_tuned_are_refused(tmp_path: Path, text: str, reas
     assert "use " in str(caught.value) or "tune " in str(caught.value), "what to do instead"
 
 
-def test_a_missing_configuration_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"config\.pbtxt is missing: .*v2/models/MODEL/config"):
-        read_deployed(tmp_path)
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", [10]),
+        ("version_policy { latest { num_versions: 2 } }", [2, 10]),
+        ("version_policy { all { } }", [1, 2, 10]),
+        ("version_policy { specific { versions: [ 2, 3 ] } }", [2]),
+    ],
+)
+def test_a_version_that_is_not_served_is_refused(
+    tmp_path: Path, policy: str, served: list[int]
+) -> None:
+    folder = tmp_path / "mail"
+    for name in ("1", "2", "10", "011", "configs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(f"{policy} max_batch_size: 4")
+    source = RepositorySource(tmp_path, "mail")
+    read_settings(source)
+    for version in (1, 2, 3, 10):
+        if version in served:
+            read_settings(replace(source, version=version))
+            continue
+        listed = ", ".join(map(str, served))
+        with pytest.raises(UsageError, match=rf"source\.version: .*, got {version};.* {listed}$"):
+            read_settings(replace(source, version=version))
 
 
 @pytest.mark.parametrize("content", [b"max_batch: 8", b"\xff\xfe", b"input {" * 2000])

@@ -272,3 +272,52 @@ def test_the_embedded_server_lacks_a_backend(
     with pytest.raises(RequirementError, match="embedded server has no backend 'tensorrt'"):
         require_host(space, slot)
     assert require_host(space_of(tmp_path / "python", {}), slot) == "embedded"
+
+
+def test_a_condition_may_name_a_listed_field(tmp_path: Path) -> None:
+    listed = {PINNED: [True, False], "instance_count": [1, 2]}
+    write_config(tmp_path)
+    made = content(listed)
+    made["conditions"] = [f"{PINNED} != True or instance_count == 1"]
+    space = open_space(tiny.write_space(tmp_path, made)).search_space
+    path = PINNED.removeprefix("config.")
+    pairs = {(dict(m.parameters).get(path), m.instance_count) for m in _models(space)}
+    assert pairs == {(None, 1), (None, 2), ("true", 1), ("false", 1), ("false", 2)}
+
+
+def test_a_condition_that_names_another_field_is_refused(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    made = content({PINNED: [False]})
+    made["conditions"] = [f"{ORDER} == True"]
+    with pytest.raises(SpaceFileError) as caught:
+        open_space(tiny.write_space(tmp_path, made))
+    [mistake] = map(str, caught.value.mistakes)
+    assert "conditions.0: must be a comparison of" in mistake
+    assert f"'{ORDER}' is not among the parameters, only {PINNED}" in mistake
+
+
+def test_a_request_larger_than_the_deployed_batch_is_refused(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    made = content({"max_batch_size": [8, 32]})
+    made["traffic"] = {**made["traffic"], "batch_size": 9}
+    with pytest.raises(SpaceFileError) as caught:
+        open_space(tiny.write_space(tmp_path, made))
+    [mistake] = map(str, caught.value.mistakes)
+    assert mistake.endswith("at most the max_batch_size of models.mail as deployed, 8, got 9")
+
+
+def test_a_version_is_of_the_source_and_of_the_requests(tmp_path: Path) -> None:
+    source = {"repository": ".", "model": "mail", "version": 2}
+    write_config(tmp_path)
+    (tmp_path / "mail" / "2").mkdir()
+    space = open_space(tiny.write_space(tmp_path, content({}, source=source)))
+    assert (space.models[0].version, space.workload.streams[0].version) == ("2", "2")
+    assert space_of(tmp_path / "newest", {}).workload.streams[0].version == ""
+    path = tiny.write_space(tmp_path, content({}, source={**source, "version": 3}))
+    with pytest.raises(
+        UsageError, match=r"source\.version: must be one that .*, got 3; .* serves 2"
+    ):
+        open_space(path)
+    path = tiny.write_space(tmp_path, content({}, source={"onnx": "space.yaml", "version": 3}))
+    with pytest.raises(SpaceFileError, match="version: goes with repository"):
+        open_space(path)

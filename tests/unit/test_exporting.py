@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.analysis.study_reading import read_study
-from optimizer.commands.export import export_study
+from optimizer.commands.bundle_serving import BundleHost
+from optimizer.commands.export import _with_examples, export_study
 from optimizer.commands.platforms import served_by
 from optimizer.configuration.hosting import EmbeddedHost, RemoteHost
 from optimizer.configuration.serving_config import ModelServing
@@ -23,8 +24,10 @@ from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.export.bundle.manifest import LOAD, MANIFEST, digests, read_bundle
 from optimizer.export.bundle.study_artifacts import StudyArtifacts
 from optimizer.files.atomic import write_json
+from optimizer.machine.slots import Slot
 from optimizer.study.files import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
+from optimizer.workload.streams import RequestFile
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
 from tests.unit.studies import MACHINE, small_space
@@ -266,6 +269,15 @@ def test_a_model_is_called_like_a_folder(study: Exportable, tmp_path: Path) -> N
         read_bundle(bundle.root)
 
 
+def test_a_models_folder_lies_in_its_repository(study: Exportable, tmp_path: Path) -> None:
+    bundle = study.export(tmp_path / "to")
+    manifest = json.loads((bundle.root / MANIFEST).read_text())
+    manifest["models"][0]["folder"] = "../bert"
+    (bundle.root / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"models\.bert\.folder: must be a name without /, got"):
+        read_bundle(bundle.root)
+
+
 # For a platform
 
 
@@ -304,3 +316,19 @@ def test_a_wrong_server_is_named(study: Exportable, optimizer: Commands) -> None
     said = optimizer("export", "one", "--to", "to", "--launcher", "remote", "--grpc", "a:1")
     assert said.code == 2
     assert "http: is needed with launcher remote" in said.err
+
+
+def test_without_the_file_of_its_requests_no_examples_are_recorded(
+    study: Exportable, tmp_path: Path
+) -> None:
+    bundle = study.export(tmp_path / "bundle")
+    [stream] = bundle.load.workload.streams
+    file = RequestFile(tmp_path / "requests.npz", "0" * 64, 1, (1,))
+    gone = replace(stream, payloads=replace(stream.payloads, file=file))
+    load = replace(bundle.load, workload=replace(bundle.load.workload, streams=(gone,)))
+    host = BundleHost(EmbeddedHost(), Slot((0,), ()), ())
+    manifest = _with_examples(bundle.root, bundle.manifest, load, host, print)
+    assert manifest.missing[-1].startswith(
+        f"examples.npz: no examples were recorded ({file.path}: the file of requests must exist"
+    )
+    assert all(model.examples is None for model in manifest.models)

@@ -195,8 +195,6 @@ def test_the_file_loads_whatever_the_names_and_types(
     ("config", "rule"),
     [
         ("sequence_batching { }", "sequence_batching: requests of a stateful model"),
-        ("max_batch_size: 8", "it has no inputs: write the configuration that the server has"),
-        ('input [ { name: "X" dims: [ 4 ] } ]', "input X: data_type must be given"),
         ("max_batch_size: many", "is not a Triton model configuration"),
     ],
 )
@@ -211,20 +209,39 @@ def test_a_model_that_cannot_be_tuned_is_refused(
     assert not Path("space.yaml").exists()
 
 
-def test_a_missing_config_is_refused_with_what_to_do(tmp_path: Path, optimizer: Commands) -> None:
-    (tmp_path / "models" / "bare" / "1").mkdir(parents=True)
-    said = optimizer("init", "--from", tmp_path / "models")
-    assert said.code == 2
-    assert "bare/config.pbtxt is missing: write the configuration that the server" in said.err
+NOT_COMPLETE = {
+    'backend: "onnxruntime"': "the embedded server has no backend 'onnxruntime', only python",
+    'backend: "onnxruntime" max_batch_size: 2': "the embedded server has no backend 'onnxruntime'",
+}
+
+
+@pytest.mark.parametrize("config", NOT_COMPLETE)
+def test_a_backend_that_nobody_can_ask_is_what_the_machine_lacks(
+    tmp_path: Path, optimizer: Commands, config: str
+) -> None:
+    said = optimizer("init", "--from", deployed(tmp_path / "models", config).repository)
+    assert said.code == 3
+    assert NOT_COMPLETE[config] in said.err
+    assert not Path("space.yaml").exists()
 
 
 def test_a_file_that_would_not_load_is_not_left(tmp_path: Path, optimizer: Commands) -> None:
-    config = 'input [ { name: "a/b" data_type: TYPE_FP32 dims: [ 4 ] } ]'
+    config = DEPLOYED.replace('"HINT"', '"a/b"').replace(" optional: true", "")
     said = optimizer("init", "--from", deployed(tmp_path / "models", config).repository)
     assert said.code == 2
     assert "models/texts: no space file can describe it" in said.err
     assert "models.texts.inputs.a/b" in said.err
     assert not Path("space.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["space.yaml", "my space.yaml"])
+def test_the_comment_names_the_file_itself(tmp_path: Path, optimizer: Commands, name: str) -> None:
+    repository = deployed(tmp_path / "models", DEPLOYED).repository
+    quoted = "'my space.yaml'" if " " in name else name
+    for arguments in ([], ["--from", repository]):
+        assert optimizer("init", name, *arguments).code == 0
+        assert f"#     python -m optimizer run {quoted}\n" in Path(name).read_text()
+        Path(name).unlink()
 
 
 def test_several_models_are_listed(optimizer: Commands) -> None:

@@ -43,6 +43,12 @@ def test_a_server_on_gpus_tells_their_metrics_and_limits_nothing_unasked() -> No
     assert not [each for each in said if "gpu-metrics" in each or "rate-limit" in each]
 
 
+def test_a_server_completes_configurations_only_where_it_is_asked_to() -> None:
+    said = launcher.arguments(ServerOptions(), GPU, ENDPOINT, "models")
+    completing = launcher.arguments(ServerOptions(), GPU, ENDPOINT, "models", completes=True)
+    assert set(said) - set(completing) == {"--disable-auto-complete-config"}
+
+
 def test_a_container_gets_the_gpus_and_sees_what_links_lead_to(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "by another name").symlink_to(tmp_path / "cache")
@@ -57,6 +63,8 @@ def test_a_container_gets_the_gpus_and_sees_what_links_lead_to(tmp_path: Path) -
     assert (task.image, task.command[0], task.entrypoint) == ("triton:1", "tritonserver", None)
     assert (task.network, task.gpu_uuids, task.cores) == ("host", ("GPU-1",), (0,))
     assert task.shared_memory_bytes == 2**28
+    completing = docker_launcher._task(ServerOptions(), GPU, ENDPOINT, completes=True)
+    assert set(task.command) - set(completing.command) == {"--disable-auto-complete-config"}
     assert task.working_directory == str(tmp_path / "study")
     repository, cache = tmp_path / "study" / "repository", tmp_path / "cache"
     assert task.mounts == (Mount(repository, str(repository)), Mount(cache, str(cache)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from optimizer.errors import LoadTestFailure, ServerFailure
+from optimizer.files.request_payloads import with_file
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import utilisation as use
@@ -29,6 +31,7 @@ from optimizer.workload.streams import (
     Payloads,
     Stream,
     Tensors,
+    TensorSpec,
     Workload,
 )
 from tests.unit import fake_nvml
@@ -262,3 +265,25 @@ def test_gpu_figures_are_part_of_the_level(make: Make, card: Card) -> None:
     assert found.machine is not None
     [gpu] = found.machine.gpus
     assert gpu == replace(gpu, uuid=UUID, utilization_percent=80.0, power_watts=65.0)
+
+
+@pytest.mark.parametrize(("size", "sent"), [(1, [[1], [2], [3]]), (2, [[1, 2], [3, 1]])])
+def test_every_request_of_a_file_is_sent_in_its_order(
+    tmp_path: Path, size: int, sent: list[list[int]]
+) -> None:
+    (tmp_path / "d.jsonl").write_text('{"X": [1]}\n{"X": [2]}\n{"X": [3]}\n')
+    spec = TensorSpec("X", "INT64", (1,), from_file=True)
+    payloads = with_file(Payloads((spec,)), tmp_path / "d.jsonl")
+    stream = replace(STREAM, payloads=payloads, batch_size=size)
+    levels = LevelRunner(
+        cast(LoadClient, FakeClient()),
+        Workload((stream,)),
+        Slot((0,), ()),
+        np.random.default_rng(0),
+        print,
+    )
+    requests = levels.requests(stream, CONFIG)
+    assert [each["X"].ravel().tolist() for each in requests] == sent
+    more = (*payloads.tensors, TensorSpec("Y", "FP32", (1,), maximum=1.0))
+    drawn = replace(stream, name="drawn", payloads=replace(payloads, tensors=more))
+    assert len(levels.requests(drawn, CONFIG)) == 128, "other values are drawn beside the file's"

@@ -17,7 +17,7 @@ from optimizer.configuration.serving_config import (
     ModelServing,
 )
 from optimizer.files.shipped import shipped
-from optimizer.triton.model_config import differences, model_config, to_text
+from optimizer.triton.model_config import differences, merge_fields, model_config, to_text
 from optimizer.workload.streams import LengthDistribution, OutputTensor, Payloads, TensorSpec
 from tests.unit.strategies import models
 
@@ -316,6 +316,31 @@ def test_a_batcher_that_nobody_asked_for_is_a_difference() -> None:
     running = copy_of(asked)
     running.dynamic_batching.preferred_batch_size.append(4)
     assert differences(asked, running) == [
-        "dynamic_batching: requested none, the server runs "
-        "{'preferred_batch_size': [4], 'max_queue_delay_microseconds': '0'}"
+        "dynamic_batching: requested none, the server runs {'preferred_batch_size': [4]}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "default", "other"),
+    [
+        ("optimization.input_pinned_memory.enable", False, True),
+        ("dynamic_batching.default_queue_policy.max_queue_size", 0, 4),
+        ("dynamic_batching.priority_queue_policy.2.timeout_action", "REJECT", "DELAY"),
+        ("parameters.greeting.string_value", "", "hello"),
+    ],
+)
+def test_a_field_that_is_set_to_its_default_is_compared(
+    path: str, default: object, other: object
+) -> None:
+    """A message leaves it out, and the server's own value may be another one."""
+    asked = built(MODEL)
+    merge_fields(asked, [(path, json.dumps(default))])
+    running = copy_of(asked)
+    assert differences(asked, running, [path]) == []
+    merge_fields(running, [(path, json.dumps(other))])
+    assert differences(asked, running, [path]) == [
+        f"{path}: requested {default}, the server runs {other}"
+    ]
+    assert differences(running, asked, [path]) == [
+        f"{path}: requested {other}, the server runs {default}"
     ]

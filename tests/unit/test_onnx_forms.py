@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizer.artifacts.build_jobs import build_artifact
+from optimizer.artifacts.build_jobs import build_artifact, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.serving_config import ArtifactSpec
-from optimizer.errors import UsageError
+from optimizer.errors import NoBatchAxis, UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
 from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 
 Axis = int | str | None
+NEWEST = (onnx.defs.onnx_opset_version(), onnx.IR_VERSION)
 WIDTH, CLASSES = 6, 3
 X = np.random.default_rng(0).normal(size=(4, WIDTH)).astype(np.float32)
 
@@ -154,6 +156,38 @@ def test_external_data_is_read_beside_a_file_that_must_be_rewritten(tmp_path: Pa
         source_of(model(path)).open()
 
 
+def test_external_data_in_a_folder_lies_beside_the_graph_that_is_served(tmp_path: Path) -> None:
+    """Files of a model version have no folders, where a bundle copies them."""
+    path = product(tmp_path / "m.onnx", ["N", WIDTH], ["N", CLASSES])
+    whole = onnx.load(path)
+    weights = numpy_helper.to_array(whole.graph.initializer[0])
+    (tmp_path / "data").mkdir()
+    location = "data/weights.bin"
+    onnx.save(whole, path, save_as_external_data=True, location=location, size_threshold=0)
+    assert_served(model(path), tmp_path, np.maximum(X @ weights, 0))
+    into = tmp_path / "exported"
+    into.mkdir()
+    source_of(model(path)).export_onnx(into)
+    assert {each.name for each in into.iterdir()} == {"model.onnx", "data.weights.bin"}
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "rule"),
+    [
+        (17, 99, r"its IR version must be at most \d+, .*, got 99: export it with an older one"),
+        (99, 8, r"its opset must be at most \d+, .*, got 99: .* install a newer onnxruntime"),
+    ],
+)
+def test_a_file_that_is_newer_than_the_runtime_is_refused_with_the_remedy(
+    tmp_path: Path, opset: int, ir_version: int, rule: str
+) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    x, y = tensor("x", ["N", WIDTH]), tensor("y", ["N", WIDTH])
+    path = save(tmp_path / "m.onnx", nodes, [x], [y], opset=opset, ir_version=ir_version)
+    with pytest.raises(UsageError, match=rule):
+        source_of(model(path)).open()
+
+
 def baked(path: Path, shape: Sequence[int], answers: Sequence[Axis]) -> Path:
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["r"], "flatten"),
@@ -175,22 +209,22 @@ def test_a_reshape_that_keeps_the_rows_is_no_obstacle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "answers", "message"),
     [
-        ([1, 6], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis.*batched: false"),
-        (
-            [1, -1],
-            [1, 6],
-            r"output 'y'.*'flatten' \(Reshape\) fixes the first axis.*batched: false",
-        ),
-        ([-1], [6], r"output 'y' must have a batch as its first axis.*batched: false"),
-        ([-1, 3], [2, 3], r"output 'y' must have a batch as its first axis.*batched: false"),
+        ([1, 6], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis"),
+        ([1, -1], [1, 6], r"output 'y'.*'flatten' \(Reshape\) fixes the first axis"),
+        ([-1], [6], r"output 'y' must have a batch as its first axis, got \[6\]"),
+        ([-1, 3], [2, 3], r"output 'y' must have a batch as its first axis, got \[2, 3\]"),
     ],
 )
 def test_a_reshape_that_fixes_the_batch_is_named(
     tmp_path: Path, shape: list[int], answers: list[int], message: str
 ) -> None:
     path = baked(tmp_path / "m.onnx", shape, answers)
-    with pytest.raises(UsageError, match=message):
-        source_of(model(path, shape=(2, 3))).open()
+    spec = model(path, shape=(2, 3))
+    with pytest.raises(NoBatchAxis, match=message):
+        source_of(spec).open()
+    prepared = prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+    assert re.search(message, prepared.no_batching)
+    assert prepared.references[0].outputs["y"].shape == (4, *answers)
 
 
 def test_a_batch_whose_rows_depend_on_each_other_is_not_made_dynamic(tmp_path: Path) -> None:
@@ -200,7 +234,7 @@ def test_a_batch_whose_rows_depend_on_each_other_is_not_made_dynamic(tmp_path: P
         helper.make_node("Add", ["x", "mean"], ["y"]),
     ]
     path = save(tmp_path / "m.onnx", nodes, [tensor("x", [1, WIDTH])], [tensor("y", [1, WIDTH])])
-    with pytest.raises(UsageError, match=r"output 'y'.*3 of 3 outputs of a batch.*batched: false"):
+    with pytest.raises(NoBatchAxis, match=r"output 'y'.*3 of 3 outputs of a batch"):
         source_of(model(path)).export_onnx(tmp_path)
 
 
@@ -219,7 +253,7 @@ def test_a_batch_that_cannot_be_executed_is_not_made_dynamic(tmp_path: Path) -> 
         h=np.zeros((1, 1, 2), np.float32),
         zero=np.array([0]),
     )  # fmt: skip
-    with pytest.raises(UsageError, match=r"outputs y: .*cannot become a batch.*batched: false"):
+    with pytest.raises(NoBatchAxis, match=r"outputs y: .*cannot become a batch"):
         source_of(model(path)).open()
 
 
@@ -302,7 +336,7 @@ def test_a_sequence_as_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opset", "ir_version"), [(1, 3), (6, 3), (7, 3), (9, 4), (13, 7), (21, 10), (24, 12)]
+    ("opset", "ir_version"), [(1, 3), (6, 3), (7, 3), (9, 4), (13, 7), (21, 10), (24, 12), NEWEST]
 )
 def test_versions_from_old_to_new(tmp_path: Path, opset: int, ir_version: int) -> None:
     weights = np.random.default_rng(1).normal(size=(WIDTH, CLASSES)).astype(np.float32)

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from optimizer.errors import UsageError
 from optimizer.export.bundle.examples import draw_requests, write_examples
 from optimizer.export.bundle.manifest import EXAMPLES, PATCH, Bundle, read_bundle
-from optimizer.export.patch_format import write_patch
+from optimizer.export.bundle.study_bundle import ExportSource, PatchBase
+from optimizer.export.patch_format import refuse_changed, write_patch
 from optimizer.export.repository_patch import PatchedFile
 from optimizer.triton.config_text import edited
 from optimizer.workload.streams import Tensors
@@ -124,6 +127,60 @@ def test_a_patched_repository_is_verified(
     assert (verified.code, verified.err) == (0, "")
     assert "files: pass, 9 files are those that were exported" in verified.out
     assert verified.out.splitlines()[-1] == "pass"
+
+
+def test_a_model_may_have_another_name_in_the_repository(
+    tmp_path: Path, repository: Path, optimizer: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Exportable(tmp_path / "study").export(tmp_path / "bundle")
+    file = deployed_from(bundle, repository)
+    (repository / "bert").rename(repository / "my bert-1.2")
+    before = (file.before or "").replace('name: "bert"', 'name: "my bert-1.2"')
+    after = file.after.replace('name: "bert"', 'name: "my bert-1.2"')
+    path = repository / "my bert-1.2" / "config.pbtxt"
+    path.write_bytes(after.encode())
+    models = tuple(replace(each, folder="my bert-1.2") for each in bundle.manifest.models)
+    named = replace(bundle, manifest=replace(bundle.manifest, models=models))
+    changed = PatchedFile(PurePosixPath("my bert-1.2/config.pbtxt"), before, after)
+    (tmp_path / "patch").mkdir()
+    patch = write_patch(named, repository, [changed], tmp_path / "patch")
+    MadeUp(patch.manifest).install(monkeypatch)
+    verified = optimizer("verify", str(patch.root), "--patched", str(repository))
+    assert (verified.code, verified.err) == (0, "")
+    path.write_bytes(before.encode())
+    verified = optimizer("verify", str(patch.root), "--patched", str(repository))
+    assert "files: fail, my bert-1.2/config.pbtxt differs" in verified.out
+    assert "bert: instance_group[0].count: measured 1, the file says 4" in verified.out
+    assert "name: measured" not in verified.out
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        ("# Ours.\nmax_batch_size: 8\n", True),
+        ("# Mine.\nmax_batch_size: 8\n", False),
+        ("max_batch_size: many", False),
+        (None, False),
+    ],
+)
+def test_a_base_that_was_completed_is_compared_with_what_was_measured(
+    tmp_path: Path, now: str | None, same: bool
+) -> None:
+    studied, base = tmp_path / "artifact", tmp_path / "models" / "mail"
+    for folder in (studied, base):
+        (folder / "1").mkdir(parents=True)
+    completed = '# Ours.\nmax_batch_size: 8\ninput {\n  name: "X"\n  dims: [4]\n}\n'
+    (studied / "config.pbtxt").write_text(completed)
+    if now is not None:
+        (base / "config.pbtxt").write_text(now)
+    files = SimpleNamespace(files=SimpleNamespace(artifact=studied))
+    patch_base = PatchBase(base.parent, {"m": "mail"})
+    source = cast(ExportSource, SimpleNamespace(base=patch_base, artifacts={"m": files}))
+    if same:
+        refuse_changed(source)
+        return
+    with pytest.raises(UsageError, match=r"mail has changed since the study: config\.pbtxt"):
+        refuse_changed(source)
 
 
 def test_a_repository_that_was_not_patched_fails(

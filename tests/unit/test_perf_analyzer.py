@@ -8,11 +8,14 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from optimizer.errors import LoadTestFailure
+from optimizer.files.perf_analyzer_data import entries, entry_arrays
 from optimizer.load.perf_analyzer import PerfAnalyzerJob, input_data, run_perf_analyzer
+from optimizer.workload.streams import Tensors, TensorSpec
 
 TABLE = (
     "Request Rate,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
@@ -79,9 +82,25 @@ def test_it_is_given_our_own_requests_one_inference_an_entry(tmp_path: Path) -> 
     run_perf_analyzer(answering(tmp_path), replace(QUESTION, requests=requests))
     given = (tmp_path / "input.json").read_text()
     assert given == input_data(requests)
-    entries = json.loads(given)["data"]
-    assert [entry["ids"]["content"] for entry in entries] == [[1, 2], [3, 4], [5, 6], [7, 8]]
-    assert all(entry["ids"]["shape"] == [2] for entry in entries)
+    specs = [TensorSpec("ids", "INT64", (2,))]
+    arrays = [entry_arrays(entry, specs)["ids"] for _, entry in entries(json.loads(given))]
+    assert [array.tolist() for array in arrays] == [[[1, 2]], [[3, 4]], [[5, 6]], [[7, 8]]]
+
+
+def test_it_is_given_every_type_without_a_batch_axis_too() -> None:
+    texts = np.empty((2, 1), object)
+    texts[:, 0] = [b"\xff\xd8\0", "ü".encode()]
+    numbers = np.array([[1.5], [-2]], ml_dtypes.bfloat16)
+    specs = [TensorSpec("t", "BYTES", (1,)), TensorSpec("n", "BF16", (1,))]
+    given = [entry for _, entry in entries(json.loads(input_data([{"t": texts, "n": numbers}])))]
+    assert [entry_arrays(entry, specs)["t"].tolist() for entry in given] == [
+        [[b"\xff\xd8\0"]],
+        [["ü".encode()]],
+    ]
+    assert [entry_arrays(each, specs)["n"].dtype for each in given] == [numbers.dtype] * 2
+    scalar: Tensors = {"n": np.asarray(7, np.int16)}
+    [(_, entry)] = entries(json.loads(input_data([scalar], batched=False)))
+    assert entry_arrays(entry, [TensorSpec("n", "INT16", ())])["n"].tolist() == [7]
 
 
 def test_it_keeps_to_the_cores_that_it_is_given(tmp_path: Path) -> None:

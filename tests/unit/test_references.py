@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.references import fp32_outputs, judged_positions
-from optimizer.errors import BuildFailure, UsageError
+from optimizer.errors import BuildFailure, NoBatchAxis
 from optimizer.workload.streams import OutputTensor, Tensors
 
 ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
@@ -40,7 +40,7 @@ def test_every_request_is_asked_by_itself() -> None:
 def test_an_output_without_a_row_per_request(
     run: Callable[[NDArray[Any]], NDArray[Any]], batch: int, shape: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(NoBatchAxis) as caught:
         outputs(run)
     assert str(caught.value) == (
         f"output 'y' has no row per request: a batch of {batch} gives the shape {shape}"
@@ -48,12 +48,12 @@ def test_an_output_without_a_row_per_request(
 
 
 def test_an_output_whose_shape_goes_with_the_data() -> None:
-    with pytest.raises(UsageError, match=r"one shape for all requests .* \[1\] to one and \[2\]"):
+    with pytest.raises(NoBatchAxis, match=r"one shape for all requests .* \[1, 1\] and \[1, 2\]"):
         outputs(lambda x: x[:, : 1 + (x[0, 0] > 2)])
 
 
 def test_an_output_whose_shape_depends_on_the_batch() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(NoBatchAxis) as caught:
         outputs(lambda x: x @ x.T)
     assert str(caught.value) == (
         "output 'y' must have a shape that does not depend on the batch: a request alone gives "

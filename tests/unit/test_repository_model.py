@@ -55,6 +55,17 @@ def test_a_changed_file_is_another_artefact(context: BuildContext) -> None:
     assert (before.path / "1" / "model.py").read_bytes() == b"pass\n", "a study keeps its own"
 
 
+def test_a_completed_configuration_replaces_the_files(context: BuildContext) -> None:
+    source = context.model.source
+    assert isinstance(source, RepositorySource)
+    for completed in ("max_batch_size: 4\r\n", "max_batch_size: 8\n"):
+        model = replace(context.model, source=replace(source, completed=completed))
+        files = copied(replace(context, model=model))
+        assert files == {**FILES, "config.pbtxt": completed.encode()}
+    assert copied(context) == FILES, "another artefact"
+    assert (source.folder / "config.pbtxt").read_bytes() == FILES["config.pbtxt"]
+
+
 def test_no_graph_can_be_made_of_it(context: BuildContext) -> None:
     spec = ArtifactSpec(MODEL.name, "onnxruntime", "python", "fp32")
     with pytest.raises(BuildFailure, match="graphs cannot be made"):

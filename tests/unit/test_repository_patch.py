@@ -151,6 +151,7 @@ def test_several_files_and_the_header(manifest: Manifest) -> None:
     files = [
         PatchedFile(PurePosixPath("mail/config.pbtxt"), DEPLOYED, tuned(DEPLOYED)),
         PatchedFile(PurePosixPath("new/config.pbtxt"), None, 'name: "new"\n'),
+        PatchedFile(PurePosixPath("bare/config.pbtxt"), None, tuned(DEPLOYED), completed=DEPLOYED),
     ]
     manifest = replace(manifest, description="--- a/x\n+++ b/x\n@@ -1 +1 @@\n")
     patch = patch_text(manifest, files)
@@ -164,7 +165,9 @@ def test_several_files_and_the_header(manifest: Manifest) -> None:
         f"# mail/config.pbtxt, base: sha256 {hashlib.sha256(DEPLOYED.encode()).hexdigest()}\n",
         "#     max_batch_size: 8 -> 32\n",
         "#     response_cache.enable: none -> True\n",
-        "# new/config.pbtxt, base: no file\n",
+        "# new/config.pbtxt, base: no file\n#     name: none -> new\n",
+        "# bare/config.pbtxt, base: no file; what the server completes is written out\n"
+        "#     max_batch_size: 8 -> 32\n",
         "# Not changed: every other field, comment and file.",
     ):
         assert text in header

@@ -4,6 +4,7 @@ Every execution takes 10 ms whatever its size, unless a test says otherwise.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from optimizer.workload.streams import (
     LatencyLimit,
     LengthDistribution,
     Payloads,
+    RequestFile,
     Stream,
     TensorSpec,
 )
@@ -354,6 +356,21 @@ def test_every_combination_of_free_dimensions_is_a_shape() -> None:
     fixed = with_dimensions(height, length=3)
     assert shapes_of(padded, fixed, float) == Shapes((0.25, 0.75), (16.0, 16.0))
     assert scheduler_of(padded, fixed).free_dimensions
+
+
+def test_shapes_of_requests_in_a_file_are_those_that_occur() -> None:
+    """Sizes of one request go together: three shapes here, and not four of 2 x 2 sizes."""
+    artifact = ArtifactSpec("m", "onnxruntime", "python", "fp32")
+    sizes = LengthDistribution((1, 2), (5.0, 5.0))
+    of_file = with_dimensions(Dimension("height", sizes), Dimension("width", sizes), length=3)
+    [tensor] = of_file.payloads.tensors
+    payloads = replace(
+        of_file.payloads,
+        tensors=(replace(tensor, from_file=True),),
+        file=RequestFile(Path("images"), "", 10, (4, 5, 1)),
+    )
+    shapes = shapes_of(ModelServing("m", artifact), replace(of_file, payloads=payloads), float)
+    assert shapes.shares == pytest.approx((0.4, 0.5, 0.1))
 
 
 def test_of_very_many_shapes_each_is_rare() -> None:

@@ -1087,8 +1087,8 @@ def test_old_names_of_parameters_are_read_with_a_note(tmp_path: Path) -> None:
     before, now = load(tmp_path, old), load(tmp_path, new)
     assert before.search_space.points.tolist() == now.search_space.points.tolist()
     assert before.content["parameters"] == now.content["parameters"]
-    assert now.deprecations == ()
-    assert before.deprecations == (
+    assert now.notes == ()
+    assert before.notes == (
         "parameters.preferred_batch_sizes is now called preferred_batch_size; "
         "the old name is still read",
         "parameters.max_queue_delay_us is now called max_queue_delay_microseconds; "

@@ -15,6 +15,7 @@ from optimizer.files.untrusted import (
     UnreadableError,
     check_ranges,
     csv_rows,
+    is_one_folder,
     is_safe_name,
     parse_json,
     read_bytes,
@@ -172,6 +173,8 @@ def test_numbers_are_held_to_their_units() -> None:
 def test_names_that_could_lead_out_of_a_folder_are_not_safe() -> None:
     assert all(map(is_safe_name, ("bert", "my-model_2", "v1.5")))
     assert not any(map(is_safe_name, ("", ".", "..", "../x", "/x", ".x", "a/b", "a\0", "x" * 200)))
+    assert all(map(is_one_folder, ("my model-1.2", ".x", "é\n", "a..b", "-a", "x" * 200)))
+    assert not any(map(is_one_folder, ("", ".", "..", "../x", "/x", "a/b", "a\0")))
 
 
 def test_what_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

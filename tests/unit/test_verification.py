@@ -375,7 +375,7 @@ class MadeUp:
         monkeypatch.setattr(verifying, "find_capacity", self._found)
 
     @contextmanager
-    def _serving(self, *_: object) -> Iterator[MadeUp]:
+    def _serving(self, *_: object, **__: object) -> Iterator[MadeUp]:
         if self._error is not None:
             raise self._error
         yield self

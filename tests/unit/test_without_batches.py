@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizer.artifacts.build_jobs import build_artifact
+from optimizer.artifacts import build_jobs
+from optimizer.artifacts.accuracy import compare
+from optimizer.artifacts.build_jobs import build_artifact, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.datasets import cropped
 from optimizer.artifacts.engines.recipe import input_shapes
@@ -19,12 +24,16 @@ from optimizer.artifacts.references import judged_positions
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.configuration.runtimes import Runtime, onnxruntime_session, openvino_session
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
+from optimizer.errors import ConfigMismatch, NoBatchAxis
+from optimizer.files.tensors import from_npz, to_npz
+from optimizer.workload.data_types import NUMPY_TYPES, DataType, concatenated, is_ragged
 from optimizer.workload.model_spec import (
     AccuracyLimits,
     DataSet,
     ModelSpec,
     OnnxSource,
     TaskMetric,
+    TransformersSource,
 )
 from optimizer.workload.streams import (
     LengthDistribution,
@@ -114,3 +123,81 @@ def test_an_engine_has_no_axis_of_the_batch() -> None:
     assert (shapes.least, shapes.optimal, shapes.most) == ((ROWS, WIDTH),) * 3
     [batched] = input_shapes(replace(payloads, batched=True), EngineProfile(2, 4))
     assert batched.most == (4, ROWS, WIDTH)
+
+
+def selected(path: Path) -> Path:
+    """Write y [2, n], the positions of the values of x [batch, 8] above 0."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"]),
+        helper.make_node("NonZero", ["positive"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, ["axes", "n"])
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def test_an_output_whose_shape_depends_on_the_values_is_served_without_batches(
+    tmp_path: Path,
+) -> None:
+    spec = model(selected(tmp_path / "m.onnx"))
+    payloads = Payloads((TensorSpec("x", "FP32", (WIDTH,), -1, 1),))
+    data = DataSet(None, 3, 2, json.dumps({"x": [[-1] * 8, [1] * 8, [-1, 1] * 4]}))
+    spec = replace(spec, payloads=payloads, evaluation=data)
+    cache = ArtifactCache(tmp_path / "cache")
+    first, again = prepare_model(spec, cache), prepare_model(spec, cache)
+    assert (first.built, again.built) == (True, False)
+    assert first.no_batching == again.no_batching
+    assert first.no_batching.startswith("output 'y' has no row per request: a batch of 1 gives")
+    assert first.outputs == (OutputTensor("y", "INT64", (-1, -1)),)
+    for prepared in (first, again):
+        shapes = [row.shape for row in prepared.references[0].outputs["y"]]
+        assert shapes == [(2, 0), (2, 8), (2, 4)]
+    alone = replace(spec, payloads=replace(payloads, one_at_a_time=True))
+    files = build_artifact(ArtifactSpec("m", "openvino", "python", "fp32"), alone, cache)
+    run = openvino_session.open_session(str(files.path), ["y"], "fp32", 1, None)
+    for request, expected in zip(first.evaluation, first.references[0].outputs["y"], strict=True):
+        np.testing.assert_array_equal(run(request)[0], expected)
+
+
+def test_a_transformers_class_whose_output_has_no_batch_axis_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NoBatchAxis("output 'y' has no row per request")
+
+    monkeypatch.setattr(build_jobs, "_prepared", refuse)
+    spec = replace(model(tmp_path / "m.onnx"), source=TransformersSource("BertModel"))
+    with pytest.raises(NoBatchAxis, match="no row per request"):
+        prepare_model(spec, ArtifactCache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("kind", ["FP32", "INT64", "BF16", "BYTES"])
+def test_outputs_of_several_shapes_are_compared_one_by_one(kind: DataType) -> None:
+    rows = [np.arange(1, size + 1).astype(str if kind == "BYTES" else float) for size in (3, 0, 5)]
+    ragged = concatenated([_typed(row, kind)[None] for row in rows])
+    assert is_ragged(ragged)
+    stored = from_npz(to_npz({"y": ragged, "z": np.arange(3)}))
+    assert is_ragged(stored["y"])
+    equal = compare(ragged, stored["y"])
+    assert equal.min_cosine == pytest.approx(1)
+    assert (equal.argmax_agreement, equal.samples) == (1, 3)
+    assert equal.max_abs_error == 0
+    other = ragged.copy()
+    other[2] = other[2][::-1]
+    assert compare(ragged, other).mean_cosine < 0.9
+    other[2] = other[2][:4]
+    message = r"output for request 3 has shape \[4\], the reference \[5\]"
+    with pytest.raises(ConfigMismatch, match=message):
+        compare(ragged, other)
+    # Where all of one side have one shape by chance, they are compared one by one too.
+    with pytest.raises(ConfigMismatch, match=r"output for request 1 has shape \[3\]"):
+        compare(np.zeros((3, 2)), ragged)
+
+
+def _typed(values: NDArray[Any], kind: DataType) -> NDArray[Any]:
+    if kind != "BYTES":
+        return values.astype(NUMPY_TYPES[kind])
+    return np.array([str(each).encode() for each in values], dtype=object)

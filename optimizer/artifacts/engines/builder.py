@@ -122,7 +122,7 @@ class _Engine:
 
     @cached_property
     def recipe(self) -> Recipe:
-        inputs = input_shapes(self.context.model.payloads, self.profile)
+        inputs = input_shapes(self.context.model.payloads.as_served(), self.profile)
         return recipe_for(self.precision, inputs, self.settings, self._timing_cache)
 
     @cached_property

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from optimizer.artifacts.graphs.onnx_graph import label
-from optimizer.errors import UsageError
+from optimizer.errors import NoBatchAxis
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,7 @@ def free_batch_axis(
         outputs: names of the graph outputs that are served.
 
     Raises:
-        UsageError: where the first axis of an output stays 1, with the node that fixes it.
+        NoBatchAxis: where the first axis of an output stays 1, with the node that fixes it.
     """
     import onnx
 
@@ -60,9 +60,9 @@ def free_batch_axis(
         if value.name not in outputs:
             continue
         if not _follows(inferred, value.name) or size_of_batch(own) not in {None, 1}:
-            raise UsageError(
+            raise NoBatchAxis(
                 f"output {value.name!r}: its first axis must become a batch with that of the"
-                f" inputs, which is fixed to 1{_reason(graph, inferred)}; {NO_BATCHES}"
+                f" inputs, which is fixed to 1{_reason(graph, inferred)}"
             )
         if size_of_batch(own) == 1:
             value.type.tensor_type.shape.dim[0].dim_param = _BATCH

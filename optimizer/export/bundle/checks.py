@@ -90,8 +90,8 @@ def check_files(bundle: Bundle) -> Check:
     wrong = list(_wrong_files(exported, present))
     wrong += [f"{path}/ was not exported" for path in _unexported_folders(bundle.root, exported)]
     if bundle.repository is not None:
-        names = [model.name for model in bundle.manifest.models]
-        patched = model_digests(bundle.repository, names)
+        folders = [model.source_folder for model in bundle.manifest.models]
+        patched = model_digests(bundle.repository, folders)
         present |= patched
         wrong += _wrong_files(bundle.manifest.patched, patched, "was not in the repository")
     if not wrong:
@@ -135,13 +135,15 @@ def _changed_configurations(bundle: Bundle) -> list[str]:
     changes = []
     for model in bundle.manifest.models:
         try:
-            config = read_config(bundle.models / model.name / "config.pbtxt")
+            config = read_config(bundle.folders[model.name] / "config.pbtxt")
         except (UnreadableError, text_format.ParseError) as error:
-            changes.append(f"{model.name}/config.pbtxt cannot be read: {error}")
+            changes.append(f"{model.source_folder}/config.pbtxt cannot be read: {error}")
             continue
+        measured = measured_config(model)
+        config.name = measured.name  # the study had its own
         changes += [
             f"{model.name}: {each.field}: measured {each.before}, the file says {each.after}"
-            for each in field_changes(measured_config(model), config)
+            for each in field_changes(measured, config)
         ]
     return changes
 
@@ -154,10 +156,11 @@ def check_configuration(
     Args:
         running: configurations that the server reports, by model.
     """
+    set_to = {model.name: dict(model.parameters) for model in manifest.config.models}
     wrong = [
         f"{model.name}: {text}"
         for model in manifest.models
-        for text in differences(measured_config(model), running[model.name])
+        for text in differences(measured_config(model), running[model.name], set_to[model.name])
     ]
     if wrong:
         return Check("configuration", "fail", "; ".join(wrong))

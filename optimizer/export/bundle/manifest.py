@@ -38,6 +38,7 @@ from optimizer.errors import UsageError, storage_errors
 from optimizer.files.untrusted import (
     UnreadableError,
     check_ranges,
+    is_one_folder,
     is_safe_name,
     parse_json,
     read_bytes,
@@ -108,6 +109,7 @@ class ExportedModel:
         rebuilt: whether the engine was rebuilt after the measurement.
         graph: folder that the engine can be rebuilt from, None without one.
         packages: requirements of a Python-hosted model, such as "numpy==1.26.4".
+        folder: of the model in the repository that a patch is for; empty where that is its name.
     """
 
     name: str
@@ -120,6 +122,12 @@ class ExportedModel:
     rebuilt: bool = False
     graph: str | None = None
     packages: tuple[str, ...] = ()
+    folder: str = ""
+
+    @property
+    def source_folder(self) -> str:
+        """Name of the folder that holds the model."""
+        return self.folder or self.name
 
 
 @dataclass(frozen=True)
@@ -238,6 +246,11 @@ class Bundle:
         """The folder with the folders of its models."""
         return self.repository or self.root
 
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """The folder of each model, by its name."""
+        return {each.name: self.models / each.source_folder for each in self.manifest.models}
+
 
 class _VersionedFile(BaseModel):
     schema_version: int
@@ -344,6 +357,8 @@ def _mistakes(manifest: Manifest) -> Iterator[str]:
     if [model.name for model in manifest.models] != served:
         yield f"models must be the models of config, {', '.join(served)}"
     for model in manifest.models:
+        if not is_one_folder(model.source_folder):
+            yield f"models.{model.name}.folder: must be a name without /, got {model.folder[:80]!r}"
         if model.examples not in (None, f"{model.name}/{EXAMPLES}"):
             yield f"models.{model.name}.examples: must be {model.name}/{EXAMPLES} or none"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -13,23 +13,25 @@ from optimizer.artifacts.engines.builder import read_facts
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import ModelLoadFailure, storage_errors
 from optimizer.export.bundle.manifest import GRAPH
-from optimizer.files.untrusted import UnreadableError
+from optimizer.files.untrusted import UnreadableError, read_text
+from optimizer.triton.config_text import edited
+from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.triton.model_config import outputs_of_config
 from optimizer.triton.repository import ModelRepository, read_config
 from optimizer.triton.session import ModelFiles
-from optimizer.workload.streams import OutputTensor, Payloads
+from optimizer.workload.streams import OutputTensor, Payloads, Stream
 
 
 class BundleRepository:
     """Copies models of a bundle into the repository of a server.
 
     Args:
-        bundle: folder of the bundle.
+        folders: of the models, by the names that they are served under.
         repository: of the server.
     """
 
-    def __init__(self, bundle: Path, repository: ModelRepository) -> None:
-        self._bundle = bundle
+    def __init__(self, folders: Mapping[str, Path], repository: ModelRepository) -> None:
+        self._folders = folders
         self._repository = repository
 
     def write(
@@ -45,36 +47,47 @@ class BundleRepository:
             ModelLoadFailure: where its config.pbtxt is invalid.
         """
         del artifact, payloads, outputs  # the bundle has the whole model
-        source, target = self._bundle / model.name, self._repository.root / model.name
+        source, target = self._folders[model.name], self._repository.root / model.name
+        text, config = _config(source)
+        if config.name:
+            config.name = model.name
         with storage_errors(target):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(
                 source,
                 target,
-                ignore=shutil.ignore_patterns(GRAPH),
+                ignore=shutil.ignore_patterns(GRAPH, CONFIG_FILE),
                 copy_function=lambda old, new: self._repository.place(Path(old), Path(new)),
             )
-        return _config(self._bundle, model.name)
+            (target / CONFIG_FILE).write_text(edited(text, config), newline="")
+        return config
 
 
-def files_in(bundle: Path, model: str, payloads: Payloads) -> ModelFiles:
-    """Return the files and tensors of a model of a bundle.
+def files_in(folder: Path, stream: Stream) -> ModelFiles:
+    """Return the files of a model of a bundle, and the tensors of the requests to it.
+
+    Args:
+        folder: of the model.
 
     Raises:
         ModelLoadFailure: where its config.pbtxt is invalid.
     """
-    version = bundle / model / "1"
+    version = folder / "1"
+    _, config = _config(folder)
     try:
-        outputs = outputs_of_config(_config(bundle, model))
+        outputs = outputs_of_config(config)
     except ValueError as error:
-        raise ModelLoadFailure(f"{model}/config.pbtxt: {error}") from error
-    return ModelFiles(version, payloads, outputs, read_facts(version))
+        raise ModelLoadFailure(f"{folder.name}/{CONFIG_FILE}: {error}") from error
+    facts = read_facts(version)
+    return ModelFiles(version, stream.payloads, outputs, facts, stream.version)
 
 
-def _config(bundle: Path, model: str) -> model_config_pb2.ModelConfig:
+def _config(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
+    """Return the text and the content of a model's config.pbtxt."""
+    path = folder / CONFIG_FILE
     try:
-        return read_config(bundle / model / "config.pbtxt")
+        return read_text(path), read_config(path)
     except (UnreadableError, text_format.ParseError) as error:
         raise ModelLoadFailure(
-            f"{model}/config.pbtxt is not a Triton model configuration: {error}"
+            f"{folder.name}/{CONFIG_FILE} is not a Triton model configuration: {error}"
         ) from error

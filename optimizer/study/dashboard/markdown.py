@@ -72,7 +72,7 @@ def trial_note(record: TrialRecord) -> str:
             f"Capacity {measurement.capacity_per_second:.0f} requests/s "
             f"(at least {measurement.capacity_low_per_second:.0f}); "
             f"{_plain('$')}{score.usd_per_million_at_capacity:.4f} per million; "
-            f"{score.replicas} replicas for the demand."
+            f"{score.replicas} replica{'s' if score.replicas != 1 else ''} for the demand."
         )
     # The latency of a pruned trial was measured at saturation only.
     for name, value in record.constraints if record.outcome != "bounded" else ():

@@ -1,0 +1,134 @@
+"""What a server completes in a configuration, what of it is kept, and who is asked for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from optimizer.commands import completed_source
+from optimizer.commands.completed_source import complete_source
+from optimizer.configuration.hosting import EmbeddedHost
+from optimizer.errors import ModelLoadFailure, RequirementError, UsageError
+from optimizer.triton.completed_config import completed_text, left_out
+from optimizer.workload.model_spec import RepositorySource
+from tests.unit.repositories import MAIL, config_of
+
+RUNNING = """
+name: "served"
+backend: "python"
+version_policy { latest { num_versions: 1 } }
+max_batch_size: 8
+input { name: "X" data_type: TYPE_FP32 dims: 4 }
+output { name: "Y" data_type: TYPE_FP32 dims: [ -1, 2 ] }
+instance_group { name: "served" count: 1 kind: KIND_CPU }
+default_model_filename: "model.py"
+dynamic_batching { preferred_batch_size: 8 }
+optimization { input_pinned_memory { enable: true } output_pinned_memory { enable: true } }
+"""
+"""As the embedded server answers for a model without a config.pbtxt."""
+
+TENSORS = """\
+max_batch_size: 8
+input {
+  name: "X"
+  data_type: TYPE_FP32
+  dims: [4]
+}
+output {
+  name: "Y"
+  data_type: TYPE_FP32
+  dims: [-1, 2]
+}
+"""
+
+
+def test_a_missing_file_gets_what_describes_the_model_and_no_defaults() -> None:
+    assert completed_text("", config_of(RUNNING)) == (
+        f'backend: "python"\n{TENSORS}dynamic_batching {{\n}}\n'
+    )
+
+
+def test_what_the_file_has_stays_as_it_is_written() -> None:
+    text = (
+        '# Ours.\nname: "mail"\nplatform: "x"  # kept\n'
+        "dynamic_batching { max_queue_delay_microseconds: 5 }\n"
+        'parameters { key: "a" value { string_value: "b" } }\n'
+    )
+    assert completed_text(text, config_of(RUNNING)) == text + TENSORS
+
+
+def test_a_complete_file_is_not_changed() -> None:
+    assert left_out(MAIL) == ()
+    running = config_of(MAIL)
+    running.name, running.default_model_filename = "served", "model.py"
+    running.optimization.input_pinned_memory.enable = True
+    assert completed_text(MAIL, running) == MAIL
+
+
+def test_what_a_model_does_not_support_is_completed_too() -> None:
+    running = config_of(RUNNING)
+    running.model_transaction_policy.decoupled = True
+    assert config_of(completed_text("", running)).model_transaction_policy.decoupled
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("", ("max_batch_size", "input", "output")),
+        ("max_batch_size: 0", ("input", "output")),
+        ("max_batch_size: 0 input { name: 'X' dims: 1 } output { name: 'Y' }", ("input", "output")),
+        (TENSORS.partition("\n")[2], ("max_batch_size",)),
+        ("ensemble_scheduling { step [ ] }", ()),
+    ],
+)
+def test_what_is_left_out(text: str, missing: tuple[str, ...]) -> None:
+    assert left_out(text) == missing
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> RepositorySource:
+    (tmp_path / "mail" / "1").mkdir(parents=True)
+    return RepositorySource(tmp_path, "mail")
+
+
+def completed(source: RepositorySource) -> str:
+    return complete_source("served", source, EmbeddedHost(), ()).completed
+
+
+def test_a_server_is_asked_only_where_something_is_left_out(
+    source: RepositorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completed_source, "require_server", lambda *_: "")
+    monkeypatch.setattr(
+        completed_source, "_completed", lambda text, *_: completed_text(text, config_of(RUNNING))
+    )
+    assert config_of(completed(source)).max_batch_size == 8
+    for text in (MAIL, "sequence_batching { }"):  # which is refused anyway
+        (source.folder / "config.pbtxt").write_text(text)
+        assert completed(source) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [(None, "config.pbtxt is missing"), ("max_batch_size: 8", "leaves out input, output")],
+)
+def test_what_no_server_completes_is_refused_with_the_reason(
+    source: RepositorySource, monkeypatch: pytest.MonkeyPatch, text: str | None, rule: str
+) -> None:
+    if text is not None:
+        (source.folder / "config.pbtxt").write_text(text)
+    monkeypatch.setattr(completed_source, "require_server", lambda *_: "")
+
+    def fail(*_: object) -> str:
+        raise ModelLoadFailure("no such module")
+
+    monkeypatch.setattr(completed_source, "_completed", fail)
+    with pytest.raises(RequirementError, match=rf"{rule}.*could not complete it \(no such module"):
+        completed(source)
+    monkeypatch.setattr(
+        completed_source, "_completed", lambda text, *_: completed_text(text, ModelConfig())
+    )
+    with pytest.raises(UsageError, match=rf"{rule}, and the server does not complete input, out"):
+        completed(source)
