@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,12 @@ from optimizer.artifacts.graphs.exporter_forms import (
     normalise,
     scalars_to_vectors,
 )
-from optimizer.artifacts.graphs.onnx_graph import OnnxGraph
+from optimizer.artifacts.graphs.onnx_graph import (
+    OnnxGraph,
+    held_tensor,
+    opset_of,
+    with_subgraphs,
+)
 from optimizer.artifacts.onnx_interface import (
     check_inputs,
     graph_inputs,
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
+
+_NEWEST_IR_VERSION = re.compile(r"max supported IR version: (\d+)")
+_NEWEST_OPSET = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 
 _CHECKED_BATCH = 3
 """Requests in the batch that a graph must answer once its batch axis was freed."""
@@ -66,11 +75,10 @@ class OnnxModel:
         names = self._external_names()
         header, _ = self._served_header()
         _forget_traces(header)
+        _flatten_external_data(header)
         (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._beside(name), target)
+            shutil.copyfile(self._beside(name), into / _flat(name))
 
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Raise BuildFailure: an ONNX file has no torch program."""
@@ -131,8 +139,26 @@ class OnnxModel:
         model = self.source.path if header is None else header.SerializeToString()
         folder = str(self.source.path.parent.resolve())
         options.add_session_config_entry(_EXTERNAL_DATA, folder)
+        providers = ["CPUExecutionProvider"]
         with _readable(self.source.path):
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            try:
+                return onnxruntime.InferenceSession(model, options, providers=providers)
+            except Exception as error:  # of pybind11's
+                self._refuse_newer(str(error))
+                raise
+
+    def _refuse_newer(self, reason: str) -> None:
+        """Raise UsageError where ONNX Runtime says that the file's form is newer than its own."""
+        header = _header(self.source.path)
+        newest = _NEWEST_IR_VERSION.search(reason), _NEWEST_OPSET.search(reason)
+        names = ("IR version", header.ir_version), ("opset", opset_of(header))
+        for (name, own), most in zip(names, newest, strict=True):
+            if most is not None:
+                raise UsageError(
+                    f"{self.source.path}: its {name} must be at most {most[1]}, the newest that "
+                    f"the installed ONNX Runtime reads, got {own}: export it with an older one, "
+                    "or install a newer onnxruntime"
+                )
 
     def _check_batch(
         self,
@@ -201,6 +227,20 @@ def _header(path: Path) -> onnx.ModelProto:
     import onnx
 
     return onnx.load(path, load_external_data=False)
+
+
+def _flat(location: str) -> str:
+    """Return the name of external data in the folder of the graph, without folders of its own."""
+    return location.replace("/", ".")
+
+
+def _flatten_external_data(model: onnx.ModelProto) -> None:
+    for graph in with_subgraphs(model.graph):
+        held = (held_tensor(node) for node in graph.node)
+        for tensor in (*graph.initializer, *(each for each in held if each is not None)):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = _flat(entry.value)
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:

@@ -24,6 +24,7 @@ from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, On
 from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
 
 Axis = int | str | None
+NEWEST = (onnx.defs.onnx_opset_version(), onnx.IR_VERSION)
 WIDTH, CLASSES = 6, 3
 X = np.random.default_rng(0).normal(size=(4, WIDTH)).astype(np.float32)
 
@@ -152,6 +153,38 @@ def test_external_data_is_read_beside_a_file_that_must_be_rewritten(tmp_path: Pa
     assert_served(model(path), tmp_path, np.maximum(X @ weights, 0))
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(UsageError, match=r"external data 'weights\.bin' is missing"):
+        source_of(model(path)).open()
+
+
+def test_external_data_in_a_folder_lies_beside_the_graph_that_is_served(tmp_path: Path) -> None:
+    """Files of a model version have no folders, where a bundle copies them."""
+    path = product(tmp_path / "m.onnx", ["N", WIDTH], ["N", CLASSES])
+    whole = onnx.load(path)
+    weights = numpy_helper.to_array(whole.graph.initializer[0])
+    (tmp_path / "data").mkdir()
+    location = "data/weights.bin"
+    onnx.save(whole, path, save_as_external_data=True, location=location, size_threshold=0)
+    assert_served(model(path), tmp_path, np.maximum(X @ weights, 0))
+    into = tmp_path / "exported"
+    into.mkdir()
+    source_of(model(path)).export_onnx(into)
+    assert {each.name for each in into.iterdir()} == {"model.onnx", "data.weights.bin"}
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "rule"),
+    [
+        (17, 99, r"its IR version must be at most \d+, .*, got 99: export it with an older one"),
+        (99, 8, r"its opset must be at most \d+, .*, got 99: .* install a newer onnxruntime"),
+    ],
+)
+def test_a_file_that_is_newer_than_the_runtime_is_refused_with_the_remedy(
+    tmp_path: Path, opset: int, ir_version: int, rule: str
+) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    x, y = tensor("x", ["N", WIDTH]), tensor("y", ["N", WIDTH])
+    path = save(tmp_path / "m.onnx", nodes, [x], [y], opset=opset, ir_version=ir_version)
+    with pytest.raises(UsageError, match=rule):
         source_of(model(path)).open()
 
 
@@ -303,7 +336,7 @@ def test_a_sequence_as_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opset", "ir_version"), [(1, 3), (6, 3), (7, 3), (9, 4), (13, 7), (21, 10), (24, 12)]
+    ("opset", "ir_version"), [(1, 3), (6, 3), (7, 3), (9, 4), (13, 7), (21, 10), (24, 12), NEWEST]
 )
 def test_versions_from_old_to_new(tmp_path: Path, opset: int, ir_version: int) -> None:
     weights = np.random.default_rng(1).normal(size=(WIDTH, CLASSES)).astype(np.float32)

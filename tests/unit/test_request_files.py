@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from optimizer.artifacts.datasets import model_inputs, row_digest
 from optimizer.errors import ChangedRequestsError, SpaceFileError, UsageError
 from optimizer.export.bundle.examples import draw_requests
 from optimizer.files import request_payloads
-from optimizer.files.request_payloads import rows_of_file
+from optimizer.files.request_payloads import rows_of_file, with_file
 from optimizer.files.tensors import to_npz
+from optimizer.space_file.input_schema import InputSection
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.warm_start import blocking_differences
 from optimizer.workload.streams import Payloads, Tensors
@@ -51,6 +53,15 @@ def space(
 
 def loaded(folder: Path, requests: str, inputs: str, **keys: str) -> Payloads:
     return space(folder, requests, inputs, **keys).models[0].payloads
+
+
+def with_requests(path: Path, inputs: str) -> Payloads:
+    """Requests of a file, without a space file."""
+    sections = YAML(typ="safe").load(f"{{{inputs}}}")
+    values = {name: InputSection.model_validate(keys) for name, keys in sections.items()}
+    return with_file(
+        Payloads(tuple(own.to_value(name, requests=True) for name, own in values.items())), path
+    )
 
 
 def sent(payloads: Payloads, count: int, **options: Any) -> list[Tensors]:
@@ -112,7 +123,7 @@ OF_PIXELS: list[tuple[str, Any]] = [
 def test_every_format_gives_the_same_requests_in_its_order(
     tmp_path: Path, name: str, content: Any
 ) -> None:
-    payloads = loaded(tmp_path, write(tmp_path, name, content), PIXELS)
+    payloads = with_requests(tmp_path / write(tmp_path, name, content), PIXELS)
     requests = sent(payloads, 3)
     assert {r["X"].dtype for r in requests} == {np.dtype(np.uint8)}
     expected = [row[None].tolist() for row in (*PIXEL_ROWS, PIXEL_ROWS[0])]
@@ -175,6 +186,16 @@ def test_requests_are_padded_along_the_length(tmp_path: Path) -> None:
     assert values(sent(payloads, 2, padding=(3,)), "IDS") == [[[1, 2, 3]], [[4, 0, 0]]]
     [joined] = sent(payloads, 1, padding=(3,), batch_size=2)
     assert joined["IDS"].tolist() == [[1, 2, 3], [4, 0, 0]]
+
+
+def test_constants_beside_a_file_leave_the_requests_as_they_are(tmp_path: Path) -> None:
+    name = write(tmp_path, "d.jsonl", [{"IDS": [5, 6]}, {"IDS": [7]}])
+    mask = "MASK: {shape: [length], minimum: 1, maximum: 1}, RATE: {shape: [1], value: 9}"
+    payloads = loaded(tmp_path, name, f"{IDS}, {mask}")
+    assert payloads.recorded
+    requests = sent(payloads, 2)
+    assert values(requests, "MASK") == [[[1, 1]], [[1, 0]]]
+    assert values(requests, "RATE") == [[[9]], [[9]]]
 
 
 def test_other_inputs_are_drawn_with_the_sizes_of_the_file(tmp_path: Path) -> None:
@@ -313,7 +334,7 @@ def test_a_mistake_names_the_request_the_tensor_and_the_rule(
 ) -> None:
     write(tmp_path, name, content)
     with pytest.raises(UsageError) as caught:
-        space(tmp_path, name, inputs)
+        with_requests(tmp_path / name, inputs)
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / name}")
 
@@ -359,7 +380,7 @@ def test_a_directory_that_cannot_be_used(
 ) -> None:
     make(tmp_path / "files")
     with pytest.raises(UsageError) as caught:
-        space(tmp_path, "files", inputs)
+        with_requests(tmp_path / "files", inputs)
     assert message in str(caught.value)
 
 
@@ -368,7 +389,7 @@ def test_a_damaged_archive_is_read_or_refused(tmp_path: Path) -> None:
     for at in range(0, len(whole), 3):
         damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
         try:
-            payloads = loaded(tmp_path, write(tmp_path, "d.npz", damaged), PIXELS)
+            payloads = with_requests(tmp_path / write(tmp_path, "d.npz", damaged), PIXELS)
         except UsageError:
             continue
         assert payloads.file is not None

@@ -83,19 +83,24 @@ class OnnxGraph:
 
     @cached_property
     def _graphs(self) -> list[onnx.GraphProto]:
-        graphs = [self._header]
-        for graph in graphs:  # the list grows during the iteration
-            graphs += [
-                inner
-                for node in graph.node
-                for attribute in node.attribute
-                for inner in subgraphs(attribute)
-            ]
-        return graphs
+        return with_subgraphs(self._header)
 
     @cached_property
     def _makers(self) -> dict[str, onnx.NodeProto]:
         return {name: node for node in self.nodes for name in node.output if name}
+
+
+def with_subgraphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """Return a graph and all graphs in attributes of its nodes, at any depth."""
+    graphs = [graph]
+    for each in graphs:  # the list grows during the iteration
+        graphs += [
+            inner
+            for node in each.node
+            for attribute in node.attribute
+            for inner in subgraphs(attribute)
+        ]
+    return graphs
 
 
 def opset_of(model: onnx.ModelProto) -> int:
