@@ -11,7 +11,7 @@ from optimizer.artifacts.build_context import BuildContext, ReportProgress, no_p
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
 from optimizer.artifacts.builders import BUILDERS
 from optimizer.artifacts.cache import ArtifactCache, CacheEntry, key_digest, versions
-from optimizer.artifacts.datasets import rows_by_length, rows_digest
+from optimizer.artifacts.datasets import rows_by_shape, rows_digest
 from optimizer.artifacts.disk import require_room
 from optimizer.artifacts.engines.builder import read_facts
 from optimizer.artifacts.precision_graphs import INT8_SHARE, PrecisionGraphs
@@ -58,12 +58,12 @@ def _prepared(
     lengths: Sequence[int],
 ) -> PreparedModel:
     graphs, batched = PrecisionGraphs(model, cache), model.payloads.as_served().batched
-    rows = rows_by_length(graphs.inputs.evaluation, lengths, model.payloads)
+    shapes = rows_by_shape(graphs.inputs, lengths, model.payloads)
     key = {
         "kind": "reference",
         "recipe": _REFERENCE_RECIPE,
         "model": key_digest(graphs.model_key),
-        "evaluation": {str(length): rows_digest(requests) for length, requests in rows.items()},
+        "evaluation": {each.name: rows_digest(each.rows) for each in shapes},
         "libraries": versions("onnxruntime"),
     }
 
@@ -73,19 +73,20 @@ def _prepared(
         facts = {"outputs": outputs, "weight_bytes": opened.weight_bytes}
         (into / "model.json").write_text(json.dumps(facts))
         report_progress("its FP32 outputs")
-        for length, requests in rows.items():
-            name = model.name if len(rows) == 1 else f"{model.name} at {length} tokens"
-            values = fp32_outputs(name, opened, requests, batched=batched)
-            (into / f"{length}.npz").write_bytes(to_npz(values))
+        for each in shapes:
+            at = each.sizes or f"{each.length} tokens"
+            name = model.name if len(shapes) == 1 else f"{model.name} at {at}"
+            values = fp32_outputs(name, opened, each.rows, batched=batched)
+            (into / f"{each.name}.npz").write_bytes(to_npz(values))
 
     entry = cache.get_or_build(key, build)
     facts = json.loads((entry.path / "model.json").read_text())
     outputs = tuple(OutputTensor(**{**o, "shape": tuple(o["shape"])}) for o in facts["outputs"])
     references = []
-    for length, requests in rows.items():
-        values = from_npz((entry.path / f"{length}.npz").read_bytes())
-        judged = judged_positions(requests, outputs, values, batched=batched)
-        references.append(Reference(length, requests, values, judged))
+    for each in shapes:
+        values = from_npz((entry.path / f"{each.name}.npz").read_bytes())
+        judged = judged_positions(each.rows, outputs, values, batched=batched)
+        references.append(Reference(each.length, each.rows, values, judged, each.sizes))
     return PreparedModel(
         model.name, outputs, tuple(references), facts["weight_bytes"], entry.built, entry.seconds
     )

@@ -39,12 +39,19 @@ class Reference:
         judged: by output, the positions that belong to the requests and not to padding, shape
             [len(requests), length]; without an entry where the output has no length axis, or no
             mask marks padding.
+        sizes: of the dimensions besides the length, where they are the smallest; else empty.
     """
 
     length: int
     requests: list[Tensors]
     outputs: Tensors
     judged: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    sizes: str = ""
+
+    @property
+    def shape(self) -> str:
+        """Its shape for messages, such as "128 tokens" or "width 160"."""
+        return self.sizes or f"{self.length} tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,8 @@ class PreparedModel:
     """What the accuracy of every artefact of a model is measured against.
 
     Attributes:
-        references: one for each length that requests are padded to, the longest first.
+        references: one for each length that requests are padded to, the longest first; then one of
+            the smallest sizes of other dimensions, if they have several.
         weight_bytes: size of its FP32 weights.
         no_batching: why the model was executed without batches though its requests have a batch
             axis; empty for all other models.

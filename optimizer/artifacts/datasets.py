@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from optimizer.workload.model_spec import DataSet, ModelSpec, RepositorySource
 from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
+_SMALLEST_STREAM = 2
 _SEED_STREAMS: dict[Purpose, int] = {"calibration": 0, "evaluation": 1}
 _TAKEN_IN_A_ROW = 300
 """Number of taken rows, drawn one after the other, after which no others are taken to exist."""
@@ -33,10 +34,32 @@ class ModelInputs:
 
     Attributes:
         calibration: empty for a model of a repository with a file of requests, which needs none.
+        smallest: for the evaluation too, of the smallest size in each dimension but the length;
+            empty where there is one size, or the evaluation's rows are given.
     """
 
     calibration: list[Tensors]
     evaluation: list[Tensors]
+    smallest: list[Tensors] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShapedRows:
+    """Requests of one shape, on which artefacts are judged.
+
+    Attributes:
+        length: that they are padded to.
+        sizes: of the other dimensions, for messages; empty for those of the evaluation's rows.
+    """
+
+    length: int
+    rows: list[Tensors]
+    sizes: str = ""
+
+    @property
+    def name(self) -> str:
+        """A name for files: the length, or "smallest"."""
+        return "smallest" if self.sizes else str(self.length)
 
 
 def model_inputs(model: ModelSpec) -> ModelInputs:
@@ -63,7 +86,9 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
             rows[purpose] = _given(dataset, source, model.payloads)
             _check_disjoint(source, rows[purpose], taken)
         taken |= {row_digest(row) for row in rows[purpose]}
-    return ModelInputs(rows["calibration"], rows["evaluation"])
+    return ModelInputs(
+        rows["calibration"], rows["evaluation"], _smallest(model, rows["evaluation"])
+    )
 
 
 def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Tensors]:
@@ -86,6 +111,20 @@ def rows_by_length(
     longest = payloads.lengths.longest
     descending = [longest, *sorted({*lengths} - {longest}, reverse=True)]
     return {length: cropped(evaluation, length, payloads) for length in descending}
+
+
+def rows_by_shape(
+    inputs: ModelInputs, lengths: Sequence[int], payloads: Payloads
+) -> list[ShapedRows]:
+    """Return the requests of `rows_by_length`, then those of the smallest sizes."""
+    by_length = rows_by_length(inputs.evaluation, lengths, payloads)
+    shaped = [ShapedRows(length, rows) for length, rows in by_length.items()]
+    if inputs.smallest:
+        row = inputs.smallest[0]
+        own = payloads.sizes_of({n: v[0] for n, v in row.items()} if payloads.batched else row)
+        sizes = ", ".join(f"{name} {size}" for name, size in own.items() if name != LENGTH)
+        shaped.append(ShapedRows(payloads.lengths.longest, inputs.smallest, sizes))
+    return shaped
 
 
 def _cut(row: Tensors, length: int, axes: Mapping[str, Sequence[int]]) -> Tensors:
@@ -136,6 +175,28 @@ def _generated(
     if purpose == "calibration" and len(rows) > 1:
         rows = rows[1::2]  # the others are left for the evaluation
     return rows[: dataset.samples]
+
+
+def _smallest(model: ModelSpec, evaluation: Sequence[Tensors]) -> list[Tensors]:
+    """Return `ModelInputs.smallest`, as many as the evaluation's rows at most."""
+    payloads, dataset = model.payloads, model.evaluation
+    smallest = replace(payloads, dimensions=payloads.smallest().dimensions)
+    if not dataset.generated or payloads.largest().dimensions == smallest.dimensions:
+        return []
+    rng = np.random.default_rng([dataset.seed, _SMALLEST_STREAM])
+    if payloads.file is None:
+        return _draw(dataset.samples, smallest, rng, set())
+    rows = rows_of_file(payloads)
+    requests = smallest.sample(len(rows), rng, rows=rows)
+    fewest = min(map(_elements, requests))
+    if fewest == _elements(evaluation[0]):
+        return []
+    chosen = of_most_frequent_shape([each for each in requests if _elements(each) == fewest])
+    return chosen[: dataset.samples]
+
+
+def _elements(request: Tensors) -> int:
+    return sum(values.size for values in request.values())
 
 
 def _of_file(payloads: Payloads, rng: np.random.Generator, taken: Set[str]) -> list[Tensors]:

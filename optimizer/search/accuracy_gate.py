@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from optimizer.artifacts.accuracy import (
     Accuracy,
     compare_outputs,
@@ -26,6 +28,7 @@ from optimizer.search.gate_server import GateServer
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
+from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors, stack
 
@@ -89,13 +92,16 @@ class _Judge:
     def __init__(
         self, server: GateServer, model: ModelSpec, prepared: PreparedModel, plan: GatePlan
     ) -> None:
-        by_length = {reference.length: reference for reference in prepared.references}
+        by_length = {each.length: each for each in prepared.references if not each.sizes}
         self._server = server
         self._model = model
         self._plan = plan
-        self._references = [by_length[length] for length in plan.lengths]
+        self._references = [
+            *(by_length[length] for length in plan.lengths),
+            *(each for each in prepared.references if each.sizes),
+        ]
         self._longest = self._references[0]
-        self._alone: dict[int, Tensors] = {}
+        self._alone: dict[str, Tensors] = {}
         self._accuracy: Accuracy | None = None
         self._served_ms: dict[int, float] = {}
 
@@ -107,7 +113,7 @@ class _Judge:
         largest, failing = None, None
         if dropped is None:
             largest, failing = self._batches()
-        lengths = tuple(sorted(self._alone))
+        lengths = tuple(sorted(r.length for r in self._references if self._is_right_alone(r)))
         return GateResult(
             accuracy=self._accuracy,
             instance_mib=instance_mib,
@@ -116,6 +122,9 @@ class _Judge:
             failing=failing,
             served_ms=self._served_ms,
         )
+
+    def _is_right_alone(self, reference: Reference) -> bool:
+        return not reference.sizes and reference.shape in self._alone
 
     def _instance_mib(self) -> float | None:
         """Return the instance's memory after it executed a batch of medium size."""
@@ -135,7 +144,7 @@ class _Judge:
         return stack([rows[n % len(rows)] for n in range(size)])
 
     def _requests_alone(self) -> str | None:
-        """Send every request by itself, at each length; return the limits that are missed.
+        """Send every request by itself, of each shape; return the limits that are missed.
 
         Raises:
             TrialFailure: when a request fails.
@@ -153,7 +162,7 @@ class _Judge:
                 self._accuracy = accuracy
             if missed:
                 return f"accuracy{at}: {missed}"
-            self._alone[reference.length] = outputs
+            self._alone[reference.shape] = outputs
         return None
 
     def _outputs_alone(self, reference: Reference) -> Tensors:
@@ -184,7 +193,7 @@ class _Judge:
                 reason = self._wrong_in_a_batch(reference, size)
                 if reason is not None:
                     return FailingBatch(size, reason)
-        reason = self._wrong_when_merged(batches[0])
+        reason = self._wrong_when_merged(batches[0]) or self._wrong_when_mixed()
         return FailingBatch(batches[0], reason) if reason is not None else None
 
     def _wrong_in_a_batch(self, reference: Reference, size: int) -> str | None:
@@ -193,11 +202,11 @@ class _Judge:
             outputs = self._server.infer_concurrently([self._batch(reference, size)], size)
         except TrialFailure as error:
             return f"batch of {size}{self._at(reference)}: {error}"
-        alone = self._alone[reference.length]
+        alone = self._alone[reference.shape]
         wrong = outputs_mismatch(reference.outputs, alone, outputs, reference.judged)
         if wrong is None or len(self._references) == 1:
             return wrong
-        return f"at {reference.length} tokens, {wrong}"
+        return f"at {reference.shape}, {wrong}"
 
     def _wrong_when_merged(self, largest: int) -> str | None:
         """Send all requests at once; the server merges them as it does under load."""
@@ -209,13 +218,50 @@ class _Judge:
         outputs = _first(merged, len(reference.requests))
         accuracy, missed = self._judged(reference, outputs)
         wrong = missed or outputs_mismatch(
-            reference.outputs, self._alone[reference.length], outputs, reference.judged
+            reference.outputs, self._alone[reference.shape], outputs, reference.judged
         )
         if wrong is not None:
             return f"requests merged into batches of up to {largest}: {wrong}"
         self._accuracy = accuracy
         self._served_ms = self._server.last_ms | self._served_ms
         return None
+
+    def _wrong_when_mixed(self) -> str | None:
+        """Send requests of all shapes at once, in turn, as many as are sent of one shape."""
+        references, size = self._references, self._plan.request_size
+        if len(references) == 1:
+            return None
+        in_turn = [self._requests(reference) for reference in references]
+        count = min(map(len, in_turn))
+        turns = [n % len(references) for n in range(count)]
+        mixed = [in_turn[turn][n] for n, turn in enumerate(turns)]
+        try:
+            outputs = self._server.infer_concurrently(mixed)
+        except TrialFailure as error:
+            return f"requests of several shapes at once: {error}"
+        for turn, reference in enumerate(references):
+            numbers = [n for n in range(count) if turns[n] == turn]
+            rows = [n * size + k for n in numbers for k in range(size)]
+            wrong = self._mismatch_of_rows(reference, rows, outputs) if rows else None
+            if wrong is not None:
+                return f"requests of several shapes at once,{self._at(reference)}: {wrong}"
+        return None
+
+    def _mismatch_of_rows(
+        self, reference: Reference, rows: list[int], outputs: Tensors
+    ) -> str | None:
+        """Compare the outputs in some rows with those of the same requests sent alone."""
+        own = [row % len(reference.requests) for row in rows]
+        alone = self._alone[reference.shape]
+        return outputs_mismatch(
+            {name: values[own] for name, values in reference.outputs.items()},
+            {name: values[own] for name, values in alone.items()},
+            {
+                name: concatenated([np.asarray(values[row])[None] for row in rows])
+                for name, values in outputs.items()
+            },
+            {name: values[own] for name, values in reference.judged.items()},
+        )
 
     def _requests(self, reference: Reference) -> list[Tensors]:
         """Return the held-out rows as requests of the workload's size; the last is filled up."""
@@ -243,7 +289,7 @@ class _Judge:
         return accuracy, "; ".join(missed) or None
 
     def _at(self, reference: Reference) -> str:
-        return f" at {reference.length} tokens" if len(self._references) > 1 else ""
+        return f" at {reference.shape}" if len(self._references) > 1 else ""
 
 
 def _first(outputs: Tensors, count: int) -> Tensors:

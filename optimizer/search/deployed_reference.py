@@ -10,7 +10,7 @@ from optimizer.artifacts.build_results import (
     PreparedModel,
     Reference,
 )
-from optimizer.artifacts.datasets import model_inputs, rows_by_length
+from optimizer.artifacts.datasets import model_inputs, rows_by_shape
 from optimizer.artifacts.references import fp32_outputs, judged_positions
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.triton.deployed_config import check_inputs, deployed_outputs, read_deployed
@@ -41,7 +41,7 @@ def deployed_reference(
     _, config = read_deployed(artifact.path)
     check_inputs(config, model.payloads)
     outputs = deployed_outputs(config, model.outputs)
-    by_length = rows_by_length(model_inputs(model).evaluation, lengths, model.payloads)
+    shapes = rows_by_shape(model_inputs(model), lengths, model.payloads)
     files = ModelFiles(artifact.path, model.payloads, outputs, version=model.version)
     served = session.serve(ServingConfig((deployed,)), {model.name: files})
     names, batched = [output.name for output in outputs], model.payloads.batched
@@ -53,9 +53,9 @@ def deployed_reference(
     size = sum(path.stat().st_size for path in artifact.path.rglob("*") if path.is_file())
     opened = OpenedModel(run, outputs, size)
     references = []
-    for length, rows in by_length.items():
-        values = fp32_outputs(f"{model.name} as deployed", opened, rows, batched=batched)
-        judged = judged_positions(rows, outputs, values, batched=batched)
-        references.append(Reference(length, rows, values, judged))
+    for each in shapes:
+        values = fp32_outputs(f"{model.name} as deployed", opened, each.rows, batched=batched)
+        judged = judged_positions(each.rows, outputs, values, batched=batched)
+        references.append(Reference(each.length, each.rows, values, judged, each.sizes))
     session.retire(wait=True)
     return PreparedModel(model.name, outputs, tuple(references), size, built=True, seconds=0.0)

@@ -301,7 +301,8 @@ class ServerControl:
 
         Returns:
             By name, shape [inferences, ...], in the order of the requests; an array of arrays where
-            a model without a batch axis answers with several shapes. BF16 becomes float32.
+            requests of several shapes, or those of a model without a batch axis, have answers of
+            several shapes. BF16 becomes float32.
 
         Raises:
             LoadTestFailure: when a request fails or gets no reply in time.
@@ -328,7 +329,8 @@ class ServerControl:
             errors = [_reason(reply) for reply in replies if isinstance(reply, Exception)]
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
         sizes = [inferences_of(request) if batched else None for request in requests]
-        return {name: _joined(name, results, sizes) for name in outputs}
+        shapes = {tuple(array.shape for array in request.values()) for request in requests}
+        return {name: _joined(name, results, sizes, one_shape=len(shapes) == 1) for name in outputs}
 
 
 def _reason(error: Exception) -> str:
@@ -344,12 +346,17 @@ def inferences_of(request: Tensors) -> int:
 
 
 def _joined(
-    output: str, results: Sequence[triton_grpc.InferResult], sizes: Sequence[int | None]
+    output: str,
+    results: Sequence[triton_grpc.InferResult],
+    sizes: Sequence[int | None],
+    *,
+    one_shape: bool,
 ) -> NDArray[Any]:
     """Join an output of several requests.
 
     Args:
         sizes: inferences of each request; None without a batch axis.
+        one_shape: whether the requests, and so their answers, have one shape.
     """
     arrays = [_output(output, result) for result in results]
     for array, size in zip(arrays, sizes, strict=True):
@@ -361,12 +368,12 @@ def _joined(
     if None in sizes:
         return concatenated([array[None] for array in arrays])
     shapes = sorted({array.shape[1:] for array in arrays})
-    if len(shapes) > 1:
+    if one_shape and len(shapes) > 1:
         raise ConfigMismatch(
             f"output {output!r} must have one shape for all requests of one shape, got "
             f"{list(shapes[0])} and {list(shapes[1])}: leave it out of `outputs`"
         )
-    return np.concatenate(arrays)
+    return concatenated(arrays)
 
 
 def _output(name: str, result: triton_grpc.InferResult) -> NDArray[Any]:

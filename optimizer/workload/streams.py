@@ -241,11 +241,18 @@ class Payloads:
 
     def largest(self) -> Payloads:
         """Return the same requests, each of the largest size in every dimension."""
+        return self._of_sizes(lambda own: own.longest)
+
+    def smallest(self) -> Payloads:
+        """Return the same requests, each of the smallest size in every dimension."""
+        return self._of_sizes(lambda own: min(own.lengths))
+
+    def _of_sizes(self, size: Callable[[LengthDistribution], int]) -> Payloads:
         dimensions = tuple(
-            each if each.sizes is None else replace(each, sizes=_only(each.sizes.longest))
+            each if each.sizes is None else replace(each, sizes=_only(size(each.sizes)))
             for each in self.dimensions
         )
-        return replace(self, lengths=_only(self.lengths.longest), dimensions=dimensions)
+        return replace(self, lengths=_only(size(self.lengths)), dimensions=dimensions)
 
     def _sizes(
         self,

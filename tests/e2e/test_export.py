@@ -173,7 +173,7 @@ def test_a_wrong_output_fails(bundle: Path, verify: Verify) -> None:
 def test_a_slower_model_misses_the_limit(bundle: Path, verify: Verify) -> None:
     code = bundle / "bert" / "1" / "model.py"
     changed(code, "def execute(self, requests):\n", (
-        "def execute(self, requests):\n        import time; time.sleep(2.5)\n"
+        "def execute(self, requests):\n        import time; time.sleep(0.25)\n"
     ))  # fmt: skip
     verified = verify(signed(bundle), *LAX)
     assert verified.code == 1

@@ -48,7 +48,7 @@ def test_the_written_file_measures_the_model_as_it_is_deployed(tmp_path: Path) -
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.py").write_text(MODEL)
     (folder / "config.pbtxt").write_text(CONFIG)
-    measure = ["measure", "space.yaml", "--rate", 20, "--cache", tmp_path / "cache"]
+    measure = ["measure", "space.yaml", "--rate", 100, "--cache", tmp_path / "cache"]
     for arguments in (["init", "--from", folder.parent], measure):
         with ExitStack() as stack:
             optimizer = Optimizer(arguments, tmp_path)

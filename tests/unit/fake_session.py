@@ -75,9 +75,17 @@ class FakeSession:
     ) -> Tensors:
         assert batched
         largest = self.served[-1].models[0].max_batch_size
-        answers = [self._executed(batch) for batch in self._batches(requests, largest)]
+        by_shape: dict[object, list[int]] = {}
+        for n, request in enumerate(requests):
+            by_shape.setdefault(str([a.shape for a in request.values()]), []).append(n)
+        answers: dict[int, NDArray[Any]] = {}
+        for numbers in by_shape.values():
+            own = [requests[n] for n in numbers]
+            rows = np.concatenate([self._executed(b) for b in self._batches(own, largest)])
+            answers |= zip(numbers, np.split(rows, len(numbers)), strict=True)
         [output] = outputs
-        return {output: np.concatenate(answers).astype(np.float64)}
+        joined = np.concatenate([answers[n] for n in range(len(requests))])
+        return {output: joined.astype(np.float64)}
 
     def _batches(self, requests: Sequence[Tensors], largest: int) -> list[Tensors]:
         if not self.merging or len(requests) == 1:

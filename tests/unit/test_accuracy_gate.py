@@ -66,11 +66,12 @@ def judged(
     answer: Answer,
     plan: GatePlan = PLAN,
     model: ModelSpec = MODEL,
+    prepared: PreparedModel = PREPARED,
     **settings: Any,
 ) -> tuple[GateResult, FakeSession, list[Event]]:
     session, events = FakeSession(answer, **settings), list[Event]()
     gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, events.append)
-    return gate.judge(ARTIFACT, model, PREPARED, plan), session, events
+    return gate.judge(ARTIFACT, model, prepared, plan), session, events
 
 
 def when(wrong: Callable[[NDArray[Any]], bool], then: Answer) -> Answer:
@@ -134,6 +135,38 @@ def test_requests_that_are_merged_wrongly_are_found_though_whole_batches_are_rig
     served, _, _ = judged(when(lambda x: len(x) in {12, 8}, zeros), plan=GatePlan((4,), (1, 16)))
     assert served.failing is not None
     assert served.failing.reason.startswith("requests merged into batches of up to 16: ")
+
+
+def test_requests_of_several_shapes_at_once_are_compared_with_those_alone() -> None:
+    """Six of the twelve have each length; batches of other tests are of other sizes."""
+    served, _, _ = judged(when(lambda x: x.shape == (6, 2), zeros))
+    assert served.failing is not None
+    assert served.failing.reason.startswith(
+        "requests of several shapes at once, at 2 tokens: 6 of 6 outputs of a batch"
+    )
+    failing, _, _ = judged(when(lambda x: x.shape == (6, 2), refuses))
+    assert failing.failing is not None
+    assert failing.failing.reason.startswith("requests of several shapes at once: sums did not")
+
+
+def smallest() -> PreparedModel:
+    """The same requests, and others of another dimension's smallest size."""
+    rng = np.random.default_rng(1)
+    rows: list[Tensors] = [{"x": rng.uniform(-1, 1, (1, 3)).astype(np.float32)} for _ in range(12)]
+    outputs: Tensors = {"y": np.concatenate([sums(row) for row in rows])}
+    last = Reference(4, rows, outputs, sizes="width 3")
+    return replace(PREPARED, references=(*PREPARED.references, last))
+
+
+def test_the_smallest_sizes_are_judged_as_the_longest_length_is() -> None:
+    served, _, _ = judged(sums, prepared=smallest())
+    assert served.shapes == GatedShapes((1, 9, 16), (2, 4))
+    assert (served.dropped, served.failing) == (None, None)
+    wrong, _, _ = judged(when(lambda x: x.shape[1] == 3, zeros), prepared=smallest())
+    assert str(wrong.dropped).startswith("accuracy at width 3: ")
+    in_a_batch, _, _ = judged(when(lambda x: x.shape == (16, 3), zeros), prepared=smallest())
+    assert in_a_batch.failing is not None
+    assert in_a_batch.failing.reason.startswith("at width 3, 16 of 16 outputs")
 
 
 def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ import numpy as np
 import pytest
 
 from optimizer.artifacts.dataset_files import rows_from_file
-from optimizer.artifacts.datasets import cropped, model_inputs, row_digest
+from optimizer.artifacts.datasets import cropped, model_inputs, row_digest, rows_by_shape
 from optimizer.errors import UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.streams import (
+    Dimension,
+    LengthDistribution,
+    Payloads,
+    Tensors,
+    TensorSpec,
+)
 
 PAYLOADS = Payloads(
     tensors=(
@@ -49,7 +56,9 @@ def save(path: Path, arrays: Arrays) -> Path:
 def test_generated_sets_have_no_row_in_common_even_with_one_seed() -> None:
     one = model(DataSet(None, 20, seed=7), DataSet(None, 30, seed=7))
     first, again = model_inputs(one), model_inputs(one)
-    calibration, evaluation = map(set, (map(row_digest, rows) for rows in vars(first).values()))
+    calibration, evaluation = map(
+        set, (map(row_digest, rows) for rows in (first.calibration, first.evaluation))
+    )
     assert (len(first.calibration), len(first.evaluation)) == (20, 30)
     assert not calibration & evaluation
     assert [row_digest(r) for r in again.evaluation] == [row_digest(r) for r in first.evaluation]
@@ -319,3 +328,34 @@ def test_rows_are_cropped_along_the_length_and_keep_something_of_their_own() -> 
     assert second["ids"].tolist() == [[4, 5]]
     assert first["attention_mask"].tolist() == second["attention_mask"].tolist() == [[1, 1]]
     assert first["scale"].shape == (1, 5)
+
+
+def with_widths(spec: ModelSpec) -> ModelSpec:
+    """Images [height, width], whose height follows from the width."""
+    payloads = Payloads(
+        (TensorSpec("image", "FP32", ("height", "width"), 0, 1),),
+        dimensions=(
+            Dimension("width", LengthDistribution((4, 2, 6), (1, 1, 1))),
+            Dimension("height", None, "width", times=2),
+        ),
+    )
+    return replace(spec, payloads=payloads)
+
+
+def test_the_smallest_sizes_are_drawn_beside_the_largest() -> None:
+    spec = with_widths(model(DataSet(None, 2, 0), DataSet(None, 5, 0)))
+    inputs = model_inputs(spec)
+    assert {row["image"].shape for row in inputs.evaluation} == {(1, 12, 6)}
+    assert [row["image"].shape for row in inputs.smallest] == [(1, 4, 2)] * 5
+    first, last = rows_by_shape(inputs, [], spec.payloads)
+    assert (first.name, first.sizes) == ("1", "")
+    assert (last.name, last.sizes) == ("smallest", "height 4, width 2")
+    unbatched = replace(spec, payloads=replace(spec.payloads, batched=False))
+    assert rows_by_shape(model_inputs(unbatched), [], unbatched.payloads)[1].sizes == last.sizes
+
+
+def test_there_are_no_smallest_sizes_where_there_is_one_or_rows_are_given(tmp_path: Path) -> None:
+    assert model_inputs(model(DataSet(None, 2, 0), DataSet(None, 5, 0))).smallest == []
+    file = save(tmp_path / "d.npz", {"image": np.zeros((2, 12, 6), np.float32)})
+    spec = with_widths(model(DataSet(None, 2, 0), DataSet(file, 2, 0)))
+    assert model_inputs(spec).smallest == []
