@@ -9,9 +9,10 @@ from pathlib import Path
 
 from optimizer.commands.hosts import Needs, launch_with, require_server
 from optimizer.configuration.hardware import Gpu
-from optimizer.configuration.hosting import Host
+from optimizer.configuration.hosting import Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, TrialFailure, UsageError
+from optimizer.files.untrusted import is_safe_name
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.completed_config import completed_text, left_out
@@ -33,7 +34,8 @@ def complete_source(
     """Return a source with a complete configuration, from a server where the file leaves it out.
 
     Args:
-        model: name that it is served under.
+        model: name that it is served under where its own does not serve: a remote server's
+            repository may have a model of that name, and Triton starts Python models by a shell.
         host: where the server is started; nothing is left running.
         gpus: of the server.
 
@@ -45,12 +47,14 @@ def complete_source(
     missing = left_out(text)
     if not missing or refusal_of(config) is not None:
         return source
-    backend = backend_of(config)
+    # The name may tell the backend: NAME.BACKEND.
+    own = is_safe_name(source.model) and not isinstance(host, RemoteHost)
+    name, backend = source.model if own else model, backend_of(config)
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
-    require_server(host, Needs((model,), (), (backend,) if backend else ()), slot)
     try:
-        completed = _completed(text, model, source, host, slot)
-    except TrialFailure as error:
+        require_server(host, Needs((name,), (), (backend,) if backend else ()), slot)
+        completed = _completed(text, name, source, host, slot)
+    except (RequirementError, TrialFailure) as error:
         lacks = f"{_rule(source, missing)}, and the server could not complete it ({error})"
         raise RequirementError(lacks, _REMEDY) from error
     still = [name for name in left_out(completed) if name != "max_batch_size"]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
 
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.model_graph import Ensemble, ModelGraph
 from optimizer.configuration.parameter_definition import Value
-from optimizer.errors import Mistake, UsageError
+from optimizer.errors import Mistake, SpaceFileError, UsageError
 from optimizer.files.untrusted import is_safe_name
+from optimizer.space_file.deployed_models import ReadSettings
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.schema import SpaceSection
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
 from optimizer.workload.streams import Payloads
-
-ReadSettings = Callable[[RepositorySource], DeployedSettings]
-"""Reads the settings of a model in a repository. Raises UsageError."""
 
 _Listed = dict[str, Sequence[Value]]
 
@@ -47,25 +47,33 @@ DeployedModels = Mapping[str, DeployedModel]
 
 
 def read_models(
-    sources: Mapping[str, RepositorySource], read: ReadSettings, names: Collection[str]
+    section: SpaceSection,
+    path: Path,
+    sources: Mapping[str, RepositorySource],
+    read: ReadSettings,
 ) -> DeployedModels:
     """Return the deployed models of a space file, and their steps.
 
     Args:
+        section: content of the space file.
+        path: of the space file.
         sources: of the deployed models, by name.
-        names: of all models of the file.
+        read: reads the settings of a model or of a step.
 
     Raises:
         UsageError: for a model or a step that cannot be read or tuned, and for names that clash.
+        SpaceFileError: with everything that the models' configurations do not allow.
     """
     models: dict[str, DeployedModel] = {}
     for name, source in sources.items():
         if name in models:
             raise _clash(name, models[name].of, name)
         _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
-    for name in names:
+    for name in section.models:
         if name in models and models[name].of != name:
             raise _clash(name, models[name].of, name)
+    if mistakes := [*_parameter_mistakes(section, models), *_size_mistakes(section, models)]:
+        raise SpaceFileError(path, mistakes)
     return models
 
 
@@ -124,7 +132,7 @@ def listed_values(section: SpaceSection, name: str, model: DeployedModel) -> _Li
     return model.settings.common(parameters.listed_values()) | _own(parameters, name)
 
 
-def parameter_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mistake]:
+def _parameter_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mistake]:
     """Yield the parameters that cannot be searched, and those of models that do not exist."""
     names = tuple(dict.fromkeys([*section.models, *models]))
     sections = [section.parameters, *(own.parameters for own in section.models.values())]
@@ -156,6 +164,16 @@ def _mistakes_of_all(
     for parameter, rule in rules.items():
         if parameter not in searched:
             yield Mistake(f"parameters.{parameter}", f"{rule} (models.{name})")
+
+
+def _size_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mistake]:
+    """Yield the models that requests are too large for; a step takes what its ensemble takes."""
+    size = section.traffic.batch_size
+    for name, model in models.items():
+        largest = cast(int, model.settings.values["max_batch_size"])
+        if name == model.of and largest < size:
+            rule = f"must be at most the max_batch_size of models.{name} as deployed, {largest}"
+            yield Mistake("traffic.batch_size", rule, str(size))
 
 
 def _parameters(section: SpaceSection, model: DeployedModel) -> ParametersSection:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,21 +24,26 @@ from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageErr
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.files.untrusted_yaml import UnreadableYamlError, parse_yaml
 from optimizer.measurement.cost import Demand, Price
+from optimizer.space_file.deployed_models import (
+    CompleteSource,
+    ReadSettings,
+    as_it_is,
+    deployed_sources,
+    no_repository,
+)
 from optimizer.space_file.mistakes import line_of, mistake, one_for_each_value, short
 from optimizer.space_file.parameter_schema import ParametersSection, deprecations
 from optimizer.space_file.pipelines import (
     DeployedModels,
-    ReadSettings,
     graph_of,
     listed_values,
-    parameter_mistakes,
     read_models,
 )
 from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
-from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec, RepositorySource
+from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
 from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 
@@ -107,26 +112,12 @@ class Space:
         return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
 
 
-def _no_repository(source: RepositorySource) -> DeployedSettings:
-    raise UsageError(f"{source.folder}: models of a repository cannot be read here")
-
-
-CompleteSource = Callable[[str, RepositorySource, Host, tuple[Gpu, ...]], RepositorySource]
-"""Completes the configuration of a model, by its name in the file, on the server of the file."""
-
-
-def _as_it_is(
-    model: str, source: RepositorySource, host: Host, gpus: tuple[Gpu, ...]
-) -> RepositorySource:
-    return source
-
-
 def load_space(
     path: Path,
     prices: Mapping[str, Price],
     hardware: Hardware,
-    read_settings: ReadSettings = _no_repository,
-    complete: CompleteSource = _as_it_is,
+    read_settings: ReadSettings = no_repository,
+    complete: CompleteSource = as_it_is,
 ) -> Space:
     """Read a space file.
 
@@ -151,10 +142,8 @@ def load_space(
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    sources = _sources(section, path, hardware, complete)
-    deployed = read_models(sources, read_settings, section.models)
-    if mistakes := list(_deployed_mistakes(section, deployed)):
-        raise SpaceFileError(path, mistakes)
+    sources = deployed_sources(section, path, _gpus(section.server, hardware), complete)
+    deployed = read_models(section, path, sources, read_settings)
     space = _to_value(section, path, prices, hardware, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     for model in space.models:
@@ -341,19 +330,6 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
         yield Mistake(f"conditions.{at}", str(rule), short(text), line)
 
 
-def _sources(
-    section: SpaceSection, path: Path, hardware: Hardware, complete: CompleteSource
-) -> dict[str, RepositorySource]:
-    """Return the sources of the models that are deployed already, by name."""
-    given = {name: model.source.to_value(path.parent) for name, model in section.models.items()}
-    host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
-    return {
-        name: complete(name, source, host, gpus)
-        for name, source in given.items()
-        if isinstance(source, RepositorySource)
-    }
-
-
 def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
     """Yield a note for each key of files of requests that has no meaning here."""
     for file in filter(None, (model.payloads.file for model in models)):
@@ -361,17 +337,6 @@ def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
             compared = key == "validation_data"
             reason = "; outputs are compared with the model's own" if compared else ""
             yield f"{file.path}: {key} is not used{reason}"
-
-
-def _deployed_mistakes(section: SpaceSection, deployed: DeployedModels) -> Iterator[Mistake]:
-    """Yield everything that the configurations of deployed models do not allow."""
-    yield from parameter_mistakes(section, deployed)
-    size = section.traffic.batch_size
-    for name, model in deployed.items():
-        largest = cast(int, model.settings.values["max_batch_size"])
-        if name == model.of and largest < size:
-            rule = f"must be at most the max_batch_size of models.{name} as deployed, {largest}"
-            yield Mistake("traffic.batch_size", rule, str(size))
 
 
 def _to_value(

@@ -45,6 +45,10 @@ def folder(tmp_path: Path) -> Path:
         for pair in zip(*inputs.values(), strict=True)
     ]
     (tmp_path / "calibration.jsonl").write_text("\n".join(lines) + "\n")
+    requests = [json.dumps({"input_ids": row.tolist()}) for row in rows]
+    (tmp_path / "requests.jsonl").write_text("\n".join(requests))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.jpg").write_bytes(b"\xff\xd8")
     (tmp_path / "metrics.py").write_text("def f1(inputs, outputs):\n    return 1.0\n")
     (tmp_path / "arrivals.csv").write_text("seconds\n0.1\n0.2\n0.35\n")
     (tmp_path / "model.onnx").write_bytes(b"")

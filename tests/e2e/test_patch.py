@@ -80,7 +80,9 @@ output {
 
 X = {"data_type": "FP32", "shape": [4], "minimum": 0, "maximum": 1}
 SPACE: dict[str, Any] = {
-    **{key: tiny.SPACE[key] for key in ("limit", "price", "measurement")},
+    **{key: tiny.SPACE[key] for key in ("limit", "price")},
+    # So long that each level has requests for both models.
+    "measurement": {**tiny.SPACE["measurement"], "check_seconds": 0.6},
     "study": "deployed",
     "models": {
         "mail": {
@@ -96,7 +98,7 @@ SPACE: dict[str, Any] = {
         "bare": {
             "source": {"repository": "./my models", "model": "my model-1.2"},
             "inputs": {"x": X},
-            "demand_per_second": 1,
+            "demand_per_second": 100,
         },
     },
     "parameters": {},

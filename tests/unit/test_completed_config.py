@@ -9,7 +9,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from optimizer.commands import completed_source
 from optimizer.commands.completed_source import complete_source
-from optimizer.configuration.hosting import EmbeddedHost
+from optimizer.configuration.hosting import EmbeddedHost, Host, RemoteHost
 from optimizer.errors import ModelLoadFailure, RequirementError, UsageError
 from optimizer.triton.completed_config import completed_text, left_out
 from optimizer.workload.model_spec import RepositorySource
@@ -108,6 +108,36 @@ def test_a_server_is_asked_only_where_something_is_left_out(
     for text in (MAIL, "sequence_batching { }"):  # which is refused anyway
         (source.folder / "config.pbtxt").write_text(text)
         assert completed(source) == ""
+
+
+REMOTE = RemoteHost("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", Path("models"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "host", "name"),
+    [
+        ("mail.python", EmbeddedHost(), "mail.python"),
+        ("my mail", EmbeddedHost(), "served"),
+        ("mail.python", REMOTE, "served"),
+    ],
+)
+def test_a_model_has_its_own_name_where_that_can_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, host: Host, name: str
+) -> None:
+    """Triton takes the backend from a name such as mail.python."""
+    (tmp_path / folder / "1").mkdir(parents=True)
+    names: list[str] = []
+    monkeypatch.setattr(
+        completed_source, "require_server", lambda _, needs, __: names.extend(needs.models)
+    )
+
+    def complete(_: str, served: str, *__: object) -> str:
+        names.append(served)
+        return completed_text("", config_of(RUNNING))
+
+    monkeypatch.setattr(completed_source, "_completed", complete)
+    complete_source("served", RepositorySource(tmp_path, folder), host, ())
+    assert names == [name, name]
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,8 @@ def test_a_backend_that_nobody_can_ask_is_what_the_machine_lacks(
     said = optimizer("init", "--from", deployed(tmp_path / "models", config).repository)
     assert said.code == 3
     assert NOT_COMPLETE[config] in said.err
+    assert "input, output, and the server could not complete it" in said.err
+    assert "write a complete one" in said.err
     assert not Path("space.yaml").exists()
 
 
