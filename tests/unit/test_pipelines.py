@@ -12,6 +12,7 @@ from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import Ensemble, ModelGraph
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
+from optimizer.machine.slots import Slot
 from optimizer.report.study_frames import trials_frame
 from optimizer.space_file.reader import Space, fixed_at
 from optimizer.study.directory import StudyDirectory
@@ -19,7 +20,10 @@ from optimizer.study.searched_space import SearchedSpace, read_searched, write_s
 from optimizer.triton.deployed_config import served_text
 from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.repository import ModelRepository
+from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.streams import Payloads
+from tests.unit.fake_server import FakeGpuServer
 from tests.unit.pipelines import CONFIGS, OUTER, STEPS, TOP, space_of, write_repository
 
 INFLIGHT = "config.ensemble_scheduling.max_inflight_requests"
@@ -77,6 +81,38 @@ def test_an_ensemble_needs_the_folder_of_a_version_without_files(tmp_path: Path)
     [top] = baseline(space).targets
     repository.write(top, tmp_path / "models" / TOP, space.models[-1].payloads, ())
     assert (tmp_path / "served" / TOP / "1").is_dir()
+
+
+class RecordingServer(FakeGpuServer):
+    """Remembers what is loaded and unloaded; an ensemble brings its steps along."""
+
+    def __init__(self) -> None:
+        super().__init__(instance_mib=0.0)
+        self.calls: list[tuple[str, ...]] = []
+
+    def load(self, model: str, *_: object, **options: Any) -> None:
+        steps = tuple(options["steps"])
+        self.calls.append(("load", model, *steps))
+        self.loaded = (*steps, model)
+
+    def unload(self, model: str, *_: object) -> None:
+        self.calls.append(("unload", model))
+        super().unload(model)
+
+
+def test_the_ensemble_is_loaded_with_its_steps_and_unloaded_before_them(tmp_path: Path) -> None:
+    config = baseline(space_of(tmp_path / "models", {}))
+    server = RecordingServer()
+    repository = ModelRepository(tmp_path / "served", tmp_path)
+    session = ServingSession(server, repository, Slot((0,), (0,), ()))
+    files = {
+        m.name: ModelFiles(tmp_path / "models" / m.name, Payloads(()), ()) for m in config.models
+    }
+    session.serve(config, files)
+    session.retire()
+    unloads = [("unload", name) for name in (TOP, *reversed(STEPS))]
+    assert server.calls == [("load", TOP, *STEPS), *unloads]
+    assert {path.name for path in (tmp_path / "served").iterdir()} == {*STEPS, TOP}
 
 
 # What cannot be served
