@@ -95,18 +95,26 @@ models = st.builds(
         st.tuples(names.map(lambda name: f"parameters.{name}.string_value"), texts.map(json.dumps))
     ),
 )
-model_graphs = st.builds(
-    ModelGraph, tuples(st.builds(Ensemble, names, tuples(names, shortest=1)), shortest=1)
-)
-serving_configs = st.builds(
-    ServingConfig,
-    models=tuples(models, shortest=1),
-    graph=st.none() | model_graphs,
-    server=st.builds(
-        ServerOptions,
-        backend_config=tuples(st.tuples(names, names, texts)),
-        executions_per_device=st.none() | st.integers(1, 8),
-    ),
+
+
+def _graphs(served: tuple[ModelServing, ...]) -> st.SearchStrategy[ModelGraph | None]:
+    """Make the last of several models an ensemble of the others, or leave them apart."""
+    *steps, ensemble = dict.fromkeys(model.name for model in served)
+    apart: st.SearchStrategy[ModelGraph | None] = st.none()
+    return apart | st.just(ModelGraph((Ensemble(ensemble, tuple(steps)),))) if steps else apart
+
+
+serving_configs = tuples(models, shortest=1).flatmap(
+    lambda served: st.builds(
+        ServingConfig,
+        models=st.just(served),
+        graph=_graphs(served),
+        server=st.builds(
+            ServerOptions,
+            backend_config=tuples(st.tuples(names, names, texts)),
+            executions_per_device=st.none() | st.integers(1, 8),
+        ),
+    )
 )
 percentiles = st.builds(
     Percentile,
