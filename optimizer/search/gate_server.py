@@ -16,9 +16,9 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
 from optimizer.study.events import Note, Watcher
-from optimizer.triton.control import inferences_of
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
+from optimizer.triton.tensors import inferences_of
 from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors

@@ -20,11 +20,11 @@ from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
 from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
-from optimizer.triton.control import server_split
 from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
 from optimizer.triton.requests import serialised
 from optimizer.triton.session import ServedConfiguration
+from optimizer.triton.statistics import server_split
 from optimizer.workload.streams import Stream, Tensors, Workload
 
 _POOL = 128

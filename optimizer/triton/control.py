@@ -12,20 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 import tritonclient.grpc as triton_grpc
 from google.protobuf import json_format
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
-from optimizer.measurement.level import BatchPoint, ServerSplit
+from optimizer.measurement.level import ServerSplit
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
-from optimizer.workload.data_types import concatenated, data_type_of
+from optimizer.triton.statistics import server_split
+from optimizer.triton.tensors import client_inputs, inferences_of, joined_output
 from optimizer.workload.streams import Tensors
 
 _CALL_SECONDS = 10.0
@@ -249,7 +247,7 @@ class ServerControl:
         executed, end = self._executed(model), time.monotonic() + _LONGEST_QUEUE_SECONDS
         self._client.async_infer(
             model,
-            _inputs(tensors),
+            client_inputs(tensors),
             callback=lambda result, error: replies.put(error),
             model_version=version,
             client_timeout=2 * _LONGEST_QUEUE_SECONDS,
@@ -327,7 +325,7 @@ class ServerControl:
         for index, tensors in enumerate(requests):
             self._client.async_infer(
                 model,
-                _inputs(tensors),
+                client_inputs(tensors),
                 callback=partial(keep, index),
                 model_version=self.version_of(model),
                 client_timeout=timeout_seconds,
@@ -341,7 +339,10 @@ class ServerControl:
             raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
         sizes = [inferences_of(request) if batched else None for request in requests]
         shapes = {tuple(array.shape for array in request.values()) for request in requests}
-        return {name: _joined(name, results, sizes, one_shape=len(shapes) == 1) for name in outputs}
+        return {
+            name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
+            for name in outputs
+        }
 
 
 def _reason(error: Exception) -> str:
@@ -349,91 +350,6 @@ def _reason(error: Exception) -> str:
     text = _message(error) if isinstance(error, InferenceServerException) else str(error)
     _, _, message = text.partition(", message: ")
     return (message or text).partition(" At: ")[0]
-
-
-def inferences_of(request: Tensors) -> int:
-    """Return the number of inferences of a request with a batch axis."""
-    return len(next(iter(request.values())))
-
-
-def _joined(
-    output: str,
-    results: Sequence[triton_grpc.InferResult],
-    sizes: Sequence[int | None],
-    *,
-    one_shape: bool,
-) -> NDArray[Any]:
-    """Join an output of several requests.
-
-    Args:
-        sizes: inferences of each request; None without a batch axis.
-        one_shape: whether the requests, and so their answers, have one shape.
-    """
-    arrays = [_output(output, result) for result in results]
-    for array, size in zip(arrays, sizes, strict=True):
-        if size is not None and array.shape[:1] != (size,):
-            raise ConfigMismatch(
-                f"output {output!r} has no row per request: "
-                f"a batch of {size} gives the shape {list(array.shape)}"
-            )
-    if None in sizes:
-        return concatenated([array[None] for array in arrays])
-    shapes = sorted({array.shape[1:] for array in arrays})
-    if one_shape and len(shapes) > 1:
-        raise ConfigMismatch(
-            f"output {output!r} must have one shape for all requests of one shape, got "
-            f"{list(shapes[0])} and {list(shapes[1])}: leave it out of `outputs`"
-        )
-    return concatenated(arrays)
-
-
-def _output(name: str, result: triton_grpc.InferResult) -> NDArray[Any]:
-    array = result.as_numpy(name)
-    if array is None:
-        raise ConfigMismatch(f"the reply has no output {name!r}")
-    return np.asarray(array)
-
-
-def _inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
-    inputs = []
-    for name, array in tensors.items():
-        data_type = data_type_of(array)
-        item = triton_grpc.InferInput(name, list(array.shape), data_type)
-        # The client library takes BF16 as float32, which holds each of its values.
-        item.set_data_from_numpy(array.astype(np.float32) if data_type == "BF16" else array)
-        inputs.append(item)
-    return inputs
-
-
-def server_split(
-    before: service_pb2.ModelStatistics, after: service_pb2.ModelStatistics
-) -> ServerSplit:
-    """Return the server's counters between two readings, per request and per batch size."""
-    requests = after.inference_stats.success.count - before.inference_stats.success.count
-
-    def mean_ms(part: str) -> float:
-        nanoseconds = (
-            getattr(after.inference_stats, part).ns - getattr(before.inference_stats, part).ns
-        )
-        return float(nanoseconds / 1e6 / max(requests, 1))
-
-    earlier = {b.batch_size: b.compute_infer for b in before.batch_stats}
-    points = []
-    for batch in after.batch_stats:
-        previous = earlier.get(batch.batch_size)
-        count = batch.compute_infer.count - (previous.count if previous is not None else 0)
-        ns = batch.compute_infer.ns - (previous.ns if previous is not None else 0)
-        if count > 0:
-            points.append(BatchPoint(int(batch.batch_size), int(count), ns / 1e6 / count))
-    return ServerSplit(
-        model=after.name,
-        requests=int(requests),
-        queue_ms=mean_ms("queue"),
-        compute_input_ms=mean_ms("compute_input"),
-        compute_infer_ms=mean_ms("compute_infer"),
-        compute_output_ms=mean_ms("compute_output"),
-        batches=tuple(sorted(points, key=lambda point: point.batch_size)),
-    )
 
 
 def _require(

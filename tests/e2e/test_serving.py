@@ -50,10 +50,11 @@ from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, LevelStarted, Note
 from optimizer.triton import repository as repository_module
-from optimizer.triton.control import ServerControl, server_split
+from optimizer.triton.control import ServerControl
 from optimizer.triton.model_config import model_config
 from optimizer.triton.session import ModelFiles, ServedConfiguration, ServingSession
 from optimizer.triton.shared_memory import region_prefix
+from optimizer.triton.statistics import server_split
 from optimizer.workload.streams import LatencyLimit, Stream, Tensors, Workload
 from optimizer.workload.transport import Transport
 from tests.contracts.evaluator import EvaluatorCase, EvaluatorContract, evaluations
