@@ -31,8 +31,9 @@ from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.space_file.chosen_point import fixed_at
 from optimizer.space_file.deployed_models import CompleteSource
-from optimizer.space_file.reader import Space, fixed_at, load_space
+from optimizer.space_file.reader import Space, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory

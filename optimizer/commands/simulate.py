@@ -19,7 +19,7 @@ from optimizer.simulator.prediction import (
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_estimate import serving_of
-from optimizer.space_file.reader import only_point
+from optimizer.space_file.chosen_point import only_point
 from optimizer.workload.streams import Stream
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)

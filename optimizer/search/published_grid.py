@@ -13,7 +13,7 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
-from optimizer.space_file.reader import only_point
+from optimizer.space_file.chosen_point import only_point
 
 _MUST_MATCH = ("runtime", "precision", "batching", "instance_count")
 """Parameters that define a configuration of the grid; the others may differ."""

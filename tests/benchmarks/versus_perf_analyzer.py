@@ -44,7 +44,8 @@ from optimizer.load.perf_analyzer import (
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner
-from optimizer.space_file.reader import Space, fixed_at
+from optimizer.space_file.chosen_point import fixed_at
+from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event
 from optimizer.triton.session import ServedConfiguration, files_of

@@ -21,8 +21,8 @@ from optimizer.files.shipped import shipped
 from optimizer.report.study_frames import trials_frame
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.simulator.execution_layout import execution_layout
+from optimizer.space_file.chosen_point import only_point
 from optimizer.space_file.parameter_schema import ParametersSection, with_defaults
-from optimizer.space_file.reader import only_point
 from optimizer.space_file.schema import json_schema
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched

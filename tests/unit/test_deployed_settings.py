@@ -15,7 +15,8 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import RequirementError, SpaceFileError, UsageError
 from optimizer.machine.slots import Slot, local_slot
-from optimizer.space_file.reader import Space, fixed_at
+from optimizer.space_file.chosen_point import fixed_at
+from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
 from optimizer.triton.deployed_config import served_text

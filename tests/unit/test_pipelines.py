@@ -14,7 +14,8 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
 from optimizer.machine.slots import Slot
 from optimizer.report.study_frames import trials_frame
-from optimizer.space_file.reader import Space, fixed_at
+from optimizer.space_file.chosen_point import fixed_at
+from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
 from optimizer.triton.deployed_config import served_text

@@ -18,14 +18,8 @@ from optimizer.files.arrival_trace import read_trace
 from optimizer.files.shipped import shipped
 from optimizer.fleet.price_list import shipped_prices
 from optimizer.measurement.cost import Demand, Price
-from optimizer.space_file.reader import (
-    Budget,
-    MeasurementSettings,
-    Space,
-    fixed_at,
-    load_space,
-    only_point,
-)
+from optimizer.space_file.chosen_point import fixed_at, only_point
+from optimizer.space_file.reader import Budget, MeasurementSettings, Space, load_space
 from optimizer.space_file.schema import json_schema
 from optimizer.workload.model_spec import (
     AccuracyLimits,
