@@ -522,8 +522,13 @@ def test_one_of_two_processes_that_dies_or_stops_voids_the_level(
     assert evaluation.outcome == "failed", evaluation.reason
     assert evaluation.failure is not None
     assert (evaluation.failure.kind, evaluation.failure.transient) == ("ServerFailure", True)
-    how = "has died" if number == signal.SIGKILL else "is stopped"
-    assert re.fullmatch(rf"process \d+, in which a model runs, {how}", evaluation.reason)
+    reasons = r"process \d+, in which a model runs, is stopped"
+    if number == signal.SIGKILL:
+        # Triton 2.51 aborts at times when a process dies in which one of its models runs.
+        reasons = (
+            r"process \d+, in which a model runs, has died|the server ended with signal SIGABRT;.*"
+        )
+    assert re.fullmatch(reasons, evaluation.reason)
     assert not serving.marked.processes("triton"), "neither the server nor its models' processes"
     again = evaluate(config, lambda _: None, task)
     assert again.outcome == "ok", again.reason
