@@ -30,7 +30,9 @@ WITHOUT_LOAD = {
     "test_int8_accuracy.py",
     "test_interruptions.py",
     "test_model_source.py",
+    "test_notebook.py",
     "test_pages.py",
+    "test_pipeline.py",
     "test_postgresql.py",
     "test_prepare.py",
     "test_production.py",
@@ -38,6 +40,7 @@ WITHOUT_LOAD = {
     "test_real_weights.py",
     "test_remote.py",
     "test_server_launcher.py",
+    "test_several_models.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 

@@ -50,6 +50,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer serve bundle": _SERVES,
     "python -m optimizer serve quickstart": _SERVES,
     "python -m optimizer serve quickstart --baseline": _SERVES,
+    "python -m optimizer run space.yaml --study second --warm-start my-model": (
+        "is the command of docs/how-to/own-prices.md, which is run, with another study"
+    ),
     "python -m optimizer run search_spaces/bert_large.yaml": (
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),
