@@ -128,12 +128,17 @@ class LiveView:
             """Return the lines that are left beside the frame."""
             return console.height - len(console.render_lines(Group(*parts), within, pad=False)) - 2
 
-        drafts = [self._parts(options, *most) for most in _NOTES_AND_LEVELS]
-        parts = next((draft for draft in drafts if room(draft) >= 0), drafts[-1])
+        *more, least = _NOTES_AND_LEVELS
+        for most in more:
+            parts = self._parts(options, *most)
+            if (left := room(parts)) >= 0:
+                break
+        else:
+            parts = self._parts(options, *least)
+            left = room(parts)
         # An empty line stands above the latest events.
-        events = list(self._recent)[-room(parts) + 1 :] if room(parts) > 1 else []
-        if events:
-            parts += [Text(), *events]
+        if self._recent and left > 1:
+            parts += [Text(), *list(self._recent)[1 - left :]]
         yield Panel(Group(*parts), title="triton cost optimizer", title_align="left")
 
     def _parts(self, options: ConsoleOptions, notes: int, levels: int) -> list[RenderableType]:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.files.request_checks import Arrays, short
+from optimizer.files.request_checks import Arrays, as_type_needs, short
 from optimizer.files.untrusted import UnreadableError
-from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType, decoded
+from optimizer.workload.data_types import NUMPY_TYPES, DataType, decoded
 from optimizer.workload.streams import TensorSpec
 
 
@@ -130,9 +130,7 @@ def _flat(content: list[Any], data_type: DataType) -> NDArray[Any]:
         values = np.asarray(content).reshape(-1)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"must be a regular list of numbers, got {short(content)}") from error
-    # JSON does not distinguish 1 from 1.0.
-    floating = data_type in FLOATING and np.issubdtype(values.dtype, np.integer)
-    return values.astype(np.float64) if floating else values
+    return as_type_needs(values, data_type)
 
 
 def _shape(spec: TensorSpec, shape: Sequence[int] | None, count: int) -> tuple[int, ...]:

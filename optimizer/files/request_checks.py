@@ -58,6 +58,12 @@ def refuse(source: str, mistakes: Sequence[Mistake]) -> None:
         raise UsageError("\n".join(lines))
 
 
+def as_type_needs(array: NDArray[Any], data_type: DataType | None) -> NDArray[Any]:
+    """Return numbers as a type needs them, since JSON does not distinguish 1 from 1.0."""
+    floating = data_type in FLOATING and np.issubdtype(array.dtype, np.integer)
+    return array.astype(np.float64) if floating else array
+
+
 def short(value: object) -> str:
     """Return a value on one line of at most 60 characters."""
     text = repr(value)

@@ -15,10 +15,16 @@ import numpy as np
 
 from optimizer.errors import Mistake, UsageError
 from optimizer.files.perf_analyzer_data import entries, entry_arrays, from_bytes
-from optimizer.files.request_checks import Arrays, Expected, mistakes_of, refuse, short
+from optimizer.files.request_checks import (
+    Arrays,
+    Expected,
+    as_type_needs,
+    mistakes_of,
+    refuse,
+    short,
+)
 from optimizer.files.tensors import from_npz
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
-from optimizer.workload.data_types import FLOATING
 from optimizer.workload.streams import TensorSpec
 
 SUFFIXES = (".npz", ".jsonl", ".json")
@@ -159,10 +165,7 @@ def _object_arrays(row: object, tensors: Iterable[TensorSpec]) -> Arrays:
             texts = types.get(name) == "BYTES"
             rule = f"must be a regular list of {'texts' if texts else 'numbers'}"
             raise ValueError(f"{name} {rule}, got {short(values)}") from error
-        # JSON does not distinguish 1 from 1.0.
-        whole = np.issubdtype(array.dtype, np.integer)
-        floating = types.get(name) in FLOATING
-        arrays[name] = array.astype(np.float64) if floating and whole else array
+        arrays[name] = as_type_needs(array, types.get(name))
     return arrays
 
 

@@ -161,6 +161,17 @@ class Optimizer:
         self.marked.end()
 
 
+def run_to_end(folder: Path, command: str, *arguments: object) -> Optimizer:
+    """Run a command to its end, with the artefact cache of its folder."""
+    cache = ("--cache", folder / "cache") if command in ("run", "measure", "export") else ()
+    optimizer = Optimizer([command, *cache, *arguments], folder)
+    try:
+        optimizer.wait(280)
+    finally:
+        optimizer.end()
+    return optimizer
+
+
 def _with_default_signals(
     start: Callable[[], subprocess.Popen[bytes]],
 ) -> subprocess.Popen[bytes]:

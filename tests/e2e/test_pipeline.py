@@ -13,7 +13,7 @@ import pytest
 
 from optimizer.export.bundle.manifest import PATCH
 from tests.e2e import pipeline_models, tiny
-from tests.e2e.running import Optimizer
+from tests.e2e.running import Optimizer, run_to_end
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -32,17 +32,6 @@ def write_space(folder: Path, parameters: Mapping[str, Any], **keys: Any) -> Pat
     return tiny.write_space(folder, content)
 
 
-def run(folder: Path, command: str, *arguments: object) -> Optimizer:
-    """Run a command to its end."""
-    cache = ("--cache", folder / "cache") if command in ("run", "measure", "export") else ()
-    optimizer = Optimizer([command, *cache, *arguments], folder)
-    try:
-        optimizer.wait(280)
-    finally:
-        optimizer.end()
-    return optimizer
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Optimizer]:
     """A folder with a study of four trials, and the command that made it."""
@@ -53,7 +42,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Optimizer]
         {"classifier.batching": [False, True], "tokenizer.instance_count": [1, 2]},
         budget={"trials": 4},
     )
-    optimizer = run(folder, "run", path)
+    optimizer = run_to_end(folder, "run", path)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     return folder, optimizer
 
@@ -101,9 +90,9 @@ def test_batches_of_the_slow_step_are_recommended(searched: tuple[Path, Optimize
 @pytest.mark.slow
 def test_the_study_is_resumed_and_reported(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
-    resumed = run(folder, "run", folder / "space.yaml", "--trials", 4)
+    resumed = run_to_end(folder, "run", folder / "space.yaml", "--trials", 4)
     assert resumed.process.returncode == 0, resumed.output + resumed.errors
-    report = run(folder, "report", "pipeline")
+    report = run_to_end(folder, "report", "pipeline")
     assert report.process.returncode == 0, report.output + report.errors
 
 
@@ -113,7 +102,7 @@ def test_simulations_of_a_pipeline_are_refused(
     searched: tuple[Path, Optimizer], command: str
 ) -> None:
     folder, _ = searched
-    simulated = run(folder, command, "pipeline")
+    simulated = run_to_end(folder, command, "pipeline")
     assert simulated.process.returncode == 2
     assert "text_classifier has steps, and the simulator is of single" in simulated.errors
 
@@ -121,13 +110,13 @@ def test_simulations_of_a_pipeline_are_refused(
 @pytest.mark.slow
 def test_the_exported_pipeline_is_verified(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
-    exported = run(folder, "export", "pipeline", "--to", folder / "bundle")
+    exported = run_to_end(folder, "export", "pipeline", "--to", folder / "bundle")
     assert exported.process.returncode == 0, exported.output + exported.errors
     served = {path.parent.name for path in (folder / "bundle").glob("*/config.pbtxt")}
     assert served == {*STEPS, "text_classifier"}
     examples = {path.parent.name for path in (folder / "bundle").glob("*/examples.npz")}
     assert examples == {"text_classifier"}, "requests go to the ensemble"
-    verified = run(folder, "verify", folder / "bundle")
+    verified = run_to_end(folder, "verify", folder / "bundle")
     assert verified.process.returncode in (0, 1, 5), verified.output + verified.errors
     for name in ("files", "configuration", "outputs"):
         assert f"\n{name}: pass, " in f"\n{verified.output}", verified.output
@@ -139,7 +128,7 @@ def test_the_patch_changes_the_step_and_nothing_else(
 ) -> None:
     folder, _ = searched
     export = ("export", "pipeline", "--format", "patch", "--base", folder / "models")
-    exported = run(folder, *export, "--to", tmp_path / "patch")
+    exported = run_to_end(folder, *export, "--to", tmp_path / "patch")
     assert exported.process.returncode == 0, exported.output + exported.errors
     patched = tmp_path / "patched"
     shutil.copytree(folder / "models", patched)
@@ -158,7 +147,7 @@ def test_the_patch_changes_the_step_and_nothing_else(
 def test_platforms_are_refused(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
     export = ("export", "pipeline", "--format", "kubernetes", "--to", folder / "platform")
-    exported = run(folder, *export)
+    exported = run_to_end(folder, *export)
     assert exported.process.returncode == 2
     assert "text_classifier is a pipeline, which is exported as repository" in exported.errors
 
@@ -167,7 +156,7 @@ def test_platforms_are_refused(searched: tuple[Path, Optimizer]) -> None:
 def test_a_step_whose_batches_are_wrong_keeps_to_single_requests(tmp_path: Path) -> None:
     pipeline_models.write_pipeline(tmp_path / "models", pipeline_models.WRONG_ROWS_CODE)
     path = write_space(tmp_path, {"batching": [False, True]}, budget={"trials": 2})
-    optimizer = run(tmp_path, "run", path, "--sampler", "grid")
+    optimizer = run_to_end(tmp_path, "run", path, "--sampler", "grid")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     rows = json.loads((tmp_path / "results" / "pipeline" / "prepared.json").read_text())
     failing = {row["artifact"].split("/")[0]: row["failing_batch"] for row in rows["artifacts"]}

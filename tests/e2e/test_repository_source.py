@@ -32,7 +32,7 @@ from optimizer.workload.transport import Transport
 from tests.e2e import repository_models as models
 from tests.e2e import tiny
 from tests.e2e.embedded import embedded_session
-from tests.e2e.running import Optimizer
+from tests.e2e.running import run_to_end
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -82,17 +82,6 @@ def space(
 ) -> Path:
     content = {**tiny.space(**keys), "models": dict(served), "parameters": dict(parameters)}
     return tiny.write_space(folder, {**content, "study": "deployed"})
-
-
-def run(folder: Path, command: str, *arguments: object) -> Optimizer:
-    """Run a command to its end."""
-    cache = ("--cache", folder / "cache") if command in ("run", "measure", "export") else ()
-    optimizer = Optimizer([command, *cache, *arguments], folder)
-    try:
-        optimizer.wait(280)
-    finally:
-        optimizer.end()
-    return optimizer
 
 
 def route(points: int, **form: Any) -> dict[str, Any]:
@@ -147,7 +136,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
         "routes": model(at, "routes", ROUTE_INPUTS, requests="routes.json", **demand),
     }
     path = space(folder, served, {})
-    optimizer = run(folder, "measure", path, "--rate", 100, "--set", f"wide.{PINNED}=false")
+    optimizer = run_to_end(folder, "measure", path, "--rate", 100, "--set", f"wide.{PINNED}=false")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     [file] = (folder / "results" / "deployed" / "measured").glob("*/measured.json")
     return dict(json.loads(file.read_text()))
@@ -313,7 +302,7 @@ def test_batches_that_are_answered_wrong_leave_the_space(tmp_path: Path) -> None
         {"batching": [True, False], "max_batch_size": [4, 8]},
         budget={"trials": 2},
     )
-    optimizer = run(tmp_path, "run", path, "--sampler", "grid")
+    optimizer = run_to_end(tmp_path, "run", path, "--sampler", "grid")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     results = tmp_path / "results" / "deployed"
     [row] = json.loads((results / "prepared.json").read_text())["artifacts"]
@@ -338,7 +327,7 @@ def test_a_model_that_batches_make_slower_is_recommended_without(tmp_path: Path)
         limit={"latency_ms": 300},
         budget={"trials": 4},
     )
-    optimizer = run(tmp_path, "run", path, "--sampler", "grid")
+    optimizer = run_to_end(tmp_path, "run", path, "--sampler", "grid")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     assert "Serve as deployed, no batching, 1 instance" in optimizer.output
 
@@ -372,11 +361,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         budget={"trials": 3},
     )
     for _ in range(2):  # the second resumes the study
-        optimizer = run(folder, "run", path, "--sampler", "grid", "--trials", 3)
+        optimizer = run_to_end(folder, "run", path, "--sampler", "grid", "--trials", 3)
         assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     trials = (folder / "results" / "deployed" / "trials").glob("*.json")
     assert len(list(trials)) >= 3
-    optimizer = run(folder, "export", "deployed", "--to", folder / "bundle")
+    optimizer = run_to_end(folder, "export", "deployed", "--to", folder / "bundle")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     return folder
 
@@ -410,7 +399,7 @@ def test_every_other_file_is_the_owners_byte_for_byte(exported: Path) -> None:
 
 @pytest.mark.slow
 def test_the_exported_model_is_verified(exported: Path) -> None:
-    optimizer = run(exported, "verify", exported / "bundle")
+    optimizer = run_to_end(exported, "verify", exported / "bundle")
     checks = optimizer.output
     assert optimizer.process.returncode in (0, 1, 5), checks + optimizer.errors
     for name in ("files", "configuration", "outputs"):
@@ -434,7 +423,7 @@ def test_what_cannot_be_tuned_is_refused(
     if not config:
         (folder / "config.pbtxt").unlink()
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 5)
+    optimizer = run_to_end(tmp_path, "measure", path, "--rate", 5)
     assert optimizer.process.returncode == code, optimizer.output
     assert message in optimizer.errors
     assert "Traceback" not in optimizer.errors
@@ -446,5 +435,5 @@ def test_a_version_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     shutil.move(folder / "1", tmp_path / "release")
     (folder / "1").symlink_to(tmp_path / "release")
     path = space(tmp_path, {"number": model(".", "number", NUMBER_INPUTS)}, {})
-    optimizer = run(tmp_path, "measure", path, "--rate", 100)
+    optimizer = run_to_end(tmp_path, "measure", path, "--rate", 100)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from optimizer.artifacts.graphs.onnx_graph import opset_of, reads, subgraphs
+from optimizer.artifacts.graphs.onnx_graph import opset_of, reads, with_subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -116,10 +116,7 @@ def _is_scalar(value: onnx.ValueInfoProto) -> bool:
 
 def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Let the nodes of a graph and of its subgraphs read another tensor."""
-    for node in graph.node:
+    for node in chain.from_iterable(each.node for each in with_subgraphs(graph)):
         for n, name in enumerate(node.input):
             if name == old:
                 node.input[n] = new
-        for attribute in node.attribute:
-            for inner in subgraphs(attribute):
-                _rename_reads(inner, old, new)
