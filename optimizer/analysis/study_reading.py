@@ -86,29 +86,24 @@ class StudyReading:
 
     @property
     def saturated(self) -> bool:
-        """Whether anything tells how long batches take; of a pipeline it tells too little."""
-        return self.searched.search_space.graph is None and bool(self._learnt.observations)
+        """Whether anything tells how long batches take."""
+        return bool(self._learnt.observations)
 
     @property
     def service(self) -> ServiceModel:
         """Service times by all that was saturated.
 
         Raises:
-            UsageError: where nothing was, or a model is a pipeline.
+            UsageError: where nothing was.
         """
-        graph = self.searched.search_space.graph
-        if graph is not None:
-            raise UsageError(
-                f"study {self.name}: {', '.join(sorted(graph.names))} has steps, and the simulator "
-                "is of single models: measure the configuration instead"
-            )
         if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
         return self._learnt
 
     @cached_property
     def _learnt(self) -> ServiceModel:
-        return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
+        workload = self.searched.workload
+        return with_trials(calibrated(self.calibration, workload), self.trials, workload)
 
 
 def read_study(results: Path, study: str) -> StudyReading:

@@ -110,9 +110,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
-    note = _note_of_sampler(options, space.search_space)
-    if note is not None:
-        options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def check(machine: Machine) -> None:
@@ -145,22 +142,6 @@ def _with_options(space: Space, options: RunOptions) -> Space:
         options.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=options.study or space.study, budget=budget)
-
-
-def _note_of_sampler(options: RunOptions, space: SearchSpace) -> Note | None:
-    """Return why another sampler than the usual one is chosen; None where it is not.
-
-    Raises:
-        UsageError: where the given sampler cannot search the space.
-    """
-    if space.graph is None or options.chosen_sampler not in CALIBRATED:
-        return None
-    pipelines = ", ".join(sorted(space.graph.names))
-    reason = f"the simulator of {options.chosen_sampler} is of single models, and {pipelines} has "
-    if options.sampler is not None:
-        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}steps")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}steps")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:
