@@ -96,6 +96,11 @@ class ServerSplit:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
         step: whether the requests came from an ensemble and not from clients.
+        cache_hits, cache_misses: requests that the response cache answered, and that it was asked
+            for in vain. Only the latter are executed; all are `requests`.
+        cache_ms: mean time of lookups and insertions.
+        expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
+            that is not known.
     """
 
     model: str
@@ -107,12 +112,22 @@ class ServerSplit:
     batches: tuple[BatchPoint, ...]
     ensemble: bool = False
     step: bool = False
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_ms: float = 0.0
+    expected_hit_rate: float | None = None
 
     @property
     def total_ms(self) -> float:
         """Mean time in the server."""
         parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
-        return sum(parts) + self.compute_output_ms
+        return sum(parts) + self.compute_output_ms + self.cache_ms
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of requests that the response cache answered; None without a cache."""
+        asked = self.cache_hits + self.cache_misses
+        return self.cache_hits / asked if asked else None
 
     @property
     def executions(self) -> int:
