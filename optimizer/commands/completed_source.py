@@ -17,14 +17,13 @@ from optimizer.files.untrusted import is_safe_name
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.completed_config import completed_text, left_out
-from optimizer.triton.control import UnexplainedLoadFailure
 from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present, refusal_of
+from optimizer.triton.deployed_loading import loaded_as_it_is
 from optimizer.triton.deployed_pipeline import step_names
-from optimizer.triton.launcher import RunningServer, last_errors
+from optimizer.triton.launcher import RunningServer
 from optimizer.triton.repository import ModelRepository
 from optimizer.workload.model_spec import RepositorySource
 
-_LOAD_SECONDS = 120.0
 _REMEDY = (
     "write a complete one; GET v2/models/MODEL/config of a server that has loaded the model "
     "returns it"
@@ -97,7 +96,7 @@ def _completions(
     needs = Needs(tuple(incomplete), (), tuple(sorted(backends - {""})))
     try:
         require_server(host, needs, slot)
-        with _started(host, first.repository, slot) as (server, repository):
+        with completing_server(host, first.repository, slot) as (server, repository):
             for name, source in incomplete.items():
                 first = source
                 yield source.model, _completed(name, source, server, repository)
@@ -107,7 +106,7 @@ def _completions(
 
 
 @contextmanager
-def _started(
+def completing_server(
     host: Host, models: Path, slot: Slot
 ) -> Iterator[tuple[RunningServer, ModelRepository]]:
     """Start a server that completes configurations, beside its own repository."""
@@ -130,25 +129,13 @@ def _completed(
         UsageError: where it does not.
         TrialFailure: where it cannot load the model.
     """
-    completed = _running_text(name, source, server, repository)
+    running = loaded_as_it_is(name, source.folder, server, repository)
+    completed = completed_text(read_if_present(source.folder)[0], running)
     still = [each for each in left_out(completed) if each != "max_batch_size"]
     if still:
         rule = f"{_rule(source)}, and the server does not complete {', '.join(still)}"
         raise UsageError(f"{rule}: {_REMEDY}")
     return completed
-
-
-def _running_text(
-    name: str, source: RepositorySource, server: RunningServer, repository: ModelRepository
-) -> str:
-    """Return the text of a configuration with what the server adds to it. Raises TrialFailure."""
-    repository.write_deployed(name, source.folder)
-    text, _ = read_if_present(source.folder)
-    try:
-        return completed_text(text, server.control.load_as_it_is(name, _LOAD_SECONDS))
-    except UnexplainedLoadFailure as error:
-        reason = last_errors(server.log_since_start())
-        raise UnexplainedLoadFailure(f"{error}; {reason}") from error
 
 
 def _rule(source: RepositorySource) -> str:

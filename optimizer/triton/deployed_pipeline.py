@@ -16,6 +16,7 @@ from optimizer.triton.deployed_config import (
     CONFIG_FILE,
     backend_of,
     deployed_values,
+    ensemble_steps,
     read_deployed,
     read_source,
     refusal_of,
@@ -55,14 +56,14 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
         batched=config.max_batch_size > 0,
         instance_groups=len(config.instance_group),
         backend=backend_of(config),
-        steps=_steps_of_calls(source.own_calls) or _steps_of_ensemble(config),
+        steps=_steps_of_calls(source.own_calls) or ensemble_steps(config),
         kind="bls" if source.own_calls else "ensemble",
     )
 
 
 def step_names(source: RepositorySource, config: model_config_pb2.ModelConfig) -> tuple[str, ...]:
     """Return the names of the models that a model is composed of, each once."""
-    steps = _steps_of_calls(source.own_calls) or _steps_of_ensemble(config)
+    steps = _steps_of_calls(source.own_calls) or ensemble_steps(config)
     return tuple(dict.fromkeys(step.model for step in steps))
 
 
@@ -72,24 +73,11 @@ def _steps_of_calls(calls: Sequence[Call]) -> tuple[Step, ...]:
     return tuple(replace(step, calls=call.count) for step, call in zip(steps, calls, strict=True))
 
 
-def _steps_of_ensemble(config: model_config_pb2.ModelConfig) -> tuple[Step, ...]:
-    """Return the steps of an ensemble, after those that make the tensors that they take."""
-    steps = config.ensemble_scheduling.step
-    makers = {tensor: n for n, step in enumerate(steps) for tensor in step.output_map.values()}
-    return tuple(
-        Step(
-            step.model_name,
-            tuple(sorted({makers[t] for t in step.input_map.values() if t in makers})),
-        )
-        for step in steps
-    )
-
-
 def _ensemble_mistakes(
     source: RepositorySource, config: model_config_pb2.ModelConfig
 ) -> Iterator[str]:
     """Yield why an ensemble cannot be served: a line for each step or tensor, which names it."""
-    steps = tuple(dict.fromkeys(step.model for step in _steps_of_ensemble(config)))
+    steps = tuple(dict.fromkeys(step.model for step in ensemble_steps(config)))
     if not steps:
         yield "ensemble_scheduling: an ensemble needs a step"
     configs: dict[str, model_config_pb2.ModelConfig] = {}
@@ -220,7 +208,7 @@ def _input_mistakes(
 
 def _order_mistakes(config: model_config_pb2.ModelConfig) -> Iterator[str]:
     try:
-        ComposedModel(config.name, "ensemble", _steps_of_ensemble(config)).in_order()
+        ComposedModel(config.name, "ensemble", ensemble_steps(config)).in_order()
     except ValueError as error:
         yield f"{error}: each takes a tensor that another one makes"
 

@@ -14,7 +14,6 @@ from optimizer.commands.completed_source import complete_source
 from optimizer.configuration.hosting import EmbeddedHost, Host, RemoteHost
 from optimizer.errors import ModelLoadFailure, RequirementError, UsageError
 from optimizer.triton.completed_config import completed_text, left_out
-from optimizer.triton.deployed_config import read_if_present
 from optimizer.workload.model_spec import Call, RepositorySource
 from tests.unit.repositories import MAIL, config_of
 
@@ -100,30 +99,30 @@ def completed(source: RepositorySource) -> str:
     return complete_source("served", source, EmbeddedHost(), ()).completed
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, complete: Callable[..., str]) -> list[str]:
+def answer(monkeypatch: pytest.MonkeyPatch, complete: Callable[[], ModelConfig]) -> list[str]:
     """Let a function complete configurations in place of a server; return the names of models."""
     names: list[str] = []
     monkeypatch.setattr(
         completed_source, "require_server", lambda _, needs, __: names.extend(needs.models)
     )
-    monkeypatch.setattr(completed_source, "_started", lambda *_: nullcontext((None, None)))
+    monkeypatch.setattr(completed_source, "completing_server", lambda *_: nullcontext((None, None)))
 
-    def completed(name: str, source: RepositorySource, *_: object) -> str:
+    def load(name: str, *_: object) -> ModelConfig:
         names.append(name)
-        return complete(read_if_present(source.folder)[0])
+        return complete()
 
-    monkeypatch.setattr(completed_source, "_running_text", completed)
+    monkeypatch.setattr(completed_source, "loaded_as_it_is", load)
     return names
 
 
-def as_running(text: str) -> str:
-    return completed_text(text, config_of(RUNNING))
+def running() -> ModelConfig:
+    return config_of(RUNNING)
 
 
 def test_a_server_is_asked_only_where_something_is_left_out(
     source: RepositorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = answer(monkeypatch, as_running)
+    names = answer(monkeypatch, running)
     assert config_of(completed(source)).max_batch_size == 8
     assert names == ["mail", "mail"]
     for text in (MAIL, "sequence_batching { }"):  # which is refused anyway
@@ -148,7 +147,7 @@ def test_a_model_has_its_own_name_where_that_can_be_served(
 ) -> None:
     """Triton takes the backend from a name such as mail.python."""
     (tmp_path / folder / "1").mkdir(parents=True)
-    names = answer(monkeypatch, as_running)
+    names = answer(monkeypatch, running)
     complete_source("served", RepositorySource(tmp_path, folder), host, ())
     assert names == [name, name]
 
@@ -163,13 +162,13 @@ def test_what_no_server_completes_is_refused_with_the_reason(
     if text is not None:
         (source.folder / "config.pbtxt").write_text(text)
 
-    def fail(_: str) -> str:
+    def fail() -> ModelConfig:
         raise ModelLoadFailure("no such module")
 
     answer(monkeypatch, fail)
     with pytest.raises(RequirementError, match=rf"{rule}.*could not complete it \(no such module"):
         completed(source)
-    answer(monkeypatch, lambda text: completed_text(text, ModelConfig()))
+    answer(monkeypatch, ModelConfig)
     with pytest.raises(UsageError, match=rf"{rule}, and the server does not complete input, out"):
         completed(source)
 
@@ -183,7 +182,7 @@ def test_steps_are_completed_by_the_same_server(
     (tmp_path / "inner" / "1").mkdir(parents=True)
     calls = (("top", (Call("first"), Call("second"), Call("gone"))), ("first", (Call("inner"),)))
     (tmp_path / "first" / "1").mkdir(parents=True)
-    names = answer(monkeypatch, as_running)
+    names = answer(monkeypatch, running)
     made = complete_source("t", RepositorySource(tmp_path, "top", calls=calls), EmbeddedHost(), ())
     assert names == 2 * ["inner", "first", "second"]
     assert {name for name, _ in made.completions} == {"inner", "first", "second"}
