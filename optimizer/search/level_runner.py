@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.errors import ConfigMismatch, LoadTestFailure, VoidLevelFailure
+from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.files.request_payloads import rows_of_file
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
@@ -29,6 +29,7 @@ from optimizer.search.response_cache import (
     sequence_of,
     steady_cache,
     varies,
+    with_expected_hits,
 )
 from optimizer.simulator.response_cache import entry_bytes
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
@@ -176,7 +177,7 @@ class LevelRunner:
         splits = _with_roles(map(server_split, before, after), config)
         level = replace(
             level,
-            server=tuple(context.with_expected_hits(split) for split in splits),
+            server=tuple(with_expected_hits(each, config, context.cache) for each in splits),
             machine=use,
             warnings=(*level.warnings, *warnings, *context.warnings),
         )
@@ -235,22 +236,6 @@ class _LevelContext:
     liveness: Liveness
     cache: SteadyCache
     warnings: tuple[str, ...]
-
-    def with_expected_hits(self, split: ServerSplit) -> ServerSplit:
-        """Return a model's split with the hit rate that is expected of its cache.
-
-        Raises:
-            ConfigMismatch: where the server did not ask a cache for the model's requests.
-        """
-        [model] = [own for own in self.config.models if own.name == split.model]
-        if not model.cache or not split.requests:
-            return split
-        if split.hit_rate is None:
-            raise ConfigMismatch(
-                f"{split.model}: response_cache is on, and the server caches no responses of it: "
-                "this version of Triton does not cache those of such a model"
-            )
-        return replace(split, expected_hit_rate=self.cache.hit_rates.get(split.model))
 
 
 def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[ServerSplit, ...]:

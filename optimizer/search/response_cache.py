@@ -7,13 +7,15 @@ level with the responses that it would hold then.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import ConfigMismatch
 from optimizer.load.request_sequence import IN_ORDER, Popular, Recorded, RequestSequence
+from optimizer.measurement.level import ServerSplit
 from optimizer.simulator.response_cache import (
     CachedTraffic,
     eviction_seconds,
@@ -79,6 +81,25 @@ def steady_cache(
         [(name, size)] = entry_bytes.items()
         hit_rates[name] = hit_rate_of_keys(streams[0].keys, size_bytes // size)
     return SteadyCache(hit_rates, {name: own.entries(seconds) for name, own in traffic.items()})
+
+
+def with_expected_hits(
+    split: ServerSplit, config: ServingConfig, cache: SteadyCache
+) -> ServerSplit:
+    """Return a model's split with the hit rate that is expected of its cache.
+
+    Raises:
+        ConfigMismatch: where the server did not ask its cache for the model's requests.
+    """
+    [model] = [own for own in config.models if own.name == split.model]
+    if not model.cache or not split.requests:
+        return split
+    if split.hit_rate is None:
+        raise ConfigMismatch(
+            f"{split.model}: response_cache is on, and the server caches no responses of it: this "
+            "version of Triton does not cache those of such a model"
+        )
+    return replace(split, expected_hit_rate=cache.hit_rates.get(split.model))
 
 
 def held_numbers(stream: Stream, entries: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.workload.streams import Workload
+
 _ALIGNMENT = 16
 _RESPONSE_BYTES = 12
 """Number of outputs, and the header of the memory block."""
@@ -136,6 +139,19 @@ def hit_rate_of_keys(keys: Sequence[int], entries: int) -> float:
             if len(held) > entries:
                 held.popitem(last=False)
     return hits / len(keys)
+
+
+def answered_by_cache(workload: Workload, space: SearchSpace) -> tuple[str, ...]:
+    """Return the models whose requests repeat and may be answered by a response cache.
+
+    Batches and queues of such a model are not simulated: which requests are executed depends on the
+    cache.
+    """
+    return tuple(
+        stream.target
+        for stream in workload.streams
+        if stream.population is not None and space.cache_bytes(stream.target)
+    )
 
 
 def last_different(numbers: Sequence[int] | NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake
 from optimizer.workload.streams import Stream, Workload
@@ -29,19 +28,7 @@ def repetition_mistakes(workload: Workload, space: SearchSpace) -> Iterator[Mist
 
 def must_vary(stream: Stream, space: SearchSpace) -> bool:
     """Return whether a stream's requests must be different, or repeat as the traffic says."""
-    return stream.population is not None or _cache_bytes(stream, space) > 0
-
-
-def _cache_bytes(stream: Stream, space: SearchSpace) -> int:
-    """Return the largest response cache that a stream's requests can meet; 0 without one."""
-    names = {stream.target} | (space.graph or NO_GRAPH).below(stream.target)
-    sizes = (
-        model.options(model_position).cache_bytes or 0
-        for model in space.models
-        if model.model in names and any(model.parameter("response_cache").values)
-        for model_position in map(tuple, model.points.tolist())
-    )
-    return max(sizes, default=0)
+    return stream.population is not None or space.cache_bytes(stream.target) > 0
 
 
 def _too_few_requests(stream: Stream, space: SearchSpace) -> Iterator[Mistake]:
@@ -53,7 +40,7 @@ def _too_few_requests(stream: Stream, space: SearchSpace) -> Iterator[Mistake]:
                 f"{stream.target}"
             )
             yield Mistake("traffic.repeats.population", rule, str(stream.population))
-    elif different < min(ENOUGH, _cache_bytes(stream, space) // _LEAST_ENTRY_BYTES):
+    elif different < min(ENOUGH, space.cache_bytes(stream.target) // _LEAST_ENTRY_BYTES):
         rule = (
             f"must be given with response_cache: {stream.target} has only {different:,} different "
             "requests, which the cache could answer although the traffic is said not to repeat"
