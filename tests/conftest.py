@@ -41,6 +41,7 @@ WITHOUT_LOAD = {
     "test_remote.py",
     "test_server_launcher.py",
     "test_several_models.py",
+    "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 

@@ -12,8 +12,10 @@ from functools import cached_property
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
+from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
 from optimizer.report import number_formats as form
+from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
     claims_table,
     confidence_text,
@@ -60,6 +62,11 @@ class StudyOutcome:
     def baseline(self) -> ConfirmedCapacity | None:
         """The baseline; None where it met the limits at no load, or was not measured yet."""
         return self.decision.entry_of(self.study.baseline)
+
+    @cached_property
+    def cold_start(self) -> ColdStart | None:
+        """How the best starts, where that was measured."""
+        return self.study.directory.cold_start.read(self.best.config if self.best else None)
 
     def headline(self) -> str:
         """Return the recommendation in one sentence."""
@@ -168,6 +175,7 @@ class StudyOutcome:
             *self.tables(),
             Line(self.headline(), "good" if good else "warning"),
             *(Line(caution) for caution in self.cautions()),
+            *(Line(cold_start_sentence(cold)) for cold in [self.cold_start] if cold is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
         ]

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from optimizer.analysis.summary import SummaryArtifact
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report import number_formats as form
+from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.configurations import trials_table
 from optimizer.report.model_figures import (
     importances,
@@ -66,6 +67,7 @@ def sections(report: StudyReport) -> list[ReportSection]:
         _what_mattered,
         _cost_and_latency,
         _loads,
+        _cold_start,
         _course,
         _predictions,
         _failures,
@@ -169,6 +171,14 @@ def _loads(report: StudyReport) -> ReportSection | None:
             ("Batch sizes", lambda: batch_histogram(at_capacity)),
         ),
     )
+
+
+def _cold_start(report: StudyReport) -> ReportSection | None:
+    cold, best = report.outcome.cold_start, report.outcome.best
+    if cold is None or best is None:
+        return None
+    tables = cold_start_tables(cold, best.latency_ms(99))
+    return ReportSection("cold-start", "Cold start", (cold_start_sentence(cold),), tables)
 
 
 def _course(report: StudyReport) -> ReportSection | None:
