@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from tritonclient.grpc import model_config_pb2
@@ -98,8 +98,8 @@ _OF_STEPS = ("batching", "instance_count")
 def _steps(source: RepositorySource, settings: DeployedSettings) -> dict[str, DeployedSettings]:
     """Return the models that execute the requests to an ensemble, by name."""
     steps: dict[str, DeployedSettings] = {}
-    for name in settings.steps:
-        step = replace(source, model=name)
+    for name in settings.step_names:
+        step = source.step(name)
         own = read_settings(step)
         steps |= _steps(step, own) if own.steps else {name: own}
     return steps
