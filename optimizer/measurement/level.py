@@ -95,7 +95,10 @@ class ServerSplit:
     Attributes:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
-        step: whether the requests came from an ensemble and not from clients.
+        step: whether the requests came from a composed model and not from clients.
+        request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
+            the scheduling between its steps, and steps at the same time count once. None in
+            measurements of earlier versions.
     """
 
     model: str
@@ -107,12 +110,17 @@ class ServerSplit:
     batches: tuple[BatchPoint, ...]
     ensemble: bool = False
     step: bool = False
+    request_ms: float | None = None
+
+    @property
+    def compute_ms(self) -> float:
+        """Mean time of the executions that a request was in."""
+        return self.compute_input_ms + self.compute_infer_ms + self.compute_output_ms
 
     @property
     def total_ms(self) -> float:
-        """Mean time in the server."""
-        parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
-        return sum(parts) + self.compute_output_ms
+        """Mean time in the queue and in executions."""
+        return self.queue_ms + self.compute_ms
 
     @property
     def executions(self) -> int:
@@ -299,10 +307,23 @@ class LoadLevel:
         None without the server's statistics. 0 where these cover all of it: Triton counts the
         output of a batch until its last reply is sent, and other replies have arrived by then.
         """
-        if self.requests_received == 0 or self.replied_ms is None:
+        if self.inside_ms is None or self.replied_ms is None:
             return None
-        inside = sum(split.total_ms * split.requests for split in self.executed)
-        return max(0.0, self.replied_ms - inside / self.requests_received)
+        return max(0.0, self.replied_ms - self.inside_ms)
+
+    @property
+    def inside_ms(self) -> float | None:
+        """Mean time of a client's request in the server; None without the server's statistics."""
+        received = [split for split in self.server if not split.step]
+        if self.requests_received == 0:
+            return None
+        if any(split.ensemble and split.request_ms is None for split in received):
+            # An earlier version: the steps of its ensembles are taken to follow each other.
+            inside = sum(split.total_ms * split.requests for split in self.executed)
+        else:
+            times = [s.request_ms if s.ensemble else s.total_ms for s in received]
+            inside = sum((ms or 0.0) * s.requests for ms, s in zip(times, received, strict=True))
+        return inside / self.requests_received
 
     @property
     def executed(self) -> tuple[ServerSplit, ...]:
@@ -311,7 +332,7 @@ class LoadLevel:
 
     @property
     def requests_received(self) -> int:
-        """Requests that the server got from clients, not those that ensembles sent to steps."""
+        """Requests that the server got from clients, not those that steps got."""
         return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:
