@@ -78,7 +78,7 @@ def require_host(space: Space, slot: Slot) -> str:
     _require_engine_builder(space)
     hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
     # Ensembles are part of the server itself.
-    backends = tuple(each.backend for each in space.deployed.values() if not each.steps)
+    backends = tuple(each.backend for each in space.deployed.values() if not each.ensemble)
     needs = Needs(tuple(model.name for model in space.models), tuple(hosted), backends)
     return require_server(space.host, needs, slot)
 

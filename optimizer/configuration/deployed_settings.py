@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from optimizer.configuration.model_graph import ComposedKind, Step
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import (
     CONFIG_PREFIX,
@@ -27,7 +28,7 @@ def concerns(name: str, *, ensemble: bool, step: bool) -> bool:
 
     Args:
         ensemble: whether the model is an ensemble, which has no batcher and no instances.
-        step: whether the model is a step of one, which clients send no requests to.
+        step: whether the model is a step, which clients send no requests to.
     """
     if name in _REQUESTS:
         return not step
@@ -43,26 +44,39 @@ class DeployedSettings:
         batched: whether the model has a batch axis.
         instance_groups: number of instance groups in its config.pbtxt.
         backend: Triton backend that executes the model; empty where it is not named.
-        steps: of an ensemble, the names of the models that it is composed of, each once.
-        ensemble: of a step, the ensemble with the largest max_batch_size that needs it; empty for
-            other models.
-        least_batch_size: that max_batch_size, which a step must take.
+        steps: of a composed model, the calls of the models that it is composed of.
+        kind: of a composed model.
+        caller: of a step, a model that is composed of it: the ensemble with the largest
+            max_batch_size, if any; empty for other models.
+        least_batch_size: that max_batch_size, which the step must take; 0 without an ensemble.
     """
 
     values: Mapping[str, Value]
     batched: bool
     instance_groups: int
     backend: str
-    steps: tuple[str, ...] = ()
-    ensemble: str = ""
+    steps: tuple[Step, ...] = ()
+    kind: ComposedKind = "ensemble"
+    caller: str = ""
     least_batch_size: int = 0
 
-    def as_step_of(self, ensemble: str, settings: DeployedSettings) -> DeployedSettings:
-        """Return the settings as those of a step of an ensemble, given the ensemble's own."""
-        size = cast(int, settings.values["max_batch_size"]) if settings.batched else 0
-        if self.ensemble and size <= self.least_batch_size:
+    @property
+    def ensemble(self) -> bool:
+        """Whether the model is an ensemble, which has no instances and no batcher."""
+        return bool(self.steps) and self.kind == "ensemble"
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """Names of the models that the model is composed of, each once."""
+        return tuple(dict.fromkeys(step.model for step in self.steps))
+
+    def as_step_of(self, caller: str, settings: DeployedSettings) -> DeployedSettings:
+        """Return the settings as those of a step of a composed model, given that model's own."""
+        bounded = settings.ensemble and settings.batched
+        size = cast(int, settings.values["max_batch_size"]) if bounded else 0
+        if self.caller and size <= self.least_batch_size:
             return self
-        return replace(self, ensemble=ensemble, least_batch_size=size)
+        return replace(self, caller=caller, least_batch_size=size)
 
     def mistakes(self, listed: Mapping[str, Sequence[Value]]) -> Iterator[tuple[str, str]]:
         """Yield the name of each listed parameter that cannot be searched, and the reason."""
@@ -81,8 +95,8 @@ class DeployedSettings:
         rules = (
             (name in _FIXED, f"must be left out: the model is served as {_FIXED.get(name)}"),
             (
-                bool(self.steps),
-                f"has no effect on an ensemble, only on its steps: {', '.join(self.steps)}",
+                self.ensemble,
+                f"has no effect on an ensemble, only on its steps: {', '.join(self.step_names)}",
             ),
             (name not in self.values, "has no effect on a model of a repository"),
             (
@@ -95,15 +109,15 @@ class DeployedSettings:
             ),
             (
                 below,
-                f"must be at least {least}, the max_batch_size of the ensemble {self.ensemble}",
+                f"must be at least {least}, the max_batch_size of the ensemble {self.caller}",
             ),
         )
         return next((rule for broken, rule in rules if broken), None)
 
     def _refusal_in_pipeline(self, name: str) -> str | None:
-        if name in _REQUESTS and self.ensemble:
-            return f"has no effect on a step: requests go to the ensemble {self.ensemble}"
-        if name.startswith(_OF_ENSEMBLES) and not self.steps:
+        if name in _REQUESTS and self.caller:
+            return f"has no effect on a step: requests go to {self.caller}"
+        if name.startswith(_OF_ENSEMBLES) and not self.ensemble:
             return "is a field of ensembles, and the model is none"
         return None
 
@@ -112,10 +126,10 @@ class DeployedSettings:
 
         Outside a pipeline these are all: one that cannot be searched is a mistake.
         """
-        if not (self.steps or self.ensemble):
+        if not (self.steps or self.caller):
             return dict(listed)
         wrong = {name for name, _ in self.mistakes(listed)}
-        own = {"ensemble": bool(self.steps), "step": bool(self.ensemble)}
+        own = {"ensemble": self.ensemble, "step": bool(self.caller)}
         return {
             name: values
             for name, values in listed.items()

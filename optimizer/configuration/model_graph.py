@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import InitVar, dataclass
+from typing import Literal
+
+ComposedKind = Literal["ensemble", "bls"]
+"""Triton's two kinds: an ensemble, or a model of the Python backend that calls others (BLS)."""
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """A model that passes each request through other models.
+class Step:
+    """One call of a model by a composed model.
 
     Attributes:
-        steps: names of these, each once, in the order of its config.pbtxt.
+        after: indices of the steps whose outputs it takes; empty where it starts with the request.
+        calls: mean number of calls for each request of the composed model.
     """
+
+    model: str
+    after: tuple[int, ...] = ()
+    calls: float = 1.0
+
+
+@dataclass(frozen=True)
+class ComposedModel:
+    """A model that passes each request through other models.
+
+    An ensemble has no instances and no batcher, and Triton loads its steps with it. A BLS model has
+    both, and an instance is occupied while it waits for its steps.
+
+    Attributes:
+        steps: in the order of an ensemble's config.pbtxt, or of the calls of a BLS model. A model
+            that is called twice is two steps.
+    """
+
+    name: str
+    kind: ComposedKind
+    steps: tuple[Step, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models of the steps, each once."""
+        return tuple(dict.fromkeys(step.model for step in self.steps))
+
+    def in_order(self) -> tuple[int, ...]:
+        """Return the indices of the steps, each after those whose outputs it takes.
+
+        Raises:
+            ValueError: where a step takes the outputs of none of the steps, or steps wait for each
+                other.
+        """
+        left, order = dict(enumerate(self.steps)), list[int]()
+        while left:
+            ready = [n for n, step in left.items() if {*step.after} <= {*order}]
+            if not ready:
+                names = ", ".join(step.model[:80] for step in left.values())
+                raise ValueError(f"none of the steps {names} can be the first")
+            order += ready
+            left = {n: step for n, step in left.items() if n not in ready}
+        return tuple(order)
+
+
+def in_sequence(models: Iterable[str]) -> tuple[Step, ...]:
+    """Return steps of which each takes the outputs of the one before it."""
+    return tuple(Step(name, (n - 1,) if n else ()) for n, name in enumerate(models))
+
+
+@dataclass(frozen=True)
+class EarlierEnsemble:
+    """An ensemble in studies that were written before there were BLS models."""
 
     name: str
     steps: tuple[str, ...]
@@ -20,44 +78,70 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The ensembles among the models of a configuration.
+    """The composed models among the models of a configuration.
 
     Attributes:
-        ensembles: one that is a step of another comes before that.
+        composed: one that is a step of another comes before that.
+        ensembles: of earlier studies, in place of `composed`; their steps are taken to follow each
+            other.
     """
 
-    ensembles: tuple[Ensemble, ...]
+    composed: tuple[ComposedModel, ...] = ()
+    ensembles: InitVar[tuple[EarlierEnsemble, ...]] = ()
+
+    def __post_init__(self, ensembles: tuple[EarlierEnsemble, ...]) -> None:
+        """Read the form of earlier studies."""
+        if ensembles:
+            read = (ComposedModel(e.name, "ensemble", in_sequence(e.steps)) for e in ensembles)
+            object.__setattr__(self, "composed", tuple(read))
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the ensembles."""
-        return frozenset(ensemble.name for ensemble in self.ensembles)
+        """Names of the composed models."""
+        return frozenset(each.name for each in self.composed)
 
     @property
-    def steps(self) -> frozenset[str]:
-        """Names of the models that get their requests from an ensemble."""
-        return frozenset(step for ensemble in self.ensembles for step in ensemble.steps)
+    def ensemble_names(self) -> frozenset[str]:
+        """Names of the ensembles, which have no instances and no batcher."""
+        return frozenset(each.name for each in self.composed if each.kind == "ensemble")
+
+    @property
+    def step_names(self) -> frozenset[str]:
+        """Names of the models that get requests from a composed model."""
+        return frozenset(name for each in self.composed for name in each.models)
+
+    def steps_of(self, name: str) -> tuple[Step, ...]:
+        """Return the steps of a model; none where it is not composed."""
+        return next((each.steps for each in self.composed if each.name == name), ())
 
     def below(self, name: str) -> frozenset[str]:
         """Return the names of all models that a model is composed of, directly or not."""
-        own = {step for each in self.ensembles if each.name == name for step in each.steps}
-        return frozenset(own).union(*map(self.below, own))
+        own = frozenset(step.model for step in self.steps_of(name))
+        return own.union(*map(self.below, own))
 
     def check(self, models: Collection[str]) -> None:
-        """Check that ensembles and steps are among the models, and each ensemble after its steps.
+        """Check that a graph fits the models: each composed model comes after its steps.
 
         Raises:
             ValueError: with the first rule that is broken.
         """
         before = {*models} - self.names
-        for ensemble in self.ensembles:
-            for step in ensemble.steps:
-                if step not in before:
-                    raise ValueError(f"graph: step {step[:80]!r} is no model before its ensemble")
-            if ensemble.name not in models:
-                raise ValueError(f"graph: ensemble {ensemble.name[:80]!r} is none of the models")
-            before.add(ensemble.name)
+        for each in self.composed:
+            for step in each.steps:
+                if step.model not in before:
+                    rule = "is no model before the one that is composed of it"
+                    raise ValueError(f"graph: step {step.model[:80]!r} {rule}")
+                if step.calls <= 0:
+                    rule = f"must be called, got calls {step.calls:g}"
+                    raise ValueError(f"graph: step {step.model[:80]!r} {rule}")
+            try:
+                each.in_order()
+            except ValueError as error:
+                raise ValueError(f"graph: {each.name[:80]!r}: {error}") from error
+            if each.name not in models:
+                raise ValueError(f"graph: {each.name[:80]!r} is none of the models")
+            before.add(each.name)
 
 
-NO_GRAPH = ModelGraph(())
+NO_GRAPH = ModelGraph()
 """The graph of models of which none is composed of others."""

@@ -52,7 +52,7 @@ class SearchSpace:
     Attributes:
         parameters: model by model, each in the order of the table; ordinal values ascend.
         limits: limits of every model; conditions are not those of an ensemble itself.
-        graph: the ensembles among the models; None without any.
+        graph: the composed models among the models; None without any.
     """
 
     parameters: tuple[Parameter, ...]
@@ -64,7 +64,7 @@ class SearchSpace:
     def models(self) -> tuple[ModelSpace, ...]:
         """The space of each model by itself."""
         own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
-        ensembles = (self.graph or NO_GRAPH).names
+        ensembles = (self.graph or NO_GRAPH).ensemble_names
         without = replace(self.limits, conditions=())
         return tuple(
             ModelSpace(
@@ -78,14 +78,14 @@ class SearchSpace:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the models that clients send requests to: all but the steps of ensembles."""
-        steps = (self.graph or NO_GRAPH).steps
+        """Names of the models that clients send requests to: all but steps."""
+        steps = (self.graph or NO_GRAPH).step_names
         return tuple(model.model for model in self.models if model.model not in steps)
 
     def concerns(self, model: str, parameter: str) -> bool:
         """Return whether a model has a parameter: those of a pipeline do not have each."""
         graph = self.graph or NO_GRAPH
-        ensemble, step = model in graph.names, model in graph.steps
+        ensemble, step = model in graph.ensemble_names, model in graph.step_names
         return not (ensemble or step) or concerns(parameter, ensemble=ensemble, step=step)
 
     @cached_property

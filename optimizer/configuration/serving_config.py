@@ -159,8 +159,8 @@ class ServingConfig:
     """One point of the search: the models, the graph that joins them, and the server's options.
 
     Attributes:
-        models: in the order in which they are loaded: the steps of an ensemble before it.
-        graph: the ensembles among the models; None without any.
+        models: in the order in which they are written: each after its steps.
+        graph: the composed models among the models; None without any.
     """
 
     models: tuple[ModelServing, ...]
@@ -169,15 +169,15 @@ class ServingConfig:
 
     @property
     def targets(self) -> tuple[ModelServing, ...]:
-        """The models that clients send requests to: all but the steps of ensembles."""
-        steps = (self.graph or NO_GRAPH).steps
+        """The models that clients send requests to: all but steps."""
+        steps = (self.graph or NO_GRAPH).step_names
         return tuple(model for model in self.models if model.name not in steps)
 
     def part(self, target: str) -> ServingConfig:
         """Return the configuration of one model and of the steps that it is composed of."""
         graph = self.graph or NO_GRAPH
         names = graph.below(target) | {target}
-        own = tuple(each for each in graph.ensembles if each.name in names)
+        own = tuple(each for each in graph.composed if each.name in names)
         return replace(
             self,
             models=tuple(model for model in self.models if model.name in names),
@@ -196,7 +196,7 @@ def describe(config: ServingConfig) -> str:
 
     Such as "openvino int8, max_batch_size 16, queue delay 100 us, 2 x 1 thread".
     """
-    ensembles = (config.graph or NO_GRAPH).names
+    ensembles = (config.graph or NO_GRAPH).ensemble_names
     several = len(config.models) > 1
     parts = {
         model.name: _fields(model) if model.name in ensembles else [describe_model(model)]

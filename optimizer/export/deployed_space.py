@@ -98,7 +98,7 @@ _OF_STEPS = ("batching", "instance_count")
 def _steps(source: RepositorySource, settings: DeployedSettings) -> dict[str, DeployedSettings]:
     """Return the models that execute the requests to an ensemble, by name."""
     steps: dict[str, DeployedSettings] = {}
-    for name in settings.steps:
+    for name in settings.step_names:
         step = replace(source, model=name)
         own = read_settings(step)
         steps |= _steps(step, own) if own.steps else {name: own}

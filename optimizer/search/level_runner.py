@@ -157,7 +157,11 @@ def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[S
     """Return the models' splits with what the models are in a pipeline."""
     graph = config.graph or NO_GRAPH
     return tuple(
-        replace(split, ensemble=split.model in graph.names, step=split.model in graph.steps)
+        replace(
+            split,
+            ensemble=split.model in graph.ensemble_names,
+            step=split.model in graph.step_names,
+        )
         for split in splits
     )
 

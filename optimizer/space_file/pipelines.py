@@ -1,4 +1,4 @@
-"""The models of existing repositories that a space file names, and the steps of its ensembles."""
+"""The models of existing repositories that a space file names, and the steps of these."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from optimizer.configuration.deployed_settings import DeployedSettings
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph
 from optimizer.configuration.parameter_definition import Value
 from optimizer.errors import Mistake, SpaceFileError, UsageError
 from optimizer.files.untrusted import is_safe_name
@@ -87,12 +87,12 @@ def _add(
     """Add a model after its steps.
 
     Args:
-        within: names of the ensembles that it is a step of, and its own.
+        within: names of the models that it is a step of, and its own.
     """
-    for step in model.settings.steps:
+    for step in model.settings.step_names:
         source = RepositorySource(model.source.repository, step)
         if step in within:
-            raise UsageError(f"{model.source.folder}: the ensemble {step} is a step of itself")
+            raise UsageError(f"{model.source.folder}: the model {step} is a step of itself")
         if not is_safe_name(step):
             raise UsageError(
                 f"{model.source.folder}: the name of the step {step!r} must consist of letters, "
@@ -111,19 +111,19 @@ def _add(
 def _clash(name: str, *of: str) -> UsageError:
     # Triton loads a step with each ensemble, so that two of them would end each other's step.
     return UsageError(
-        f"models: {name} is a part of {' and of '.join(dict.fromkeys(of))}: search one ensemble at "
+        f"models: {name} is a part of {' and of '.join(dict.fromkeys(of))}: search one pipeline at "
         "a time, and give no model of the space file the name of a step"
     )
 
 
 def graph_of(models: DeployedModels) -> ModelGraph | None:
-    """Return the ensembles among the models; None without any."""
-    ensembles = tuple(
-        Ensemble(name, model.settings.steps)
+    """Return the composed models among the models; None without any."""
+    composed = tuple(
+        ComposedModel(name, model.settings.kind, model.settings.steps)
         for name, model in models.items()
         if model.settings.steps
     )
-    return ModelGraph(ensembles) if ensembles else None
+    return ModelGraph(composed) if composed else None
 
 
 def listed_values(section: SpaceSection, name: str, model: DeployedModel) -> _Listed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.deployed_settings import DeployedSettings
+from optimizer.configuration.model_graph import ComposedModel, Step
 from optimizer.errors import UsageError
 from optimizer.triton.completed_config import left_out
 from optimizer.triton.deployed_config import (
@@ -35,9 +36,8 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
     """
     config, path = read_source(source), source.folder / CONFIG_FILE
     mistakes = [refusal] if (refusal := refusal_of(config)) is not None else []
-    steps = tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
     if config.HasField("ensemble_scheduling"):
-        mistakes += _ensemble_mistakes(source, config, steps)
+        mistakes += _ensemble_mistakes(source, config)
     if len(mistakes) == 1:
         raise UsageError(f"{path}: {mistakes[0]}")
     if mistakes:
@@ -54,14 +54,28 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
         batched=config.max_batch_size > 0,
         instance_groups=len(config.instance_group),
         backend=backend_of(config),
-        steps=steps,
+        steps=_steps_of_ensemble(config),
+    )
+
+
+def _steps_of_ensemble(config: model_config_pb2.ModelConfig) -> tuple[Step, ...]:
+    """Return the steps of an ensemble, after those that make the tensors that they take."""
+    steps = config.ensemble_scheduling.step
+    makers = {tensor: n for n, step in enumerate(steps) for tensor in step.output_map.values()}
+    return tuple(
+        Step(
+            step.model_name,
+            tuple(sorted({makers[t] for t in step.input_map.values() if t in makers})),
+        )
+        for step in steps
     )
 
 
 def _ensemble_mistakes(
-    source: RepositorySource, config: model_config_pb2.ModelConfig, steps: Sequence[str]
+    source: RepositorySource, config: model_config_pb2.ModelConfig
 ) -> Iterator[str]:
     """Yield why an ensemble cannot be served: a line for each step or tensor, which names it."""
+    steps = tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
     if not steps:
         yield "ensemble_scheduling: an ensemble needs a step"
     configs = {}
@@ -84,6 +98,7 @@ def _ensemble_mistakes(
     if len(configs) == len(steps):
         yield from _tensor_mistakes(config, configs)
         yield from _batch_mistakes(config, configs)
+        yield from _order_mistakes(config)
 
 
 @dataclass(frozen=True)
@@ -161,6 +176,13 @@ def _input_mistakes(
                 f"step {step.model_name}: takes {name} as {wanted}, and {made.origin} passes "
                 f"{passed} as {made}"
             )
+
+
+def _order_mistakes(config: model_config_pb2.ModelConfig) -> Iterator[str]:
+    try:
+        ComposedModel(config.name, "ensemble", _steps_of_ensemble(config)).in_order()
+    except ValueError as error:
+        yield f"{error}: each takes a tensor that another one makes"
 
 
 def _batch_mistakes(config: model_config_pb2.ModelConfig, configs: _Configs) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -101,7 +101,11 @@ def _graphs(served: tuple[ModelServing, ...]) -> st.SearchStrategy[ModelGraph | 
     """Make the last of several models an ensemble of the others, or leave them apart."""
     *steps, ensemble = dict.fromkeys(model.name for model in served)
     apart: st.SearchStrategy[ModelGraph | None] = st.none()
-    return apart | st.just(ModelGraph((Ensemble(ensemble, tuple(steps)),))) if steps else apart
+    return (
+        apart | st.just(ModelGraph((ComposedModel(ensemble, "ensemble", in_sequence(steps)),)))
+        if steps
+        else apart
+    )
 
 
 serving_configs = tuples(models, shortest=1).flatmap(

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Reference
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -290,7 +290,9 @@ def pipeline() -> DeployedPipeline:
     models = tuple(
         ModelServing(name, replace(spec, model=name)) for name in ("first", "sums", "top")
     )
-    config = ServingConfig(models, ModelGraph((Ensemble("top", ("first", "sums")),)))
+    config = ServingConfig(
+        models, ModelGraph((ComposedModel("top", "ensemble", in_sequence(("first", "sums"))),))
+    )
     files = {m.name: ModelFiles(Path(m.name), PAYLOADS, ()) for m in models}
     return DeployedPipeline(config, files)
 

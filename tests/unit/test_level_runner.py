@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.files.request_payloads import with_file
@@ -170,7 +170,7 @@ def test_a_level_has_what_server_and_machine_say_of_it(make: Make) -> None:
 def test_the_ensemble_and_each_step_is_asked_for_its_statistics(make: Make) -> None:
     [top] = CONFIG.models
     steps = tuple(replace(top, name=name) for name in ("tokenizer", "model"))
-    graph = ModelGraph((Ensemble("bert", ("tokenizer", "model")),))
+    graph = ModelGraph((ComposedModel("bert", "ensemble", in_sequence(("tokenizer", "model"))),))
     measured = make().run(ServingConfig((*steps, top), graph))
     roles = [(split.model, split.ensemble, split.step) for split in measured.server]
     assert roles == [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from optimizer.commands.run import RunOptions, run_study
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
 from optimizer.machine.slots import Slot
@@ -53,7 +53,7 @@ def test_an_ensemble_is_served_with_its_steps_before_it(tmp_path: Path) -> None:
     space = space_of(tmp_path, {}, names={"emails": TOP})
     config = baseline(space)
     assert [model.name for model in config.models] == [*STEPS, "emails"]
-    assert config.graph == ModelGraph((Ensemble("emails", STEPS),))
+    assert config.graph == ModelGraph((ComposedModel("emails", "ensemble", in_sequence(STEPS)),))
     assert [model.name for model in config.targets] == ["emails"]
     assert [stream.target for stream in space.workload.streams] == ["emails"]
     folders = [model.source.folder for model in space.models]  # type: ignore[union-attr]
@@ -70,9 +70,58 @@ def test_steps_of_steps_are_served_and_a_shared_step_once(tmp_path: Path) -> Non
     configs = {**CONFIGS, "outer": OUTER}
     config = baseline(space_of(tmp_path, {}, configs, {"outer": "outer"}))
     assert [model.name for model in config.models] == [*STEPS, TOP, "outer"]
-    assert config.graph == ModelGraph((Ensemble(TOP, STEPS), Ensemble("outer", (TOP, "tokenizer"))))
+    assert config.graph == ModelGraph(
+        (
+            ComposedModel(TOP, "ensemble", in_sequence(STEPS)),
+            ComposedModel("outer", "ensemble", (Step(TOP), Step("tokenizer"))),
+        )
+    )
     assert [model.name for model in config.targets] == ["outer"]
     assert [model.name for model in config.part(TOP).models] == [*STEPS, TOP]
+
+
+TWICE = """\
+platform: "ensemble"
+max_batch_size: 8
+input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "LABEL" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "OTHER" data_type: TYPE_FP32 dims: [ 2 ] } ]
+ensemble_scheduling {
+  step [
+    { model_name: "labeller" model_version: -1
+      input_map { key: "SCORES" value: "scores" } output_map { key: "NAME" value: "LABEL" } },
+    { model_name: "classifier" model_version: -1
+      input_map { key: "TOKENS" value: "ids" } output_map { key: "LOGITS" value: "scores" } },
+    { model_name: "tokenizer" model_version: -1
+      input_map { key: "TEXT" value: "TEXT" } output_map { key: "IDS" value: "ids" } },
+    { model_name: "classifier" model_version: -1
+      input_map { key: "TOKENS" value: "ids" } output_map { key: "LOGITS" value: "OTHER" } }
+  ]
+}
+"""
+"""An ensemble that calls a model twice; a step's tensors are made by one that is listed later."""
+
+
+def test_steps_follow_those_that_make_their_tensors(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {}, {**CONFIGS, TOP: TWICE})
+    config = baseline(space)
+    assert [model.name for model in config.models] == ["labeller", "classifier", "tokenizer", TOP]
+    second = Step("classifier", (2,))
+    steps = (Step("labeller", (1,)), second, Step("tokenizer"), second)
+    graph = ModelGraph((ComposedModel(TOP, "ensemble", steps),))
+    assert config.graph == graph
+    assert graph.composed[0].models == ("labeller", "classifier", "tokenizer")
+    assert graph.composed[0].in_order() == (2, 1, 3, 0)
+
+
+def test_steps_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    circle = CONFIGS[TOP].replace('value: "TEXT"', 'value: "LABEL"')
+    write_repository(tmp_path, {**CONFIGS, TOP: circle})
+    message = (
+        "none of the steps tokenizer, classifier, labeller can be the first: each takes a tensor"
+    )
+    with pytest.raises(UsageError, match=message):
+        read_settings(RepositorySource(tmp_path, TOP))
 
 
 def test_an_ensemble_needs_the_folder_of_a_version_without_files(tmp_path: Path) -> None:
@@ -201,7 +250,7 @@ ensemble_scheduling {
 
 def test_an_ensemble_that_is_a_step_of_itself_is_refused(tmp_path: Path) -> None:
     configs = {"one": LOOP.replace("OTHER", "two"), "two": LOOP.replace("OTHER", "one")}
-    with pytest.raises(UsageError, match="the ensemble one is a step of itself"):
+    with pytest.raises(UsageError, match="the model one is a step of itself"):
         space_of(tmp_path, {}, configs, {"one": "one"})
 
 
@@ -278,7 +327,8 @@ def test_conditions_are_not_of_the_ensemble_itself(tmp_path: Path) -> None:
         ),
         (
             {"classifier.padding": [[4]]},
-            "parameters.classifier.padding: has no effect on a step: requests go to the ensemble",
+            "parameters.classifier.padding: has no effect on a step: requests go to "
+            "text_classifier",
         ),
         (
             {"classifier.max_batch_size": [4, 16]},
@@ -325,7 +375,7 @@ def test_the_command_line_sets_parameters_of_steps(tmp_path: Path) -> None:
     config = baseline(fixed)
     counts = {model.name: model.most_instances for model in config.models}
     assert counts == {"tokenizer": 3, "classifier": 2, "labeller": 2, TOP: 1}
-    assert config.graph == ModelGraph((Ensemble(TOP, STEPS),))
+    assert config.graph == ModelGraph((ComposedModel(TOP, "ensemble", in_sequence(STEPS)),))
 
 
 @pytest.mark.parametrize(
@@ -390,19 +440,6 @@ def test_a_stored_stream_to_a_step_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DamagedStudyError, match="'classifier' is none of the models"):
         read_searched(directory)
-
-
-@pytest.mark.parametrize(
-    "graph",
-    [
-        ModelGraph((Ensemble("a", ("b",)), Ensemble("b", ("a",)))),
-        ModelGraph((Ensemble("c", ("a",)),)),
-        ModelGraph((Ensemble("a", ("c",)),)),
-    ],
-)
-def test_a_graph_of_other_models_or_a_circle_is_refused(graph: ModelGraph) -> None:
-    with pytest.raises(ValueError, match="graph: "):
-        graph.check(["a", "b"])
 
 
 def test_the_guided_sampler_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter
 
-from optimizer.configuration.model_graph import Ensemble, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.runtimes import PRECISIONS_OF
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
@@ -59,7 +59,10 @@ def test_the_digest_names_the_content(config: ServingConfig) -> None:
         replace(CONFIG, models=(replace(MODEL, artifact=replace(SPEC, precision="fp32")),)),
         replace(CONFIG, models=(replace(MODEL, groups=(InstanceGroup(count=1, threads=2),)),)),
         replace(CONFIG, server=ServerOptions(backend_config=(("python", "shm", "1"),))),
-        replace(CONFIG, graph=ModelGraph((Ensemble("ensemble", ("bert",)),))),
+        replace(
+            CONFIG,
+            graph=ModelGraph((ComposedModel("ensemble", "ensemble", in_sequence(("bert",))),)),
+        ),
     ],
 )
 def test_any_change_has_another_digest(other: ServingConfig) -> None:
