@@ -165,7 +165,7 @@ def limit_sentences(limits: PipelineLimits) -> Iterator[str]:
     )
     for trial in limits.widened[:_SHOWN_TRIALS]:
         yield (
-            f"Trial {trial.trial} differs in this step alone ({describe_model(trial.serving)}), and "
+            f"Trial {trial.trial} differs in this step alone ({describe_model(trial.serving)}): it "
             f"saturated at {form.rate(trial.per_second)} requests/s."
         )
     if limits.widenings:
