@@ -6,6 +6,7 @@ load that met every limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,6 +132,20 @@ class ServerSplit:
     def inferences(self) -> int:
         """Inferences of all executions."""
         return sum(point.inferences for point in self.batches)
+
+
+def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
+    """Return the mean time of a client's request in the server; None without requests."""
+    received = [split for split in splits if not split.step]
+    requests = sum(split.requests for split in received)
+    if requests == 0:
+        return None
+    if any(split.ensemble and split.request_ms is None for split in received):
+        # An earlier version: the steps of its ensembles are taken to follow each other.
+        return sum(s.total_ms * s.requests for s in splits if not s.ensemble) / requests
+    times_ms = (s.request_ms if s.ensemble else s.total_ms for s in received)
+    inside = sum((ms or 0.0) * s.requests for ms, s in zip(times_ms, received, strict=True))
+    return inside / requests
 
 
 @dataclass(frozen=True)
@@ -307,23 +322,10 @@ class LoadLevel:
         None without the server's statistics. 0 where these cover all of it: Triton counts the
         output of a batch until its last reply is sent, and other replies have arrived by then.
         """
-        if self.inside_ms is None or self.replied_ms is None:
+        inside_ms = inside_server_ms(self.server)
+        if inside_ms is None or self.replied_ms is None:
             return None
-        return max(0.0, self.replied_ms - self.inside_ms)
-
-    @property
-    def inside_ms(self) -> float | None:
-        """Mean time of a client's request in the server; None without the server's statistics."""
-        received = [split for split in self.server if not split.step]
-        if self.requests_received == 0:
-            return None
-        if any(split.ensemble and split.request_ms is None for split in received):
-            # An earlier version: the steps of its ensembles are taken to follow each other.
-            inside = sum(split.total_ms * split.requests for split in self.executed)
-        else:
-            times = [s.request_ms if s.ensemble else s.total_ms for s in received]
-            inside = sum((ms or 0.0) * s.requests for ms, s in zip(times, received, strict=True))
-        return inside / self.requests_received
+        return max(0.0, self.replied_ms - inside_ms)
 
     @property
     def executed(self) -> tuple[ServerSplit, ...]:
