@@ -13,7 +13,12 @@ from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.deployed_space import space_text
 from optimizer.machine.slots import local_hardware
 from optimizer.triton.completed_config import left_out
-from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present
+from optimizer.triton.deployed_config import (
+    CONFIG_FILE,
+    backend_of,
+    is_model_folder,
+    read_if_present,
+)
 from optimizer.workload.model_spec import RepositorySource
 
 
@@ -72,9 +77,9 @@ def find_model(given: Path) -> RepositorySource:
     folder = Path(os.path.normpath(given.absolute()))
     if not folder.is_dir():
         raise UsageError(f"--from: {given} must be a model repository, or REPOSITORY/MODEL")
-    if _is_model(folder):
+    if is_model_folder(folder):
         return RepositorySource(folder.parent, folder.name)
-    models = sorted(each.name for each in folder.iterdir() if _is_model(each))
+    models = sorted(each.name for each in folder.iterdir() if is_model_folder(each))
     if not models:
         raise UsageError(
             f"--from: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
@@ -84,13 +89,3 @@ def find_model(given: Path) -> RepositorySource:
         listed = "\n  ".join(str(given / model) for model in models)
         raise UsageError(f"--from: {given} holds several models; give one of\n  {listed}")
     return RepositorySource(folder, models[0])
-
-
-def _is_model(folder: Path) -> bool:
-    """Return whether a folder has a configuration, or at least a version, which is a number."""
-    if not folder.is_dir():
-        return False
-    return any(
-        each.name == CONFIG_FILE or (each.name.isdecimal() and each.is_dir())
-        for each in folder.iterdir()
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from tritonclient.grpc import model_config_pb2
@@ -99,7 +99,7 @@ def _steps(source: RepositorySource, settings: DeployedSettings) -> dict[str, De
     """Return the models that execute the requests to an ensemble, by name."""
     steps: dict[str, DeployedSettings] = {}
     for name in settings.step_names:
-        step = replace(source, model=name)
+        step = source.step(name)
         own = read_settings(step)
         steps |= _steps(step, own) if own.steps else {name: own}
     return steps

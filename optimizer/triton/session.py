@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.releases import EngineFacts, refuse_mismatch
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -121,7 +122,7 @@ class ServingSession:
         self.stop()
 
     def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> ServedConfiguration:
-        """Load the models of `config`.
+        """Load the models of `config`, each after those that it calls.
 
         Args:
             files: of each model, by name.
@@ -133,19 +134,19 @@ class ServingSession:
             served = self._server(config.server)
             # Processes of unloaded models may still run.
             before = frozenset(served.server.model_processes() or ())
-            for target in config.targets:
-                models = config.part(target.name).models
+            models = {model.name: model for model in config.models}
+            for name, steps in (config.graph or NO_GRAPH).loads(tuple(models)):
                 written = {
-                    model.name: self._written(model, files[model.name], served.control)
-                    for model in models
+                    each: self._written(models[each], files[each], served.control)
+                    for each in (*steps, name)
                 }
-                requested, paths = written.pop(target.name)
+                requested, paths = written.pop(name)
                 served.control.load(
-                    target.name,
+                    name,
                     requested,
-                    _LOAD_SECONDS * len(models),
+                    _LOAD_SECONDS * (1 + len(steps)),
                     paths=paths,
-                    version=files[target.name].version,
+                    version=files[name].version,
                     steps=written,
                 )
             loaded = frozenset(served.server.model_processes() or ()) - before
