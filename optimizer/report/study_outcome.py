@@ -22,6 +22,7 @@ from optimizer.report.configurations import (
     configurations_table,
     short_trials_table,
 )
+from optimizer.report.pipeline_tables import Breakdown, breakdown_parts, breakdowns_of
 from optimizer.report.table import Line, Part, Table
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity, Decision, claims_of
@@ -149,6 +150,10 @@ class StudyOutcome:
             tables.append(front_table(self.summary.pareto))
         return tables
 
+    def breakdowns(self, finding: ConfirmedCapacity) -> list[Breakdown]:
+        """Return where the time goes in each pipeline of a configuration; empty without one."""
+        return breakdowns_of(finding, self.study.trials)
+
     def course(self) -> str:
         """Return what the study took, in one sentence."""
         trials, summary = self.study.trials, self.summary
@@ -173,6 +178,7 @@ class StudyOutcome:
         return [
             short_trials_table(self.study.trials),
             *self.tables(),
+            *(breakdown_parts(self.breakdowns(self.best)) if self.best is not None else ()),
             Line(self.headline(), "good" if good else "warning"),
             *(Line(caution) for caution in self.cautions()),
             *(Line(cold_start_sentence(cold)) for cold in [self.cold_start] if cold is not None),

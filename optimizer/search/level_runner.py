@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.configuration.model_graph import NO_GRAPH
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.files.request_payloads import rows_of_file
@@ -131,7 +131,7 @@ class LevelRunner:
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
-            server=_with_roles(map(server_split, before, after), config),
+            server=with_roles(map(server_split, before, after), config.graph),
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
@@ -178,9 +178,9 @@ class LevelRunner:
         return self._drawn[key]
 
 
-def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[ServerSplit, ...]:
+def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph | None) -> tuple[ServerSplit, ...]:
     """Return the models' splits with what the models are in a pipeline."""
-    graph = config.graph or NO_GRAPH
+    graph = graph or NO_GRAPH
     return tuple(
         replace(
             split,

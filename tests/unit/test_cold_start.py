@@ -16,10 +16,9 @@ from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, S
 from optimizer.errors import DamagedStudyError, LoadTestFailure
 from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.fleet.planning import fleet_simulation, load_response
-from optimizer.load import single_requests
 from optimizer.load.level_plan import PreparedStream, Target
 from optimizer.load.single_requests import latencies_ms
-from optimizer.load.transmit import Done
+from optimizer.load.transmit import TRANSMITTERS, Done
 from optimizer.measurement.level import ClientUse
 from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.plan_tables import tables
@@ -117,7 +116,7 @@ def test_single_requests_follow_one_that_only_opens_the_connection(
     monkeypatch: pytest.MonkeyPatch, error: str | None
 ) -> None:
     transmitter = _Transmitter(error)
-    monkeypatch.setitem(single_requests.TRANSMITTERS, "grpc", lambda _: transmitter)
+    monkeypatch.setitem(TRANSMITTERS, "grpc", lambda _: transmitter)
     stream = PreparedStream(WORKLOAD.streams[0], (SerialisedRequest("bert", b""),))
     target = Target("grpc", "127.0.0.1:1", (stream,))
     if error is None:

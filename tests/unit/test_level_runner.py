@@ -106,6 +106,7 @@ class FakeServer:
         self.readings += 1
         told = service_pb2.ModelStatistics(name=model)
         told.inference_stats.success.count = 100 * self.readings
+        told.inference_stats.success.ns = 700_000_000 * self.readings
         told.inference_stats.queue.ns = 300_000_000 * self.readings
         return told
 
@@ -177,9 +178,13 @@ def test_the_ensemble_and_each_step_is_asked_for_its_statistics(make: Make) -> N
         ("tokenizer", False, True), ("model", False, True), ("bert", True, False)
     ]  # fmt: skip
     assert measured.requests_received == measured.server[-1].requests
-    # The queues of both steps; the ensemble's own times are sums of theirs.
+    # The ensemble's whole time, whatever its steps do at the same time.
+    assert replace(measured, replied_ms=9.0).network_ms == pytest.approx(2.0)
+    # Earlier versions did not record it: the queues of both steps, one after the other.
+    earlier = tuple(replace(split, request_ms=None) for split in measured.server)
     inside = sum(split.total_ms for split in measured.server[:2])
-    assert replace(measured, replied_ms=inside + 2.0).network_ms == pytest.approx(2.0)
+    former = replace(measured, server=earlier, replied_ms=inside + 2.0)
+    assert former.network_ms == pytest.approx(2.0)
     assert times_ms(measured, {})["queue"] == pytest.approx(inside)
 
 

@@ -10,7 +10,12 @@ import pytest
 from optimizer.errors import ServerFailure
 from optimizer.search import winner_phase
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.search.winner_phase import WinnerPhase, reserved_seconds, seconds_by_itself
+from optimizer.search.winner_phase import (
+    WINNER_TESTS,
+    WinnerPhase,
+    reserved_seconds,
+    seconds_by_itself,
+)
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, PhaseStarted
 from tests.unit.studies import found_by, ok, record_of, small_space
@@ -53,7 +58,7 @@ def test_by_itself_it_takes_a_tenth_of_the_load_tests_at_most() -> None:
 def test_the_search_leaves_it_time() -> None:
     assert reserved_seconds(210.0, ()) == 0.0
     assert reserved_seconds(8 * 3600.0, ()) == seconds_by_itself(8 * 3600.0) > 0
-    assert 0 < reserved_seconds(60.0, ("cold-start",)) < 60.0
+    assert 0 < reserved_seconds(60.0, WINNER_TESTS) < 60.0
 
 
 def test_a_short_study_is_not_lengthened_unless_it_was_asked_to(
