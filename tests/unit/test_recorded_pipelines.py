@@ -28,7 +28,7 @@ from tests.unit.tables import MACHINE
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
-COMPUTE_MS = {"tokenizer": 1.0, "classifier": 8.0, "labeller": 0.5}
+COMPUTE_MS = {"tokenizer": 0.4, "classifier": 8.0, "labeller": 0.5}
 SCHEDULING_MS, NETWORK_MS = 0.25, 0.5
 
 
@@ -65,7 +65,7 @@ def recorded_row(table: RecordedSpace, number: int) -> RecordedRow:
         capacity_low_per_second=0.98 * rate,
         capacity_high_per_second=1.02 * rate,
         excess=-0.5,
-        saturation=recorded_level(config, 1.05 * rate, largest(config)),
+        saturation=recorded_level(config, round(1.05 * rate, 2), largest(config)),
         saturation_high_per_second=1.06 * rate,
         light=recorded_level(config, 0.5 * rate, 1),
         measuring_seconds=8.0,
