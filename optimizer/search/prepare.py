@@ -37,6 +37,7 @@ from optimizer.study.gated_artifact import (
     GatedArtifact,
     GatePlan,
     from_json,
+    memory_mib,
     ready_event,
     to_json,
 )
@@ -332,7 +333,7 @@ class PreparePhase:
 
     def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
         """Return the space without configurations whose instances do not fit in memory."""
-        instance_mib = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
+        instance_mib = memory_mib(gated, space.graph)
         available = space.hardware.memory_for_instances_mib
         try:
             fitting = space.within_memory(available, instance_mib)
