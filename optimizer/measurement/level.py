@@ -95,7 +95,10 @@ class ServerSplit:
     Attributes:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
-        step: whether the requests came from an ensemble and not from clients.
+        step: whether the requests came from a composed model and not from clients.
+        waiting_ms: of a BLS model, mean time that a request waits for the models that it calls,
+            which `compute_infer_ms` and the times of its batches include. Calls that are made at
+            the same time are taken to follow each other.
     """
 
     model: str
@@ -107,12 +110,18 @@ class ServerSplit:
     batches: tuple[BatchPoint, ...]
     ensemble: bool = False
     step: bool = False
+    waiting_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
         """Mean time in the server."""
         parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
         return sum(parts) + self.compute_output_ms
+
+    @property
+    def own_ms(self) -> float:
+        """Mean time in the server without that of the models that it calls."""
+        return self.total_ms - self.waiting_ms
 
     @property
     def executions(self) -> int:
@@ -301,7 +310,7 @@ class LoadLevel:
         """
         if self.requests_received == 0 or self.replied_ms is None:
             return None
-        inside = sum(split.total_ms * split.requests for split in self.executed)
+        inside = sum(split.own_ms * split.requests for split in self.executed)
         return max(0.0, self.replied_ms - inside / self.requests_received)
 
     @property
@@ -311,7 +320,7 @@ class LoadLevel:
 
     @property
     def requests_received(self) -> int:
-        """Requests that the server got from clients, not those that ensembles sent to steps."""
+        """Requests that the server got from clients, not those that models sent to steps."""
         return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.configuration.model_graph import NO_GRAPH
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.files.request_payloads import rows_of_file
@@ -112,7 +112,7 @@ class LevelRunner:
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
-            server=_with_roles(map(server_split, before, after), config),
+            server=with_roles(map(server_split, before, after), config.graph or NO_GRAPH),
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
@@ -153,16 +153,31 @@ class LevelRunner:
         return self._drawn[key]
 
 
-def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[ServerSplit, ...]:
+def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph) -> tuple[ServerSplit, ...]:
     """Return the models' splits with what the models are in a pipeline."""
-    graph = config.graph or NO_GRAPH
+    of = {split.model: split for split in splits}
+
+    def answered_ms(model: str) -> float:
+        """Return the mean time of a request to a model; an ensemble's own leaves out queues."""
+        if model in graph.ensemble_names:
+            return sum(step.calls * answered_ms(step.model) for step in graph.steps_of(model))
+        return of[model].total_ms
+
+    def waiting_ms(split: ServerSplit) -> float:
+        if split.model in graph.ensemble_names:
+            return 0.0
+        steps = graph.steps_of(split.model)
+        calls_ms = sum(step.calls * answered_ms(step.model) for step in steps)
+        return min(split.compute_infer_ms, calls_ms)
+
     return tuple(
         replace(
             split,
             ensemble=split.model in graph.ensemble_names,
             step=split.model in graph.step_names,
+            waiting_ms=waiting_ms(split),
         )
-        for split in splits
+        for split in of.values()
     )
 
 
