@@ -6,6 +6,7 @@ load that met every limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +100,9 @@ class ServerSplit:
         waiting_ms: of a BLS model, mean time that a request waits for the models that it calls,
             which `compute_infer_ms` and the times of its batches include. Calls that are made at
             the same time are taken to follow each other.
+        request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
+            the scheduling between its steps, and steps at the same time count once. None in
+            measurements of earlier versions.
     """
 
     model: str
@@ -110,18 +114,18 @@ class ServerSplit:
     batches: tuple[BatchPoint, ...]
     ensemble: bool = False
     step: bool = False
+    request_ms: float | None = None
     waiting_ms: float = 0.0
 
     @property
-    def total_ms(self) -> float:
-        """Mean time in the server."""
-        parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
-        return sum(parts) + self.compute_output_ms
+    def compute_ms(self) -> float:
+        """Mean time of the executions that a request was in."""
+        return self.compute_input_ms + self.compute_infer_ms + self.compute_output_ms
 
     @property
-    def own_ms(self) -> float:
-        """Mean time in the server without that of the models that it calls."""
-        return self.total_ms - self.waiting_ms
+    def total_ms(self) -> float:
+        """Mean time in the queue and in executions."""
+        return self.queue_ms + self.compute_ms
 
     @property
     def executions(self) -> int:
@@ -132,6 +136,20 @@ class ServerSplit:
     def inferences(self) -> int:
         """Inferences of all executions."""
         return sum(point.inferences for point in self.batches)
+
+
+def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
+    """Return the mean time of a client's request in the server; None without requests."""
+    received = [split for split in splits if not split.step]
+    requests = sum(split.requests for split in received)
+    if requests == 0:
+        return None
+    if any(split.ensemble and split.request_ms is None for split in received):
+        # An earlier version: the steps of its ensembles are taken to follow each other.
+        return sum(s.total_ms * s.requests for s in splits if not s.ensemble) / requests
+    times_ms = (s.request_ms if s.ensemble else s.total_ms for s in received)
+    inside = sum((ms or 0.0) * s.requests for ms, s in zip(times_ms, received, strict=True))
+    return inside / requests
 
 
 @dataclass(frozen=True)
@@ -308,10 +326,10 @@ class LoadLevel:
         None without the server's statistics. 0 where these cover all of it: Triton counts the
         output of a batch until its last reply is sent, and other replies have arrived by then.
         """
-        if self.requests_received == 0 or self.replied_ms is None:
+        inside_ms = inside_server_ms(self.server)
+        if inside_ms is None or self.replied_ms is None:
             return None
-        inside = sum(split.own_ms * split.requests for split in self.executed)
-        return max(0.0, self.replied_ms - inside / self.requests_received)
+        return max(0.0, self.replied_ms - inside_ms)
 
     @property
     def executed(self) -> tuple[ServerSplit, ...]:

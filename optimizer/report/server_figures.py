@@ -68,7 +68,9 @@ def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Draw one stacked bar for each level, by name; `split` is what `times_ms` returns of each."""
     labels = [wrapped_label(name) for name in split]
     figure = go.Figure()
-    for part, colour, pattern in zip(parts_of(split), cycle(COLOURS), _PATTERNS, strict=False):
+    for part, colour, pattern in zip(
+        parts_of(split), cycle(COLOURS), cycle(_PATTERNS), strict=False
+    ):
         figure.add_bar(
             name=part,
             y=labels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -58,11 +59,27 @@ class LevelRunner:
         self._rng = rng
         self._watch = watch
         self._drawn: dict[tuple[str, tuple[int, ...]], list[Tensors]] = {}
+        self._distinct: int | None = None
         self._cold = bool(slot.gpu_uuids)
 
+    def for_workload(self, workload: Workload, requests: int | None = None) -> LevelRunner:
+        """Return a runner of another workload with the same load client.
+
+        Args:
+            requests: distinct requests of each stream; None for the usual number.
+        """
+        other = copy(self)
+        other._workload, other._drawn, other._distinct = workload, {}, requests
+        return other
+
     @contextmanager
-    def on(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[RunLevel]:
+    def on(
+        self, served: ServedConfiguration, config: ServingConfig, *, cold: bool = False
+    ) -> Iterator[RunLevel]:
         """Yield a function that runs a level on this server.
+
+        Args:
+            cold: whether the models get no request before the first level.
 
         Raises:
             LoadTestFailure: also where the server ended, or its GPU was throttled by heat.
@@ -70,13 +87,15 @@ class LevelRunner:
                 hangs.
         """
         with ExitStack() as stack:
-            target = self._target(served, config, stack)
-            if self._cold:
+            target = stack.enter_context(self.target(served, config))
+            if self._cold and not cold:
                 soak = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _SOAK_SECONDS, 30.0)
                 self._client.run_level(soak, target, self._rng)
                 self._cold = False
             liveness = Liveness(served, self._one_of_each(config))
-            liveness.check()
+            liveness.check_processes()
+            if not cold:
+                liveness.check_replies()
             yield lambda plan: self._run(plan, target, served, config, liveness)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
@@ -112,7 +131,7 @@ class LevelRunner:
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
-            server=with_roles(map(server_split, before, after), config.graph or NO_GRAPH),
+            server=with_roles(map(server_split, before, after), config.graph),
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
@@ -124,17 +143,23 @@ class LevelRunner:
             return None
         return plan.load.load_factor * self._workload.demand_per_second
 
-    def _target(
-        self, served: ServedConfiguration, config: ServingConfig, stack: ExitStack
-    ) -> Target:
+    @contextmanager
+    def target(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[Target]:
+        """Yield the server with the serialised requests, which are valid within the context.
+
+        Raises:
+            ServerFailure: when the server refuses shared memory.
+            StorageError: when there is not enough shared memory.
+        """
         transport, endpoint = self._workload.transport, served.server.endpoint
-        streams = []
-        for stream in self._workload.streams:
-            tensors = self.requests(stream, config)
-            requests = serialised(served.control, stream.target, tensors, transport)
-            streams.append(PreparedStream(stream, stack.enter_context(requests)))
-        address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
-        return Target(transport.protocol, address, tuple(streams))
+        with ExitStack() as stack:
+            streams = []
+            for stream in self._workload.streams:
+                tensors = self.requests(stream, config)
+                requests = serialised(served.control, stream.target, tensors, transport)
+                streams.append(PreparedStream(stream, stack.enter_context(requests)))
+            address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
+            yield Target(transport.protocol, address, tuple(streams))
 
     def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
         """Return the stream's requests, drawn once for every padding.
@@ -148,27 +173,22 @@ class LevelRunner:
             rng = np.random.default_rng(_PAYLOAD_SEED)
             rows = rows_of_file(stream.payloads)
             self._drawn[key] = stream.payloads.sample(
-                _pool_size(stream), rng, model.padding, stream.batch_size, rows
+                self._distinct or _pool_size(stream), rng, model.padding, stream.batch_size, rows
             )
         return self._drawn[key]
 
 
-def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph) -> tuple[ServerSplit, ...]:
+def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph | None) -> tuple[ServerSplit, ...]:
     """Return the models' splits with what the models are in a pipeline."""
+    graph = graph or NO_GRAPH
     of = {split.model: split for split in splits}
-
-    def answered_ms(model: str) -> float:
-        """Return the mean time of a request to a model; an ensemble's own leaves out queues."""
-        if model in graph.ensemble_names:
-            return sum(step.calls * answered_ms(step.model) for step in graph.steps_of(model))
-        return of[model].total_ms
 
     def waiting_ms(split: ServerSplit) -> float:
         if split.model in graph.ensemble_names:
             return 0.0
-        steps = graph.steps_of(split.model)
-        calls_ms = sum(step.calls * answered_ms(step.model) for step in steps)
-        return min(split.compute_infer_ms, calls_ms)
+        calls = ((step.calls, of[step.model]) for step in graph.steps_of(split.model))
+        waiting = sum(count * (own.request_ms or own.total_ms) for count, own in calls)
+        return min(split.compute_infer_ms, waiting)
 
     return tuple(
         replace(

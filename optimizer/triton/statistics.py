@@ -35,4 +35,5 @@ def server_split(
         compute_infer_ms=mean_ms("compute_infer"),
         compute_output_ms=mean_ms("compute_output"),
         batches=tuple(sorted(points, key=lambda point: point.batch_size)),
+        request_ms=mean_ms("success"),
     )
