@@ -18,6 +18,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import LoadTestFailure, SpaceFileError, UsageError
 from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.machine.slots import Slot
+from optimizer.search.gate_server import DeployedPipeline
 from optimizer.space_file.reader import Space
 from optimizer.triton.control import ServerControl
 from optimizer.triton.deployed_config import served_text
@@ -104,6 +105,14 @@ def test_a_bls_model_can_be_the_step_of_an_ensemble_and_of_another(tmp_path: Pat
     assert [m.name for m in config.models] == [
         "labeller", "tokenizer", "words", "classifier", "emails"
     ]  # fmt: skip
+
+
+def test_the_gate_serves_as_many_callers_as_the_space_has(tmp_path: Path) -> None:
+    listed = {"instance_count": [1, 2], f"{BLS_TOP}.instance_count": [1, 3]}
+    space = bls_space(tmp_path, STEPS, listed)
+    pipeline = DeployedPipeline(baseline(space), {}).with_most_instances(space.search_space)
+    counts = {model.name: model.instance_count for model in pipeline.config.models}
+    assert counts == {**dict.fromkeys(STEPS, 1), BLS_TOP: 3}
 
 
 def served(config: ServingConfig, folder: Path) -> list[tuple[str, ...]]:
