@@ -97,6 +97,9 @@ class ServerSplit:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
         step: whether the requests came from a composed model and not from clients.
+        waiting_ms: of a BLS model, mean time that a request waits for the models that it calls,
+            which `compute_infer_ms` and the times of its batches include. Calls that are made at
+            the same time are taken to follow each other.
         request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
             the scheduling between its steps, and steps at the same time count once. None in
             measurements of earlier versions.
@@ -112,6 +115,7 @@ class ServerSplit:
     ensemble: bool = False
     step: bool = False
     request_ms: float | None = None
+    waiting_ms: float = 0.0
 
     @property
     def compute_ms(self) -> float:
@@ -334,7 +338,7 @@ class LoadLevel:
 
     @property
     def requests_received(self) -> int:
-        """Requests that the server got from clients, not those that steps got."""
+        """Requests that the server got from clients, not those that models sent to steps."""
         return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.artifacts.build_results import ModelArtifact
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.runtimes.spec import Kind
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -30,10 +32,26 @@ _STEP_DELAY_US = 20_000
 
 @dataclass(frozen=True)
 class DeployedPipeline:
-    """An ensemble and its steps as they are deployed; `files` are of each, by its name."""
+    """A composed model and its steps as they are deployed; `files` are of each, by its name."""
 
     config: ServingConfig
     files: Mapping[str, ModelFiles]
+
+    def with_most_instances(self, space: SearchSpace) -> DeployedPipeline:
+        """Return the pipeline with the most instances that a space has of each BLS model.
+
+        One instance calls its steps for one execution at a time, so that fewer instances would not
+        show the batches that are merged from the calls of several.
+        """
+        bls = (self.config.graph or NO_GRAPH).bls_names
+        most = {m.model: int(m.instances.max()) for m in space.models if m.model in bls}
+        models = tuple(
+            replace(model, groups=tuple(replace(g, count=most[model.name]) for g in model.groups))
+            if model.name in bls
+            else model
+            for model in self.config.models
+        )
+        return replace(self, config=replace(self.config, models=models))
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,10 @@ class GateSubject:
     """An artefact, and how its answers are got.
 
     Attributes:
-        target: the model that requests go to: the artefact's own, or the ensemble that it is part
-            of, whose answers show whether its parts answer correctly.
+        target: the model that requests go to: the artefact's own, or the composed model that it is
+            part of, whose answers show whether its parts answer correctly.
         outputs: of the target.
-        pipeline: the ensemble; None for a model that is served alone.
+        pipeline: of the target; None for a model that is served alone.
     """
 
     artifact: ModelArtifact

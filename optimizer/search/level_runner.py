@@ -181,13 +181,23 @@ class LevelRunner:
 def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph | None) -> tuple[ServerSplit, ...]:
     """Return the models' splits with what the models are in a pipeline."""
     graph = graph or NO_GRAPH
+    of = {split.model: split for split in splits}
+
+    def waiting_ms(split: ServerSplit) -> float:
+        if split.model in graph.ensemble_names:
+            return 0.0
+        calls = ((step.calls, of[step.model]) for step in graph.steps_of(split.model))
+        waiting = sum(count * (own.request_ms or own.total_ms) for count, own in calls)
+        return min(split.compute_infer_ms, waiting)
+
     return tuple(
         replace(
             split,
             ensemble=split.model in graph.ensemble_names,
             step=split.model in graph.step_names,
+            waiting_ms=waiting_ms(split),
         )
-        for split in splits
+        for split in of.values()
     )
 
 

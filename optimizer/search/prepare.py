@@ -179,7 +179,9 @@ class PreparePhase:
             prepared = deployed_reference(self.session, model, config, files, lengths)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name} as deployed: {error}") from error
-        pipeline = DeployedPipeline(config, files) if config.graph is not None else None
+        pipeline = None
+        if config.graph is not None:
+            pipeline = DeployedPipeline(config, files).with_most_instances(space)
         return _Source(model, model, prepared, 0.0, pipeline=pipeline)
 
     def _source(
