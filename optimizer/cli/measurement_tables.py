@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
+from optimizer.cli.terminal import print_line, print_parts, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import describe
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
@@ -26,6 +27,7 @@ from optimizer.measurement.level import (
 )
 from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
 from optimizer.report import number_formats as form
+from optimizer.report.pipeline_tables import breakdown_parts, breakdowns
 from optimizer.report.table import Table, table_of
 
 _LEAST_SHARE = 0.01
@@ -47,7 +49,9 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
         print_sentence(console, _capacity(result.measurement), style)
     if result.missed is not None and (result.measurement is None or result.measurement.load_factor):
         print_sentence(console, f"The limit was not met: {result.missed}.", "yellow")
-    print_table(console, _time(result.shown, _timings(measured)))
+    print_table(console, _time(measured, result.shown))
+    own = breakdowns(measured.config, result.shown, result.levels)
+    print_parts(console, breakdown_parts(own))
     for split in result.shown.executed:
         print_table(console, _batches(split))
     for use in cache_uses(result.levels):
@@ -127,11 +131,16 @@ def _timings(measured: MeasureResult) -> dict[str, Sequence[HostTiming]]:
     return {gated.spec.model: gated.timings for gated in measured.gated}
 
 
-def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Table:
+def _time(measured: MeasureResult, level: LoadLevel) -> Table:
+    """Return the parts of the latency; those of a pipeline's steps have a table of their own."""
+    timings, graph = _timings(measured), measured.config.graph or NO_GRAPH
+    in_pipelines = graph.names | graph.step_names
     saturation = level.kind == "saturation"
     load = "saturation" if saturation else f"{form.rate(level.offered_per_second)} requests/s"
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
-    for split in level.executed:
+    for split in level.server:
+        if split.model in in_pipelines:
+            continue
         rows += [
             *([(f"{split.model}: response cache", split.cache_ms)] if split.cache_ms else []),
             (f"{split.model}: queue", split.queue_ms),

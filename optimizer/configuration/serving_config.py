@@ -134,10 +134,12 @@ class ArtifactUse:
     Attributes:
         max_batch_sizes: values of `ModelServing.max_batch_size`, ascending.
         paddings: values of `ModelServing.padding`.
+        most_instances: on a device.
     """
 
     max_batch_sizes: tuple[int, ...]
     paddings: tuple[tuple[int, ...], ...]
+    most_instances: int = 1
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class LevelPlan:
         longest_lag_ms: the level is void where the 99th percentile of the client's lag is above;
             None where lag does not matter.
         stop: may end the level early.
+        cold: whether the first requests count, as after a start; otherwise those are left out that
+            a server that is still warming up has answered.
     """
 
     load: ClosedLoop | OpenLoop | UserLoad
@@ -62,6 +64,7 @@ class LevelPlan:
     timeout_seconds: float
     longest_lag_ms: float | None = None
     stop: StoppingRule | None = None
+    cold: bool = False
 
     @property
     def sending_seconds(self) -> float:

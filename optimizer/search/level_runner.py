@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from optimizer.configuration.model_graph import NO_GRAPH
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.files.request_payloads import rows_of_file
@@ -23,6 +24,7 @@ from optimizer.machine.utilisation import MachineWatch, contention, withheld_tim
 from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
 from optimizer.measurement.level_checks import sent_requests
 from optimizer.search.response_cache import (
+    EMPTY,
     SteadyCache,
     held_numbers,
     is_cached,
@@ -77,11 +79,27 @@ class LevelRunner:
         self._rng = rng
         self._watch = watch
         self._drawn: dict[tuple[str, tuple[int, ...]], list[Tensors]] = {}
+        self._distinct: int | None = None
         self._cold = bool(slot.gpu_uuids)
 
+    def for_workload(self, workload: Workload, requests: int | None = None) -> LevelRunner:
+        """Return a runner of another workload with the same load client.
+
+        Args:
+            requests: distinct requests of each stream; None for the usual number.
+        """
+        other = copy(self)
+        other._workload, other._drawn, other._distinct = workload, {}, requests
+        return other
+
     @contextmanager
-    def on(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[RunLevel]:
+    def on(
+        self, served: ServedConfiguration, config: ServingConfig, *, cold: bool = False
+    ) -> Iterator[RunLevel]:
         """Yield a function that runs a level on this server.
+
+        Args:
+            cold: whether the models get no request before the first level.
 
         Raises:
             LoadTestFailure: also where the server ended, or its GPU was throttled by heat.
@@ -89,14 +107,16 @@ class LevelRunner:
                 hangs.
         """
         with ExitStack() as stack:
-            target = self._target(served, config, stack)
-            cache = self._response_cache(served, config)
-            if self._cold:
+            target = stack.enter_context(self.target(served, config))
+            cache = EMPTY if cold else self._response_cache(served, config)
+            if self._cold and not cold:
                 soak = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _SOAK_SECONDS, 30.0)
                 self._client.run_level(soak, target, self._rng)
                 self._cold = False
             liveness = Liveness(served, partial(self._one_of_each, config))
-            liveness.check()
+            liveness.check_processes()
+            if not cold:
+                liveness.check_replies()
             warnings = self._fill(cache, target, config)
             context = _LevelContext(served, config, liveness, cache, warnings)
             yield lambda plan: self._run(plan, target, context)
@@ -119,7 +139,7 @@ class LevelRunner:
         cached = [each for each in self._workload.streams if is_cached(each, config)]
         size_bytes = config.server.cache_bytes
         if not cached or size_bytes is None:
-            return SteadyCache({}, {})
+            return EMPTY
         outputs = {
             stream.name: served.control.outputs_of_one_request(
                 stream.target, self._new_request(stream, config), _REPLY_SECONDS
@@ -174,7 +194,7 @@ class LevelRunner:
         after = [served.control.statistics(name) for name in names]
         liveness.check_replies()
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
-        splits = _with_roles(map(server_split, before, after), config)
+        splits = with_roles(map(server_split, before, after), config.graph)
         level = replace(
             level,
             server=tuple(with_expected_hits(each, config, context.cache) for each in splits),
@@ -189,22 +209,28 @@ class LevelRunner:
             return None
         return plan.load.load_factor * self._workload.demand_per_second
 
-    def _target(
-        self, served: ServedConfiguration, config: ServingConfig, stack: ExitStack
-    ) -> Target:
+    @contextmanager
+    def target(self, served: ServedConfiguration, config: ServingConfig) -> Iterator[Target]:
+        """Yield the server with the serialised requests, which are valid within the context.
+
+        Raises:
+            ServerFailure: when the server refuses shared memory.
+            StorageError: when there is not enough shared memory.
+        """
         transport, endpoint = self._workload.transport, served.server.endpoint
-        streams = []
-        for stream in self._workload.streams:
-            tensors = self.requests(stream, config)
-            variations = [
-                variations_of(stream.payloads, each)
-                for each in (tensors if varies(stream, config) else ())
-            ]
-            requests = serialised(served.control, stream.target, tensors, transport, variations)
-            prepared = stack.enter_context(requests)
-            streams.append(PreparedStream(stream, prepared, sequence_of(stream)))
-        address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
-        return Target(transport.protocol, address, tuple(streams))
+        with ExitStack() as stack:
+            streams = []
+            for stream in self._workload.streams:
+                tensors = self.requests(stream, config)
+                variations = [
+                    variations_of(stream.payloads, each)
+                    for each in (tensors if varies(stream, config) else ())
+                ]
+                requests = serialised(served.control, stream.target, tensors, transport, variations)
+                prepared = stack.enter_context(requests)
+                streams.append(PreparedStream(stream, prepared, sequence_of(stream)))
+            address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
+            yield Target(transport.protocol, address, tuple(streams))
 
     def requests(self, stream: Stream, config: ServingConfig) -> list[Tensors]:
         """Return the stream's requests, drawn once for every padding.
@@ -218,7 +244,7 @@ class LevelRunner:
             rng = np.random.default_rng(_PAYLOAD_SEED)
             rows = rows_of_file(stream.payloads)
             self._drawn[key] = stream.payloads.sample(
-                _pool_size(stream), rng, model.padding, stream.batch_size, rows
+                self._distinct or _pool_size(stream), rng, model.padding, stream.batch_size, rows
             )
         return self._drawn[key]
 
@@ -238,16 +264,26 @@ class _LevelContext:
     warnings: tuple[str, ...]
 
 
-def _with_roles(splits: Iterable[ServerSplit], config: ServingConfig) -> tuple[ServerSplit, ...]:
+def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph | None) -> tuple[ServerSplit, ...]:
     """Return the models' splits with what the models are in a pipeline."""
-    graph = config.graph or NO_GRAPH
+    graph = graph or NO_GRAPH
+    of = {split.model: split for split in splits}
+
+    def waiting_ms(split: ServerSplit) -> float:
+        if split.model in graph.ensemble_names:
+            return 0.0
+        calls = ((step.calls, of[step.model]) for step in graph.steps_of(split.model))
+        waiting = sum(count * (own.request_ms or own.total_ms) for count, own in calls)
+        return min(split.compute_infer_ms, waiting)
+
     return tuple(
         replace(
             split,
             ensemble=split.model in graph.ensemble_names,
             step=split.model in graph.step_names,
+            waiting_ms=waiting_ms(split),
         )
-        for split in splits
+        for split in of.values()
     )
 
 

@@ -37,6 +37,7 @@ from optimizer.study.gated_artifact import (
     GatedArtifact,
     GatePlan,
     from_json,
+    memory_mib,
     ready_event,
     to_json,
 )
@@ -181,7 +182,9 @@ class PreparePhase:
             prepared = deployed_reference(self.session, model, config, files, lengths)
         except TrialFailure as error:
             raise EverythingFailedError(f"model {model.name} as deployed: {error}") from error
-        pipeline = DeployedPipeline(config, files) if config.graph is not None else None
+        pipeline = None
+        if config.graph is not None:
+            pipeline = DeployedPipeline(config, files).with_most_instances(space)
         return _Source(model, model, prepared, 0.0, pipeline=pipeline)
 
     def _source(
@@ -335,7 +338,7 @@ class PreparePhase:
 
     def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
         """Return the space without configurations whose instances do not fit in memory."""
-        instance_mib = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
+        instance_mib = memory_mib(gated, space.graph)
         available = space.hardware.memory_for_instances_mib
         try:
             fitting = space.within_memory(available, instance_mib)

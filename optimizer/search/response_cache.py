@@ -61,6 +61,10 @@ class SteadyCache:
     entries: Mapping[str, int]
 
 
+EMPTY = SteadyCache({}, {})
+"""Where no cache answers, or before it was asked."""
+
+
 def steady_cache(
     streams: Sequence[Stream], entry_bytes: Mapping[str, int], size_bytes: int
 ) -> SteadyCache:

@@ -56,9 +56,14 @@ class Endpoint:
 
 
 class ServerControl:
-    """Controls the server at an endpoint; a context manager that closes its connection."""
+    """Controls the server at an endpoint; a context manager that closes its connection.
+
+    Attributes:
+        loading_seconds: time of all successful load requests so far.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.loading_seconds = 0.0
         self._client = triton_client(endpoint.grpc)
         self._loaded: dict[str, None] = {}
         self._last_error = ""
@@ -168,8 +173,10 @@ class ServerControl:
     ) -> model_config_pb2.ModelConfig:
         self._loaded[model] = None
         self._ever_loaded.add(model)
+        started = time.monotonic()
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
+            self.loading_seconds += time.monotonic() - started
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
         return self.config(model)

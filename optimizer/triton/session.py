@@ -82,11 +82,15 @@ class ServedConfiguration:
 
     Attributes:
         processes: ids of the configuration's model processes.
+        start_seconds: time that the server took to start; None for one that ran already.
+        load_seconds: time that the server took to load the models, until they were ready.
     """
 
     server: RunningServer
     control: ServerControl
     processes: frozenset[int] = frozenset()
+    start_seconds: float | None = None
+    load_seconds: float = 0.0
 
 
 class ServingSession:
@@ -135,6 +139,7 @@ class ServingSession:
             served = self._server(config.server)
             # Processes of unloaded models may still run.
             before = frozenset(served.server.model_processes() or ())
+            earlier_seconds = served.control.loading_seconds
             models = {model.name: model for model in config.models}
             for name, steps in (config.graph or NO_GRAPH).loads(tuple(models)):
                 written = {
@@ -151,7 +156,8 @@ class ServingSession:
                     steps=written,
                 )
             loaded = frozenset(served.server.model_processes() or ()) - before
-            return replace(served, processes=loaded)
+            load_seconds = served.control.loading_seconds - earlier_seconds
+            return replace(served, processes=loaded, load_seconds=load_seconds)
         except TrialFailure as error:
             raise self.failure(error) from error
 
@@ -223,8 +229,10 @@ class ServingSession:
         if self._running is not None and self._must_restart(self._running, options):
             self.stop()
         if self._running is None:
+            started = time.monotonic()
             server = self._launcher.start(options, self._slot)
-            self._running = ServedConfiguration(server, server.control)
+            seconds = time.monotonic() - started if server.pid is not None else None
+            self._running = ServedConfiguration(server, server.control, start_seconds=seconds)
             self._options = options
             self._memory_when_new = server.memory_bytes()
             self._empty_mib = self._memory_mib()

@@ -42,4 +42,5 @@ def server_split(
         cache_hits=counted("cache_hit"),
         cache_misses=counted("cache_miss"),
         cache_ms=mean_ms("cache_hit") + mean_ms("cache_miss"),
+        request_ms=mean_ms("success"),
     )

@@ -205,8 +205,19 @@ def test_a_deployed_model_keeps_its_cache_unless_another_value_is_chosen(deploye
 
 def split(hits: int, misses: int, expected: float | None = None) -> ServerSplit:
     executed = (BatchPoint(1, misses, 2.0),) if misses else ()
-    return ServerSplit("bert", hits + misses, 1.0, 0.0, 2.0, 0.0, executed, False, False,
-                       hits, misses, 0.5, expected)  # fmt: skip
+    executed_ms = {"queue_ms": 1.0, "compute_infer_ms": 2.0}
+    others_ms = {"compute_input_ms": 0.0, "compute_output_ms": 0.0}
+    cache = {"cache_hits": hits, "cache_misses": misses}
+    return ServerSplit(
+        "bert",
+        hits + misses,
+        batches=executed,
+        cache_ms=0.5,
+        expected_hit_rate=expected,
+        **executed_ms,
+        **others_ms,
+        **cache,
+    )
 
 
 def test_hits_are_counted_from_the_servers_statistics() -> None:
