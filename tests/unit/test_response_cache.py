@@ -205,18 +205,18 @@ def test_a_deployed_model_keeps_its_cache_unless_another_value_is_chosen(deploye
 
 def split(hits: int, misses: int, expected: float | None = None) -> ServerSplit:
     executed = (BatchPoint(1, misses, 2.0),) if misses else ()
-    executed_ms = {"queue_ms": 1.0, "compute_infer_ms": 2.0}
-    others_ms = {"compute_input_ms": 0.0, "compute_output_ms": 0.0}
-    cache = {"cache_hits": hits, "cache_misses": misses}
     return ServerSplit(
-        "bert",
-        hits + misses,
+        model="bert",
+        requests=hits + misses,
+        queue_ms=1.0,
+        compute_input_ms=0.0,
+        compute_infer_ms=2.0,
+        compute_output_ms=0.0,
         batches=executed,
+        cache_hits=hits,
+        cache_misses=misses,
         cache_ms=0.5,
         expected_hit_rate=expected,
-        **executed_ms,
-        **others_ms,
-        **cache,
     )
 
 
