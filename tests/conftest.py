@@ -44,7 +44,9 @@ WITHOUT_LOAD = {
     "test_repository_source.py",
     "test_serve.py",
     "test_server_launcher.py",
+    "test_serving.py",
     "test_several_models.py",
+    "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 

@@ -122,6 +122,8 @@ def _of_one_model(
     split = splits.get(model.name)
     if split is None or not split.batches or level.achieved_per_second <= 0:
         return
+    if split.cache_hits:
+        return  # what the cache answers keeps cores busy, and no instance
     layout = execution_layout(model, config.server)
     # The counters cover the warm-up too: they give shares, the client gives the rate.
     per_second = level.achieved_per_second * split.requests / level.requests_received
@@ -147,8 +149,11 @@ def _of_models(
     own = {
         model.name: _without_steps(splits[model.name], graph, splits)
         for model in models
-        if model.name in splits
+        # What a response cache answers keeps cores busy, and no instance.
+        if model.name in splits and not splits[model.name].cache_hits
     }
+    if not own:
+        return
     layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
     busy = {
         name: min(split.executions * share * _execution_ms(split) / 1000, layouts[name].executing)

@@ -69,6 +69,7 @@ def read_models(
         if name in models:
             raise _clash(name, models[name].of, name)
         _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
+        _require_callers(source, [model.source for model in models.values() if model.of == name])
     for name in section.models:
         if name in models and models[name].of != name:
             raise _clash(name, models[name].of, name)
@@ -90,7 +91,7 @@ def _add(
         within: names of the models that it is a step of, and its own.
     """
     for step in model.settings.step_names:
-        source = RepositorySource(model.source.repository, step)
+        source = model.source.step(step)
         if step in within:
             raise UsageError(f"{model.source.folder}: the model {step} is a step of itself")
         if not is_safe_name(step):
@@ -106,6 +107,16 @@ def _add(
         settings = earlier.settings.as_step_of(name, model.settings)
         models[step] = replace(earlier, settings=settings)
     models[name] = model
+
+
+def _require_callers(source: RepositorySource, parts: Collection[RepositorySource]) -> None:
+    """Check that each model whose calls are stated is part of the pipeline. Raises UsageError."""
+    names = {part.model for part in parts}
+    for caller, _ in source.calls or ():
+        if caller not in names:
+            raise UsageError(
+                f"source.calls: states calls of {caller}, which {source.model} is not composed of"
+            )
 
 
 def _clash(name: str, *of: str) -> UsageError:
