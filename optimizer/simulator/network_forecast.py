@@ -21,8 +21,8 @@ from optimizer.simulator.execution_layout import ExecutionLayout, saturated_leve
 from optimizer.simulator.forecast import Forecast, Forecaster, refined
 from optimizer.simulator.network import Contention, Network
 from optimizer.simulator.network_estimate import BatcherTimes, ClosedForm, closed_form
-from optimizer.simulator.prediction import predict_capacity
-from optimizer.simulator.served_network import network_of, offered_streams
+from optimizer.simulator.prediction import predict_capacity, predict_saturation
+from optimizer.simulator.served_network import network_of, offered_streams, served_network
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_estimate import simulated_estimate
@@ -120,6 +120,19 @@ class NetworkForecaster:
         """
         rows = np.array([row])
         return self._simulated(_Times.of(self._models, service, rows), rows)
+
+    def utilisations(self, service: ServiceModel, row: int) -> dict[str, float]:
+        """Return the utilisation of each model while a point is saturated.
+
+        Raises:
+            KeyError: when a model of the space was never observed.
+        """
+        config = self._space.config(self._space.at(row))
+        network = served_network(config, service, self._workload)
+        mix = [stream.share for stream in offered_streams(self._workload)]
+        outstanding = self._concurrency(config)
+        saturation = predict_saturation(network, outstanding, self._seed, mix)
+        return {each.name: each.utilisation for each in saturation.batchers}
 
     def _forecast(self, service: ServiceModel) -> Forecast:
         every = np.arange(len(self._space))

@@ -9,8 +9,7 @@ every layout and largest batch, and each measurement has noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -195,14 +194,26 @@ def _split(name: str, own: Simulation) -> ServerSplit:
     )  # fmt: skip
 
 
-def synthetic_pipeline(seed: int, space: Space | None = None) -> RecordedTable:
+def synthetic_pipeline(seed: int) -> RecordedTable:
     """One truth, each point measured twice, as far above it as below."""
-    space = space or pipeline_space()
-    truth, points = PipelineTruth(space, seed), space.search_space
-    rows = [row for n in range(len(points)) for row in truth.measured(points.at(n))]
+    space = pipeline_space()
+    points = space.search_space
+    return table_of(space, seed, [points.at(row) for row in range(len(points))])
+
+
+def table_of(space: Space, seed: int, positions: Sequence[Position]) -> RecordedTable:
+    """The table of some points of a truth."""
+    truth = PipelineTruth(space, seed)
+    rows = [row for position in positions for row in truth.measured(position)]
     machine = Machine("none: simulated", CORES, 24, (), (), "", "")
     recorded = RecordedSpace(
-        "synthetic pipeline", points, space.workload, space.price, space.demand, _WARMUP_SECONDS,
-        machine, "",
-    )  # fmt: skip
-    return RecordedTable(recorded, tuple(replace(row) for row in rows))
+        "synthetic pipeline",
+        space.search_space,
+        space.workload,
+        space.price,
+        space.demand,
+        _WARMUP_SECONDS,
+        machine,
+        "",
+    )
+    return RecordedTable(recorded, tuple(rows))

@@ -15,7 +15,7 @@ from optimizer.configuration.serving_config import (
     ModelServing,
     ServingConfig,
 )
-from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LevelKind, LoadLevel, MachineUse, ServerSplit
 from optimizer.simulator.network import NO_CONTENTION, Network, NetworkCall
 from optimizer.simulator.overlap import overlaps_of
 from optimizer.simulator.served_network import network_of, offered_streams
@@ -90,7 +90,9 @@ def test_streams_have_sources_and_shares() -> None:
     assert [each.share for each in offered_streams(workload)] == [0.75, 0.25]
 
 
-CONFIG = ServingConfig((model("a"), model("b", 8), model("top")), ModelGraph((ComposedModel("top", "ensemble", in_sequence("ab")),)))  # fmt: skip  # noqa: E501
+ENSEMBLE = ComposedModel("top", "ensemble", in_sequence("ab"))
+CONFIG = ServingConfig((model("a"), model("b", 8), model("top")), ModelGraph((ENSEMBLE,)))
+TOP = ServerSplit("top", 800, 0.0, 0.0, 49.0, 0.0, (BatchPoint(1, 800, 49.0),), ensemble=True)
 USE = MachineUse(2.0, 4, None, None, None)
 
 
@@ -105,8 +107,7 @@ def test_a_step_that_fills_its_instances_shows_their_rate_and_others_what_they_c
     """A batch of 8 is executed 50 times a second, so that it takes 20 ms; it computes for 18."""
     first = ServerSplit("a", 800, 0.1, 0.05, 0.5, 0.05, (BatchPoint(1, 800, 0.5),), step=True)
     second = ServerSplit("b", 800, 30.0, 0.1, 18.0, 0.1, (BatchPoint(8, 100, 18.0),), step=True)
-    top = ServerSplit("top", 800, 0.0, 0.0, 49.0, 0.0, (BatchPoint(1, 800, 49.0),), ensemble=True)
-    one, two = observe(CONFIG, saturated(CONFIG, first, second, top))
+    one, two = observe(CONFIG, saturated(CONFIG, first, second, TOP))
     assert (one.layout.model, two.layout.model) == ("a", "b")
     assert one.times[0].occupancy_ms == pytest.approx(0.6)
     assert two.times[0].occupancy_ms == pytest.approx(20.0)
@@ -117,8 +118,8 @@ def test_a_step_that_fills_its_instances_shows_their_rate_and_others_what_they_c
 
 
 def test_the_own_time_of_a_bls_model_is_without_that_of_its_steps() -> None:
-    steps = (Step("a"), Step("b", (0,)))
-    config = ServingConfig((model("a"), model("b"), model("top", 1, 4)), ModelGraph((ComposedModel("top", "bls", steps),)))  # fmt: skip  # noqa: E501
+    graph = ModelGraph((ComposedModel("top", "bls", in_sequence("ab")),))
+    config = ServingConfig((model("a"), model("b"), model("top", 1, 4)), graph)
     first = ServerSplit("a", 800, 0.2, 0.0, 0.8, 0.0, (BatchPoint(1, 800, 0.8),), step=True)
     second = ServerSplit("b", 800, 1.0, 0.0, 2.0, 0.0, (BatchPoint(1, 800, 2.0),), step=True)
     top = ServerSplit("top", 800, 9.0, 0.0, 4.5, 0.0, (BatchPoint(1, 800, 4.5),))
@@ -131,24 +132,24 @@ def test_what_executes_at_the_same_time_is_simulated() -> None:
     """Steps of one request never run at once: where one client waits, there is no overlap."""
     first = ServerSplit("a", 800, 0.1, 0.0, 1.0, 0.0, (BatchPoint(1, 800, 1.0),), step=True)
     second = ServerSplit("b", 800, 0.1, 0.0, 1.5, 0.0, (BatchPoint(1, 800, 1.5),), step=True)
-    shown = saturated(CONFIG, first, second)
+    shown = saturated(CONFIG, first, second, TOP)
     service = ServiceModel(observe(CONFIG, shown))
     workload = Workload((stream("top"),))
     alone = overlaps_of(CONFIG, shown, service, workload, concurrency=1)
     assert alone["a"].mean_busy["b"] == pytest.approx(0.0, abs=1e-6)
     assert [(state.own, state.total) for state in alone["b"].in_use] == [(1.0, 1.0)]
     many = overlaps_of(CONFIG, shown, service, workload, concurrency=20)
-    assert many["a"].mean_busy["b"] > 0.95
+    assert many["a"].mean_busy["b"] > 0.5
     assert sum(state.probability for state in many["a"].in_use) == pytest.approx(1.0)
 
 
 def test_contention_is_told_from_own_times_by_a_light_load() -> None:
     """The same step takes a third longer while the other one is always busy."""
 
-    def shown(kind: str, a_ms: float, per_second: float) -> LoadLevel:
+    def shown(kind: LevelKind, a_ms: float, per_second: float) -> LoadLevel:
         first = ServerSplit("a", 800, 0.1, 0.0, a_ms, 0.0, (BatchPoint(1, 800, a_ms),), step=True)
         second = ServerSplit("b", 800, 9.0, 0.0, 1.0, 0.0, (BatchPoint(1, 800, 1.0),), step=True)
-        own = replace(saturated(CONFIG, first, second), kind=kind)
+        own = replace(saturated(CONFIG, first, second, TOP), kind=kind)
         streams = tuple(replace(x, achieved_per_second=per_second) for x in own.streams)
         return replace(own, streams=streams)
 

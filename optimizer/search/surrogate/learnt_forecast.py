@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
+from optimizer.search.surrogate.idle_models import OpenRows, open_rows
 from optimizer.simulator.forecast import Forecast, Forecaster
 from optimizer.simulator.network_forecast import NetworkForecaster
 from optimizer.simulator.overlap import overlaps_of, with_overlaps
@@ -108,6 +110,13 @@ class LearntForecast:
     def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
         """Return the forecast of one row after these trials."""
         return self._forecaster.of_point(self._service(trials), row)
+
+    def open_rows(self, space: SearchSpace) -> OpenRows | None:
+        """Return the rows that are worth a search after the calibration; None for all of them."""
+        forecaster, service = self._forecaster, self._calibrated
+        if isinstance(forecaster, Forecaster):
+            return None
+        return open_rows(space, self.after(()), partial(forecaster.utilisations, service))
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
         for record in trials:
