@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.conditions import ConditionError
-from optimizer.configuration.deployed_settings import concerns
+from optimizer.configuration.deployed_settings import concerns, is_of_built_model
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
@@ -32,6 +32,8 @@ from optimizer.configuration.model_space import (
 )
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import Parameter, parameters_in_order
+from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -51,7 +53,8 @@ class SearchSpace:
 
     Attributes:
         parameters: model by model, each in the order of the table; ordinal values ascend.
-        limits: limits of every model; conditions are not those of an ensemble itself.
+        limits: limits of every model; conditions are not those of an ensemble itself, nor of the
+            steps before and after the model of a generated pipeline.
         graph: the composed models among the models; None without any.
     """
 
@@ -66,8 +69,11 @@ class SearchSpace:
         own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
         ensembles = (self.graph or NO_GRAPH).ensemble_names
         without = replace(self.limits, conditions=())
+        on_cpu = replace(self.hardware, gpus=())
         return tuple(
-            ModelSpace(
+            ModelSpace(parameters, without, on_cpu, len(own) == 1)
+            if _is_step(parameters)
+            else ModelSpace(
                 parameters,
                 without if parameters[0].model in ensembles else self.limits,
                 self.hardware,
@@ -82,11 +88,20 @@ class SearchSpace:
         steps = (self.graph or NO_GRAPH).step_names
         return tuple(model.model for model in self.models if model.model not in steps)
 
+    def kind_of(self, model: str) -> Kind:
+        """Return where instances of a model run."""
+        return next(own.scope.kind for own in self.models if own.model == model)
+
     def concerns(self, model: str, parameter: str) -> bool:
         """Return whether a model has a parameter: those of a pipeline do not have each."""
         graph = self.graph or NO_GRAPH
         ensemble, step = model in graph.ensemble_names, model in graph.step_names
-        return not (ensemble or step) or concerns(parameter, ensemble=ensemble, step=step)
+        if not (step or model in graph.names):
+            return True
+        built = {own.model for own in self.models if own.chooses_threads}
+        if built and model not in built and is_of_built_model(parameter):
+            return False
+        return concerns(parameter, ensemble=ensemble, step=step)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -216,7 +231,8 @@ class SearchSpace:
         Returns:
             None if there is no point in which all of them have an effect.
         """
-        cores = self.hardware.cores // len(self.models)
+        computing = sum(model.chooses_threads for model in self.models)
+        cores = self.hardware.cores // max(1, computing)
         wanted = [
             _closest(
                 p,
@@ -308,6 +324,11 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _is_step(parameters: Sequence[Parameter]) -> bool:
+    """Return whether parameters are those of a step that executes no model, which has no GPU."""
+    return any(p.name == "runtime" and RUNTIMES[cast(str, p.values[0])].step for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

@@ -120,6 +120,8 @@ class _Judge:
         self._server.serve(plan.largest)
         dropped = self._requests_alone()
         instance_mib = self._instance_mib()
+        if dropped is None and self._server.merged > 1:
+            dropped = self._wrong_when_merged(self._server.merged)
         largest, failing = None, None
         if dropped is None:
             largest, failing = self._batches()

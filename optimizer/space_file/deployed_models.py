@@ -46,7 +46,11 @@ def deployed_sources(
         gpus: of the server.
         complete: completes the sources' configurations.
     """
-    given = {name: model.source.to_value(path.parent) for name, model in section.models.items()}
+    given = {
+        name: model.source.to_value(path.parent)
+        for name, model in section.models.items()
+        if model.source is not None
+    }
     host = section.server.to_value(path.parent)
     return {
         name: complete(name, source, host, gpus)
