@@ -40,6 +40,7 @@ from optimizer.report.study_frames import (
     predicted_levels_frame,
     trials_frame,
 )
+from optimizer.search.winner_phase import WinnerTest
 from optimizer.space_file.reader import Space
 from optimizer.study.decision import ConfirmedCapacity, Decision
 from optimizer.study.events import Event, Watcher
@@ -72,6 +73,7 @@ def run(
     warm_start: str | None = None,
     enqueue: Literal["published"] | None = None,
     also_limits_ms: tuple[float, ...] = (),
+    winner_tests: tuple[WinnerTest, ...] = (),
     results: str | Path = _RESULTS,
     cache: str | Path | None = None,
     watch: Watcher | None = None,
@@ -92,6 +94,7 @@ def run(
         warm_start: name of a study in `results` whose still-valid results are reused.
         enqueue: configurations that are measured first: those of the published benchmark.
         also_limits_ms: latency limits within which the cost is minimised too.
+        winner_tests: what is measured of the best configuration besides, however short the run.
         results: folder of the studies.
         cache: folder of the artefact cache; None is this user's.
         watch: is called with every event.
@@ -110,6 +113,7 @@ def run(
         warm_start=warm_start,
         enqueue=enqueue,
         also_limits_ms=tuple(also_limits_ms),
+        winner_tests=tuple(winner_tests),
         results=Path(results),
         cache=Path(cache) if cache is not None else None,
     )

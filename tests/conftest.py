@@ -32,15 +32,21 @@ WITHOUT_LOAD = {
     "test_model_source.py",
     "test_notebook.py",
     "test_pages.py",
+    "test_patch.py",
     "test_pipeline.py",
     "test_postgresql.py",
     "test_prepare.py",
     "test_production.py",
     "test_public_onnx.py",
     "test_real_weights.py",
+    "test_recommend.py",
     "test_remote.py",
+    "test_repository_source.py",
+    "test_serve.py",
     "test_server_launcher.py",
+    "test_serving.py",
     "test_several_models.py",
+    "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from optimizer.cli.terminal import print_line, print_path, print_sentence, print_table
+from optimizer.cli.terminal import print_line, print_parts, print_path, print_sentence, print_table
 from optimizer.commands.measure import MeasureResult
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import describe
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
+from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
 from optimizer.measurement.level import (
@@ -25,6 +27,7 @@ from optimizer.measurement.level import (
 )
 from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
 from optimizer.report import number_formats as form
+from optimizer.report.pipeline_tables import breakdown_parts, breakdowns
 from optimizer.report.table import Table, table_of
 
 _LEAST_SHARE = 0.01
@@ -46,9 +49,13 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
         print_sentence(console, _capacity(result.measurement), style)
     if result.missed is not None and (result.measurement is None or result.measurement.load_factor):
         print_sentence(console, f"The limit was not met: {result.missed}.", "yellow")
-    print_table(console, _time(result.shown, _timings(measured)))
+    print_table(console, _time(measured, result.shown))
+    own = breakdowns(measured.config, result.shown, result.levels)
+    print_parts(console, breakdown_parts(own))
     for split in result.shown.executed:
         print_table(console, _batches(split))
+    for use in cache_uses(result.levels):
+        print_sentence(console, _cache(use))
     for line in _machine(result.shown):
         print_sentence(console, line)
     if result.compared is not None and result.opinion is not None:
@@ -124,12 +131,18 @@ def _timings(measured: MeasureResult) -> dict[str, Sequence[HostTiming]]:
     return {gated.spec.model: gated.timings for gated in measured.gated}
 
 
-def _time(level: LoadLevel, timings: Mapping[str, Sequence[HostTiming]]) -> Table:
+def _time(measured: MeasureResult, level: LoadLevel) -> Table:
+    """Return the parts of the latency; those of a pipeline's steps have a table of their own."""
+    timings, graph = _timings(measured), measured.config.graph or NO_GRAPH
+    in_pipelines = graph.names | graph.step_names
     saturation = level.kind == "saturation"
     load = "saturation" if saturation else f"{form.rate(level.offered_per_second)} requests/s"
     rows: list[tuple[str, float | None]] = [("network and protocol", level.network_ms)]
-    for split in level.executed:
+    for split in level.server:
+        if split.model in in_pipelines:
+            continue
         rows += [
+            *([(f"{split.model}: response cache", split.cache_ms)] if split.cache_ms else []),
             (f"{split.model}: queue", split.queue_ms),
             (f"{split.model}: compute input", split.compute_input_ms),
             *_compute(split, timings.get(split.model, ())),
@@ -181,6 +194,15 @@ def _batches(split: ServerSplit) -> Table:
     executions = form.count(sum(point.executions for point in rare))
     rest = ("others", executions, form.fine_percent(sum(shares[p] for p in rare)), "", "")
     return replace(table, rows=(*table.rows, rest))
+
+
+def _cache(use: CacheUse) -> str:
+    expected = use.expected_hit_rate
+    beside = f" ({form.fine_percent(expected)} expected)" if expected is not None else ""
+    return (
+        f"response cache of {use.model}: answered {form.fine_percent(use.hit_rate)} of "
+        f"{form.count(use.hits + use.misses)} requests{beside}"
+    )
 
 
 def _machine(level: LoadLevel) -> Iterator[str]:

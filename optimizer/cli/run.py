@@ -22,6 +22,7 @@ from optimizer.cli.watchers import watching
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.files.shipped import shipped
 from optimizer.search.samplers import SAMPLERS
+from optimizer.search.winner_phase import WINNER_TESTS
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -67,6 +68,10 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--also-limit", "also_limits_ms", type=LatencyLimitMs(), multiple=True,
     help="Also minimise the cost within this latency limit, such as 300ms. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--with", "winner_tests", type=click.Choice(WINNER_TESTS), multiple=True,
+    help="Also measure this of the best configuration, however short the run. Repeatable.",
 )  # fmt: skip
 @run_options
 def run(verbosity: Verbosity | None, **options: Any) -> int:

@@ -1,9 +1,10 @@
-"""Ask a server for what the configuration of a deployed model leaves out."""
+"""Ask a server for what the configurations of a deployed model and of its steps leave out."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from optimizer.files.untrusted import is_safe_name
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.completed_config import completed_text, left_out
-from optimizer.triton.control import UnexplainedLoadFailure
 from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present, refusal_of
-from optimizer.triton.launcher import last_errors
+from optimizer.triton.deployed_loading import loaded_as_it_is
+from optimizer.triton.deployed_pipeline import step_names
+from optimizer.triton.launcher import RunningServer
+from optimizer.triton.repository import ModelRepository
 from optimizer.workload.model_spec import RepositorySource
 
-_LOAD_SECONDS = 120.0
 _REMEDY = (
     "write a complete one; GET v2/models/MODEL/config of a server that has loaded the model "
     "returns it"
@@ -31,7 +33,9 @@ _REMEDY = (
 def complete_source(
     model: str, source: RepositorySource, host: Host, gpus: tuple[Gpu, ...]
 ) -> RepositorySource:
-    """Return a source with a complete configuration, from a server where the file leaves it out.
+    """Return a source with complete configurations, from a server where files leave fields out.
+
+    The configurations of the source's steps are completed too.
 
     Args:
         model: name that it is served under where its own does not serve: a remote server's
@@ -40,47 +44,102 @@ def complete_source(
         gpus: of the server.
 
     Raises:
-        UsageError: when the file is no configuration, or the server does not complete it either.
+        UsageError: when a file is no configuration, or the server does not complete it either.
         RequirementError: when no server could be asked, with the reason.
     """
-    text, config = read_if_present(source.folder)
-    missing = left_out(text)
-    if not missing or refusal_of(config) is not None:
-        return source
     # The name may tell the backend: NAME.BACKEND.
     own = is_safe_name(source.model) and not isinstance(host, RemoteHost)
-    name, backend = source.model if own else model, backend_of(config)
+    incomplete = {
+        part.model if own or part.model != source.model else model: part
+        for part in _parts(source, set())
+        if _is_incomplete(part)
+    }
+    if not incomplete:
+        return source
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
+    return replace(source, completions=tuple(_completions(incomplete, host, slot)))
+
+
+def _parts(source: RepositorySource, names: set[str]) -> Iterator[RepositorySource]:
+    """Yield the models that a source is composed of, each after its steps, and the source.
+
+    A step that cannot be read is left out: that is reported with the ensemble's other mistakes.
+    """
+    names.add(source.model)
+    for name in step_names(source, read_if_present(source.folder)[1]):
+        step = source.step(name)
+        if name in names or not is_safe_name(name) or not step.folder.is_dir():
+            continue
+        try:
+            read_if_present(step.folder)
+        except UsageError:
+            continue
+        yield from _parts(step, names)
+    yield source
+
+
+def _is_incomplete(source: RepositorySource) -> bool:
+    text, config = read_if_present(source.folder)
+    return bool(left_out(text)) and refusal_of(config) is None
+
+
+def _completions(
+    incomplete: Mapping[str, RepositorySource], host: Host, slot: Slot
+) -> Iterator[tuple[str, str]]:
+    """Yield the names of models and their complete configurations.
+
+    Args:
+        incomplete: by the name that a model is served under.
+    """
+    [first, *_] = incomplete.values()
+    backends = {backend_of(read_if_present(part.folder)[1]) for part in incomplete.values()}
+    needs = Needs(tuple(incomplete), (), tuple(sorted(backends - {""})))
     try:
-        require_server(host, Needs((name,), (), (backend,) if backend else ()), slot)
-        completed = _completed(text, name, source, host, slot)
+        require_server(host, needs, slot)
+        with completing_server(host, first.repository, slot) as (server, repository):
+            for name, source in incomplete.items():
+                first = source
+                yield source.model, _completed(name, source, server, repository)
     except (RequirementError, TrialFailure) as error:
-        lacks = f"{_rule(source, missing)}, and the server could not complete it ({error})"
+        lacks = f"{_rule(first)}, and the server could not complete it ({error})"
         raise RequirementError(lacks, _REMEDY) from error
-    still = [name for name in left_out(completed) if name != "max_batch_size"]
-    if still:
-        rule = f"{_rule(source, missing)}, and the server does not complete {', '.join(still)}"
-        raise UsageError(f"{rule}: {_REMEDY}")
-    return replace(source, completed=completed)
 
 
-def _rule(source: RepositorySource, missing: Sequence[str]) -> str:
-    path = source.folder / CONFIG_FILE
-    return f"{path} leaves out {', '.join(missing)}" if path.exists() else f"{path} is missing"
-
-
-def _completed(text: str, model: str, source: RepositorySource, host: Host, slot: Slot) -> str:
-    """Return the text of a configuration as a server completes it. Raises TrialFailure."""
+@contextmanager
+def completing_server(
+    host: Host, models: Path, slot: Slot
+) -> Iterator[tuple[RunningServer, ModelRepository]]:
+    """Start a server that completes configurations, beside its own repository."""
     with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
         # Only these two folders are visible in a container.
-        directory = StudyDirectory(Path(folder))
-        launcher, repository = launch_with(host, directory, source.folder)
-        repository.write_deployed(model, source.folder)
+        launcher, repository = launch_with(host, StudyDirectory(Path(folder)), models)
         server = launcher.start(ServerOptions(), slot, completes=True)
         try:
-            return completed_text(text, server.control.load_as_it_is(model, _LOAD_SECONDS))
-        except UnexplainedLoadFailure as error:
-            reason = last_errors(server.log_since_start())
-            raise UnexplainedLoadFailure(f"{error}; {reason}") from error
+            yield server, repository
         finally:
             server.stop()
+
+
+def _completed(
+    name: str, source: RepositorySource, server: RunningServer, repository: ModelRepository
+) -> str:
+    """Return the text of a configuration as a server completes it.
+
+    Raises:
+        UsageError: where it does not.
+        TrialFailure: where it cannot load the model.
+    """
+    running = loaded_as_it_is(name, source.folder, server, repository)
+    completed = completed_text(read_if_present(source.folder)[0], running)
+    still = [each for each in left_out(completed) if each != "max_batch_size"]
+    if still:
+        rule = f"{_rule(source)}, and the server does not complete {', '.join(still)}"
+        raise UsageError(f"{rule}: {_REMEDY}")
+    return completed
+
+
+def _rule(source: RepositorySource) -> str:
+    path = source.folder / CONFIG_FILE
+    if not path.exists():
+        return f"{path} is missing"
+    return f"{path} leaves out {', '.join(left_out(read_if_present(source.folder)[0]))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from optimizer.commands.completed_source import complete_source
@@ -13,7 +14,13 @@ from optimizer.errors import OptimizerError, UsageError
 from optimizer.export.deployed_space import space_text
 from optimizer.machine.slots import local_hardware
 from optimizer.triton.completed_config import left_out
-from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present
+from optimizer.triton.deployed_config import (
+    CONFIG_FILE,
+    backend_of,
+    is_model_folder,
+    read_if_present,
+)
+from optimizer.triton.observed_calls import calls_in_code
 from optimizer.workload.model_spec import RepositorySource
 
 
@@ -54,7 +61,11 @@ def write_space_from(given: Path, path: Path) -> None:
 
 
 def _complete(source: RepositorySource) -> RepositorySource:
-    """Complete a configuration by the embedded server, where that can run the model or must."""
+    """Read calls from the code, and complete the configuration by the embedded server.
+
+    The server is asked where it can run the model, or where tensors are left out.
+    """
+    source = replace(source, calls=calls_in_code(source))
     text, config = read_if_present(source.folder)
     tensors_left_out = {"input", "output"} & {*left_out(text)}
     if backend_of(config) in ("", EMBEDDED_BACKEND) or tensors_left_out:
@@ -72,9 +83,9 @@ def find_model(given: Path) -> RepositorySource:
     folder = Path(os.path.normpath(given.absolute()))
     if not folder.is_dir():
         raise UsageError(f"--from: {given} must be a model repository, or REPOSITORY/MODEL")
-    if _is_model(folder):
+    if is_model_folder(folder):
         return RepositorySource(folder.parent, folder.name)
-    models = sorted(each.name for each in folder.iterdir() if _is_model(each))
+    models = sorted(each.name for each in folder.iterdir() if is_model_folder(each))
     if not models:
         raise UsageError(
             f"--from: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
@@ -84,13 +95,3 @@ def find_model(given: Path) -> RepositorySource:
         listed = "\n  ".join(str(given / model) for model in models)
         raise UsageError(f"--from: {given} holds several models; give one of\n  {listed}")
     return RepositorySource(folder, models[0])
-
-
-def _is_model(folder: Path) -> bool:
-    """Return whether a folder has a configuration, or at least a version, which is a number."""
-    if not folder.is_dir():
-        return False
-    return any(
-        each.name == CONFIG_FILE or (each.name.isdecimal() and each.is_dir())
-        for each in folder.iterdir()
-    )

@@ -204,14 +204,17 @@ def _source(
         copies = present // used
         described += f"; extrapolated, {extrapolation_basis(used, present)}"
     measurement = candidate.measurement
+    cold = study.directory.cold_start.read(candidate.config)
+    setup = finding.trial.seconds.serving if cold is None else cold.as_served.ready_seconds
     instance = Instance(
         name=name,
         price=price,
         capacity_per_second=copies * measurement.capacity_per_second,
         capacity_low_per_second=copies * measurement.capacity_low_per_second,
-        setup_seconds=finding.trial.seconds.serving,
+        setup_seconds=setup,
         parts=_parts(study, candidate.config),
         copies=copies,
+        setup_measured=cold is not None,
     )
     try:
         return Source(instance.calibrated(seed), described)
@@ -253,6 +256,8 @@ def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:
                 "capacity_low_per_second": member.instance.capacity_low_per_second,
                 "simulated_most_within_limits_per_second": member.response.most_within_per_second,
                 "service_times_moved_by": member.instance.moved,
+                "setup_seconds": member.instance.setup_seconds,
+                "setup_measured": member.instance.setup_measured,
             }
             for member in plan.fleet.members
         ],

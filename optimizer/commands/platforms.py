@@ -28,12 +28,6 @@ from optimizer.triton.embedded import SERVER_PACKAGE
 def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
     """Check that a platform can host a configuration. Raises UsageError."""
     if platform in PLATFORMS:
-        graph = finding.candidate.config.graph
-        if graph is not None:
-            raise UsageError(
-                f"--format {platform}: {', '.join(sorted(graph.names))} is a pipeline, which is "
-                "exported as repository or patch only"
-            )
         targets = {stream.target for stream in study.searched.workload.streams}
         names = [m.name for m in finding.candidate.config.models if m.name in targets]
         PLATFORMS[platform].check(names, study.searched.price.instance_type)

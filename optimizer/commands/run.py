@@ -42,6 +42,13 @@ from optimizer.search.loop import SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.winner_phase import (
+    WinnerPhase,
+    WinnerTest,
+    missing_tests,
+    reserved_seconds,
+)
+from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -81,6 +88,7 @@ class RunOptions:
     warm_start: str | None = None
     enqueue: Literal["published"] | None = None
     also_limits_ms: tuple[float, ...] = ()
+    winner_tests: tuple[WinnerTest, ...] = ()
     results: Path = Path("results")
     cache: Path | None = None
 
@@ -110,7 +118,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
-    note = _note_of_sampler(options, space.search_space)
+    note = _note_of_sampler(options, space)
     if note is not None:
         options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
@@ -129,7 +137,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         extra_limits_ms=options.extra_limits_ms,
         check=check,
     ) as context:
-        summary = _finished_summary(directory, space.budget, options.chosen_sampler)
+        summary = _finished_summary(directory, space.budget, options)
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
@@ -147,20 +155,29 @@ def _with_options(space: Space, options: RunOptions) -> Space:
     return replace(space, study=options.study or space.study, budget=budget)
 
 
-def _note_of_sampler(options: RunOptions, space: SearchSpace) -> Note | None:
+def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
     """Return why another sampler than the usual one is chosen; None where it is not.
 
     Raises:
         UsageError: where the given sampler cannot search the space.
     """
-    if space.graph is None or options.chosen_sampler not in CALIBRATED:
+    searched, sampler = space.search_space, options.chosen_sampler
+    if sampler not in CALIBRATED:
         return None
-    pipelines = ", ".join(sorted(space.graph.names))
-    reason = f"the simulator of {options.chosen_sampler} is of single models, and {pipelines} has "
+    if searched.graph is not None:
+        pipelines = ", ".join(sorted(searched.graph.names))
+        reason = f"the simulator of {sampler} is of single models, and {pipelines} has steps"
+    elif cached := answered_by_cache(space.workload, searched):
+        reason = (
+            f"the simulator of {sampler} has no response cache, which answers repeated requests "
+            f"to {', '.join(cached)}"
+        )
+    else:
+        return None
     if options.sampler is not None:
         others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}steps")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}steps")
+        raise UsageError(f"--sampler: must be one of {others}: {reason}")
+    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:
@@ -201,7 +218,7 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
 
 
 def _finished_summary(
-    directory: StudyDirectory, budget: Budget, sampler: str
+    directory: StudyDirectory, budget: Budget, options: RunOptions
 ) -> StudySummary | None:
     """Return the summary of a study that has nothing left to do within this budget, or None."""
     summary = read_summary(directory)
@@ -209,9 +226,14 @@ def _finished_summary(
         return None
     study = read_study(directory.root.parent, directory.name)
     spent = History({record.number: record for record in study.trials}).trials_spent
-    converged = summary.settled and sampler in CALIBRATED
+    converged = summary.settled and options.chosen_sampler in CALIBRATED
     done = spent >= budget.trials or summary.space_exhausted or converged
-    return study.summary if done and _is_exported(study) else None
+    if not (done and _is_exported(study)):
+        return None
+    best = study.own_decision.best
+    if best is not None and missing_tests(directory, best.config, options.winner_tests):
+        return None
+    return study.summary
 
 
 def _is_exported(study: StudyReading) -> bool:
@@ -253,8 +275,11 @@ class _Study:
     def _phases(self, started: float, shown: DashboardStudy) -> StudySummary:
         with self._run.evaluator(self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
+            searching = time.monotonic()
             ended = self._search(evaluator, history, prepared, shown)
+            search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
+            self._measure_winner(evaluator, history, confirmed, search_seconds)
         self._write_bundles(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
@@ -306,9 +331,14 @@ class _Study:
             # The calibration counts against the user's time limit.
             spent_seconds = time.monotonic() - started
             first = self._enqueued(prepared.space)
-            return loop.run(
-                self._space.budget, strategy.advise, spent_seconds, first, strategy.explain
-            )
+            budget = self._search_budget()
+            return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
+
+    def _search_budget(self) -> Budget:
+        """Return the budget without the time that is left for measuring the winner."""
+        budget = self._space.budget
+        reserved = reserved_seconds(budget.wall_clock_seconds, self._options.winner_tests)
+        return replace(budget, wall_clock_seconds=budget.wall_clock_seconds - reserved)
 
     def _enqueued(self, space: SearchSpace) -> list[Position]:
         """Return the points that are measured before any that the sampler proposes."""
@@ -370,6 +400,26 @@ class _Study:
         }
         return phase.run(History(measurable), space.config(space.baseline))
 
+    def _measure_winner(
+        self,
+        evaluator: LiveEvaluator,
+        history: History,
+        confirmed: Confirmed,
+        search_seconds: float,
+    ) -> None:
+        """Measure what is beyond capacity and cost, where time is left for it."""
+        if not confirmed.best:
+            return
+        runs = LoadRuns.of(self._directory)
+        own = [record for record in history.records if record.origin is None]
+        records = [*own, *runs.calibration, *runs.drift_runs, *runs.confirmations]
+        WinnerPhase(evaluator, self._directory, self._watch).run(
+            confirmed.best[0],
+            self._options.winner_tests,
+            measured_seconds=sum(record.seconds.measuring for record in records),
+            seconds_left=self._space.budget.wall_clock_seconds - search_seconds,
+        )
+
     def _write_bundles(self, confirmed: Confirmed, prepared: Prepared) -> None:
         """Write best/ and baseline/ with copies of their artefacts."""
         if confirmed.best:
@@ -382,7 +432,7 @@ class _Study:
 
     def _write(self, target: Path, config: ServingConfig, prepared: Prepared) -> None:
         provenance = Provenance(
-            origins_in(prepared.space),
+            origins_in(prepared.space, self._directory.cold_start.read(config)),
             dict(self._run.machine.packages),
             labels_in(read_source_cards(self._directory)),
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.artifacts.build_process import BuildProcess
-from optimizer.commands.completed_source import complete_source
+from optimizer.commands.called_models import source_from_server
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
@@ -62,11 +62,11 @@ def cache_folder(folder: Path | None) -> Path:
     return folder.absolute()
 
 
-def open_space(space: Path | Space, complete: CompleteSource = complete_source) -> Space:
+def open_space(space: Path | Space, complete: CompleteSource = source_from_server) -> Space:
     """Read a space file for this machine; return a space that was read already as it is.
 
     Args:
-        complete: completes the configurations of models that are deployed already.
+        complete: completes the sources of models that are deployed already.
 
     Raises:
         SpaceFileError: with every mistake in the file.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Literal
 
@@ -106,6 +106,11 @@ class ModelGraph:
         return frozenset(each.name for each in self.composed if each.kind == "ensemble")
 
     @property
+    def bls_names(self) -> frozenset[str]:
+        """Names of the models that call others from an instance of their own."""
+        return self.names - self.ensemble_names
+
+    @property
     def step_names(self) -> frozenset[str]:
         """Names of the models that get requests from a composed model."""
         return frozenset(name for each in self.composed for name in each.models)
@@ -118,6 +123,27 @@ class ModelGraph:
         """Return the names of all models that a model is composed of, directly or not."""
         own = frozenset(step.model for step in self.steps_of(name))
         return own.union(*map(self.below, own))
+
+    def loads(self, models: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield each model that a server is asked to load, and those that it loads with it.
+
+        Triton loads the steps of an ensemble with the ensemble, even those that are loaded already.
+        It does not know what a BLS model calls.
+
+        Args:
+            models: all names, each after its steps.
+        """
+        steps = {each.name: {*each.models} for each in self.composed if each.kind == "ensemble"}
+        with_ensembles = frozenset[str]().union(*steps.values())
+
+        def brought(name: str) -> set[str]:
+            own = steps.get(name, set())
+            return own.union(*map(brought, own))
+
+        for name in models:
+            if name not in with_ensembles:
+                together = brought(name)
+                yield name, tuple(each for each in models if each in together)
 
     def check(self, models: Collection[str]) -> None:
         """Check that a graph fits the models: each composed model comes after its steps.

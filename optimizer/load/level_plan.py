@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.load.exchange import LevelProgress
+from optimizer.load.request_sequence import IN_ORDER, RequestSequence
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.level import LevelVerdict
 from optimizer.workload.streams import Stream
@@ -53,6 +54,8 @@ class LevelPlan:
         longest_lag_ms: the level is void where the 99th percentile of the client's lag is above;
             None where lag does not matter.
         stop: may end the level early.
+        cold: whether the first requests count, as after a start; otherwise those are left out that
+            a server that is still warming up has answered.
     """
 
     load: ClosedLoop | OpenLoop | UserLoad
@@ -61,6 +64,7 @@ class LevelPlan:
     timeout_seconds: float
     longest_lag_ms: float | None = None
     stop: StoppingRule | None = None
+    cold: bool = False
 
     @property
     def sending_seconds(self) -> float:
@@ -70,10 +74,11 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class PreparedStream:
-    """A stream and its serialised requests, which are sent in turn, repeatedly."""
+    """A stream, its serialised requests, and which of them are sent."""
 
     stream: Stream
     prepared: tuple[SerialisedRequest, ...]
+    sequence: RequestSequence = IN_ORDER
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,9 @@ def load_level(
     """Summarise one level; the caller adds the statistics of server and machine.
 
     Only requests that were due within the measured window count: after the planned warm-up and any
-    further one that `warmup_length` finds. A request without a good reply counts with the timeout
-    as its latency, so that failing fast never looks like being fast.
+    further one that `warmup_length` finds, unless the plan is of a cold start. A request without a
+    good reply counts with the timeout as its latency, so that failing fast never looks like being
+    fast.
 
     Args:
         stopped: why and when (seconds since the start) sending was stopped early.
@@ -79,7 +80,7 @@ def load_level(
 def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float, float], bool]:
     """Return the measured window (start, end) in seconds, and whether warm-up ended before it."""
     start = plan.warmup_seconds
-    if not isinstance(plan.load, OpenLoop):
+    if not isinstance(plan.load, OpenLoop) or plan.cold:
         return (start, end), True
     inside = (replies.due_seconds >= start) & (replies.due_seconds < end)
     latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]

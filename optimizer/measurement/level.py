@@ -6,6 +6,7 @@ load that met every limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +96,18 @@ class ServerSplit:
     Attributes:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
-        step: whether the requests came from an ensemble and not from clients.
+        step: whether the requests came from a composed model and not from clients.
+        waiting_ms: of a BLS model, mean time that a request waits for the models that it calls,
+            which `compute_infer_ms` and the times of its batches include. Calls that are made at
+            the same time are taken to follow each other.
+        request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
+            the scheduling between its steps, and steps at the same time count once. None in
+            measurements of earlier versions.
+        cache_hits, cache_misses: requests that the response cache answered, and that it was asked
+            for in vain. Only the latter are executed; all are `requests`.
+        cache_ms: mean time of lookups and insertions.
+        expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
+            that is not known.
     """
 
     model: str
@@ -107,12 +119,28 @@ class ServerSplit:
     batches: tuple[BatchPoint, ...]
     ensemble: bool = False
     step: bool = False
+    request_ms: float | None = None
+    waiting_ms: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_ms: float = 0.0
+    expected_hit_rate: float | None = None
+
+    @property
+    def compute_ms(self) -> float:
+        """Mean time of the executions that a request was in."""
+        return self.compute_input_ms + self.compute_infer_ms + self.compute_output_ms
 
     @property
     def total_ms(self) -> float:
-        """Mean time in the server."""
-        parts = (self.queue_ms, self.compute_input_ms, self.compute_infer_ms)
-        return sum(parts) + self.compute_output_ms
+        """Mean time in the cache, in the queue and in executions."""
+        return self.cache_ms + self.queue_ms + self.compute_ms
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of requests that the response cache answered; None without a cache."""
+        asked = self.cache_hits + self.cache_misses
+        return self.cache_hits / asked if asked else None
 
     @property
     def executions(self) -> int:
@@ -123,6 +151,20 @@ class ServerSplit:
     def inferences(self) -> int:
         """Inferences of all executions."""
         return sum(point.inferences for point in self.batches)
+
+
+def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
+    """Return the mean time of a client's request in the server; None without requests."""
+    received = [split for split in splits if not split.step]
+    requests = sum(split.requests for split in received)
+    if requests == 0:
+        return None
+    if any(split.ensemble and split.request_ms is None for split in received):
+        # An earlier version: the steps of its ensembles are taken to follow each other.
+        return sum(s.total_ms * s.requests for s in splits if not s.ensemble) / requests
+    times_ms = (s.request_ms if s.ensemble else s.total_ms for s in received)
+    inside = sum((ms or 0.0) * s.requests for ms, s in zip(times_ms, received, strict=True))
+    return inside / requests
 
 
 @dataclass(frozen=True)
@@ -299,10 +341,10 @@ class LoadLevel:
         None without the server's statistics. 0 where these cover all of it: Triton counts the
         output of a batch until its last reply is sent, and other replies have arrived by then.
         """
-        if self.requests_received == 0 or self.replied_ms is None:
+        inside_ms = inside_server_ms(self.server)
+        if inside_ms is None or self.replied_ms is None:
             return None
-        inside = sum(split.total_ms * split.requests for split in self.executed)
-        return max(0.0, self.replied_ms - inside / self.requests_received)
+        return max(0.0, self.replied_ms - inside_ms)
 
     @property
     def executed(self) -> tuple[ServerSplit, ...]:
@@ -311,7 +353,7 @@ class LoadLevel:
 
     @property
     def requests_received(self) -> int:
-        """Requests that the server got from clients, not those that ensembles sent to steps."""
+        """Requests that the server got from clients, not those that models sent to steps."""
         return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:

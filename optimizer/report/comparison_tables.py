@@ -18,6 +18,7 @@ from optimizer.fleet.price_rules import price_mismatch
 from optimizer.measurement.cost import Demand
 from optimizer.report import number_formats as form
 from optimizer.report.configurations import FIGURES
+from optimizer.report.pipeline_tables import bottlenecks_table, breakdowns_of
 from optimizer.report.table import Line, Part, Table, table_of
 from optimizer.study.decision import ConfirmedCapacity
 
@@ -43,6 +44,7 @@ def comparison_parts(comparison: Comparison) -> Iterator[Part]:
     yield _charged(comparison)
     yield _entries("Baseline", comparison, lambda study: study.baseline)
     yield _entries("Best", comparison, lambda study: study.best)
+    yield from _pipelines(comparison)
     if not comparison.same_demand:
         yield _recounted(comparison)
     for shared in comparison.shared:
@@ -129,6 +131,19 @@ def _cost_ratio(
     if first is None or entry is first:
         return form.MISSING
     return form.ratio(cost(entry.finding) / cost(first.finding))
+
+
+def _pipelines(comparison: Comparison) -> Iterator[Part]:
+    """Yield which step limits the best of each study; nothing without a pipeline."""
+    named = [
+        (study.name, own)
+        for study in comparison.studies
+        if study.best is not None
+        for own in breakdowns_of(study.best.finding, study.reading.trials)
+        if own.limits is not None
+    ]
+    if named:
+        yield bottlenecks_table("Pipelines of the best: what limits them at saturation", named)
 
 
 def _recounted(comparison: Comparison) -> Table:

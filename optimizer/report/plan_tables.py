@@ -104,8 +104,28 @@ def _instances(plan: Plan, described: Mapping[str, str]) -> Table:
             "Measured, at least: the capacity and its lower bound. Simulated: the highest steady "
             "load within the limits, with service times scaled (scale) so that the simulated "
             "capacity is the measured one. Fleets are sized by the lower of the two.",
+            _setup_note(plan),
         ),
     )  # fmt: skip
+
+
+def _setup_note(plan: Plan) -> str:
+    """Return what the setup of each study's instances is."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for member in plan.fleet.members:
+        names[member.instance.setup_measured].append(member.instance.name)
+    parts = []
+    if measured := names[True]:
+        parts.append(
+            "from the start of the server until its models serve, measured with their warm-up "
+            f"({', '.join(measured)})"
+        )
+    if loaded := names[False]:
+        parts.append(
+            f"the time to serve the configuration in its trial ({', '.join(loaded)}; "
+            "run --with cold-start measures it from the start of the server)"
+        )
+    return f"Setup: {'; '.join(parts)}."
 
 
 def _over_time(plan: Plan) -> Table:

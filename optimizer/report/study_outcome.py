@@ -12,14 +12,18 @@ from functools import cached_property
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
+from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
 from optimizer.report import number_formats as form
+from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
+    cache_table,
     claims_table,
     confidence_text,
     configurations_table,
     short_trials_table,
 )
+from optimizer.report.pipeline_tables import Breakdown, breakdown_parts, breakdowns_of
 from optimizer.report.table import Line, Part, Table
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity, Decision, claims_of
@@ -60,6 +64,11 @@ class StudyOutcome:
     def baseline(self) -> ConfirmedCapacity | None:
         """The baseline; None where it met the limits at no load, or was not measured yet."""
         return self.decision.entry_of(self.study.baseline)
+
+    @cached_property
+    def cold_start(self) -> ColdStart | None:
+        """How the best starts, where that was measured."""
+        return self.study.directory.cold_start.read(self.best.config if self.best else None)
 
     def headline(self) -> str:
         """Return the recommendation in one sentence."""
@@ -136,11 +145,17 @@ class StudyOutcome:
                 named.append(("baseline", self.baseline))
             named += [("equal cost", each) for each in equal[1:]]
             tables.append(configurations_table("The best and what it is compared with", named))
+            if (cache := cache_table(self.decision.ranking)) is not None:
+                tables.append(cache)
         if self.claims:
             tables.append(claims_table(self.claims))
         if self.summary is not None and self.summary.pareto:
             tables.append(front_table(self.summary.pareto))
         return tables
+
+    def breakdowns(self, finding: ConfirmedCapacity) -> list[Breakdown]:
+        """Return where the time goes in each pipeline of a configuration; empty without one."""
+        return breakdowns_of(finding, self.study.trials)
 
     def course(self) -> str:
         """Return what the study took, in one sentence."""
@@ -166,8 +181,10 @@ class StudyOutcome:
         return [
             short_trials_table(self.study.trials),
             *self.tables(),
+            *(breakdown_parts(self.breakdowns(self.best)) if self.best is not None else ()),
             Line(self.headline(), "good" if good else "warning"),
             *(Line(caution) for caution in self.cautions()),
+            *(Line(cold_start_sentence(cold)) for cold in [self.cold_start] if cold is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
         ]

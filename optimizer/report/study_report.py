@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from optimizer.analysis.effects import Effects
 from optimizer.analysis.latency_curve import LatencyCosts
+from optimizer.analysis.pipeline_times import composed_targets, pipeline_times
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel
 from optimizer.report.model_figures import Predicted
+from optimizer.report.pipeline_tables import step_times_ms
 from optimizer.report.server_figures import Timings, times_ms
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_outcome import StudyOutcome
@@ -73,9 +75,18 @@ class StudyReport:
 
     def times_at_capacity(self) -> dict[str, Mapping[str, float]]:
         """Return where a request's time goes, by configuration in words, of the finalists."""
-        timings = {describe(config): self.timings(config) for config in self.finalists()}
+        configs = {describe(config): config for config in self.finalists()}
         levels = self.levels_at_capacity()
-        return {name: times_ms(level, timings[name]) for name, level in levels.items()}
+        return {name: self._times_ms(configs[name], level) for name, level in levels.items()}
+
+    def _times_ms(self, config: ServingConfig, level: LoadLevel) -> Mapping[str, float]:
+        """Return the parts of a request's time; of a pipeline that is served alone, by step."""
+        pipelines = composed_targets(config)
+        if len(config.targets) == len(pipelines) == 1:
+            times = pipeline_times(config, pipelines[0], level)
+            if times is not None:
+                return step_times_ms(times)
+        return times_ms(level, self.timings(config))
 
     @property
     def space_content(self) -> str:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from optimizer.analysis.summary import SummaryArtifact
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report import number_formats as form
+from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.configurations import trials_table
 from optimizer.report.model_figures import (
     importances,
@@ -20,6 +21,7 @@ from optimizer.report.model_figures import (
     predicted_against_measured,
 )
 from optimizer.report.pareto_page import per_million_chart
+from optimizer.report.pipeline_tables import limit_sentences
 from optimizer.report.server_figures import HOST, batch_histogram, parts_of, time_split
 from optimizer.report.study_figures import (
     cost_latency_figure,
@@ -66,6 +68,8 @@ def sections(report: StudyReport) -> list[ReportSection]:
         _what_mattered,
         _cost_and_latency,
         _loads,
+        _pipelines,
+        _cold_start,
         _course,
         _predictions,
         _failures,
@@ -169,6 +173,31 @@ def _loads(report: StudyReport) -> ReportSection | None:
             ("Batch sizes", lambda: batch_histogram(at_capacity)),
         ),
     )
+
+
+def _pipelines(report: StudyReport) -> ReportSection | None:
+    outcome = report.outcome
+    named = [("Best", outcome.best), ("Baseline", outcome.baseline)]
+    if outcome.best == outcome.baseline:
+        named.pop()
+    tables, paragraphs = list[Table](), list[str]()
+    for name, finding in named:
+        for own in outcome.breakdowns(finding) if finding is not None else ():
+            tables += own.tables(name)
+            if own.limits is not None:
+                sentences = " ".join(limit_sentences(own.limits))
+                paragraphs.append(f"{name}: {sentences}")
+    if not tables:
+        return None
+    return ReportSection("pipeline", "Steps of the pipeline", tuple(paragraphs), tuple(tables))
+
+
+def _cold_start(report: StudyReport) -> ReportSection | None:
+    cold, best = report.outcome.cold_start, report.outcome.best
+    if cold is None or best is None:
+        return None
+    tables = cold_start_tables(cold, best.latency_ms(99))
+    return ReportSection("cold-start", "Cold start", (cold_start_sentence(cold),), tables)
 
 
 def _course(report: StudyReport) -> ReportSection | None:

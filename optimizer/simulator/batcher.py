@@ -238,7 +238,7 @@ def open_loop(
     Raises:
         ValueError: when scheduler, curve and request size do not fit together.
     """
-    rows = _rows(draws)
+    rows = rows_of(draws)
     rows["arrive"][:-2] = arrive_ms
     return _simulate(scheduler, curve, rows, arrivals=len(arrive_ms))
 
@@ -253,7 +253,7 @@ def closed_loop(
     Raises:
         ValueError: when scheduler, curve and request size do not fit together.
     """
-    rows = _rows(draws)
+    rows = rows_of(draws)
     return _simulate(scheduler, curve, rows, arrivals=min(concurrency, len(draws.shape)))
 
 
@@ -263,8 +263,17 @@ def _simulate(
     # numba takes a second to import: only what simulates pays for it.
     from optimizer.simulator.batcher_kernel import run
 
-    executions = run(_rules(scheduler, curve), _steps(scheduler, curve), rows, arrivals)
-    requests, executed = rows[:-2], rows[:executions]
+    executions = run(rules_of(scheduler, curve), steps_of(scheduler, curve), rows, arrivals)
+    return simulation_of(scheduler, rows[:-2], rows[:executions], curve.outside_ms)
+
+
+def simulation_of(
+    scheduler: Scheduler,
+    requests: NDArray[np.void],
+    executed: NDArray[np.void],
+    outside_ms: float,
+) -> Simulation:
+    """Return the requests and executions of a batcher from the rows that hold them."""
     return Simulation(
         arrive_ms=np.ascontiguousarray(requests["arrive"]),
         begin_ms=np.ascontiguousarray(requests["begin"]),
@@ -273,11 +282,16 @@ def _simulate(
         execution_begin_ms=np.ascontiguousarray(executed["execution_begin"]),
         execution_ms=np.ascontiguousarray(executed["execution_ms"]),
         execution_size=executed["execution_size"].astype(np.int64) * scheduler.request_size,
-        outside_ms=curve.outside_ms,
+        outside_ms=outside_ms,
     )
 
 
-def _rules(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+def rules_of(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+    """Return the batcher's `RULES`, shape [1].
+
+    Raises:
+        ValueError: when a request is larger than the largest batch.
+    """
     size, most, policy = scheduler.request_size, scheduler.most_requests, scheduler.policy
     if most < 1:
         raise ValueError(
@@ -301,7 +315,12 @@ def _rules(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
     return rules
 
 
-def _steps(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+def steps_of(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
+    """Return the batcher's rows of `STEP` before anything was executed.
+
+    Raises:
+        ValueError: when the curve is of fewer instances.
+    """
     size, most, instances = scheduler.request_size, scheduler.most_requests, scheduler.instances
     if len(curve.busy_factors) < instances:
         raise ValueError(
@@ -325,7 +344,8 @@ def _steps(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
     return steps
 
 
-def _rows(draws: Draws) -> NDArray[np.void]:
+def rows_of(draws: Draws) -> NDArray[np.void]:
+    """Return the batcher's rows of `ROW` before anything has arrived, shape [requests + 2]."""
     requests = len(draws.shape)
     rows = np.zeros(requests + 2, dtype=ROW)
     rows["noise"][:-2] = draws.noise

@@ -36,42 +36,54 @@ def run(
         rows: `ROW`, shape [requests + 2].
         arrivals: number of arrivals whose times are given; the others follow replies.
     """
-    state = np.zeros(1, STATE)
+    state = states_of(rules)
     state["arrivals"] = arrivals
-    state["idle"] = rules["instances"]
-    state["wake_at"] = state["next_done"] = np.inf
     return int(_run(rules, steps, rows, state))
+
+
+def states_of(rules: NDArray[np.void]) -> NDArray[np.void]:
+    """Return the states in which batchers with these rules begin, shape [batchers]."""
+    states = np.zeros(len(rules), STATE)
+    states["idle"] = rules["instances"]
+    states["wake_at"] = states["next_done"] = np.inf
+    states["slowdown"] = 1.0
+    return states
 
 
 @njit(cache=True)
 def _run(rules, m, b, state):  # type: ignore[no-untyped-def]
-    r, s = rules[0], state[0]
-    while True:
+    r, s, requests = rules[0], state[0], len(b) - 2
+    while s.answered < requests:
         arrival = b[s.arrived].arrive if s.arrived < s.arrivals else np.inf
-        now = min(arrival, s.next_done, s.wake_at)
-        if now == np.inf:
-            return s.executions
-        s.now = now
-        if s.next_done == now:
-            _finish(r, s, m, b)
-            _dispatch(r, s, m, b)
-            if r.dynamic:
-                _form_batches(r, s, m, b)
-        elif arrival == now:
-            if r.dynamic:
-                _enqueue(r, s, m, b)
-            else:
-                _send_alone(r, s, m, b)
+        s.now = min(arrival, s.next_done, s.wake_at)
+        if s.next_done == s.now:
+            finish(r, s, m, b, s.next_instance)
+        elif arrival == s.now:
+            arrive(r, s, m, b)
         else:
-            _wake(r, s, m, b)
+            wake(r, s, m, b)
+        while s.passed_on < s.answered:
+            s.passed_on += 1
+            if s.arrivals < requests:
+                b[s.arrivals].arrive = s.now + r.again_ms
+                s.arrivals += 1
+    return s.executions
 
 
 @njit(cache=True)
-def _wake(r, s, m, b):  # type: ignore[no-untyped-def]
+def arrive(r, s, m, b):  # type: ignore[no-untyped-def]
+    """Let the next request in."""
+    if r.dynamic:
+        _enqueue(r, s, m, b)
+    else:
+        _send_alone(r, s, m, b)
+
+
+@njit(cache=True)
+def wake(r, s, m, b):  # type: ignore[no-untyped-def]
     """Wake the batcher after its sleep."""
     if _waiting(s) == 0:
-        more_comes = s.arrived < s.arrivals or s.next_done < np.inf
-        s.wake_at = s.now + _POLL_MS if more_comes else np.inf
+        s.wake_at = s.now + _POLL_MS
         return
     if s.waits_for_slot and r.refuses:
         _apply_timeouts(r, s, b)
@@ -95,7 +107,7 @@ def _enqueue(r, s, m, b):  # type: ignore[no-untyped-def]
     request = s.arrived
     s.arrived += 1
     if r.most_queued > 0 and _waiting(s) >= r.most_queued:
-        _refuse(r, s, b, request)
+        _refuse(s, b, request)
         return
     shape = b[request].shape
     if s.tail == 0 or b[b[s.tail - 1].queued].shape != shape:
@@ -130,17 +142,16 @@ def _stale(s, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _refuse(r, s, b, request):  # type: ignore[no-untyped-def]
+def _refuse(s, b, request):  # type: ignore[no-untyped-def]
     b[request].refused = True
-    _answer(r, s, b, request)
+    _answer(s, b, request)
 
 
 @njit(cache=True)
-def _answer(r, s, b, request):  # type: ignore[no-untyped-def]
+def _answer(s, b, request):  # type: ignore[no-untyped-def]
     b[request].done = s.now
-    if s.arrivals < len(b) - 2:
-        b[s.arrivals].arrive = s.now + r.again_ms
-        s.arrivals += 1
+    b[s.answered].answered = request
+    s.answered += 1
 
 
 @njit(cache=True)
@@ -188,7 +199,7 @@ def _apply_timeouts(r, s, b):  # type: ignore[no-untyped-def]
             return
         s.head += 1
         if r.refuses:
-            _refuse(r, s, b, request)
+            _refuse(s, b, request)
         else:
             b[s.late_tail].late = request
             s.late_tail += 1
@@ -344,23 +355,33 @@ def _begin(r, s, m, b, first, end):  # type: ignore[no-untyped-def]
     s.executions += 1
     for n in range(first, end):
         b[b[n].sent].begin = s.now
-    m[instance].done = s.now + lasts
+    m[instance].done = s.now + lasts * s.slowdown
     m[instance].first = first
     m[instance].size = size
+    m[instance].execution = s.executions - 1
     if m[instance].done < s.next_done:
         s.next_done = m[instance].done
         s.next_instance = instance
 
 
 @njit(cache=True)
-def _finish(r, s, m, b):  # type: ignore[no-untyped-def]
-    instance = s.next_instance
+def finish(r, s, m, b, instance):  # type: ignore[no-untyped-def]
+    """Answer the requests of an instance's execution, and let the instance take the next."""
     first = m[instance].first
     for n in range(first, first + m[instance].size):
-        _answer(r, s, b, b[n].sent)
+        _answer(s, b, b[n].sent)
     m[instance].done = np.inf
     m[instance].idle_since = s.now
     s.idle += 1
+    find_next_done(r, s, m)
+    _dispatch(r, s, m, b)
+    if r.dynamic:
+        _form_batches(r, s, m, b)
+
+
+@njit(cache=True)
+def find_next_done(r, s, m):  # type: ignore[no-untyped-def]
+    """Find the instance that is done first."""
     s.next_done = np.inf
     for other in range(r.instances):
         if m[other].done < s.next_done:

@@ -50,6 +50,9 @@ STEP = np.dtype(
         ("first", np.int64),
         ("size", np.int64),
         ("idle_since", np.float64),
+        # Its execution, and how many of that execution's requests have begun to call other models.
+        ("execution", np.int64),
+        ("calling", np.int64),
     ],
     align=True,
 )
@@ -73,6 +76,8 @@ ROW = np.dtype(
         ("late", np.int32),
         # The k-th to join a payload.
         ("sent", np.int32),
+        # The k-th to be answered or refused.
+        ("answered", np.int32),
         # Payload k: the first sent with it, when the oldest of it arrived, whether it is closed
         # because another shape follows, and whether it cannot grow although it is scheduled.
         ("first", np.int32),
@@ -117,7 +122,12 @@ STATE = np.dtype(
         ("saturated", np.bool_),
         ("next_preferred", np.int64),
         ("executions", np.int64),
+        # Requests answered or refused, and those of them whose senders have taken notice.
+        ("answered", np.int64),
+        ("passed_on", np.int64),
+        # Factor of execution times by what other models execute.
+        ("slowdown", np.float64),
     ],
     align=True,
 )
-"""State of a simulation."""
+"""State of a batcher."""

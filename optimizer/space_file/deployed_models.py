@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import Host
 from optimizer.errors import UsageError
-from optimizer.space_file.schema import SpaceSection
-from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.model_spec import ModelSpec, RepositorySource
 
 ReadSettings = Callable[[RepositorySource], DeployedSettings]
 """Reads the settings of a model in a repository. Raises UsageError."""
@@ -21,39 +19,32 @@ def no_repository(source: RepositorySource) -> DeployedSettings:
     raise UsageError(f"{source.folder}: models of a repository cannot be read here")
 
 
-CompleteSource = Callable[[str, RepositorySource, Host, tuple[Gpu, ...]], RepositorySource]
-"""Completes the configuration of a model, by its name in the file, on the server of the file."""
+CompleteSource = Callable[[ModelSpec, Host, tuple[Gpu, ...]], RepositorySource]
+"""Returns a model's source, with what its repository leaves open as the file's server shows it."""
 
 
-def as_it_is(
-    model: str, source: RepositorySource, host: Host, gpus: tuple[Gpu, ...]
-) -> RepositorySource:
-    """Return a source as it is: its configuration is complete."""
-    return source
+def as_it_is(model: ModelSpec, host: Host, gpus: tuple[Gpu, ...]) -> RepositorySource:
+    """Return a source as it is: its repository leaves nothing open."""
+    assert isinstance(model.source, RepositorySource), "the model is deployed"
+    return model.source
 
 
 def deployed_sources(
-    section: SpaceSection,
-    path: Path,
+    models: Mapping[str, ModelSpec],
+    host: Host,
     gpus: tuple[Gpu, ...],
     complete: CompleteSource,
 ) -> dict[str, RepositorySource]:
     """Return the sources of the models that are deployed already, by name.
 
     Args:
-        section: content of the space file.
-        path: of the space file.
+        models: of the space file, by name.
+        host: of the space file.
         gpus: of the server.
-        complete: completes the sources' configurations.
+        complete: completes the sources.
     """
-    given = {
-        name: model.source.to_value(path.parent)
-        for name, model in section.models.items()
-        if model.source is not None
-    }
-    host = section.server.to_value(path.parent)
     return {
-        name: complete(name, source, host, gpus)
-        for name, source in given.items()
-        if isinstance(source, RepositorySource)
+        name: complete(model, host, gpus)
+        for name, model in models.items()
+        if isinstance(model.source, RepositorySource)
     }

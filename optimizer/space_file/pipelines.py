@@ -130,11 +130,13 @@ def read_models(
         UsageError: for a model or a step that cannot be read or tuned, and for names that clash.
         SpaceFileError: with everything that the models' configurations do not allow.
     """
-    models: dict[str, DeployedModel | GeneratedModel] = {}
+    deployed: dict[str, DeployedModel] = {}
     for name, source in sources.items():
-        if name in models:
-            raise _clash(name, models[name].of, name)
-        _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
+        if name in deployed:
+            raise _clash(name, deployed[name].of, name)
+        _add(deployed, name, DeployedModel(name, source, read(source)), read, (name,))
+        _require_callers(source, [each.source for each in deployed.values() if each.of == name])
+    models: dict[str, DeployedModel | GeneratedModel] = {**deployed}
     for name in section.models:
         for step, model in _generated(name, section, path.parent).items():
             if step in models or (step != name and step in section.models):
@@ -149,7 +151,7 @@ def read_models(
 
 
 def _add(
-    models: dict[str, DeployedModel | GeneratedModel],
+    models: dict[str, DeployedModel],
     name: str,
     model: DeployedModel,
     read: ReadSettings,
@@ -161,7 +163,7 @@ def _add(
         within: names of the models that it is a step of, and its own.
     """
     for step in model.settings.step_names:
-        source = RepositorySource(model.source.repository, step)
+        source = model.source.step(step)
         if step in within:
             raise UsageError(f"{model.source.folder}: the model {step} is a step of itself")
         if not is_safe_name(step):
@@ -172,11 +174,21 @@ def _add(
         if step not in models:
             _add(models, step, DeployedModel(model.of, source, read(source)), read, (*within, step))
         earlier = models[step]
-        if not isinstance(earlier, DeployedModel) or earlier.of != model.of:
+        if earlier.of != model.of:
             raise _clash(step, earlier.of, model.of)
         settings = earlier.settings.as_step_of(name, model.settings)
         models[step] = replace(earlier, settings=settings)
     models[name] = model
+
+
+def _require_callers(source: RepositorySource, parts: Collection[RepositorySource]) -> None:
+    """Check that each model whose calls are stated is part of the pipeline. Raises UsageError."""
+    names = {part.model for part in parts}
+    for caller, _ in source.calls or ():
+        if caller not in names:
+            raise UsageError(
+                f"source.calls: states calls of {caller}, which {source.model} is not composed of"
+            )
 
 
 def _clash(name: str, *of: str) -> UsageError:

@@ -36,6 +36,7 @@ from optimizer.space_file.pipelines import (
     parameters_of,
     read_models,
 )
+from optimizer.space_file.repetition import repetition_mistakes
 from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
@@ -124,7 +125,7 @@ def load_space(
         prices: price list by instance type.
         hardware: hardware of this machine, whose GPUs the file may select.
         read_settings: reads the settings of models that are deployed already.
-        complete: completes their configurations before.
+        complete: completes their sources before.
 
     Raises:
         SpaceFileError: with every mistake.
@@ -140,12 +141,17 @@ def load_space(
         mistakes = one_for_each_value(mistake(each, document) for each in errors)
         mistakes += _mistakes_beside_others(document, hardware)
         raise SpaceFileError(path, mistakes) from error
-    sources = deployed_sources(section, path, _gpus(section.server, hardware), complete)
+    host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
+    targets = {name: own.to_value(name, path.parent) for name, own in section.models.items()}
+    sources = deployed_sources(targets, host, gpus, complete)
     deployed = read_models(section, path, sources, read_settings)
-    space = _to_value(section, path, prices, hardware, deployed)
+    targets |= {name: replace(targets[name], source=deployed[name].source) for name in sources}
+    chosen = replace(hardware, gpus=gpus)
+    space = _to_value(section, path.parent, prices, host, chosen, targets, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     for model in space.models:
         mistakes += mistakes_with_requests(section, model, path.parent)
+    mistakes += repetition_mistakes(space.workload, space.search_space)
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return replace(space, notes=(*deprecations(document), *_unused(space.models)))
@@ -224,27 +230,21 @@ def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
 
 def _to_value(
     section: SpaceSection,
-    path: Path,
+    folder: Path,
     prices: Mapping[str, Price],
+    host: Host,
     hardware: Hardware,
+    targets: Mapping[str, ModelSpec],
     deployed: DeployedModels,
 ) -> Space:
-    folder, traffic = path.parent, section.traffic
-    targets = {name: model.to_value(name, folder) for name, model in section.models.items()}
-    targets |= {
-        name: replace(target, source=deployed[name].source)
-        for name, target in targets.items()
-        if name in deployed
-    }
+    traffic = section.traffic
     streams = tuple(_stream(section, model, folder) for model in targets.values())
     workload = Workload(streams, traffic.transport.to_value())
-    host = section.server.to_value(folder)
-    chosen = replace(hardware, gpus=_gpus(section.server, hardware))
     models = _in_load_order(targets, deployed)
     return Space(
         study=section.study,
         host=host,
-        engines=section.engines.to_value(host, chosen.gpus[0]) if chosen.gpus else None,
+        engines=section.engines.to_value(host, hardware.gpus[0]) if hardware.gpus else None,
         models=models,
         deployed={n: model.settings for n, model in deployed.items() if model.settings},
         workload=workload,
@@ -252,7 +252,7 @@ def _to_value(
         demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
         search_space=SearchSpace(
             tuple(p for model in models for p in _parameters(section, model.name, deployed)),
-            chosen,
+            hardware,
             Limits(tuple(section.conditions), traffic.batch_size),
             graph_of(deployed),
         ),
@@ -294,6 +294,7 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
         demand_per_second=own.demand_per_second or traffic.demand_per_second,
         batch_size=traffic.batch_size,
         version=model.version,
+        repeats=traffic.repeats.to_value() if traffic.repeats is not None else None,
     )
 
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from optimizer.files.untrusted import is_there, parse_json, read_bytes
 from optimizer.space_file.section import (
     Count,
     Name,
+    Positive,
     Section,
     Seed,
     check_finite,
@@ -19,13 +28,46 @@ from optimizer.space_file.section import (
     missing_file,
     wrong,
 )
-from optimizer.workload.model_spec import OnnxSource, RepositorySource, TransformersSource
+from optimizer.workload.model_spec import (
+    Call,
+    Calls,
+    OnnxSource,
+    RepositorySource,
+    TransformersSource,
+)
+
+
+class CallSection(Section):
+    """Calls of a model by a model of the Python backend."""
+
+    model: Name = Field(description="name of the called model in the repository")
+    count: Positive = Field(1, description="mean number of calls for each request of the caller")
+
+
+def _form_of_calls(given: object) -> str:
+    if isinstance(given, str):
+        return "text"
+    return "by_caller" if isinstance(given, dict) else "calls"
+
+
+# Tagged, so that a mistake is reported for the form that was meant only.
+_Call = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[CallSection, Tag("call")],
+    Discriminator(lambda given: "name" if isinstance(given, str) else "call"),
+]
+_Calls = Annotated[list[_Call], Field(max_length=100)]
+_CallsOrAuto = Annotated[
+    Annotated[Literal["auto"], Tag("text")]
+    | Annotated[_Calls, Tag("calls")]
+    | Annotated[dict[Name, _Calls], Tag("by_caller")],
+    Discriminator(_form_of_calls),
+]
 
 
 class SourceSection(Section):
     """The model's source: a transformers class, an ONNX file, or a Triton model repository."""
 
-    added_keys = ("repository", "model", "version")
+    added_keys = ("repository", "model", "version", "calls")
 
     class_name: str | None = Field(
         None, alias="class", description="class of the transformers package"
@@ -42,6 +84,11 @@ class SourceSection(Section):
     model: Name | None = Field(None, description="name of the model in the repository")
     version: Count | None = Field(
         None, description="version that is measured; by default the newest that is served"
+    )
+    calls: _CallsOrAuto | None = Field(
+        None,
+        description="models that the model calls by its own code (BLS), in their order; by name,"
+        " the calls of each calling model; auto is what the server counts for one request",
     )
 
     @field_validator("config")
@@ -64,6 +111,8 @@ class SourceSection(Section):
             raise wrong("model", "is needed with repository, and only there", self.model)
         if self.version is not None and self.repository is None:
             raise wrong("version", "goes with repository, and only there", self.version)
+        if self.calls is not None and self.repository is None:
+            raise wrong("calls", "goes with repository, and only there", self.calls)
         return self
 
     @field_validator("onnx", "checkpoint", "repository")
@@ -94,12 +143,25 @@ class SourceSection(Section):
             return OnnxSource((folder / self.onnx).resolve())
         if self.repository is not None:
             repository = (folder / self.repository).resolve()
-            return RepositorySource(repository, self.model or "", self.version)
+            calls = self._calls(self.model or "")
+            return RepositorySource(repository, self.model or "", self.version, calls=calls)
         checkpoint = self.checkpoint
         if checkpoint is not None and _looks_local(checkpoint):
             checkpoint = str((folder / checkpoint).resolve())
         config = json.dumps(self.config or {}, sort_keys=True)
         return TransformersSource(self.class_name or "", checkpoint, config, self.seed)
+
+    def _calls(self, model: str) -> Calls | None:
+        if self.calls is None:
+            return ()
+        if self.calls == "auto":
+            return None
+        by_caller = self.calls if isinstance(self.calls, dict) else {model: self.calls}
+        return tuple((caller, tuple(map(_call, own))) for caller, own in by_caller.items())
+
+
+def _call(given: str | CallSection) -> Call:
+    return Call(given) if isinstance(given, str) else Call(given.model, given.count)
 
 
 def _looks_local(checkpoint: str) -> bool:

@@ -12,7 +12,9 @@ from typing import IO, Any
 
 from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, storage_errors
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
+from optimizer.measurement.cold_start import ColdStart
 from optimizer.study.record_store import RecordStore
+from optimizer.study.winner_file import WinnerFile
 
 _LOCK_PROBE_SECONDS = 0.2
 
@@ -44,6 +46,7 @@ class StudyDirectory:
         self.trials = RecordStore(root / "trials", scored=True, reported=True)
         self.confirmations = RecordStore(root / "confirmations", reported=True)
         self.drift_runs = RecordStore(root / "references")
+        self.cold_start = WinnerFile(root / "winner" / "cold_start.json", ColdStart)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,9 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.search_status import ExpectedCost, SearchStatus
 
-Phase = Literal["prepare", "calibrate", "search", "confirm", "record", "baseline", "advanced"]
+Phase = Literal[
+    "prepare", "calibrate", "search", "confirm", "winner", "record", "baseline", "advanced"
+]
 
 
 @dataclass(frozen=True)

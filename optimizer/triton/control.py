@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
 from optimizer.triton.statistics import server_split
@@ -55,9 +56,14 @@ class Endpoint:
 
 
 class ServerControl:
-    """Controls the server at an endpoint; a context manager that closes its connection."""
+    """Controls the server at an endpoint; a context manager that closes its connection.
+
+    Attributes:
+        loading_seconds: time of all successful load requests so far.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.loading_seconds = 0.0
         self._client = triton_client(endpoint.grpc)
         self._loaded: dict[str, None] = {}
         self._last_error = ""
@@ -167,8 +173,10 @@ class ServerControl:
     ) -> model_config_pb2.ModelConfig:
         self._loaded[model] = None
         self._ever_loaded.add(model)
+        started = time.monotonic()
         try:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
+            self.loading_seconds += time.monotonic() - started
         except InferenceServerException as error:
             raise _load_failure(model, error, timeout_seconds) from error
         return self.config(model)
@@ -262,6 +270,22 @@ class ServerControl:
                     f"{model} executed nothing and did not answer for {seconds:g} s"
                 )
         return None
+
+    def outputs_of_one_request(
+        self, model: str, tensors: Tensors, timeout_seconds: float
+    ) -> tuple[CachedOutput, ...]:
+        """Send one request and return what its response consists of. Raises ServerFailure."""
+        with _server_errors(f"send {model} a request"):
+            response = self._client.infer(
+                model,
+                client_inputs(tensors),
+                model_version=self.version_of(model),
+                client_timeout=timeout_seconds,
+            ).get_response()
+        return tuple(
+            CachedOutput(output.name, output.datatype, len(output.shape), len(content))
+            for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+        )
 
     def _executed(self, model: str) -> int:
         """Return the number of executions and failures so far."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from optimizer.configuration.model_graph import Step
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import UsageError
@@ -39,6 +40,16 @@ def read_if_present(folder: Path) -> tuple[str, model_config_pb2.ModelConfig]:
     if (folder / CONFIG_FILE).exists():
         return read_deployed(folder)
     return "", model_config_pb2.ModelConfig()
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Return whether a folder has a configuration, or at least a version, which is a number."""
+    if not folder.is_dir():
+        return False
+    return any(
+        each.name == CONFIG_FILE or (each.name.isdecimal() and each.is_dir())
+        for each in folder.iterdir()
+    )
 
 
 def read_source(source: RepositorySource) -> model_config_pb2.ModelConfig:
@@ -106,6 +117,7 @@ def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]
         "preferred_batch_sizes": _preferred(batcher, largest) or "none",
         "max_queue_delay_us": int(batcher.max_queue_delay_microseconds),
         "instance_count": sum(counts) or 1,
+        "response_cache": bool(config.response_cache.enable),
     }
 
 
@@ -140,6 +152,8 @@ def overlay(
     if model.most_instances != deployed["instance_count"]:
         group = config.instance_group[0] if base.instance_group else config.instance_group.add()
         group.count = model.most_instances
+    if model.cache != deployed["response_cache"]:
+        config.response_cache.enable = model.cache
     merge_fields(config, model.parameters)
     return config
 
@@ -152,6 +166,19 @@ def served_text(folder: Path, model: ModelServing) -> tuple[str, model_config_pb
     text, base = read_deployed(folder)
     config = overlay(base, model)
     return edited(text, config), config
+
+
+def ensemble_steps(config: model_config_pb2.ModelConfig) -> tuple[Step, ...]:
+    """Return the steps of an ensemble, which follow those that make the tensors that they take."""
+    steps = config.ensemble_scheduling.step
+    makers = {tensor: n for n, step in enumerate(steps) for tensor in step.output_map.values()}
+    return tuple(
+        Step(
+            step.model_name,
+            tuple(sorted({makers[t] for t in step.input_map.values() if t in makers})),
+        )
+        for step in steps
+    )
 
 
 def versions_without_files(config: model_config_pb2.ModelConfig) -> tuple[int, ...]:

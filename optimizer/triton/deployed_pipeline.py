@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.deployed_settings import DeployedSettings
-from optimizer.configuration.model_graph import ComposedModel, Step
+from optimizer.configuration.model_graph import ComposedModel, Step, in_sequence
 from optimizer.errors import UsageError
 from optimizer.triton.completed_config import left_out
 from optimizer.triton.deployed_config import (
     CONFIG_FILE,
     backend_of,
     deployed_values,
+    ensemble_steps,
     read_deployed,
     read_source,
     refusal_of,
     served_versions,
 )
-from optimizer.workload.model_spec import RepositorySource
+from optimizer.triton.observed_calls import code_calls_others
+from optimizer.workload.model_spec import Call, RepositorySource
 
 _Configs = Mapping[str, model_config_pb2.ModelConfig]
 
@@ -31,13 +33,14 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
 
     Raises:
         UsageError: for a configuration that cannot be read, a version that is not served, and a
-            model that cannot be tuned, such as an ensemble with a step that is missing or takes
-            other tensors than it gets.
+            model that cannot be tuned, such as one with a step that is missing, or an ensemble with
+            a step that takes other tensors than it gets.
     """
     config, path = read_source(source), source.folder / CONFIG_FILE
     mistakes = [refusal] if (refusal := refusal_of(config)) is not None else []
     if config.HasField("ensemble_scheduling"):
         mistakes += _ensemble_mistakes(source, config)
+    mistakes += _call_mistakes(source, config)
     if len(mistakes) == 1:
         raise UsageError(f"{path}: {mistakes[0]}")
     if mistakes:
@@ -54,51 +57,84 @@ def read_settings(source: RepositorySource) -> DeployedSettings:
         batched=config.max_batch_size > 0,
         instance_groups=len(config.instance_group),
         backend=backend_of(config),
-        steps=_steps_of_ensemble(config),
+        steps=_steps_of_calls(source.own_calls) or ensemble_steps(config),
+        kind="bls" if source.own_calls else "ensemble",
     )
 
 
-def _steps_of_ensemble(config: model_config_pb2.ModelConfig) -> tuple[Step, ...]:
-    """Return the steps of an ensemble, after those that make the tensors that they take."""
-    steps = config.ensemble_scheduling.step
-    makers = {tensor: n for n, step in enumerate(steps) for tensor in step.output_map.values()}
-    return tuple(
-        Step(
-            step.model_name,
-            tuple(sorted({makers[t] for t in step.input_map.values() if t in makers})),
-        )
-        for step in steps
-    )
+def step_names(source: RepositorySource, config: model_config_pb2.ModelConfig) -> tuple[str, ...]:
+    """Return the names of the models that a model is composed of, each once."""
+    steps = _steps_of_calls(source.own_calls) or ensemble_steps(config)
+    return tuple(dict.fromkeys(step.model for step in steps))
+
+
+def _steps_of_calls(calls: Sequence[Call]) -> tuple[Step, ...]:
+    """Return calls as steps: one is taken to need the answer to the one before it."""
+    steps = in_sequence(call.model for call in calls)
+    return tuple(replace(step, calls=call.count) for step, call in zip(steps, calls, strict=True))
 
 
 def _ensemble_mistakes(
     source: RepositorySource, config: model_config_pb2.ModelConfig
 ) -> Iterator[str]:
     """Yield why an ensemble cannot be served: a line for each step or tensor, which names it."""
-    steps = tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+    steps = tuple(dict.fromkeys(step.model for step in ensemble_steps(config)))
     if not steps:
         yield "ensemble_scheduling: an ensemble needs a step"
-    configs = {}
+    configs: dict[str, model_config_pb2.ModelConfig] = {}
+    yield from _step_mistakes(source, steps, configs)
+    if len(configs) == len(steps):
+        yield from _tensor_mistakes(config, configs)
+        yield from _batch_mistakes(config, configs)
+        yield from _order_mistakes(config)
+
+
+def _call_mistakes(source: RepositorySource, config: model_config_pb2.ModelConfig) -> Iterator[str]:
+    """Yield why a model cannot call others: a line for each of these, which names it."""
+    steps = tuple(dict.fromkeys(call.model for call in source.own_calls))
+    if steps and config.HasField("ensemble_scheduling"):
+        yield "source.calls: must be left out: an ensemble calls what ensemble_scheduling names"
+    elif steps and backend_of(config) != "python":
+        backend = backend_of(config) or "no backend"
+        yield (
+            "source.calls: must be left out: only models of the backend python call others, and "
+            f"the model names {backend}"
+        )
+    stated = source.calls is None or source.model in dict(source.calls)
+    if not stated and backend_of(config) == "python" and code_calls_others(source.folder):
+        yield (
+            "source.calls: is required: the model's code calls others (pb_utils.InferenceRequest). "
+            f"List them, such as {{{source.model}: [MODEL, MODEL]}}, or [] where it calls none; "
+            "auto counts them"
+        )
+    yield from _step_mistakes(source, steps, {})
+
+
+def _step_mistakes(
+    source: RepositorySource,
+    steps: Sequence[str],
+    configs: dict[str, model_config_pb2.ModelConfig],
+) -> Iterator[str]:
+    """Yield why a step cannot be served; add the configuration of each that can to `configs`."""
     for name in steps:
-        path = source.repository / name / CONFIG_FILE
-        if not path.is_file():
-            yield f"step {name}: {path} is missing: write the complete one"
-            continue
+        step = source.step(name)
+        path = step.folder / CONFIG_FILE
         try:
-            text, own = read_deployed(path.parent)
+            text = step.completed or (read_deployed(step.folder)[0] if path.is_file() else "")
+            own = read_source(step) if text else model_config_pb2.ModelConfig()
         except UsageError as error:
             yield f"step {name}: {error}"
             continue
         if (refusal := refusal_of(own)) is not None:
             yield f"step {name}: {refusal}"
-        if missing := left_out(text):
+        elif not step.folder.is_dir():
+            yield f"step {name}: {source.repository} has no model of this name"
+        elif not text:
+            yield f"step {name}: {path} is missing: write the complete one"
+        elif missing := left_out(text):
             yield f"step {name}: {path} leaves out {', '.join(missing)}: write the complete one"
         else:
             configs[name] = own
-    if len(configs) == len(steps):
-        yield from _tensor_mistakes(config, configs)
-        yield from _batch_mistakes(config, configs)
-        yield from _order_mistakes(config)
 
 
 @dataclass(frozen=True)
@@ -180,7 +216,7 @@ def _input_mistakes(
 
 def _order_mistakes(config: model_config_pb2.ModelConfig) -> Iterator[str]:
     try:
-        ComposedModel(config.name, "ensemble", _steps_of_ensemble(config)).in_order()
+        ComposedModel(config.name, "ensemble", ensemble_steps(config)).in_order()
     except ValueError as error:
         yield f"{error}: each takes a tensor that another one makes"
 

@@ -103,6 +103,7 @@ class ModelRepository:
             if (source / CONFIG_FILE).exists():
                 text, config = read_deployed(source)
                 config.name = name if config.name else ""
+                _keep_versions(folder, config)
                 (folder / CONFIG_FILE).write_text(edited(text, config), newline="")
 
     @contextmanager

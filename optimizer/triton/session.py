@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.releases import EngineFacts, refuse_mismatch
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -81,18 +82,23 @@ class ServedConfiguration:
 
     Attributes:
         processes: ids of the configuration's model processes.
+        start_seconds: time that the server took to start; None for one that ran already.
+        load_seconds: time that the server took to load the models, until they were ready.
     """
 
     server: RunningServer
     control: ServerControl
     processes: frozenset[int] = frozenset()
+    start_seconds: float | None = None
+    load_seconds: float = 0.0
 
 
 class ServingSession:
     """Serves configurations one after the other; a context manager that stops the server.
 
-    The server is restarted when its options change, after a failure, or when it does not release
-    the memory of unloaded models; otherwise models are only unloaded and loaded.
+    The server is restarted when its options change, after a failure, when it has a response cache,
+    or when it does not release the memory of unloaded models; otherwise models are only unloaded
+    and loaded.
 
     Args:
         gpus: the server's GPUs, if known: engines of other GPUs are refused.
@@ -121,7 +127,7 @@ class ServingSession:
         self.stop()
 
     def serve(self, config: ServingConfig, files: Mapping[str, ModelFiles]) -> ServedConfiguration:
-        """Load the models of `config`.
+        """Load the models of `config`, each after those that it calls.
 
         Args:
             files: of each model, by name.
@@ -133,23 +139,25 @@ class ServingSession:
             served = self._server(config.server)
             # Processes of unloaded models may still run.
             before = frozenset(served.server.model_processes() or ())
-            for target in config.targets:
-                models = config.part(target.name).models
+            earlier_seconds = served.control.loading_seconds
+            models = {model.name: model for model in config.models}
+            for name, steps in (config.graph or NO_GRAPH).loads(tuple(models)):
                 written = {
-                    model.name: self._written(model, files[model.name], served.control)
-                    for model in models
+                    each: self._written(models[each], files[each], served.control)
+                    for each in (*steps, name)
                 }
-                requested, paths = written.pop(target.name)
+                requested, paths = written.pop(name)
                 served.control.load(
-                    target.name,
+                    name,
                     requested,
-                    _LOAD_SECONDS * len(models),
+                    _LOAD_SECONDS * (1 + len(steps)),
                     paths=paths,
-                    version=files[target.name].version,
+                    version=files[name].version,
                     steps=written,
                 )
             loaded = frozenset(served.server.model_processes() or ()) - before
-            return replace(served, processes=loaded)
+            load_seconds = served.control.loading_seconds - earlier_seconds
+            return replace(served, processes=loaded, load_seconds=load_seconds)
         except TrialFailure as error:
             raise self.failure(error) from error
 
@@ -221,8 +229,10 @@ class ServingSession:
         if self._running is not None and self._must_restart(self._running, options):
             self.stop()
         if self._running is None:
+            started = time.monotonic()
             server = self._launcher.start(options, self._slot)
-            self._running = ServedConfiguration(server, server.control)
+            seconds = time.monotonic() - started if server.pid is not None else None
+            self._running = ServedConfiguration(server, server.control, start_seconds=seconds)
             self._options = options
             self._memory_when_new = server.memory_bytes()
             self._empty_mib = self._memory_mib()
@@ -230,6 +240,9 @@ class ServingSession:
 
     def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
         if options != self._options or running.server.exit_reason() is not None:
+            return True
+        # Entries outlive their model: another of the same name would be answered from them.
+        if options.cache_bytes is not None:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
         if now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -42,6 +42,22 @@ class OnnxSource:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a model by a model of the Python backend.
+
+    Attributes:
+        count: mean number of calls for each request of the caller.
+    """
+
+    model: str
+    count: float = 1.0
+
+
+Calls = tuple[tuple[str, tuple[Call, ...]], ...]
+"""Calls in their order, by the calling model's name in the repository."""
+
+
+@dataclass(frozen=True)
 class RepositorySource:
     """A model of an existing Triton repository, served by any backend as it is.
 
@@ -49,14 +65,30 @@ class RepositorySource:
         repository: folder of the repository.
         model: name of the model's folder in it.
         version: that requests name; None for the newest that is served.
-        completed: text of its complete config.pbtxt, where the file leaves out what a server
-            completes; empty where the file is complete.
+        completions: names of models, this one or its steps, and the text of their complete
+            config.pbtxt, where the file leaves out what a server completes.
+        calls: of other models by this one and by its steps; None where a request has to show them.
     """
 
     repository: Path
     model: str
     version: int | None = None
-    completed: str = ""
+    completions: tuple[tuple[str, str], ...] = ()
+    calls: Calls | None = ()
+
+    @property
+    def completed(self) -> str:
+        """Text of the model's complete config.pbtxt; empty where the file is complete."""
+        return dict(self.completions).get(self.model, "")
+
+    @property
+    def own_calls(self) -> tuple[Call, ...]:
+        """Calls of other models by the model itself."""
+        return dict(self.calls or ()).get(self.model, ())
+
+    def step(self, name: str) -> RepositorySource:
+        """Return the source of a model that this one is composed of."""
+        return replace(self, model=name, version=None)
 
     @property
     def folder(self) -> Path:

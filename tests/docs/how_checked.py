@@ -53,6 +53,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second --warm-start my-model": (
         "is the command of docs/how-to/own-prices.md, which is run, with another study"
     ),
+    "python -m optimizer run space.yaml --with cold-start": (
+        "is run by tests/e2e/test_winner.py, on a tiny model"
+    ),
     "python -m optimizer run search_spaces/bert_large.yaml": (
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),

@@ -14,7 +14,7 @@ from tests.docs.python_blocks import run_block, searches
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
 
-pytestmark = [pytest.mark.serial, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SERVED = [command for command in commands() if on_a_server(command)]
 PARAMETERS = {

@@ -97,3 +97,37 @@ def write_pipeline(repository: Path, classifier_code: str = CLASSIFIER_CODE) -> 
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(ENSEMBLE)
     return repository
+
+
+BLS = """\
+# The same three models, called by code of our own.
+backend: "python"
+max_batch_size: 8
+input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "LABEL" data_type: TYPE_STRING dims: [ 1 ] } ]
+"""
+BLS_CODE = """
+        return [response(LABEL=self.label(tensor(request, "TEXT"))) for request in requests]
+
+    def label(self, texts):
+        ids = self.call("tokenizer", "IDS", TEXT=texts)
+        logits = self.call("classifier", "LOGITS", TOKENS=ids)
+        return self.call("labeller", "NAME", SCORES=logits)
+
+    def call(self, model, output, **inputs):
+        tensors = [pb_utils.Tensor(name, value) for name, value in inputs.items()]
+        request = pb_utils.InferenceRequest(
+            model_name=model, requested_output_names=[output], inputs=tensors
+        )
+        reply = request.exec()
+        if reply.has_error():
+            raise pb_utils.TritonModelException(reply.error().message())
+        return pb_utils.get_output_tensor_by_name(reply, output).as_numpy()
+"""
+
+
+def write_bls(repository: Path, classifier_code: str = CLASSIFIER_CODE) -> Path:
+    """Write the BLS model "text_bls" beside the ensemble and its steps."""
+    write_pipeline(repository, classifier_code)
+    write_model(repository, "text_bls", BLS, BLS_CODE)
+    return repository

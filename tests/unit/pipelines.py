@@ -52,14 +52,24 @@ def space_of(
     parameters: Mapping[str, Any],
     configs: Mapping[str, str] = CONFIGS,
     names: Mapping[str, str] = {TOP: TOP},
+    calls: object = None,
     **keys: Any,
 ) -> Space:
-    """Return a space of ensembles in `folder`; `names` are theirs in the space file and in it."""
+    """Return a space of pipelines in `folder`.
+
+    Args:
+        names: of the pipelines in the space file and in the repository.
+        calls: key of each source; None leaves it out.
+    """
     write_repository(folder, configs)
     content = {**tiny.space(), **keys}
     content["models"] = {
         key: {
-            "source": {"repository": ".", "model": name},
+            "source": {
+                "repository": ".",
+                "model": name,
+                **({} if calls is None else {"calls": calls}),
+            },
             "inputs": TEXT,
             **({"demand_per_second": 10} if len(names) > 1 else {}),
         }

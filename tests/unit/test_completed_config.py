@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from optimizer.commands.completed_source import complete_source
 from optimizer.configuration.hosting import EmbeddedHost, Host, RemoteHost
 from optimizer.errors import ModelLoadFailure, RequirementError, UsageError
 from optimizer.triton.completed_config import completed_text, left_out
-from optimizer.workload.model_spec import RepositorySource
+from optimizer.workload.model_spec import Call, RepositorySource
 from tests.unit.repositories import MAIL, config_of
 
 RUNNING = """
@@ -97,17 +99,36 @@ def completed(source: RepositorySource) -> str:
     return complete_source("served", source, EmbeddedHost(), ()).completed
 
 
+def answer(monkeypatch: pytest.MonkeyPatch, complete: Callable[[], ModelConfig]) -> list[str]:
+    """Let a function complete configurations in place of a server; return the names of models."""
+    names: list[str] = []
+    monkeypatch.setattr(
+        completed_source, "require_server", lambda _, needs, __: names.extend(needs.models)
+    )
+    monkeypatch.setattr(completed_source, "completing_server", lambda *_: nullcontext((None, None)))
+
+    def load(name: str, *_: object) -> ModelConfig:
+        names.append(name)
+        return complete()
+
+    monkeypatch.setattr(completed_source, "loaded_as_it_is", load)
+    return names
+
+
+def running() -> ModelConfig:
+    return config_of(RUNNING)
+
+
 def test_a_server_is_asked_only_where_something_is_left_out(
     source: RepositorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completed_source, "require_server", lambda *_: "")
-    monkeypatch.setattr(
-        completed_source, "_completed", lambda text, *_: completed_text(text, config_of(RUNNING))
-    )
+    names = answer(monkeypatch, running)
     assert config_of(completed(source)).max_batch_size == 8
+    assert names == ["mail", "mail"]
     for text in (MAIL, "sequence_batching { }"):  # which is refused anyway
         (source.folder / "config.pbtxt").write_text(text)
         assert completed(source) == ""
+    assert names == ["mail", "mail"]
 
 
 REMOTE = RemoteHost("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", Path("models"))
@@ -126,16 +147,7 @@ def test_a_model_has_its_own_name_where_that_can_be_served(
 ) -> None:
     """Triton takes the backend from a name such as mail.python."""
     (tmp_path / folder / "1").mkdir(parents=True)
-    names: list[str] = []
-    monkeypatch.setattr(
-        completed_source, "require_server", lambda _, needs, __: names.extend(needs.models)
-    )
-
-    def complete(_: str, served: str, *__: object) -> str:
-        names.append(served)
-        return completed_text("", config_of(RUNNING))
-
-    monkeypatch.setattr(completed_source, "_completed", complete)
+    names = answer(monkeypatch, running)
     complete_source("served", RepositorySource(tmp_path, folder), host, ())
     assert names == [name, name]
 
@@ -149,16 +161,30 @@ def test_what_no_server_completes_is_refused_with_the_reason(
 ) -> None:
     if text is not None:
         (source.folder / "config.pbtxt").write_text(text)
-    monkeypatch.setattr(completed_source, "require_server", lambda *_: "")
 
-    def fail(*_: object) -> str:
+    def fail() -> ModelConfig:
         raise ModelLoadFailure("no such module")
 
-    monkeypatch.setattr(completed_source, "_completed", fail)
+    answer(monkeypatch, fail)
     with pytest.raises(RequirementError, match=rf"{rule}.*could not complete it \(no such module"):
         completed(source)
-    monkeypatch.setattr(
-        completed_source, "_completed", lambda text, *_: completed_text(text, ModelConfig())
-    )
+    answer(monkeypatch, ModelConfig)
     with pytest.raises(UsageError, match=rf"{rule}, and the server does not complete input, out"):
         completed(source)
+
+
+def test_steps_are_completed_by_the_same_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top" / "1").mkdir(parents=True)
+    (tmp_path / "top" / "config.pbtxt").write_text(MAIL)
+    (tmp_path / "second" / "1").mkdir(parents=True)
+    (tmp_path / "inner" / "1").mkdir(parents=True)
+    calls = (("top", (Call("first"), Call("second"), Call("gone"))), ("first", (Call("inner"),)))
+    (tmp_path / "first" / "1").mkdir(parents=True)
+    names = answer(monkeypatch, running)
+    made = complete_source("t", RepositorySource(tmp_path, "top", calls=calls), EmbeddedHost(), ())
+    assert names == 2 * ["inner", "first", "second"]
+    assert {name for name, _ in made.completions} == {"inner", "first", "second"}
+    assert made.completed == ""
+    assert config_of(made.step("first").completed).max_batch_size == 8

@@ -91,6 +91,15 @@ def test_a_warm_up_that_was_too_short_is_cut_off() -> None:
     assert level.warnings == ()
 
 
+def test_after_a_start_the_first_requests_count() -> None:
+    due = [float(n) / 100 for n in range(100, 500)]
+    latencies = [1.0] * 40 + [0.01] * 360
+    cut = measure(replies(due, latencies))
+    whole = measure(replies(due, latencies), replace(PLAN, cold=True))
+    assert whole.streams[0].sent == 400 > cut.streams[0].sent
+    assert whole.latency_ms(95) > 900 > cut.latency_ms(95)
+
+
 def test_a_level_that_was_stopped_as_infeasible_shows_what_it_was_stopped_for() -> None:
     due = np.linspace(1, 1.99, 100)
     latencies = np.where(due < 1.45, 0.5, 0.01) + np.random.default_rng(3).random(100) * 1e-3

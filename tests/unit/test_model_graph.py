@@ -45,6 +45,34 @@ def test_models_are_composed_of_the_steps_of_their_steps() -> None:
     assert not graph.ensemble_names
 
 
+def ensemble(name: str, *steps: str) -> ComposedModel:
+    return ComposedModel(name, "ensemble", tuple(map(Step, steps)))
+
+
+@pytest.mark.parametrize(
+    ("composed", "loads"),
+    [
+        ((), {"a": (), "b": (), "c": (), "d": ()}),
+        # Triton loads the steps of ensembles, also of ensembles within, and no others.
+        ((ensemble("d", "a", "b"),), {"c": (), "d": ("a", "b")}),
+        ((ensemble("c", "a"), ensemble("d", "c", "b")), {"d": ("a", "b", "c")}),
+        ((of("d", Step("a"), Step("b")),), {"a": (), "b": (), "c": (), "d": ()}),
+        # A BLS model in an ensemble, an ensemble that is called by a BLS model, and nested ones.
+        ((of("c", Step("a")), ensemble("d", "c", "b")), {"a": (), "d": ("b", "c")}),
+        ((ensemble("c", "a"), of("d", Step("c"), Step("b"))), {"b": (), "c": ("a",), "d": ()}),
+        ((of("c", Step("a")), of("d", Step("c"))), {"a": (), "b": (), "c": (), "d": ()}),
+        # A model that is called by both is loaded once.
+        ((of("c", Step("a")), ensemble("d", "c", "a")), {"b": (), "d": ("a", "c")}),
+    ],
+)
+def test_a_server_is_asked_for_what_no_ensemble_brings(
+    composed: tuple[ComposedModel, ...], loads: dict[str, tuple[str, ...]]
+) -> None:
+    graph = ModelGraph(composed)
+    graph.check(["a", "b", "c", "d"])
+    assert list(graph.loads(["a", "b", "c", "d"])) == list(loads.items())
+
+
 def test_the_ensembles_of_an_earlier_study_are_read(tmp_path: Path) -> None:
     shutil.copytree(STORED, tmp_path / "study")
     directory = StudyDirectory(tmp_path / "study")

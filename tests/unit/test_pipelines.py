@@ -143,7 +143,7 @@ class RecordingServer(FakeGpuServer):
     def load(self, model: str, *_: object, **options: Any) -> None:
         steps = tuple(options["steps"])
         self.calls.append(("load", model, *steps))
-        self.loaded = (*steps, model)
+        self.loaded = (*self.loaded, *steps, model)
 
     def unload(self, model: str, *_: object) -> None:
         self.calls.append(("unload", model))
@@ -256,8 +256,14 @@ def test_an_ensemble_that_is_a_step_of_itself_is_refused(tmp_path: Path) -> None
 
 def test_a_missing_step_is_named_with_what_to_do(tmp_path: Path) -> None:
     write_repository(tmp_path, {name: CONFIGS[name] for name in (TOP, "tokenizer", "labeller")})
+    source = RepositorySource(tmp_path, TOP)
+    with pytest.raises(UsageError, match=f"step classifier: {tmp_path} has no model of this name"):
+        read_settings(source)
+    (tmp_path / "classifier" / "1").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"step classifier: .*config\.pbtxt is missing: write"):
-        read_settings(RepositorySource(tmp_path, TOP))
+        read_settings(source)
+    text = ("classifier", CONFIGS["classifier"])
+    assert read_settings(replace(source, completions=(text,))).step_names == STEPS
 
 
 @pytest.mark.parametrize(
@@ -413,7 +419,8 @@ def test_tables_have_the_parameters_of_each_step(tmp_path: Path) -> None:
     columns = trials_frame([], space.search_space).columns
     assert {f"{step}.instance_count" for step in STEPS} <= {*columns}
     of_top = {name for name in columns if name.startswith(f"{TOP}.")}
-    assert of_top == {f"{TOP}.padding", f"{TOP}.{INFLIGHT}", f"{TOP}.{PINNED}"}
+    cache = {f"{TOP}.response_cache", f"{TOP}.response_cache_mib"}
+    assert of_top == {f"{TOP}.padding", f"{TOP}.{INFLIGHT}", f"{TOP}.{PINNED}", *cache}
 
 
 def test_a_pipeline_is_stored_and_read_back(tmp_path: Path) -> None:

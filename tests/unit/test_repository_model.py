@@ -59,7 +59,8 @@ def test_a_completed_configuration_replaces_the_files(context: BuildContext) -> 
     source = context.model.source
     assert isinstance(source, RepositorySource)
     for completed in ("max_batch_size: 4\r\n", "max_batch_size: 8\n"):
-        model = replace(context.model, source=replace(source, completed=completed))
+        texts = ((source.model, completed), ("other", "max_batch_size: 2\n"))
+        model = replace(context.model, source=replace(source, completions=texts))
         files = copied(replace(context, model=model))
         assert files == {**FILES, "config.pbtxt": completed.encode()}
     assert copied(context) == FILES, "another artefact"

@@ -15,7 +15,7 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
 from optimizer.configuration.parameter_definition import Value, label
 from optimizer.configuration.parameters import parameters_in_order, preferred_sizes
-from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, Runtime
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
@@ -46,7 +46,7 @@ sizes = st.lists(st.integers(1, 16), min_size=1, max_size=2, unique=True).map(
 )
 any_values = st.fixed_dictionaries(
     {
-        "runtime": lists_of(st.sampled_from(sorted({*PRECISIONS_OF["KIND_CPU"]} - {"repository"}))),
+        "runtime": lists_of(st.sampled_from(sorted(RUNTIME_PACKAGE))),
         "precision": lists_of(
             st.sampled_from(sorted({*PRECISION_RANK} - {"as_deployed"})), ("fp32",)
         ),
@@ -217,7 +217,7 @@ def test_the_first_of_equally_near_points_is_taken() -> None:
     )
     points = points_of(space)
     for runtime, precision, count in itertools.product(range(3), range(4), range(2)):
-        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, 0, 0, 0, 0, 0]
+        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, 0, 0, 0, 0, 0, 0, 0]
         away = [steps_away(space, point, wanted) for point in points]
         assert space.nearest(wanted) == points[away.index(min(away))]
 

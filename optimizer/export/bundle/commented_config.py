@@ -13,19 +13,32 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing
+from optimizer.measurement.cold_start import ColdStart
 from optimizer.triton.model_config import to_text
 
 Origins = Mapping[str, Mapping[str, str]]
 """How values were chosen, such as "searched among 4, 8", by model and parameter."""
 
 
-def origins_in(space: SearchSpace) -> Origins:
-    """Return how a study of `space` chose its values."""
+def origins_in(space: SearchSpace, cold_start: ColdStart | None = None) -> Origins:
+    """Return how a study of `space` chose its values.
+
+    Args:
+        cold_start: of the configuration, where it was measured: the reason for its model_warmup.
+    """
     origins: dict[str, dict[str, str]] = {}
     for parameter in space.parameters:
         listed = ", ".join(str(label(value)) for value in parameter.values)
         how = "searched among" if len(parameter.values) > 1 else "fixed by the space file:"
         origins.setdefault(parameter.model, {})[parameter.name] = f"{how} {listed}"
+    if cold_start is not None and (cold := cold_start.without_warmup) is not None:
+        for first in cold_start.as_served.first_requests:
+            other = cold.first_request(first.model, first.batch_size)
+            if other is not None and "model_warmup" not in origins.setdefault(first.model, {}):
+                origins[first.model]["model_warmup"] = (
+                    f"\nmeasured: the first request took {first.first_ms:.1f} ms with it, "
+                    f"{other.first_ms:.1f} ms without it"
+                )
     return origins
 
 
@@ -55,8 +68,8 @@ def _comment_of(field: str, model: ModelServing, own: Mapping[str, str]) -> str:
         else "no batching: at most the batch size of one request",
         "input": "inputs of the space file, without the batch; -1 is the length of a request",
         "output": "output of the model, without the batch; labels come from its source",
-        "response_cache": "off unless it was measured: cached replies are not computed",
-        "model_warmup": "zeros of the longest length, so that the first request is not slow",
+        "model_warmup": "zeros of the longest length, so that the first request is not slow"
+        + own.get("model_warmup", ""),
         "parameters": "read by model.py: runtime, precision and threads",
     }.get(field, "")
     parameters = [

@@ -91,7 +91,8 @@ def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Man
         StorageError: when it cannot be written.
     """
     config = source.finding.candidate.config
-    origins = origins_in(source.study.searched.search_space)
+    cold_start = source.study.directory.cold_start.read(config)
+    origins = origins_in(source.study.searched.search_space, cold_start)
     provenance = Provenance(origins, source.versions.packages, labels_in(source.cards))
     files = {name: artifact.files for name, artifact in source.artifacts.items()}
     write_model_repository(root, templates, config, files, provenance)

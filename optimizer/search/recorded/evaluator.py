@@ -19,6 +19,7 @@ from optimizer.measurement.level import (
     Measurement,
     Slice,
     StreamLevel,
+    inside_server_ms,
 )
 from optimizer.measurement.trial_record import Failure, Seconds
 from optimizer.search.recorded.table import (
@@ -119,8 +120,7 @@ class RecordedEvaluator:
     def _level(self, kind: LevelKind, recorded: RecordedLevel) -> LoadLevel:
         rate, seconds = recorded.per_second, recorded.seconds - self._table.space.warmup_seconds
         requests = round(rate * seconds)
-        answered = sum(split.requests for split in recorded.servers)
-        inside_ms = sum(s.total_ms * s.requests for s in recorded.servers) / max(1, answered)
+        inside_ms = inside_server_ms(recorded.servers) or 0.0
         network_ms = recorded.network_ms
         latencies = {each.stream: each for each in recorded.latencies}
         return LoadLevel(

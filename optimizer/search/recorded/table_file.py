@@ -1,7 +1,23 @@
 """A recorded table as one CSV file.
 
-Lines that begin with "#" describe what was recorded and where, as "# key: JSON". Then comes one row
-for each measurement, with the point's parameters.
+Lines that begin with "#" describe what was recorded and where, as "# key: JSON"; of a pipeline,
+`search_space` has its graph, and `workload` the models that requests go to. Then comes one row for
+each measurement, with the point's parameters as STEP.PARAMETER where they vary.
+
+A row has the saturated level ("saturation:...") and, where it is a "point", a light one beside it
+("light:..."). Of each, there are the requests/s, the seconds and `network_ms`, and of every model,
+pipelines and their steps alike:
+
+- `MODEL:requests`, which the server counted, warm-up included: those of a step divided by those of
+  the pipeline are its calls for each request;
+- `MODEL:queue_ms`, `compute_input_ms`, `compute_infer_ms` and `compute_output_ms`: means of its
+  requests. Those of a BLS model contain the time of its steps;
+- `MODEL:request_ms`: mean time from arrival to reply. Of an ensemble, its difference to the longest
+  path through the steps is the scheduling between them. Empty in tables of earlier versions;
+- `MODEL:batches`: the service curve, such as "1x20@4.51 16x300@22.3": batch size, executions, and
+  their mean compute_infer in ms.
+
+With the rates, these tell how long each instance is occupied: what calibrates a simulator.
 """
 
 from __future__ import annotations
@@ -10,11 +26,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from optimizer.configuration.model_graph import ModelGraph
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
@@ -23,6 +41,7 @@ from optimizer.files.atomic import write_text
 from optimizer.files.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
 from optimizer.measurement.level import BatchPoint, LoadLevel, StreamLevel
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.level_runner import with_roles
 from optimizer.search.recorded.recording import disturbed
 from optimizer.search.recorded.table import (
     Kind,
@@ -59,6 +78,7 @@ _LEVELS = ("saturation", "light")
 _OF_LEVEL = ("per_second", "seconds", "network_ms")
 _OF_STREAM = ("p50_ms", "p95_ms")
 _PARTS = ("queue_ms", "compute_input_ms", "compute_infer_ms", "compute_output_ms")
+_OPTIONAL_PARTS = ("request_ms",)
 _DIGITS = 6
 
 
@@ -154,7 +174,7 @@ def _level_columns(level: RecordedLevel) -> dict[str, object]:
     for latency in level.latencies:
         columns |= {f"{latency.stream}:{p}": _short(getattr(latency, p)) for p in _OF_STREAM}
     for split in level.servers:
-        of = {part: _short(getattr(split, part)) for part in _PARTS}
+        of = {part: _short(getattr(split, part)) for part in (*_PARTS, *_OPTIONAL_PARTS)}
         of |= {"requests": split.requests, "batches": _batches_text(split.batches)}
         columns |= {f"{split.model}:{name}": value for name, value in of.items()}
     return columns
@@ -211,7 +231,7 @@ def _head_and_content(text: str) -> tuple[dict[str, Any], str]:
 def _parsed(line: int, columns: Mapping[str, str], space: SearchSpace) -> RecordedRow:
     """Return the row on a line. Raises ValueError."""
     try:
-        row = _row_of(columns, space.parameters)
+        row = _with_roles(_row_of(columns, space.parameters), space.graph)
         check_ranges(row)
     except KeyError as error:
         raise ValueError(f"line {line} has no column {error}") from error
@@ -242,6 +262,19 @@ def _row_of(columns: Mapping[str, str], parameters: Sequence[Parameter]) -> Reco
     return _ROW.validate_python(row)
 
 
+def _with_roles(row: RecordedRow, graph: ModelGraph | None) -> RecordedRow:
+    """Return a row whose statistics say which models are pipelines and steps."""
+    levels = {name: getattr(row, name) for name in _LEVELS}
+    return replace(
+        row,
+        **{
+            name: replace(level, servers=with_roles(level.servers, graph))
+            for name, level in levels.items()
+            if level is not None
+        },
+    )
+
+
 def _level(columns: Mapping[str, str]) -> dict[str, object]:
     streams, models = _names_with(columns, ":p50_ms"), _names_with(columns, ":batches")
     return {
@@ -266,4 +299,5 @@ def _split(columns: Mapping[str, str], model: str) -> dict[str, object]:
         executions, _, compute_ms = rest.partition("@")
         batches.append({"batch_size": size, "executions": executions, "compute_ms": compute_ms})
     own = {part: columns[f"{model}:{part}"] for part in (*_PARTS, "requests")}
+    own |= {part: columns[key] for part in _OPTIONAL_PARTS if (key := f"{model}:{part}") in columns}
     return {"model": model, **own, "batches": batches}

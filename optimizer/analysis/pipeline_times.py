@@ -1,0 +1,165 @@
+"""Where the time of a pipeline's requests goes: the part of each step in one load level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimizer.configuration.model_graph import NO_GRAPH, ComposedModel, ModelGraph
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.simulator.execution_layout import execution_layout
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """The part of one model in a request to the pipeline: means in ms, over all of its calls.
+
+    Attributes:
+        calls: of the model, for each request to the pipeline.
+        infer_ms: of a BLS model without the time of its steps, for which it waits.
+        path_ms: the part of the longest path through the steps, queue included. Less than the sum
+            of the other times, or 0, where the model works beside a longer branch.
+        instances: that can execute at once.
+        busy: share of the time for which these execute; a BLS model waits meanwhile.
+    """
+
+    model: str
+    calls: float
+    queue_ms: float
+    input_ms: float
+    infer_ms: float
+    output_ms: float
+    path_ms: float
+    instances: int
+    busy: float
+
+    @property
+    def compute_ms(self) -> float:
+        """Input, infer and output together."""
+        return self.input_ms + self.infer_ms + self.output_ms
+
+    @property
+    def own_ms(self) -> float:
+        """Queue and compute together."""
+        return self.queue_ms + self.compute_ms
+
+
+@dataclass(frozen=True)
+class PipelineTimes:
+    """The means of one load level.
+
+    Attributes:
+        per_second: requests to the pipeline that were answered.
+        request_ms: from sending to reply.
+    """
+
+    per_second: float
+    saturated: bool
+    steps: tuple[StepTimes, ...]
+    request_ms: float
+
+    def share(self, step: StepTimes) -> float:
+        """Return the share of a step in the time of a request."""
+        return step.path_ms / self.request_ms if self.request_ms else 0.0
+
+    @property
+    def rest_ms(self) -> float:
+        """The time between client and server and between the steps."""
+        return max(0.0, self.request_ms - sum(step.path_ms for step in self.steps))
+
+
+def composed_targets(config: ServingConfig) -> tuple[str, ...]:
+    """Return the names of the pipelines that clients send requests to."""
+    names = (config.graph or NO_GRAPH).names
+    return tuple(model.name for model in config.targets if model.name in names)
+
+
+def pipeline_times(config: ServingConfig, target: str, level: LoadLevel) -> PipelineTimes | None:
+    """Return where the time of requests to a pipeline goes; None without the server's statistics.
+
+    The server's counters cover the warm-up too: they give shares, and the client gives the rate.
+    """
+    graph = config.graph or NO_GRAPH
+    part = config.part(target)
+    names = {model.name for model in part.models}
+    splits = {split.model: split for split in level.server if split.model in names}
+    if len(splits) < len(names) or not splits[target].requests:
+        return None
+    received = splits[target].requests
+    per_second = level.achieved_per_second * received / level.requests_received
+    path = _path(graph, splits, target)
+    steps = []
+    for model in part.models:
+        split = splits[model.name]
+        if split.ensemble:
+            continue
+        calls = split.requests / received
+        executing = execution_layout(model, config.server).executing
+        waiting_ms = sum(_steps_path(graph, splits, model.name).values())
+        steps.append(
+            StepTimes(
+                model.name,
+                calls,
+                calls * split.queue_ms,
+                calls * split.compute_input_ms,
+                calls * max(0.0, split.compute_infer_ms - waiting_ms),
+                calls * split.compute_output_ms,
+                path.get(model.name, 0.0),
+                executing,
+                busy_ms(split) / received * per_second / 1000 / executing,
+            )
+        )
+    in_server = splits[target].request_ms or sum(path.values())
+    alone = level.requests_received == received
+    replied_ms = level.replied_ms if alone else None
+    saturated = level.kind == "saturation"
+    return PipelineTimes(per_second, saturated, tuple(steps), replied_ms or in_server)
+
+
+def execution_ms(split: ServerSplit, point: BatchPoint) -> float:
+    """Return how long an execution of a batch occupies an instance, as the server counts it."""
+    return split.compute_input_ms + point.compute_ms + split.compute_output_ms
+
+
+def busy_ms(split: ServerSplit) -> float:
+    """Return the time of all executions of a model together."""
+    return sum(point.executions * execution_ms(split, point) for point in split.batches)
+
+
+def _path(graph: ModelGraph, splits: Mapping[str, ServerSplit], model: str) -> dict[str, float]:
+    """Return by model the ms of one request to a model, along the longest path in it."""
+    split = splits[model]
+    inside = _steps_path(graph, splits, model)
+    if split.ensemble:
+        return inside
+    own_ms = max(0.0, split.total_ms - sum(inside.values()))
+    return _sum(inside, {model: own_ms})
+
+
+def _steps_path(
+    graph: ModelGraph, splits: Mapping[str, ServerSplit], model: str
+) -> dict[str, float]:
+    """Return by model the ms of the longest path through a model's steps; {} without steps."""
+    composed = next((each for each in graph.composed if each.name == model), None)
+    if composed is None:
+        return {}
+    return max(_ends(graph, splits, composed), key=lambda path: sum(path.values()))
+
+
+def _ends(
+    graph: ModelGraph, splits: Mapping[str, ServerSplit], composed: ComposedModel
+) -> list[dict[str, float]]:
+    """Return the longest path that ends with each step of a composed model."""
+    paths: dict[int, dict[str, float]] = {}
+    for n in composed.in_order():
+        step = composed.steps[n]
+        before = (paths[earlier] for earlier in step.after)
+        longest: dict[str, float] = max(before, key=lambda path: sum(path.values()), default={})
+        own = _path(graph, splits, step.model)
+        paths[n] = _sum(longest, {name: step.calls * ms for name, ms in own.items()})
+    return list(paths.values())
+
+
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}

@@ -1,0 +1,104 @@
+"""The last phase of a run: what the winner's users will see besides its capacity.
+
+A study measures it once for a configuration, within the time of the run: by itself where that
+lengthens a study by no more than a tenth, and otherwise where it was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, get_args
+
+from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import TrialFailure
+from optimizer.measurement.cost import Candidate
+from optimizer.search.cold_start import measure_cold_start
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
+
+WinnerTest = Literal["cold-start"]
+WINNER_TESTS: tuple[WinnerTest, ...] = get_args(WinnerTest)
+
+_LONGEST_SECONDS = 150.0
+_SHORTEST_SECONDS = 10.0
+_SHORTEST_BY_ITSELF_SECONDS = 60.0
+_SHARE_BY_ITSELF = 0.1
+_SHARE_ON_REQUEST = 0.5
+
+
+def seconds_by_itself(measured_seconds: float) -> float:
+    """Return how long the phase may take unasked, after so many seconds of load tests."""
+    seconds = min(_LONGEST_SECONDS, _SHARE_BY_ITSELF * measured_seconds)
+    return seconds if seconds >= _SHORTEST_BY_ITSELF_SECONDS else 0.0
+
+
+def reserved_seconds(wall_clock_seconds: float, asked_for: Collection[WinnerTest]) -> float:
+    """Return the part of a time limit that the search leaves to this phase."""
+    if asked_for:
+        return min(_LONGEST_SECONDS, _SHARE_ON_REQUEST * wall_clock_seconds)
+    return seconds_by_itself(wall_clock_seconds)
+
+
+def missing_tests(
+    directory: StudyDirectory, config: ServingConfig | None, tests: Collection[WinnerTest]
+) -> list[WinnerTest]:
+    """Return those of some tests that a configuration has no results of.
+
+    Raises:
+        StorageError: when a file of results is damaged.
+    """
+    files = {"cold-start": directory.cold_start}
+    return [test for test in WINNER_TESTS if test in tests and files[test].read(config) is None]
+
+
+class WinnerPhase:
+    """Measures the winner of a study further."""
+
+    def __init__(self, evaluator: LiveEvaluator, directory: StudyDirectory, watch: Watcher) -> None:
+        self._evaluator = evaluator
+        self._directory = directory
+        self._watch = watch
+
+    def run(
+        self,
+        winner: Candidate,
+        asked_for: Collection[WinnerTest],
+        measured_seconds: float,
+        seconds_left: float,
+    ) -> None:
+        """Measure what is missing. A failure is told, and is none of the study.
+
+        Args:
+            asked_for: tests that are wanted in any case.
+            measured_seconds: load tests of the study so far.
+            seconds_left: of the run's time limit.
+
+        Raises:
+            StorageError: when results cannot be written.
+        """
+        wanted = asked_for or WINNER_TESTS
+        tests = missing_tests(self._directory, winner.config, wanted)
+        by_itself = _LONGEST_SECONDS if asked_for else seconds_by_itself(measured_seconds)
+        seconds = min(by_itself, seconds_left)
+        if not tests or (seconds < _SHORTEST_SECONDS and not asked_for):
+            return
+        if seconds < _SHORTEST_SECONDS:
+            text = (
+                f"{', '.join(tests)}: not measured, as {max(0.0, seconds):.0f} s of the time are "
+                f"left, and {_SHORTEST_SECONDS:g} s are needed: rerun with a longer --timeout"
+            )
+            self._watch(Note(text, True))
+            return
+        self._watch(PhaseStarted("winner", len(tests), seconds))
+        for test in tests:
+            self._watch(StepStarted(f"{test} of {describe(winner.config)}"))
+            try:
+                self._measure(test, winner, seconds / len(tests))
+            except TrialFailure as error:
+                self._watch(Note(f"{test}: not measured: {error}", True))
+
+    def _measure(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
+        load_factor = winner.measurement.load_factor
+        cold = measure_cold_start(self._evaluator, winner.config, load_factor, seconds)
+        self._directory.cold_start.write(cold)

@@ -1,0 +1,76 @@
+"""What is measured of the winner besides its capacity, on the real server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import tiny
+from tests.e2e.conftest import Built
+from tests.e2e.running import Optimizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SPACE = tiny.space(parameters={"batching": [True], "max_batch_size": [4]}, budget={"trials": 1})
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A study whose winner was measured further, and how to run it again."""
+
+    folder: Path
+    arguments: tuple[object, ...]
+    output: str
+
+    def run(self, *options: object) -> Optimizer:
+        optimizer = Optimizer([*self.arguments, *options], self.folder)
+        try:
+            assert optimizer.wait() == 0, optimizer.output + optimizer.errors
+        finally:
+            optimizer.end()
+        return optimizer
+
+    def measured(self, name: str) -> dict[str, Any]:
+        path = self.folder / "results" / "tiny" / "winner" / f"{name}.json"
+        return dict(json.loads(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """One trial, and what is left of half a minute for the rest."""
+    folder = tmp_path_factory.mktemp("winner")
+    space = tiny.write_space(folder, SPACE)
+    command = ("run", space, "--cache", built.cache, "--sampler", "random", "--timeout", "30s")
+    study = Searched(folder, command, "")
+    return Searched(folder, command, study.run("--with", "cold-start").output)
+
+
+def test_starts_are_measured_with_warm_up_and_without(searched: Searched) -> None:
+    warm, cold = searched.measured("cold_start")["starts"]
+    assert (warm["warmup"], cold["warmup"]) == (True, False)
+    for start in (warm, cold):
+        assert start["server_seconds"] > 0
+        assert start["load_seconds"] > 0
+        assert start["loads"] == 1 + len(start["first_requests"])
+        sizes = [each["batch_size"] for each in start["first_requests"]]
+        assert (sizes[0], sizes[-1]) == (1, 4), "2 only where there is time for it"
+        [stream] = start["level"]["streams"]
+        assert stream["errors"] == 0
+        [executed] = start["level"]["server"]
+        assert executed["requests"] == stream["sent"], "no request came before the level"
+    assert "With model_warmup, an instance serves" in searched.output
+
+
+def test_a_rerun_measures_nothing_again(searched: Searched) -> None:
+    before = searched.measured("cold_start")
+    assert "Study tiny is finished" in searched.run("--with", "cold-start").output
+    assert searched.measured("cold_start") == before
+
+
+def test_the_exported_warm_up_has_its_reason(searched: Searched) -> None:
+    text = (searched.folder / "results/tiny/best/bert/config.pbtxt").read_text()
+    assert "# measured: the first request took" in text

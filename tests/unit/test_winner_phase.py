@@ -1,0 +1,101 @@
+"""When the winner is measured further, for how long, and that it is measured once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from optimizer.errors import ServerFailure
+from optimizer.search import winner_phase
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.winner_phase import (
+    WINNER_TESTS,
+    WinnerPhase,
+    reserved_seconds,
+    seconds_by_itself,
+)
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Note, PhaseStarted
+from tests.unit.studies import found_by, ok, record_of, small_space
+from tests.unit.winners import cold_start
+
+pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = small_space()
+CONFIG = SPACE.config(SPACE.baseline)
+WINNER = found_by(record_of(0, CONFIG, ok(100.0))).candidate
+NO_EVALUATOR = cast("LiveEvaluator", None)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that each cold start was given."""
+    given: list[float] = []
+
+    def measure(_: object, config: Any, load_factor: float, seconds: float) -> Any:
+        assert load_factor == WINNER.measurement.load_factor
+        given.append(seconds)
+        return cold_start(config)
+
+    monkeypatch.setattr(winner_phase, "measure_cold_start", measure)
+    return given
+
+
+def run(folder: Path, *asked_for: Any, measured: float = 0.0, left: float = 1e4) -> list[Event]:
+    events: list[Event] = []
+    phase = WinnerPhase(NO_EVALUATOR, StudyDirectory(folder), events.append)
+    phase.run(WINNER, asked_for, measured, left)
+    return events
+
+
+def test_by_itself_it_takes_a_tenth_of_the_load_tests_at_most() -> None:
+    assert seconds_by_itself(300.0) == 0.0
+    assert seconds_by_itself(900.0) == 90.0
+    assert seconds_by_itself(1e5) <= 300.0
+
+
+def test_the_search_leaves_it_time() -> None:
+    assert reserved_seconds(210.0, ()) == 0.0
+    assert reserved_seconds(8 * 3600.0, ()) == seconds_by_itself(8 * 3600.0) > 0
+    assert 0 < reserved_seconds(60.0, WINNER_TESTS) < 60.0
+
+
+def test_a_short_study_is_not_lengthened_unless_it_was_asked_to(
+    tmp_path: Path, measured: list[float]
+) -> None:
+    assert run(tmp_path, measured=100.0) == []
+    assert measured == []
+    started = run(tmp_path, "cold-start", measured=100.0, left=40.0)
+    assert started[0] == PhaseStarted("winner", 1, 40.0)
+    assert measured == [40.0]
+
+
+def test_what_was_measured_once_is_not_measured_again(
+    tmp_path: Path, measured: list[float]
+) -> None:
+    run(tmp_path, "cold-start")
+    assert run(tmp_path, "cold-start") == []
+    assert len(measured) == 1
+
+
+def test_the_time_limit_goes_before_what_was_asked_for(
+    tmp_path: Path, measured: list[float]
+) -> None:
+    [note] = run(tmp_path, "cold-start", left=3.0)
+    assert isinstance(note, Note)
+    assert note.warning
+    assert "cold-start: not measured, as 3 s of the time are left" in note.text
+    assert measured == []
+
+
+def test_a_failure_is_told_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ServerFailure("it broke")
+
+    monkeypatch.setattr(winner_phase, "measure_cold_start", fail)
+    events = run(tmp_path, "cold-start")
+    assert events[-1] == Note("cold-start: not measured: it broke", True)
+    assert StudyDirectory(tmp_path).cold_start.read(CONFIG) is None

@@ -1,0 +1,31 @@
+"""Made-up further measurements of a configuration."""
+
+from __future__ import annotations
+
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.cold_start import ColdStart, FirstRequest, Start
+from tests.unit.studies import level
+
+
+def cold_start(
+    config: ServingConfig, *, warmup: bool = True, left_out: tuple[int, ...] = ()
+) -> ColdStart:
+    """Ready after 2.5 s with model_warmup, after 1.5 s without; first requests are ten times as
+    slow without.
+    """
+    name = config.models[0].name
+    starts = [
+        Start(
+            warmup=warm,
+            server_seconds=1.0,
+            load_seconds=1.5 if warm else 0.5,
+            loads=3,
+            first_requests=tuple(
+                FirstRequest(name, size, 4.0 * size if warm else 40.0 * size, 3.0 * size)
+                for size in (1, 8)
+            ),
+            level=level(0.5, 70.0 if warm else 700.0),
+        )
+        for warm in ((True, False) if warmup else (False,))
+    ]
+    return ColdStart(config, tuple(starts), left_out)
