@@ -148,10 +148,13 @@ class ServerOptions:
         backend_config: (backend, setting, value) triples for --backend-config.
         executions_per_device: simultaneous executions of all rate-limited models on a device;
             None leaves Triton's rate limiter off.
+        client_shared_memory: whether clients on the same machine may pass tensors in system shared
+            memory.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
     executions_per_device: int | None = None
+    client_shared_memory: bool = False
 
 
 @dataclass(frozen=True)
