@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from optimizer.commands.completed_source import complete_source
@@ -19,6 +20,7 @@ from optimizer.triton.deployed_config import (
     is_model_folder,
     read_if_present,
 )
+from optimizer.triton.observed_calls import calls_in_code
 from optimizer.workload.model_spec import RepositorySource
 
 
@@ -59,7 +61,11 @@ def write_space_from(given: Path, path: Path) -> None:
 
 
 def _complete(source: RepositorySource) -> RepositorySource:
-    """Complete a configuration by the embedded server, where that can run the model or must."""
+    """Read calls from the code, and complete the configuration by the embedded server.
+
+    The server is asked where it can run the model, or where tensors are left out.
+    """
+    source = replace(source, calls=calls_in_code(source))
     text, config = read_if_present(source.folder)
     tensors_left_out = {"input", "output"} & {*left_out(text)}
     if backend_of(config) in ("", EMBEDDED_BACKEND) or tensors_left_out:

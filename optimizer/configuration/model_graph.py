@@ -106,6 +106,11 @@ class ModelGraph:
         return frozenset(each.name for each in self.composed if each.kind == "ensemble")
 
     @property
+    def bls_names(self) -> frozenset[str]:
+        """Names of the models that call others from an instance of their own."""
+        return self.names - self.ensemble_names
+
+    @property
     def step_names(self) -> frozenset[str]:
         """Names of the models that get requests from a composed model."""
         return frozenset(name for each in self.composed for name in each.models)

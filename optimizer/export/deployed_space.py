@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import Value
 from optimizer.errors import UsageError
 from optimizer.export.rendering import render
-from optimizer.triton.deployed_config import CONFIG_FILE, read_deployed, read_source
+from optimizer.triton.deployed_config import CONFIG_FILE, read_source
 from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import data_type_in
 from optimizer.workload.data_types import DataType
@@ -59,20 +60,21 @@ def space_text(
         raise _incomplete(source, f"input {error}") from error
     if not inputs:
         raise _incomplete(source, "it has no inputs")
-    steps = _steps(source, settings)
-    configs = [read_deployed(source.repository / name)[1] for name in steps] or [config]
-    on_gpus = bool(hardware.gpus) and any(map(_may_use_gpus, configs))
-    backends = {own.backend for own in steps.values()} or {settings.backend}
+    key = _key(source.model)
+    models = _executing(key, source, settings)
+    on_gpus = bool(hardware.gpus) and any(_may_use_gpus(config) for _, config in models.values())
+    backends = {own.backend for own, _ in models.values()}
     # A request needs at least one input.
     left_out = [own for optional, own in inputs if optional]
     sent = [own for optional, own in inputs if not optional] or left_out
     values = {
-        "key": _key(source.model),
+        "key": key,
         "file": file,
         "launcher": "embedded" if backends == {"python"} and not on_gpus else "docker",
         "gpus": on_gpus,
         "repository": repository,
         "model": source.model,
+        "calls": _calls_text(source),
         "batched": settings.batched,
         "instance_groups": settings.instance_groups,
         "inputs": sent,
@@ -81,11 +83,11 @@ def space_text(
         "size": _PLACEHOLDER_SIZE,
         "parameters": {
             f"{name}.{parameter}": values
-            for name, own in steps.items()
+            for name, (own, _) in models.items()
             for parameter, values in _parameters(own, hardware, on_gpus=on_gpus).items()
             if parameter in _OF_STEPS
         }
-        if steps
+        if settings.steps
         else _parameters(settings, hardware, on_gpus=on_gpus),
     }
     return render("space/space.yaml.jinja", values)
@@ -95,14 +97,35 @@ _OF_STEPS = ("batching", "instance_count")
 """Parameters that are proposed for each step; more would make too many combinations."""
 
 
-def _steps(source: RepositorySource, settings: DeployedSettings) -> dict[str, DeployedSettings]:
-    """Return the models that execute the requests to an ensemble, by name."""
-    steps: dict[str, DeployedSettings] = {}
-    for name in settings.step_names:
-        step = source.step(name)
-        own = read_settings(step)
-        steps |= _steps(step, own) if own.steps else {name: own}
-    return steps
+def _executing(
+    name: str, source: RepositorySource, settings: DeployedSettings
+) -> dict[str, tuple[DeployedSettings, model_config_pb2.ModelConfig]]:
+    """Return the models that execute the requests to a model, each after its steps.
+
+    Args:
+        name: of the model in the space file; steps have the names of the repository.
+    """
+    models: dict[str, tuple[DeployedSettings, model_config_pb2.ModelConfig]] = {}
+    for each in settings.step_names:
+        step = source.step(each)
+        models |= _executing(each, step, read_settings(step))
+    if not settings.ensemble:
+        models[name] = settings, read_source(source)
+    return models
+
+
+def _calls_text(source: RepositorySource) -> str:
+    """Return the calls of models by their own code as the file states them; empty without any."""
+    if source.calls is None:
+        return "auto"
+    by_caller = {
+        caller: "[" + ", ".join(json.dumps(call.model) for call in own) + "]"
+        for caller, own in source.calls
+    }
+    if [*by_caller] == [source.model]:
+        return by_caller[source.model]
+    listed = ", ".join(f"{json.dumps(caller)}: {own}" for caller, own in by_caller.items())
+    return f"{{{listed}}}" if listed else ""
 
 
 def _incomplete(source: RepositorySource, rule: str) -> UsageError:

@@ -97,9 +97,17 @@ class ServerSplit:
         ensemble: whether the model passes its requests through other models; its compute times are
             sums of theirs, and its queue time leaves theirs out.
         step: whether the requests came from a composed model and not from clients.
+        waiting_ms: of a BLS model, mean time that a request waits for the models that it calls,
+            which `compute_infer_ms` and the times of its batches include. Calls that are made at
+            the same time are taken to follow each other.
         request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
             the scheduling between its steps, and steps at the same time count once. None in
             measurements of earlier versions.
+        cache_hits, cache_misses: requests that the response cache answered, and that it was asked
+            for in vain. Only the latter are executed; all are `requests`.
+        cache_ms: mean time of lookups and insertions.
+        expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
+            that is not known.
     """
 
     model: str
@@ -112,6 +120,11 @@ class ServerSplit:
     ensemble: bool = False
     step: bool = False
     request_ms: float | None = None
+    waiting_ms: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_ms: float = 0.0
+    expected_hit_rate: float | None = None
 
     @property
     def compute_ms(self) -> float:
@@ -120,8 +133,14 @@ class ServerSplit:
 
     @property
     def total_ms(self) -> float:
-        """Mean time in the queue and in executions."""
-        return self.queue_ms + self.compute_ms
+        """Mean time in the cache, in the queue and in executions."""
+        return self.cache_ms + self.queue_ms + self.compute_ms
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of requests that the response cache answered; None without a cache."""
+        asked = self.cache_hits + self.cache_misses
+        return self.cache_hits / asked if asked else None
 
     @property
     def executions(self) -> int:
@@ -334,7 +353,7 @@ class LoadLevel:
 
     @property
     def requests_received(self) -> int:
-        """Requests that the server got from clients, not those that steps got."""
+        """Requests that the server got from clients, not those that models sent to steps."""
         return sum(split.requests for split in self.server if not split.step)
 
     def latency_ms(self, percentile: float) -> float:

@@ -29,18 +29,19 @@ def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
     """
     requests, executed = level.requests_received, level.executed
     model = [model_ms(split, timings.get(split.model, ())) for split in executed]
-    compute = [
-        split.compute_infer_ms if own is None else own
-        for split, own in zip(executed, model, strict=True)
-    ]
-    host = [s.compute_infer_ms - own for s, own in zip(executed, compute, strict=True)]
+    infer = [split.compute_infer_ms - split.waiting_ms for split in executed]
+    compute = [ms if own is None else own for ms, own in zip(infer, model, strict=True)]
+    host = [ms - own for ms, own in zip(infer, compute, strict=True)]
 
     def mean(values: Sequence[float]) -> float:
         weighted = zip(executed, values, strict=True)
         return sum(split.requests * ms for split, ms in weighted) / requests if requests else 0.0
 
+    cache_ms = mean([split.cache_ms for split in executed])
+    cache = {"cache": cache_ms} if cache_ms else {}
     host_ms = {HOST: mean(host)} if any(own is not None for own in model) else {}
     return {
+        **cache,
         "queue": mean([split.queue_ms for split in executed]),
         "input": mean([split.compute_input_ms for split in executed]),
         "compute": mean(compute),

@@ -18,6 +18,7 @@ from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.report import number_formats as form
 from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
+    cache_table,
     claims_table,
     confidence_text,
     configurations_table,
@@ -151,6 +152,8 @@ class StudyOutcome:
                 named.append(("baseline", self.baseline))
             named += [("equal cost", each) for each in equal[1:]]
             tables.append(configurations_table("The best and what it is compared with", named))
+            if (cache := cache_table(self.decision.ranking)) is not None:
+                tables.append(cache)
         if self.claims:
             tables.append(claims_table(self.claims))
         if self.summary is not None and self.summary.pareto:

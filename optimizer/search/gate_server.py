@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.artifacts.build_results import ModelArtifact
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.runtimes.spec import Kind
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -30,10 +32,26 @@ _STEP_DELAY_US = 20_000
 
 @dataclass(frozen=True)
 class DeployedPipeline:
-    """An ensemble and its steps as they are deployed; `files` are of each, by its name."""
+    """A composed model and its steps as they are deployed; `files` are of each, by its name."""
 
     config: ServingConfig
     files: Mapping[str, ModelFiles]
+
+    def with_most_instances(self, space: SearchSpace) -> DeployedPipeline:
+        """Return the pipeline with the most instances that a space has of each BLS model.
+
+        One instance calls its steps for one execution at a time, so that fewer instances would not
+        show the batches that are merged from the calls of several.
+        """
+        bls = (self.config.graph or NO_GRAPH).bls_names
+        most = {m.model: int(m.instances.max()) for m in space.models if m.model in bls}
+        models = tuple(
+            replace(model, groups=tuple(replace(g, count=most[model.name]) for g in model.groups))
+            if model.name in bls
+            else model
+            for model in self.config.models
+        )
+        return replace(self, config=replace(self.config, models=models))
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,10 @@ class GateSubject:
     """An artefact, and how its answers are got.
 
     Attributes:
-        target: the model that requests go to: the artefact's own, or the ensemble that it is part
-            of, whose answers show whether its parts answer correctly.
+        target: the model that requests go to: the artefact's own, or the composed model that it is
+            part of, whose answers show whether its parts answer correctly.
         outputs: of the target.
-        pipeline: the ensemble; None for a model that is served alone.
+        pipeline: of the target; None for a model that is served alone.
     """
 
     artifact: ModelArtifact
@@ -75,19 +93,20 @@ class GateServer:
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
-        self._max_batch_size = 0
+        self._max_batch_size, self._instances = 0, 1
         self._executed: ServerSplit | None = None
 
-    def serve(self, max_batch_size: int) -> None:
+    def serve(self, max_batch_size: int, instances: int = 1) -> None:
         """Serve the artefact with a max_batch_size; retry a transient failure once.
 
         Raises:
             TrialFailure: when it cannot be served.
         """
-        if self._served is not None and max_batch_size == self._max_batch_size:
+        wanted = (max_batch_size, instances)
+        if self._served is not None and wanted == (self._max_batch_size, self._instances):
             return
         self.close()
-        self._max_batch_size = max_batch_size
+        self._max_batch_size, self._instances = wanted
         try:
             self._start()
         except TrialFailure as error:
@@ -113,17 +132,20 @@ class GateServer:
         Raises:
             TrialFailure: when a request fails, twice where the failure is transient.
         """
-        if self._pipeline is not None and batch is not None:
+        if self._pipeline is not None:
             requests = [row for request in requests for row in _rows(request)]
             batch = None
         return self._infer_with_retry([requests], batch)
 
     @property
-    def instance_mib(self) -> float | None:
-        """Memory that the instance takes, None where it cannot be measured."""
-        if self._served is None or self._pipeline is not None:
-            return None
-        return self._session.memory_of_models_mib()
+    def models_mib(self) -> float | None:
+        """Memory of all models that are served, None where it cannot be measured."""
+        return self._session.memory_of_models_mib() if self._served is not None else None
+
+    @property
+    def serves_step(self) -> bool:
+        """Whether the artefact is one of the steps of a pipeline that is served for it."""
+        return self._pipeline is not None and self._artifact.spec.model != self._model.name
 
     @property
     def last_ms(self) -> dict[int, float]:
@@ -214,9 +236,10 @@ class GateServer:
         return joined
 
     def _serving(self) -> ModelServing:
-        """Return one instance, with dynamic batching where a batch holds more than one request."""
+        """Return how it is served: with dynamic batching where batches hold several requests."""
         kind, cores = self._placement
-        on_cpu = InstanceGroup("KIND_CPU", 1, (), cores)
+        count = self._instances
+        on_cpu = InstanceGroup("KIND_CPU", count, (), cores)
         largest = self._max_batch_size
         delay_us = _STEP_DELAY_US if self._pipeline is not None else 0
         return ModelServing(
@@ -224,7 +247,7 @@ class GateServer:
             artifact=self._artifact.spec,
             max_batch_size=largest,
             batching=Batching(max_queue_delay_us=delay_us) if largest > 1 else None,
-            groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, 1, (0,)),),
+            groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, count, (0,)),),
         )
 
 

@@ -22,6 +22,7 @@ from optimizer.triton.deployed_config import (
     refusal_of,
     served_versions,
 )
+from optimizer.triton.observed_calls import code_calls_others
 from optimizer.workload.model_spec import Call, RepositorySource
 
 _Configs = Mapping[str, model_config_pb2.ModelConfig]
@@ -98,6 +99,13 @@ def _call_mistakes(source: RepositorySource, config: model_config_pb2.ModelConfi
         yield (
             "source.calls: must be left out: only models of the backend python call others, and "
             f"the model names {backend}"
+        )
+    stated = source.calls is None or source.model in dict(source.calls)
+    if not stated and backend_of(config) == "python" and code_calls_others(source.folder):
+        yield (
+            "source.calls: is required: the model's code calls others (pb_utils.InferenceRequest). "
+            f"List them, such as {{{source.model}: [MODEL, MODEL]}}, or [] where it calls none; "
+            "auto counts them"
         )
     yield from _step_mistakes(source, steps, {})
 

@@ -128,6 +128,7 @@ class EmbeddedLauncher:
                 str(self._repository.relative_to(folder)),
                 f"--backend-directory={self._backends.relative_to(folder)}",
                 f"--backend-config=python,shm-region-prefix-name={region}",
+                self._runtime.cache_flag,
                 # It listens on this machine alone.
                 *shared_memory_flags(SERVER_VERSION),
                 completes=completes,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -12,7 +14,12 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from optimizer.errors import LoadTestFailure, UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.control import ServerControl
-from optimizer.triton.deployed_config import backend_of, ensemble_steps
+from optimizer.triton.deployed_config import (
+    backend_of,
+    ensemble_steps,
+    is_model_folder,
+    read_if_present,
+)
 from optimizer.workload.model_spec import Call, Calls, RepositorySource
 from optimizer.workload.streams import Tensors
 
@@ -25,8 +32,50 @@ _COUNTED_SECONDS = 2.0
 
 def code_calls_others(folder: Path) -> bool:
     """Return whether code in one of a model's version folders makes requests to other models."""
-    files = (path for version in folder.glob("[1-9]*") for path in version.glob("*.py"))
-    return any(_REQUEST in _text(path) for path in files)
+    return any(_REQUEST in _text(path) for path in _code(folder))
+
+
+def calls_in_code(source: RepositorySource) -> Calls | None:
+    """Return the calls that the code of a model and of its steps names, in the order of the code.
+
+    Returns:
+        None where code that calls others names none of the repository's models.
+    """
+    models = {each.name for each in source.repository.iterdir() if is_model_folder(each)}
+    calls: dict[str, tuple[Call, ...]] = {}
+    left = [source.model]
+    while left:
+        name = left.pop()
+        folder = source.repository / name
+        if name in calls or name not in models:
+            continue
+        if code_calls_others(folder):
+            named = [text for text in _texts_in_code(folder) if text in models - {name}]
+            if not named:
+                return None
+            calls[name] = tuple(map(Call, dict.fromkeys(named)))
+        left += [step.model for step in ensemble_steps(read_if_present(folder)[1])]
+        left += [call.model for call in calls.get(name, ())]
+    return tuple(calls.items())
+
+
+def _texts_in_code(folder: Path) -> Iterator[str]:
+    """Yield the texts in a model's code, in their order."""
+    for path in _code(folder):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python warns about suspicious programs
+                nodes = list(ast.walk(ast.parse(_text(path))))
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+        constants = [node for node in nodes if isinstance(node, ast.Constant)]
+        for node in sorted(constants, key=lambda node: (node.lineno, node.col_offset)):
+            if isinstance(node.value, str):
+                yield node.value
+
+
+def _code(folder: Path) -> list[Path]:
+    return [path for version in folder.glob("[1-9]*") for path in sorted(version.glob("*.py"))]
 
 
 def _text(path: Path) -> str:
@@ -90,7 +139,7 @@ def attributed_calls(
     Raises:
         UsageError: where more than one model can have made them.
     """
-    per_request = {**counts, source.model: 1.0}
+    per_request = {source.model: 1.0, **counts}
     left = dict(counts)
     for name, times in per_request.items():
         for step in ensemble_steps(configs[name]):

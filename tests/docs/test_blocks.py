@@ -23,7 +23,8 @@ from tests.docs import made_up
 from tests.docs.blocks import Block, blocks
 from tests.docs.python_blocks import run_block, searches
 from tests.e2e import tiny
-from tests.unit.pipelines import write_repository
+from tests.e2e.pipeline_models import BLS
+from tests.unit.pipelines import CONFIGS, write_repository
 from tests.unit.repositories import MAIL, write_config
 
 GPUS = tuple(Gpu(f"GPU-{n}", "NVIDIA A10G", (8, 6), 23_028) for n in range(2))
@@ -55,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "checkpoint").mkdir()
     write_config(tmp_path / "models", MAIL, "texts")
-    write_repository(tmp_path / "models")
+    write_repository(tmp_path / "models", {**CONFIGS, "text_bls": BLS})
     return tmp_path
 
 

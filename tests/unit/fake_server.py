@@ -19,6 +19,9 @@ EMPTY_MIB = 400.0
 class FakeGpuServer:
     """Both ends: the launcher that starts it, and what it does."""
 
+    pid: int | None = None
+    loading_seconds = 0.0
+
     def __init__(self, instance_mib: float, kept_mib: float = 0.0) -> None:
         self._instance_mib = instance_mib
         self._kept_mib = kept_mib

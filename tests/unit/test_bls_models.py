@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from tritonclient.grpc import service_pb2
 
+from optimizer.commands.init import write_space_from
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.errors import SpaceFileError, UsageError
+from optimizer.errors import LoadTestFailure, SpaceFileError, UsageError
+from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.machine.slots import Slot
+from optimizer.search.gate_server import DeployedPipeline
 from optimizer.space_file.reader import Space
+from optimizer.triton.control import ServerControl
 from optimizer.triton.deployed_config import served_text
+from optimizer.triton.deployed_pipeline import read_settings
+from optimizer.triton.observed_calls import attributed_calls, calls_in_code, count_calls
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
+from optimizer.workload.model_spec import Call, Calls, RepositorySource
 from optimizer.workload.streams import Payloads
-from tests.e2e.pipeline_models import BLS
+from tests.e2e.pipeline_models import BLS, write_bls
 from tests.unit.pipelines import CONFIGS, STEPS, TOP, space_of
+from tests.unit.repositories import config_of
 from tests.unit.test_pipelines import PINNED, RecordingServer, baseline, values
 
 BLS_TOP = "text_bls"
@@ -94,6 +107,14 @@ def test_a_bls_model_can_be_the_step_of_an_ensemble_and_of_another(tmp_path: Pat
     ]  # fmt: skip
 
 
+def test_the_gate_serves_as_many_callers_as_the_space_has(tmp_path: Path) -> None:
+    listed = {"instance_count": [1, 2], f"{BLS_TOP}.instance_count": [1, 3]}
+    space = bls_space(tmp_path, STEPS, listed)
+    pipeline = DeployedPipeline(baseline(space), {}).with_most_instances(space.search_space)
+    counts = {model.name: model.instance_count for model in pipeline.config.models}
+    assert counts == {**dict.fromkeys(STEPS, 1), BLS_TOP: 3}
+
+
 def served(config: ServingConfig, folder: Path) -> list[tuple[str, ...]]:
     """Return what a server is told to load and unload for a configuration."""
     server = RecordingServer()
@@ -158,3 +179,119 @@ def test_a_wrong_call_is_reported_at_its_key(tmp_path: Path, calls: object, mist
     with pytest.raises(SpaceFileError) as caught:
         bls_space(tmp_path, calls, {})
     assert all(mistake in str(each) for each in caught.value.mistakes), caught.value
+
+
+# What the code shows
+
+
+def source_of(repository: Path, model: str = BLS_TOP) -> RepositorySource:
+    return RepositorySource(repository, model)
+
+
+def test_calls_must_be_stated_where_the_code_makes_requests(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    source = source_of(tmp_path)
+    message = rf"source\.calls: is required: .* such as {{{BLS_TOP}: \[MODEL, MODEL\]}}"
+    with pytest.raises(UsageError, match=message):
+        read_settings(source)
+    assert not read_settings(replace(source, calls=((BLS_TOP, ()),))).steps
+    assert not read_settings(source_of(tmp_path, "tokenizer")).steps
+
+
+def test_the_code_names_what_it_calls(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    assert calls_in_code(source_of(tmp_path)) == ((BLS_TOP, tuple(map(Call, STEPS))),)
+    assert calls_in_code(source_of(tmp_path, TOP)) == ()
+    (tmp_path / TOP / "config.pbtxt").write_text(CONFIGS[TOP].replace("tokenizer", BLS_TOP))
+    assert calls_in_code(source_of(tmp_path, TOP)) == ((BLS_TOP, tuple(map(Call, STEPS))),)
+    for code in ("pb_utils.InferenceRequest(model_name=x)", "no Python: InferenceRequest("):
+        (tmp_path / BLS_TOP / "1" / "model.py").write_text(code)
+        assert calls_in_code(source_of(tmp_path)) is None
+
+
+def test_a_space_file_is_written_for_a_model_that_calls_others(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    write_space_from(tmp_path / BLS_TOP, tmp_path / "space.yaml")
+    document = parse_yaml((tmp_path / "space.yaml").read_text())
+    assert document["models"][BLS_TOP]["source"]["calls"] == [*STEPS]
+    names = (*STEPS, BLS_TOP)
+    expected = {f"{name}.{p}" for name in names for p in ("batching", "instance_count")}
+    assert {*document["parameters"]} == expected
+    (tmp_path / BLS_TOP / "1" / "model.py").write_text("pb_utils.InferenceRequest(model_name=x)")
+    write_space_from(tmp_path / BLS_TOP, tmp_path / "unknown.yaml")
+    document = parse_yaml((tmp_path / "unknown.yaml").read_text())
+    assert document["models"][BLS_TOP]["source"]["calls"] == "auto"
+    assert {*document["parameters"]} >= {"batching", "instance_count"}
+
+
+# What a server counts
+
+
+class CountingServer:
+    """Counts a request to a model, and those that it leads to, as Triton does."""
+
+    def __init__(self, per_request: Sequence[Sequence[str]], error: str | None = None) -> None:
+        self.left, self.error = list(per_request), error
+        self.counters: dict[str, service_pb2.ModelStatistics] = defaultdict(
+            service_pb2.ModelStatistics
+        )
+        self.clock = 0
+
+    def statistics(self, model: str) -> service_pb2.ModelStatistics:
+        counters = service_pb2.ModelStatistics()
+        counters.CopyFrom(self.counters[model])
+        return counters
+
+    def error_of_one_request(self, model: str, *_: object) -> str | None:
+        for name in (*self.left.pop(0), model):
+            self.clock += 1
+            self.counters[name].inference_stats.success.count += 1
+            self.counters[name].last_inference = self.clock
+        return self.error
+
+
+def counted(server: CountingServer, requests: int) -> dict[str, float]:
+    control = cast(ServerControl, server)
+    return count_calls(control, "top", ["a", "b", "c"], [{} for _ in range(requests)])
+
+
+def test_calls_are_counted_in_their_order() -> None:
+    server = CountingServer([["c", "a"], ["c", "a", "a"], ["c"], ["c"]])
+    assert list(counted(server, 4).items()) == [("c", 1.0), ("a", 0.75)]
+
+
+def test_a_request_that_fails_shows_nothing() -> None:
+    with pytest.raises(LoadTestFailure, match="top did not answer: Model 'a' is not ready"):
+        counted(CountingServer([["b"]], "Model 'a' is not ready"), 1)
+
+
+def attributed(folder: Path, model: str, counts: dict[str, float]) -> Calls:
+    configs = {
+        path.parent.name: config_of(path.read_text()) for path in folder.glob("*/config.pbtxt")
+    }
+    return attributed_calls(source_of(folder, model), configs, counts)
+
+
+def test_what_ensembles_call_is_not_called_by_code(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    steps = dict.fromkeys(STEPS, 1.0)
+    assert attributed(tmp_path, TOP, steps) == ()
+    assert attributed(tmp_path, BLS_TOP, steps) == ((BLS_TOP, tuple(map(Call, STEPS))),)
+    both = {**steps, "tokenizer": 2.0, TOP: 1.0}
+    calls = ((BLS_TOP, (Call("tokenizer"), Call(TOP))),)
+    assert attributed(tmp_path, BLS_TOP, both) == calls
+
+
+def test_calls_of_a_step_are_counted_for_each_of_its_requests(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    (tmp_path / TOP / "config.pbtxt").write_text(CONFIGS[TOP].replace("tokenizer", BLS_TOP))
+    counts = {"tokenizer": 1.5, BLS_TOP: 1.0, "classifier": 1.0, "labeller": 1.0}
+    assert attributed(tmp_path, TOP, counts) == ((BLS_TOP, (Call("tokenizer", 1.5),)),)
+
+
+def test_calls_that_two_models_can_have_made_must_be_stated(tmp_path: Path) -> None:
+    write_bls(tmp_path)
+    shutil.copytree(tmp_path / BLS_TOP, tmp_path / "second")
+    message = f"auto cannot tell which of {BLS_TOP}, second calls second, labeller: state"
+    with pytest.raises(UsageError, match=message):
+        attributed(tmp_path, BLS_TOP, {"second": 1.0, "labeller": 1.0})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.files.request_payloads import with_file
@@ -21,9 +21,9 @@ from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.machine import utilisation as use
 from optimizer.machine.slots import Slot
-from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit
 from optimizer.report.server_figures import times_ms
-from optimizer.search.level_runner import LevelRunner, concurrency
+from optimizer.search.level_runner import LevelRunner, concurrency, with_roles
 from optimizer.study.events import Event, LevelFinished, LevelStarted
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer
@@ -186,6 +186,24 @@ def test_the_ensemble_and_each_step_is_asked_for_its_statistics(make: Make) -> N
     former = replace(measured, server=earlier, replied_ms=inside + 2.0)
     assert former.network_ms == pytest.approx(2.0)
     assert times_ms(measured, {})["queue"] == pytest.approx(inside)
+
+
+@pytest.mark.parametrize(("calls", "waiting_ms"), [(0.5, 7.0), (2.0, 20.0)])
+def test_the_time_of_a_bls_model_is_counted_without_that_of_its_steps(
+    make: Make, calls: float, waiting_ms: float
+) -> None:
+    inner = ComposedModel("inner", "ensemble", in_sequence(("tokenizer", "model")))
+    graph = ModelGraph((inner, ComposedModel("bert", "bls", (Step("inner", calls=calls),))))
+    split = ServerSplit("", 100, 1.0, 0.5, 5.0, 0.5, ())
+    bert = replace(split, model="bert", compute_infer_ms=20.0)
+    called = replace(split, model="inner", request_ms=14.0)
+    steps = (replace(split, model=name) for name in ("tokenizer", "model"))
+    splits = with_roles([*steps, called, bert], graph)
+    # More than the compute time cannot be waiting.
+    assert [each.waiting_ms for each in splits] == [0.0, 0.0, 0.0, waiting_ms]
+    level = replace(make().run(CONFIG), server=splits, replied_ms=50.0)
+    assert level.network_ms == 50.0 - 22.0, "its steps are within its own time"
+    assert times_ms(level, {})["compute"] == 5.0 + 5.0 + 20.0 - waiting_ms
 
 
 def test_a_server_that_ended_in_a_level_is_the_reason_of_its_failure(make: Make) -> None:

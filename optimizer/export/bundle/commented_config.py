@@ -68,7 +68,6 @@ def _comment_of(field: str, model: ModelServing, own: Mapping[str, str]) -> str:
         else "no batching: at most the batch size of one request",
         "input": "inputs of the space file, without the batch; -1 is the length of a request",
         "output": "output of the model, without the batch; labels come from its source",
-        "response_cache": "off unless it was measured: cached replies are not computed",
         "model_warmup": "zeros of the longest length, so that the first request is not slow"
         + own.get("model_warmup", ""),
         "parameters": "read by model.py: runtime, precision and threads",
