@@ -201,7 +201,7 @@ def _cache(use: CacheUse) -> str:
     beside = f" ({form.fine_percent(expected)} expected)" if expected is not None else ""
     return (
         f"response cache of {use.model}: answered {form.fine_percent(use.hit_rate)} of "
-        f"{form.count(use.hits + use.misses)} requests{beside}"
+        f"{form.count(use.requests)} requests{beside}"
     )
 
 

@@ -116,6 +116,10 @@ def check_workload(workload: Workload, models: Sequence[str]) -> None:
             raise ValueError(f"workload.streams: {stream.target!r} is none of the models")
         if not 50 <= stream.limit.percentile <= 99.9:
             raise ValueError("workload.streams: a percentile must be from 50 to 99.9")
+        if stream.repeats is not None and stream.repeats.population < 1:
+            raise ValueError("workload.streams: repeats.population must be at least 1")
+        if stream.keys and min(stream.keys) < 0:
+            raise ValueError("workload.streams: keys of arrivals must be at least 0")
         _check_payloads(stream.payloads)
 
 
