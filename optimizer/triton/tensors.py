@@ -77,7 +77,7 @@ def _for_client(array: NDArray[Any], data_type: str) -> NDArray[Any]:
         return array.astype(np.float32)
     if data_type != "BYTES":
         return array
-    # It would send what Python prints of other bytes than those of the type itself.
+    # Of bytes of a type that derives from bytes, it would send what Python prints.
     plain = np.empty(array.size, dtype=np.object_)
-    plain[:] = [bytes(each) for each in array.ravel()]
+    plain[:] = [each if isinstance(each, str) else bytes(each) for each in array.ravel()]
     return plain.reshape(array.shape)
