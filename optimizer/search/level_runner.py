@@ -19,7 +19,7 @@ from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit, StreamLevel
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
@@ -131,12 +131,20 @@ class LevelRunner:
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
         level = replace(
             level,
+            streams=tuple(self._explained(stream, served) for stream in level.streams),
             server=with_roles(map(server_split, before, after), config.graph),
             machine=use,
             warnings=(*level.warnings, *warnings),
         )
         self._watch(LevelFinished(level))
         return level
+
+    def _explained(self, level: StreamLevel, served: ServedConfiguration) -> StreamLevel:
+        """Return a stream's level with the step that its first error came from."""
+        if level.first_error is None:
+            return level
+        [target] = [each.target for each in self._workload.streams if each.name == level.name]
+        return replace(level, first_error=served.control.explained(target, level.first_error))
 
     def _offered(self, plan: LevelPlan) -> float | None:
         if not isinstance(plan.load, OpenLoop):
