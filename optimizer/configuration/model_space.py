@@ -121,13 +121,15 @@ class ModelSpace:
     @cached_property
     def uses(self) -> Mapping[ArtifactSpec, ArtifactUse]:
         """How the valid points serve each artefact."""
-        uses: dict[ArtifactSpec, set[tuple[int, tuple[int, ...]]]] = {}
+        uses: dict[ArtifactSpec, list[ModelServing]] = {}
         for position in map(tuple, self.points.tolist()):
             model = self.serving(position)
-            uses.setdefault(model.artifact, set()).add((model.max_batch_size, model.padding))
+            uses.setdefault(model.artifact, []).append(model)
         return {
             spec: ArtifactUse(
-                tuple(sorted({size for size, _ in own})), tuple(sorted({pads for _, pads in own}))
+                tuple(sorted({model.max_batch_size for model in own})),
+                tuple(sorted({model.padding for model in own})),
+                max(model.most_instances for model in own),
             )
             for spec, own in uses.items()
         }
@@ -196,6 +198,7 @@ class ModelSpace:
     def position_of(self, model: ModelServing, server: ServerOptions) -> Position | None:
         """Return the valid point that stands for a model as it is served, None without one."""
         own = server if model.artifact.runtime == "tensorrt" else replace(server, backend_config=())
+        own = own if model.cache else replace(own, cache_bytes=None)
         return self._positions.get((model, own))
 
     def parameter(self, name: str) -> Parameter:

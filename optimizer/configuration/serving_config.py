@@ -134,10 +134,12 @@ class ArtifactUse:
     Attributes:
         max_batch_sizes: values of `ModelServing.max_batch_size`, ascending.
         paddings: values of `ModelServing.padding`.
+        most_instances: on a device.
     """
 
     max_batch_sizes: tuple[int, ...]
     paddings: tuple[tuple[int, ...], ...]
+    most_instances: int = 1
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,15 @@ class ServerOptions:
         backend_config: (backend, setting, value) triples for --backend-config.
         executions_per_device: simultaneous executions of all rate-limited models on a device;
             None leaves Triton's rate limiter off.
+        cache_bytes: size of the response cache; None where no model uses one.
+        client_shared_memory: whether clients on the same machine may pass tensors in system shared
+            memory.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
     executions_per_device: int | None = None
+    cache_bytes: int | None = None
+    client_shared_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,10 @@ class ServingConfig:
     @property
     def digest(self) -> str:
         """Name of the configuration's measurements: 16 hex digits of its content."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        content = asdict(self)
+        if self.server.cache_bytes is None:
+            del content["server"]["cache_bytes"]  # which records of earlier versions lack
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -199,7 +209,7 @@ def describe(config: ServingConfig) -> str:
     ensembles = (config.graph or NO_GRAPH).ensemble_names
     several = len(config.models) > 1
     parts = {
-        model.name: _fields(model) if model.name in ensembles else [describe_model(model)]
+        model.name: _options(model) if model.name in ensembles else [describe_model(model)]
         for model in config.models
     }
     text = "; ".join(
@@ -209,6 +219,8 @@ def describe(config: ServingConfig) -> str:
         text += f", {backend} {setting} {value}"
     if config.server.executions_per_device is not None:
         text += f", {config.server.executions_per_device} executing at once"
+    if config.server.cache_bytes is not None:
+        text += f", cache size {config.server.cache_bytes / 2**20:g} MiB"
     return text
 
 
@@ -234,12 +246,13 @@ def describe_model(model: ModelServing) -> str:
         parts.append("CUDA graphs")
     if model.padding:
         parts.append("padded to " + "/".join(map(str, model.padding)))
-    parts += _fields(model)
+    parts += _options(model)
     return ", ".join(parts)
 
 
-def _fields(model: ModelServing) -> list[str]:
-    return [f"{path} {text}" for path, text in model.parameters]
+def _options(model: ModelServing) -> list[str]:
+    cache = ["response_cache"] if model.cache else []
+    return [*cache, *(f"{path} {text}" for path, text in model.parameters)]
 
 
 def _describe_group(group: InstanceGroup) -> str:

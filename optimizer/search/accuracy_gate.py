@@ -8,6 +8,7 @@ loaded instance and the compute time of batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -119,14 +120,14 @@ class _Judge:
         plan = self._plan
         self._server.serve(plan.largest)
         dropped = self._requests_alone()
-        instance_mib = self._instance_mib()
+        loaded_mib = self._models_mib()
         largest, failing = None, None
         if dropped is None:
             largest, failing = self._batches()
         lengths = tuple(sorted(r.length for r in self._references if self._is_right_alone(r)))
         return GateResult(
             accuracy=self._accuracy,
-            instance_mib=instance_mib,
+            instance_mib=self._instance_mib(loaded_mib) if dropped is None else loaded_mib,
             shapes=GatedShapes(plan.tested_sizes(largest) if lengths else (), lengths),
             dropped=dropped,
             failing=failing,
@@ -136,17 +137,39 @@ class _Judge:
     def _is_right_alone(self, reference: Reference) -> bool:
         return not reference.sizes and reference.shape in self._alone
 
-    def _instance_mib(self) -> float | None:
-        """Return the instance's memory after it executed a batch of medium size."""
-        alone, size = self._server.instance_mib, self._plan.request_size
-        batch = min(self._plan.largest, _MEMORY_BATCH) // size * size
-        if alone is None or batch <= size:
+    def _instance_mib(self, loaded_mib: float | None) -> float | None:
+        """Return the instance's memory; of a step what a second instance adds to the pipeline."""
+        if not self._server.serves_step or loaded_mib is None:
+            return loaded_mib
+        if self._plan.most_instances == 1:
+            return None
+        batch = max(self._plan.request_size, self._medium_batch)
+        largest = min(size for size in self._plan.max_batch_sizes if size >= batch)
+        try:
+            self._server.serve(largest, instances=2)
+            # So many that they do not fit in one execution.
+            both = [self._batch(self._longest, batch)] * (2 * math.ceil(largest / batch))
+            self._server.infer_concurrently(both)
+        except TrialFailure:  # the search meets it again where it matters
+            return None
+        both_mib = self._server.models_mib
+        return max(0.0, both_mib - loaded_mib) if both_mib is not None else None
+
+    @property
+    def _medium_batch(self) -> int:
+        size = self._plan.request_size
+        return min(self._plan.largest, _MEMORY_BATCH) // size * size
+
+    def _models_mib(self) -> float | None:
+        """Return the memory of what is served after it executed a batch of medium size."""
+        alone, batch = self._server.models_mib, self._medium_batch
+        if alone is None or batch <= self._plan.request_size:
             return alone
         try:
             self._server.infer_concurrently([self._batch(self._longest, batch)])
         except TrialFailure:  # the failing batch is determined below
             return alone
-        return self._server.instance_mib
+        return self._server.models_mib
 
     def _batch(self, reference: Reference, size: int) -> Tensors:
         """Return a request of `size` inferences, which repeats the held-out rows."""

@@ -93,19 +93,20 @@ class GateServer:
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
-        self._max_batch_size = 0
+        self._max_batch_size, self._instances = 0, 1
         self._executed: ServerSplit | None = None
 
-    def serve(self, max_batch_size: int) -> None:
+    def serve(self, max_batch_size: int, instances: int = 1) -> None:
         """Serve the artefact with a max_batch_size; retry a transient failure once.
 
         Raises:
             TrialFailure: when it cannot be served.
         """
-        if self._served is not None and max_batch_size == self._max_batch_size:
+        wanted = (max_batch_size, instances)
+        if self._served is not None and wanted == (self._max_batch_size, self._instances):
             return
         self.close()
-        self._max_batch_size = max_batch_size
+        self._max_batch_size, self._instances = wanted
         try:
             self._start()
         except TrialFailure as error:
@@ -131,17 +132,20 @@ class GateServer:
         Raises:
             TrialFailure: when a request fails, twice where the failure is transient.
         """
-        if self._pipeline is not None and batch is not None:
+        if self._pipeline is not None:
             requests = [row for request in requests for row in _rows(request)]
             batch = None
         return self._infer_with_retry([requests], batch)
 
     @property
-    def instance_mib(self) -> float | None:
-        """Memory that the instance takes, None where it cannot be measured."""
-        if self._served is None or self._pipeline is not None:
-            return None
-        return self._session.memory_of_models_mib()
+    def models_mib(self) -> float | None:
+        """Memory of all models that are served, None where it cannot be measured."""
+        return self._session.memory_of_models_mib() if self._served is not None else None
+
+    @property
+    def serves_step(self) -> bool:
+        """Whether the artefact is one of the steps of a pipeline that is served for it."""
+        return self._pipeline is not None and self._artifact.spec.model != self._model.name
 
     @property
     def last_ms(self) -> dict[int, float]:
@@ -232,9 +236,10 @@ class GateServer:
         return joined
 
     def _serving(self) -> ModelServing:
-        """Return one instance, with dynamic batching where a batch holds more than one request."""
+        """Return how it is served: with dynamic batching where batches hold several requests."""
         kind, cores = self._placement
-        on_cpu = InstanceGroup("KIND_CPU", 1, (), cores)
+        count = self._instances
+        on_cpu = InstanceGroup("KIND_CPU", count, (), cores)
         largest = self._max_batch_size
         delay_us = _STEP_DELAY_US if self._pipeline is not None else 0
         return ModelServing(
@@ -242,7 +247,7 @@ class GateServer:
             artifact=self._artifact.spec,
             max_batch_size=largest,
             batching=Batching(max_queue_delay_us=delay_us) if largest > 1 else None,
-            groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, 1, (0,)),),
+            groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, count, (0,)),),
         )
 
 

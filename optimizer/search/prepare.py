@@ -37,6 +37,7 @@ from optimizer.study.gated_artifact import (
     GatedArtifact,
     GatePlan,
     from_json,
+    memory_mib,
     ready_event,
     to_json,
 )
@@ -162,7 +163,10 @@ class PreparePhase:
     ) -> _Source:
         """Serve a model of a repository as it is deployed, for its reference outputs."""
         self.watch(StepStarted(f"serving {model.name} as deployed, for the reference"))
-        config = replace(space.config(space.baseline).part(model.name), server=ServerOptions())
+        deployed = space.config(space.baseline).part(model.name)
+        # A cache would give the answers of another artefact.
+        uncached = tuple(replace(own, cache=False) for own in deployed.models)
+        config = replace(deployed, models=uncached, server=ServerOptions())
         [spec] = [own.artifact for own in config.models if own.name == model.name]
         lengths = sorted(_plan(spec, model, space).lengths)
         try:
@@ -334,7 +338,7 @@ class PreparePhase:
 
     def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
         """Return the space without configurations whose instances do not fit in memory."""
-        instance_mib = {r.spec: r.instance_mib for r in gated if r.instance_mib is not None}
+        instance_mib = memory_mib(gated, space.graph)
         available = space.hardware.memory_for_instances_mib
         try:
             fitting = space.within_memory(available, instance_mib)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizer.artifacts.accuracy import Accuracy
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse, ServingConfig
 from optimizer.measurement.host_share import HostTiming
 from optimizer.measurement.trial_record import TrialRecord
@@ -25,17 +26,20 @@ class GatePlan:
         lengths: padded request lengths in tokens, the longest first.
         max_batch_sizes: of the configurations, ascending.
         request_size: inferences in one request, the smallest batch.
+        most_instances: of the configurations, on a device.
     """
 
     lengths: tuple[int, ...]
     max_batch_sizes: tuple[int, ...]
     request_size: int = 1
+    most_instances: int = 1
 
     @classmethod
     def of(cls, use: ArtifactUse, payloads: Payloads, request_size: int) -> GatePlan:
         """Return a plan for everything that the points of a space can send to one artefact."""
         lengths = {n for padding in use.paddings for n in payloads.sent_lengths(padding)}
-        return cls(tuple(sorted(lengths, reverse=True)), use.max_batch_sizes, request_size)
+        longest_first = tuple(sorted(lengths, reverse=True))
+        return cls(longest_first, use.max_batch_sizes, request_size, use.most_instances)
 
     @property
     def largest(self) -> int:
@@ -84,7 +88,9 @@ class GatedArtifact:
     """An artefact and the result of its accuracy gate.
 
     Attributes:
-        instance_mib: memory that one instance takes, None where it could not be measured.
+        instance_mib: memory that one instance takes; of a step of a pipeline that which a second
+            one takes, and of the pipeline that of all its models with an instance of each. None
+            where it could not be measured, and for a step that never has a second instance.
         dropped: why the artefact left the space.
         shapes: at which its answers are correct; None where it was not served.
         failing: the smallest wrong batch; configurations that reach it left the space.
@@ -112,6 +118,24 @@ class GatedArtifact:
             return False
         required = plan.batches(plan.largest) or (plan.request_size,)
         return self.failing is not None or set(required) <= set(self.shapes.batch_sizes)
+
+
+def memory_mib(
+    gated: Sequence[GatedArtifact], graph: ModelGraph | None
+) -> dict[ArtifactSpec, float]:
+    """Return the memory of an instance of each artefact, where it was measured.
+
+    A pipeline gets what is left of the whole when its steps have one instance each.
+    """
+    measured = {each.spec: each.instance_mib for each in gated if each.instance_mib is not None}
+    largest: dict[str, float] = {}
+    for spec, own_mib in measured.items():
+        largest[spec.model] = max(own_mib, largest.get(spec.model, 0.0))
+    graph = graph or NO_GRAPH
+    return {
+        spec: max(0.0, own_mib - sum(largest.get(step, 0.0) for step in graph.below(spec.model)))
+        for spec, own_mib in measured.items()
+    }
 
 
 def ready_event(result: GatedArtifact) -> ArtifactReady:

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
 from optimizer.triton.reply_errors import explained_error
@@ -277,6 +278,22 @@ class ServerControl:
         with suppress(ServerFailure):
             return explained_error(error, model, groups)
         return error
+
+    def outputs_of_one_request(
+        self, model: str, tensors: Tensors, timeout_seconds: float
+    ) -> tuple[CachedOutput, ...]:
+        """Send one request and return what its response consists of. Raises ServerFailure."""
+        with _server_errors(f"send {model} a request"):
+            response = self._client.infer(
+                model,
+                client_inputs(tensors),
+                model_version=self.version_of(model),
+                client_timeout=timeout_seconds,
+            ).get_response()
+        return tuple(
+            CachedOutput(output.name, output.datatype, len(output.shape), len(content))
+            for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+        )
 
     def _executed(self, model: str) -> int:
         """Return the number of executions and failures so far."""

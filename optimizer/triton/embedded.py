@@ -20,6 +20,9 @@ from optimizer.errors import RequirementError, storage_errors
 SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
 """Requirement of the package with the server, whose file layout this module relies on."""
 
+SERVER_VERSION = "2.51.0"
+"""Version of its Triton."""
+
 _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 _STUB = "triton_python_backend_stub"
 
@@ -36,6 +39,11 @@ class EmbeddedRuntime:
     binary: Path
     backend_files: tuple[Path, ...]
     environment: tuple[tuple[str, str], ...]
+
+    @property
+    def cache_flag(self) -> str:
+        """The argument that tells the server where the libraries of response caches are."""
+        return f"--cache-directory={self.binary.parent.parent / 'caches'}"
 
     def lay_out(self, directory: Path) -> Path:
         """Create a directory for --backend-directory and return it.

@@ -51,7 +51,8 @@ class FakeSession:
         return self
 
     def memory_of_models_mib(self) -> float:
-        return 700.0 + max(self._counts, default=0)
+        second = sum(model.instance_count - 1 for model in self.served[-1].models)
+        return 700.0 + 50.0 * second + max(self._counts, default=0)
 
     def retire(self, *, wait: bool) -> None:
         """Keep nothing."""

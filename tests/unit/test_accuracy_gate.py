@@ -297,12 +297,12 @@ def pipeline() -> DeployedPipeline:
     return DeployedPipeline(config, files)
 
 
-def judged_as_step(answer: Answer) -> tuple[GateResult, FakeSession]:
+def judged_as_step(answer: Answer, plan: GatePlan = PLAN) -> tuple[GateResult, FakeSession]:
     session = FakeSession(answer)
     gate = AccuracyGate(cast(ServingSession, session), "KIND_CPU", 2, lambda _: None)
     own = pipeline()
     artifact = replace(ARTIFACT, spec=own.config.models[1].artifact)
-    return gate.judge(artifact, replace(MODEL, name="top"), PREPARED, PLAN, own), session
+    return gate.judge(artifact, replace(MODEL, name="top"), PREPARED, plan, own), session
 
 
 def test_a_step_is_judged_by_the_answers_of_its_ensemble() -> None:
@@ -314,6 +314,36 @@ def test_a_step_is_judged_by_the_answers_of_its_ensemble() -> None:
         assert step.max_batch_size == 16, "that of the step alone is changed"
         assert (first, top) == (own := pipeline().config).models[::2]
         assert config.graph == own.graph
+
+
+def test_the_memory_of_a_step_is_what_a_second_instance_adds() -> None:
+    result, session = judged_as_step(sums, replace(PLAN, most_instances=3))
+    assert result.instance_mib == 50.0
+    *_, last = session.served
+    assert [model.instance_count for model in last.models] == [1, 2, 1]
+    assert last.models[1].max_batch_size == 8, "of the size at which memory is compared"
+    assert result.failing is None
+
+
+def test_a_second_instance_that_cannot_be_served_is_left_to_the_search() -> None:
+    asked = list[int]()
+
+    def answer(batch: Tensors) -> NDArray[Any]:
+        asked.append(len(batch["x"]))
+        return sums(batch)
+
+    _, session = judged_as_step(answer, replace(PLAN, most_instances=2))
+    before = len(asked)
+    asked.clear()
+
+    def failing(batch: Tensors) -> NDArray[Any]:
+        asked.append(len(batch["x"]))
+        # Those of the second instance are the last ones.
+        return refuses(batch) if len(asked) > before - 4 else sums(batch)
+
+    result, _ = judged_as_step(failing, replace(PLAN, most_instances=2))
+    assert (result.dropped, result.instance_mib) == (None, None)
+    assert session.served
 
 
 def test_batches_of_a_step_are_merged_from_single_requests() -> None:

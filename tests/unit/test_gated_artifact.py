@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 from optimizer.artifacts.accuracy import Accuracy
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.measurement.host_share import HostTiming
 from optimizer.study.events import ArtifactReady
@@ -16,6 +17,7 @@ from optimizer.study.gated_artifact import (
     GatedShapes,
     GatePlan,
     from_json,
+    memory_mib,
     ready_event,
     to_json,
 )
@@ -72,3 +74,18 @@ def test_the_line_of_an_artefact_stays_short() -> None:
     assert ready_event(RIGHT) == ArtifactReady(SPEC.label, figures, dropped=False)
     assert ready_event(FAILING).detail == f"{figures}, batches below 16"
     assert ready_event(replace(RIGHT, dropped="too far off")).dropped
+
+
+def test_the_memory_of_a_pipeline_is_what_its_steps_leave_of_the_whole() -> None:
+    graph = ModelGraph((ComposedModel("top", "ensemble", in_sequence(("a", "b", "c"))),))
+    specs = {name: replace(SPEC, model=name) for name in ("a", "b", "c", "top", "other")}
+    # c never has a second instance, so that it was not measured by itself.
+    measured = {"a": 30.0, "b": 50.0, "c": None, "top": 200.0, "other": 10.0}
+    gated = [GatedArtifact(specs[name], instance_mib=mib) for name, mib in measured.items()]
+    assert {spec.model: mib for spec, mib in memory_mib(gated, graph).items()} == {
+        "a": 30.0,
+        "b": 50.0,
+        "top": 120.0,
+        "other": 10.0,
+    }
+    assert memory_mib(gated, None)[specs["top"]] == 200.0
