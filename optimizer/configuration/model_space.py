@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from optimizer.configuration.conditions import ConditionError, evaluate
+from optimizer.configuration.conditions import ConditionError, evaluate, models_in
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
@@ -106,7 +106,7 @@ class ModelSpace:
             EmptySpaceError: when no point is valid.
             ConditionError: when a condition names something unknown or is no comparison.
         """
-        table = self._table()
+        table = self.table()
         for rule, allowed in self._rules():
             table = table[allowed(table)]
             if table.empty:
@@ -175,10 +175,10 @@ class ModelSpace:
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
-        table = self._table()
+        table = self.table()
         for condition in self.limits.conditions:
             try:
-                evaluate(condition, table)
+                self._meets(condition, table)
             except ConditionError as error:
                 yield error
 
@@ -215,7 +215,14 @@ class ModelSpace:
     def _columns(self, mark: str) -> list[str]:
         return [f"{mark}{p.name}" for p in self.parameters]
 
-    def _table(self) -> pd.DataFrame:
+    def _meets(self, condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
+        """Return which rows meet a condition that names no model, or this one."""
+        if not models_in(condition, [self.model]):
+            return evaluate(condition, rows)
+        named = {f"{self.model}.{p.name}": rows[p.name] for p in self.parameters}
+        return evaluate(condition, rows.assign(**named), [self.model])
+
+    def table(self) -> pd.DataFrame:
         """Make a row for each combination of values, with the columns of `rows`."""
         size = math.prod(len(p.values) for p in self.parameters)
         if size > MAX_POINTS:
@@ -252,7 +259,7 @@ class ModelSpace:
         yield "preferred_batch_sizes are from 1 to max_batch_size", _preferred_sizes_fit
         yield from self._hardware_rules()
         for condition in self.limits.conditions:
-            yield condition, partial(evaluate, condition)
+            yield condition, partial(self._meets, condition)
         for spec in sorted(self.limits.excluded, key=lambda spec: spec.label):
             yield f"{spec.label} is excluded", partial(self._needs_another, spec)
         for spec, size in self.limits.failing_batches:

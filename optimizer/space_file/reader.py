@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from optimizer.configuration.conditions import names_a_model
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
@@ -197,7 +198,8 @@ def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mista
         conditions = _CONDITIONS.validate_python(conditions)
     except (ValidationError, AttributeError):
         return
-    limits = Limits(tuple(conditions), size)
+    own = (condition for condition in conditions if not names_a_model(condition))
+    limits = Limits(tuple(own), size)
     chosen = replace(hardware, gpus=_gpus(server, hardware) if server.gpus != "none" else ())
     space = SearchSpace(parameters.to_values("model"), chosen, limits)
     yield from _space_mistakes(space, document)

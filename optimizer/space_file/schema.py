@@ -119,7 +119,7 @@ class RepeatsSection(Section):
     zipf: Annotated[Number, Field(ge=0, le=10)] = Field(
         description="exponent of Zipf's law: the request of rank k has the popularity k^-exponent"
     )
-    population: Annotated[int, Field(ge=1, le=10**7, strict=True)] = Field(
+    population: Annotated[int, Field(ge=1, le=10**6, strict=True)] = Field(
         description="number of different requests"
     )
 

@@ -436,7 +436,7 @@ def test_a_huge_space_is_refused_with_its_size_and_not_built() -> None:
     assert MAX_POINTS == 10**6
 
 
-TABLE = small_space().models[0]._table()
+TABLE = small_space().models[0].table()
 
 
 @pytest.mark.parametrize(
