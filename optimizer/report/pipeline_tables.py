@@ -170,7 +170,8 @@ def limit_sentences(limits: PipelineLimits) -> Iterator[str]:
         )
     if limits.widenings:
         changes = "; ".join(_widening_text(each, limits) for each in limits.widenings)
-        yield f"Computed and not measured, for {slowest.model}: {changes}. {_assumption(limits)}"
+        name = limits.bottleneck
+        yield f"Computed and not measured, for {name}: {changes}. {_assumption(limits)}"
 
 
 def bottleneck_sentence(limits: PipelineLimits) -> str:
@@ -208,11 +209,11 @@ def _widening_text(widening: Widening, limits: PipelineLimits) -> str:
         gain = "would give no more"
     else:
         gain = (
-            f"would saturate at about {form.rate(widening.per_second)} requests/s "
+            f"would saturate at {form.rate(widening.per_second)} requests/s at most "
             f"({form.change(widening.per_second / now - 1)})"
         )
     if widening.next_limit is not None:
-        gain += f", where {widening.next_limit} is the slowest"
+        gain += f", where {widening.next_limit} limits"
     return f"{widening.change} {gain}"
 
 
