@@ -100,9 +100,8 @@ def step_times_ms(times: PipelineTimes) -> Mapping[str, float]:
     """Return the parts of a request's time along the longest path, by what takes them."""
     parts: dict[str, float] = {}
     for step in times.steps:
-        queue_share = step.queue_ms / step.own_ms if step.own_ms else 0.0
-        parts[f"{step.model}: queue"] = queue_share * step.path_ms
-        parts[f"{step.model}: compute"] = (1 - queue_share) * step.path_ms
+        parts[f"{step.model}: queue"] = step.path_queue_ms
+        parts[f"{step.model}: compute"] = step.path_ms - step.path_queue_ms
     return {**parts, REST: times.rest_ms}
 
 

@@ -184,8 +184,7 @@ def test_the_busiest_step_is_the_bottleneck_and_an_instance_more_moves_it() -> N
     assert "the pipeline saturates at 360, 10% less." in text
     assert (
         "Computed and not measured, for b: 2 instances would saturate at 500 requests/s at most "
-        "(+39%), where a limits."
-        in text
+        "(+39%), where a limits." in text
     )
 
 
