@@ -41,6 +41,7 @@ WITHOUT_LOAD = {
     "test_real_weights.py",
     "test_recommend.py",
     "test_remote.py",
+    "test_response_cache.py",
     "test_repository_source.py",
     "test_serve.py",
     "test_server_launcher.py",

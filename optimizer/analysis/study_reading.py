@@ -17,6 +17,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
+from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.decision import Decision, decide
 from optimizer.study.directory import StudyDirectory
@@ -87,20 +88,31 @@ class StudyReading:
     @property
     def saturated(self) -> bool:
         """Whether anything tells how long batches take; of a pipeline it tells too little."""
-        return self.searched.search_space.graph is None and bool(self._learnt.observations)
+        simulated = self.searched.search_space.graph is None and not self._cached
+        return simulated and bool(self._learnt.observations)
+
+    @property
+    def _cached(self) -> tuple[str, ...]:
+        return answered_by_cache(self.searched.workload, self.searched.search_space)
 
     @property
     def service(self) -> ServiceModel:
         """Service times by all that was saturated.
 
         Raises:
-            UsageError: where nothing was, or a model is a pipeline.
+            UsageError: where nothing was, a model is a pipeline, or a response cache answers.
         """
         graph = self.searched.search_space.graph
         if graph is not None:
             raise UsageError(
                 f"study {self.name}: {', '.join(sorted(graph.names))} has steps, and the simulator "
                 "is of single models: measure the configuration instead"
+            )
+        if self._cached:
+            raise UsageError(
+                f"study {self.name}: a response cache answers repeated requests to "
+                f"{', '.join(self._cached)}, and the simulator has none: measure the configuration "
+                "instead"
             )
         if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")

@@ -13,6 +13,7 @@ from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import describe
 from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import UserLoad
+from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
 from optimizer.measurement.level import (
@@ -53,6 +54,8 @@ def show_measured(console: Console, measured: MeasureResult) -> None:
     print_parts(console, breakdown_parts(own))
     for split in result.shown.executed:
         print_table(console, _batches(split))
+    for use in cache_uses(result.levels):
+        print_sentence(console, _cache(use))
     for line in _machine(result.shown):
         print_sentence(console, line)
     if result.compared is not None and result.opinion is not None:
@@ -139,6 +142,7 @@ def _time(measured: MeasureResult, level: LoadLevel) -> Table:
         if split.model in in_pipelines:
             continue
         rows += [
+            *([(f"{split.model}: response cache", split.cache_ms)] if split.cache_ms else []),
             (f"{split.model}: queue", split.queue_ms),
             (f"{split.model}: compute input", split.compute_input_ms),
             *_compute(split, timings.get(split.model, ())),
@@ -190,6 +194,15 @@ def _batches(split: ServerSplit) -> Table:
     executions = form.count(sum(point.executions for point in rare))
     rest = ("others", executions, form.fine_percent(sum(shares[p] for p in rare)), "", "")
     return replace(table, rows=(*table.rows, rest))
+
+
+def _cache(use: CacheUse) -> str:
+    expected = use.expected_hit_rate
+    beside = f" ({form.fine_percent(expected)} expected)" if expected is not None else ""
+    return (
+        f"response cache of {use.model}: answered {form.fine_percent(use.hit_rate)} of "
+        f"{form.count(use.requests)} requests{beside}"
+    )
 
 
 def _machine(level: LoadLevel) -> Iterator[str]:

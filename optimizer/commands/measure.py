@@ -36,6 +36,7 @@ from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import why_missed
 from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space
+from optimizer.space_file.repetition import must_vary
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, StepStarted, Watcher
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
@@ -286,6 +287,11 @@ def _perf_analyzer(space: Space) -> Path:
         raise UsageError("--with perf_analyzer: it sends binary tensors without shared memory only")
     if stream.arrivals not in perf_analyzer.DISTRIBUTIONS:
         raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
+    if must_vary(stream, space.search_space):
+        raise UsageError(
+            "--with perf_analyzer: it sends a few requests over and over, so leave response_cache "
+            "and traffic.repeats out"
+        )
     binary = shutil.which(perf_analyzer.NAME)
     if binary is None:
         raise RequirementError("perf_analyzer is not on PATH", perf_analyzer.INSTALL_HINT)

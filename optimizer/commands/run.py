@@ -48,6 +48,7 @@ from optimizer.search.winner_phase import (
     missing_tests,
     reserved_seconds,
 )
+from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -117,7 +118,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
-    note = _note_of_sampler(options, space.search_space)
+    note = _note_of_sampler(options, space)
     if note is not None:
         options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
@@ -154,20 +155,29 @@ def _with_options(space: Space, options: RunOptions) -> Space:
     return replace(space, study=options.study or space.study, budget=budget)
 
 
-def _note_of_sampler(options: RunOptions, space: SearchSpace) -> Note | None:
+def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
     """Return why another sampler than the usual one is chosen; None where it is not.
 
     Raises:
         UsageError: where the given sampler cannot search the space.
     """
-    if space.graph is None or options.chosen_sampler not in CALIBRATED:
+    searched, sampler = space.search_space, options.chosen_sampler
+    if sampler not in CALIBRATED:
         return None
-    pipelines = ", ".join(sorted(space.graph.names))
-    reason = f"the simulator of {options.chosen_sampler} is of single models, and {pipelines} has "
+    if searched.graph is not None:
+        pipelines = ", ".join(sorted(searched.graph.names))
+        reason = f"the simulator of {sampler} is of single models, and {pipelines} has steps"
+    elif cached := answered_by_cache(space.workload, searched):
+        reason = (
+            f"the simulator of {sampler} has no response cache, which answers repeated requests "
+            f"to {', '.join(cached)}"
+        )
+    else:
+        return None
     if options.sampler is not None:
         others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}steps")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}steps")
+        raise UsageError(f"--sampler: must be one of {others}: {reason}")
+    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:

@@ -20,6 +20,9 @@ _FIXED: Mapping[str, Value] = {"runtime": "repository", "precision": "as_deploye
 _REQUESTS = ("padding",)
 """Parameters of the requests, which every model has that clients send requests to."""
 
+_CACHE, _CACHE_SIZE = "response_cache", "response_cache_mib"
+"""The cache, which every model may have, and its size, which no config.pbtxt holds."""
+
 _OF_ENSEMBLES = f"{CONFIG_PREFIX}ensemble_scheduling."
 
 
@@ -30,7 +33,9 @@ def concerns(name: str, *, ensemble: bool, step: bool) -> bool:
         ensemble: whether the model is an ensemble, which has no batcher and no instances.
         step: whether the model is a step, which clients send no requests to.
     """
-    if name in _REQUESTS:
+    if name == _CACHE_SIZE:
+        return True
+    if name in (*_REQUESTS, _CACHE):
         return not step
     return name.startswith(_OF_ENSEMBLES) == ensemble
 
@@ -88,6 +93,8 @@ class DeployedSettings:
 
     def _refusal(self, name: str, values: Sequence[Value]) -> str | None:
         """Return why a parameter cannot have these values, which are not the deployed one."""
+        if name in (_CACHE, _CACHE_SIZE):
+            return None
         if is_any_field(name) or name in _REQUESTS:
             return self._refusal_in_pipeline(name)
         least = self.least_batch_size
@@ -150,6 +157,6 @@ class DeployedSettings:
         for name, own in listed.items():
             if is_any_field(name):
                 values[name] = tuple(own) if UNCHANGED in own else (UNCHANGED, *own)
-            elif name in _REQUESTS:
+            elif name in (*_REQUESTS, _CACHE_SIZE):
                 values[name] = own
         return parameters_in_order(model, values, self.values)

@@ -198,6 +198,7 @@ class ModelSpace:
     def position_of(self, model: ModelServing, server: ServerOptions) -> Position | None:
         """Return the valid point that stands for a model as it is served, None without one."""
         own = server if model.artifact.runtime == "tensorrt" else replace(server, backend_config=())
+        own = own if model.cache else replace(own, cache_bytes=None)
         return self._positions.get((model, own))
 
     def parameter(self, name: str) -> Parameter:

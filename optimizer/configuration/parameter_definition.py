@@ -80,6 +80,8 @@ class ServingDraft:
     config_fields: dict[str, str] = field(default_factory=dict)
     backend_config: list[tuple[str, str, str]] = field(default_factory=list)
     executions_per_device: int | None = None
+    cache: bool = False
+    cache_bytes: int | None = None
 
     def model(self) -> ModelServing:
         """Return how the model is served."""
@@ -90,6 +92,7 @@ class ServingDraft:
             batching=self.batching,
             groups=self._groups(),
             padding=self.padding,
+            cache=self.cache,
             warmup_batch_sizes=tuple(sorted({1, self.max_batch_size})),
             cuda_graphs=self.cuda_graphs,
             rate_limited=self.executions_per_device is not None,
@@ -98,7 +101,9 @@ class ServingDraft:
 
     def server(self) -> ServerOptions:
         """Return what the model's parameters ask of the server itself."""
-        return ServerOptions(tuple(self.backend_config), self.executions_per_device)
+        return ServerOptions(
+            tuple(self.backend_config), self.executions_per_device, self.cache_bytes
+        )
 
     def _artifact(self) -> ArtifactSpec:
         native = self.scope.kind in RUNTIMES[self.runtime].native_on

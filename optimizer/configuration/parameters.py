@@ -68,6 +68,8 @@ def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
 CONFIG_PREFIX = "config."
 """Begins the name of a parameter that is any field of config.pbtxt, by its path."""
 
+_MIB = 2**20
+
 UNCHANGED = "unchanged"
 """Value of such a parameter that leaves the field as it is without the parameter."""
 
@@ -126,6 +128,16 @@ def _put_execution_policy(draft: ServingDraft, value: str) -> None:
         draft.backend_config.append(("tensorrt", "execution-policy", "BLOCKING"))
 
 
+def _put_cache_size(draft: ServingDraft, value: int) -> None:
+    if draft.cache:
+        draft.cache_bytes = value * _MIB
+
+
+def _read_cache_size(served: Served) -> int | None:
+    size = served.server.cache_bytes
+    return size // _MIB if served.model.cache and size is not None else None
+
+
 def _joined(sizes: Sequence[int]) -> str:
     return "/".join(map(str, sizes)) or "none"
 
@@ -166,6 +178,9 @@ def _limit_binds(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
 
 
 _WITH_BATCHING = ParameterEffect(_merges, lambda model: model.batching is not None)
+_WITH_CACHE = ParameterEffect(
+    lambda rows, scope: rows.response_cache.astype(bool), lambda model: model.cache
+)
 _WITH_ENGINES = ParameterEffect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
 _WITH_CPU_INSTANCES = ParameterEffect(
     lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
@@ -338,6 +353,28 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         ),
         effect=ParameterEffect(_limit_binds, lambda model: model.rate_limited),
         fields=("instance_group.rate_limiter",),
+    ),
+    ParameterDefinition(
+        "response_cache",
+        "server",
+        Allowed(switch=True),
+        default=False,
+        description="whether Triton answers repeated requests without executing the model",
+        put=_store("cache"),
+        read=lambda served: served.model.cache,
+        fields=("response_cache.enable",),
+        triton_names=("cache", "enable"),
+    ),
+    ParameterDefinition(
+        "response_cache_mib",
+        "server",
+        Allowed(least=1),
+        default=64,
+        description="size of the response cache, which all models of the server share",
+        put=_put_cache_size,
+        read=_read_cache_size,
+        effect=_WITH_CACHE,
+        triton_names=("cache_config", "response_cache_byte_size"),
     ),
 )
 """In the order of points, tables and files; a new parameter comes last, so that points of older

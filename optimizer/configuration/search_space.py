@@ -123,7 +123,9 @@ class SearchSpace:
         if self.limits.memory_mib is not None:
             rule = f"the models fit in {self.limits.memory_mib:.0f} MiB of memory together"
             yield rule, self._memory_suffices
-        yield "rate_limit is the same for every model", self._options_agree
+        yield "rate_limit is the same for every model", self._rate_limits_agree
+        rule = "response_cache_mib is the same for every model with response_cache"
+        yield rule, self._cache_sizes_agree
 
     def _cores_suffice(self, rows: _Rows) -> NDArray[np.bool_]:
         threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
@@ -133,14 +135,23 @@ class SearchSpace:
         needed = sum(m.memory_mib[own] for m, own in zip(self.models, rows, strict=True))
         return np.asarray(np.asarray(needed).max(axis=1) <= self.limits.memory_mib)
 
-    def _options_agree(self, rows: _Rows) -> NDArray[np.bool_]:
-        limits = [
-            np.array([model.options(tuple(p)).executions_per_device or 0 for p in model.points])
+    def _rate_limits_agree(self, rows: _Rows) -> NDArray[np.bool_]:
+        chosen = self._chosen(rows, lambda options: options.executions_per_device)
+        return np.asarray((chosen == chosen[0]).all(axis=0))
+
+    def _cache_sizes_agree(self, rows: _Rows) -> NDArray[np.bool_]:
+        chosen = self._chosen(rows, lambda options: options.cache_bytes)
+        return np.asarray(((chosen == 0) | (chosen == chosen.max(axis=0))).all(axis=0))
+
+    def _chosen(
+        self, rows: _Rows, option: Callable[[ServerOptions], int | None]
+    ) -> NDArray[np.int64]:
+        """Return what the points of each model ask of the server, 0 for None; [models, points]."""
+        values = [
+            np.array([option(model.options(tuple(p))) or 0 for p in model.points])
             for model in self.models
         ]
-        chosen = [own[at] for own, at in zip(limits, rows, strict=True)]
-        agree: NDArray[np.bool_] = np.all([each == chosen[0] for each in chosen], axis=0)
-        return agree
+        return np.stack([own[at] for own, at in zip(values, rows, strict=True)])
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
@@ -160,7 +171,11 @@ class SearchSpace:
             self._configs[position] = ServingConfig(
                 models=tuple(model.serving(at) for model, at in own),
                 graph=self.graph,
-                server=ServerOptions(tuple(backends), options[0].executions_per_device),
+                server=ServerOptions(
+                    tuple(backends),
+                    options[0].executions_per_device,
+                    max((o.cache_bytes for o in options if o.cache_bytes), default=None),
+                ),
             )
         return self._configs[position]
 
@@ -258,6 +273,17 @@ class SearchSpace:
             for model in self.models
         )
         return replace(self, parameters=tuple(itertools.chain.from_iterable(own)))
+
+    def cache_bytes(self, target: str) -> int:
+        """Return the largest response cache that requests to a model can meet; 0 without one."""
+        names = {target} | (self.graph or NO_GRAPH).below(target)
+        sizes = (
+            model.options(tuple(position)).cache_bytes or 0
+            for model in self.models
+            if model.model in names and any(model.parameter("response_cache").values)
+            for position in model.points.tolist()
+        )
+        return max(sizes, default=0)
 
     def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
         """Yield each model's own space, and the columns of `points` that belong to it."""

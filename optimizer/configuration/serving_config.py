@@ -150,10 +150,12 @@ class ServerOptions:
         backend_config: (backend, setting, value) triples for --backend-config.
         executions_per_device: simultaneous executions of all rate-limited models on a device;
             None leaves Triton's rate limiter off.
+        cache_bytes: size of the response cache; None where no model uses one.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
     executions_per_device: int | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,10 @@ class ServingConfig:
     @property
     def digest(self) -> str:
         """Name of the configuration's measurements: 16 hex digits of its content."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        content = asdict(self)
+        if self.server.cache_bytes is None:
+            del content["server"]["cache_bytes"]  # which records of earlier versions lack
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -201,7 +206,7 @@ def describe(config: ServingConfig) -> str:
     ensembles = (config.graph or NO_GRAPH).ensemble_names
     several = len(config.models) > 1
     parts = {
-        model.name: _fields(model) if model.name in ensembles else [describe_model(model)]
+        model.name: _options(model) if model.name in ensembles else [describe_model(model)]
         for model in config.models
     }
     text = "; ".join(
@@ -211,6 +216,8 @@ def describe(config: ServingConfig) -> str:
         text += f", {backend} {setting} {value}"
     if config.server.executions_per_device is not None:
         text += f", {config.server.executions_per_device} executing at once"
+    if config.server.cache_bytes is not None:
+        text += f", cache size {config.server.cache_bytes / 2**20:g} MiB"
     return text
 
 
@@ -236,12 +243,13 @@ def describe_model(model: ModelServing) -> str:
         parts.append("CUDA graphs")
     if model.padding:
         parts.append("padded to " + "/".join(map(str, model.padding)))
-    parts += _fields(model)
+    parts += _options(model)
     return ", ".join(parts)
 
 
-def _fields(model: ModelServing) -> list[str]:
-    return [f"{path} {text}" for path, text in model.parameters]
+def _options(model: ModelServing) -> list[str]:
+    cache = ["response_cache"] if model.cache else []
+    return [*cache, *(f"{path} {text}" for path, text in model.parameters)]
 
 
 def _describe_group(group: InstanceGroup) -> str:

@@ -29,11 +29,14 @@ MAX_SECONDS = 1e11
 """Largest distance of a time from 1970, about 3,000 years."""
 
 
-def read_trace(path: Path) -> ArrivalTrace:
+def read_trace(path: Path, keys: str | None = None) -> ArrivalTrace:
     """Read the column `seconds` (numbers) or `timestamp` (ISO 8601) of a CSV file with a header.
 
     Rows may have any order and times any origin. The recording lasts from the first arrival to one
     mean interval after the last.
+
+    Args:
+        keys: column whose text is the same for requests of equal content; None for no such column.
 
     Raises:
         ValueError: names the rule, and the line and value that break it.
@@ -41,7 +44,15 @@ def read_trace(path: Path) -> ArrivalTrace:
     text = read_text(path)
     table = csv_rows(text)
     column = time_column(table.names)
-    times = sorted(read_time(column, line, row[column]) for line, row in table.rows)
+    if keys is not None and keys not in table.names:
+        got = shorten(str(list(table.names)), 200, placeholder="...")
+        raise ValueError(f"must have a column {keys!r} in its first line, got {got}")
+    read = (
+        (read_time(column, line, row[column]), row[keys] if keys is not None else "")
+        for line, row in table.rows
+    )
+    arrivals = sorted(read, key=lambda arrival: arrival[0])
+    times = [at for at, _ in arrivals]
     if len(times) < 2:
         raise ValueError(f"must hold at least 2 arrivals, got {len(times)}")
     first, last, count = times[0], times[-1], len(times)
@@ -51,7 +62,14 @@ def read_trace(path: Path) -> ArrivalTrace:
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         at_seconds=tuple(at - first for at in times),
         seconds=(last - first) * count / (count - 1),
+        keys=_numbers([key for _, key in arrivals]) if keys is not None else (),
     )
+
+
+def _numbers(keys: Sequence[str]) -> tuple[int, ...]:
+    """Return the number of each key in the order of first appearance."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return tuple(numbers[key] for key in keys)
 
 
 def time_column(names: Sequence[str]) -> str:

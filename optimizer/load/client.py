@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -114,6 +115,7 @@ class LoadClient:
         self._wanted = 1
         self._most = len(cores) if cores is not None else len(usable_cores())
         self._processes: list[_ClientProcess] = []
+        self._sent = Counter[str]()
 
     def __enter__(self) -> LoadClient:
         self.start()
@@ -169,7 +171,7 @@ class LoadClient:
         self.start()
         bound = plan.sending_seconds + plan.timeout_seconds + _MARGIN_SECONDS
         with self._watched(bound):
-            order = order_for(plan, target, rng)
+            order = order_for(plan, target, rng, self._sent)
             for process, share in zip(
                 self._processes, shares(order, len(self._processes)), strict=True
             ):
@@ -180,6 +182,12 @@ class LoadClient:
                 process.send(begin)
             running = _RunningLevel(plan, order, self._processes)
             running.collect()
+        # Each process takes every n-th number, however many the others send.
+        sent = len(self._processes) * np.bincount(
+            running.replies().streams, minlength=len(target.streams)
+        )
+        names = [stream.name for stream in target.plain_streams]
+        self._sent.update(dict(zip(names, sent.tolist(), strict=True)))
         client = _client_use(plan, running, all(r.realtime for r in ready if isinstance(r, Ready)))
         streams, busy = target.plain_streams, running.busiest > _BUSY
         return load_level(plan, streams, running.replies(), client, running.stopped), busy

@@ -46,7 +46,8 @@ class _Level:
         self._transmitter = transmitter
         self._connection = connection
         self._streams: list[int] = order.streams.tolist()
-        self._used = [0] * len(order.prepared)
+        self._numbers = [sequence.numbers() for sequence in order.sequences]
+        self._exhausted = False
         self._replied: SimpleQueue[int] = SimpleQueue()
         self._answered: list[int] = []
         self._reported = 0
@@ -80,15 +81,22 @@ class _Level:
         if self._refused_at is None and since is not None:
             now = self.now()
             self._refused_at = now if now - since > _REFUSED_SECONDS else None
-        return self._stopped or self._refused_at is not None
+        return self._stopped or self._exhausted or self._refused_at is not None
 
     def now(self) -> float:
         """Return the seconds since the start of the level."""
         return time.perf_counter() - self._start
 
     def send(self, due: float) -> None:
-        """Send the next request, which was due at `due`."""
+        """Send the next request, which was due at `due`; nothing where there are no more."""
         index = len(self._sent)
+        stream = self._streams[index % len(self._streams)]
+        number = next(self._numbers[stream], None)
+        if number is None:
+            self._exhausted = True
+            return
+        pool = self._order.prepared[stream]
+        request = pool[number % len(pool)].numbered(number // len(pool))
         now = self.now()
         self._due.append(due)
         self._sent.append(now)
@@ -98,10 +106,6 @@ class _Level:
             self._errors[index] = "NOT_SENT: the load client fell behind by the whole timeout"
             self._replied.put(index)
             return
-        stream = self._streams[index % len(self._streams)]
-        pool = self._order.prepared[stream]
-        self._used[stream] += 1
-        request = pool[self._used[stream] % len(pool)]
         self._transmitter.send(request, remaining, partial(self._record, index))
 
     def next_reply(self, until: float) -> tuple[float, bool] | None:

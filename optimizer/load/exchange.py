@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.load.request_sequence import RequestSequence
 from optimizer.workload.transport import SerialisedRequest
 
 
@@ -40,7 +41,8 @@ class Order:
 
     Attributes:
         endpoint: host:port of the server's gRPC or HTTP port.
-        prepared: serialised requests of every stream; at least one each, sent in turn.
+        prepared: serialised requests of every stream; at least one each.
+        sequences: which of them are sent, for every stream.
         streams: index of request i's stream, shape [n]; repeats where n is too few.
         sending: when requests are sent: in an open loop, or by users.
         timeout_seconds: deadline of a request, counted from when it was due.
@@ -50,6 +52,7 @@ class Order:
     protocol: Literal["grpc", "http"]
     endpoint: str
     prepared: tuple[tuple[SerialisedRequest, ...], ...]
+    sequences: tuple[RequestSequence, ...]
     streams: NDArray[np.int64]
     sending: Schedule | Users
     timeout_seconds: float

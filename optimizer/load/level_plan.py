@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.load.exchange import LevelProgress
+from optimizer.load.request_sequence import IN_ORDER, RequestSequence
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.level import LevelVerdict
 from optimizer.workload.streams import Stream
@@ -73,10 +74,11 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class PreparedStream:
-    """A stream and its serialised requests, which are sent in turn, repeatedly."""
+    """A stream, its serialised requests, and which of them are sent."""
 
     stream: Stream
     prepared: tuple[SerialisedRequest, ...]
+    sequence: RequestSequence = IN_ORDER
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,17 @@ _MIX_LENGTH = 10_000
 """Requests after which a closed loop repeats its mix of streams."""
 
 
-def order_for(plan: LevelPlan, target: Target, rng: np.random.Generator) -> Order:
-    """Return the order for one client process that sends the whole level."""
+def order_for(
+    plan: LevelPlan,
+    target: Target,
+    rng: np.random.Generator,
+    sent: Mapping[str, int] = MappingProxyType({}),
+) -> Order:
+    """Return the order for one client process that sends the whole level.
+
+    Args:
+        sent: requests that earlier levels sent, by stream.
+    """
     streams = target.plain_streams
     sending: Schedule | Users
     if isinstance(plan.load, OpenLoop):
@@ -34,6 +44,9 @@ def order_for(plan: LevelPlan, target: Target, rng: np.random.Generator) -> Orde
         protocol=target.protocol,
         endpoint=target.address,
         prepared=tuple(item.prepared for item in target.streams),
+        sequences=tuple(
+            item.sequence.after(sent.get(item.stream.name, 0), rng) for item in target.streams
+        ),
         streams=stream_of,
         sending=sending,
         timeout_seconds=plan.timeout_seconds,
@@ -55,6 +68,7 @@ def shares(order: Order, processes: int) -> list[Order]:
         replace(
             order,
             streams=order.streams[n::processes] if len(order.streams) > n else order.streams,
+            sequences=tuple(each.share(n, processes) for each in order.sequences),
             sending=_share(order.sending, n, processes),
         )
         for n in range(processes)

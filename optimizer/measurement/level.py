@@ -103,6 +103,11 @@ class ServerSplit:
         request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
             the scheduling between its steps, and steps at the same time count once. None in
             measurements of earlier versions.
+        cache_hits, cache_misses: requests that the response cache answered, and those whose
+            responses it took; others of `requests` were executed while the same request was.
+        cache_ms: mean time of lookups and insertions.
+        expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
+            that is not known.
     """
 
     model: str
@@ -116,6 +121,10 @@ class ServerSplit:
     step: bool = False
     request_ms: float | None = None
     waiting_ms: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_ms: float = 0.0
+    expected_hit_rate: float | None = None
 
     @property
     def compute_ms(self) -> float:
@@ -124,8 +133,14 @@ class ServerSplit:
 
     @property
     def total_ms(self) -> float:
-        """Mean time in the queue and in executions."""
-        return self.queue_ms + self.compute_ms
+        """Mean time in the cache, in the queue and in executions."""
+        return self.cache_ms + self.queue_ms + self.compute_ms
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of requests that the response cache answered; None without a cache."""
+        used = self.cache_hits + self.cache_misses
+        return self.cache_hits / self.requests if used and self.requests else None
 
     @property
     def executions(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from optimizer.configuration.serving_config import describe
+from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.trial_record import TrialRecord
@@ -58,6 +59,30 @@ def configurations_table(title: str, named: Sequence[tuple[str, ConfirmedCapacit
         "higher precision goes first, then the lower latency at demand."
     )
     return Table(title, ("", *FIGURES), rows, (note,), texts=("configuration", "status"))
+
+
+def cache_table(entries: Sequence[ConfirmedCapacity]) -> Table | None:
+    """Return how much the response cache answered; None where none was asked."""
+    rows = tuple(
+        (
+            describe(each.config),
+            use.model,
+            form.fine_percent(use.hit_rate),
+            form.MISSING
+            if use.expected_hit_rate is None
+            else form.fine_percent(use.expected_hit_rate),
+        )
+        for each in entries
+        for use in cache_uses(each.candidate.measurement.levels)
+    )
+    if not rows:
+        return None
+    columns = ("configuration", "model", "answered by the cache", "expected")
+    note = (
+        "Expected is the share of a cache that has served this traffic for long; what it does not "
+        "answer is executed."
+    )
+    return Table("Response cache", columns, rows, (note,), texts=("configuration", "model"))
 
 
 def claims_table(claims: Sequence[CapacityClaim]) -> Table:

@@ -37,8 +37,11 @@ def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
         weighted = zip(executed, values, strict=True)
         return sum(split.requests * ms for split, ms in weighted) / requests if requests else 0.0
 
+    cache_ms = mean([split.cache_ms for split in executed])
+    cache = {"cache": cache_ms} if cache_ms else {}
     host_ms = {HOST: mean(host)} if any(own is not None for own in model) else {}
     return {
+        **cache,
         "queue": mean([split.queue_ms for split in executed]),
         "input": mean([split.compute_input_ms for split in executed]),
         "compute": mean(compute),

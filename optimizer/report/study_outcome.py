@@ -17,6 +17,7 @@ from optimizer.measurement.level_checks import capacity_basis
 from optimizer.report import number_formats as form
 from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
+    cache_table,
     claims_table,
     confidence_text,
     configurations_table,
@@ -144,6 +145,8 @@ class StudyOutcome:
                 named.append(("baseline", self.baseline))
             named += [("equal cost", each) for each in equal[1:]]
             tables.append(configurations_table("The best and what it is compared with", named))
+            if (cache := cache_table(self.decision.ranking)) is not None:
+                tables.append(cache)
         if self.claims:
             tables.append(claims_table(self.claims))
         if self.summary is not None and self.summary.pareto:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,9 +18,22 @@ from optimizer.files.request_payloads import rows_of_file
 from optimizer.load.capacity import RunLevel
 from optimizer.load.client import LoadClient
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
+from optimizer.load.request_sequence import Once
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
 from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level_checks import sent_requests
+from optimizer.search.response_cache import (
+    EMPTY,
+    SteadyCache,
+    held_numbers,
+    is_cached,
+    sequence_of,
+    steady_cache,
+    varies,
+    with_expected_hits,
+)
+from optimizer.simulator.response_cache import entry_bytes
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
@@ -27,12 +41,18 @@ from optimizer.triton.requests import serialised
 from optimizer.triton.session import ServedConfiguration
 from optimizer.triton.statistics import server_split
 from optimizer.workload.streams import Stream, Tensors, Workload
+from optimizer.workload.variations import variations_of
 
 _POOL = 128
 """Distinct requests that a stream with drawn values cycles through, at least."""
 
 _PAYLOAD_SEED = 7
 _LEAST_OUTSTANDING = 8
+
+_REPLY_SECONDS = 30.0
+
+_FILL_SECONDS = 60.0
+"""Longest time of filling the response cache, for each stream."""
 
 _SOAK_SECONDS = 60.0
 """Load that warms a GPU up before the first level, because a cold GPU clocks higher."""
@@ -88,28 +108,73 @@ class LevelRunner:
         """
         with ExitStack() as stack:
             target = stack.enter_context(self.target(served, config))
+            cache = EMPTY if cold else self._response_cache(served, config)
             if self._cold and not cold:
                 soak = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _SOAK_SECONDS, 30.0)
                 self._client.run_level(soak, target, self._rng)
                 self._cold = False
-            liveness = Liveness(served, self._one_of_each(config))
+            liveness = Liveness(served, partial(self._one_of_each, config))
             liveness.check_processes()
             if not cold:
                 liveness.check_replies()
-            yield lambda plan: self._run(plan, target, served, config, liveness)
+            warnings = self._fill(cache, target, config)
+            context = _LevelContext(served, config, liveness, cache, warnings)
+            yield lambda plan: self._run(plan, target, context)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
-        streams = self._workload.streams
-        return {stream.target: self.requests(stream, config)[0] for stream in streams}
+        return {
+            stream.target: self._new_request(stream, config)
+            if is_cached(stream, config)
+            else self.requests(stream, config)[0]
+            for stream in self._workload.streams
+        }
+
+    def _new_request(self, stream: Stream, config: ServingConfig) -> Tensors:
+        padding, rows = _model(config, stream).padding, rows_of_file(stream.payloads)
+        sampled = stream.payloads.sample(1, self._rng, padding, stream.batch_size, rows)
+        return sampled[0]
+
+    def _response_cache(self, served: ServedConfiguration, config: ServingConfig) -> SteadyCache:
+        """Return the steady state of the response cache; empty without one."""
+        cached = [each for each in self._workload.streams if is_cached(each, config)]
+        size_bytes = config.server.cache_bytes
+        if not cached or size_bytes is None:
+            return EMPTY
+        outputs = {
+            stream.name: served.control.outputs_of_one_request(
+                stream.target, self._new_request(stream, config), _REPLY_SECONDS
+            )
+            for stream in cached
+        }
+        sizes = {name: entry_bytes(own) for name, own in outputs.items()}
+        return steady_cache(cached, sizes, size_bytes)
+
+    def _fill(self, cache: SteadyCache, target: Target, config: ServingConfig) -> tuple[str, ...]:
+        """Fill the cache with what it holds in steady state; return what is to be said of it."""
+        warnings = []
+        for prepared in target.streams:
+            name = prepared.stream.name
+            numbers = held_numbers(prepared.stream, cache.entries.get(name, 0), self._rng)
+            if not len(numbers):
+                continue
+            plan = LevelPlan(ClosedLoop(concurrency(config)), 0.0, _FILL_SECONDS, 30.0)
+            alone = replace(target, streams=(replace(prepared, sequence=Once(numbers)),))
+            filled = sent_requests(self._client.run_level(plan, alone, self._rng))
+            if filled < len(numbers):
+                warnings.append(
+                    f"the response cache was filled with {filled:,} of the {len(numbers):,} "
+                    f"responses to {name} that it holds in steady state, in {_FILL_SECONDS:g} s: "
+                    "expect more hits than were measured"
+                )
+        return tuple(warnings)
 
     def _run(
         self,
         plan: LevelPlan,
         target: Target,
-        served: ServedConfiguration,
-        config: ServingConfig,
-        liveness: Liveness,
+        context: _LevelContext,
     ) -> LoadLevel:
+        served, config, liveness = context.served, context.config, context.liveness
         names = [model.name for model in config.models]
         self._watch(LevelStarted(self._offered(plan), plan.sending_seconds))
         before = [served.control.statistics(name) for name in names]
@@ -129,11 +194,12 @@ class LevelRunner:
         after = [served.control.statistics(name) for name in names]
         liveness.check_replies()
         warnings = [text for text in (contention(use), withheld_time(use)) if text is not None]
+        splits = with_roles(map(server_split, before, after), config.graph)
         level = replace(
             level,
-            server=with_roles(map(server_split, before, after), config.graph),
+            server=tuple(with_expected_hits(each, config, context.cache) for each in splits),
             machine=use,
-            warnings=(*level.warnings, *warnings),
+            warnings=(*level.warnings, *warnings, *context.warnings),
         )
         self._watch(LevelFinished(level))
         return level
@@ -156,8 +222,13 @@ class LevelRunner:
             streams = []
             for stream in self._workload.streams:
                 tensors = self.requests(stream, config)
-                requests = serialised(served.control, stream.target, tensors, transport)
-                streams.append(PreparedStream(stream, stack.enter_context(requests)))
+                variations = [
+                    variations_of(stream.payloads, each)
+                    for each in (tensors if varies(stream, config) else ())
+                ]
+                requests = serialised(served.control, stream.target, tensors, transport, variations)
+                prepared = stack.enter_context(requests)
+                streams.append(PreparedStream(stream, prepared, sequence_of(stream)))
             address = endpoint.grpc if transport.protocol == "grpc" else endpoint.http
             yield Target(transport.protocol, address, tuple(streams))
 
@@ -176,6 +247,21 @@ class LevelRunner:
                 self._distinct or _pool_size(stream), rng, model.padding, stream.batch_size, rows
             )
         return self._drawn[key]
+
+
+@dataclass(frozen=True)
+class _LevelContext:
+    """What levels run on.
+
+    Attributes:
+        warnings: for every level.
+    """
+
+    served: ServedConfiguration
+    config: ServingConfig
+    liveness: Liveness
+    cache: SteadyCache
+    warnings: tuple[str, ...]
 
 
 def with_roles(splits: Iterable[ServerSplit], graph: ModelGraph | None) -> tuple[ServerSplit, ...]:

@@ -163,7 +163,10 @@ class PreparePhase:
     ) -> _Source:
         """Serve a model of a repository as it is deployed, for its reference outputs."""
         self.watch(StepStarted(f"serving {model.name} as deployed, for the reference"))
-        config = replace(space.config(space.baseline).part(model.name), server=ServerOptions())
+        deployed = space.config(space.baseline).part(model.name)
+        # A cache would give the answers of another artefact.
+        uncached = tuple(replace(own, cache=False) for own in deployed.models)
+        config = replace(deployed, models=uncached, server=ServerOptions())
         [spec] = [own.artifact for own in config.models if own.name == model.name]
         lengths = sorted(_plan(spec, model, space).lengths)
         try:

@@ -35,7 +35,7 @@ class ExecutionLayout:
 
     Attributes:
         variant: what changes times beside the model file: CUDA graphs, padding, further fields of
-            config.pbtxt, the server's own settings.
+            config.pbtxt, the server's own settings, the response cache.
         executions_per_device: limit set by the rate limiter, None without one.
     """
 
@@ -71,7 +71,8 @@ class ExecutionLayout:
 def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLayout:
     """Return the execution layout of a served model."""
     limit = server.executions_per_device if model.rate_limited else None
-    variant = (model.cuda_graphs, model.padding, model.parameters, server.backend_config)
+    options = server.backend_config, model.cache
+    variant = (model.cuda_graphs, model.padding, model.parameters, *options)
     return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
 
 

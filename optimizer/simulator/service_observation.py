@@ -83,6 +83,8 @@ def _observations(
         split = splits.get(model.name)
         if split is None or not split.batches or level.achieved_per_second <= 0:
             continue
+        if split.cache_hits:
+            continue  # what the cache answers keeps cores busy, and no instance
         layout = execution_layout(model, config.server)
         # The counters cover the warm-up too: they give shares, the client gives the rate.
         per_second = level.achieved_per_second * split.requests / requests

@@ -36,6 +36,7 @@ from optimizer.space_file.pipelines import (
     listed_values,
     read_models,
 )
+from optimizer.space_file.repetition import repetition_mistakes
 from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
@@ -149,6 +150,7 @@ def load_space(
     mistakes = list(_space_mistakes(space.search_space, document))
     for model in space.models:
         mistakes += mistakes_with_requests(section, model, path.parent)
+    mistakes += repetition_mistakes(space.workload, space.search_space)
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return replace(space, notes=(*deprecations(document), *_unused(space.models)))
@@ -292,6 +294,7 @@ def _stream(section: SpaceSection, model: ModelSpec, folder: Path) -> Stream:
         demand_per_second=own.demand_per_second or traffic.demand_per_second,
         batch_size=traffic.batch_size,
         version=model.version,
+        repeats=traffic.repeats.to_value() if traffic.repeats is not None else None,
     )
 
 

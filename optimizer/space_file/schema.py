@@ -40,6 +40,7 @@ from optimizer.space_file.section import (
 from optimizer.space_file.server_schema import EnginesSection, ServerSection
 from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace
 from optimizer.workload.model_spec import ModelSpec
+from optimizer.workload.repeats import ZipfRepeats
 from optimizer.workload.streams import LENGTH
 from optimizer.workload.transport import Transport
 
@@ -58,6 +59,11 @@ Day = Annotated[str, BeforeValidator(_day)]
 class TraceSection(Section):
     """Recorded arrivals."""
 
+    added_keys = ("keys",)
+
+    keys: str | None = Field(
+        None, description="column that tells requests of equal content, which a cache may answer"
+    )
     trace: str = Field(
         description="CSV file with a column `seconds` or `timestamp`; scaled to the rate, looped"
     )
@@ -65,12 +71,12 @@ class TraceSection(Section):
     @field_validator("trace")
     @classmethod
     def _readable(cls, trace: str, info: ValidationInfo) -> str:
-        read_trace(folder_of(info) / trace)
+        read_trace(folder_of(info) / trace, info.data.get("keys"))
         return trace
 
     def to_value(self, folder: Path) -> ArrivalTrace:
         """Return the recorded arrivals."""
-        return read_trace(folder / self.trace)
+        return read_trace(folder / self.trace, self.keys)
 
 
 def _kind_of_arrivals(value: object) -> str:
@@ -106,12 +112,34 @@ class TransportSection(Section):
         return Transport(self.protocol, self.encoding, self.shared_memory)
 
 
+class RepeatsSection(Section):
+    """Requests out of a population, of which some are more popular than others."""
+
+    zipf: Annotated[Number, Field(ge=0, le=10)] = Field(
+        description="exponent of Zipf's law: the request of rank k has the popularity k^-exponent"
+    )
+    population: Annotated[int, Field(ge=1, le=10**7, strict=True)] = Field(
+        description="number of different requests"
+    )
+
+    def to_value(self) -> ZipfRepeats:
+        """Return the popularity of the requests."""
+        return ZipfRepeats(self.zipf, self.population)
+
+
 class TrafficSection(Section):
     """The traffic that the fleet must serve."""
+
+    added_keys = ("repeats",)
 
     arrivals: _Arrivals = Field(
         "poisson",
         description="poisson, constant, or a recorded trace; requests never wait for replies",
+    )
+    repeats: RepeatsSection | None = Field(
+        None,
+        description="how requests repeat, each model's by themselves; by default every request is "
+        "another, or repeats as the keys of a recorded trace",
     )
     batch_size: Count = Field(1, description="inferences per request")
     transport: TransportSection = Field(
@@ -121,6 +149,13 @@ class TrafficSection(Section):
     headroom: Annotated[Number, Field(ge=0, le=10)] = Field(
         0, description="spare capacity above the demand, as a share of the demand"
     )
+
+    @model_validator(mode="after")
+    def _repeats_once(self) -> Self:
+        if self.repeats is not None and getattr(self.arrivals, "keys", None) is not None:
+            rule = "must be left out: the keys of the recorded trace tell what repeats"
+            raise wrong("repeats", rule, self.repeats.population)
+        return self
 
     def arrival_pattern(self, folder: Path) -> ArrivalPattern:
         """Return the arrivals; a trace is read from its file."""

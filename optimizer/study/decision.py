@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.cost import Candidate, Demand, Price, tie_break_key
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
@@ -117,6 +118,8 @@ def decide(
 ) -> Decision:
     """Rank the configurations of a study by cost and the rules for ties.
 
+    Those with a response cache that answered no request come last.
+
     Args:
         trials: records of the search.
         confirmations: records of the confirm phase, of any run.
@@ -143,7 +146,10 @@ def decide(
 
 def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:
     candidate = entry.candidate
-    return (candidate.score.fleet_usd_per_hour, *tie_break_key(candidate), entry.trial.number)
+    # A cache that answers nothing only costs, whatever the noise of the measurements says.
+    idle = any(use.hits == 0 for use in cache_uses(candidate.measurement.levels))
+    cost = candidate.score.fleet_usd_per_hour
+    return (idle, cost, *tie_break_key(candidate), entry.trial.number)
 
 
 def _measured(record: TrialRecord) -> Measurement:

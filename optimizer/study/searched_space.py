@@ -103,6 +103,10 @@ def check_workload(workload: Workload, models: Sequence[str]) -> None:
             raise ValueError("payloads.lengths must have a weight for each length")
         if not min(*lengths.lengths, *lengths.weights) > 0:
             raise ValueError("payloads.lengths must have lengths and weights above 0")
+        if stream.repeats is not None and stream.repeats.population < 1:
+            raise ValueError("workload.streams: repeats.population must be at least 1")
+        if stream.keys and min(stream.keys) < 0:
+            raise ValueError("workload.streams: keys of arrivals must be at least 0")
         file = stream.payloads.file
         if file is not None and not (file.shapes and min(*file.shapes, file.requests) > 0):
             raise ValueError("payloads.file must have requests, and requests of each shape")

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
 from optimizer.triton.statistics import server_split
@@ -269,6 +270,22 @@ class ServerControl:
                     f"{model} executed nothing and did not answer for {seconds:g} s"
                 )
         return None
+
+    def outputs_of_one_request(
+        self, model: str, tensors: Tensors, timeout_seconds: float
+    ) -> tuple[CachedOutput, ...]:
+        """Send one request and return what its response consists of. Raises ServerFailure."""
+        with _server_errors(f"send {model} a request"):
+            response = self._client.infer(
+                model,
+                client_inputs(tensors),
+                model_version=self.version_of(model),
+                client_timeout=timeout_seconds,
+            ).get_response()
+        return tuple(
+            CachedOutput(output.name, output.datatype, len(output.shape), len(content))
+            for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+        )
 
     def _executed(self, model: str) -> int:
         """Return the number of executions and failures so far."""

@@ -117,6 +117,7 @@ def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]
         "preferred_batch_sizes": _preferred(batcher, largest) or "none",
         "max_queue_delay_us": int(batcher.max_queue_delay_microseconds),
         "instance_count": sum(counts) or 1,
+        "response_cache": bool(config.response_cache.enable),
     }
 
 
@@ -151,6 +152,8 @@ def overlay(
     if model.most_instances != deployed["instance_count"]:
         group = config.instance_group[0] if base.instance_group else config.instance_group.add()
         group.count = model.most_instances
+    if model.cache != deployed["response_cache"]:
+        config.response_cache.enable = model.cache
     merge_fields(config, model.parameters)
     return config
 

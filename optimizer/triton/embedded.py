@@ -37,6 +37,11 @@ class EmbeddedRuntime:
     backend_files: tuple[Path, ...]
     environment: tuple[tuple[str, str], ...]
 
+    @property
+    def cache_flag(self) -> str:
+        """The argument that tells the server where the libraries of response caches are."""
+        return f"--cache-directory={self.binary.parent.parent / 'caches'}"
+
     def lay_out(self, directory: Path) -> Path:
         """Create a directory for --backend-directory and return it.
 

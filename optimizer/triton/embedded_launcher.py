@@ -127,6 +127,7 @@ class EmbeddedLauncher:
                 str(self._repository.relative_to(folder)),
                 f"--backend-directory={self._backends.relative_to(folder)}",
                 f"--backend-config=python,shm-region-prefix-name={region}",
+                self._runtime.cache_flag,
                 completes=completes,
             ),
         ]

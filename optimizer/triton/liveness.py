@@ -8,7 +8,7 @@ request.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import psutil
 
@@ -31,10 +31,13 @@ class Liveness:
     """Checks between load levels that the loaded models serve.
 
     Args:
-        requests: one request for every model under load.
+        requests: returns one request for every model under load, a new one where a response cache
+            would answer an old one.
     """
 
-    def __init__(self, served: ServedConfiguration, requests: Mapping[str, Tensors]) -> None:
+    def __init__(
+        self, served: ServedConfiguration, requests: Callable[[], Mapping[str, Tensors]]
+    ) -> None:
         self._served = served
         self._requests = requests
 
@@ -63,7 +66,7 @@ class Liveness:
 
     def check_replies(self) -> None:
         """Send every model one request. Raises ServerFailure where one does not reply."""
-        for model, tensors in self._requests.items():
+        for model, tensors in self._requests().items():
             control = self._served.control
             _refuse_death(control.error_of_one_request(model, tensors, _REPLY_SECONDS))
 

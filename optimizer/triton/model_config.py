@@ -292,7 +292,7 @@ def _value_at(config: model_config_pb2.ModelConfig, path: str) -> object:
 
 _ALWAYS_REQUESTED = tuple(
     path
-    for path in ("response_cache.enable", *(path for each in PARAMETERS for path in each.fields))
+    for path in (path for each in PARAMETERS for path in each.fields)
     if isinstance(_value_at(model_config_pb2.ModelConfig(), path), bool | int)
 )
 """Fields that a configuration of this program has even where they are false or 0."""

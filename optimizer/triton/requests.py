@@ -7,8 +7,10 @@ extensions.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -20,16 +22,25 @@ from optimizer.triton.control import ServerControl
 from optimizer.triton.shared_memory import region_prefix, reserve
 from optimizer.workload.data_types import data_type_of, encoded
 from optimizer.workload.streams import Tensors
-from optimizer.workload.transport import SerialisedRequest, Transport
+from optimizer.workload.transport import Digit, SerialisedRequest, Transport
+from optimizer.workload.variations import Variations, shifted
 
 
 @contextmanager
 def serialised(
-    control: ServerControl, model: str, requests: Sequence[Tensors], transport: Transport
+    control: ServerControl,
+    model: str,
+    requests: Sequence[Tensors],
+    transport: Transport,
+    variations: Sequence[Variations] = (),
 ) -> Iterator[tuple[SerialisedRequest, ...]]:
     """Yield the requests, which are valid within the context.
 
     With shared memory their tensors lie in a region that is registered with the server until then.
+
+    Args:
+        variations: what may be changed in each request, which must be sent in binary and not
+            through shared memory; of requests that differ in nothing else, one is yielded.
 
     Raises:
         ServerFailure: when the server refuses the region.
@@ -37,7 +48,8 @@ def serialised(
     """
     target = model, control.version_of(model)
     if not transport.shared_memory:
-        yield tuple(_serialise(target, tensors, transport, None) for tensors in requests)
+        plain = tuple(_serialise(target, tensors, transport, None) for tensors in requests)
+        yield _varied(plain, requests, variations, transport) if variations else plain
         return
     name = f"{region_prefix(0)}{uuid4().hex[:12]}"
     size = sum(len(encoded(array)) for tensors in requests for array in tensors.values())
@@ -55,6 +67,31 @@ def serialised(
             control.unregister_shared_memory(name)
     finally:
         shared_memory.destroy_shared_memory_region(region)
+
+
+def _varied(
+    plain: Sequence[SerialisedRequest],
+    requests: Sequence[Tensors],
+    variations: Sequence[Variations],
+    transport: Transport,
+) -> tuple[SerialisedRequest, ...]:
+    varied: dict[bytes, SerialisedRequest] = {}
+    for request, tensors, own in zip(plain, requests, variations, strict=True):
+        digits: list[Digit] = []
+        # The contents are the end of the body; over gRPC each follows its length.
+        end = len(request.body)
+        for name in reversed(tensors):
+            content = len(encoded(tensors[name]))
+            digits = [*shifted(own[name], end - content), *digits]
+            end -= content + (_prefix_bytes(content) if transport.protocol == "grpc" else 0)
+        numbered = replace(request, digits=tuple(digits))
+        varied.setdefault(numbered.numbered(0).body, numbered)
+    return tuple(varied.values())
+
+
+def _prefix_bytes(length: int) -> int:
+    """Return the size of a field's tag and length in a protobuf message."""
+    return 1 + max(1, math.ceil(length.bit_length() / 7))
 
 
 Placement = dict[str, dict[str, Any]]

@@ -14,4 +14,6 @@ def option_flags(options: ServerOptions) -> list[str]:
     if options.executions_per_device is not None:
         resource = f"{EXECUTION}:{options.executions_per_device}"
         flags += ["--rate-limit=execution_count", f"--rate-limit-resource={resource}"]
+    if options.cache_bytes is not None:
+        flags.append(f"--cache-config=local,size={options.cache_bytes}")
     return flags

@@ -96,8 +96,9 @@ class ServedConfiguration:
 class ServingSession:
     """Serves configurations one after the other; a context manager that stops the server.
 
-    The server is restarted when its options change, after a failure, or when it does not release
-    the memory of unloaded models; otherwise models are only unloaded and loaded.
+    The server is restarted when its options change, after a failure, when it has a response cache,
+    or when it does not release the memory of unloaded models; otherwise models are only unloaded
+    and loaded.
 
     Args:
         gpus: the server's GPUs, if known: engines of other GPUs are refused.
@@ -239,6 +240,9 @@ class ServingSession:
 
     def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
         if options != self._options or running.server.exit_reason() is not None:
+            return True
+        # Entries outlive their model: another of the same name would be answered from them.
+        if options.cache_bytes is not None:
             return True
         now, new = running.server.memory_bytes(), self._memory_when_new
         if now is not None and new is not None and now - new > _MEMORY_GROWTH_BYTES:

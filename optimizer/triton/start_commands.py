@@ -28,7 +28,8 @@ def embedded_start_commands(
     files = shlex.join(map(str, runtime.backend_files))
     environment = " ".join(_assignment(*pair) for pair in runtime.environment)
     pinned = f"taskset --cpu-list {_joined(slot.cores)} " if slot.separated else ""
-    server = shlex.join([str(runtime.binary), *_arguments(options, slot, endpoint, ".")])
+    own = [*_arguments(options, slot, endpoint, "."), runtime.cache_flag]
+    server = shlex.join([str(runtime.binary), *own])
     return "\n".join(
         [
             "backends=$(mktemp -d) && mkdir $backends/python",

@@ -13,6 +13,10 @@ def server_split(
     """Return the server's counters between two readings, per request and per batch size."""
     requests = after.inference_stats.success.count - before.inference_stats.success.count
 
+    def counted(part: str) -> int:
+        earlier, later = getattr(before.inference_stats, part), getattr(after.inference_stats, part)
+        return int(later.count - earlier.count)
+
     def mean_ms(part: str) -> float:
         nanoseconds = (
             getattr(after.inference_stats, part).ns - getattr(before.inference_stats, part).ns
@@ -35,5 +39,8 @@ def server_split(
         compute_infer_ms=mean_ms("compute_infer"),
         compute_output_ms=mean_ms("compute_output"),
         batches=tuple(sorted(points, key=lambda point: point.batch_size)),
+        cache_hits=counted("cache_hit"),
+        cache_misses=counted("cache_miss"),
+        cache_ms=mean_ms("cache_hit") + mean_ms("cache_miss"),
         request_ms=mean_ms("success"),
     )

@@ -65,11 +65,14 @@ class ArrivalTrace:
         sha256: of the file that it was read from.
         at_seconds: arrival times since the start of the recording, ascending.
         seconds: length of the recording; above the last arrival.
+        keys: number of each request's content, which are 0, 1, ... in the order of their first
+            arrivals; empty where the recording does not tell.
     """
 
     sha256: str
     at_seconds: tuple[float, ...]
     seconds: float
+    keys: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.workload.arrivals import ArrivalPattern
+from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace
 from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
+from optimizer.workload.repeats import ZipfRepeats
 from optimizer.workload.text_pattern import draw_texts
 from optimizer.workload.transport import Transport
 
@@ -374,6 +375,8 @@ class Stream:
         demand_per_second: requests per second to the whole fleet.
         batch_size: inferences per request.
         version: of the model that requests name; empty for the newest that is served.
+        repeats: how popular each of a population of requests is; None where requests are unique, or
+            repeat as in a recording whose arrivals have keys.
     """
 
     name: str
@@ -384,6 +387,19 @@ class Stream:
     demand_per_second: float
     batch_size: int = 1
     version: str = ""
+    repeats: ZipfRepeats | None = None
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The contents of a recording's requests; empty where nothing tells them."""
+        return self.arrivals.keys if isinstance(self.arrivals, ArrivalTrace) else ()
+
+    @property
+    def population(self) -> int | None:
+        """Number of different requests that repeat; None where every request is unique."""
+        if self.repeats is not None:
+            return self.repeats.population
+        return 1 + max(self.keys) if self.keys else None
 
 
 _USUAL_TRANSPORT = Transport()

@@ -8,7 +8,7 @@ they mean in Python; each choice is uniform.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -31,6 +31,32 @@ _CLASSES: Mapping[str, str] = {
 _CONTROLS: Mapping[str, str] = {"n": "\n", "t": "\t", "r": "\r"}
 
 
+_Drawn = tuple[str, str]
+"""A character, and all those that the pattern allows in its place."""
+
+
+class DrawnText(bytes):
+    """A text that a pattern matches, in UTF-8.
+
+    Attributes:
+        choices: for each byte, the characters that may replace it, itself included; empty where it
+            cannot be replaced by one of another character of the same length.
+    """
+
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, drawn: Sequence[_Drawn]) -> DrawnText:
+        """Return the text of drawn characters."""
+        text = cls("".join(character for character, _ in drawn).encode())
+        text.choices = tuple(
+            choices if choices.isascii() else ""
+            for character, choices in drawn
+            for _ in character.encode()
+        )
+        return text
+
+
 class TextPattern(Protocol):
     """A part of a pattern."""
 
@@ -39,8 +65,8 @@ class TextPattern(Protocol):
         """Length of its longest text in characters."""
         ...
 
-    def draw(self, rng: np.random.Generator) -> str:
-        """Draw a text."""
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        """Draw the characters of a text."""
         ...
 
 
@@ -51,8 +77,8 @@ class _Characters:
     choices: str
     longest: int = 1
 
-    def draw(self, rng: np.random.Generator) -> str:
-        return self.choices[rng.integers(len(self.choices))]
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        yield self.choices[rng.integers(len(self.choices))], self.choices
 
 
 @dataclass(frozen=True)
@@ -63,8 +89,9 @@ class _Concatenation:
     def longest(self) -> int:
         return sum(part.longest for part in self.parts)
 
-    def draw(self, rng: np.random.Generator) -> str:
-        return "".join(part.draw(rng) for part in self.parts)
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        for part in self.parts:
+            yield from part.draw(rng)
 
 
 @dataclass(frozen=True)
@@ -75,8 +102,8 @@ class _Alternatives:
     def longest(self) -> int:
         return max(part.longest for part in self.parts)
 
-    def draw(self, rng: np.random.Generator) -> str:
-        return self.parts[rng.integers(len(self.parts))].draw(rng)
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        yield from self.parts[rng.integers(len(self.parts))].draw(rng)
 
 
 @dataclass(frozen=True)
@@ -89,9 +116,9 @@ class _Repetition:
     def longest(self) -> int:
         return self.most * self.part.longest
 
-    def draw(self, rng: np.random.Generator) -> str:
-        count = int(rng.integers(self.least, self.most, endpoint=True))
-        return "".join(self.part.draw(rng) for _ in range(count))
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        for _ in range(int(rng.integers(self.least, self.most, endpoint=True))):
+            yield from self.part.draw(rng)
 
 
 @lru_cache(maxsize=64)
@@ -250,7 +277,7 @@ class _PatternReader:
         return ValueError(f"{rule}, at character {self.position}")
 
 
-def draw_texts(pattern: str, count: int, rng: np.random.Generator) -> Sequence[bytes]:
-    """Draw texts that a pattern matches, in UTF-8. Raises ValueError as `text_pattern`."""
+def draw_texts(pattern: str, count: int, rng: np.random.Generator) -> Sequence[DrawnText]:
+    """Draw texts that a pattern matches. Raises ValueError as `text_pattern`."""
     parsed = text_pattern(pattern)
-    return [parsed.draw(rng).encode() for _ in range(count)]
+    return [DrawnText.of(tuple(parsed.draw(rng))) for _ in range(count)]

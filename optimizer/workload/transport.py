@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,26 @@ class Transport:
 
 
 @dataclass(frozen=True)
+class Digit:
+    """Bytes of a request that have one of several values.
+
+    Attributes:
+        offset: of the first byte.
+        width: number of bytes.
+        values: all values, one after the other.
+    """
+
+    offset: int
+    width: int
+    values: bytes
+
+    @property
+    def base(self) -> int:
+        """Number of values."""
+        return len(self.values) // self.width
+
+
+@dataclass(frozen=True)
 class SerialisedRequest:
     """A request as bytes, which can be sent many times.
 
@@ -29,9 +50,29 @@ class SerialisedRequest:
         json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
             None without binary tensors.
         version: of the model; empty for the newest that is served.
+        digits: bytes of the body that `numbered` replaces.
     """
 
     model: str
     body: bytes
     json_bytes: int | None = None
     version: str = ""
+    digits: tuple[Digit, ...] = ()
+
+    @property
+    def variants(self) -> int:
+        """Number of different requests that `numbered` makes."""
+        return math.prod(digit.base for digit in self.digits)
+
+    def numbered(self, number: int) -> SerialisedRequest:
+        """Return the request with the digits of a number, which are the same for equal numbers."""
+        if not self.digits:
+            return self
+        body = bytearray(self.body)
+        for digit in self.digits:
+            number, value = divmod(number, digit.base)
+            begin = value * digit.width
+            body[digit.offset : digit.offset + digit.width] = digit.values[
+                begin : begin + digit.width
+            ]
+        return SerialisedRequest(self.model, bytes(body), self.json_bytes, self.version)

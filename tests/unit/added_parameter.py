@@ -134,7 +134,7 @@ def main(folder: Path) -> None:
                 "package": str(shipped("model_repository_templates").parent),
                 "schema": section[FAKE],
                 "baseline": list(baseline.models[0].parameters),
-                "same as without": baseline.digest == space_with().config((0,) * 14).digest,
+                "same as without": baseline.digest == space_with().config((0,) * 16).digest,
                 "set": [list(each) for each in chosen.config(chosen.baseline).models[0].parameters],
                 "search": searched(folder / "study"),
                 "features": featured(),

@@ -61,6 +61,7 @@ def test_what_a_configuration_holds_is_read_as_values_of_parameters() -> None:
         "preferred_batch_sizes": (4, 8),
         "max_queue_delay_us": 300,
         "instance_count": 2,
+        "response_cache": False,
     }
 
 

@@ -419,7 +419,8 @@ def test_tables_have_the_parameters_of_each_step(tmp_path: Path) -> None:
     columns = trials_frame([], space.search_space).columns
     assert {f"{step}.instance_count" for step in STEPS} <= {*columns}
     of_top = {name for name in columns if name.startswith(f"{TOP}.")}
-    assert of_top == {f"{TOP}.padding", f"{TOP}.{INFLIGHT}", f"{TOP}.{PINNED}"}
+    cache = {f"{TOP}.response_cache", f"{TOP}.response_cache_mib"}
+    assert of_top == {f"{TOP}.padding", f"{TOP}.{INFLIGHT}", f"{TOP}.{PINNED}", *cache}
 
 
 def test_a_pipeline_is_stored_and_read_back(tmp_path: Path) -> None:

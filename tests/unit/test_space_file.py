@@ -128,6 +128,8 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
         "cuda_graphs": (False,),
         "execution_policy": ("device_blocking",),
         "rate_limit": ("off",),
+        "response_cache": (False,),
+        "response_cache_mib": (64,),
     }
 
 

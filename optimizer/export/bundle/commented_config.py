@@ -13,7 +13,9 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing
+from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.cold_start import ColdStart
+from optimizer.measurement.level import Measurement
 from optimizer.triton.model_config import to_text
 
 Origins = Mapping[str, Mapping[str, str]]
@@ -42,6 +44,20 @@ def origins_in(space: SearchSpace, cold_start: ColdStart | None = None) -> Origi
     return origins
 
 
+def with_hits(origins: Origins, measurement: Measurement) -> Origins:
+    """Return the origins with how much of the measured traffic the response cache answered."""
+    added = {name: dict(own) for name, own in origins.items()}
+    for use in cache_uses(measurement.levels):
+        own = added.setdefault(use.model, {})
+        expected = use.expected_hit_rate
+        beside = f", {expected:.1%} expected" if expected is not None else ""
+        own["response_cache"] = (
+            f"{own.get('response_cache', 'as measured')}\n"
+            f"measured: it answered {use.hit_rate:.1%} of the requests{beside}"
+        )
+    return added
+
+
 def commented(config: model_config_pb2.ModelConfig, model: ModelServing, origins: Origins) -> str:
     """Return the configuration as config.pbtxt, with a comment above each field."""
     own = origins.get(model.name, {})
@@ -68,7 +84,6 @@ def _comment_of(field: str, model: ModelServing, own: Mapping[str, str]) -> str:
         else "no batching: at most the batch size of one request",
         "input": "inputs of the space file, without the batch; -1 is the length of a request",
         "output": "output of the model, without the batch; labels come from its source",
-        "response_cache": "off unless it was measured: cached replies are not computed",
         "model_warmup": "zeros of the longest length, so that the first request is not slow"
         + own.get("model_warmup", ""),
         "parameters": "read by model.py: runtime, precision and threads",
