@@ -218,10 +218,9 @@ def _widening_text(widening: Widening, limits: PipelineLimits) -> str:
 
 def _assumption(limits: PipelineLimits) -> str:
     shared = _cores(limits, "; server and client share the cores, and the server used ")
-    return (
-        "This assumes that instances do not slow each other down, and that larger batches continue "
-        f"in a straight line{shared}."
-    )
+    longer = any(each.change.startswith("max_batch_size") for each in limits.widenings)
+    line = ", and that the time of larger batches grows in a straight line" if longer else ""
+    return f"This assumes that instances do not slow each other down{line}{shared}."
 
 
 def bottlenecks_table(title: str, named: Sequence[tuple[str, Breakdown]]) -> Table:
