@@ -151,11 +151,14 @@ class ServerOptions:
         executions_per_device: simultaneous executions of all rate-limited models on a device;
             None leaves Triton's rate limiter off.
         cache_bytes: size of the response cache; None where no model uses one.
+        client_shared_memory: whether clients on the same machine may pass tensors in system shared
+            memory.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
     executions_per_device: int | None = None
     cache_bytes: int | None = None
+    client_shared_memory: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedS
 from optimizer.load.request_sequence import Once
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit, StreamLevel
 from optimizer.measurement.level_checks import sent_requests
 from optimizer.search.response_cache import (
     EMPTY,
@@ -197,12 +197,20 @@ class LevelRunner:
         splits = with_roles(map(server_split, before, after), config.graph)
         level = replace(
             level,
+            streams=tuple(self._explained(stream, served) for stream in level.streams),
             server=tuple(with_expected_hits(each, config, context.cache) for each in splits),
             machine=use,
             warnings=(*level.warnings, *warnings, *context.warnings),
         )
         self._watch(LevelFinished(level))
         return level
+
+    def _explained(self, level: StreamLevel, served: ServedConfiguration) -> StreamLevel:
+        """Return a stream's level with the step that its first error came from."""
+        if level.first_error is None:
+            return level
+        [target] = [each.target for each in self._workload.streams if each.name == level.name]
+        return replace(level, first_error=served.control.explained(target, level.first_error))
 
     def _offered(self, plan: LevelPlan) -> float | None:
         if not isinstance(plan.load, OpenLoop):
