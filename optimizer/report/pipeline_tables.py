@@ -18,6 +18,7 @@ from optimizer.analysis.pipeline_times import (
     composed_targets,
     pipeline_times,
 )
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ServingConfig, describe_model
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
@@ -176,7 +177,10 @@ def limit_sentences(limits: PipelineLimits) -> Iterator[str]:
 def bottleneck_sentence(limits: PipelineLimits) -> str:
     """Return which step limits a pipeline, or why none does."""
     first, *others = limits.by_busy
-    busiest = f"{form.percent(min(1.0, first.busy))} of the time at saturation"
+    waits = first.model in (limits.config.graph or NO_GRAPH).names
+    busiest = f"{form.percent(min(1.0, first.busy))} of the time at saturation" + (
+        ", the wait for its own steps included" if waits else ""
+    )
     second = others[0] if others else None
     if limits.bottleneck is not None:
         beside = (

@@ -150,6 +150,13 @@ def test_a_bls_model_waits_for_its_steps_and_is_occupied_meanwhile() -> None:
     assert times.steps[-1].infer_ms == pytest.approx(5.5)
     assert times.steps[-1].busy == pytest.approx(0.8)
     assert made.network_ms == pytest.approx(1.0), "its steps are in its own time"
+    limits = pipeline_limits(config, "top", replace(made, kind="saturation"))
+    assert limits is not None
+    assert limits.bottleneck == "top"
+    assert next(limit_sentences(limits)) == (
+        "The bottleneck is top: its instances are busy for 80% of the time at saturation, the wait "
+        "for its own steps included, those of the next, b, for 16%."
+    )
 
 
 def test_an_ensemble_within_another_has_no_time_of_its_own() -> None:
