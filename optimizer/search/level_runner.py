@@ -122,17 +122,15 @@ class LevelRunner:
             yield lambda plan: self._run(plan, target, context)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
-        return {
-            stream.target: self._new_request(stream, config)
-            if is_cached(stream, config)
-            else self.requests(stream, config)[0]
-            for stream in self._workload.streams
-        }
+        """Return a request to each target, drawn anew where a cache would answer an old one."""
+        return {stream.target: self._one_of(stream, config) for stream in self._workload.streams}
 
-    def _new_request(self, stream: Stream, config: ServingConfig) -> Tensors:
-        padding, rows = _model(config, stream).padding, rows_of_file(stream.payloads)
-        sampled = stream.payloads.sample(1, self._rng, padding, stream.batch_size, rows)
-        return sampled[0]
+    def _one_of(self, stream: Stream, config: ServingConfig) -> Tensors:
+        if stream.payloads.file is not None or not is_cached(stream, config):
+            return self.requests(stream, config)[0]
+        padding = _model(config, stream).padding
+        [request] = stream.payloads.sample(1, self._rng, padding, stream.batch_size)
+        return request
 
     def _response_cache(self, served: ServedConfiguration, config: ServingConfig) -> SteadyCache:
         """Return the steady state of the response cache; empty without one."""
@@ -142,7 +140,7 @@ class LevelRunner:
             return EMPTY
         outputs = {
             stream.name: served.control.outputs_of_one_request(
-                stream.target, self._new_request(stream, config), _REPLY_SECONDS
+                stream.target, self._one_of(stream, config), _REPLY_SECONDS
             )
             for stream in cached
         }
