@@ -12,7 +12,7 @@ from typing import Any
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
 from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.releases import content_of, refuse_newer_fields
-from optimizer.configuration.runtimes import RUNTIME_PACKAGE, Runtime
+from optimizer.configuration.runtimes import HOSTED_PACKAGE, Runtime
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, ServerFailure, storage_errors
@@ -67,7 +67,7 @@ class Needs:
     @property
     def packages(self) -> list[str]:
         """Python packages that the server's interpreter needs."""
-        packages = {RUNTIME_PACKAGE[runtime] for runtime in self.runtimes}
+        packages = {HOSTED_PACKAGE[runtime] for runtime in self.runtimes}
         return sorted({"numpy", *packages} if packages else ())
 
 

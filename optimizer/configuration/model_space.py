@@ -21,7 +21,7 @@ from optimizer.configuration.conditions import ConditionError, evaluate, models_
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
-from optimizer.configuration.runtimes import PRECISIONS_OF
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIMES
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -149,15 +149,22 @@ class ModelSpace:
 
     @cached_property
     def threads(self) -> NDArray[np.int64]:
-        """CPU threads that compute, shape [points]; 0 for instances on GPUs and of a repository."""
-        if self.scope.kind == "KIND_GPU" or self._as_deployed:
+        """CPU threads of the model's runtime, shape [points].
+
+        They are 0 for instances on GPUs, of a repository, and of the texts around a model.
+        """
+        if self.scope.kind == "KIND_GPU" or not self.chooses_threads:
             return np.zeros(len(self.rows), dtype=np.int64)
         return (self.rows.instance_count * self.rows.intra_op_threads).to_numpy(dtype=np.int64)
 
     @property
-    def _as_deployed(self) -> bool:
-        """Whether the model is one of a repository, whose threads are its owner's choice."""
-        return self.parameter("runtime").values == ("repository",)
+    def chooses_threads(self) -> bool:
+        """Whether the model is built here, and not one of a repository or a step without a model.
+
+        The threads of a model of a repository are its owner's choice.
+        """
+        [runtime, *_] = cast(tuple[str, ...], self.parameter("runtime").values)
+        return runtime != "repository" and not RUNTIMES[runtime].step
 
     def without_effect(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return in which points one of these parameters has no effect, shape [points]."""
@@ -262,7 +269,7 @@ class ModelSpace:
     def _hardware_rules(self) -> Iterator[tuple[str, Rule]]:
         devices = len(self.hardware.gpus)
         yield f"instance_count lists one number for each of {devices} GPUs", self._counts_fit
-        if self.scope.kind == "KIND_CPU" and not self._as_deployed:
+        if self.scope.kind == "KIND_CPU" and self.chooses_threads:
             yield CORES_CONDITION, partial(evaluate, CORES_CONDITION)
         if self.limits.memory_mib is not None:
             rule = f"the instances fit in {self.limits.memory_mib:.0f} MiB of memory"

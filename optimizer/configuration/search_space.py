@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from optimizer.configuration.conditions import ConditionError, evaluate, models_in
-from optimizer.configuration.deployed_settings import concerns
+from optimizer.configuration.deployed_settings import concerns, is_of_built_model
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
@@ -33,6 +33,8 @@ from optimizer.configuration.model_space import (
 )
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import Parameter, parameters_in_order
+from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -52,8 +54,9 @@ class SearchSpace:
 
     Attributes:
         parameters: model by model, each in the order of the table; ordinal values ascend.
-        limits: limits of every model. A condition that names no model is one of each but ensembles,
-            and one that names several, as MODEL.PARAMETER, is of their combinations.
+        limits: limits of every model. A condition that names no model is one of each but ensembles
+            and the steps around the model of a generated pipeline, and one that names several, as
+            MODEL.PARAMETER, is of their combinations.
         graph: the composed models among the models; None without any.
     """
 
@@ -66,11 +69,12 @@ class SearchSpace:
     def models(self) -> tuple[ModelSpace, ...]:
         """The space of each model by itself."""
         own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
+        on_cpu = replace(self.hardware, gpus=())
         return tuple(
             ModelSpace(
                 parameters,
-                replace(self.limits, conditions=self._conditions_of(parameters[0].model)),
-                self.hardware,
+                replace(self.limits, conditions=self._conditions_of(parameters)),
+                on_cpu if _is_step(parameters) else self.hardware,
                 len(own) == 1,
             )
             for parameters in own
@@ -82,9 +86,10 @@ class SearchSpace:
         names = list(dict.fromkeys(parameter.model for parameter in self.parameters))
         return {condition: models_in(condition, names) for condition in self.limits.conditions}
 
-    def _conditions_of(self, model: str) -> tuple[str, ...]:
+    def _conditions_of(self, parameters: Sequence[Parameter]) -> tuple[str, ...]:
         """Return the conditions of one model alone."""
-        common = model not in (self.graph or NO_GRAPH).ensemble_names
+        model, graph = parameters[0].model, self.graph or NO_GRAPH
+        common = model not in graph.ensemble_names and not _is_step(parameters)
         return tuple(
             condition
             for condition, named in self._models_of_conditions.items()
@@ -102,11 +107,20 @@ class SearchSpace:
         steps = (self.graph or NO_GRAPH).step_names
         return tuple(model.model for model in self.models if model.model not in steps)
 
+    def kind_of(self, model: str) -> Kind:
+        """Return where instances of a model run."""
+        return next(own.scope.kind for own in self.models if own.model == model)
+
     def concerns(self, model: str, parameter: str) -> bool:
         """Return whether a model has a parameter: those of a pipeline do not have each."""
         graph = self.graph or NO_GRAPH
         ensemble, step = model in graph.ensemble_names, model in graph.step_names
-        return not (ensemble or step) or concerns(parameter, ensemble=ensemble, step=step)
+        if not (step or model in graph.names):
+            return True
+        built = {own.model for own in self.models if own.chooses_threads}
+        if built and model not in built and is_of_built_model(parameter):
+            return False
+        return concerns(parameter, ensemble=ensemble, step=step)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -281,7 +295,8 @@ class SearchSpace:
         Returns:
             None if there is no point in which all of them have an effect.
         """
-        cores = self.hardware.cores // len(self.models)
+        computing = sum(model.chooses_threads for model in self.models)
+        cores = self.hardware.cores // max(1, computing)
         wanted = [
             _closest(
                 p,
@@ -384,6 +399,11 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _is_step(parameters: Sequence[Parameter]) -> bool:
+    """Return whether parameters are those of a step that executes no model, which has no GPU."""
+    return any(p.name == "runtime" and RUNTIMES[cast(str, p.values[0])].step for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

@@ -34,7 +34,7 @@ from optimizer.space_file.parameter_schema import ParametersSection, deprecation
 from optimizer.space_file.pipelines import (
     DeployedModels,
     graph_of,
-    listed_values,
+    parameters_of,
     read_models,
 )
 from optimizer.space_file.repetition import repetition_mistakes
@@ -42,7 +42,7 @@ from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
-from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
+from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec, SoftmaxSource
 from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 
@@ -108,7 +108,8 @@ class Space:
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """The weakest evidence of the models' accuracy figures."""
-        return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
+        judged = (m for m in self.models if not isinstance(m.source, SoftmaxSource))
+        return min((m.accuracy_evidence for m in judged), key=_WEAKEST_FIRST.index)
 
 
 def load_space(
@@ -247,7 +248,7 @@ def _to_value(
         host=host,
         engines=section.engines.to_value(host, hardware.gpus[0]) if hardware.gpus else None,
         models=models,
-        deployed={name: model.settings for name, model in deployed.items()},
+        deployed={n: model.settings for n, model in deployed.items() if model.settings},
         workload=workload,
         price=section.price.to_value(prices),
         demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
@@ -278,8 +279,7 @@ def _parameters(
     section: SpaceSection, name: str, deployed: DeployedModels
 ) -> tuple[Parameter, ...]:
     if name in deployed:
-        model = deployed[name]
-        return model.settings.parameters(name, listed_values(section, name, model))
+        return parameters_of(section, name, deployed[name])
     own = section.parameters.with_those_of(section.models[name].parameters)
     return own.of(name).to_values(name)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.commands.hosts import require_host
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
@@ -551,3 +552,10 @@ def test_the_guided_sampler_is_refused_with_the_reason(tmp_path: Path) -> None:
     options = RunOptions(space, sampler="guided", results=tmp_path / "results")
     with pytest.raises(UsageError, match=r"--sampler: must be one of gp, tpe, .* has steps"):
         run_study(options, lambda _: None)
+
+
+def test_the_published_configurations_are_not_of_a_repository(tmp_path: Path) -> None:
+    space_of(tmp_path, {"classifier.batching": [False, True]})
+    options = BaselineOptions(tmp_path / "space.yaml")
+    with pytest.raises(UsageError, match="text_classifier, tokenizer of a repository is served as"):
+        measure_baselines(options, lambda _: None)
