@@ -53,7 +53,8 @@ class Levels:
         return replace(self, workload=workload)
 
     @contextmanager
-    def on(self, served: Any, config: ServingConfig) -> Iterator[RunLevel]:
+    def on(self, served: Any, config: ServingConfig, *, cold: bool = False) -> Iterator[RunLevel]:
+        self.evaluator.cold.append(cold)
         if self.workload.transport.shared_memory and self.evaluator.refusal is not None:
             raise ServerFailure(self.evaluator.refusal)
         yield self._run
@@ -86,6 +87,7 @@ class Server:
     def __post_init__(self) -> None:
         self.ran: list[tuple[Transport, int, LevelPlan]] = []
         self.options: list[ServerOptions] = []
+        self.cold: list[bool] = []
         self.failures: list[Exception] = []
 
     @property
@@ -122,6 +124,7 @@ def test_each_transport_is_measured_in_turn_and_back() -> None:
     assert sent == [
         SentAs(GRPC), SentAs(JSON), SentAs(Transport("http")), SentAs(MEMORY), SentAs(GRPC, 8),
     ]  # fmt: skip
+    assert server.cold == [False, True, True, True, True], "the first warms up for all"
     order = [(transport, size) for transport, size, _ in server.ran]
     one_round = [(each.transport, each.batch_size) for each in sent]
     assert order == 3 * (one_round + one_round[::-1])
