@@ -22,6 +22,7 @@ WITHOUT_LOAD = {
     "test_arrivals.py",
     "test_artifact_builder.py",
     "test_bad_machine.py",
+    "test_bls.py",
     "test_dashboard.py",
     "test_doctor.py",
     "test_evaluator.py",

@@ -44,6 +44,11 @@ class StepTimes:
         """Queue and compute together."""
         return self.queue_ms + self.compute_ms
 
+    @property
+    def path_queue_ms(self) -> float:
+        """The part of `path_ms` in the queue."""
+        return self.path_ms * self.queue_ms / self.own_ms if self.own_ms else 0.0
+
 
 @dataclass(frozen=True)
 class PipelineTimes:

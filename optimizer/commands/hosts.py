@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
-from optimizer.configuration.runtimes import RUNTIME_PACKAGE, Runtime
+from optimizer.configuration.runtimes import HOSTED_PACKAGE, Runtime
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.files.shipped import shipped
@@ -62,7 +62,7 @@ class Needs:
     @property
     def packages(self) -> list[str]:
         """Python packages that the server's interpreter needs."""
-        packages = {RUNTIME_PACKAGE[runtime] for runtime in self.runtimes}
+        packages = {HOSTED_PACKAGE[runtime] for runtime in self.runtimes}
         return sorted({"numpy", *packages} if packages else ())
 
 

@@ -120,6 +120,8 @@ class _Judge:
         plan = self._plan
         self._server.serve(plan.largest)
         dropped = self._requests_alone()
+        if dropped is None and self._server.merged > 1:
+            dropped = self._wrong_when_merged(self._server.merged)
         loaded_mib = self._models_mib()
         largest, failing = None, None
         if dropped is None:

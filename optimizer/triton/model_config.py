@@ -40,7 +40,7 @@ def model_config(
     payloads = payloads.as_served()
     config.name = model.name
     config.max_batch_size = model.max_batch_size if payloads.batched else 0
-    _add_tensors(config, payloads, outputs)
+    add_tensors(config, payloads, outputs)
     _add_instances(config, model)
     _add_batching(config, model)
     config.response_cache.enable = model.cache
@@ -148,9 +148,10 @@ def _add_instances(config: model_config_pb2.ModelConfig, model: ModelServing) ->
             added.rate_limiter.resources.add(name=EXECUTION, count=1)
 
 
-def _add_tensors(
+def add_tensors(
     config: model_config_pb2.ModelConfig, payloads: Payloads, outputs: Sequence[OutputTensor]
 ) -> None:
+    """Add inputs and outputs to a configuration."""
     for tensor in payloads.tensors:
         dims = tensor.sized(dict.fromkeys(tensor.free, -1))
         config.input.add(name=tensor.name, data_type=_type(tensor.data_type), dims=dims)

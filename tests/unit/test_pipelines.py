@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -318,6 +319,61 @@ def test_conditions_are_not_of_the_ensemble_itself(tmp_path: Path) -> None:
     assert counts == {**dict.fromkeys(STEPS, 2), TOP: 1}
 
 
+def tried(space: Space) -> set[tuple[int, ...]]:
+    """Return the numbers of instances of the steps at all points."""
+    searched = space.search_space
+    configs = (searched.config(searched.at(row)) for row in range(len(searched)))
+    return {tuple(m.instance_count for m in c.models if m.name in STEPS) for c in configs}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "points"),
+    [
+        (["tokenizer.instance_count == 2"], {(2, n, m) for n in (1, 2, 3) for m in (1, 2, 3)}),
+        (["instance_count <= 2", "tokenizer.instance_count + labeller.instance_count == 4"],
+         {(2, n, 2) for n in (1, 2)}),
+        (["tokenizer.instance_count == labeller.instance_count == 3",
+          "text_classifier.config.optimization.input_pinned_memory.enable == False",
+          "classifier.instance_count <= cores // cores or 'labeller.' == 'x'"], {(3, 1, 3)}),
+    ],
+)  # fmt: skip
+def test_conditions_can_name_parameters_of_steps(
+    tmp_path: Path, conditions: list[str], points: set[tuple[int, ...]]
+) -> None:
+    listed = {"instance_count": [1, 2, 3], f"{TOP}.{PINNED}": [False]}
+    space = space_of(tmp_path, listed, conditions=conditions)
+    assert tried(space) == points
+    assert len(space.search_space) >= len(points)
+
+
+def test_names_of_models_may_be_no_identifiers(tmp_path: Path) -> None:
+    first, second = "tokenizer-v1.2", "tokenizer"
+    configs = {**CONFIGS, first: CONFIGS["labeller"]}
+    configs[TOP] = configs[TOP].replace('"labeller"', f'"{first}"')
+    listed = {"instance_count": [1, 2]}
+    rule = f"{first}.instance_count == {second}.instance_count + 1"
+    space = space_of(tmp_path, listed, configs, conditions=[rule])
+    counts = {m.name: m.instance_count for m in baseline(space).models}
+    assert (counts[first], counts[second]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "rule"),
+    [
+        ("tokeniser.instance_count == 1", "'tokeniser.instance_count' is not allowed, and no "),
+        ("tokenizer.instance_cont == 1", "instance_cont is no parameter of tokenizer; did you"),
+        ("tokenizer.instance_count > 'a' + labeller.instance_count", "only numbers can be"),
+        ("tokenizer.instance_count == labeller.config.x", "config.x is no parameter of labeller"),
+        ("tokenizer.instance_count == labeller.instance_count == instance_count",
+         "instance_count must be one of tokenizer.instance_count, labeller.instance_count"),
+    ],
+)  # fmt: skip
+def test_a_wrong_condition_on_steps_is_reported(tmp_path: Path, condition: str, rule: str) -> None:
+    [mistake] = refusals(tmp_path, {"instance_count": [1, 2]}, conditions=[condition])
+    assert "conditions.0" in mistake
+    assert rule in mistake
+
+
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
@@ -454,3 +510,10 @@ def test_the_guided_sampler_is_refused_with_the_reason(tmp_path: Path) -> None:
     options = RunOptions(space, sampler="guided", results=tmp_path / "results")
     with pytest.raises(UsageError, match=r"--sampler: must be one of gp, tpe, .* has steps"):
         run_study(options, lambda _: None)
+
+
+def test_the_published_configurations_are_not_of_a_repository(tmp_path: Path) -> None:
+    space_of(tmp_path, {"classifier.batching": [False, True]})
+    options = BaselineOptions(tmp_path / "space.yaml")
+    with pytest.raises(UsageError, match="text_classifier, tokenizer of a repository is served as"):
+        measure_baselines(options, lambda _: None)
