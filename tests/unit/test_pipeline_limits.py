@@ -159,6 +159,27 @@ def test_a_bls_model_waits_for_its_steps_and_is_occupied_meanwhile() -> None:
     )
 
 
+def test_what_a_response_cache_answers_does_not_come_to_the_steps() -> None:
+    # 3 of 4 requests: the steps' times count for a quarter of them.
+    quarter = [split(name, 1.0, (BatchPoint(1, 25, 2.0),), requests=25) for name in ("a", "b")]
+    times = times_of(pipeline(CHAIN), load([*quarter, top(1.6)], 100, replied_ms=2.0))
+    assert parts(times) == pytest.approx({"a": 0.75, "b": 0.75})
+    assert [(step.calls, step.busy) for step in times.steps] == [(0.25, 0.05)] * 2
+    assert times.rest_ms == pytest.approx(0.5)
+
+
+def test_beside_another_model_the_rate_and_the_time_are_of_the_pipeline_alone() -> None:
+    config = pipeline(CHAIN)
+    config = replace(config, models=(*config.models, serving("other")))
+    other = replace(split("other", requests=300), step=False)
+    splits = [split("a"), split("b"), top(6.5), other]
+    times = times_of(config, load(splits, 400, replied_ms=20.0))
+    # A quarter of the requests; their reply times are not distinguished from the other model's.
+    assert times.per_second == pytest.approx(100)
+    assert times.request_ms == pytest.approx(6.5)
+    assert [step.model for step in times.steps] == ["a", "b"]
+
+
 def test_an_ensemble_within_another_has_no_time_of_its_own() -> None:
     inner = ComposedModel("inner", "ensemble", CHAIN)
     outer = ComposedModel("top", "ensemble", (Step("inner"), Step("c", (0,))))
