@@ -208,6 +208,14 @@ def _add_warmup(
             entry.zero_data = True
 
 
+def warmup_entries(model: ModelServing, payloads: Payloads) -> list[dict[str, Any]]:
+    """Return the model_warmup of a model in plain JSON values; empty where it has none."""
+    config = model_config_pb2.ModelConfig()
+    _add_warmup(config, model, payloads.as_served())
+    content = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    return list(content.get("model_warmup", ()))
+
+
 def _type(name: DataType) -> model_config_pb2.DataType:
     return model_config_pb2.DataType.Value(f"TYPE_{'STRING' if name == 'BYTES' else name}")
 
