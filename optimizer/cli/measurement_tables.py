@@ -201,7 +201,7 @@ def _cache(use: CacheUse) -> str:
     beside = f" ({form.fine_percent(expected)} expected)" if expected is not None else ""
     return (
         f"response cache of {use.model}: answered {form.fine_percent(use.hit_rate)} of "
-        f"{form.count(use.hits + use.misses)} requests{beside}"
+        f"{form.count(use.requests)} requests{beside}"
     )
 
 
@@ -267,8 +267,11 @@ def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
         ("p50", own[50.0], opinion.p50_ms),
         ("p95", own[95.0], opinion.p95_ms),
         ("p99", own[99.0], opinion.p99_ms),
-        ("mean queue", level.server[0].queue_ms if level.server else None, opinion.queue_ms),
     ]
+    split = next((split for split in level.server if not split.step), None)
+    if split is None or not split.ensemble:  # whose requests wait in its steps' queues
+        queue_ms = split.queue_ms if split is not None else None
+        rows.append(("mean queue", queue_ms, opinion.queue_ms))
     columns: Mapping[str, Callable[[tuple[str, float | None, float]], str]] = {
         "": lambda row: row[0],
         "this client": lambda row: f"{row[1]:.2f}" if row[1] is not None else "",

@@ -151,11 +151,14 @@ class ServerOptions:
         executions_per_device: simultaneous executions of all rate-limited models on a device;
             None leaves Triton's rate limiter off.
         cache_bytes: size of the response cache; None where no model uses one.
+        client_shared_memory: whether clients on the same machine may pass tensors in system shared
+            memory.
     """
 
     backend_config: tuple[tuple[str, str, str], ...] = ()
     executions_per_device: int | None = None
     cache_bytes: int | None = None
+    client_shared_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,7 @@ def describe(config: ServingConfig) -> str:
 def describe_model(model: ModelServing) -> str:
     """Describe how one model is served."""
     as_deployed = model.artifact.precision == "as_deployed"
-    parts = [
-        "as deployed" if as_deployed else f"{model.artifact.runtime} {model.artifact.precision}"
-    ]
+    parts = [_describe_artifact(model.artifact)]
     if model.batching is None:
         parts.append("no batching")
     else:
@@ -245,6 +246,14 @@ def describe_model(model: ModelServing) -> str:
         parts.append("padded to " + "/".join(map(str, model.padding)))
     parts += _options(model)
     return ", ".join(parts)
+
+
+def _describe_artifact(artifact: ArtifactSpec) -> str:
+    if artifact.runtime == "repository":
+        return "as deployed"
+    if artifact.precision == "as_deployed":
+        return artifact.runtime
+    return f"{artifact.runtime} {artifact.precision}"
 
 
 def _options(model: ModelServing) -> list[str]:

@@ -32,7 +32,10 @@ class RequestSequence(Protocol):
         ...
 
     def numbers(self) -> Iterator[int]:
-        """Yield the numbers; a level ends where there are no more."""
+        """Return the numbers; a level ends where there are no more.
+
+        What takes time is done before the first one is asked for, while no request is due.
+        """
         ...
 
 
@@ -52,7 +55,7 @@ class InOrder:
         return InOrder(self.first + n * self.step, self.step * processes)
 
     def numbers(self) -> Iterator[int]:
-        """Yield numbers without end."""
+        """Return numbers without end."""
         return itertools.count(self.first, self.step)
 
 
@@ -75,12 +78,14 @@ class Popular:
         return replace(self, seed=self.seed + n)
 
     def numbers(self) -> Iterator[int]:
-        """Yield draws without end."""
-        rng = np.random.default_rng(self.seed)
-        bounds = self.repeats.probabilities().cumsum()
-        while True:
-            drawn = np.searchsorted(bounds, rng.random(_BLOCK) * bounds[-1], side="right")
-            yield from drawn.tolist()
+        """Return draws without end."""
+        return _draws(self.repeats.probabilities().cumsum(), np.random.default_rng(self.seed))
+
+
+def _draws(bounds: NDArray[np.float64], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        drawn = np.searchsorted(bounds, rng.random(_BLOCK) * bounds[-1], side="right")
+        yield from drawn.tolist()
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,14 @@ class Recorded:
         return Recorded(self.keys, self.first + n * self.step, self.step * processes)
 
     def numbers(self) -> Iterator[int]:
-        """Yield numbers without end."""
+        """Return numbers without end."""
         counts = np.bincount(self.keys)
-        keys, repeats, different = self.keys.tolist(), counts > 1, len(counts)
-        for position in itertools.count(self.first, self.step):
-            key = keys[position % len(keys)]
-            yield key if repeats[key] else different + position
+        keys, repeats, different = self.keys.tolist(), (counts > 1).tolist(), len(counts)
+        positions = itertools.count(self.first, self.step)
+        return (
+            key if repeats[key := keys[position % len(keys)]] else different + position
+            for position in positions
+        )
 
 
 @dataclass(frozen=True)
@@ -130,5 +137,5 @@ class Once:
         return Once(self.listed[n::processes])
 
     def numbers(self) -> Iterator[int]:
-        """Yield each number."""
+        """Return each number."""
         return iter(self.listed.tolist())

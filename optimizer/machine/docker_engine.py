@@ -85,6 +85,7 @@ class ContainerTask:
         gpu_uuids: visible GPUs.
         cores: CPU cores that it may use; empty for all.
         shared_memory_bytes: size of its /dev/shm; None leaves the engine's default.
+        shares_memory: whether its /dev/shm is that of the machine, whatever its size.
     """
 
     image: str
@@ -96,6 +97,7 @@ class ContainerTask:
     gpu_uuids: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
     shared_memory_bytes: int | None = None
+    shares_memory: bool = False
     network: Literal["host", "none"] = "none"
 
 
@@ -331,7 +333,8 @@ def _settings(task: ContainerTask, *, locked_memory: bool) -> dict[str, Any]:
         ],
         "device_requests": [gpus] if task.gpu_uuids else None,
         "cpuset_cpus": ",".join(map(str, task.cores)) or None,
-        "shm_size": task.shared_memory_bytes,
+        "shm_size": None if task.shares_memory else task.shared_memory_bytes,
+        "ipc_mode": "host" if task.shares_memory else None,
         "ulimits": [types.Ulimit(name=k, soft=n, hard=n) for k, n in limits.items()],
         "network_mode": task.network,
         "init": True,

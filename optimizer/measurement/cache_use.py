@@ -13,19 +13,19 @@ class CacheUse:
     """One model's use of the response cache.
 
     Attributes:
-        hits, misses: requests that it answered, and that it was asked for in vain.
+        requests, hits: all requests, and those that it answered.
         expected_hit_rate: see `ServerSplit`.
     """
 
     model: str
+    requests: int
     hits: int
-    misses: int
     expected_hit_rate: float | None
 
     @property
     def hit_rate(self) -> float:
         """Share of requests that were answered by the cache."""
-        return self.hits / (self.hits + self.misses)
+        return self.hits / self.requests
 
 
 def cache_uses(levels: Iterable[LoadLevel]) -> tuple[CacheUse, ...]:
@@ -34,6 +34,6 @@ def cache_uses(levels: Iterable[LoadLevel]) -> tuple[CacheUse, ...]:
     for split in (split for level in levels for split in level.server):
         if split.hit_rate is not None:
             before = uses.get(split.model, CacheUse(split.model, 0, 0, None))
-            hits, misses = before.hits + split.cache_hits, before.misses + split.cache_misses
-            uses[split.model] = CacheUse(split.model, hits, misses, split.expected_hit_rate)
+            requests, hits = before.requests + split.requests, before.hits + split.cache_hits
+            uses[split.model] = CacheUse(split.model, requests, hits, split.expected_hit_rate)
     return tuple(uses.values())

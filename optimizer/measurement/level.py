@@ -103,8 +103,8 @@ class ServerSplit:
         request_ms: mean time from the arrival of a request to its reply; of an ensemble this has
             the scheduling between its steps, and steps at the same time count once. None in
             measurements of earlier versions.
-        cache_hits, cache_misses: requests that the response cache answered, and that it was asked
-            for in vain. Only the latter are executed; all are `requests`.
+        cache_hits, cache_misses: requests that the response cache answered, and those whose
+            responses it took; others of `requests` were executed while the same request was.
         cache_ms: mean time of lookups and insertions.
         expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
             that is not known.
@@ -139,8 +139,8 @@ class ServerSplit:
     @property
     def hit_rate(self) -> float | None:
         """Share of requests that the response cache answered; None without a cache."""
-        asked = self.cache_hits + self.cache_misses
-        return self.cache_hits / asked if asked else None
+        used = self.cache_hits + self.cache_misses
+        return self.cache_hits / self.requests if used and self.requests else None
 
     @property
     def executions(self) -> int:

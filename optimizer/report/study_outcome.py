@@ -14,6 +14,7 @@ from optimizer.analysis.summary import ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
+from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.report import number_formats as form
 from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
@@ -25,6 +26,7 @@ from optimizer.report.configurations import (
 )
 from optimizer.report.pipeline_tables import Breakdown, breakdown_parts, breakdowns_of
 from optimizer.report.table import Line, Part, Table
+from optimizer.report.transport_tables import transports_sentence
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity, Decision, claims_of
 from optimizer.study.event_text import outcome_name
@@ -69,6 +71,11 @@ class StudyOutcome:
     def cold_start(self) -> ColdStart | None:
         """How the best starts, where that was measured."""
         return self.study.directory.cold_start.read(self.best.config if self.best else None)
+
+    @cached_property
+    def transports(self) -> TransportComparison | None:
+        """What transports cost on the best, where that was measured."""
+        return self.study.directory.transports.read(self.best.config if self.best else None)
 
     def headline(self) -> str:
         """Return the recommendation in one sentence."""
@@ -185,6 +192,7 @@ class StudyOutcome:
             Line(self.headline(), "good" if good else "warning"),
             *(Line(caution) for caution in self.cautions()),
             *(Line(cold_start_sentence(cold)) for cold in [self.cold_start] if cold is not None),
+            *(Line(transports_sentence(each)) for each in [self.transports] if each is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
         ]

@@ -31,6 +31,7 @@ from optimizer.report.study_figures import (
 )
 from optimizer.report.study_report import StudyReport
 from optimizer.report.table import Table
+from optimizer.report.transport_tables import transports_sentence, transports_table
 
 _HOST_NOTE = (
     "Python host is the part of Triton's compute time that its Python backend adds to the model, "
@@ -70,6 +71,7 @@ def sections(report: StudyReport) -> list[ReportSection]:
         _loads,
         _pipelines,
         _cold_start,
+        _transports,
         _course,
         _predictions,
         _failures,
@@ -170,7 +172,7 @@ def _loads(report: StudyReport) -> ReportSection | None:
         (
             ("Latency against load", lambda: load_latency_figure(shown, report.curves)),
             ("Where the time goes", lambda: time_split(split)),
-            ("Batch sizes", lambda: batch_histogram(at_capacity)),
+            ("Batch sizes", lambda: batch_histogram(report.batches_at_capacity())),
         ),
     )
 
@@ -198,6 +200,14 @@ def _cold_start(report: StudyReport) -> ReportSection | None:
         return None
     tables = cold_start_tables(cold, best.latency_ms(99))
     return ReportSection("cold-start", "Cold start", (cold_start_sentence(cold),), tables)
+
+
+def _transports(report: StudyReport) -> ReportSection | None:
+    compared = report.outcome.transports
+    if compared is None:
+        return None
+    sentence, table = transports_sentence(compared), transports_table(compared)
+    return ReportSection("transports", "Payload and protocol", (sentence,), (table,))
 
 
 def _course(report: StudyReport) -> ReportSection | None:

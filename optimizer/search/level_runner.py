@@ -21,7 +21,7 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedS
 from optimizer.load.request_sequence import Once
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit, StreamLevel
 from optimizer.measurement.level_checks import sent_requests
 from optimizer.search.response_cache import (
     EMPTY,
@@ -122,17 +122,15 @@ class LevelRunner:
             yield lambda plan: self._run(plan, target, context)
 
     def _one_of_each(self, config: ServingConfig) -> dict[str, Tensors]:
-        return {
-            stream.target: self._new_request(stream, config)
-            if is_cached(stream, config)
-            else self.requests(stream, config)[0]
-            for stream in self._workload.streams
-        }
+        """Return a request to each target, drawn anew where a cache would answer an old one."""
+        return {stream.target: self._one_of(stream, config) for stream in self._workload.streams}
 
-    def _new_request(self, stream: Stream, config: ServingConfig) -> Tensors:
-        padding, rows = _model(config, stream).padding, rows_of_file(stream.payloads)
-        sampled = stream.payloads.sample(1, self._rng, padding, stream.batch_size, rows)
-        return sampled[0]
+    def _one_of(self, stream: Stream, config: ServingConfig) -> Tensors:
+        if stream.payloads.file is not None or not is_cached(stream, config):
+            return self.requests(stream, config)[0]
+        padding = _model(config, stream).padding
+        [request] = stream.payloads.sample(1, self._rng, padding, stream.batch_size)
+        return request
 
     def _response_cache(self, served: ServedConfiguration, config: ServingConfig) -> SteadyCache:
         """Return the steady state of the response cache; empty without one."""
@@ -142,7 +140,7 @@ class LevelRunner:
             return EMPTY
         outputs = {
             stream.name: served.control.outputs_of_one_request(
-                stream.target, self._new_request(stream, config), _REPLY_SECONDS
+                stream.target, self._one_of(stream, config), _REPLY_SECONDS
             )
             for stream in cached
         }
@@ -197,12 +195,20 @@ class LevelRunner:
         splits = with_roles(map(server_split, before, after), config.graph)
         level = replace(
             level,
+            streams=tuple(self._explained(stream, served) for stream in level.streams),
             server=tuple(with_expected_hits(each, config, context.cache) for each in splits),
             machine=use,
             warnings=(*level.warnings, *warnings, *context.warnings),
         )
         self._watch(LevelFinished(level))
         return level
+
+    def _explained(self, level: StreamLevel, served: ServedConfiguration) -> StreamLevel:
+        """Return a stream's level with the step that its first error came from."""
+        if level.first_error is None:
+            return level
+        [target] = [each.target for each in self._workload.streams if each.name == level.name]
+        return replace(level, first_error=served.control.explained(target, level.first_error))
 
     def _offered(self, plan: LevelPlan) -> float | None:
         if not isinstance(plan.load, OpenLoop):

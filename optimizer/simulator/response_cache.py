@@ -28,6 +28,9 @@ _OUTPUT_BYTES = 28
 
 _DIMENSION_BYTES = 8
 
+_ROUNDING = 1e-9
+"""Of a sum of probabilities."""
+
 
 @dataclass(frozen=True)
 class CachedOutput:
@@ -78,12 +81,18 @@ class CachedTraffic:
     @property
     def unique_share(self) -> float:
         """Share of requests that never repeat."""
-        return max(0.0, 1.0 - float(self.probabilities.sum()))
+        share = 1.0 - float(self.probabilities.sum())
+        return share if share > _ROUNDING else 0.0
 
     def occupied_bytes(self, seconds: float) -> float:
         """Return the mean memory of the responses to all requests of the last `seconds`."""
-        unique = self.unique_share * self.per_second * seconds if self.unique_share > 1e-12 else 0.0
+        unique = self.unique_share * self.per_second * seconds if self.unique_share else 0.0
         return self.entry_bytes * (float(self._present(seconds).sum()) + unique)
+
+    @property
+    def largest_bytes(self) -> float:
+        """Memory of the responses to all requests that were ever sent."""
+        return math.inf if self.unique_share else float(self.entry_bytes * len(self.probabilities))
 
     def hit_rate(self, seconds: float) -> float:
         """Return the share of requests that were sent in the last `seconds` too."""
@@ -104,11 +113,11 @@ def eviction_seconds(traffic: Sequence[CachedTraffic], size_bytes: int) -> float
     def spare(seconds: float) -> float:
         return size_bytes - sum(each.occupied_bytes(seconds) for each in traffic)
 
+    if sum(each.largest_bytes for each in traffic) <= size_bytes:
+        return math.inf
     high = 1.0 / max(each.per_second for each in traffic)
     while spare(high) > 0:
         high *= 2.0
-        if not math.isfinite(high) or high > 1e30:
-            return math.inf
     return float(optimize.brentq(spare, 0.0, high))
 
 

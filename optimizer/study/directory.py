@@ -13,6 +13,7 @@ from typing import IO, Any
 from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, storage_errors
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
+from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
 
@@ -47,6 +48,7 @@ class StudyDirectory:
         self.confirmations = RecordStore(root / "confirmations", reported=True)
         self.drift_runs = RecordStore(root / "references")
         self.cold_start = WinnerFile(root / "winner" / "cold_start.json", ColdStart)
+        self.transports = WinnerFile(root / "winner" / "transports.json", TransportComparison)
 
     @property
     def name(self) -> str:

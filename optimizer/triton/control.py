@@ -23,6 +23,7 @@ from optimizer.measurement.level import ServerSplit
 from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
+from optimizer.triton.reply_errors import explained_error
 from optimizer.triton.statistics import server_split
 from optimizer.triton.tensors import client_inputs, inferences_of, joined_output
 from optimizer.workload.streams import Tensors
@@ -271,6 +272,13 @@ class ServerControl:
                 )
         return None
 
+    def explained(self, model: str, error: str) -> str:
+        """Return the error of a reply, without traceback, with the step of `model` that failed."""
+        groups = ((n, group.name) for n in self._loaded for group in self.config(n).instance_group)
+        with suppress(ServerFailure):
+            return explained_error(error, model, groups)
+        return error
+
     def outputs_of_one_request(
         self, model: str, tensors: Tensors, timeout_seconds: float
     ) -> tuple[CachedOutput, ...]:
@@ -359,21 +367,15 @@ class ServerControl:
             time.sleep(0.002)
         results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
         if len(results) < len(replies):
-            errors = [_reason(reply) for reply in replies if isinstance(reply, Exception)]
-            raise LoadTestFailure(f"{model} did not answer: {(errors or ['no reply in time'])[0]}")
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            reason = self.explained(model, _message(errors[0])) if errors else "no reply in time"
+            raise LoadTestFailure(f"{model} did not answer: {reason}")
         sizes = [inferences_of(request) if batched else None for request in requests]
         shapes = {tuple(array.shape for array in request.values()) for request in requests}
         return {
             name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
             for name in outputs
         }
-
-
-def _reason(error: Exception) -> str:
-    """Return the model's own message in a request's error, without its traceback."""
-    text = _message(error) if isinstance(error, InferenceServerException) else str(error)
-    _, _, message = text.partition(", message: ")
-    return (message or text).partition(" At: ")[0]
 
 
 def _require(
@@ -411,5 +413,6 @@ def _load_failure(
     return kind(f"the server could not load {model}: {message}")
 
 
-def _message(error: InferenceServerException) -> str:
-    return " ".join(str(error.message()).split())
+def _message(error: Exception) -> str:
+    text = error.message() if isinstance(error, InferenceServerException) else error
+    return " ".join(str(text).split())

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.releases import content_of
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Mount, RunningContainer
@@ -33,6 +34,8 @@ from optimizer.triton.launcher import (
     read_log,
     wait_ready,
 )
+from optimizer.triton.server_options import shared_memory_flags
+from optimizer.triton.shared_memory import region_prefix, remove_regions_of_the_dead
 
 _LOG_SECONDS = 2.0
 _FIRST_SIGNAL = 128
@@ -80,6 +83,7 @@ class DockerLauncher:
         """
         try:
             self._engine.reap()
+            remove_regions_of_the_dead()
             start = partial(self._start, options, slot, completes=completes)
             return on_free_ports(start, self._pick_ports)
         except ContainerFailure as error:
@@ -101,7 +105,9 @@ class DockerLauncher:
     ) -> ContainerTask:
         # A relative path: Triton starts the processes of Python models by an unquoted shell
         # command, and the names of parent folders may need quotes.
-        command = arguments(options, slot, endpoint, self._repository.name, completes=completes)
+        own = self._shared_memory_arguments() if options.client_shared_memory else []
+        name = self._repository.name
+        command = arguments(options, slot, endpoint, name, *own, completes=completes)
         return ContainerTask(
             self._host.image,
             ("tritonserver", *command),
@@ -110,8 +116,19 @@ class DockerLauncher:
             gpu_uuids=slot.gpu_uuids,
             cores=slot.cores,
             shared_memory_bytes=self._host.shared_memory_bytes,
+            shares_memory=options.client_shared_memory,
             network="host",
         )
+
+    def _shared_memory_arguments(self) -> list[str]:
+        """Return the arguments of a server in the machine's own shared memory.
+
+        The names of its regions are then this program's, which removes what a killed one leaves.
+        """
+        image = self._host.image
+        content = content_of(image, self._engine.image(image).environment)
+        prefix = f"--backend-config=python,shm-region-prefix-name={region_prefix(0)}server_"
+        return [prefix, *shared_memory_flags(content.triton)]
 
 
 class _Log:

@@ -20,6 +20,9 @@ from optimizer.errors import RequirementError, storage_errors
 SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
 """Requirement of the package with the server, whose file layout this module relies on."""
 
+SERVER_VERSION = "2.51.0"
+"""Version of its Triton."""
+
 _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 _STUB = "triton_python_backend_stub"
 

@@ -19,7 +19,7 @@ from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
 from optimizer.triton.control import Endpoint
-from optimizer.triton.embedded import EmbeddedRuntime
+from optimizer.triton.embedded import SERVER_VERSION, EmbeddedRuntime
 from optimizer.triton.launcher import (
     STOP_SECONDS,
     PickPorts,
@@ -31,6 +31,7 @@ from optimizer.triton.launcher import (
     read_log,
     wait_ready,
 )
+from optimizer.triton.server_options import shared_memory_flags
 from optimizer.triton.shared_memory import (
     region_prefix,
     remove_regions,
@@ -128,6 +129,8 @@ class EmbeddedLauncher:
                 f"--backend-directory={self._backends.relative_to(folder)}",
                 f"--backend-config=python,shm-region-prefix-name={region}",
                 self._runtime.cache_flag,
+                # It listens on this machine alone.
+                *shared_memory_flags(SERVER_VERSION),
                 completes=completes,
             ),
         ]

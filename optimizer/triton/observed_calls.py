@@ -102,7 +102,7 @@ def count_calls(
     for request in requests:
         before = {name: _requests(control.statistics(name)) for name in (model, *others)}
         if error := control.error_of_one_request(model, request, _REPLY_SECONDS):
-            raise LoadTestFailure(f"{model} did not answer: {error}")
+            raise LoadTestFailure(f"{model} did not answer: {control.explained(model, error)}")
         top = _counted(control, model, before[model])
         for name in others:
             now = control.statistics(name)

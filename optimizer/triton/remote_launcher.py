@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.serving_config import ServerOptions
@@ -37,7 +38,8 @@ class RemoteLauncher:
         Raises:
             ServerFailure: it does not answer, has the wrong mode, or would have to be restarted.
         """
-        if options != ServerOptions():
+        # Whether clients may use shared memory is the owner's to decide.
+        if replace(options, client_shared_memory=False) != ServerOptions():
             raise ServerFailure(
                 f"the server at {self._endpoint.grpc} runs already and cannot be given {options}: "
                 "leave server options out of the space, or let the optimizer start the server",

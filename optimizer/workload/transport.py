@@ -50,7 +50,7 @@ class SerialisedRequest:
         json_bytes: length of the JSON before the binary tensors in the body of an HTTP request;
             None without binary tensors.
         version: of the model; empty for the newest that is served.
-        digits: bytes of the body that `numbered` replaces.
+        digits: bytes of the body that `numbered` replaces, in their order.
     """
 
     model: str
@@ -68,11 +68,13 @@ class SerialisedRequest:
         """Return the request with the digits of a number, which are the same for equal numbers."""
         if not self.digits:
             return self
-        body = bytearray(self.body)
+        # Views, so that a large body is copied once.
+        body, end = memoryview(self.body), 0
+        parts: list[bytes | memoryview] = []
         for digit in self.digits:
             number, value = divmod(number, digit.base)
             begin = value * digit.width
-            body[digit.offset : digit.offset + digit.width] = digit.values[
-                begin : begin + digit.width
-            ]
-        return SerialisedRequest(self.model, bytes(body), self.json_bytes, self.version)
+            parts += body[end : digit.offset], digit.values[begin : begin + digit.width]
+            end = digit.offset + digit.width
+        parts.append(body[end:])
+        return SerialisedRequest(self.model, b"".join(parts), self.json_bytes, self.version)

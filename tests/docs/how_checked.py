@@ -53,7 +53,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second --warm-start my-model": (
         "is the command of docs/how-to/own-prices.md, which is run, with another study"
     ),
-    "python -m optimizer run space.yaml --with cold-start": (
+    "python -m optimizer run space.yaml --with cold-start --with transports": (
         "is run by tests/e2e/test_winner.py, on a tiny model"
     ),
     "python -m optimizer run search_spaces/bert_large.yaml": (

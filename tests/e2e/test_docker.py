@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import docker
 import psutil
 import pytest
+from tritonclient.utils import shared_memory
 
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServerOptions
+from optimizer.errors import ServerFailure
 from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.slots import local_slot
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton import processes
 from optimizer.triton.docker_launcher import DockerLauncher
+from optimizer.triton.shared_memory import region_prefix
 from tests.docker.engine import (
     containers_in,
     prepared_image,
@@ -208,3 +211,29 @@ def test_a_user_who_may_not_look_into_the_container_serves_and_sees_its_memory(
     server.stop()
     assert not containers_in(tmp_path)
     assert list((tmp_path / "repository").iterdir()) == []
+
+
+def test_a_client_shares_memory_with_a_server_that_was_started_for_it(
+    image: str, tmp_path: Path
+) -> None:
+    host = ContainerHost(image, 64 * 2**20)
+    launcher = DockerLauncher(
+        ContainerEngine.connect(), host, tmp_path / "repository", [], tmp_path / "server.log"
+    )
+    name = f"{region_prefix(0)}of_a_test"
+    region = shared_memory.create_shared_memory_region(name, f"/{name}", 64)
+    try:
+        for options in (ServerOptions(), ServerOptions(client_shared_memory=True)):
+            server = launcher.start(options, local_slot())
+            expected = (
+                nullcontext()
+                if options.client_shared_memory
+                else pytest.raises(ServerFailure, match="cannot register the shared memory")
+            )
+            try:
+                with expected:
+                    server.control.register_shared_memory(name, f"/{name}", 64)
+            finally:
+                server.stop()
+    finally:
+        shared_memory.destroy_shared_memory_region(region)

@@ -249,6 +249,9 @@ class CountingServer:
             self.counters[name].last_inference = self.clock
         return self.error
 
+    def explained(self, _: str, error: str) -> str:
+        return error
+
 
 def counted(server: CountingServer, requests: int) -> dict[str, float]:
     control = cast(ServerControl, server)

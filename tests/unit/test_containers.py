@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -52,6 +53,14 @@ def test_a_missing_image_is_named_with_its_remedy(engine: ContainerEngine) -> No
         engine.start(ContainerTask("other:1", ()))
 
 
+def test_a_container_in_the_machines_own_shared_memory_has_no_size_of_it(
+    engine: ContainerEngine, docker: FakeDocker
+) -> None:
+    engine.start(replace(TASK, shared_memory_bytes=2**30, shares_memory=True))
+    [made] = docker.made
+    assert (made.settings["ipc_mode"], made.settings["shm_size"]) == ("host", None)
+
+
 def test_a_container_has_what_its_task_says_and_no_privileges(
     engine: ContainerEngine, docker: FakeDocker, tmp_path: Path
 ) -> None:
@@ -77,6 +86,7 @@ def test_a_container_has_what_its_task_says_and_no_privileges(
     [gpus] = asked["device_requests"]
     assert (gpus["DeviceIDs"], gpus["Capabilities"]) == (["GPU-1", "GPU-2"], [["gpu"]])
     assert (asked["cpuset_cpus"], asked["shm_size"]) == ("2,3", 2**30)
+    assert asked["ipc_mode"] is None
     assert asked["network_mode"] == "host"
     assert {(limit["Name"], limit["Soft"], limit["Hard"]) for limit in asked["ulimits"]} == {
         ("memlock", -1, -1),

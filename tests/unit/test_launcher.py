@@ -70,6 +70,29 @@ def test_a_container_gets_the_gpus_and_sees_what_links_lead_to(tmp_path: Path) -
     assert task.mounts == (Mount(repository, str(repository)), Mount(cache, str(cache)))
 
 
+def test_a_container_shares_the_machines_memory_only_for_clients_that_use_it(
+    tmp_path: Path,
+) -> None:
+    flags = {}
+    for image, version in (("old", "2.67.0"), ("new", "2.68.0")):
+        docker = FakeDocker(**{image: [f"TRITON_SERVER_VERSION={version}"]})
+        docker_launcher = DockerLauncher(
+            ContainerEngine(cast(DockerClient, docker)),
+            ContainerHost(image, 2**28),
+            tmp_path / "repository",
+            [],
+            tmp_path / "log",
+        )
+        plain = docker_launcher._task(ServerOptions(), GPU, ENDPOINT)
+        shared = docker_launcher._task(ServerOptions(client_shared_memory=True), GPU, ENDPOINT)
+        assert (plain.shares_memory, shared.shares_memory) == (False, True)
+        flags[image] = set(shared.command) - set(plain.command)
+        [prefix] = flags[image] - {"--allow-client-shm=true"}
+        assert prefix.startswith("--backend-config=python,shm-region-prefix-name=tco_")
+    assert "--allow-client-shm=true" in flags["new"]
+    assert "--allow-client-shm=true" not in flags["old"]
+
+
 def test_free_ports_are_distinct() -> None:
     ports = launcher.free_ports(3)
     assert len(set(ports)) == 3

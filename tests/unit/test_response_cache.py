@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from optimizer.commands.run import RunOptions, _note_of_sampler
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions, ServingConfig, describe
-from optimizer.errors import ConfigMismatch
+from optimizer.errors import ConfigMismatch, UsageError
+from optimizer.export.bundle.commented_config import commented, origins_in, with_hits
 from optimizer.load.request_sequence import Popular, Recorded
 from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
@@ -34,13 +36,15 @@ from optimizer.simulator.response_cache import (
 from optimizer.simulator.service_observation import observe
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.study.decision import decide
+from optimizer.study.events import Note
+from optimizer.study.searched_space import check_workload
 from optimizer.triton.deployed_config import deployed_values, overlay
 from optimizer.triton.model_config import differences, model_config
 from optimizer.triton.server_options import option_flags
 from optimizer.triton.statistics import server_split
 from optimizer.workload.arrivals import ArrivalTrace
 from optimizer.workload.repeats import ZipfRepeats
-from optimizer.workload.streams import LatencyLimit, Payloads, Stream
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.unit.studies import DEMAND, HARDWARE, PRICE, level, ok, record_of
 from tests.unit.test_model_config import OUTPUT, PAYLOADS, TEMPLATE
 from tests.unit.test_space_file import changed, load, mistakes
@@ -235,7 +239,7 @@ def test_hits_are_counted_from_the_servers_statistics() -> None:
 
 def test_levels_are_counted_together() -> None:
     levels = [replace(level(0.5), server=(split(30, 70, 0.5),)) for _ in range(2)]
-    assert cache_uses(levels) == (CacheUse("bert", 60, 140, 0.5),)
+    assert cache_uses(levels) == (CacheUse("bert", 200, 60, 0.5),)
     assert cache_uses([level(0.5)]) == ()
 
 
@@ -346,3 +350,43 @@ def test_a_server_that_caches_nothing_fails_the_level() -> None:
     assert with_expected_hits(uncached, off, steady) == uncached
     with pytest.raises(ConfigMismatch, match="bert: response_cache is on, and the server caches"):
         with_expected_hits(uncached, on, steady)
+
+
+def test_repeated_requests_that_a_cache_answers_are_searched_without_the_simulator(
+    tmp_path: Path,
+) -> None:
+    def note(*edits: tuple[str, str], sampler: str | None = None) -> Note | None:
+        space = load(tmp_path, changed(*edits))
+        return _note_of_sampler(RunOptions(space, sampler=sampler), space)
+
+    why = "the simulator of guided has no response cache, which answers repeated requests to bert"
+    repeating = ("price:", REPEATS)
+    assert note(repeating, CACHED) == Note(f"sampler tpe: {why}")
+    assert note(CACHED) is None, "on unique traffic the cache answers nothing"
+    assert note(repeating) is None
+    assert note(repeating, CACHED, sampler="grid") is None
+    with pytest.raises(UsageError, match=f"--sampler: must be one of .*: {why}"):
+        note(repeating, CACHED, sampler="guided")
+
+
+def test_an_exported_configuration_says_how_much_the_cache_answered() -> None:
+    both = space(response_cache=[False, True])
+    on = both.config(both.at(1))
+    own = ok(100.0).measurement
+    assert own is not None
+    levels = tuple(replace(each, server=(split(3, 1, 0.7),)) for each in own.levels)
+    origins = with_hits(origins_in(both), replace(own, levels=levels))
+    text = commented(
+        model_config(on.models[0], PAYLOADS, [OUTPUT], TEMPLATE), on.models[0], origins
+    )
+    assert (
+        "# parameter response_cache: searched among False, True\n"
+        "# measured: it answered 75.0% of the requests, 70.0% expected\n"
+        "response_cache {"
+    ) in text
+
+
+def test_streams_of_a_damaged_study_are_refused() -> None:
+    wrong = replace(STREAM, payloads=PAYLOADS, repeats=ZipfRepeats(1.0, 0))
+    with pytest.raises(ValueError, match=r"repeats\.population must be at least 1"):
+        check_workload(Workload((wrong,)), ["bert"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import ServerFailure
 from optimizer.search import winner_phase
 from optimizer.search.evaluator import LiveEvaluator
@@ -19,7 +21,7 @@ from optimizer.search.winner_phase import (
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, PhaseStarted
 from tests.unit.studies import found_by, ok, record_of, small_space
-from tests.unit.winners import cold_start
+from tests.unit.winners import cold_start, transports
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
@@ -30,15 +32,19 @@ NO_EVALUATOR = cast("LiveEvaluator", None)
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that each cold start was given."""
+    """The seconds that each test was given."""
     given: list[float] = []
 
-    def measure(_: object, config: Any, load_factor: float, seconds: float) -> Any:
-        assert load_factor == WINNER.measurement.load_factor
-        given.append(seconds)
-        return cold_start(config)
+    def instead(result: Callable[[ServingConfig], object]) -> Callable[..., object]:
+        def measure(_: object, config: Any, load_factor: float, seconds: float) -> object:
+            assert load_factor == WINNER.measurement.load_factor
+            given.append(seconds)
+            return result(config)
 
-    monkeypatch.setattr(winner_phase, "measure_cold_start", measure)
+        return measure
+
+    monkeypatch.setattr(winner_phase, "measure_cold_start", instead(cold_start))
+    monkeypatch.setattr(winner_phase, "compare_transports", instead(transports))
     return given
 
 
@@ -68,7 +74,7 @@ def test_a_short_study_is_not_lengthened_unless_it_was_asked_to(
     assert measured == []
     started = run(tmp_path, "cold-start", measured=100.0, left=40.0)
     assert started[0] == PhaseStarted("winner", 1, 40.0)
-    assert measured == [40.0]
+    assert measured == [pytest.approx(40.0, abs=1.0)]
 
 
 def test_what_was_measured_once_is_not_measured_again(
@@ -77,6 +83,15 @@ def test_what_was_measured_once_is_not_measured_again(
     run(tmp_path, "cold-start")
     assert run(tmp_path, "cold-start") == []
     assert len(measured) == 1
+    run(tmp_path, measured=1e4)
+    assert len(measured) == 2, "the transports alone were missing"
+
+
+def test_all_of_it_shares_the_time(tmp_path: Path, measured: list[float]) -> None:
+    [begun, *_] = run(tmp_path, measured=900.0)
+    assert begun == PhaseStarted("winner", 2, 90.0)
+    assert sum(measured) == pytest.approx(90.0, abs=2.0)
+    assert measured[0] > measured[1] > 0
 
 
 def test_the_time_limit_goes_before_what_was_asked_for(
@@ -89,13 +104,24 @@ def test_the_time_limit_goes_before_what_was_asked_for(
     assert measured == []
 
 
+@pytest.mark.parametrize(
+    ("transient", "left", "attempts"), [(True, 100.0, 2), (True, 10.0, 1), (False, 100.0, 1)]
+)
 def test_a_failure_is_told_and_the_study_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    transient: bool,
+    left: float,
+    attempts: int,
 ) -> None:
+    failures: list[None] = []
+
     def fail(*_: object) -> None:
-        raise ServerFailure("it broke")
+        failures.append(None)
+        raise ServerFailure("it broke", transient=transient)
 
     monkeypatch.setattr(winner_phase, "measure_cold_start", fail)
-    events = run(tmp_path, "cold-start")
+    events = run(tmp_path, "cold-start", left=left)
     assert events[-1] == Note("cold-start: not measured: it broke", True)
     assert StudyDirectory(tmp_path).cold_start.read(CONFIG) is None
+    assert len(failures) == attempts

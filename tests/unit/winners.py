@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.cold_start import ColdStart, FirstRequest, Start
+from optimizer.measurement.transport_costs import SentAs, TransportComparison, TransportCost
+from optimizer.workload.transport import Transport
 from tests.unit.studies import level
 
 
@@ -29,3 +31,12 @@ def cold_start(
         for warm in ((True, False) if warmup else (False,))
     ]
     return ColdStart(config, tuple(starts), left_out)
+
+
+def transports(config: ServingConfig) -> TransportComparison:
+    """The study's own, gRPC, and JSON at half of its throughput."""
+    costs = [
+        TransportCost(SentAs(transport), (rate, rate), 1.0, 2.0, 2.0, 4.0, 0.2, 0.7, 0.1)
+        for transport, rate in ((Transport(), 1000.0), (Transport("http", "json"), 500.0))
+    ]
+    return TransportComparison(config, tuple(costs), (), 50.0, 250.0, 2.0, 2, 5.0)

@@ -13,7 +13,9 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing
+from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.cold_start import ColdStart
+from optimizer.measurement.level import Measurement
 from optimizer.triton.model_config import to_text
 
 Origins = Mapping[str, Mapping[str, str]]
@@ -31,7 +33,7 @@ def origins_in(space: SearchSpace, cold_start: ColdStart | None = None) -> Origi
         listed = ", ".join(str(label(value)) for value in parameter.values)
         how = "searched among" if len(parameter.values) > 1 else "fixed by the space file:"
         origins.setdefault(parameter.model, {})[parameter.name] = f"{how} {listed}"
-    if cold_start is not None and (cold := cold_start.without_warmup) is not None:
+    if cold_start is not None and (cold := cold_start.otherwise) is not None:
         for first in cold_start.as_served.first_requests:
             other = cold.first_request(first.model, first.batch_size)
             if other is not None and "model_warmup" not in origins.setdefault(first.model, {}):
@@ -40,6 +42,20 @@ def origins_in(space: SearchSpace, cold_start: ColdStart | None = None) -> Origi
                     f"{other.first_ms:.1f} ms without it"
                 )
     return origins
+
+
+def with_hits(origins: Origins, measurement: Measurement) -> Origins:
+    """Return the origins with how much of the measured traffic the response cache answered."""
+    added = {name: dict(own) for name, own in origins.items()}
+    for use in cache_uses(measurement.levels):
+        own = added.setdefault(use.model, {})
+        expected = use.expected_hit_rate
+        beside = f", {expected:.1%} expected" if expected is not None else ""
+        own["response_cache"] = (
+            f"{own.get('response_cache', 'as measured')}\n"
+            f"measured: it answered {use.hit_rate:.1%} of the requests{beside}"
+        )
+    return added
 
 
 def commented(config: model_config_pb2.ModelConfig, model: ModelServing, origins: Origins) -> str:

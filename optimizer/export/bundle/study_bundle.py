@@ -18,7 +18,7 @@ from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle import rebuild_script
-from optimizer.export.bundle.commented_config import origins_in
+from optimizer.export.bundle.commented_config import origins_in, with_hits
 from optimizer.export.bundle.manifest import (
     GRAPH,
     REBUILD,
@@ -92,7 +92,10 @@ def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Man
     """
     config = source.finding.candidate.config
     cold_start = source.study.directory.cold_start.read(config)
-    origins = origins_in(source.study.searched.search_space, cold_start)
+    origins = with_hits(
+        origins_in(source.study.searched.search_space, cold_start),
+        source.finding.candidate.measurement,
+    )
     provenance = Provenance(origins, source.versions.packages, labels_in(source.cards))
     files = {name: artifact.files for name, artifact in source.artifacts.items()}
     write_model_repository(root, templates, config, files, provenance)
