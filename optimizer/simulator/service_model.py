@@ -29,10 +29,15 @@ _DEFAULT_OPTIONS = ServerOptions()
 
 @dataclass(frozen=True)
 class ServiceModel:
-    """The service times of every execution layout, learnt from saturated levels."""
+    """The service times of every execution layout, learnt from saturated levels.
+
+    Attributes:
+        shared_cores: cores that executions of several models share; None for the likeliest number.
+    """
 
     observations: tuple[ServiceObservation, ...]
     variation: ServiceVariation = DEFAULT_VARIATION
+    shared_cores: float | None = None
 
     def curve(self, model: ModelServing, server: ServerOptions = _DEFAULT_OPTIONS) -> ServiceCurve:
         """Return the service curve of a served model, measured or not.
@@ -98,6 +103,8 @@ class ServiceModel:
 
         The machine's own number is the likeliest before anything was measured.
         """
+        if self.shared_cores is not None:
+            return self.shared_cores
         present = [o.cores for o in self.observations if o.others and o.cores is not None]
         if not present:
             return math.inf

@@ -98,29 +98,40 @@ def fit_variation(service: ServiceModel, loads: Sequence[LightLoadTimes]) -> Ser
     for load, network in pairs:
         key = together if load.runtimes & together else load.runtimes
         groups.setdefault(key, []).append((load, network))
-    candidates = (_likeliest_wakes(list(groups.values()), spread) for spread in _SPREADS)
+    listed = list(groups.values())
+    # A network takes longer to simulate, so its wake-up times are those of the expected spread.
+    shares: tuple[float, ...] = _WAKES
+    if not all(network.single for _, network in pairs):
+        _, _, best = _likeliest_wakes(listed, _SPREAD_OF_STEPS, _WAKES)
+        shares = (best,)
+    candidates = (_likeliest_wakes(listed, spread, shares) for spread in _SPREADS)
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _likeliest_wakes(
-    groups: Sequence[Sequence[_Pair]], spread: float
-) -> tuple[float, ServiceVariation]:
-    """Return the cost of a spread, and it with the best wake-up time of each runtime."""
+    groups: Sequence[Sequence[_Pair]], spread: float, shares: Sequence[float]
+) -> tuple[float, ServiceVariation, float]:
+    """Return the cost of a spread, and it with the best wake-up time of each runtime.
+
+    Args:
+        shares: candidates for the wake-up time. The best one of the last group is returned too.
+    """
     several = any(not network.single for pairs in groups for _, network in pairs)
     expected = _SPREAD_OF_STEPS if several else SPREAD
     total = math.log1p((math.log(spread / expected) / _LOG_SPREAD_SCALE) ** 2)
     wakes: list[tuple[str, float]] = []
+    share = 0.0
     for pairs in groups:
         shortest_ms = _shortest_ms(pairs)
         candidates = []
-        for share in _WAKES:
-            own = {runtime: share * ms for runtime, ms in shortest_ms.items()}
+        for candidate in shares:
+            own = {runtime: candidate * ms for runtime, ms in shortest_ms.items()}
             misfits = (_misfit(load, _varied(load, net, spread, own)) for load, net in pairs)
-            candidates.append((sum(misfits), share))
+            candidates.append((sum(misfits), candidate))
         misfit, share = min(candidates)
         total += misfit / _OFF
         wakes += [(runtime, share * ms) for runtime, ms in shortest_ms.items()]
-    return total, ServiceVariation(spread, tuple(wakes))
+    return total, ServiceVariation(spread, tuple(wakes)), share
 
 
 def _shortest_ms(pairs: Sequence[_Pair]) -> dict[str, float]:

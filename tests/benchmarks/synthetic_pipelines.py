@@ -76,8 +76,9 @@ def pipeline_space(parameters: Mapping[str, object] = PARAMETERS, limit_ms: floa
 class PipelineTruth:
     """Times and contention of one truth."""
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, seed: int, requests: int = 20_000) -> None:
         self._space = space
+        self._requests = requests
         self._truth = Truth(seed)
         uniform = self._truth.uniform
         self.contention = Contention(
@@ -115,7 +116,7 @@ class PipelineTruth:
         config = self._space.search_space.config(position)
         network, offered = self.network(config), offered_streams(self._space.workload)
         found = predict_capacity(network, offered, concurrency(config), 1, _REQUESTS)
-        loads, saturation = Loads(network, offered, 20_000, 1), found.saturation.per_second
+        loads, saturation = Loads(network, offered, self._requests, 1), found.saturation.per_second
         latencies = tuple(
             Latency(rate, loads.levels(rate, (95.0,))[0].latency_ms(95.0))
             for rate in (share * found.per_second for share in SHARES_OF_CAPACITY)
@@ -201,9 +202,11 @@ def synthetic_pipeline(seed: int) -> RecordedTable:
     return table_of(space, seed, [points.at(row) for row in range(len(points))])
 
 
-def table_of(space: Space, seed: int, positions: Sequence[Position]) -> RecordedTable:
-    """The table of some points of a truth."""
-    truth = PipelineTruth(space, seed)
+def table_of(
+    space: Space, seed: int, positions: Sequence[Position], requests: int = 20_000
+) -> RecordedTable:
+    """The table of some points of a truth; latencies are of so many requests."""
+    truth = PipelineTruth(space, seed, requests)
     rows = [row for position in positions for row in truth.measured(position)]
     machine = Machine("none: simulated", CORES, 24, (), (), "", "")
     recorded = RecordedSpace(

@@ -68,13 +68,13 @@ def whole_table(seed: int) -> RecordedTable:
         }
     )
     points = space.search_space
-    return table_of(space, seed, [points.at(row) for row in range(len(points))])
+    return table_of(space, seed, [points.at(row) for row in range(len(points))], requests=1_000)
 
 
 @pytest.mark.slow
 def test_the_guided_search_finds_the_bottleneck_of_a_pipeline_first() -> None:
     table, events = whole_table(0), list[Event]()
-    replay = replay_table(table, "guided", 0, 12, events.append, enough=0.05)
+    replay = replay_table(table, "guided", 0, 8, events.append, enough=0.05)
     assert replay.first_within(0.05) is not None
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any("labeller at" in text and "cannot limit" in text for text in notes)

@@ -43,7 +43,7 @@ def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> Servic
         for level in light
         if (load := light_load(config, level, workload)) is not None
     ]
-    return replace(service, variation=fit_variation(service, loads))
+    return replace(service, variation=fit_variation(service, loads), shared_cores=service.cores)
 
 
 def with_trials(
