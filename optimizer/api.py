@@ -9,7 +9,7 @@ function of events (`optimizer.study.events`); `watch=print` shows them all.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ from optimizer.report.study_frames import (
     levels_frame,
     measured_levels_frame,
     predicted_levels_frame,
+    steps_frame,
     trials_frame,
 )
 from optimizer.search.winner_phase import WinnerTest
@@ -47,6 +48,9 @@ from optimizer.study.events import Event, Watcher
 
 ParameterValue = bool | int | str | list[int]
 """A parameter's value, as the space file writes it."""
+
+Phase = Literal["trials", "confirmations", "calibration"]
+"""Where load levels were measured."""
 
 _RESULTS = "results"
 
@@ -274,23 +278,37 @@ class Study:
             reading.confirmations, reading.trials, reading.searched.search_space
         )
 
-    def levels(
-        self, of: Literal["trials", "confirmations", "calibration"] = "trials"
-    ) -> pd.DataFrame:
+    def levels(self, of: Phase = "trials") -> pd.DataFrame:
         """Return one row for each load level and stream, in the order of measuring.
 
         Latencies count from when requests were due, in ms; `queue_ms` and `compute_ms` are the
-        server's own means, `client_lag_ms` is how late the load generator sent (p99).
+        server's own means (of a pipeline, along the longest path through its steps), and
+        `client_lag_ms` is how late the load generator sent (p99).
 
         Args:
             of: the phase; `trial` is the number of the trial, round or run in it.
         """
-        records = {
+        return levels_frame(self._records(of), self._reading.searched.workload)
+
+    def steps(self, of: Phase = "trials") -> pd.DataFrame:
+        """Return one row for each load level and step of a pipeline; none without a pipeline.
+
+        `queue_ms`, `input_ms`, `infer_ms` and `output_ms` are means of all calls for one request
+        together, `path_ms` is the step's part of the longest path, `share` that of the request's
+        time, and `busy` the share of the time for which its instances execute.
+
+        Args:
+            of: see `levels`.
+        """
+        return steps_frame(self._records(of))
+
+    def _records(self, of: Phase) -> Sequence[TrialRecord]:
+        records: Mapping[Phase, Sequence[TrialRecord]] = {
             "trials": self._reading.trials,
             "confirmations": self._reading.confirmations,
             "calibration": self._reading.calibration,
-        }[of]
-        return levels_frame(records, self._reading.searched.workload)
+        }
+        return records[of]
 
     def simulate(
         self, settings: Mapping[str, ParameterValue] | None = None, *, seed: int = 0
@@ -357,7 +375,9 @@ class MeasuredConfiguration:
 
     def levels(self) -> pd.DataFrame:
         """Return one row for each load level and stream, see `Study.levels`."""
-        return measured_levels_frame(self.result.load_test.levels, self.space.workload)
+        return measured_levels_frame(
+            self.result.config, self.result.load_test.levels, self.space.workload
+        )
 
     def figure_load_latency(self) -> Figure:
         """Draw latency against load."""

@@ -27,6 +27,9 @@ BUSY = 0.6
 NEXT_BUSIEST = 0.85
 """Of the busiest step's share; a step that is nearly as busy limits the pipeline as well."""
 
+_FULL_SHARE = 0.5
+"""Share of the inferences in batches of max_batch_size, without which a larger one is not used."""
+
 _LEAST_SHARE = 0.02
 """Share of the inferences; rarer batch sizes are mostly the first and the last of a level."""
 
@@ -51,8 +54,9 @@ class Widening:
 
     Attributes:
         change: such as "2 instances" or "max_batch_size 16".
-        per_second: in proportion to the capacity of the slowest step.
-        next_limit: the step that is the slowest then; None where it still is the bottleneck.
+        per_second: at most: what the wider step serves when it is always busy, or what the slowest
+            of the others serves alone, as far as its executions show.
+        next_limit: that other step; None where the wider step still is the slowest.
     """
 
     change: str
@@ -112,11 +116,10 @@ class PipelineLimits:
 
     @cached_property
     def widenings(self) -> tuple[Widening, ...]:
-        """What widening the bottleneck gives; empty without one, or where another is slower."""
-        name = self.bottleneck
-        if name is None or name != self.slowest.model:
+        """What widening the bottleneck gives; empty without one."""
+        if self.bottleneck is None:
             return ()
-        return tuple(self._widening(*wider) for wider in self._wider(name))
+        return tuple(self._widening(*wider) for wider in self._wider(self.bottleneck))
 
     def _wider(self, name: str) -> Iterator[tuple[str, float]]:
         """Yield changes of a step, with the factor by which its capacity grows."""
@@ -127,22 +130,26 @@ class PipelineLimits:
             devices = own.instances // instances
             more = f"{instances + 1} instances{' on each device' if devices > 1 else ''}"
             yield more, (instances + 1) / instances
-        if model.batching is not None:
-            size = 2 * model.max_batch_size
+        size = 2 * model.max_batch_size
+        if model.batching is not None and self._fills(model):
             factor = _batch_factor(self.splits[name], size)
             if factor is not None:
                 yield f"max_batch_size {size}", factor
 
+    def _fills(self, model: ModelServing) -> bool:
+        """Return whether most inferences are in the largest batches."""
+        split = self.splits[model.name]
+        full = (p.inferences for p in split.batches if p.batch_size == model.max_batch_size)
+        return sum(full) >= _FULL_SHARE * split.inferences
+
     def _widening(self, change: str, factor: float) -> Widening:
-        slowest = self.slowest
-        others = [step for step in self.capacities if step.model != slowest.model]
+        own = self.by_busy[0]
+        others = [step for step in self.capacities if step.model != own.model]
         second = min(others, key=lambda step: step.per_second, default=None)
-        wider = factor * slowest.per_second
+        wider = factor * self.times.per_second / min(1.0, own.busy)
         if second is not None and second.per_second < wider:
-            reached, limit = second.per_second, second.model
-        else:
-            reached, limit = wider, None
-        return Widening(change, self.times.per_second * reached / slowest.per_second, limit)
+            return Widening(change, second.per_second, second.model)
+        return Widening(change, wider, None)
 
 
 def pipeline_limits(config: ServingConfig, target: str, level: LoadLevel) -> PipelineLimits | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from optimizer.configuration.model_graph import NO_GRAPH, ComposedModel, ModelGraph
 from optimizer.configuration.serving_config import ServingConfig
@@ -43,6 +44,11 @@ class StepTimes:
     def own_ms(self) -> float:
         """Queue and compute together."""
         return self.queue_ms + self.compute_ms
+
+    @property
+    def path_queue_ms(self) -> float:
+        """The part of `path_ms` in the queue."""
+        return self.path_ms * self.queue_ms / self.own_ms if self.own_ms else 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def pipeline_times(config: ServingConfig, target: str, level: LoadLevel) -> Pipe
         return None
     received = splits[target].requests
     per_second = level.achieved_per_second * received / level.requests_received
-    path = _path(graph, splits, target)
+    paths = _Paths(graph, splits)
+    path = paths.through(target)
     steps = []
     for model in part.models:
         split = splits[model.name]
@@ -96,7 +103,7 @@ def pipeline_times(config: ServingConfig, target: str, level: LoadLevel) -> Pipe
             continue
         calls = split.requests / received
         executing = execution_layout(model, config.server).executing
-        waiting_ms = sum(_steps_path(graph, splits, model.name).values())
+        waiting_ms = sum(paths.through_steps(model.name).values())
         steps.append(
             StepTimes(
                 model.name,
@@ -127,38 +134,52 @@ def busy_ms(split: ServerSplit) -> float:
     return sum(point.executions * execution_ms(split, point) for point in split.batches)
 
 
-def _path(graph: ModelGraph, splits: Mapping[str, ServerSplit], model: str) -> dict[str, float]:
-    """Return by model the ms of one request to a model, along the longest path in it."""
-    split = splits[model]
-    inside = _steps_path(graph, splits, model)
-    if split.ensemble:
-        return inside
-    own_ms = max(0.0, split.total_ms - sum(inside.values()))
-    return _sum(inside, {model: own_ms})
+@dataclass(frozen=True)
+class _Paths:
+    """The longest paths through the models of a graph, by the server's statistics."""
 
+    graph: ModelGraph
+    splits: Mapping[str, ServerSplit]
 
-def _steps_path(
-    graph: ModelGraph, splits: Mapping[str, ServerSplit], model: str
-) -> dict[str, float]:
-    """Return by model the ms of the longest path through a model's steps; {} without steps."""
-    composed = next((each for each in graph.composed if each.name == model), None)
-    if composed is None:
-        return {}
-    return max(_ends(graph, splits, composed), key=lambda path: sum(path.values()))
+    @cached_property
+    def _made(self) -> Mapping[str, float]:
+        """By model, the calls that were made for each that the graph states.
 
+        Fewer than 1 where a response cache answers before the steps do.
+        """
+        stated: dict[str, float] = {}
+        for composed in self.graph.composed:
+            requests = self.splits[composed.name].requests if composed.name in self.splits else 0
+            for step in composed.steps:
+                stated[step.model] = stated.get(step.model, 0.0) + step.calls * requests
+        return {name: self.splits[name].requests / calls for name, calls in stated.items() if calls}
 
-def _ends(
-    graph: ModelGraph, splits: Mapping[str, ServerSplit], composed: ComposedModel
-) -> list[dict[str, float]]:
-    """Return the longest path that ends with each step of a composed model."""
-    paths: dict[int, dict[str, float]] = {}
-    for n in composed.in_order():
-        step = composed.steps[n]
-        before = (paths[earlier] for earlier in step.after)
-        longest: dict[str, float] = max(before, key=lambda path: sum(path.values()), default={})
-        own = _path(graph, splits, step.model)
-        paths[n] = _sum(longest, {name: step.calls * ms for name, ms in own.items()})
-    return list(paths.values())
+    def through(self, model: str) -> dict[str, float]:
+        """Return by model the ms of one request to a model, along the longest path in it."""
+        split, inside = self.splits[model], self.through_steps(model)
+        if split.ensemble:
+            return inside
+        own_ms = max(0.0, split.total_ms - sum(inside.values()))
+        return _sum(inside, {model: own_ms})
+
+    def through_steps(self, model: str) -> dict[str, float]:
+        """Return by model the ms of the longest path through a model's steps; {} without steps."""
+        composed = next((each for each in self.graph.composed if each.name == model), None)
+        if composed is None:
+            return {}
+        return max(self._ends(composed), key=lambda path: sum(path.values()))
+
+    def _ends(self, composed: ComposedModel) -> list[dict[str, float]]:
+        """Return the longest path that ends with each step of a composed model."""
+        paths: dict[int, dict[str, float]] = {}
+        for n in composed.in_order():
+            step = composed.steps[n]
+            before = (paths[earlier] for earlier in step.after)
+            longest: dict[str, float] = max(before, key=lambda path: sum(path.values()), default={})
+            calls = step.calls * self._made.get(step.model, 0.0)
+            own = {name: calls * ms for name, ms in self.through(step.model).items()}
+            paths[n] = _sum(longest, own)
+        return list(paths.values())
 
 
 def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Protocol
 from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Facts, Key, versions
 from optimizer.artifacts.engines.builder import TensorRtBuilder
+from optimizer.artifacts.generated_steps import step_of
 from optimizer.artifacts.repository_model import RepositoryBuilder
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.runtimes import RUNTIMES, Runtime
@@ -106,9 +107,31 @@ class ProgramBuilder:
         return _installed(self.runtime)
 
 
+@dataclass(frozen=True)
+class StepBuilder:
+    """Writes the files of a step of a generated pipeline, which has no graph."""
+
+    runtime: RuntimeSpec
+
+    def key(self, spec: ArtifactSpec, context: BuildContext) -> Key:
+        """Return what the step is written from."""
+        own = {"kind": self.runtime.name, "recipe": self.runtime.recipe}
+        return {**own, "step": step_of(context.model).fingerprint()}
+
+    def entry(self, spec: ArtifactSpec, context: BuildContext) -> CacheEntry:
+        """Return the step's files."""
+        return context.cache.get_or_build(self.key(spec, context), step_of(context.model).write)
+
+    def maker(self, entry: CacheEntry) -> str:
+        """Return the step's package and its version."""
+        return _installed(self.runtime)
+
+
 def _builder(runtime: RuntimeSpec) -> ArtifactBuilder:
     if runtime is REPOSITORY:
         return RepositoryBuilder()
+    if runtime.step:
+        return StepBuilder(runtime)
     if runtime.package is None:
         return TensorRtBuilder()
     return GraphBuilder(runtime) if runtime.graphs else ProgramBuilder(runtime)

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from optimizer.artifacts.dataset_files import rows_from_file, rows_from_tensors
+from optimizer.artifacts.generated_steps import encoded_texts, opened_tokenizer
 from optimizer.errors import UsageError
 from optimizer.files.request_payloads import of_most_frequent_shape, rows_of_file
 from optimizer.workload.data_types import encoded
-from optimizer.workload.model_spec import DataSet, ModelSpec, RepositorySource
+from optimizer.workload.model_spec import DataSet, ModelSpec, RepositorySource, Texts
 from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 Purpose = Literal["calibration", "evaluation"]
@@ -67,9 +68,13 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
 
     Where requests have a file, they are taken from it in place of drawn ones.
 
+    Where requests are tokens of texts, the texts are read or drawn.
+
     Raises:
         UsageError: when given rows do not fit the model's tensors, or a row is in both sets.
     """
+    if model.texts is not None:
+        return _tokenised(model, model.texts)
     datasets: dict[Purpose, DataSet] = {
         "calibration": model.calibration,
         "evaluation": model.evaluation,
@@ -89,6 +94,19 @@ def model_inputs(model: ModelSpec) -> ModelInputs:
     return ModelInputs(
         rows["calibration"], rows["evaluation"], _smallest(model, rows["evaluation"])
     )
+
+
+def _tokenised(model: ModelSpec, texts: Texts) -> ModelInputs:
+    """Return the inputs of the tokeniser before a model as the model gets them."""
+    own = model_inputs(replace(model, payloads=texts.payloads, texts=None))
+    tokenizer = opened_tokenizer(model.name, texts.tokenizer)
+    [text] = texts.payloads.tensors
+    outputs = texts.tokenizer.outputs
+    rows = (
+        [encoded_texts(tokenizer, row[text.name], outputs) for row in each]
+        for each in (own.calibration, own.evaluation)
+    )
+    return ModelInputs(*rows)
 
 
 def cropped(rows: Sequence[Tensors], length: int, payloads: Payloads) -> list[Tensors]:

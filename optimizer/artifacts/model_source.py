@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Protocol
 
 from optimizer.artifacts.build_results import OpenedModel
+from optimizer.artifacts.generated_steps import PipelineModel, step_of
 from optimizer.artifacts.onnx_model import OnnxModel
 from optimizer.artifacts.transformers_model import TransformersModel
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure
-from optimizer.workload.model_spec import ModelSpec, OnnxSource, TransformersSource
+from optimizer.workload.model_spec import (
+    ModelSpec,
+    OnnxSource,
+    PipelineSource,
+    RepositorySource,
+    TransformersSource,
+)
 
 
 class ModelSource(Protocol):
@@ -54,4 +61,8 @@ def source_of(model: ModelSpec) -> ModelSource:
         return TransformersModel(model, model.source)
     if isinstance(model.source, OnnxSource):
         return OnnxModel(model, model.source)
-    raise BuildFailure(f"{model.name}: graphs cannot be made from a model of a repository")
+    if isinstance(model.source, RepositorySource):
+        raise BuildFailure(f"{model.name}: graphs cannot be made from a model of a repository")
+    if isinstance(model.source, PipelineSource):
+        return PipelineModel(model, tuple(map(source_of, model.source.steps)))
+    return step_of(model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.workload.model_spec import OnnxSource, RepositorySource, TransformersSource
+from optimizer.workload.model_spec import OnnxSource, Source, TransformersSource
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _LICENCE = re.compile(r"^licen[cs]e:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
@@ -31,16 +31,16 @@ class SourceCard:
     labels: tuple[str, ...] = ()
 
 
-def read_card(source: TransformersSource | OnnxSource | RepositorySource) -> SourceCard:
+def read_card(source: Source) -> SourceCard:
     """Return the card of a model's source.
 
     A checkpoint has it in config.json and in the front matter of README.md, if these are on this
     machine; an ONNX file in its metadata, under "license".
     """
-    if isinstance(source, RepositorySource):
-        return SourceCard()
     if isinstance(source, OnnxSource):
         return SourceCard(_licence_of_onnx(source.path))
+    if not isinstance(source, TransformersSource):
+        return SourceCard()
     labels = _labels(json.loads(source.config))
     folder = _folder(source.checkpoint) if source.checkpoint is not None else None
     if folder is None:

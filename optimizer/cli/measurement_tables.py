@@ -267,8 +267,11 @@ def _opinions(level: LoadLevel, opinion: PerfAnalyzerResult) -> Table:
         ("p50", own[50.0], opinion.p50_ms),
         ("p95", own[95.0], opinion.p95_ms),
         ("p99", own[99.0], opinion.p99_ms),
-        ("mean queue", level.server[0].queue_ms if level.server else None, opinion.queue_ms),
     ]
+    split = next((split for split in level.server if not split.step), None)
+    if split is None or not split.ensemble:  # whose requests wait in its steps' queues
+        queue_ms = split.queue_ms if split is not None else None
+        rows.append(("mean queue", queue_ms, opinion.queue_ms))
     columns: Mapping[str, Callable[[tuple[str, float | None, float]], str]] = {
         "": lambda row: row[0],
         "this client": lambda row: f"{row[1]:.2f}" if row[1] is not None else "",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import open_run, open_space, warn_of_space_file
+from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text
 from optimizer.fleet.benchmark_table import BenchmarkRow, write_rows
 from optimizer.load.ramp import find_by_ramp, largest_rate_within
@@ -80,6 +81,7 @@ class BaselineResult:
 def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResult:
     """Measure those of the eight configurations that are not yet measured."""
     whole = open_space(options.space)
+    _refuse_as_deployed(whole)
     configurations = published_configurations(whole.search_space)
     space = replace(whole, search_space=published_space(whole.search_space))
     folder = "ramp" if options.ramp else "baselines"
@@ -95,6 +97,16 @@ def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResul
                 records = runs.measure_missing("baseline", configs, measure)
         measured = [(each, records[each.config]) for each in served]
         return _written(space, measured, left_out, directory.root, options.ramp)
+
+
+def _refuse_as_deployed(space: Space) -> None:
+    """Refuse models that are served as they are: they have no other runtimes."""
+    if space.deployed:
+        raise UsageError(
+            f"baseline: the eight configurations serve a model in other runtimes, and "
+            f"{', '.join(sorted(space.deployed))} of a repository is served as it is: `measure` "
+            "measures it as deployed, and `record` every configuration of the space"
+        )
 
 
 def _served(

@@ -280,7 +280,7 @@ def _next_number(folder: Path) -> int:
 
 def _perf_analyzer(space: Space) -> Path:
     """Find perf_analyzer. Raises UsageError where it cannot send the space's traffic."""
-    if len(space.models) > 1:
+    if len(space.workload.streams) > 1:
         raise UsageError("--with perf_analyzer: it sends requests to one model, not to several")
     [stream] = space.workload.streams
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Collection
 
-from optimizer.configuration.runtimes import RUNTIME_PACKAGE
+from optimizer.configuration.runtimes import HOSTED_PACKAGE
 from optimizer.errors import RequirementError
 from optimizer.space_file.reader import Space
 from optimizer.workload.model_spec import RepositorySource, TransformersSource
@@ -23,7 +23,7 @@ def require_packages(space: Space, more: Collection[str] = ()) -> None:
     needed = {*(() if as_they_are else GRAPH_PACKAGES), *more}
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
     # `require_host` checks what builds engines.
-    needed |= {RUNTIME_PACKAGE[runtime] for runtime in runtimes if runtime in RUNTIME_PACKAGE}
+    needed |= {HOSTED_PACKAGE[runtime] for runtime in runtimes if runtime in HOSTED_PACKAGE}
     if any(isinstance(model.source, TransformersSource) for model in space.models):
         needed |= EXPORT_PACKAGES
     missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)

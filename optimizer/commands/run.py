@@ -306,7 +306,12 @@ class _Study:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         served = prepared.as_served(self._space.workload)
-        write_searched(self._directory, replace(self._searched(prepared.space), workload=served))
+        searched = replace(
+            self._searched(prepared.space),
+            workload=served,
+            steps=prepared.requests_of_steps(served),
+        )
+        write_searched(self._directory, searched)
         write_source_cards(self._directory, self._space.models)
         strategies = self._strategies(prepared.space, history)
         strategy = strategies.calibrated(

@@ -10,9 +10,10 @@ import ast
 import io
 import math
 import operator
+import re
 import tokenize
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -33,6 +34,8 @@ _MAX_DEPTH = 20
 _MAX_NUMBER = 1e15
 """Largest number in a condition or its results; floats represent whole numbers up to here."""
 _MAX_EXPONENT = 16
+_MODEL = "_model_"
+_OF_MODEL = re.compile(rf"{_MODEL}(\d{{1,3}})\.(.+)")
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -57,23 +60,59 @@ class ConditionError(ValueError):
     """A condition cannot be evaluated; args are the broken rule and the condition."""
 
 
-def evaluate(condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
+_QUOTED = r"'[^']*'|\"[^\"]*\""
+_MODEL_LIKE = re.compile(rf"{_QUOTED}|((?<![\w.])(?!config\.)[A-Za-z_][\w-]*\.(?=[A-Za-z_]))")
+
+
+def names_a_model(condition: str) -> bool:
+    """Return whether a condition has a name such as MODEL.PARAMETER."""
+    return any(match[1] for match in _MODEL_LIKE.finditer(condition))
+
+
+def models_in(condition: str, models: Sequence[str]) -> tuple[str, ...]:
+    """Return those models of which a condition names a parameter, as MODEL.PARAMETER."""
+    named = {match[1] for match in _names_of(models).finditer(condition)}
+    return tuple(model for model in models if model in named)
+
+
+def _names_of(models: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern of quoted texts, and of the models' names where a dot follows."""
+    # A field of config.pbtxt begins like a parameter of a model of that name. Longest first.
+    names = sorted({*models} - {"config"}, key=len, reverse=True)
+    listed = "|".join(map(re.escape, names)) or "(?!)"
+    return re.compile(rf"{_QUOTED}|(?<![\w.])({listed})\.(?=[A-Za-z_])")
+
+
+def evaluate(condition: str, rows: pd.DataFrame, models: Sequence[str] = ()) -> pd.Series[bool]:
     """Return which rows meet a condition such as "max_batch_size <= 16 or batching".
 
     A condition may use names, listed fields of config.pbtxt as config.PATH, numbers, texts, true
     and false, lists, comparisons, `in`, `and`, `or`, `not`, and + - * / // % **.
 
+    Args:
+        models: whose parameters are columns "MODEL.NAME", which the condition may name.
+
     Raises:
         ConditionError: the condition is no comparison of known names.
     """
     try:
-        result = _Evaluation(rows).value(_parsed(condition), 0)
+        own = _with_numbers(condition, models)
+        result = _Evaluation(rows, models).value(_parsed(own), 0)
     except (ValueError, TypeError, ArithmeticError) as error:
         rule = f"must be a comparison of {', '.join(NAMES)} ({error})"
         raise ConditionError(rule, condition) from error
     if not isinstance(result, pd.Series) or not _is_truth(result):
         raise ConditionError("must be true or false for every point", condition)
     return result.astype(bool)
+
+
+def _with_numbers(condition: str, models: Sequence[str]) -> str:
+    """Return a condition with the names of models as identifiers, which they may not be."""
+
+    def number(match: re.Match[str]) -> str:
+        return f"{_MODEL}{models.index(match[1])}." if match[1] else match[0]
+
+    return _names_of(models).sub(number, condition)
 
 
 def _parsed(condition: str) -> ast.expr:
@@ -109,8 +148,9 @@ class _Evaluation:
     A value is a column, a number, a text, true or false, or a list of such constants.
     """
 
-    def __init__(self, rows: pd.DataFrame) -> None:
+    def __init__(self, rows: pd.DataFrame, models: Sequence[str]) -> None:
         self._rows = rows
+        self._models = models
 
     def value(self, node: ast.expr, depth: int) -> Any:
         if depth > _MAX_DEPTH:
@@ -119,8 +159,8 @@ class _Evaluation:
         match node:
             case ast.Name(id=name):
                 return self._column(name)
-            case ast.Attribute() if is_any_field(path := ast.unparse(node)):
-                return self._field(path)
+            case ast.Attribute():
+                return self._attribute(ast.unparse(node))
             case ast.Constant(value=constant):
                 return _constant(constant)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
@@ -155,7 +195,26 @@ class _Evaluation:
         column = stored_name(name)
         if column not in _COLUMNS:
             raise ValueError(f"name {name!r} is not defined{suggestion(name, NAMES)}")
+        if column not in self._rows:
+            models = ", ".join(f"{model}.{name}" for model in self._models)
+            raise ValueError(f"beside a model's parameter, {name} must be one of {models}")
         return self._rows[column]
+
+    def _of_model(self, number: int, name: str) -> Any:
+        model = self._models[number] if number < len(self._models) else ""
+        column = f"{model}.{stored_name(name)}"
+        if column not in self._rows:
+            own = [c.removeprefix(f"{model}.") for c in map(str, self._rows)]
+            near = suggestion(name, [*PARAMETER_KEYS, *filter(is_any_field, own)])
+            raise ValueError(f"{name} is no parameter of {model}{near}")
+        return self._rows[column]
+
+    def _attribute(self, name: str) -> Any:
+        if (match := _OF_MODEL.fullmatch(name)) is not None:
+            return self._of_model(int(match[1]), match[2])
+        if not is_any_field(name):
+            raise ValueError(f"{name!r} is not allowed, and no parameter of one of the models")
+        return self._field(name)
 
     def _field(self, name: str) -> Any:
         if name not in self._rows:

@@ -15,8 +15,18 @@ from optimizer.configuration.parameters import (
     is_any_field,
     parameters_in_order,
 )
+from optimizer.configuration.runtimes import Runtime
 
-_FIXED: Mapping[str, Value] = {"runtime": "repository", "precision": "as_deployed"}
+_SCHEDULING: Mapping[str, Value] = {
+    "batching": False,
+    "max_batch_size": 1,
+    "preferred_batch_sizes": "none",
+    "max_queue_delay_us": 0,
+    "instance_count": 1,
+}
+"""Parameters of every model that executes requests, whatever its files are, with the values of one
+that nobody has touched."""
+
 _REQUESTS = ("padding",)
 """Parameters of the requests, which every model has that clients send requests to."""
 
@@ -40,6 +50,11 @@ def concerns(name: str, *, ensemble: bool, step: bool) -> bool:
     return name.startswith(_OF_ENSEMBLES) == ensemble
 
 
+def is_of_built_model(name: str) -> bool:
+    """Return whether only a model whose files are built here has a parameter, such as precision."""
+    return not is_any_field(name) and name not in (*_SCHEDULING, *_REQUESTS)
+
+
 @dataclass(frozen=True)
 class DeployedSettings:
     """What a deployed configuration means for the space that is searched.
@@ -54,6 +69,8 @@ class DeployedSettings:
         caller: of a step, a model that is composed of it: the ensemble with the largest
             max_batch_size, if any; empty for other models.
         least_batch_size: that max_batch_size, which the step must take; 0 without an ensemble.
+        runtime: what executes the model; of a step that is generated, that of the step.
+        is_generated: whether the configuration is made here, which no one has deployed.
     """
 
     values: Mapping[str, Value]
@@ -64,6 +81,31 @@ class DeployedSettings:
     kind: ComposedKind = "ensemble"
     caller: str = ""
     least_batch_size: int = 0
+    runtime: Runtime = "repository"
+    is_generated: bool = False
+
+    @classmethod
+    def generated(cls, runtime: Runtime, target: str, request_size: int) -> DeployedSettings:
+        """Return the settings of a generated model that is not built from a graph.
+
+        Args:
+            target: the pipeline that it is a step of; empty for the pipeline itself.
+            request_size: inferences in one request.
+        """
+        return cls(
+            {**_SCHEDULING, "max_batch_size": request_size},
+            batched=True,
+            instance_groups=1,
+            backend="python",
+            caller=target,
+            least_batch_size=request_size,
+            runtime=runtime,
+            is_generated=True,
+        )
+
+    @property
+    def _fixed(self) -> Mapping[str, Value]:
+        return {"runtime": self.runtime, "precision": "as_deployed"}
 
     @property
     def ensemble(self) -> bool:
@@ -86,7 +128,7 @@ class DeployedSettings:
     def mistakes(self, listed: Mapping[str, Sequence[Value]]) -> Iterator[tuple[str, str]]:
         """Yield the name of each listed parameter that cannot be searched, and the reason."""
         for name, values in listed.items():
-            others = [v for v in values if v != self.values.get(name, _FIXED.get(name))]
+            others = [v for v in values if v != self.values.get(name, self._fixed.get(name))]
             rule = self._refusal(name, others) if others else None
             if rule is not None:
                 yield name, rule
@@ -98,14 +140,15 @@ class DeployedSettings:
         if is_any_field(name) or name in _REQUESTS:
             return self._refusal_in_pipeline(name)
         least = self.least_batch_size
+        served = self._fixed.get(name)
         below = name == "max_batch_size" and min(cast(Sequence[int], values)) < least
         rules = (
-            (name in _FIXED, f"must be left out: the model is served as {_FIXED.get(name)}"),
+            (name in self._fixed, f"must be left out: the model is served as {served}"),
             (
                 self.ensemble,
                 f"has no effect on an ensemble, only on its steps: {', '.join(self.step_names)}",
             ),
-            (name not in self.values, "has no effect on a model of a repository"),
+            (name not in self.values, f"has no effect on {self._kind}"),
             (
                 name == "batching" and not self.batched,
                 "must be false: the model's max_batch_size is 0",
@@ -120,6 +163,12 @@ class DeployedSettings:
             ),
         )
         return next((rule for broken, rule in rules if broken), None)
+
+    @property
+    def _kind(self) -> str:
+        if self.runtime != "repository":
+            return f"a step of {self.runtime}"
+        return "a model that calls others" if self.is_generated else "a model of a repository"
 
     def _refusal_in_pipeline(self, name: str) -> str | None:
         if name in _REQUESTS and self.caller:
@@ -149,14 +198,17 @@ class DeployedSettings:
         """Return the parameters of the model.
 
         A parameter that is not listed keeps its deployed value. One that is listed can have that
-        value too, so that the configuration as deployed is a point of the space.
+        value too, so that the configuration as deployed is a point of the space. A generated step
+        has no deployed value.
         """
-        values: dict[str, Sequence[Value]] = {name: (value,) for name, value in _FIXED.items()}
-        for name, deployed in self.values.items():
-            values[name] = tuple(dict.fromkeys((deployed, *listed.get(name, ()))))
-        for name, own in listed.items():
+        values: dict[str, Sequence[Value]] = {n: (value,) for n, value in self._fixed.items()}
+        deployed = {} if self.is_generated else self.values
+        values |= {name: listed[name] for name in self.values if name in listed}
+        for name, value in deployed.items():
+            values[name] = tuple(dict.fromkeys((value, *listed.get(name, ()))))
+        for name, each in listed.items():
             if is_any_field(name):
-                values[name] = tuple(own) if UNCHANGED in own else (UNCHANGED, *own)
+                values[name] = tuple(each) if UNCHANGED in each else (UNCHANGED, *each)
             elif name in (*_REQUESTS, _CACHE_SIZE):
-                values[name] = own
-        return parameters_in_order(model, values, self.values)
+                values[name] = each
+        return parameters_in_order(model, values, deployed)

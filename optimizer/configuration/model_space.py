@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from optimizer.configuration.conditions import ConditionError, evaluate
+from optimizer.configuration.conditions import ConditionError, evaluate, models_in
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
-from optimizer.configuration.runtimes import PRECISIONS_OF
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIMES
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -106,7 +106,7 @@ class ModelSpace:
             EmptySpaceError: when no point is valid.
             ConditionError: when a condition names something unknown or is no comparison.
         """
-        table = self._table()
+        table = self.table()
         for rule, allowed in self._rules():
             table = table[allowed(table)]
             if table.empty:
@@ -149,15 +149,22 @@ class ModelSpace:
 
     @cached_property
     def threads(self) -> NDArray[np.int64]:
-        """CPU threads that compute, shape [points]; 0 for instances on GPUs and of a repository."""
-        if self.scope.kind == "KIND_GPU" or self._as_deployed:
+        """CPU threads of the model's runtime, shape [points].
+
+        They are 0 for instances on GPUs, of a repository, and of the texts around a model.
+        """
+        if self.scope.kind == "KIND_GPU" or not self.chooses_threads:
             return np.zeros(len(self.rows), dtype=np.int64)
         return (self.rows.instance_count * self.rows.intra_op_threads).to_numpy(dtype=np.int64)
 
     @property
-    def _as_deployed(self) -> bool:
-        """Whether the model is one of a repository, whose threads are its owner's choice."""
-        return self.parameter("runtime").values == ("repository",)
+    def chooses_threads(self) -> bool:
+        """Whether the model is built here, and not one of a repository or a step without a model.
+
+        The threads of a model of a repository are its owner's choice.
+        """
+        [runtime, *_] = cast(tuple[str, ...], self.parameter("runtime").values)
+        return runtime != "repository" and not RUNTIMES[runtime].step
 
     def without_effect(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return in which points one of these parameters has no effect, shape [points]."""
@@ -168,10 +175,10 @@ class ModelSpace:
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
-        table = self._table()
+        table = self.table()
         for condition in self.limits.conditions:
             try:
-                evaluate(condition, table)
+                self._meets(condition, table)
             except ConditionError as error:
                 yield error
 
@@ -208,7 +215,14 @@ class ModelSpace:
     def _columns(self, mark: str) -> list[str]:
         return [f"{mark}{p.name}" for p in self.parameters]
 
-    def _table(self) -> pd.DataFrame:
+    def _meets(self, condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
+        """Return which rows meet a condition that names no model, or this one."""
+        if not models_in(condition, [self.model]):
+            return evaluate(condition, rows)
+        named = {f"{self.model}.{p.name}": rows[p.name] for p in self.parameters}
+        return evaluate(condition, rows.assign(**named), [self.model])
+
+    def table(self) -> pd.DataFrame:
         """Make a row for each combination of values, with the columns of `rows`."""
         size = math.prod(len(p.values) for p in self.parameters)
         if size > MAX_POINTS:
@@ -245,7 +259,7 @@ class ModelSpace:
         yield "preferred_batch_sizes are from 1 to max_batch_size", _preferred_sizes_fit
         yield from self._hardware_rules()
         for condition in self.limits.conditions:
-            yield condition, partial(evaluate, condition)
+            yield condition, partial(self._meets, condition)
         for spec in sorted(self.limits.excluded, key=lambda spec: spec.label):
             yield f"{spec.label} is excluded", partial(self._needs_another, spec)
         for spec, size in self.limits.failing_batches:
@@ -255,7 +269,7 @@ class ModelSpace:
     def _hardware_rules(self) -> Iterator[tuple[str, Rule]]:
         devices = len(self.hardware.gpus)
         yield f"instance_count lists one number for each of {devices} GPUs", self._counts_fit
-        if self.scope.kind == "KIND_CPU" and not self._as_deployed:
+        if self.scope.kind == "KIND_CPU" and self.chooses_threads:
             yield CORES_CONDITION, partial(evaluate, CORES_CONDITION)
         if self.limits.memory_mib is not None:
             rule = f"the instances fit in {self.limits.memory_mib:.0f} MiB of memory"

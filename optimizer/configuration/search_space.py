@@ -11,15 +11,16 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from optimizer.configuration.conditions import ConditionError
-from optimizer.configuration.deployed_settings import concerns
+from optimizer.configuration.conditions import ConditionError, evaluate, models_in
+from optimizer.configuration.deployed_settings import concerns, is_of_built_model
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
@@ -32,6 +33,8 @@ from optimizer.configuration.model_space import (
 )
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import Parameter, parameters_in_order
+from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -51,7 +54,9 @@ class SearchSpace:
 
     Attributes:
         parameters: model by model, each in the order of the table; ordinal values ascend.
-        limits: limits of every model; conditions are not those of an ensemble itself.
+        limits: limits of every model. A condition that names no model is one of each but ensembles
+            and the steps around the model of a generated pipeline, and one that names several, as
+            MODEL.PARAMETER, is of their combinations.
         graph: the composed models among the models; None without any.
     """
 
@@ -64,17 +69,37 @@ class SearchSpace:
     def models(self) -> tuple[ModelSpace, ...]:
         """The space of each model by itself."""
         own = [tuple(group) for _, group in groupby(self.parameters, key=lambda p: p.model)]
-        ensembles = (self.graph or NO_GRAPH).ensemble_names
-        without = replace(self.limits, conditions=())
+        on_cpu = replace(self.hardware, gpus=())
         return tuple(
             ModelSpace(
                 parameters,
-                without if parameters[0].model in ensembles else self.limits,
-                self.hardware,
+                replace(self.limits, conditions=self._conditions_of(parameters)),
+                on_cpu if _is_step(parameters) else self.hardware,
                 len(own) == 1,
             )
             for parameters in own
         )
+
+    @cached_property
+    def _models_of_conditions(self) -> Mapping[str, tuple[str, ...]]:
+        """The models that each condition names."""
+        names = list(dict.fromkeys(parameter.model for parameter in self.parameters))
+        return {condition: models_in(condition, names) for condition in self.limits.conditions}
+
+    def _conditions_of(self, parameters: Sequence[Parameter]) -> tuple[str, ...]:
+        """Return the conditions of one model alone."""
+        model, graph = parameters[0].model, self.graph or NO_GRAPH
+        common = model not in graph.ensemble_names and not _is_step(parameters)
+        return tuple(
+            condition
+            for condition, named in self._models_of_conditions.items()
+            if named == (model,) or (common and not named)
+        )
+
+    @property
+    def _joint_conditions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The conditions on several models, and the models that each names."""
+        return ((c, named) for c, named in self._models_of_conditions.items() if len(named) > 1)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -82,11 +107,20 @@ class SearchSpace:
         steps = (self.graph or NO_GRAPH).step_names
         return tuple(model.model for model in self.models if model.model not in steps)
 
+    def kind_of(self, model: str) -> Kind:
+        """Return where instances of a model run."""
+        return next(own.scope.kind for own in self.models if own.model == model)
+
     def concerns(self, model: str, parameter: str) -> bool:
         """Return whether a model has a parameter: those of a pipeline do not have each."""
         graph = self.graph or NO_GRAPH
         ensemble, step = model in graph.ensemble_names, model in graph.step_names
-        return not (ensemble or step) or concerns(parameter, ensemble=ensemble, step=step)
+        if not (step or model in graph.names):
+            return True
+        built = {own.model for own in self.models if own.chooses_threads}
+        if built and model not in built and is_of_built_model(parameter):
+            return False
+        return concerns(parameter, ensemble=ensemble, step=step)
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -126,6 +160,23 @@ class SearchSpace:
         yield "rate_limit is the same for every model", self._rate_limits_agree
         rule = "response_cache_mib is the same for every model with response_cache"
         yield rule, self._cache_sizes_agree
+        for condition, named in self._joint_conditions:
+            yield condition, partial(self._meets, condition, named)
+
+    def _meets(self, condition: str, named: Sequence[str], rows: _Rows) -> NDArray[np.bool_]:
+        tables = [(m, m.rows.iloc[own]) for m, own in zip(self.models, rows, strict=True)]
+        own = [(model, table) for model, table in tables if model.model in named]
+        return evaluate(condition, self._joint_table(own), named).to_numpy(dtype=bool)
+
+    def _joint_table(self, tables: Sequence[tuple[ModelSpace, pd.DataFrame]]) -> pd.DataFrame:
+        """Return tables of models with equally many rows as one, with columns "MODEL.NAME"."""
+        columns = {
+            f"{model.model}.{parameter.name}": table[parameter.name].to_numpy()
+            for model, table in tables
+            for parameter in model.parameters
+        }
+        hardware = {"cores": self.hardware.cores, "gpus": len(self.hardware.gpus)}
+        return pd.DataFrame(columns).assign(**hardware)
 
     def _cores_suffice(self, rows: _Rows) -> NDArray[np.bool_]:
         threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
@@ -156,7 +207,20 @@ class SearchSpace:
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
         wrong = itertools.chain.from_iterable(model.check_conditions() for model in self.models)
-        return iter({error.args[1]: error for error in wrong}.values())
+        joint = (self._check(condition, named) for condition, named in self._joint_conditions)
+        errors = (*wrong, *(error for error in joint if error is not None))
+        return iter({error.args[1]: error for error in errors}.values())
+
+    def _check(self, condition: str, named: Sequence[str]) -> ConditionError | None:
+        """Return what is wrong with a condition on several models."""
+        tables = [(model, model.table()) for model in self.models if model.model in named]
+        longest = max(len(table) for _, table in tables)
+        own = [(model, table.iloc[np.arange(longest) % len(table)]) for model, table in tables]
+        try:
+            evaluate(condition, self._joint_table(own), named)
+        except ConditionError as error:
+            return error
+        return None
 
     @cached_property
     def _configs(self) -> dict[Position, ServingConfig]:
@@ -231,7 +295,8 @@ class SearchSpace:
         Returns:
             None if there is no point in which all of them have an effect.
         """
-        cores = self.hardware.cores // len(self.models)
+        computing = sum(model.chooses_threads for model in self.models)
+        cores = self.hardware.cores // max(1, computing)
         wanted = [
             _closest(
                 p,
@@ -334,6 +399,11 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _is_step(parameters: Sequence[Parameter]) -> bool:
+    """Return whether parameters are those of a step that executes no model, which has no GPU."""
+    return any(p.name == "runtime" and RUNTIMES[cast(str, p.values[0])].step for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

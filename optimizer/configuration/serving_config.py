@@ -227,9 +227,7 @@ def describe(config: ServingConfig) -> str:
 def describe_model(model: ModelServing) -> str:
     """Describe how one model is served."""
     as_deployed = model.artifact.precision == "as_deployed"
-    parts = [
-        "as deployed" if as_deployed else f"{model.artifact.runtime} {model.artifact.precision}"
-    ]
+    parts = [_describe_artifact(model.artifact)]
     if model.batching is None:
         parts.append("no batching")
     else:
@@ -248,6 +246,14 @@ def describe_model(model: ModelServing) -> str:
         parts.append("padded to " + "/".join(map(str, model.padding)))
     parts += _options(model)
     return ", ".join(parts)
+
+
+def _describe_artifact(artifact: ArtifactSpec) -> str:
+    if artifact.runtime == "repository":
+        return "as deployed"
+    if artifact.precision == "as_deployed":
+        return artifact.runtime
+    return f"{artifact.runtime} {artifact.precision}"
 
 
 def _options(model: ModelServing) -> list[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
 from optimizer.measurement.cost import OWNED, Candidate, Demand, Price, replicas_for
-from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit
 from optimizer.triton.server_options import option_flags
 from optimizer.workload.data_types import DataType
 from optimizer.workload.streams import LatencyLimit, Payloads, Workload
@@ -102,6 +103,7 @@ class MeasuredModel:
         largest_batch: most inferences of an execution.
         queue_delay_ms: longest time that a request waits for its batch to fill.
         inputs: tensors of a request.
+        step: whether its requests come from a pipeline, whose limit and latency it has.
     """
 
     name: str
@@ -113,6 +115,7 @@ class MeasuredModel:
     largest_batch: int
     queue_delay_ms: float
     inputs: tuple[Input, ...]
+    step: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ class Deployment:
     Attributes:
         name: valid for resources of Kubernetes and of SageMaker.
         flags: of tritonserver in the measurement, without ports and repository.
+        models: that clients send requests to.
+        steps: of pipelines among these.
         capacity_per_second: lower bound for one instance, over all models.
         protocol: of the measurement.
         load_seconds: time that the models took to load; None where unknown.
@@ -154,6 +159,12 @@ class Deployment:
     protocol: Literal["grpc", "http"] = "grpc"
     load_seconds: float | None = None
     measured_on: str | None = None
+    steps: tuple[MeasuredModel, ...] = ()
+
+    @property
+    def watched(self) -> tuple[MeasuredModel, ...]:
+        """The models whose live figures are compared with the measured ones."""
+        return self.models + self.steps
 
     @property
     def replicas(self) -> int:
@@ -208,21 +219,23 @@ def deployment_of(
     level = measurement.nearest_level
     if level is None or measurement.capacity_low_per_second <= 0:
         raise ValueError("the limits were met at no load")
-    models = [
+    measured = [
         _measured(model, workload, measurement.load_factor_low, level) for model in config.models
     ]
+    models = tuple(model for model in measured if model is not None)
     return Deployment(
         name=resource_name(study),
         description=describe(config),
         image=image,
         flags=("--disable-auto-complete-config", *option_flags(config.server)),
-        models=tuple(model for model in models if model is not None),
+        models=models,
         resources=_resources(config, level),
         price=price,
         demand=demand,
         capacity_per_second=measurement.capacity_low_per_second,
         protocol=workload.transport.protocol,
         load_seconds=load_seconds,
+        steps=tuple(step for model in models for step in _steps(model, config, level)),
     )
 
 
@@ -236,18 +249,51 @@ def _measured(
 
     strictest = min(own, key=lambda stream: stream.limit.latency_ms)
     measured = next(each for each in level.streams if each.name == strictest.name)
-    split = next((each for each in level.server if each.model == model.name), None)
-    return MeasuredModel(
-        name=model.name,
-        requests_per_second=load_factor * sum(stream.demand_per_second for stream in own),
-        limit=strictest.limit,
-        latency_ms=measured.latency_ms(measured.limit_percentile),
-        queue_ms=split.queue_ms if split is not None else None,
-        batch_size=split.inferences / split.executions if split and split.executions else None,
-        largest_batch=model.max_batch_size,
-        queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
-        inputs=longest_inputs(strictest.payloads),
+    # An ensemble has no batcher: its requests wait in the queues of its steps.
+    executed = (each for each in level.executed if each.model == model.name)
+    return _with_server_figures(
+        MeasuredModel(
+            name=model.name,
+            requests_per_second=load_factor * sum(stream.demand_per_second for stream in own),
+            limit=strictest.limit,
+            latency_ms=measured.latency_ms(measured.limit_percentile),
+            queue_ms=None,
+            batch_size=None,
+            largest_batch=model.max_batch_size,
+            queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
+            inputs=longest_inputs(strictest.payloads),
+        ),
+        next(executed, None),
     )
+
+
+def _steps(top: MeasuredModel, config: ServingConfig, level: LoadLevel) -> Iterator[MeasuredModel]:
+    """Yield the models that execute the requests to a pipeline; none for another model."""
+    below = (config.graph or NO_GRAPH).below(top.name)
+    splits = {split.model: split for split in level.server}
+    for model in config.models:
+        split = splits.get(model.name)
+        if model.name not in below or split is None or split.ensemble or not split.requests:
+            continue
+        calls = split.requests / splits[top.name].requests
+        step = replace(
+            top,
+            name=model.name,
+            requests_per_second=calls * top.requests_per_second,
+            largest_batch=model.max_batch_size,
+            queue_delay_ms=model.batching.max_queue_delay_us / 1000 if model.batching else 0.0,
+            inputs=(),
+            step=True,
+        )
+        yield _with_server_figures(step, split)
+
+
+def _with_server_figures(model: MeasuredModel, split: ServerSplit | None) -> MeasuredModel:
+    """Return a model with Triton's own figures of it."""
+    if split is None:
+        return model
+    batch_size = split.inferences / split.executions if split.executions else None
+    return replace(model, queue_ms=split.queue_ms, batch_size=batch_size)
 
 
 def longest_inputs(payloads: Payloads) -> tuple[Input, ...]:

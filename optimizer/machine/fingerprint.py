@@ -97,15 +97,22 @@ class Machine:
         return cls(**{**data, **lists, "packages": tuple(data["packages"].items())})
 
 
-def this_machine(server: str, gpus: Sequence[Gpu] = ()) -> Machine:
-    """Return the fingerprint of this machine with a server and the GPUs in use."""
+def this_machine(
+    server: str, gpus: Sequence[Gpu] = (), more_packages: Sequence[str] = ()
+) -> Machine:
+    """Return the fingerprint of this machine with a server and the GPUs in use.
+
+    Args:
+        more_packages: that measurements depend on, besides those of the runtimes of models.
+    """
     cpu, flags = _cpu()
+    names = dict.fromkeys((*_PACKAGES, *more_packages))
     return Machine(
         cpu=cpu,
         cores=len(usable_cores()),
         memory_gib=round(total_memory_bytes() / 2**30),
         cpu_features=tuple(f for f in _CPU_FEATURES if f in flags),
-        packages=tuple((name, v) for name in _PACKAGES if (v := _version(name))),
+        packages=tuple((name, v) for name in names if (v := _version(name))),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         server=server,

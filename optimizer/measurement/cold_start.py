@@ -64,7 +64,8 @@ class ColdStart:
     """Cold starts of one configuration.
 
     Attributes:
-        starts: with model_warmup and without; only without where the configuration has none.
+        starts: of the configuration as it is, and with model_warmup where it has none or without
+            it where it has one; the second is missing where that is not possible.
         left_out: batch sizes for whose first requests there was no time.
     """
 
@@ -78,6 +79,6 @@ class ColdStart:
         return self.starts[0]
 
     @property
-    def without_warmup(self) -> Start | None:
-        """The starts without model_warmup where the configuration has it; None otherwise."""
+    def otherwise(self) -> Start | None:
+        """The starts without model_warmup where the configuration has it, and the reverse."""
         return self.starts[1] if len(self.starts) > 1 else None

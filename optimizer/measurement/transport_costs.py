@@ -23,11 +23,14 @@ class SentAs:
 
     @property
     def name(self) -> str:
-        """The transport in words, such as "HTTP, JSON"."""
-        protocol = {"grpc": "gRPC", "http": "HTTP"}[self.transport.protocol]
-        if self.transport.shared_memory:
-            return f"{protocol}, shared memory"
-        return f"{protocol}, {'JSON' if self.transport.encoding == 'json' else 'binary'}"
+        """The transport in words, such as "HTTP with JSON"."""
+        transport = self.transport
+        protocol = {"grpc": "gRPC", "http": "HTTP"}[transport.protocol]
+        if transport.shared_memory:
+            return f"{protocol} with shared memory"
+        if transport.protocol == "grpc":
+            return protocol
+        return f"{protocol} with {'JSON' if transport.encoding == 'json' else 'binary tensors'}"
 
 
 @dataclass(frozen=True)

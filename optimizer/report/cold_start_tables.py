@@ -12,21 +12,21 @@ _NAMES = {True: "with model_warmup", False: "without model_warmup"}
 
 def cold_start_sentence(cold: ColdStart) -> str:
     """Return when an instance serves after its start, and what its first request takes."""
-    own, other = cold.as_served, cold.without_warmup
+    own, other = cold.as_served, cold.otherwise
     first = own.first_requests[0]
-    if other is None:
-        return (
-            f"Without model_warmup, which the configuration does not have, {_ready(own)}; the "
-            f"first request takes {form.milliseconds(first.first_ms)} ms, later ones "
-            f"{form.milliseconds(first.later_ms)} ms."
-        )
-    cold_first = other.first_requests[0]
-    return (
-        f"With model_warmup, {_ready(own)}, and the first request takes "
-        f"{form.milliseconds(first.first_ms)} ms; without it, these are "
-        f"{form.seconds(other.ready_seconds)} and {form.milliseconds(cold_first.first_ms)} ms. "
-        f"Later requests take {form.milliseconds(first.later_ms)} ms."
+    how = "With" if own.warmup else "Without"
+    lacking = "" if own.warmup else ", which the configuration does not have"
+    text = (
+        f"{how} model_warmup{lacking}, {_ready(own)}, and the first request takes "
+        f"{form.milliseconds(first.first_ms)} ms"
     )
+    if other is not None:
+        first_ms = form.milliseconds(other.first_requests[0].first_ms)
+        text += (
+            f"; {'with' if other.warmup else 'without'} it, these are "
+            f"{form.seconds(other.ready_seconds)} and {first_ms} ms"
+        )
+    return f"{text}. Later requests take {form.milliseconds(first.later_ms)} ms."
 
 
 def _ready(start: Start) -> str:

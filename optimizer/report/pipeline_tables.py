@@ -18,6 +18,7 @@ from optimizer.analysis.pipeline_times import (
     composed_targets,
     pipeline_times,
 )
+from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ServingConfig, describe_model
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
@@ -100,9 +101,8 @@ def step_times_ms(times: PipelineTimes) -> Mapping[str, float]:
     """Return the parts of a request's time along the longest path, by what takes them."""
     parts: dict[str, float] = {}
     for step in times.steps:
-        queue_share = step.queue_ms / step.own_ms if step.own_ms else 0.0
-        parts[f"{step.model}: queue"] = queue_share * step.path_ms
-        parts[f"{step.model}: compute"] = (1 - queue_share) * step.path_ms
+        parts[f"{step.model}: queue"] = step.path_queue_ms
+        parts[f"{step.model}: compute"] = step.path_ms - step.path_queue_ms
     return {**parts, REST: times.rest_ms}
 
 
@@ -170,13 +170,17 @@ def limit_sentences(limits: PipelineLimits) -> Iterator[str]:
         )
     if limits.widenings:
         changes = "; ".join(_widening_text(each, limits) for each in limits.widenings)
-        yield f"Computed and not measured, for {slowest.model}: {changes}. {_assumption(limits)}"
+        name = limits.bottleneck
+        yield f"Computed and not measured, for {name}: {changes}. {_assumption(limits)}"
 
 
 def bottleneck_sentence(limits: PipelineLimits) -> str:
     """Return which step limits a pipeline, or why none does."""
     first, *others = limits.by_busy
-    busiest = f"{form.percent(min(1.0, first.busy))} of the time at saturation"
+    waits = first.model in (limits.config.graph or NO_GRAPH).names
+    busiest = f"{form.percent(min(1.0, first.busy))} of the time at saturation" + (
+        ", the wait for its own steps included" if waits else ""
+    )
     second = others[0] if others else None
     if limits.bottleneck is not None:
         beside = (
@@ -208,20 +212,19 @@ def _widening_text(widening: Widening, limits: PipelineLimits) -> str:
         gain = "would give no more"
     else:
         gain = (
-            f"would saturate at about {form.rate(widening.per_second)} requests/s "
+            f"would saturate at {form.rate(widening.per_second)} requests/s at most "
             f"({form.change(widening.per_second / now - 1)})"
         )
     if widening.next_limit is not None:
-        gain += f", where {widening.next_limit} is the slowest"
+        gain += f", where {widening.next_limit} limits"
     return f"{widening.change} {gain}"
 
 
 def _assumption(limits: PipelineLimits) -> str:
     shared = _cores(limits, "; server and client share the cores, and the server used ")
-    return (
-        "This assumes that instances do not slow each other down, and that larger batches continue "
-        f"in a straight line{shared}."
-    )
+    longer = any(each.change.startswith("max_batch_size") for each in limits.widenings)
+    line = ", and that the time of larger batches grows in a straight line" if longer else ""
+    return f"This assumes that instances do not slow each other down{line}{shared}."
 
 
 def bottlenecks_table(title: str, named: Sequence[tuple[str, Breakdown]]) -> Table:

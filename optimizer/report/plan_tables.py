@@ -117,7 +117,7 @@ def _setup_note(plan: Plan) -> str:
     parts = []
     if measured := names[True]:
         parts.append(
-            "from the start of the server until its models serve, measured with their warm-up "
+            "from the start of the server until its models serve, as measured "
             f"({', '.join(measured)})"
         )
     if loaded := names[False]:

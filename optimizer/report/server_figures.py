@@ -9,10 +9,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from optimizer.measurement.host_share import HostTiming, model_ms
-from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit
 from optimizer.report.page import COLOURS, label_margin_px, wrapped_label
 
 _PATTERNS = ("", "/", "x", ".", "-", "+")
+
+_LINE_PX = 17
+"""Height of a line of a label."""
 
 HOST = "Python host"
 """The part that is the Python backend's own work on requests."""
@@ -51,10 +54,10 @@ def times_ms(level: LoadLevel, timings: Timings) -> Mapping[str, float]:
     }
 
 
-def batch_shares(level: LoadLevel) -> Mapping[int, float]:
+def batch_shares(splits: Sequence[ServerSplit]) -> Mapping[int, float]:
     """Share of the inferences that are executed in each batch size, ascending."""
     inferences: dict[int, int] = {}
-    for split in level.executed:
+    for split in splits:
         for point in split.batches:
             size = point.batch_size
             inferences[size] = inferences.get(size, 0) + point.inferences
@@ -88,7 +91,7 @@ def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
         title="Where a request's time goes at the capacity, mean ms",
         barmode="stack",
         template="plotly_white",
-        height=160 + 60 * len(split),
+        height=160 + max(60, _LINE_PX * _most_lines(labels)) * len(split),
         margin={"l": label_margin_px(labels), "r": 10},
         legend={"orientation": "h", "y": -0.25},
     )
@@ -96,9 +99,13 @@ def time_split(split: Mapping[str, Mapping[str, float]]) -> go.Figure:
     return figure
 
 
-def batch_histogram(levels: Mapping[str, LoadLevel]) -> go.Figure:
-    """Shares of the inferences by batch size, one row for each level that has any."""
-    shares = {name: share for name, level in levels.items() if (share := batch_shares(level))}
+def _most_lines(labels: Sequence[str]) -> int:
+    return max((label.count("<br>") + 1 for label in labels), default=1)
+
+
+def batch_histogram(splits: Mapping[str, Sequence[ServerSplit]]) -> go.Figure:
+    """Shares of the inferences by batch size, one row for each name that has any."""
+    shares = {name: share for name, own in splits.items() if (share := batch_shares(own))}
     figure = make_subplots(
         rows=max(1, len(shares)),
         cols=1,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from optimizer.analysis.pipeline_times import PipelineTimes, composed_targets, pipeline_times
 from optimizer.configuration.parameter_definition import Served
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
@@ -142,18 +143,57 @@ def levels_frame(records: Sequence[TrialRecord], workload: Workload) -> pd.DataF
         for record in records
         if record.measurement is not None
         for n, level in enumerate(record.measurement.levels)
-        for row in _streams(level, targets)
+        for row in _streams(record.config, level, targets)
     ]
     return pd.DataFrame(rows, columns=["trial", "level", *_LEVEL_COLUMNS])
 
 
-def measured_levels_frame(levels: Sequence[LoadLevel], workload: Workload) -> pd.DataFrame:
+def measured_levels_frame(
+    config: ServingConfig, levels: Sequence[LoadLevel], workload: Workload
+) -> pd.DataFrame:
     """Return one row for each stream of levels that belong to no trial."""
     targets = {stream.name: stream.target for stream in workload.streams}
     rows = [
-        {"level": n, **row} for n, level in enumerate(levels) for row in _streams(level, targets)
+        {"level": n, **row}
+        for n, level in enumerate(levels)
+        for row in _streams(config, level, targets)
     ]
     return pd.DataFrame(rows, columns=["level", *_LEVEL_COLUMNS])
+
+
+def steps_frame(records: Sequence[TrialRecord]) -> pd.DataFrame:
+    """One row for each step of a pipeline in each load level; none without a pipeline."""
+    rows = [
+        {"trial": record.number, "level": n, "kind": level.kind, "pipeline": target, **row}
+        for record in records
+        if record.measurement is not None
+        for n, level in enumerate(record.measurement.levels)
+        for target in composed_targets(record.config)
+        for row in _steps(pipeline_times(record.config, target, level))
+    ]
+    columns = ["trial", "level", "kind", "pipeline", "per_second", *_STEP_COLUMNS, "share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_STEP_COLUMNS = (
+    "model",
+    "calls",
+    "queue_ms",
+    "input_ms",
+    "infer_ms",
+    "output_ms",
+    "path_ms",
+    "instances",
+    "busy",
+)
+"""Fields of `StepTimes`."""
+
+
+def _steps(times: PipelineTimes | None) -> Iterator[Row]:
+    for step in times.steps if times is not None else ():
+        own = {name: getattr(step, name) for name in _STEP_COLUMNS}
+        assert times is not None
+        yield {"per_second": times.per_second, **own, "share": times.share(step)}
 
 
 _LEVEL_COLUMNS = (
@@ -183,16 +223,19 @@ _LEVEL_COLUMNS = (
 )
 
 
-def _streams(level: LoadLevel, targets: Mapping[str, str]) -> Iterator[Row]:
+def _streams(config: ServingConfig, level: LoadLevel, targets: Mapping[str, str]) -> Iterator[Row]:
+    pipelines = composed_targets(config)
     for stream in level.streams:
-        split = next((s for s in level.server if s.model == targets.get(stream.name)), None)
+        target = targets.get(stream.name)
+        split = next((s for s in level.server if s.model == target), None)
+        inside = pipeline_times(config, target, level) if target in pipelines else None
         yield {
             "kind": level.kind,
             "stream": stream.name,
             "load_factor": level.load_factor,
             "seconds": level.seconds,
             **_stream(stream),
-            **_split(split),
+            **(_split(split) if inside is None else _pipeline(inside)),
             "client_lag_ms": level.client.lag_ms,
             "meets_limits": level.meets_limits,
             "verdict": level.verdict,
@@ -227,6 +270,13 @@ def _split(split: ServerSplit | None) -> Row:
         "compute_ms": compute_ms,
         "mean_batch_size": split.inferences / executions if executions else np.nan,
     }
+
+
+def _pipeline(times: PipelineTimes) -> Row:
+    """Return the mean times of a request along the longest path; batches are those of steps."""
+    queue_ms = sum(step.path_queue_ms for step in times.steps)
+    in_steps_ms = sum(step.path_ms for step in times.steps)
+    return {"queue_ms": queue_ms, "compute_ms": in_steps_ms - queue_ms}
 
 
 def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.analysis.effects import Effects
@@ -11,7 +11,7 @@ from optimizer.analysis.latency_curve import LatencyCosts
 from optimizer.analysis.pipeline_times import composed_targets, pipeline_times
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit
 from optimizer.report.model_figures import Predicted
 from optimizer.report.pipeline_tables import step_times_ms
 from optimizer.report.server_figures import Timings, times_ms
@@ -78,6 +78,14 @@ class StudyReport:
         configs = {describe(config): config for config in self.finalists()}
         levels = self.levels_at_capacity()
         return {name: self._times_ms(configs[name], level) for name, level in levels.items()}
+
+    def batches_at_capacity(self) -> dict[str, Sequence[ServerSplit]]:
+        """Return what was executed, by configuration in words; of a pipeline by the best's step."""
+        levels = self.levels_at_capacity()
+        best, *_ = self.finalists()
+        if composed_targets(best) and (level := levels.get(describe(best))) is not None:
+            return {f"{split.model}, of the best": (split,) for split in level.executed}
+        return {name: level.executed for name, level in levels.items()}
 
     def _times_ms(self, config: ServingConfig, level: LoadLevel) -> Mapping[str, float]:
         """Return the parts of a request's time; of a pipeline that is served alone, by step."""

@@ -172,7 +172,7 @@ def _loads(report: StudyReport) -> ReportSection | None:
         (
             ("Latency against load", lambda: load_latency_figure(shown, report.curves)),
             ("Where the time goes", lambda: time_split(split)),
-            ("Batch sizes", lambda: batch_histogram(at_capacity)),
+            ("Batch sizes", lambda: batch_histogram(report.batches_at_capacity())),
         ),
     )
 

@@ -21,9 +21,9 @@ def transports_sentence(compared: TransportComparison) -> str:
         names = [each.sent_as.name for each in alike if not each.serves_less_than(first)]
         share = last.throughput_per_second / first.throughput_per_second
         text = (
-            f"{'; '.join(names)} serve{'s' if len(names) == 1 else ''} the most, up to "
-            f"{form.rate(first.throughput_per_second)} inferences/s, and {last.sent_as.name} "
-            f"{form.percent(share)} of it"
+            f"{' and '.join(names)} serve{'s' if len(names) == 1 else ''} the most, up to "
+            f"{form.rate(first.throughput_per_second)} inferences/s; {last.sent_as.name} serves "
+            f"{form.percent(share)} of that"
         )
     return f"{text}{_batch_gain(compared.costs, own)}."
 
@@ -34,7 +34,9 @@ def _batch_gain(costs: Sequence[TransportCost], own: TransportCost) -> str:
     if largest.sent_as.batch_size == size:
         return ""
     times = form.ratio(largest.throughput_per_second / own.throughput_per_second)
-    return f"; requests of {largest.sent_as.batch_size} inferences serve {times} times as many"
+    return (
+        f"; requests of {largest.sent_as.batch_size} inferences serve {times} times the study's own"
+    )
 
 
 def transports_table(compared: TransportComparison) -> Table:

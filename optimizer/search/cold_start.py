@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.errors import TrialFailure
+from optimizer.errors import ModelLoadFailure, TrialFailure
 from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.load.single_requests import latencies_ms
 from optimizer.measurement.cold_start import ColdStart, FirstRequest, Start
 from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.level_checks import longest_lag_ms
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.triton.session import ServedConfiguration, files_of
+from optimizer.triton.model_config import warmup_entries
+from optimizer.triton.session import ModelFiles, ServedConfiguration, files_of
 from optimizer.workload.streams import LENGTH, Stream, Workload
 
 LEVEL_SECONDS = 60.0
@@ -72,19 +73,29 @@ class _ColdStarts:
         try:
             variants = self._variants()
             left_out = self._first_requests(variants)
-            starts = [self._start(*variant) for variant in variants.items()]
+            starts = [
+                self._start(warmup, each, last=number == len(variants))
+                for number, (warmup, each) in enumerate(variants.items(), 1)
+            ]
             self._session.retire()
         except TrialFailure as error:
             raise self._session.failure(error) from error
         return ColdStart(self._config, tuple(starts), left_out)
 
     def _variants(self) -> dict[bool, ServingConfig]:
-        """Return the configurations to start, by whether they have model_warmup."""
-        served = self._serve(self._config)
-        names = [model.name for model in self._config.models]
-        if not any(served.control.config(name).model_warmup for name in names):
-            return {False: self._config}
-        return {True: self._config, False: without_warmup(self._config)}
+        """Return the configurations to start, by whether they have model_warmup; ours first."""
+        config = self._config
+        served = self._serve(config)
+        if any(served.control.config(model.name).model_warmup for model in config.models):
+            return {True: config, False: without_warmup(config)}
+        warm = with_warmup(config, files_of(config, self._evaluator.files))
+        try:
+            if warm is not None:
+                self._serve(warm)
+                return {False: config, True: warm}
+        except ModelLoadFailure:
+            pass  # The model fails on zeros.
+        return {False: config}
 
     def _first_requests(self, variants: Mapping[bool, ServingConfig]) -> tuple[int, ...]:
         """Time first requests, sizes in turn; return the sizes for which there was no time."""
@@ -111,7 +122,7 @@ class _ColdStarts:
                 first = FirstRequest(item.stream.target, size, latencies[0], later_ms)
                 self._first[warmup].append(first)
 
-    def _start(self, warmup: bool, config: ServingConfig) -> Start:
+    def _start(self, warmup: bool, config: ServingConfig, *, last: bool) -> Start:
         """Restart the server and load it at once."""
         self._session.stop()
         served = self._serve(config)
@@ -123,7 +134,7 @@ class _ColdStarts:
             load_seconds=statistics.median(loads),
             loads=len(loads),
             first_requests=tuple(sorted(self._first[warmup], key=lambda r: r.batch_size)),
-            level=self._level(served, config, last=not warmup),
+            level=self._level(served, config, last=last),
         )
 
     def _serve(self, config: ServingConfig) -> ServedConfiguration:
@@ -157,6 +168,23 @@ class _ColdStarts:
 def without_warmup(config: ServingConfig) -> ServingConfig:
     """Return a configuration whose models execute nothing while they load."""
     return replace(config, models=tuple(map(_cold, config.models)))
+
+
+def with_warmup(config: ServingConfig, files: Mapping[str, ModelFiles]) -> ServingConfig | None:
+    """Return a deployed configuration whose models execute batches while they load.
+
+    None for a pipeline, as the inputs of its steps are not known, and for inputs without zeros.
+    """
+    if config.graph is not None:
+        return None
+    models = []
+    for model in config.models:
+        warmup = warmup_entries(model, files[model.name].payloads)
+        if not warmup:
+            return None
+        added = ("model_warmup", json.dumps(warmup))
+        models.append(replace(model, parameters=tuple(sorted({*model.parameters, added}))))
+    return replace(config, models=tuple(models))
 
 
 def _cold(model: ModelServing) -> ModelServing:

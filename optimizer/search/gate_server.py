@@ -26,16 +26,23 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import OutputTensor, Tensors
 
 _CALL_SECONDS, _ROW_SECONDS = 120.0, 5.0
-_STEP_DELAY_US = 20_000
+STEP_DELAY_US = 20_000
 """A step's requests come one after the other, as the steps before it answer them."""
 
 
 @dataclass(frozen=True)
 class DeployedPipeline:
-    """A composed model and its steps as they are deployed; `files` are of each, by its name."""
+    """A composed model and its steps as they are deployed.
+
+    Attributes:
+        files: by the name of the model; the artefact that is judged may be left out.
+        merged: of a generated pipeline, the largest batch of a step, which single requests are
+            merged into; 1 where the steps are judged in the pipeline.
+    """
 
     config: ServingConfig
     files: Mapping[str, ModelFiles]
+    merged: int = 1
 
     def with_most_instances(self, space: SearchSpace) -> DeployedPipeline:
         """Return the pipeline with the most instances that a space has of each BLS model.
@@ -148,6 +155,11 @@ class GateServer:
         return self._pipeline is not None and self._artifact.spec.model != self._model.name
 
     @property
+    def merged(self) -> int:
+        """The largest batch of a step that requests to a generated pipeline are merged into."""
+        return self._pipeline.merged if self._pipeline is not None else 1
+
+    @property
     def last_ms(self) -> dict[int, float]:
         """Mean compute time of the batch size that most inferences of the last call were in."""
         assert self._executed is not None, "nothing was inferred yet"
@@ -170,19 +182,19 @@ class GateServer:
 
     def _start(self) -> None:
         serving, pipeline, model = self._serving(), self._pipeline, self._model
+        own = ModelFiles(
+            self._artifact.path,
+            model.payloads,
+            self._outputs,
+            self._artifact.engine,
+            model.version,
+        )
         if pipeline is None:
-            files = ModelFiles(
-                self._artifact.path,
-                model.payloads,
-                self._outputs,
-                self._artifact.engine,
-                model.version,
-            )
-            self._served = self._session.serve(ServingConfig((serving,)), {serving.name: files})
+            self._served = self._session.serve(ServingConfig((serving,)), {serving.name: own})
             return
-        models = (serving if own.name == serving.name else own for own in pipeline.config.models)
+        models = (serving if m.name == serving.name else m for m in pipeline.config.models)
         config = replace(pipeline.config, models=tuple(models))
-        self._served = self._session.serve(config, pipeline.files)
+        self._served = self._session.serve(config, {serving.name: own, **pipeline.files})
 
     def _restart(self, error: TrialFailure) -> None:
         """Serve again after a transient failure; raise any other."""
@@ -241,7 +253,7 @@ class GateServer:
         count = self._instances
         on_cpu = InstanceGroup("KIND_CPU", count, (), cores)
         largest = self._max_batch_size
-        delay_us = _STEP_DELAY_US if self._pipeline is not None else 0
+        delay_us = STEP_DELAY_US if self._pipeline is not None else 0
         return ModelServing(
             name=self._artifact.spec.model,
             artifact=self._artifact.spec,

@@ -29,6 +29,7 @@ from optimizer.measurement.host_share import HostTiming
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.search.deployed_reference import deployed_reference
 from optimizer.search.gate_server import DeployedPipeline
+from optimizer.search.generated_pipeline import generated_pipeline
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -41,8 +42,9 @@ from optimizer.study.gated_artifact import (
     ready_event,
     to_json,
 )
+from optimizer.study.searched_space import StepRequests
 from optimizer.triton.session import ModelFiles, ServingSession
-from optimizer.workload.model_spec import ModelSpec, RepositorySource
+from optimizer.workload.model_spec import ModelSpec, PipelineSource, RepositorySource
 from optimizer.workload.streams import Workload, stack
 
 _LOW_INT8_SHARE = 0.5
@@ -67,6 +69,16 @@ class Prepared:
     files: Mapping[ArtifactSpec, ModelFiles]
     gated: tuple[GatedArtifact, ...]
     building_seconds: float
+
+    def requests_of_steps(self, workload: Workload) -> tuple[StepRequests, ...]:
+        """Return the requests of the steps of generated pipelines, which no stream is to."""
+        targets = {stream.target for stream in workload.streams}
+        payloads = {
+            spec.model: files.payloads
+            for spec, files in self.files.items()
+            if spec.backend != "repository" and spec.model not in targets
+        }
+        return tuple(StepRequests(model, own) for model, own in payloads.items())
 
     def as_served(self, workload: Workload) -> Workload:
         """Return the workload with its requests as the server takes them."""
@@ -94,6 +106,11 @@ class _Source:
     no_graph: str | None = None
     pipeline: DeployedPipeline | None = None
 
+    @property
+    def generated(self) -> bool:
+        """Whether the model joins the steps of a generated pipeline."""
+        return isinstance(self.model.source, PipelineSource)
+
 
 @dataclass(frozen=True)
 class PreparePhase:
@@ -116,12 +133,15 @@ class PreparePhase:
         sources = self._sources({model.name: model for model in models}, space)
         earlier = self._earlier()
         rows = {row["artifact"]: row for row in earlier["artifacts"]}
-        kind, cores = space.models[0].scope.kind, space.hardware.cores
-        gate = AccuracyGate(self.session, kind, cores, self.watch)
         gated: list[GatedArtifact] = []
         files: dict[ArtifactSpec, ModelFiles] = {}
-        for spec in space.artifacts:
+        # The steps of a generated pipeline are judged by themselves before it is.
+        for spec in sorted(space.artifacts, key=lambda each: sources[each.model].generated):
             source = sources[spec.model]
+            if source.generated:
+                source = replace(source, pipeline=generated_pipeline(spec, space, files, gated))
+            kind, cores = space.kind_of(spec.model), space.hardware.cores
+            gate = AccuracyGate(self.session, kind, cores, self.watch)
             artifact, result = self._gated(spec, source, space, gate, rows.get(spec.label))
             gated.append(result)
             if artifact is not None and result.dropped is None:
@@ -150,12 +170,19 @@ class PreparePhase:
     def _sources(
         self, models: Mapping[str, ModelSpec], space: SearchSpace
     ) -> Mapping[str, _Source]:
-        """Return the source of each model; steps share the references of their ensemble."""
+        """Return the source of each model.
+
+        Steps share the references of their ensemble; those of a generated pipeline have their own.
+        """
         sources = {}
         for target in space.targets:
             sources[target] = source = self._source(models[target], models, space)
             for step in (space.graph or NO_GRAPH).below(target):
-                sources[step] = replace(source, model=models[step])
+                sources[step] = (
+                    self._source(models[step], models, space)
+                    if source.generated
+                    else replace(source, model=models[step])
+                )
         return sources
 
     def _as_deployed(
@@ -242,6 +269,8 @@ class PreparePhase:
         row: Mapping[str, Any] | None,
     ) -> tuple[ModelArtifact | None, GatedArtifact]:
         reason = refusal(spec, source.model, space.hardware)
+        if source.generated and source.pipeline is None:
+            reason = "its steps have no artefact that can be served"
         if reason is None and source.no_graph is not None and _made_from_graph(spec):
             reason = f"build failed: {source.no_graph}"
         if reason is not None:

@@ -105,12 +105,13 @@ class _Comparison:
         """Serialise the requests of every transport; `stack` keeps them valid."""
         for sent_as in _variants(self._workload, self._config):
             workload = _sent_as(self._workload, self._config, sent_as)
-            # Of the levels of all transports, the first alone warm up a GPU.
-            first = self._evaluator.levels
-            levels = first.for_workload(workload) if self._runs else first
             self._workloads[sent_as] = workload
+            # The first, which is the study's own, warms up the server and its caches for all.
+            levels, others = self._evaluator.levels, bool(self._runs)
+            levels = levels.for_workload(workload) if others else levels
             try:
-                self._runs[sent_as] = stack.enter_context(levels.on(served, self._config))
+                run = stack.enter_context(levels.on(served, self._config, cold=others))
+                self._runs[sent_as] = run
             except UnicodeDecodeError:
                 self._refused[sent_as] = "JSON holds text, and its inputs are other bytes"
             except ServerFailure as error:

@@ -6,16 +6,13 @@ A rule over several keys is checked in the smallest section that holds them.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
-    Discriminator,
     Field,
-    JsonValue,
-    Tag,
     ValidationInfo,
     field_serializer,
     field_validator,
@@ -24,7 +21,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.files.request_payloads import with_file
-from optimizer.files.untrusted import is_there, parse_json, read_bytes
 from optimizer.space_file.accuracy_schema import AccuracySection, CalibrationSection, DataSection
 from optimizer.space_file.input_schema import (
     VALUE_KEYS,
@@ -34,29 +30,20 @@ from optimizer.space_file.input_schema import (
     LengthSection,
 )
 from optimizer.space_file.parameter_schema import ParametersSection
+from optimizer.space_file.pipeline_schema import PipelineSection
 from optimizer.space_file.section import (
-    Count,
     Name,
     Number,
     Positive,
     Section,
-    Seed,
     Switch,
-    check_finite,
     folder_of,
-    missing_file,
     raise_all,
     require_requests,
     wrong,
 )
-from optimizer.workload.model_spec import (
-    Call,
-    Calls,
-    ModelSpec,
-    OnnxSource,
-    RepositorySource,
-    TransformersSource,
-)
+from optimizer.space_file.source_schema import SourceSection
+from optimizer.workload.model_spec import PIPELINE_OUTPUTS, ModelSpec, PipelineSource
 from optimizer.workload.streams import (
     LENGTH,
     Payloads,
@@ -64,133 +51,6 @@ from optimizer.workload.streams import (
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 """Integer inputs of `transformers` models, and the configuration value that bounds each."""
-
-
-class CallSection(Section):
-    """Calls of a model by a model of the Python backend."""
-
-    model: Name = Field(description="name of the called model in the repository")
-    count: Positive = Field(1, description="mean number of calls for each request of the caller")
-
-
-def _form_of_calls(given: object) -> str:
-    if isinstance(given, str):
-        return "text"
-    return "by_caller" if isinstance(given, dict) else "calls"
-
-
-# Tagged, so that a mistake is reported for the form that was meant only.
-_Call = Annotated[
-    Annotated[Name, Tag("name")] | Annotated[CallSection, Tag("call")],
-    Discriminator(lambda given: "name" if isinstance(given, str) else "call"),
-]
-_Calls = Annotated[list[_Call], Field(max_length=100)]
-_CallsOrAuto = Annotated[
-    Annotated[Literal["auto"], Tag("text")]
-    | Annotated[_Calls, Tag("calls")]
-    | Annotated[dict[Name, _Calls], Tag("by_caller")],
-    Discriminator(_form_of_calls),
-]
-
-
-class SourceSection(Section):
-    """The model's source: a transformers class, an ONNX file, or a Triton model repository."""
-
-    added_keys = ("repository", "model", "version", "calls")
-
-    class_name: str | None = Field(
-        None, alias="class", description="class of the transformers package"
-    )
-    config: dict[str, JsonValue] | None = Field(
-        None, description="configuration of the architecture, with random weights; no download"
-    )
-    seed: Seed = Field(0, description="random seed of the weights")
-    checkpoint: str | None = Field(None, description="directory or hub name of trained weights")
-    onnx: str | None = Field(None, description="ONNX file, with external data beside it")
-    repository: str | None = Field(
-        None, description="model repository of Triton, whose model is served as it is"
-    )
-    model: Name | None = Field(None, description="name of the model in the repository")
-    version: Count | None = Field(
-        None, description="version that is measured; by default the newest that is served"
-    )
-    calls: _CallsOrAuto | None = Field(
-        None,
-        description="models that the model calls by its own code (BLS), in their order; by name,"
-        " the calls of each calling model; auto is what the server counts for one request",
-    )
-
-    @field_validator("config")
-    @classmethod
-    def _finite(cls, config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        check_finite(config)
-        return config
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        kinds = ("config", "checkpoint", "onnx", "repository")
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise wrong("", f"must have exactly one of {', '.join(kinds)}", given)
-        if (given[0] in ("config", "checkpoint")) != (self.class_name is not None):
-            raise wrong(
-                "class", "is needed with config or checkpoint, and only there", self.class_name
-            )
-        if (self.repository is None) != (self.model is None):
-            raise wrong("model", "is needed with repository, and only there", self.model)
-        if self.version is not None and self.repository is None:
-            raise wrong("version", "goes with repository, and only there", self.version)
-        if self.calls is not None and self.repository is None:
-            raise wrong("calls", "goes with repository, and only there", self.calls)
-        return self
-
-    @field_validator("onnx", "checkpoint", "repository")
-    @classmethod
-    def _exists(cls, given: str | None, info: ValidationInfo) -> str | None:
-        if given is None or (info.field_name == "checkpoint" and not _looks_local(given)):
-            return given
-        if not is_there(path := folder_of(info) / given):
-            raise missing_file(path)
-        return given
-
-    def config_limits(self, folder: Path) -> dict[str, int]:
-        """Return whole numbers of the model's configuration, if it needs no download."""
-        config: object = self.config
-        if self.checkpoint is not None:
-            file = folder / self.checkpoint / "config.json"
-            config = parse_json(read_bytes(file)) if is_there(file) else {}
-        items = config.items() if isinstance(config, dict) else ()
-        return {key: value for key, value in items if isinstance(value, int)}
-
-    def to_value(self, folder: Path) -> TransformersSource | OnnxSource | RepositorySource:
-        """Return the source, with paths resolved against the file's folder."""
-        if self.onnx is not None:
-            return OnnxSource((folder / self.onnx).resolve())
-        if self.repository is not None:
-            repository = (folder / self.repository).resolve()
-            calls = self._calls(self.model or "")
-            return RepositorySource(repository, self.model or "", self.version, calls=calls)
-        checkpoint = self.checkpoint
-        if checkpoint is not None and _looks_local(checkpoint):
-            checkpoint = str((folder / checkpoint).resolve())
-        config = json.dumps(self.config or {}, sort_keys=True)
-        return TransformersSource(self.class_name or "", checkpoint, config, self.seed)
-
-    def _calls(self, model: str) -> Calls | None:
-        if self.calls is None:
-            return ()
-        if self.calls == "auto":
-            return None
-        by_caller = self.calls if isinstance(self.calls, dict) else {model: self.calls}
-        return tuple((caller, tuple(map(_call, own))) for caller, own in by_caller.items())
-
-
-def _call(given: str | CallSection) -> Call:
-    return Call(given) if isinstance(given, str) else Call(given.model, given.count)
-
-
-def _looks_local(checkpoint: str) -> bool:
-    return checkpoint.startswith((".", "/")) or checkpoint.count("/") > 1
 
 
 def _undefined(dimension: str, defined: Sequence[str]) -> str:
@@ -216,11 +76,14 @@ class LimitSection(Section):
 
 
 class ModelSection(Section):
-    """One model: its source, its requests, and how its accuracy is judged."""
+    """One model or pipeline: its source, its requests, and how its accuracy is judged."""
 
-    added_keys = ("requests", "dimensions", "batched", "outputs")
+    added_keys = ("pipeline", "requests", "dimensions", "batched", "outputs")
 
-    source: SourceSection = Field(description="the source of the model")
+    source: SourceSection | None = Field(None, description="the source of the model")
+    pipeline: PipelineSection | None = Field(
+        None, description="in place of a source: a pipeline that is generated, texts in, labels out"
+    )
     requests: str | None = Field(
         None,
         description="file with the values of requests, for inputs without values of their own:"
@@ -260,6 +123,31 @@ class ModelSection(Section):
     parameters: ParametersSection | None = Field(
         None, description="parameters of this model, in place of the common ones"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.source is None and self.pipeline is None:
+            raise PydanticCustomError("missing", "is required", {"key": "source"})
+        if self.pipeline is None:
+            return self
+        if self.source is not None:
+            raise wrong("pipeline", "must not be given beside source", self.pipeline.kind)
+        given = [(spec.data_type, spec.shape) for spec in self.inputs.values()]
+        if given != [("BYTES", [1])]:
+            rule = "must be one input of a pipeline: data_type BYTES, shape [1]"
+            raise wrong("inputs", rule, ", ".join(self.inputs))
+        keys = ("lengths", "dimensions", "batched", "output", "outputs")
+        rule = "must be left out of a pipeline, whose texts are inferences of their own"
+        raise_all(type(self), [wrong(k, rule, k) for k in keys if k in self.model_fields_set])
+        return self
+
+    @property
+    def built_source(self) -> SourceSection:
+        """The source of the model, or of the model among a pipeline's steps."""
+        if self.pipeline is not None:
+            return self.pipeline.model_source
+        assert self.source is not None, "the section was validated"
+        return self.source
 
     @model_validator(mode="after")
     def _dimensions_are_defined(self) -> Self:
@@ -388,9 +276,14 @@ class ModelSection(Section):
         payloads = self._payloads()
         if self.requests is not None:
             payloads = with_file(payloads, (folder / self.requests).resolve())
-        return ModelSpec(
+        pipeline = self.pipeline
+        spec = ModelSpec(
             name=name,
-            source=self.source.to_value(folder),
+            source=(
+                PipelineSource(pipeline.kind, ())
+                if pipeline is not None
+                else self.built_source.to_value(folder)
+            ),
             payloads=payloads,
             calibration=self.calibration.to_value(folder),
             evaluation=self.evaluation.to_value(folder),
@@ -398,6 +291,9 @@ class ModelSection(Section):
             outputs=tuple(self.outputs) if self.output is None else (self.output,),
             calibration_percentile=self.calibration.percentile,
         )
+        if pipeline is None:
+            return spec
+        return replace(spec, source=pipeline.to_source(spec, folder), outputs=PIPELINE_OUTPUTS)
 
     def _payloads(self) -> Payloads:
         requests = self.requests is not None

@@ -1,4 +1,4 @@
-"""The models of existing repositories that a space file names, and the steps of these."""
+"""The models of existing repositories and the pipelines of a space file, with their steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import cast
 
 from optimizer.configuration.deployed_settings import DeployedSettings
-from optimizer.configuration.model_graph import ComposedModel, ModelGraph
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameters import Parameter
+from optimizer.configuration.runtimes import Runtime
 from optimizer.errors import Mistake, SpaceFileError, UsageError
 from optimizer.files.untrusted import is_safe_name
 from optimizer.space_file.deployed_models import ReadSettings
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.schema import SpaceSection
-from optimizer.workload.model_spec import ModelSpec, RepositorySource
+from optimizer.workload.model_spec import (
+    ModelSpec,
+    PipelineSource,
+    RepositorySource,
+    SoftmaxSource,
+    Source,
+    TokenizerSource,
+)
 from optimizer.workload.streams import Payloads
 
 _Listed = dict[str, Sequence[Value]]
@@ -42,8 +51,60 @@ class DeployedModel:
         return replace(target, name=name, source=self.source, payloads=payloads, outputs=())
 
 
-DeployedModels = Mapping[str, DeployedModel]
+@dataclass(frozen=True)
+class GeneratedModel:
+    """A pipeline that is generated, or a step of it.
+
+    Attributes:
+        of: the pipeline.
+        settings: None for the model among the steps, whose parameters are those of any model.
+    """
+
+    of: str
+    own: ModelSpec
+    settings: DeployedSettings | None
+
+    @property
+    def source(self) -> Source:
+        """What the model is made from."""
+        return self.own.source
+
+    def spec(self, name: str, target: ModelSpec) -> ModelSpec:
+        """Return the model as a specification."""
+        return self.own
+
+
+DeployedModels = Mapping[str, DeployedModel | GeneratedModel]
 """By name, each after its steps."""
+
+
+def _generated(name: str, section: SpaceSection, folder: Path) -> Mapping[str, GeneratedModel]:
+    """Return the models of a pipeline that is generated; none where the model is no pipeline."""
+    size = section.traffic.batch_size
+    target = section.models[name].to_value(name, folder)
+    source = target.source
+    if not isinstance(source, PipelineSource):
+        return {}
+    target = replace(target, source=replace(source, max_batch_size=size))
+    runtimes: Mapping[type, Runtime] = {TokenizerSource: "tokenizers", SoftmaxSource: "softmax"}
+    steps = {
+        step.name: GeneratedModel(
+            name,
+            step,
+            DeployedSettings.generated(runtimes[type(step.source)], name, size)
+            if type(step.source) in runtimes
+            else None,
+        )
+        for step in source.steps
+    }
+    return steps | {name: GeneratedModel(name, target, _of_top(source, size))}
+
+
+def _of_top(source: PipelineSource, size: int) -> DeployedSettings:
+    """Return the settings of the model that joins the steps of a generated pipeline."""
+    steps = in_sequence(step.name for step in source.steps)
+    settings = DeployedSettings.generated("repository", "", size)
+    return replace(settings, steps=steps, kind=source.kind)
 
 
 def read_models(
@@ -64,12 +125,18 @@ def read_models(
         UsageError: for a model or a step that cannot be read or tuned, and for names that clash.
         SpaceFileError: with everything that the models' configurations do not allow.
     """
-    models: dict[str, DeployedModel] = {}
+    deployed: dict[str, DeployedModel] = {}
     for name, source in sources.items():
-        if name in models:
-            raise _clash(name, models[name].of, name)
-        _add(models, name, DeployedModel(name, source, read(source)), read, (name,))
-        _require_callers(source, [model.source for model in models.values() if model.of == name])
+        if name in deployed:
+            raise _clash(name, deployed[name].of, name)
+        _add(deployed, name, DeployedModel(name, source, read(source)), read, (name,))
+        _require_callers(source, [each.source for each in deployed.values() if each.of == name])
+    models: dict[str, DeployedModel | GeneratedModel] = {**deployed}
+    for name in section.models:
+        for step, model in _generated(name, section, path.parent).items():
+            if step in models or (step != name and step in section.models):
+                raise _clash(step, name, models[step].of if step in models else step)
+            models[step] = model
     for name in section.models:
         if name in models and models[name].of != name:
             raise _clash(name, models[name].of, name)
@@ -132,15 +199,20 @@ def graph_of(models: DeployedModels) -> ModelGraph | None:
     composed = tuple(
         ComposedModel(name, model.settings.kind, model.settings.steps)
         for name, model in models.items()
-        if model.settings.steps
+        if model.settings is not None and model.settings.steps
     )
     return ModelGraph(composed) if composed else None
 
 
-def listed_values(section: SpaceSection, name: str, model: DeployedModel) -> _Listed:
-    """Return the values that a space file lists for the parameters of a deployed model."""
+def parameters_of(
+    section: SpaceSection, name: str, model: DeployedModel | GeneratedModel
+) -> tuple[Parameter, ...]:
+    """Return the parameters of a deployed model, or of one of a generated pipeline."""
     parameters = _parameters(section, model)
-    return model.settings.common(parameters.listed_values()) | _own(parameters, name)
+    if model.settings is None:
+        return parameters.of(name).to_values(name)
+    listed = model.settings.common(parameters.listed_values()) | _own(parameters, name)
+    return model.settings.parameters(name, listed)
 
 
 def _parameter_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mistake]:
@@ -154,6 +226,8 @@ def _parameter_mistakes(section: SpaceSection, models: DeployedModels) -> Iterat
             rule = f"{unknown[:80]} is none of the models, {', '.join(names)}{meant}"
             yield Mistake(f"parameters.{unknown[:80]}", rule)
     for name, model in models.items():
+        if model.settings is None:
+            continue
         for parameter, rule in model.settings.mistakes(_own(_parameters(section, model), name)):
             yield Mistake(f"parameters.{name}.{parameter}", f"{rule} (models.{model.of})")
     for name in section.models:
@@ -169,6 +243,9 @@ def _mistakes_of_all(
     rules: dict[str, str] = {}
     for model in pipeline.values():
         listed = _parameters(section, model).listed_values()
+        if model.settings is None:
+            searched |= listed.keys()
+            continue
         wrong = dict(model.settings.mistakes(listed))
         searched |= model.settings.common(listed).keys() - wrong.keys()
         rules = {**wrong, **rules}
@@ -181,13 +258,15 @@ def _size_mistakes(section: SpaceSection, models: DeployedModels) -> Iterator[Mi
     """Yield the models that requests are too large for; a step takes what its ensemble takes."""
     size = section.traffic.batch_size
     for name, model in models.items():
+        if name != model.of or model.settings is None:
+            continue
         largest = cast(int, model.settings.values["max_batch_size"])
-        if name == model.of and largest < size:
+        if largest < size:
             rule = f"must be at most the max_batch_size of models.{name} as deployed, {largest}"
             yield Mistake("traffic.batch_size", rule, str(size))
 
 
-def _parameters(section: SpaceSection, model: DeployedModel) -> ParametersSection:
+def _parameters(section: SpaceSection, model: DeployedModel | GeneratedModel) -> ParametersSection:
     return section.parameters.with_those_of(section.models[model.of].parameters)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from optimizer.configuration.conditions import names_a_model
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
@@ -33,7 +34,7 @@ from optimizer.space_file.parameter_schema import ParametersSection, deprecation
 from optimizer.space_file.pipelines import (
     DeployedModels,
     graph_of,
-    listed_values,
+    parameters_of,
     read_models,
 )
 from optimizer.space_file.repetition import repetition_mistakes
@@ -41,7 +42,7 @@ from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
 from optimizer.space_file.server_schema import ServerSection
 from optimizer.workload.arrivals import ArrivalTrace
-from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec
+from optimizer.workload.model_spec import AccuracyEvidence, ModelSpec, SoftmaxSource
 from optimizer.workload.streams import LatencyLimit, Stream, Workload
 
 
@@ -107,7 +108,8 @@ class Space:
     @property
     def accuracy_evidence(self) -> AccuracyEvidence:
         """The weakest evidence of the models' accuracy figures."""
-        return min((m.accuracy_evidence for m in self.models), key=_WEAKEST_FIRST.index)
+        judged = (m for m in self.models if not isinstance(m.source, SoftmaxSource))
+        return min((m.accuracy_evidence for m in judged), key=_WEAKEST_FIRST.index)
 
 
 def load_space(
@@ -196,7 +198,8 @@ def _mistakes_beside_others(document: Any, hardware: Hardware) -> Iterator[Mista
         conditions = _CONDITIONS.validate_python(conditions)
     except (ValidationError, AttributeError):
         return
-    limits = Limits(tuple(conditions), size)
+    own = (condition for condition in conditions if not names_a_model(condition))
+    limits = Limits(tuple(own), size)
     chosen = replace(hardware, gpus=_gpus(server, hardware) if server.gpus != "none" else ())
     space = SearchSpace(parameters.to_values("model"), chosen, limits)
     yield from _space_mistakes(space, document)
@@ -245,7 +248,7 @@ def _to_value(
         host=host,
         engines=section.engines.to_value(host, hardware.gpus[0]) if hardware.gpus else None,
         models=models,
-        deployed={name: model.settings for name, model in deployed.items()},
+        deployed={n: model.settings for n, model in deployed.items() if model.settings},
         workload=workload,
         price=section.price.to_value(prices),
         demand=Demand(workload.demand_per_second, traffic.headroom, traffic.batch_size),
@@ -276,8 +279,7 @@ def _parameters(
     section: SpaceSection, name: str, deployed: DeployedModels
 ) -> tuple[Parameter, ...]:
     if name in deployed:
-        model = deployed[name]
-        return model.settings.parameters(name, listed_values(section, name, model))
+        return parameters_of(section, name, deployed[name])
     own = section.parameters.with_those_of(section.models[name].parameters)
     return own.of(name).to_values(name)
 

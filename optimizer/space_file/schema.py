@@ -29,6 +29,7 @@ from optimizer.space_file.parameter_schema import OLD_KEYS, ParametersSection
 from optimizer.space_file.section import (
     Count,
     Duration,
+    ModelName,
     Number,
     Positive,
     Section,
@@ -38,6 +39,7 @@ from optimizer.space_file.section import (
     wrong,
 )
 from optimizer.space_file.server_schema import EnginesSection, ServerSection
+from optimizer.space_file.source_schema import SourceSection
 from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.repeats import ZipfRepeats
@@ -45,7 +47,6 @@ from optimizer.workload.streams import LENGTH
 from optimizer.workload.transport import Transport
 
 _NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-_MODEL_NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 def _day(value: object) -> object:
@@ -247,7 +248,7 @@ class SpaceSection(Section):
     study: _NAME = Field(description="name of the study; results are written to results/NAME/")
     server: ServerSection = Field(ServerSection(), description="the Triton server")
     engines: EnginesSection = Field(EnginesSection(), description="how TensorRT engines are built")
-    models: Annotated[dict[_MODEL_NAME, ModelSection], Field(min_length=1, max_length=32)] = Field(
+    models: Annotated[dict[ModelName, ModelSection], Field(min_length=1, max_length=32)] = Field(
         description="one model, or several that share the server"
     )
     traffic: TrafficSection = Field(
@@ -301,7 +302,8 @@ class SpaceSection(Section):
     ) -> ParametersSection:
         mistakes: list[PydanticCustomError] = []
         for name, model in info.data.get("models", {}).items():
-            own = parameters.with_those_of(model.parameters).of(name)
+            part = model.pipeline.model_name if model.pipeline is not None else name
+            own = parameters.with_those_of(model.parameters).of(part)
             mistakes += _mistakes_for(name, model, own)
         server: ServerSection | None = info.data.get("server")
         if server is not None and server.launcher == "remote":
@@ -313,14 +315,9 @@ class SpaceSection(Section):
 def _mistakes_for(
     name: str, model: ModelSection, parameters: ParametersSection
 ) -> Iterator[PydanticCustomError]:
-    if model.source.repository is None and "repository" in parameters.listed("runtime"):
-        rule = f"repository needs a model of a repository, models.{name} is none"
-        yield wrong("runtime", rule, parameters.listed("runtime"))
-    if model.source.onnx is not None:
-        for runtime in parameters.listed("runtime"):
-            if not RUNTIMES[runtime].graphs:
-                rule = f"{runtime} needs a transformers source, models.{name} is an ONNX file"
-                yield wrong("runtime", rule, parameters.listed("runtime"))
+    for runtime in parameters.listed("runtime"):
+        if (rule := _refusal_of_runtime(runtime, name, model.built_source)) is not None:
+            yield wrong("runtime", rule, parameters.listed("runtime"))
     if not model.batched and parameters.listed("batching") != [False]:
         rule = f"models.{name} has no batch axis (batched: false), so nothing can be batched"
         yield wrong("batching", rule, parameters.listed("batching"))
@@ -331,6 +328,17 @@ def _mistakes_for(
         if isinstance(sizes, list) and max(sizes) > longest:
             rule = f"must not be above the longest length ({longest})"
             yield wrong(f"padding.{n}", rule, sizes)
+
+
+def _refusal_of_runtime(runtime: str, name: str, source: SourceSection) -> str | None:
+    """Return why a runtime cannot execute the model of a source; None where it can."""
+    if source.repository is None and runtime == "repository":
+        return f"repository needs a model of a repository, models.{name} is none"
+    if RUNTIMES[runtime].step:
+        return f"{runtime} executes no models, only a step of a pipeline"
+    if source.onnx is not None and not RUNTIMES[runtime].graphs:
+        return f"{runtime} needs a transformers source, models.{name} is an ONNX file"
+    return None
 
 
 def mistakes_with_requests(
@@ -349,7 +357,7 @@ def mistakes_with_requests(
         yield Mistake("traffic.transport.encoding", rule, "json")
     if LENGTH not in model.payloads.dimensions_of_file:
         return
-    positions = own.source.config_limits(folder).get("max_position_embeddings", longest)
+    positions = own.built_source.config_limits(folder).get("max_position_embeddings", longest)
     if longest > positions:
         rule = f"must not be longer than the model's max_position_embeddings ({positions})"
         yield Mistake(f"models.{model.name}.requests", rule, f"a length of {longest}")

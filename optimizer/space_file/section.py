@@ -47,6 +47,9 @@ Switch = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/]{1,200}$")]
 """Name of a tensor: one line, short enough for tables."""
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Name of a model, which is that of its folder in a model repository."""
+
 MAX_VALUES = 10_000
 """Most values of a parameter."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +19,15 @@ from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.record_store import refuse_unsafe_names
-from optimizer.workload.streams import Workload
+from optimizer.workload.streams import Payloads, Workload
+
+
+@dataclass(frozen=True)
+class StepRequests:
+    """The requests that a step of a generated pipeline gets from the step before it."""
+
+    model: str
+    payloads: Payloads
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class SearchedSpace:
 
     Attributes:
         search_space: without the artefacts that the prepare phase dropped.
+        steps: of generated pipelines.
     """
 
     study: str
@@ -35,6 +44,13 @@ class SearchedSpace:
     workload: Workload
     price: Price
     demand: Demand
+    steps: tuple[StepRequests, ...] = field(default=(), kw_only=True)
+
+    def payloads_of(self, model: str) -> Payloads:
+        """Return the requests to a model; without tensors for a step as it is deployed."""
+        of_streams = ((s.target, s.payloads) for s in self.workload.streams)
+        of_steps = ((step.model, step.payloads) for step in self.steps)
+        return dict([*of_steps, *of_streams]).get(model, Payloads(()))
 
 
 _Searched = TypeVar("_Searched", bound=SearchedSpace)
@@ -83,6 +99,8 @@ def checked(searched: _Searched) -> _Searched:
     space = space.completed()
     (space.graph or NO_GRAPH).check([model.model for model in space.models])
     check_workload(searched.workload, space.targets)
+    for step in searched.steps:
+        _check_payloads(step.payloads)
     if wrong := next(space.check_conditions(), None):
         rule, text = wrong.args
         raise ValueError(f"search_space.limits.conditions: {rule}, got {text[:80]!r}")
@@ -98,18 +116,21 @@ def check_workload(workload: Workload, models: Sequence[str]) -> None:
             raise ValueError(f"workload.streams: {stream.target!r} is none of the models")
         if not 50 <= stream.limit.percentile <= 99.9:
             raise ValueError("workload.streams: a percentile must be from 50 to 99.9")
-        lengths = stream.payloads.lengths
-        if not lengths.lengths or len(lengths.lengths) != len(lengths.weights):
-            raise ValueError("payloads.lengths must have a weight for each length")
-        if not min(*lengths.lengths, *lengths.weights) > 0:
-            raise ValueError("payloads.lengths must have lengths and weights above 0")
         if stream.repeats is not None and stream.repeats.population < 1:
             raise ValueError("workload.streams: repeats.population must be at least 1")
         if stream.keys and min(stream.keys) < 0:
             raise ValueError("workload.streams: keys of arrivals must be at least 0")
-        file = stream.payloads.file
-        if file is not None and not (file.shapes and min(*file.shapes, file.requests) > 0):
-            raise ValueError("payloads.file must have requests, and requests of each shape")
+        _check_payloads(stream.payloads)
+
+
+def _check_payloads(payloads: Payloads) -> None:
+    lengths, file = payloads.lengths, payloads.file
+    if not lengths.lengths or len(lengths.lengths) != len(lengths.weights):
+        raise ValueError("payloads.lengths must have a weight for each length")
+    if not min(*lengths.lengths, *lengths.weights) > 0:
+        raise ValueError("payloads.lengths must have lengths and weights above 0")
+    if file is not None and not (file.shapes and min(*file.shapes, file.requests) > 0):
+        raise ValueError("payloads.file must have requests, and requests of each shape")
 
 
 def _listed(value: Value) -> object:

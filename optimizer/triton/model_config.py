@@ -40,7 +40,7 @@ def model_config(
     payloads = payloads.as_served()
     config.name = model.name
     config.max_batch_size = model.max_batch_size if payloads.batched else 0
-    _add_tensors(config, payloads, outputs)
+    add_tensors(config, payloads, outputs)
     _add_instances(config, model)
     _add_batching(config, model)
     config.response_cache.enable = model.cache
@@ -148,9 +148,10 @@ def _add_instances(config: model_config_pb2.ModelConfig, model: ModelServing) ->
             added.rate_limiter.resources.add(name=EXECUTION, count=1)
 
 
-def _add_tensors(
+def add_tensors(
     config: model_config_pb2.ModelConfig, payloads: Payloads, outputs: Sequence[OutputTensor]
 ) -> None:
+    """Add inputs and outputs to a configuration."""
     for tensor in payloads.tensors:
         dims = tensor.sized(dict.fromkeys(tensor.free, -1))
         config.input.add(name=tensor.name, data_type=_type(tensor.data_type), dims=dims)
@@ -205,6 +206,14 @@ def _add_warmup(
             entry.data_type = _type(tensor.data_type)
             entry.dims.extend(tensor.sized(sizes))
             entry.zero_data = True
+
+
+def warmup_entries(model: ModelServing, payloads: Payloads) -> list[dict[str, Any]]:
+    """Return the model_warmup of a model in plain JSON values; empty where it has none."""
+    config = model_config_pb2.ModelConfig()
+    _add_warmup(config, model, payloads.as_served())
+    content = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    return list(content.get("model_warmup", ()))
 
 
 def _type(name: DataType) -> model_config_pb2.DataType:

@@ -66,7 +66,18 @@ def client_inputs(tensors: Tensors) -> list[triton_grpc.InferInput]:
     for name, array in tensors.items():
         data_type = data_type_of(array)
         item = triton_grpc.InferInput(name, list(array.shape), data_type)
-        # The client library takes BF16 as float32, which holds each of its values.
-        item.set_data_from_numpy(array.astype(np.float32) if data_type == "BF16" else array)
+        item.set_data_from_numpy(_for_client(array, data_type))
         inputs.append(item)
     return inputs
+
+
+def _for_client(array: NDArray[Any], data_type: str) -> NDArray[Any]:
+    """Return values of the types that the client library takes."""
+    if data_type == "BF16":  # as float32, which holds each of its values
+        return array.astype(np.float32)
+    if data_type != "BYTES":
+        return array
+    # Of bytes of a type that derives from bytes, it would send what Python prints.
+    plain = np.empty(array.size, dtype=np.object_)
+    plain[:] = [each if isinstance(each, str) else bytes(each) for each in array.ravel()]
+    return plain.reshape(array.shape)

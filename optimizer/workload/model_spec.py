@@ -97,6 +97,63 @@ class RepositorySource:
 
 
 @dataclass(frozen=True)
+class TokenizerSource:
+    """The first step of a generated pipeline: texts become tokens of one length.
+
+    Attributes:
+        path: tokenizer.json of the tokenizers package.
+        max_length: tokens that texts are truncated and padded to, special tokens included.
+        outputs: of "input_ids", "attention_mask" and "token_type_ids", those that the model takes.
+    """
+
+    path: Path
+    max_length: int
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SoftmaxSource:
+    """The last step of a generated pipeline: the most probable labels, with their probabilities.
+
+    Attributes:
+        labels: one for each output of the model.
+        top_k: how many labels are returned.
+    """
+
+    labels: tuple[str, ...]
+    top_k: int = 1
+
+
+PIPELINE_OUTPUTS = ("label", "score")
+"""Outputs of a generated pipeline: texts, and FP32 probabilities."""
+
+
+@dataclass(frozen=True)
+class PipelineSource:
+    """A pipeline that is generated from a tokeniser, a model and a softmax with labels.
+
+    Attributes:
+        kind: an ensemble, or a Python model that calls the steps.
+        steps: in the order in which a request passes them.
+        max_batch_size: of the pipeline itself: the inferences in one request.
+    """
+
+    kind: Literal["ensemble", "bls"]
+    steps: tuple[ModelSpec, ...]
+    max_batch_size: int = 1
+
+
+Source = (
+    TransformersSource
+    | OnnxSource
+    | RepositorySource
+    | TokenizerSource
+    | SoftmaxSource
+    | PipelineSource
+)
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Inputs for calibration or evaluation.
 
@@ -194,22 +251,33 @@ def chosen_outputs(outputs: Mapping[str, _Output], names: Sequence[str]) -> dict
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The texts that a step before a model turns into its requests."""
+
+    payloads: Payloads
+    tokenizer: TokenizerSource
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """One model of the space file.
+    """One model of the space file, or a step of a generated pipeline.
 
     Attributes:
         outputs: names of the outputs that are served and judged; empty for all.
         calibration_percentile: percentage of an activation's values in its INT8 range.
+        texts: that the calibration and evaluation inputs are made from; None for a model whose
+            inputs are no tokens of a generated pipeline.
     """
 
     name: str
-    source: TransformersSource | OnnxSource | RepositorySource
+    source: Source
     payloads: Payloads
     calibration: DataSet
     evaluation: DataSet
     accuracy: AccuracyLimits
     outputs: tuple[str, ...] = ()
     calibration_percentile: float = USUAL_PERCENTILE
+    texts: Texts | None = None
 
     @property
     def version(self) -> str:
@@ -242,4 +310,5 @@ class ModelSpec:
 
     def _is_drawn(self, inputs: DataSet) -> bool:
         """Return whether inputs have values that are drawn, and not those of real requests."""
-        return inputs.generated and not self.payloads.recorded
+        payloads = self.texts.payloads if self.texts is not None else self.payloads
+        return inputs.generated and not payloads.recorded

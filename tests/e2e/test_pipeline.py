@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from optimizer.api import Study
+from optimizer.cli import commands
 from optimizer.export.bundle.manifest import PATCH
+from optimizer.export.platforms.formats import PLATFORMS
+from optimizer.search.recorded.table_file import read_table
+from optimizer.triton.launcher import free_ports
 from tests.e2e import pipeline_models, tiny
-from tests.e2e.running import Optimizer, run_to_end
+from tests.e2e.running import Optimizer, run_to_end, wait_until
+from tests.e2e.test_production import answers, started
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,6 +50,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Optimizer]
         folder,
         {"classifier.batching": [False, True], "tokenizer.instance_count": [1, 2]},
         budget={"trials": 4},
+        price={"instance_type": "ml.c5.large"},
     )
     optimizer = run_to_end(folder, "run", path)
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
@@ -94,6 +104,48 @@ def test_the_study_is_resumed_and_reported(searched: tuple[Path, Optimizer]) -> 
     assert resumed.process.returncode == 0, resumed.output + resumed.errors
     report = run_to_end(folder, "report", "pipeline")
     assert report.process.returncode == 0, report.output + report.errors
+    for text in (
+        searched[1].output,
+        (folder / "results" / "pipeline" / "report.md").read_text().replace("\\_", "_"),
+        (folder / "results" / "pipeline" / "report.html").read_text(),
+    ):
+        assert "teps of text_classifier at saturation" in text
+        assert "The slowest step alone, " in text
+        assert re.search("The bottleneck is |step is the bottleneck: ", text)
+
+
+@pytest.mark.slow
+def test_studies_of_pipelines_are_compared_by_what_limits_them(
+    searched: tuple[Path, Optimizer], tmp_path: Path
+) -> None:
+    results = searched[0] / "results"
+    shutil.copytree(results / "pipeline", tmp_path / "again")
+    arguments = ["compare", "pipeline", str(tmp_path / "again"), "--results", str(results)]
+    compared = CliRunner().invoke(commands, arguments)
+    assert compared.exit_code == 0, compared.output
+    assert "Pipelines of the best: what limits them at saturation" in compared.output
+
+
+@pytest.mark.slow
+def test_a_study_in_python_has_the_times_of_each_step(searched: tuple[Path, Optimizer]) -> None:
+    study = Study("pipeline", results=searched[0] / "results")
+    steps, levels = study.steps(), study.levels()
+    assert set(steps.model) == {*STEPS}
+    assert len(steps) == len(STEPS) * len(levels)
+    assert (steps.groupby(["trial", "level"]).share.sum() <= 1.0).all()
+    assert (levels.compute_ms > 5).all(), "the steps' own, of which one sleeps for 5 ms"
+
+
+@pytest.mark.slow
+def test_memory_of_the_pipeline_is_divided_among_its_steps(
+    searched: tuple[Path, Optimizer],
+) -> None:
+    path = searched[0] / "results" / "pipeline" / "prepared.json"
+    rows = json.loads(path.read_text())["artifacts"]
+    mib = {row["artifact"].split("/")[0]: row["instance_mib"] for row in rows}
+    # The others have one instance in every configuration.
+    assert (mib["classifier"], mib["labeller"]) == (None, None)
+    assert 5 < mib["tokenizer"] < mib["text_classifier"], "a process of Python each"
 
 
 @pytest.mark.slow
@@ -144,12 +196,66 @@ def test_the_patch_changes_the_step_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_platforms_are_refused(searched: tuple[Path, Optimizer]) -> None:
+def test_every_platform_takes_the_pipeline_and_its_archive_answers(
+    searched: tuple[Path, Optimizer], tmp_path: Path
+) -> None:
     folder, _ = searched
-    export = ("export", "pipeline", "--format", "kubernetes", "--to", folder / "platform")
-    exported = run_to_end(folder, *export)
-    assert exported.process.returncode == 2
-    assert "text_classifier is a pipeline, which is exported as repository" in exported.errors
+    for name in PLATFORMS:
+        arguments = ["export", "pipeline", "--results", str(folder / "results"), "--no-examples"]
+        arguments += ["--cache", str(folder / "cache"), "--format", name]
+        exported = CliRunner().invoke(commands, [*arguments, "--to", str(tmp_path / name)])
+        assert exported.exit_code == 0, exported.output
+    rules = (tmp_path / "kubernetes" / "monitoring" / "triton-rules.yaml").read_text()
+    watched = set(re.findall(r'(nv_\w+){model="(\w+)"', rules))
+    assert {model for _, model in watched} == {*STEPS, "text_classifier"}
+    with tarfile.open(tmp_path / "sagemaker" / "model.tar.gz") as archive:
+        archive.extractall(tmp_path / "models", filter="data")
+    model = json.loads((tmp_path / "sagemaker" / "create-model.json").read_text())
+    port, metrics = free_ports(2)
+    shown = [f"--metrics-port={metrics}", "--metrics-address=127.0.0.1", "--allow-metrics=true"]
+    shown += ["--metrics-config=summary_latencies=true"]
+    serve = str(tmp_path / "sagemaker" / "image" / "serve")
+    with started(
+        ["sh", serve, *shown],
+        tmp_path,
+        **model["PrimaryContainer"]["Environment"],
+        MODEL_REPOSITORY=str(tmp_path / "models"),
+        SAGEMAKER_BIND_TO_PORT=str(port),
+    ):
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{address}/ping") is not None, "an answer to /ping")
+        text = {"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["zzzz"]}
+        reply = answers(f"{address}/invocations", {"inputs": [text]})
+        figures = answers(f"http://127.0.0.1:{metrics}/metrics")
+    assert reply is not None
+    assert json.loads(reply)["outputs"][0]["data"] == ["long"]
+    assert figures is not None
+    for metric, name in watched:
+        assert f'{metric}{{model="{name}"' in figures, "Triton shows it of every step"
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_recorded_and_its_table_is_searched(
+    searched: tuple[Path, Optimizer], tmp_path: Path
+) -> None:
+    shutil.copytree(searched[0] / "models", tmp_path / "models")
+    space = write_space(tmp_path, {"classifier.batching": [True]})
+    recorded = run_to_end(tmp_path, "record", space, "--cache", tmp_path / "cache")
+    assert recorded.process.returncode == 0, recorded.output + recorded.errors
+    path = tmp_path / "results" / "pipeline" / "recorded" / "table.csv"
+    table = read_table(path)
+    assert table.space.search_space.graph is not None
+    for row in table.rows:
+        assert row.saturation is not None
+        *steps, top = row.saturation.servers
+        assert [split.model for split in steps] == [*STEPS]
+        assert all(split.step and split.batches for split in steps)
+        assert top.ensemble
+        assert top.request_ms is not None
+        assert top.request_ms > max(split.total_ms for split in steps)
+    replayed = CliRunner().invoke(commands, ["replay", str(path), "--sampler", "random"])
+    assert replayed.exit_code == 0, replayed.output
+    assert "100.0% of the table's best" in replayed.output
 
 
 @pytest.mark.slow

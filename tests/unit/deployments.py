@@ -76,6 +76,15 @@ SEVERAL = replace(
     load_seconds=None,
     measured_on=None,
 )
+PIPELINE = replace(
+    ON_CPU,
+    name="pipeline",
+    models=(replace(BERT, queue_ms=None, batch_size=None),),
+    steps=(
+        replace(BERT, name="tokenizer", queue_ms=0.5, batch_size=1.0, largest_batch=1, step=True),
+        replace(BERT, name="encoder", requests_per_second=1700.0, step=True),
+    ),
+)
 ALL = (ON_CPU, ON_GPU, SEVERAL)
 
 

@@ -284,7 +284,7 @@ def _space(folder: Path) -> Kind:
 
 
 def _condition(folder: Path) -> Kind:
-    table = small_space().models[0]._table()
+    table = small_space().models[0].table()
 
     def read(path: Path) -> None:
         try:

@@ -24,9 +24,11 @@ from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_t
 from optimizer.report.plan_tables import tables
 from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.table import Line
-from optimizer.search.cold_start import without_warmup
+from optimizer.search.cold_start import with_warmup, without_warmup
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.deployed_config import read_deployed, served_text
+from optimizer.triton.session import ModelFiles
+from optimizer.workload.streams import Payloads, TensorSpec
 from optimizer.workload.transport import SerialisedRequest
 from tests.unit.studies import small_space
 from tests.unit.tables import WORKLOAD
@@ -66,6 +68,22 @@ def test_the_warm_up_of_a_deployed_model_is_left_out_of_its_text(tmp_path: Path)
     assert text.startswith("# Ours.")
     del before.model_warmup[:]
     assert config == before
+
+
+def test_a_deployed_model_without_warm_up_is_measured_with_one_too(tmp_path: Path) -> None:
+    bare = DEPLOYED.partition("model_warmup")[0]
+    (tmp_path / "config.pbtxt").write_text(bare)
+    spec = ArtifactSpec("m", "repository", "repository", "as_deployed")
+    model = ModelServing("m", spec, max_batch_size=4, warmup_batch_sizes=(1, 4))
+    payloads = Payloads((TensorSpec("x", "FP32", (2,)),))
+    warm = with_warmup(ServingConfig((model,)), {"m": ModelFiles(tmp_path, payloads, ())})
+    assert warm is not None
+    text, config = served_text(tmp_path, warm.models[0])
+    assert text.startswith(bare)
+    assert [entry.batch_size for entry in config.model_warmup] == [1, 4]
+    assert config.model_warmup[0].inputs["x"].zero_data
+    rate = Payloads((TensorSpec("x", "INT32", (1,), choices=(8000, 16000)),))
+    assert with_warmup(ServingConfig((model,)), {"m": ModelFiles(tmp_path, rate, ())}) is None
 
 
 def test_what_was_measured_is_of_the_configuration_alone(tmp_path: Path) -> None:
@@ -135,8 +153,14 @@ def test_the_conclusion_compares_the_two() -> None:
         "40.0 ms. Later requests take 3.0 ms."
     )
     alone = cold_start(CONFIG, warmup=False)
-    assert "Without model_warmup, which the configuration does not have" in (
-        cold_start_sentence(alone)
+    assert cold_start_sentence(alone) == (
+        "Without model_warmup, which the configuration does not have, an instance serves 1.5 s "
+        "after its server is started (0.5 s of it to load the models), and the first request "
+        "takes 40.0 ms. Later requests take 3.0 ms."
+    )
+    both = cold_start(CONFIG).starts
+    assert "takes 40.0 ms; with it, these are 2.5 s and 4.0 ms. Later" in cold_start_sentence(
+        replace(alone, starts=both[::-1])
     )
     running = replace(alone, starts=(replace(alone.starts[0], server_seconds=None),))
     assert "the models serve 0.5 s after the request to load them" in cold_start_sentence(running)
@@ -183,8 +207,7 @@ def test_the_end_of_a_run_and_the_plan_tell_the_measured_start(
     [member] = planned.plan.fleet.members
     assert (member.instance.setup_seconds, member.instance.setup_measured) == (2.5, True)
     assert tables(planned.plan, {"one": ""})[0].notes[-1] == (
-        "Setup: from the start of the server until its models serve, measured with their warm-up "
-        "(one)."
+        "Setup: from the start of the server until its models serve, as measured (one)."
     )
     [entry] = json.loads(planned.data.read_text())["instances"]
     assert entry["setup_seconds"] == 2.5

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
@@ -296,6 +297,31 @@ def test_a_request_is_shown_as_long_as_the_longest_that_was_measured() -> None:
         Input("ids", "INT64", (1, 32), 3),
         Input("scale", "FP32", (1, 2), -1),
     )
+
+
+def test_the_steps_of_a_pipeline_are_watched_and_not_sent_to() -> None:
+    whole = candidate()
+    [served] = whole.config.models
+    steps = (replace(served, name="tokenizer"), replace(served, name="encoder"))
+    top = ComposedModel("bert", "ensemble", in_sequence(("tokenizer", "encoder")))
+    config = replace(whole.config, models=(*steps, served), graph=ModelGraph((top,)))
+    batches = (BatchPoint(2, 4, 1.0), BatchPoint(8, 4, 2.0))
+    splits = (
+        ServerSplit("tokenizer", 10, 0.5, 0, 1, 0, (BatchPoint(1, 10, 1.0),), step=True),
+        ServerSplit("encoder", 20, 3.5, 0, 1, 0, batches, step=True),
+        ServerSplit("bert", 10, 0.0, 0, 2, 0, batches, ensemble=True),
+    )
+    measured = candidate(None, splits).measurement
+    asked = workload(Transport())
+    own = replace(whole, config=config, measurement=measured)
+    found = deployment_of("s", own, asked, DEMAND, PRICE, IMAGE)
+    [model] = found.models
+    assert (model.name, model.queue_ms, model.batch_size) == ("bert", None, None)
+    tokenizer, encoder = found.steps
+    assert (tokenizer.queue_ms, tokenizer.batch_size) == (0.5, 1.0)
+    assert (encoder.queue_ms, encoder.batch_size, encoder.step) == (3.5, 5.0, True)
+    # It is called twice for each request.
+    assert encoder.requests_per_second == pytest.approx(2 * model.requests_per_second)
 
 
 def test_what_was_not_seen_stays_unknown() -> None:

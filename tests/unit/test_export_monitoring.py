@@ -16,9 +16,19 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from optimizer.export.deployment import Deployment, MeasuredModel
 from optimizer.export.monitoring.alerts import alerts
+from optimizer.export.monitoring.dashboard import dashboard
 from optimizer.export.monitoring.rules import monitoring_files
 from optimizer.measurement.cost import Demand
-from tests.unit.deployments import ALL, BERT, ON_CPU, ON_GPU, RANKER, SEVERAL, platform_files
+from tests.unit.deployments import (
+    ALL,
+    BERT,
+    ON_CPU,
+    ON_GPU,
+    PIPELINE,
+    RANKER,
+    SEVERAL,
+    platform_files,
+)
 from tests.unit.test_export_kubernetes import documents, kept
 
 pytestmark = pytest.mark.tools
@@ -58,7 +68,7 @@ def said(*command: str | Path, code: int = 0) -> str:
 
 @pytest.mark.parametrize(
     "deployment",
-    [ON_CPU, ON_GPU, *OF_ONE_MODEL, pytest.param(SEVERAL, marks=pytest.mark.slow)],
+    [ON_CPU, ON_GPU, *OF_ONE_MODEL, PIPELINE, pytest.param(SEVERAL, marks=pytest.mark.slow)],
     ids=lambda d: d.name,
 )
 def test_promtool_takes_the_rules_and_runs_their_test(
@@ -113,6 +123,19 @@ def test_what_was_not_seen_is_not_watched() -> None:
         "TritonBatchesSmaller",
         "TritonBatchesLarger",
     }
+
+
+def test_of_a_step_its_queue_and_its_batches_are_watched() -> None:
+    _, encoder = PIPELINE.steps
+    own = {alert.name: alert.expression for alert in alerts(PIPELINE, encoder)}
+    assert set(own) == {"TritonQueueDrift", "TritonBatchesSmaller", "TritonBatchesLarger"}
+    # Only where the pipeline is below its capacity, which is the one that was measured.
+    assert own["TritonQueueDrift"].endswith('{model="bert"}[5m])) > 765)')
+    titles = {panel["title"] for panel in json.loads(dashboard(PIPELINE))["panels"]}
+    assert "encoder, a step" in titles
+    files = monitoring_files(PIPELINE)["monitoring/triton-rules.yaml"]
+    assert "TritonDown" in files
+    assert "No server reports metrics of encoder" not in files
 
 
 def test_batches_of_one_cannot_become_smaller() -> None:

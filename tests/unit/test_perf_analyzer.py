@@ -4,6 +4,7 @@ not on every machine, is asked in tests/e2e/test_measure.py and tests/benchmarks
 
 import json
 import os
+import shutil
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from optimizer.errors import LoadTestFailure
+from optimizer.commands.measure import _perf_analyzer
+from optimizer.errors import LoadTestFailure, UsageError
 from optimizer.files.perf_analyzer_data import entries, entry_arrays
 from optimizer.load.perf_analyzer import PerfAnalyzerJob, input_data, run_perf_analyzer
 from optimizer.workload.streams import Tensors, TensorSpec
+from tests.unit.pipelines import space_of
 
 TABLE = (
     "Request Rate,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
@@ -133,3 +136,13 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(
         run_perf_analyzer(binary, replace(QUESTION, seconds=0.1))
     status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_a_pipeline_is_one_model_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    space = space_of(tmp_path, {"classifier.batching": [False, True]})
+    assert _perf_analyzer(space) == Path("/bin/perf_analyzer")
+    [stream] = space.workload.streams
+    several = replace(space.workload, streams=(stream, replace(stream, name="other")))
+    with pytest.raises(UsageError, match="it sends requests to one model, not to several"):
+        _perf_analyzer(replace(space, workload=several))

@@ -150,6 +150,34 @@ def test_a_bls_model_waits_for_its_steps_and_is_occupied_meanwhile() -> None:
     assert times.steps[-1].infer_ms == pytest.approx(5.5)
     assert times.steps[-1].busy == pytest.approx(0.8)
     assert made.network_ms == pytest.approx(1.0), "its steps are in its own time"
+    limits = pipeline_limits(config, "top", replace(made, kind="saturation"))
+    assert limits is not None
+    assert limits.bottleneck == "top"
+    assert next(limit_sentences(limits)) == (
+        "The bottleneck is top: its instances are busy for 80% of the time at saturation, the wait "
+        "for its own steps included, those of the next, b, for 16%."
+    )
+
+
+def test_what_a_response_cache_answers_does_not_come_to_the_steps() -> None:
+    # 3 of 4 requests: the steps' times count for a quarter of them.
+    quarter = [split(name, 1.0, (BatchPoint(1, 25, 2.0),), requests=25) for name in ("a", "b")]
+    times = times_of(pipeline(CHAIN), load([*quarter, top(1.6)], 100, replied_ms=2.0))
+    assert parts(times) == pytest.approx({"a": 0.75, "b": 0.75})
+    assert [(step.calls, step.busy) for step in times.steps] == [(0.25, 0.05)] * 2
+    assert times.rest_ms == pytest.approx(0.5)
+
+
+def test_beside_another_model_the_rate_and_the_time_are_of_the_pipeline_alone() -> None:
+    config = pipeline(CHAIN)
+    config = replace(config, models=(*config.models, serving("other")))
+    other = replace(split("other", requests=300), step=False)
+    splits = [split("a"), split("b"), top(6.5), other]
+    times = times_of(config, load(splits, 400, replied_ms=20.0))
+    # A quarter of the requests; their reply times are not distinguished from the other model's.
+    assert times.per_second == pytest.approx(100)
+    assert times.request_ms == pytest.approx(6.5)
+    assert [step.model for step in times.steps] == ["a", "b"]
 
 
 def test_an_ensemble_within_another_has_no_time_of_its_own() -> None:
@@ -174,27 +202,40 @@ def test_the_busiest_step_is_the_bottleneck_and_an_instance_more_moves_it() -> N
     assert limits.slowest.model == "b"
     assert limits.slowest.per_second == pytest.approx(400)
     assert limits.loss == pytest.approx(0.1)
-    # Two of b would serve 800, but a serves 500: 500/400 of what it is. One size shows no line.
+    # b serves 360 in 90 % of the time, two of b 800, but a 500. One size shows no line.
     [more] = limits.widenings
     assert (more.change, more.next_limit) == ("2 instances", "a")
-    assert more.per_second == pytest.approx(450)
+    assert more.per_second == pytest.approx(500)
     text = " ".join(limit_sentences(limits))
     assert "The bottleneck is b: its instances are busy for 90% of the time at saturation" in text
     assert "b, serves 400 requests/s in batches of 4 by its own executions" in text
     assert "the pipeline saturates at 360, 10% less." in text
-    assert "Computed and not measured, for b: 2 instances would saturate at about 450" in text
+    assert (
+        "Computed and not measured, for b: 2 instances would saturate at 500 requests/s at most "
+        "(+39%), where a limits." in text
+    )
 
 
 def test_larger_batches_continue_the_line_of_the_measured_ones() -> None:
-    # 6 ms for 2 and 8 ms for 4: 12 ms for 8, which is 667/s instead of 500/s.
+    # 6 ms for 2 and 8 ms for 4: 12 ms for 8, which is 667/s instead of 500/s. b is busy for
+    # 440/s x 2.2 ms, and would serve 454.5 without its waits.
     batches = (BatchPoint(2, 10, 6.0), BatchPoint(4, 20, 8.0))
     config = pipeline(CHAIN, b=serving("b", largest=4))
     limits = limits_of(config, split("a", batches=(BatchPoint(1, 100, 0.5),)),
                        split("b", 9.0, batches), per_second=440)  # fmt: skip
     widenings = {each.change: each for each in limits.widenings}
-    assert widenings["max_batch_size 8"].per_second == pytest.approx(440 * 8 / 12 * 2)
+    assert widenings["max_batch_size 8"].per_second == pytest.approx(440 / 0.968 * 4 / 3)
     assert widenings["max_batch_size 8"].next_limit is None
-    assert widenings["2 instances"].per_second == pytest.approx(880)
+    assert widenings["2 instances"].per_second == pytest.approx(440 / 0.968 * 2)
+
+
+def test_batches_that_do_not_fill_need_no_larger_ones() -> None:
+    batches = (BatchPoint(2, 30, 6.0), BatchPoint(4, 10, 8.0))
+    config = pipeline(CHAIN, b=serving("b", largest=4))
+    limits = limits_of(config, split("a", batches=(BatchPoint(1, 100, 0.5),)),
+                       split("b", 9.0, batches), per_second=370)  # fmt: skip
+    assert limits.bottleneck == "b"
+    assert [each.change for each in limits.widenings] == ["2 instances"]
 
 
 def test_two_busy_steps_or_idle_ones_are_no_bottleneck() -> None:

@@ -15,7 +15,7 @@ from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
 from optimizer.configuration.parameter_definition import Value, label
 from optimizer.configuration.parameters import parameters_in_order, preferred_sizes
-from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
+from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, Runtime
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
@@ -46,7 +46,7 @@ sizes = st.lists(st.integers(1, 16), min_size=1, max_size=2, unique=True).map(
 )
 any_values = st.fixed_dictionaries(
     {
-        "runtime": lists_of(st.sampled_from(sorted({*PRECISIONS_OF["KIND_CPU"]} - {"repository"}))),
+        "runtime": lists_of(st.sampled_from(sorted(RUNTIME_PACKAGE))),
         "precision": lists_of(
             st.sampled_from(sorted({*PRECISION_RANK} - {"as_deployed"})), ("fp32",)
         ),
@@ -436,7 +436,7 @@ def test_a_huge_space_is_refused_with_its_size_and_not_built() -> None:
     assert MAX_POINTS == 10**6
 
 
-TABLE = small_space().models[0]._table()
+TABLE = small_space().models[0].table()
 
 
 @pytest.mark.parametrize(

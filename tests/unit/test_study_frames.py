@@ -7,6 +7,7 @@ import pytest
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
 from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.report.study_frames import measured_levels_frame, trials_frame
 from tests.unit.studies import HARDWARE, VALUES, level, ok, record_of, small_space
@@ -18,7 +19,10 @@ def test_a_level_has_the_servers_own_times_where_they_are_known() -> None:
         "bert", 100, 4.0, 0.5, 10.0, 0.25, (BatchPoint(4, 20, 9.0), BatchPoint(2, 10, 8.0))
     )
     seen = replace(level(0.5, 50.0), server=(replace(split, model="other"), split))
-    frame = measured_levels_frame([seen, level(0.6, 55.0)], WORKLOAD)
+    config = ServingConfig(
+        (ModelServing("bert", ArtifactSpec("bert", "openvino", "python", "fp32")),)
+    )
+    frame = measured_levels_frame(config, [seen, level(0.6, 55.0)], WORKLOAD)
     assert list(frame.level) == [0, 1]
     known, unknown = frame.iloc[0], frame.iloc[1]
     assert known.queue_ms == 4.0

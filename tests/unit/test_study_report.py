@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from optimizer.measurement.host_share import HostTiming
 from optimizer.report.number_formats import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.table import Table
+from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import FailingBatch
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
+from tests.unit.winners import cold_start, transports
 
 ANCHORS = [
     "recommendation", "what-mattered", "cost-and-latency", "loads", "course", "predictions",
@@ -38,6 +41,27 @@ def test_every_section_has_something_to_say(found: ReportResult) -> None:
     for anchor in ANCHORS:
         assert f'<section id="{anchor}"' in page
         assert f'href="#{anchor}"' in page
+
+
+def test_what_was_measured_of_the_winner_has_sections_of_its_own(
+    found: ReportResult, tmp_path: Path
+) -> None:
+    best = found.report.outcome.best
+    assert best is not None
+    shutil.copytree(found.page.parent, tmp_path / "made-up")
+    directory = StudyDirectory(tmp_path / "made-up")
+    directory.cold_start.write(cold_start(best.config))
+    directory.transports.write(transports(best.config))
+    measured = report_study(tmp_path, "made-up")
+    page, markdown = measured.page.read_text(), measured.markdown.read_text()
+    for anchor, title, text in (
+        ("cold-start", "Cold start", "an instance serves 2.5 s after its server is started"),
+        ("transports", "Payload and protocol", "HTTP with JSON serves 50% of that"),
+    ):
+        assert f'<section id="{anchor}"' in page
+        assert text in page
+        assert f"## {title}\n" in markdown
+        assert text in markdown
 
 
 def test_the_headline_names_configuration_count_cost_interval_and_latency(

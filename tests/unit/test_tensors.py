@@ -15,8 +15,10 @@ from tritonclient.utils import serialize_byte_tensor
 
 from optimizer.files.tensors import from_npz, to_npz
 from optimizer.files.untrusted import UnreadableError
+from optimizer.triton.tensors import client_inputs
 from optimizer.workload.data_types import NUMPY_TYPES, DataType, data_type_of, decoded, encoded
 from optimizer.workload.streams import Tensors
+from optimizer.workload.text_pattern import draw_texts
 
 SHAPES = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 
@@ -115,3 +117,11 @@ def test_arrays_that_take_too_much_memory_are_refused_unread() -> None:
     assert len(content) < 2**12
     with pytest.raises(UnreadableError, match=r"arrays must take at most 0\.5 MiB"):
         from_npz(content, most_bytes=2**19)
+
+
+def test_a_text_of_a_pattern_is_sent_as_it_is() -> None:
+    texts = np.empty((1, 1), dtype=np.object_)
+    texts[0, 0] = draw_texts("a{3}", 1, np.random.default_rng(0))[0]
+    plain = np.array([[b"aaa"]], dtype=np.object_)
+    sent, expected = (client_inputs({"TEXT": each})[0] for each in (texts, plain))
+    assert sent._get_content() == expected._get_content()

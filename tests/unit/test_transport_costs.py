@@ -53,7 +53,8 @@ class Levels:
         return replace(self, workload=workload)
 
     @contextmanager
-    def on(self, served: Any, config: ServingConfig) -> Iterator[RunLevel]:
+    def on(self, served: Any, config: ServingConfig, *, cold: bool = False) -> Iterator[RunLevel]:
+        self.evaluator.cold.append(cold)
         if self.workload.transport.shared_memory and self.evaluator.refusal is not None:
             raise ServerFailure(self.evaluator.refusal)
         yield self._run
@@ -86,6 +87,7 @@ class Server:
     def __post_init__(self) -> None:
         self.ran: list[tuple[Transport, int, LevelPlan]] = []
         self.options: list[ServerOptions] = []
+        self.cold: list[bool] = []
         self.failures: list[Exception] = []
 
     @property
@@ -122,6 +124,7 @@ def test_each_transport_is_measured_in_turn_and_back() -> None:
     assert sent == [
         SentAs(GRPC), SentAs(JSON), SentAs(Transport("http")), SentAs(MEMORY), SentAs(GRPC, 8),
     ]  # fmt: skip
+    assert server.cold == [False, True, True, True, True], "the first warms up for all"
     order = [(transport, size) for transport, size, _ in server.ran]
     one_round = [(each.transport, each.batch_size) for each in sent]
     assert order == 3 * (one_round + one_round[::-1])
@@ -159,7 +162,8 @@ def test_a_server_that_refuses_shared_memory_is_told_with_what_its_owner_must_do
     assert ("with --allow-client-shm=true from Triton 2.68 on" in refused.reason) == who
     assert (compared.costs[0].server_cpu_ms is None) == who
     assert (
-        f"gRPC, shared memory: not measured: {refused.reason}." in transports_table(compared).notes
+        f"gRPC with shared memory: not measured: {refused.reason}."
+        in transports_table(compared).notes
     )
 
 
@@ -191,8 +195,8 @@ def test_the_conclusion_names_only_clear_differences() -> None:
     fast, noisy = cost(SentAs(GRPC), 1000.0, 1100.0), cost(SentAs(Transport("http")), 900.0, 1050.0)
     slow, large = cost(SentAs(JSON), 500.0, 550.0), cost(SentAs(GRPC, 8), 4000.0, 4400.0)
     assert transports_sentence(comparison(fast, slow, noisy, large)) == (
-        "gRPC, binary; HTTP, binary serve the most, up to 1,050 inferences/s, and HTTP, JSON 50% "
-        "of it; requests of 8 inferences serve 4.00 times as many."
+        "gRPC and HTTP with binary tensors serve the most, up to 1,050 inferences/s; HTTP with "
+        "JSON serves 50% of that; requests of 8 inferences serve 4.00 times the study's own."
     )
     assert transports_sentence(comparison(fast, noisy)) == (
         "No transport serves clearly more than another."
@@ -203,12 +207,14 @@ def test_the_table_has_the_studys_own_first_and_tells_when_the_client_was_late()
     own, late = cost(SentAs(GRPC), 1000.0, 1000.0), cost(SentAs(JSON), 500.0, 500.0, lag_ms=20.0)
     table = transports_table(comparison(own, late))
     assert table.rows[0] == (
-        "gRPC, binary", "1", "1,000", "100%", "2.0 / 4.0", "3.0 / 9.0", "0.200", "0.700",
+        "gRPC", "1", "1,000", "100%", "2.0 / 4.0", "3.0 / 9.0", "0.200", "0.700",
     )  # fmt: skip
-    assert table.rows[1][:4] == ("HTTP, JSON", "1", "500", "50%")
+    assert table.rows[1][:4] == ("HTTP with JSON", "1", "500", "50%")
     assert "p50 / p95 at 50/s, ms" in table.columns
-    assert table.notes[1].startswith("The load generator fell 20.0 ms behind with HTTP, JSON, 1")
-    assert table.notes[-1] == "gRPC, shared memory: not measured: no memory."
+    assert table.notes[1].startswith(
+        "The load generator fell 20.0 ms behind with HTTP with JSON, 1"
+    )
+    assert table.notes[-1] == "gRPC with shared memory: not measured: no memory."
 
 
 def test_a_comparison_is_kept_for_its_configuration(tmp_path: Path) -> None:

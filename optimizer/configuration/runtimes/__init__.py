@@ -10,10 +10,12 @@ from optimizer.configuration.runtimes.onnxruntime import ONNXRUNTIME
 from optimizer.configuration.runtimes.openvino import OPENVINO
 from optimizer.configuration.runtimes.pytorch import PYTORCH
 from optimizer.configuration.runtimes.repository import REPOSITORY
+from optimizer.configuration.runtimes.softmax import SOFTMAX
 from optimizer.configuration.runtimes.spec import Kind, Precision, RuntimeSpec
 from optimizer.configuration.runtimes.tensorrt import TENSORRT
+from optimizer.configuration.runtimes.tokenizers import TOKENIZERS
 
-_ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT, REPOSITORY)
+_ALL = (ONNXRUNTIME, OPENVINO, PYTORCH, TENSORRT, REPOSITORY, TOKENIZERS, SOFTMAX)
 
 RUNTIMES: Mapping[str, RuntimeSpec] = {spec.name: spec for spec in _ALL}
 
@@ -28,10 +30,15 @@ PRECISIONS_OF: Mapping[Kind, Mapping[Runtime, tuple[Precision, ...]]] = {
 }
 """Precisions that each runtime serves, by kind of instance."""
 
-RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+HOSTED_PACKAGE: Mapping[Runtime, str] = {
     name: spec.package for name, spec in RUNTIMES.items() if spec.package is not None
 }
 """Python package of each runtime that Triton's Python backend can host."""
+
+RUNTIME_PACKAGE: Mapping[Runtime, str] = {
+    name: package for name, package in HOSTED_PACKAGE.items() if not RUNTIMES[name].step
+}
+"""Of these, the packages of the runtimes that execute models."""
 
 
 def session_file(runtime: Runtime) -> Path:

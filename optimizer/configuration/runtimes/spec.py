@@ -55,6 +55,8 @@ class RuntimeSpec:
         processor_lacks: returns why a precision does not run on an x86 processor with these flags,
             in the kernel's words; None where it runs.
         recipe: version of how its files are made; to be raised with every change of the files.
+        step: whether it executes the texts before or after the model of a generated pipeline: on
+            the CPU, in one thread for each instance, and never chosen for a model.
     """
 
     name: str
@@ -65,3 +67,4 @@ class RuntimeSpec:
     convert: Callable[[Path, Path], None] | None = None
     processor_lacks: Callable[[Precision, Set[str]], str | None] = _every_processor
     recipe: int = 1
+    step: bool = False

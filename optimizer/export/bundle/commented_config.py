@@ -33,7 +33,7 @@ def origins_in(space: SearchSpace, cold_start: ColdStart | None = None) -> Origi
         listed = ", ".join(str(label(value)) for value in parameter.values)
         how = "searched among" if len(parameter.values) > 1 else "fixed by the space file:"
         origins.setdefault(parameter.model, {})[parameter.name] = f"{how} {listed}"
-    if cold_start is not None and (cold := cold_start.without_warmup) is not None:
+    if cold_start is not None and (cold := cold_start.otherwise) is not None:
         for first in cold_start.as_served.first_requests:
             other = cold.first_request(first.model, first.batch_size)
             if other is not None and "model_warmup" not in origins.setdefault(first.model, {}):

@@ -11,7 +11,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.source_card import SourceCard
-from optimizer.configuration.runtimes import RUNTIME_PACKAGE
+from optimizer.configuration.runtimes import HOSTED_PACKAGE
 from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle.commented_config import Origins, commented
@@ -155,7 +155,7 @@ def required_packages(
     """
     hosted = [m.artifact.runtime for m in models if m.artifact.backend == "python"]
     packages = dict.fromkeys(
-        package for runtime in hosted for package in ("numpy", RUNTIME_PACKAGE[runtime])
+        package for runtime in hosted for package in ("numpy", HOSTED_PACKAGE[runtime])
     )
     return tuple(
         # Only its own index has a local version such as 2.13.0+cpu.

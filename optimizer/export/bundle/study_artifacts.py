@@ -17,7 +17,7 @@ from optimizer.study.files import read_prepared
 from optimizer.triton.model_config import outputs_of_config
 from optimizer.triton.repository import MODEL_CODE, link, read_config
 from optimizer.triton.session import ModelFiles
-from optimizer.workload.streams import OutputTensor, Payloads
+from optimizer.workload.streams import OutputTensor
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class StudyArtifacts:
                 f"{self._study.directory.root} nor in the artefact cache {self._cache.root}: give "
                 "the --cache that the study was run with, or run the study again"
             )
-        streams = self._study.searched.workload.streams
-        own = (stream.payloads for stream in streams if stream.target == spec.model)
-        payloads = next(own, Payloads(()))  # a step gets its requests from its ensemble
+        payloads = self._study.searched.payloads_of(spec.model)
         facts = read_facts(path)
         files = ModelFiles(path, payloads, self._outputs(spec.model), facts)
         source = self._source(cached[1]) if facts is not None and cached is not None else None

@@ -54,7 +54,19 @@ class Alert:
 
 
 def alerts(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
-    """Yield all alerts of one model, the most severe first."""
+    """Yield all alerts of one model, the most severe first; of a step those of its batcher."""
+    if not model.step:
+        yield from _service_alerts(deployment, model)
+    if model.queue_ms is not None:
+        yield _queue_drift(deployment, model, model.queue_ms)
+    if model.queue_ms is not None and model.batch_size is not None:
+        yield from _smaller_batches(model, model.queue_ms, model.batch_size)
+    if model.batch_size is not None:
+        yield from _larger_batches(deployment, model, model.batch_size)
+
+
+def _service_alerts(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
+    """Yield alerts about what clients get."""
     yield _down(model)
     if deployment.replicas > 1:
         yield _instance_gone(deployment, model)
@@ -64,12 +76,6 @@ def alerts(deployment: Deployment, model: MeasuredModel) -> Iterator[Alert]:
     yield _failing(model)
     yield _over_capacity(model)
     yield from _latency_drift(deployment, model)
-    if model.queue_ms is not None:
-        yield _queue_drift(deployment, model, model.queue_ms)
-    if model.queue_ms is not None and model.batch_size is not None:
-        yield from _smaller_batches(model, model.queue_ms, model.batch_size)
-    if model.batch_size is not None:
-        yield from _larger_batches(deployment, model, model.batch_size)
 
 
 def _down(model: MeasuredModel) -> Alert:

@@ -26,6 +26,7 @@ _Steps = list[tuple[str, float]]
 def dashboard(deployment: Deployment) -> str:
     """Return the dashboard as JSON, ready to be imported."""
     blocks = [[_row(f"{m.name}: {_measured_text(m)}"), *_panels(m)] for m in deployment.models]
+    blocks += [[_row(f"{step.name}, a step"), *_batcher_panels(step)] for step in deployment.steps]
     if deployment.resources.gpus:
         blocks.append([_row("GPUs"), *_gpu_panels()])
     content = {
@@ -92,20 +93,7 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         if model.latency_ms < limit
         else [("red", limit)],
     )
-    yield _panel(
-        "Mean queue time",
-        "ms",
-        expressions.queue_ms(selector),
-        _measured_value(model.queue_ms, "Measured at the capacity: {:.4g} ms."),
-        [("orange", model.queue_ms)] if model.queue_ms is not None else [],
-    )
-    yield _panel(
-        "Mean batch size",
-        "none",
-        expressions.batch_size(selector),
-        _measured_value(model.batch_size, "Measured at the capacity: {:.4g} inferences."),
-        [("orange", model.batch_size)] if model.batch_size is not None else [],
-    )
+    yield from _batcher_panels(model)
     yield _panel(
         "Failed requests",
         "percentunit",
@@ -120,6 +108,24 @@ def _panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
         "Sum over all instances.",
         [],
         legend="{{model}}",
+    )
+
+
+def _batcher_panels(model: MeasuredModel) -> Iterator[dict[str, Any]]:
+    selector = selected(model, _INSTANCE)
+    yield _panel(
+        "Mean queue time",
+        "ms",
+        expressions.queue_ms(selector),
+        _measured_value(model.queue_ms, "Measured at the capacity: {:.4g} ms."),
+        [("orange", model.queue_ms)] if model.queue_ms is not None else [],
+    )
+    yield _panel(
+        "Mean batch size",
+        "none",
+        expressions.batch_size(selector),
+        _measured_value(model.batch_size, "Measured at the capacity: {:.4g} inferences."),
+        [("orange", model.batch_size)] if model.batch_size is not None else [],
     )
 
 

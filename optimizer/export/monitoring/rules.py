@@ -37,7 +37,7 @@ _RECORDED: Mapping[str, Callable[[MeasuredModel], str]] = {
 
 def monitoring_files(deployment: Deployment) -> dict[str, str]:
     """Return the rules, their test and the dashboard, by path."""
-    tests = [test for model in deployment.models for test in _tests(deployment, model)]
+    tests = [test for model in deployment.watched for test in _tests(deployment, model)]
     return {
         RULES_FILE: yaml_text(deployment.summary, {"groups": _groups(deployment)}),
         _TEST_FILE: yaml_text(
@@ -55,11 +55,11 @@ def monitoring_files(deployment: Deployment) -> dict[str, str]:
 def _groups(deployment: Deployment) -> list[dict[str, Any]]:
     recorded = [
         {"record": name, "expr": expression(model), "labels": {"model": model.name}}
-        for model in deployment.models
+        for model in deployment.watched
         for name, expression in _RECORDED.items()
     ]
     alerting = [
-        _rule(model, alert) for model in deployment.models for alert in alerts(deployment, model)
+        _rule(model, alert) for model in deployment.watched for alert in alerts(deployment, model)
     ]
     return [
         {"name": f"{deployment.name}-recorded", "rules": recorded},
@@ -113,7 +113,7 @@ def _test(
     series = [
         each
         for number, state in enumerate(servers)
-        for other in deployment.models
+        for other in deployment.watched
         for each in _series(other, state if other is model else below_capacity(other), number)
     ]
     return {

@@ -21,6 +21,7 @@ from optimizer.export.monitoring.rules import monitoring_files
 from optimizer.export.platforms import sagemaker
 from optimizer.export.platforms.server import template_values
 from optimizer.export.rendering import render_folder
+from optimizer.triton.deployed_config import CONFIG_FILE
 
 
 def _no_values(deployment: Deployment) -> Mapping[str, Any]:
@@ -74,7 +75,8 @@ class Platform:
             if self.with_repository:
                 repository = repository.rename(target / "repository")
             if self.pack is not None:
-                self.pack(repository, [model.name for model in deployment.models], target)
+                models = [config.parent.name for config in repository.glob(f"*/{CONFIG_FILE}")]
+                self.pack(repository, models, target)
             for name, text in files.items():
                 path = target / name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,8 @@ class Instance:
         capacity_per_second, capacity_low_per_second: of the whole instance, over all streams, with
             its lower bound.
         setup_seconds: from a running machine until its models serve.
-        setup_measured: whether that is the time from the start of the server, with model_warmup, as
-            measured; otherwise it is what the trial took to load the models.
+        setup_measured: whether that was measured from the start of the server; otherwise it is what
+            the trial took to serve the models.
         parts: its streams, with service times that give the measured capacity.
         copies: of `parts` on the instance; several where only some of its GPUs were measured.
         moved: factor by which the service times were scaled.
