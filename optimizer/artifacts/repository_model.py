@@ -16,9 +16,10 @@ from optimizer.artifacts.build_context import BuildContext
 from optimizer.artifacts.cache import CacheEntry, Key, file_digest
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, cause_text
+from optimizer.files.shipped import shipped
 from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.triton.model_config import to_text
-from optimizer.triton.pipeline_config import ensemble_config
+from optimizer.triton.pipeline_config import pipeline_config
 from optimizer.workload.model_spec import ModelSpec, PipelineSource, RepositorySource
 
 _COMPILED = "__pycache__"
@@ -62,7 +63,11 @@ class RepositoryBuilder:
 
 def _generated(model: ModelSpec, source: PipelineSource) -> dict[str, str]:
     """Return the content of each file of the model that joins the steps of a pipeline."""
-    return {CONFIG_FILE: to_text(ensemble_config(model, source))}
+    files = {CONFIG_FILE: to_text(pipeline_config(model, source))}
+    if source.kind == "bls":
+        template = shipped("model_repository_templates") / "bls" / "model.py"
+        files["1/model.py"] = template.read_text()
+    return files
 
 
 def _write(files: Mapping[str, str], into: Path) -> None:

@@ -60,7 +60,8 @@ def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
     gpus = _gpus(config)
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
     hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]
-    needs = Needs(tuple(model.name for model in config.models), tuple(hosted))
+    fields = tuple(path for model in config.models for path, _ in model.parameters)
+    needs = Needs(tuple(model.name for model in config.models), tuple(hosted), fields=fields)
     require_server(host, needs, slot)
     missing = [name for name in needs.packages if importlib.util.find_spec(name) is None]
     if isinstance(host, EmbeddedHost) and missing:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
+from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
+from optimizer.configuration.releases import content_of, refuse_newer_fields
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, Runtime
+from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.files.shipped import shipped
@@ -19,7 +22,7 @@ from optimizer.machine.slots import Slot
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.docker_launcher import DockerLauncher
-from optimizer.triton.embedded import find_embedded_runtime
+from optimizer.triton.embedded import SERVER_VERSION, find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.launcher import PickPorts, ServerLauncher, free_ports
 from optimizer.triton.remote_launcher import RemoteLauncher
@@ -53,11 +56,13 @@ class Needs:
         models: names of the models to serve.
         runtimes: that are hosted in Triton's Python backend.
         backends: backends of models that are deployed already.
+        fields: paths of fields of config.pbtxt that are set.
     """
 
     models: tuple[str, ...]
     runtimes: tuple[Runtime, ...]
     backends: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
     @property
     def packages(self) -> list[str]:
@@ -79,8 +84,16 @@ def require_host(space: Space, slot: Slot) -> str:
     hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
     # Ensembles are part of the server itself.
     backends = tuple(each.backend for each in space.deployed.values() if not each.ensemble)
-    needs = Needs(tuple(model.name for model in space.models), tuple(hosted), backends)
+    names = tuple(model.name for model in space.models)
+    needs = Needs(names, tuple(hosted), backends, tuple(_fields(space.search_space)))
     return require_server(space.host, needs, slot)
+
+
+def _fields(space: SearchSpace) -> Iterator[str]:
+    """Yield the paths of fields of config.pbtxt to which some points give a value."""
+    for parameter in space.parameters:
+        if is_any_field(parameter.name) and {*parameter.values} - {UNCHANGED}:
+            yield parameter.name.removeprefix(CONFIG_PREFIX)
 
 
 def require_server(host: Host, needs: Needs, slot: Slot) -> str:
@@ -143,6 +156,7 @@ def _repository(root: Path, place_file: PlaceFile) -> ModelRepository:
 
 def _require_embedded(_: EmbeddedHost, needs: Needs, ___: Slot) -> str:
     find_embedded_runtime()
+    refuse_newer_fields(needs.fields, SERVER_VERSION)
     missing = sorted({*needs.backends} - {EMBEDDED_BACKEND})
     if missing:
         raise RequirementError(
@@ -168,6 +182,7 @@ def _embedded(
 def _require_container(host: ContainerHost, needs: Needs, slot: Slot) -> str:
     engine = ContainerEngine.connect()
     image = engine.image(host.image)
+    refuse_newer_fields(needs.fields, content_of(host.image, image.environment).triton)
     if missing := _missing_in(engine, host.image, needs.packages, slot):
         raise RequirementError(
             f"the image {host.image} lacks {', '.join(missing)}: build one from it that has "
@@ -215,6 +230,7 @@ def _require_remote(host: RemoteHost, needs: Needs, slot: Slot) -> str:
         server.stop()
     except ServerFailure as error:
         raise RequirementError(str(error)) from error
+    refuse_newer_fields(needs.fields, version)
     _claim(host.repository, needs.models)
     return f"{host.grpc}, Triton {version}"
 

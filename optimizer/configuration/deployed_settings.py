@@ -70,6 +70,7 @@ class DeployedSettings:
             max_batch_size, if any; empty for other models.
         least_batch_size: that max_batch_size, which the step must take; 0 without an ensemble.
         runtime: what executes the model; of a step that is generated, that of the step.
+        is_generated: whether the configuration is made here, which no one has deployed.
     """
 
     values: Mapping[str, Value]
@@ -81,22 +82,25 @@ class DeployedSettings:
     caller: str = ""
     least_batch_size: int = 0
     runtime: Runtime = "repository"
+    is_generated: bool = False
 
     @classmethod
     def generated(cls, runtime: Runtime, target: str, request_size: int) -> DeployedSettings:
-        """Return the settings of a generated step without a model, such as a tokeniser.
+        """Return the settings of a generated model that is not built from a graph.
 
         Args:
-            target: the pipeline.
+            target: the pipeline that it is a step of; empty for the pipeline itself.
+            request_size: inferences in one request.
         """
         return cls(
-            _SCHEDULING,
+            {**_SCHEDULING, "max_batch_size": request_size},
             batched=True,
             instance_groups=1,
             backend="python",
             caller=target,
             least_batch_size=request_size,
             runtime=runtime,
+            is_generated=True,
         )
 
     @property
@@ -162,8 +166,9 @@ class DeployedSettings:
 
     @property
     def _kind(self) -> str:
-        generated = self.runtime != "repository"
-        return f"a step of {self.runtime}" if generated else "a model of a repository"
+        if self.runtime != "repository":
+            return f"a step of {self.runtime}"
+        return "a model that calls others" if self.is_generated else "a model of a repository"
 
     def _refusal_in_pipeline(self, name: str) -> str | None:
         if name in _REQUESTS and self.caller:
@@ -197,7 +202,7 @@ class DeployedSettings:
         has no deployed value.
         """
         values: dict[str, Sequence[Value]] = {n: (value,) for n, value in self._fixed.items()}
-        deployed = self.values if self.runtime == "repository" else {}
+        deployed = {} if self.is_generated else self.values
         values |= {name: listed[name] for name in self.values if name in listed}
         for name, value in deployed.items():
             values[name] = tuple(dict.fromkeys((value, *listed.get(name, ()))))

@@ -405,8 +405,16 @@ PARAMETER_KEYS = tuple(each.file_key for each in PARAMETERS)
 """Names of all parameters in space files."""
 
 
+FIELD_KEYS = {
+    "max_inflight_requests": f"{CONFIG_PREFIX}ensemble_scheduling.max_inflight_requests",
+}
+"""Short names in space files of fields that only some models have."""
+
+
 def stored_name(name: str) -> str:
     """Return the name in studies of what a space file may call by its key; others as they are."""
+    if name in FIELD_KEYS:
+        return FIELD_KEYS[name]
     return _BY_NAME[name].name if name in _BY_NAME else name
 
 

@@ -10,11 +10,11 @@ so an older driver is reported and never refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.configuration.hardware import Gpu
-from optimizer.errors import EngineMismatch
+from optimizer.errors import EngineMismatch, RequirementError
 
 DEFAULT_TAG = "26.05"
 """The last release with TensorRT 10; TensorRT 11.1 computes FP32 wrongly (TensorRT issue 4813)."""
@@ -47,6 +47,36 @@ RELEASES = (
     Release("26.08", "2.72.0", "11.2.1"),
     Release("26.09", "2.73.0", None),
 )
+
+
+FIELDS_SINCE: Mapping[str, tuple[int, int]] = {
+    # Earlier servers lack the field, or limit the responses of decoupled models by it alone.
+    "ensemble_scheduling.max_inflight_requests": (2, 68),
+}
+"""Fields of config.pbtxt that older servers do not have, and the first version with each."""
+
+
+def refuse_newer_fields(paths: Iterable[str], triton_version: str | None) -> None:
+    """Check that a server has fields of config.pbtxt.
+
+    Args:
+        triton_version: such as "2.69.0"; None where it is unknown, so that nothing is refused.
+
+    Raises:
+        RequirementError: naming the field, and the version that it needs.
+    """
+    parts = (triton_version or "").split(".")[:2]
+    if not all(map(str.isdecimal, parts)):
+        return
+    for path in paths:
+        least = FIELDS_SINCE.get(path, (0, 0))
+        if tuple(map(int, parts)) < least:
+            needed = ".".join(map(str, least))
+            raise RequirementError(
+                f"config.{path} needs Triton {needed} or later, and the server is "
+                f"{triton_version}: leave it out, or use a newer server by server.launcher docker "
+                "or remote"
+            )
 
 
 def triton_image(tag: str = DEFAULT_TAG) -> str:

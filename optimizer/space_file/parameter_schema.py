@@ -19,6 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 from optimizer.configuration.parameter_definition import Allowed, Value
 from optimizer.configuration.parameters import (
     CONFIG_PREFIX,
+    FIELD_KEYS,
     PARAMETERS,
     Parameter,
     is_any_field,
@@ -79,7 +80,8 @@ class ParametersSection(_Parameters):
     """The search space: a list of values is searched, a single value is fixed.
 
     A key "config.PATH" is any other field of Triton's config.pbtxt. A key "MODEL.PARAMETER" is a
-    parameter of one of several models, or of a step of a pipeline.
+    parameter of one of several models, or of a step of a pipeline. `max_inflight_requests` is the
+    field of that name of an ensemble.
     """
 
     added_keys = ("fields_of_config", "of_models")
@@ -107,9 +109,13 @@ class ParametersSection(_Parameters):
     @model_validator(mode="before")
     @classmethod
     def _fields_apart(cls, section: Any) -> Any:
-        """Move the keys "config.PATH" into a section of their own."""
+        """Move the keys "config.PATH", and short names of such fields, into a section of theirs."""
         if not isinstance(section, Mapping):
             return section
+        for key in FIELD_KEYS.keys() & section.keys():
+            if (path := FIELD_KEYS[key]) in section:
+                raise wrong(key, f"is the field {path}, which is given too", section[key])
+            section = {(path if each == key else each): own for each, own in section.items()}
         apart = {key: value for key, value in section.items() if is_any_field(str(key))}
         for key in apart:
             if (own := parameter_of_field(key.removeprefix(CONFIG_PREFIX))) is not None:

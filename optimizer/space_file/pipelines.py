@@ -102,14 +102,9 @@ def _generated(name: str, section: SpaceSection, folder: Path) -> Mapping[str, G
 
 def _of_top(source: PipelineSource, size: int) -> DeployedSettings:
     """Return the settings of the model that joins the steps of a generated pipeline."""
-    return DeployedSettings(
-        {"max_batch_size": size},
-        batched=True,
-        instance_groups=0,
-        backend="",
-        steps=in_sequence(step.name for step in source.steps),
-        kind=source.kind,
-    )
+    steps = in_sequence(step.name for step in source.steps)
+    settings = DeployedSettings.generated("repository", "", size)
+    return replace(settings, steps=steps, kind=source.kind)
 
 
 def read_models(

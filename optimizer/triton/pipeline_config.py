@@ -1,6 +1,8 @@
-"""The config.pbtxt of the ensemble that joins the steps of a generated pipeline."""
+"""The config.pbtxt of the model that joins the steps of a generated pipeline."""
 
 from __future__ import annotations
+
+import json
 
 from tritonclient.grpc import model_config_pb2
 
@@ -23,17 +25,33 @@ def pipeline_outputs(source: PipelineSource) -> tuple[OutputTensor, ...]:
     return OutputTensor(label, "BYTES", shape), OutputTensor(score, "FP32", shape)
 
 
-def ensemble_config(model: ModelSpec, source: PipelineSource) -> model_config_pb2.ModelConfig:
-    """Return the configuration of an ensemble, whose steps pass on all their outputs.
+def pipeline_config(model: ModelSpec, source: PipelineSource) -> model_config_pb2.ModelConfig:
+    """Return the configuration of the model that joins the steps.
 
     Args:
         model: the pipeline; the inputs of each step have the names of outputs before it.
     """
-    config = model_config_pb2.ModelConfig(
-        name=model.name, platform="ensemble", max_batch_size=source.max_batch_size
-    )
-    outputs = pipeline_outputs(source)
-    add_tensors(config, model.payloads, outputs)
+    config = model_config_pb2.ModelConfig(name=model.name, max_batch_size=source.max_batch_size)
+    add_tensors(config, model.payloads, pipeline_outputs(source))
+    if source.kind == "ensemble":
+        config.platform = "ensemble"
+        _add_scheduling(config, model, source)
+    else:
+        config.backend = "python"
+        config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+        config.parameters["steps"].string_value = json.dumps(list(map(_call, source.steps)))
+    return config
+
+
+def _call(step: ModelSpec) -> dict[str, object]:
+    """Return a step as the model of the template `bls` reads it."""
+    inputs = [tensor.name for tensor in step.payloads.tensors]
+    return {"model": step.name, "inputs": inputs, "outputs": list(step.outputs)}
+
+
+def _add_scheduling(
+    config: model_config_pb2.ModelConfig, model: ModelSpec, source: PipelineSource
+) -> None:
     tensors = {tensor.name: tensor.name for tensor in model.payloads.tensors}
     for step in source.steps:
         added = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
@@ -43,4 +61,3 @@ def ensemble_config(model: ModelSpec, source: PipelineSource) -> model_config_pb
         tensors = {name: name if last else f"{step.name}.{name}" for name in step.outputs}
         for name, passed_on in tensors.items():
             added.output_map[name] = passed_on
-    return config

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from optimizer.commands.baseline import BaselineOptions, measure_baselines
+from optimizer.commands.hosts import require_host
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
+from optimizer.configuration.releases import refuse_newer_fields
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.errors import DamagedStudyError, SpaceFileError, UsageError
-from optimizer.machine.slots import Slot
+from optimizer.errors import DamagedStudyError, RequirementError, SpaceFileError, UsageError
+from optimizer.machine.slots import Slot, local_slot
 from optimizer.report.study_frames import trials_frame
 from optimizer.space_file.chosen_point import fixed_at
 from optimizer.space_file.reader import Space
@@ -28,7 +30,8 @@ from optimizer.workload.streams import Payloads
 from tests.unit.fake_server import FakeGpuServer
 from tests.unit.pipelines import CONFIGS, OUTER, STEPS, TOP, space_of, write_repository
 
-INFLIGHT = "config.ensemble_scheduling.max_inflight_requests"
+PATH = "ensemble_scheduling.max_inflight_requests"
+INFLIGHT = f"config.{PATH}"
 PINNED = "config.optimization.input_pinned_memory.enable"
 
 
@@ -39,6 +42,11 @@ def values(space: Space) -> dict[str, tuple[object, ...]]:
 
 def baseline(space: Space) -> ServingConfig:
     return space.search_space.config(space.search_space.baseline)
+
+
+def configs_of(space: Space) -> list[ServingConfig]:
+    searched = space.search_space
+    return [searched.config(searched.at(row)) for row in range(len(searched))]
 
 
 def refusals(folder: Path, parameters: dict[str, Any], **keys: Any) -> list[str]:
@@ -321,9 +329,10 @@ def test_conditions_are_not_of_the_ensemble_itself(tmp_path: Path) -> None:
 
 def tried(space: Space) -> set[tuple[int, ...]]:
     """Return the numbers of instances of the steps at all points."""
-    searched = space.search_space
-    configs = (searched.config(searched.at(row)) for row in range(len(searched)))
-    return {tuple(m.instance_count for m in c.models if m.name in STEPS) for c in configs}
+    return {
+        tuple(m.instance_count for m in config.models if m.name in STEPS)
+        for config in configs_of(space)
+    }
 
 
 @pytest.mark.parametrize(
@@ -451,6 +460,39 @@ def test_the_command_line_sets_parameters_of_steps(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_refused(tmp_path: Path, settings: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fixed_at(space_of(tmp_path, {}), settings)
+
+
+def test_the_limit_of_requests_in_flight_has_a_short_name(tmp_path: Path) -> None:
+    listed = {"max_inflight_requests": [4, 8], "classifier.batching": [True]}
+    space = space_of(tmp_path, listed, conditions=[f"{TOP}.max_inflight_requests != 8"])
+    assert values(space)[f"{TOP}.{INFLIGHT}"] == ("unchanged", 4, 8)
+    limits = {dict(config.models[-1].parameters).get(PATH) for config in configs_of(space)}
+    assert limits == {None, "4"}
+    config = baseline(fixed_at(space, {"max_inflight_requests": "16"}))
+    assert config.models[-1].parameters == ((PATH, "16"),)
+    [mistake] = refusals(tmp_path / "twice", {"max_inflight_requests": [4], INFLIGHT: [4]})
+    assert f"is the field {INFLIGHT}, which is given too" in mistake
+
+
+def test_a_server_without_the_limit_is_refused_by_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.commands.hosts.find_embedded_runtime", lambda: None)
+    slot = local_slot()
+    with pytest.raises(RequirementError, match=rf"{INFLIGHT} needs Triton 2\.68 .* is 2\.51\.0"):
+        require_host(space_of(tmp_path, {"max_inflight_requests": [4]}), slot)
+    assert require_host(space_of(tmp_path / "without", {}), slot) == "embedded"
+
+
+@pytest.mark.parametrize("version", ["2.68.0", "2.70.1", "3.0.0", "", None, "dev"])
+def test_a_server_that_may_have_the_limit_is_not_refused(version: str | None) -> None:
+    refuse_newer_fields([PATH, "dynamic_batching.preserve_ordering"], version)
+
+
+def test_an_older_server_has_other_fields() -> None:
+    refuse_newer_fields(["dynamic_batching.preserve_ordering"], "2.51.0")
+    with pytest.raises(RequirementError, match=r"server is 2\.67\.0"):
+        refuse_newer_fields([PATH], "2.67.0")
 
 
 # As one configuration
