@@ -342,13 +342,13 @@ class SearchSpace:
     def cache_bytes(self, target: str) -> int:
         """Return the largest response cache that requests to a model can meet; 0 without one."""
         names = {target} | (self.graph or NO_GRAPH).below(target)
-        sizes = (
-            model.options(tuple(position)).cache_bytes or 0
+        cached = (
+            model
             for model in self.models
             if model.model in names and any(model.parameter("response_cache").values)
-            for position in model.points.tolist()
         )
-        return max(sizes, default=0)
+        sizes = (cast(int, max(each.parameter("response_cache_mib").values)) for each in cached)
+        return max(sizes, default=0) * 2**20
 
     def columns(self) -> Iterator[tuple[ModelSpace, slice]]:
         """Yield each model's own space, and the columns of `points` that belong to it."""
