@@ -8,7 +8,7 @@ import re
 
 from markdown_table import table
 
-from optimizer.configuration import serving_config
+from optimizer.configuration import model_graph, serving_config
 from optimizer.measurement import cost, estimates, trial_record
 from optimizer.measurement import level as measurement
 
@@ -34,6 +34,9 @@ _RECORDED: tuple[type, ...] = (
     serving_config.Batching,
     serving_config.InstanceGroup,
     serving_config.ServerOptions,
+    model_graph.ModelGraph,
+    model_graph.ComposedModel,
+    model_graph.Step,
 )
 
 

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.datasets import MASK
-from optimizer.errors import BuildFailure, NoBatchAxis, cause_text
+from optimizer.errors import (
+    BuildFailure,
+    LoadTestFailure,
+    NoBatchAxis,
+    ServerFailure,
+    cause_text,
+)
 from optimizer.workload.data_types import concatenated
 from optimizer.workload.streams import OutputTensor, Tensors, stack, with_batch_axis
 
@@ -31,9 +37,12 @@ def fp32_outputs(
     Raises:
         NoBatchAxis: when an output does not have one row per request, all of one shape.
         BuildFailure: when an execution fails, or an output is not finite.
+        LoadTestFailure, ServerFailure: when a server that executes the model fails.
     """
     try:
         answers = [model.run(request) for request in requests]
+    except (LoadTestFailure, ServerFailure):  # which name the model
+        raise
     except Exception as error:  # whatever the model's own library raises
         raise BuildFailure(f"{name}: {cause_text(error)}") from error
     if batched:

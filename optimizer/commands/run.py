@@ -163,16 +163,13 @@ def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
     searched, sampler = space.search_space, options.chosen_sampler
     if sampler not in CALIBRATED:
         return None
-    if searched.graph is not None:
-        pipelines = ", ".join(sorted(searched.graph.names))
-        reason = f"the simulator of {sampler} is of single models, and {pipelines} has steps"
-    elif cached := answered_by_cache(space.workload, searched):
-        reason = (
-            f"the simulator of {sampler} has no response cache, which answers repeated requests "
-            f"to {', '.join(cached)}"
-        )
-    else:
+    cached = answered_by_cache(space.workload, searched)
+    if not cached:
         return None
+    reason = (
+        f"the simulator of {sampler} has no response cache, which answers repeated requests "
+        f"to {', '.join(cached)}"
+    )
     if options.sampler is not None:
         others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
         raise UsageError(f"--sampler: must be one of {others}: {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -38,7 +38,8 @@ _Scalar = (
     | Number
     | Annotated[str, Field(max_length=1_000_000)]
 )
-VALUE_KEYS = "minimum with maximum, value, values, pattern"
+_GIVEN_KEYS = ("value", "values", "pattern", "words")
+VALUE_KEYS = "minimum with maximum, value, values, pattern, words"
 """Keys with the values of an input, for messages."""
 
 _KINDS = {"BYTES": "a text", "BOOL": "true or false"}
@@ -47,7 +48,7 @@ _KINDS = {"BYTES": "a text", "BOOL": "true or false"}
 class InputSection(Section):
     """An input tensor and its values; one without any takes them from the model's `requests`."""
 
-    added_keys = ("value", "values", "pattern")
+    added_keys = _GIVEN_KEYS
 
     data_type: DataType = Field("INT64", description="Triton's data type; texts are BYTES")
     shape: Annotated[list[Count | DimensionName], Field(max_length=8)] = Field(
@@ -64,12 +65,17 @@ class InputSection(Section):
     pattern: Annotated[str, Field(max_length=1000)] | None = Field(
         None, description="regular expression of texts, such as `[A-Z]{3}-[0-9]{4}`"
     )
+    words: Length | tuple[Length, Length] | None = Field(
+        None,
+        description="texts to a pipeline, of as many words, or of [fewest, most], from the"
+        " vocabulary of its tokenizer; each is one token",
+    )
     pad: Number = Field(0, description="value of positions beyond the request's length")
 
     @model_validator(mode="after")
     def _one_kind_of_values(self) -> Self:
         bounds = [key for key in ("minimum", "maximum") if getattr(self, key) is not None]
-        given = [key for key in ("value", "values", "pattern") if getattr(self, key) is not None]
+        given = [key for key in _GIVEN_KEYS if getattr(self, key) is not None]
         if len(bounds) == 1:
             raise wrong("", "must have both minimum and maximum", bounds)
         if bool(bounds) + len(given) > 1:
@@ -87,11 +93,25 @@ class InputSection(Section):
             text_pattern(pattern)
         return pattern
 
+    @field_validator("words")
+    @classmethod
+    def _from_few_to_many(cls, words: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if isinstance(words, tuple) and words[0] > words[1]:
+            raise ValueError("must be [fewest, most]")
+        return words
+
+    def pattern_of_words(self, vocabulary: Sequence[str]) -> str:
+        """Return the pattern of texts of `words`; empty where these are not given."""
+        if self.words is None:
+            return ""
+        least, most = self.words if isinstance(self.words, tuple) else (self.words, self.words)
+        word = f"({'|'.join(vocabulary)})"
+        return f"{word}( {word}){{{least - 1},{most - 1}}}"
+
     @property
     def valued(self) -> bool:
         """Whether its values are given here."""
-        keys = ("minimum", "value", "values", "pattern")
-        return any(getattr(self, key) is not None for key in keys)
+        return any(getattr(self, key) is not None for key in ("minimum", *_GIVEN_KEYS))
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

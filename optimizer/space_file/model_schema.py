@@ -129,6 +129,10 @@ class ModelSection(Section):
         if self.source is None and self.pipeline is None:
             raise PydanticCustomError("missing", "is required", {"key": "source"})
         if self.pipeline is None:
+            rule = "needs a pipeline, whose tokenizer has a vocabulary"
+            words = {name: own.words for name, own in self.inputs.items() if own.words is not None}
+            own = [wrong(f"inputs.{name}.words", rule, given) for name, given in words.items()]
+            raise_all(type(self), own)
             return self
         if self.source is not None:
             raise wrong("pipeline", "must not be given beside source", self.pipeline.kind)
@@ -274,6 +278,8 @@ class ModelSection(Section):
             UsageError: every mistake of that file.
         """
         payloads = self._payloads()
+        if self.pipeline is not None:
+            payloads = self._with_words(payloads, self.pipeline.vocabulary(folder))
         if self.requests is not None:
             payloads = with_file(payloads, (folder / self.requests).resolve())
         pipeline = self.pipeline
@@ -294,6 +300,12 @@ class ModelSection(Section):
         if pipeline is None:
             return spec
         return replace(spec, source=pipeline.to_source(spec, folder), outputs=PIPELINE_OUTPUTS)
+
+    def _with_words(self, payloads: Payloads, vocabulary: Sequence[str]) -> Payloads:
+        """Return texts with the words that they consist of."""
+        [text] = payloads.tensors
+        pattern = self.inputs[text.name].pattern_of_words(vocabulary)
+        return replace(payloads, tensors=(replace(text, pattern=pattern or text.pattern),))
 
     def _payloads(self) -> Payloads:
         requests = self.requests is not None

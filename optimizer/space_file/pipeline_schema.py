@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from optimizer.files.tokenizer_file import TOKENIZER_FILE, read_vocabulary
+from optimizer.files.tokenizer_file import TOKENIZER_FILE, Vocabulary, read_vocabulary
 from optimizer.files.untrusted import UnreadableError, is_there
 from optimizer.space_file.accuracy_schema import AccuracySection
 from optimizer.space_file.section import (
@@ -48,6 +48,9 @@ _EXACT = AccuracyLimits(min_argmax_agreement=1.0, min_cosine=0.9999)
 
 _LOGITS = (-8.0, 8.0)
 """Bounds of the drawn outputs of a model, on which a softmax is judged by itself."""
+
+_MOST_WORDS = 300
+"""Words of a vocabulary that drawn texts consist of."""
 
 _TENSORS: Mapping[str, float] = {"input_ids": 0, "attention_mask": 1, "token_type_ids": 0}
 """Outputs of a tokeniser, and a valid value of each."""
@@ -156,6 +159,10 @@ class PipelineSection(Section):
         assert isinstance(model, StepModelSection)
         return model.source
 
+    def vocabulary(self, folder: Path) -> tuple[str, ...]:
+        """Return the first words of the tokeniser's vocabulary, each of which is one token."""
+        return _Steps(self.steps, folder).vocabulary.words[:_MOST_WORDS]
+
     def to_source(self, texts: ModelSpec, folder: Path) -> PipelineSource:
         """Return the pipeline as a source.
 
@@ -177,6 +184,13 @@ class _Steps:
         assert isinstance(model, StepModelSection)
         assert isinstance(softmax, SoftmaxSection)
         self._tokenizer, self._model, self._softmax = tokenizer, model, softmax
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokeniser's. Raises UnreadableError."""
+        path = self._tokenizer_path()
+        assert path is not None, "the section was validated"
+        return read_vocabulary(path)
 
     def mistakes(self) -> Iterator[PydanticCustomError]:
         """Yield what does not fit together, each with the key of its step."""

@@ -56,6 +56,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --with cold-start --with transports": (
         "is run by tests/e2e/test_winner.py, on a tiny model"
     ),
+    "python -m optimizer run search_spaces/text_classification.yaml": (
+        "tests/e2e/test_text_classification.py runs the same pipeline, with a tiny model"
+    ),
     "python -m optimizer run search_spaces/bert_large.yaml": (
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),

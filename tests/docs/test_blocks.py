@@ -24,6 +24,7 @@ from tests.docs.blocks import Block, blocks
 from tests.docs.python_blocks import run_block, searches
 from tests.e2e import tiny
 from tests.e2e.pipeline_models import BLS
+from tests.tokenizer_files import write_tokenizer
 from tests.unit.pipelines import CONFIGS, write_repository
 from tests.unit.repositories import MAIL, write_config
 
@@ -55,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "arrivals.csv").write_text("seconds\n0.1\n0.2\n0.35\n")
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "checkpoint").mkdir()
+    write_tokenizer(tmp_path / "tokenizer.json")
     write_config(tmp_path / "models", MAIL, "texts")
     write_repository(tmp_path / "models", {**CONFIGS, "text_bls": BLS})
     return tmp_path
