@@ -10,7 +10,6 @@ import pytest
 
 from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.commands.hosts import require_host
-from optimizer.commands.run import RunOptions, run_study
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
 from optimizer.configuration.releases import refuse_newer_fields
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -546,13 +545,6 @@ def test_a_stored_stream_to_a_step_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DamagedStudyError, match="'classifier' is none of the models"):
         read_searched(directory)
-
-
-def test_the_guided_sampler_is_refused_with_the_reason(tmp_path: Path) -> None:
-    space = space_of(tmp_path, {})
-    options = RunOptions(space, sampler="guided", results=tmp_path / "results")
-    with pytest.raises(UsageError, match=r"--sampler: must be one of gp, tpe, .* has steps"):
-        run_study(options, lambda _: None)
 
 
 def test_the_published_configurations_are_not_of_an_ensemble(tmp_path: Path) -> None:
